@@ -1,0 +1,40 @@
+# `make demo` and `make test` need Python 3.11 and make; the environment .venv is made when missing or stale.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo ui test lint layers types format lock
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup  ## SLIDE=path takes your own slide
+	$(BIN)/python -m histill.local.demo $(if $(SLIDE),--slide "$(SLIDE)")
+
+ui: setup
+	@$(BIN)/python -m histill.local.ui
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+layers: setup
+	$(BIN)/lint-imports --no-cache --no-logo
+
+types: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup  ## write down the versions that .venv holds
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -e '^#' -e ' @ ' > constraints.txt
+	touch $(READY)

@@ -1,0 +1,62 @@
+"""Cut whole slides, or take in a folder of images, into a tile set: Parquet shards and a manifest.
+
+Slides are cut on a grid at one declared resolution and background is left out; images are named by an
+index.csv. Splits are by case. The same command again goes on after an interruption, and only reads a finished
+tile set.
+
+  python jobs/ingest_tiles.py -c jobs/configs/ingest_slides.yaml output=s3://tiles/liver
+  'slides.paths=[liver.svs]'
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from histill.cli import Outcome, run_job
+from histill.config.common import Split
+from histill.config.ingest import IngestConfig
+
+if TYPE_CHECKING:
+    from histill.tiles.ingest import IngestReport
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def main(config: IngestConfig) -> Outcome:
+    from histill.storage.control import probe
+    from histill.tiles.ingest import ingest
+
+    probe(config.output, config.storage, write=True)
+    report = ingest(config)
+    print(summary(report, config), file=sys.stderr)
+    header = report.manifest.header
+    return Outcome(
+        {
+            "output": config.output,
+            "digest": header.digest,
+            "tiles": header.tiles,
+            "splits": header.splits,
+            "skipped": len(report.skipped),
+            "reused": report.reused,
+        }
+    )
+
+
+def summary(report: "IngestReport", config: IngestConfig) -> str:
+    """The splits as a table, empty ones named, and what was skipped."""
+    from tabulate import tabulate
+
+    rows = []
+    for split in SPLITS:
+        tiles, cases, masks = report.manifest.counts_of(split)
+        wanted = getattr(config.split, split) > 0 or bool(config.split.pinned.get(split))
+        rows.append((split, cases, tiles, masks, "EMPTY: pin a case to it" if wanted and not tiles else ""))
+    lines = [tabulate(rows, headers=("split", "cases", "tiles", "masks", ""), tablefmt="simple")]
+    lines += [f"skipped: {reason}" for reason in report.skipped]
+    state = f"{report.parts_done} parts done, {report.parts_reused} kept from before"
+    if report.reused:
+        state = "was there already"
+    return "\n".join([*lines, f"{config.output}: {state}"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_job(IngestConfig, main))

@@ -1,0 +1,33 @@
+"""Score a model on held-out tiles: Dice and mIoU over the whole set, against masks or a teacher, and its cost.
+
+  python jobs/score_model.py model=s3://runs/first held_out.tiles=s3://tiles/liver picture=rows.png
+"""
+
+import sys
+
+from histill.cli import Outcome, run_job
+from histill.config.scoring import ScoreConfig
+
+
+def main(config: ScoreConfig) -> Outcome:
+    """Score the model of `config`."""
+    import tempfile
+    from pathlib import Path
+
+    from histill.evaluate.pictures import comparison_rows
+    from histill.evaluate.score import score_model
+    from histill.registry.versions import fetch_model
+    from histill.storage.control import write_bytes
+
+    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
+        model = fetch_model(config.model, config.tracking, Path(folder))
+        score = score_model(model, config.held_out, config.storage)
+        if config.picture:
+            rows = comparison_rows(model, config.held_out, config.picture_rows, config.storage)
+            write_bytes(config.picture, rows, config.storage)
+            print(f"picture: {config.picture}", file=sys.stderr)
+    return Outcome(vars(score))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_job(ScoreConfig, main))

@@ -1,0 +1,1 @@
+"""Model folders: what a trained model is made of on disk, teacher or student."""

@@ -1,0 +1,126 @@
+"""A model folder: `model.safetensors` and `model.json`, enough to build the model again anywhere.
+
+No pickle is ever read: safetensors hold tensors and nothing that runs.
+"""
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+import safetensors
+from pydantic import Field, ValidationError
+
+from histill.config.base import Strict
+from histill.config.common import Storage
+from histill.errors import InputError
+from histill.storage.control import exists, read_bytes, read_json, write_bytes
+from histill.storage.uris import join
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "model.json"
+FINISHED_NAME = "finished.json"
+
+
+class ModelCard(Strict):
+    """How to build the model and how to feed it."""
+
+    encoder: str = Field(description="timm name of the encoder")
+    decoder_channels: tuple[int, ...]
+    classes: tuple[str, ...] = Field(description="names of the output channels, background first")
+    mean: tuple[float, float, float] = Field(description="of RGB in 0..1")
+    std: tuple[float, float, float]
+    tile_px: int = Field(description="side of the tiles it was trained on")
+    tile_mpp: float = Field(description="microns per pixel of these tiles")
+    size_px: int = Field(description="side at which the network sees a tile")
+    tiles_digest: str = Field(description="manifest digest of the training tiles")
+    train_cases: str = Field(description="SHA-256 of the sorted names of the training cases")
+    teacher_digest: str | None = Field(None, description="digest of the teacher whose responses it learned from")
+    histill: str = Field(description="version of the code that wrote the folder")
+
+    @property
+    def mpp(self) -> float:
+        """Microns per pixel of what the network sees."""
+        return self.tile_mpp * self.tile_px / self.size_px
+
+
+def build(card: ModelCard) -> "nn.Module":
+    """The model of `card`, with fresh weights: uint8 or float [B, 3, size_px, size_px] in 0..255 -> logits [B, K, ...]."""
+    import torch
+    from histill.models.students import build_segmenter
+
+    model = build_segmenter(
+        card.encoder, classes=len(card.classes), decoder_channels=card.decoder_channels, mean=card.mean, std=card.std
+    )
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster on CPUs
+
+
+def save(folder: str, model: "nn.Module", card: ModelCard) -> None:
+    """Write weights and card into an existing local folder."""
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, os.path.join(folder, WEIGHTS_NAME))
+    with open(os.path.join(folder, CARD_NAME), "w", encoding="utf-8") as file:
+        file.write(card.model_dump_json(indent=2) + "\n")
+
+
+def resolve(uri: str, storage: Storage) -> str:
+    """The model folder that `uri` means: itself, or the final checkpoint of the run folder at `uri`."""
+    if exists(join(uri, CARD_NAME), storage):
+        return uri
+    try:
+        return str(read_json(join(uri, FINISHED_NAME), storage)["model"])
+    except FileNotFoundError:
+        raise InputError(
+            f"{uri} is neither a model folder ({CARD_NAME} is missing) nor a finished run; name one of the two."
+        ) from None
+
+
+def read_card(uri: str, storage: Storage) -> ModelCard:
+    """The card in the model folder `uri`. Raises InputError when it is missing or of another form."""
+    try:
+        data = read_json(join(uri, CARD_NAME), storage)
+        lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+        return ModelCard.model_validate(data | lists)
+    except FileNotFoundError:
+        raise InputError(f"{uri} is no model folder: {CARD_NAME} is missing.") from None
+    except (ValidationError, AttributeError):
+        raise InputError(f"{join(uri, CARD_NAME)} does not describe a model of this version; export it again.") from None
+
+
+def load(uri: str, storage: Storage) -> tuple["nn.Module", ModelCard, str]:
+    """The model in evaluation mode, its card, and its digest (SHA-256 over card and weights).
+
+    Raises InputError when the weights are not safetensors or do not fit the card.
+    """
+    from safetensors.torch import load as tensors_of
+
+    card = read_card(uri, storage)
+    try:
+        data = read_bytes(join(uri, WEIGHTS_NAME), storage)
+        weights = tensors_of(data)
+    except FileNotFoundError:
+        raise InputError(f"{uri} is no model folder: {WEIGHTS_NAME} is missing.") from None
+    except safetensors.SafetensorError:
+        raise InputError(f"{join(uri, WEIGHTS_NAME)} is not a safetensors file; other formats are not loaded.") from None
+    model = build(card)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
+        raise InputError(f"the weights in {uri} do not fit its {CARD_NAME}: {first}") from None
+    return model.eval(), card, digest_of(card, data)
+
+
+def digest_of(card: ModelCard, weights: bytes) -> str:
+    """SHA-256 over a model folder's card and the bytes of its weights: changes whenever its answers could."""
+    return hashlib.sha256(card.model_dump_json().encode() + weights).hexdigest()
+
+
+def copy(source: str, target: str, storage: Storage) -> None:
+    """Copy a model folder: weights first, so that a folder with a card is whole."""
+    for name in (WEIGHTS_NAME, CARD_NAME):
+        write_bytes(join(target, name), read_bytes(join(source, name), storage), storage)

@@ -1,0 +1,98 @@
+"""What every job does around its one call: the command line, the errors, the closing JSON line."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel
+
+from histill.config.base import Strict
+from histill.config.load import load_config, nested_models
+from histill.errors import HistillError, InputError
+
+C = TypeVar("C", bound=Strict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job found: printed as one JSON line. `ok=False` ends the job with status 1."""
+
+    values: Mapping[str, Any]
+    ok: bool = True
+
+
+def run_job(model: type[C], main: Callable[[C], Outcome], argv: Sequence[str] | None = None) -> int:
+    """Parse the configuration, call `main`, print its outcome as one JSON line on stdout; returns the exit status.
+
+    0: done. 1: a gate refused, or the job could not go on. 2: bad input. 130: interrupted.
+    """
+    arguments = _parser(model).parse_args(argv)
+    try:
+        config = load_config(model, arguments.config, arguments.overrides)
+        if arguments.print_config:
+            print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+            return 0
+        if arguments.verbose:
+            os.environ["HISTILL_VERBOSE"] = "1"
+        outcome = main(config)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from what is written.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        known = _known(error)
+        if known is None or arguments.verbose:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        return 2 if isinstance(known, InputError) else 1
+    print(json.dumps(outcome.values, sort_keys=True), flush=True)
+    return 0 if outcome.ok else 1
+
+
+def _known(error: BaseException) -> HistillError | None:
+    """The HistillError at the bottom of what Ray has wrapped around it, if there is one."""
+    seen: set[int] = set()
+    queue: list[Any] = [error]
+    while queue:
+        current = queue.pop(0)
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, HistillError):
+            return current
+        failures = getattr(current, "worker_failures", None)  # ray.train's WorkerGroupError
+        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
+        queue += list(failures.values()) if isinstance(failures, Mapping) else []
+    return None
+
+
+def _parser(model: type[Strict]) -> argparse.ArgumentParser:
+    module = sys.modules["__main__"]
+    parser = argparse.ArgumentParser(
+        description=(getattr(module, "__doc__", None) or model.__doc__ or "").strip(),
+        epilog="keys:\n" + "\n".join(_key_lines(model)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. data.batch_size=64")
+    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with the keys below")
+    parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    parser.add_argument("--verbose", action="store_true", help="show the workers' own logs and full tracebacks")
+    return parser
+
+
+def _key_lines(model: type[BaseModel], prefix: str = "") -> list[str]:
+    lines = []
+    for name, field in model.model_fields.items():
+        below = nested_models(field.annotation)
+        for sub in below:
+            lines += _key_lines(sub, f"{prefix}{name}.")
+        if below:
+            continue
+        default = "required" if field.is_required() else f"default {json.dumps(field.get_default(), default=str)}"
+        key = f"  {prefix}{name}"
+        lines.append(f"{key:<32} {field.description or ''} ({default})".replace("  (", " ("))
+    return lines

@@ -1,0 +1,64 @@
+"""Progress of long work: a bar that redraws on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+
+
+def clock(seconds: float) -> str:
+    """`65` as `1:05`, `3700` as `1:01:40`."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+@dataclass
+class Progress:
+    """Shows `done` of `total` units of work, with the rate and the time left.
+
+    On a terminal one line is redrawn; elsewhere (a job's log) a line is printed every `every_s` seconds.
+    """
+
+    title: str
+    total: int
+    unit: str
+    every_s: float = 5.0
+    done: int = 0
+    _begun: float = field(default_factory=time.monotonic)
+    _resumed_at: int = 0
+    _shown: float = 0.0
+    _width: int = 0
+
+    def start_at(self, done: int) -> None:
+        """Count what an earlier run did as done, but not into the rate."""
+        self.done = self._resumed_at = done
+
+    def update(self, done: int, detail: str = "") -> None:
+        """Set the amount done and show it when it is time to."""
+        self.done = done
+        now = time.monotonic()
+        wait = 0.2 if sys.stderr.isatty() else self.every_s
+        if now - self._shown >= wait or done >= self.total:
+            self._show(now, detail)
+
+    def _show(self, now: float, detail: str) -> None:
+        self._shown = now
+        spent = now - self._begun
+        fresh = self.done - self._resumed_at
+        rate = fresh / spent if spent > 0 else 0.0
+        eta = clock((self.total - self.done) / rate) if rate > 0 else "?"
+        share = self.done / self.total if self.total else 1.0
+        line = f"{self.title} {share:4.0%} {self.done}/{self.total} {self.unit}  {rate:.1f}/s  ETA {eta}"
+        if detail:
+            line += f"  {detail}"
+        if sys.stderr.isatty():
+            print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
+            self._width = len(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the redrawn line."""
+        if sys.stderr.isatty() and self._width:
+            print(file=sys.stderr)

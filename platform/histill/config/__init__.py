@@ -1,0 +1,1 @@
+"""Typed job configurations: strict YAML files plus dotted overrides."""

@@ -1,0 +1,94 @@
+"""Configuration of `jobs/ingest_tiles.py`."""
+
+from pydantic import Field, model_validator
+
+from histill.config.base import Strict, Uri
+from histill.config.common import Split, Storage
+
+
+class SlideSource(Strict):
+    """Whole slides, cut into tiles on a grid at one declared resolution."""
+
+    paths: tuple[Uri, ...] = Field((), description="slide files; each is its own case")
+    index: Uri | None = Field(
+        None,
+        description="CSV with a column `slide` and optionally `case`, `mpp`, and `left`, `top`, `right`, `bottom` "
+        "(a region, as fractions of the slide)",
+    )
+    mpp: float | None = Field(None, gt=0, description="microns per pixel of the tiles")
+    magnification: float | None = Field(None, gt=0, description="instead of mpp; 40 means 0.25 um/px, 20 means 0.5")
+    slide_mpp: float | None = Field(None, gt=0, description="microns per pixel of slides that do not record it")
+    min_tissue: float = Field(0.25, ge=0, le=1, description="smallest tissue fraction of a tile that is kept")
+    jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of the tiles")
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> "SlideSource":
+        if bool(self.paths) == (self.index is not None):
+            raise ValueError("set exactly one of slides.paths and slides.index")
+        if (self.mpp is None) == (self.magnification is None):
+            raise ValueError("set exactly one of slides.mpp and slides.magnification")
+        return self
+
+    @property
+    def tile_mpp(self) -> float:
+        """Microns per pixel of the tiles; by convention an M x objective is 10 / M um/px."""
+        return self.mpp if self.mpp is not None else 10.0 / (self.magnification or 1.0)
+
+
+class Columns(Strict):
+    """Names of the columns of an `index.csv`."""
+
+    image: str = Field("image", description="image path, relative to the index")
+    case: str = Field("case", description="patient or case; splits never cut through one")
+    label: str | None = Field(None, description="class name")
+    mask: str | None = Field(None, description="mask path (PNG of class indices; 255 in a two-valued mask means 1)")
+
+
+class ImageSource(Strict):
+    """A folder of equally sized images with an index."""
+
+    index: Uri = Field(description="CSV naming the images")
+    columns: Columns = Columns()
+    mpp: float = Field(gt=0, description="microns per pixel of the images")
+
+
+class SplitRule(Strict):
+    """Which case goes where. Pinned cases first; the others by a seeded hash of the case's name."""
+
+    train: float = Field(0.8, ge=0, le=1, description="fraction of the cases")
+    val: float = Field(0.1, ge=0, le=1, description="fraction of the cases")
+    test: float = Field(0.1, ge=0, le=1, description="fraction of the cases")
+    seed: int = Field(0, description="seed of the hash")
+    pinned: dict[Split, tuple[str, ...]] = Field({}, description="cases put into a split by name")
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SplitRule":
+        if abs(self.train + self.val + self.test - 1.0) > 1e-6:
+            raise ValueError(f"train + val + test is {self.train + self.val + self.test:g}; the fractions must add up to 1")
+        cases = [case for pinned in self.pinned.values() for case in pinned]
+        twice = sorted({case for case in cases if cases.count(case) > 1})
+        if twice:
+            raise ValueError(f"case {twice[0]!r} is pinned twice; a case belongs to one split")
+        return self
+
+
+class IngestConfig(Strict):
+    """Slides or images in, a tile set (Parquet shards and a manifest) out."""
+
+    output: Uri = Field(description="folder of the tile set, local or s3://")
+    tile_px: int = Field(256, ge=32, description="side of the square tiles in pixels")
+    slides: SlideSource | None = None
+    images: ImageSource | None = None
+    split: SplitRule = SplitRule()
+    max_unreadable: int = Field(0, ge=0, description="how many unreadable slides or images are skipped before the job fails")
+    rows_per_shard: int = Field(1024, ge=1, description="tiles in a shard file")
+    rows_per_group: int = Field(64, ge=1, description="tiles in a row group, the unit of one read")
+    storage: Storage = Storage()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "IngestConfig":
+        if (self.slides is None) == (self.images is None):
+            raise ValueError("set exactly one source: slides or images")
+        if self.rows_per_group > self.rows_per_shard:
+            raise ValueError(f"rows_per_group {self.rows_per_group} is above rows_per_shard {self.rows_per_shard}")
+        return self

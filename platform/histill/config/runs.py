@@ -1,0 +1,126 @@
+"""Configurations of the jobs that train: `train_teacher.py`, `pretrain_student.py`, `search_students.py`."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from histill.config.base import Strict, Uri
+from histill.config.common import Name, Split, Storage, Teacher, Tracking, Workers
+
+
+class Data(Strict):
+    """The tiles of a run and the order in which they come."""
+
+    tiles: Uri = Field(description="folder of the tile set")
+    train: Split = Field("train", description="split to learn from")
+    val: Split = Field("val", description="split that is scored after each epoch")
+    batch_size: int = Field(32, ge=1, description="global batch size, whatever the number of workers")
+    seed: int = Field(0, ge=0, description="seed of the order and of the augmentation")
+    flips: bool = Field(True, description="draw one of the 8 flips and quarter turns for each tile")
+    decode_threads: int = Field(2, ge=1, description="threads that decode tiles in each worker")
+    max_corrupt: int = Field(0, ge=0, description="how many undecodable tiles an epoch may mask out before the run fails")
+
+
+class Network(Strict):
+    """A U-Net over a timm encoder."""
+
+    encoder: str = Field("csat", description="any timm encoder with feature maps, e.g. csat, csat_tiny, resnet18")
+    decoder_channels: tuple[int, ...] = Field((96, 64, 48, 32, 16), min_length=5, max_length=5)
+    size_px: int | None = Field(None, ge=32, multiple_of=32, description="side at which the network sees a tile; null: the tile's own")
+
+
+class RckdLoss(Strict):
+    """Terms of RCKD pretraining; a weight of 0 leaves a term out."""
+
+    temperature: float = Field(1.0, gt=0, description="softens teacher and student alike in the soft term")
+    soft: float = Field(1.0, ge=0, description="weight of the cross-entropy with the teacher's probabilities")
+    hard: float = Field(0.0, ge=0, description="weight of the cross-entropy with the teacher's decisions")
+    dice: float = Field(0.0, ge=0, description="weight of the soft Dice loss against the teacher's probabilities")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "RckdLoss":
+        if self.soft == self.hard == self.dice == 0:
+            raise ValueError("loss.soft, loss.hard and loss.dice are all 0; give at least one a weight")
+        return self
+
+
+class Optimiser(Strict):
+    """AdamW with a linear warm-up and a cosine decay to zero."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training tiles")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate, for the global batch")
+    weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay; norms and biases are left out")
+    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the steps that warm up")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+
+
+class RunConfig(Strict):
+    """What every training run has."""
+
+    name: Name = Field(description="name of the run; the same name again goes on where it stopped")
+    runs: Uri = Field(description="folder that holds the runs, local or s3://")
+    data: Data
+    optimiser: Optimiser = Optimiser()
+    seed: int = Field(0, ge=0, description="seed of the initial weights")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints inside an epoch; every epoch ends with one")
+    max_failures: int = Field(2, ge=0, description="how often lost workers are replaced before the run gives up")
+    workers: Workers = Workers()
+    storage: Storage = Storage()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _even_batches(self) -> "RunConfig":
+        if self.data.batch_size % self.workers.count:
+            raise ValueError(
+                f"data.batch_size {self.data.batch_size} does not divide among workers.count {self.workers.count}; "
+                "choose a multiple"
+            )
+        return self
+
+
+class TeacherConfig(RunConfig):
+    """A network teacher, trained on the masks of a tile set."""
+
+    network: Network = Network(encoder="resnet18")
+    classes: tuple[str, ...] = Field(("background", "nucleus"), min_length=2, description="names of the mask's values, 0 first")
+    dice: float = Field(1.0, ge=0, description="weight of the soft Dice loss beside the cross-entropy")
+
+
+class PretrainConfig(RunConfig):
+    """RCKD: a student pretrained on a nuclei teacher's responses."""
+
+    student: Network = Network()
+    teacher: Teacher
+    responses: Uri | None = Field(None, description="folder of cached responses; null: the teacher runs beside the student")
+    loss: RckdLoss = RckdLoss()
+
+
+class Draw(Strict):
+    """How a trial's value is drawn: exactly one of the three."""
+
+    uniform: tuple[float, float] | None = Field(None, description="between two bounds")
+    loguniform: tuple[float, float] | None = Field(None, description="between two bounds above 0, even in the logarithm")
+    choice: tuple[Any, ...] | None = Field(None, min_length=1, description="one of a list")
+
+    @model_validator(mode="after")
+    def _one_sound_range(self) -> "Draw":
+        given = [name for name in ("uniform", "loguniform", "choice") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("set exactly one of uniform, loguniform and choice")
+        bounds = self.uniform or self.loguniform
+        if bounds and bounds[0] >= bounds[1]:
+            raise ValueError(f"the range {list(bounds)} is empty; the lower bound comes first")
+        if self.loguniform and self.loguniform[0] <= 0:
+            raise ValueError(f"the bounds {list(self.loguniform)} of a loguniform range must be above 0")
+        return self
+
+
+class SearchConfig(PretrainConfig):
+    """A sweep: each trial is a pretraining run whose keys in `space` are drawn."""
+
+    space: dict[str, Draw] = Field(min_length=1, description="dotted key -> how its value is drawn")
+    trials: int = Field(8, ge=1, description="number of trials")
+    concurrent: int | None = Field(None, ge=1, description="trials at once; null: as many as the cluster holds")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="Optuna's TPE, or random")
+    grace_epochs: int = Field(1, ge=1, description="epochs before ASHA may stop a trial")
+    reduction: int = Field(2, ge=2, description="ASHA keeps one in this many at each rung")

@@ -1,0 +1,38 @@
+"""Supervised segmentation: how a network teacher learns nuclei from masks."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from histill.distill.task import Terms, weighted
+from histill.losses.dense import cross_entropy, soft_dice
+from histill.models.resolution import at_size
+from histill.stream.batches import TileBatch
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Cross-entropy, plus `dice` times the soft Dice loss, against the tile's mask at the network's size."""
+
+    classes: tuple[str, ...]
+    size_px: int
+    dice: float
+
+    def loss(self, model: nn.Module, batch: TileBatch) -> Terms:
+        """The terms against the mask, which is sampled at the nearest pixel when the network sees another size."""
+        logits = model(at_size(batch.tiles, self.size_px))
+        target = self.reference(batch)
+        if target.shape[-1] != self.size_px:
+            target = F.interpolate(target[:, None].float(), size=self.size_px, mode="nearest-exact")[:, 0].long()
+        parts = {"cross_entropy": (1.0, cross_entropy(logits, target, batch.valid))}
+        if self.dice:
+            one_hot = F.one_hot(target, len(self.classes)).movedim(-1, 1).float()
+            parts["dice"] = (self.dice, soft_dice(logits, one_hot, batch.valid))
+        return weighted(parts)
+
+    def reference(self, batch: TileBatch) -> Tensor:
+        """The mask."""
+        if batch.mask is None:
+            raise RuntimeError("a supervised batch brings no masks")
+        return batch.mask

@@ -1,0 +1,1 @@
+"""Evaluation: exact counts, scores, pictures."""

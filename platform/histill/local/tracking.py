@@ -1,0 +1,66 @@
+"""A real MLflow tracking server on the loopback, kept in one folder."""
+
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from histill.local.ports import LOOPBACK, free_ports
+from histill.local.processes import running, wait_until_ready
+
+
+@dataclass(frozen=True)
+class TrackingServer:
+    """A running server; `uri` serves both MLflow's clients and its web pages."""
+
+    uri: str
+
+
+@contextmanager
+def mlflow_server(
+    folder: Path, port: int | None = None, timeout_s: float = 120.0
+) -> Iterator[TrackingServer]:
+    """Run a server on the runs, models and artifacts in `folder` until the block is left.
+
+    Args:
+        folder: holds `mlflow.db`, `artifacts/` and the log `mlflow.log`; the next start goes on from them.
+        port: port on the loopback; None takes a free one.
+        timeout_s: seconds until the server must have answered.
+
+    Raises:
+        HistillError: the server did not come up.
+    """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_ports(1)[0] if port is None else port
+    server = TrackingServer(f"http://{LOOPBACK}:{port}")
+    command = [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"),
+        *("--host", LOOPBACK, "--port", str(port), "--workers", "1"),
+        *("--allowed-hosts", f"{LOOPBACK}:{port},localhost:{port}"),
+    ]
+    log = folder / "mlflow.log"
+    env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    env |= {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 10
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    with running(command, log=log, env=env, cwd=folder) as process:
+        wait_until_ready(process, "The MLflow server", log, lambda: _answers(server), timeout_s)
+        yield server
+
+
+def _answers(server: TrackingServer) -> bool:
+    try:
+        with urllib.request.urlopen(f"{server.uri}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

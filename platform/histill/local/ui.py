@@ -1,0 +1,41 @@
+"""Show what the demo left in MLflow: `python -m histill.local.ui`, run in the folder that holds `.demo`."""
+
+import signal
+import sys
+from pathlib import Path
+
+from histill.errors import HistillError, InputError
+from histill.local.tracking import mlflow_server
+
+FOLDER = Path(".demo") / "mlflow"
+
+
+def serve(folder: Path) -> None:
+    """Serve the runs in `folder` and print where, until a signal ends the process.
+
+    Raises:
+        InputError: the folder holds no runs.
+        HistillError: the server did not come up.
+    """
+    if not (folder / "mlflow.db").is_file():
+        raise InputError(f"{folder} holds no MLflow runs: run `make demo` first")
+    with mlflow_server(folder) as server:
+        print(f"MLflow is at {server.uri} (Ctrl-C ends it)", flush=True)
+        signal.pause()
+
+
+def main() -> int:
+    """The exit status: 0 after Ctrl-C or SIGTERM, 2 without runs to show, 1 without a server to show them."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        serve(FOLDER)
+    except KeyboardInterrupt:
+        pass
+    except HistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

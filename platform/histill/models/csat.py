@@ -1,0 +1,234 @@
+"""CSAT, a small hybrid of convolution and attention, and its registration with timm.
+
+After Kim et al., "RCKD: Response-Based Cross-Task Knowledge Distillation for Pathological Image Analysis",
+Bioengineering 10(11):1279, 2023, doi 10.3390/bioengineering10111279. Stated are 3 M parameters and 1.08 G
+multiply-accumulates; we found neither the stage widths nor the input size, so widths and depths are our
+choice, and meet both figures at 384 px (see `histill.models.cost` for how they are counted).
+
+Importing this module registers `csat` and `csat_tiny` with timm.
+"""
+
+from itertools import accumulate
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, GlobalResponseNormMlp, LayerNorm2d, NormMlpClassifierHead, trunc_normal_
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from histill.models.attention import LiveGrid, SpatialAttention, SpatialAttentionKind, TransformerBlock
+
+STRIDE = 32
+
+
+class Stem(nn.Module):
+    """4x4 convolution of stride 4, then LayerNorm; refuses sizes that the later stages cannot halve."""
+
+    def __init__(self, in_chans: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, channels, 4, stride=4)
+        self.norm = LayerNorm2d(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if height % STRIDE or width % STRIDE:
+            raise ValueError(
+                f"CSAT got an input of {height} x {width} px but needs height and width divisible by "
+                f"{STRIDE}; pad or resample the tiles."
+            )
+        features: Tensor = self.norm(self.conv(x))
+        return features
+
+
+class ConvBlock(nn.Module):
+    """ConvNeXt V2 block (arXiv 2301.00808) gated by spatial attention: x <- x + DropPath(y * up(SA(y)))."""
+
+    def __init__(self, channels: int, drop_path: float, spatial_attention: SpatialAttentionKind) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = GlobalResponseNormMlp(channels, 4 * channels)
+        self.spatial_attention = SpatialAttention(spatial_attention)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.depthwise(x).permute(0, 2, 3, 1)
+        y = self.mlp(self.norm(y)).permute(0, 3, 1, 2)
+        gated: Tensor = x + self.drop_path(y * self.spatial_attention(y))
+        return gated
+
+
+class Stage(nn.Module):
+    """Optional downsampling (LayerNorm, then 2x2 convolution of stride 2), then a sequence of blocks."""
+
+    def __init__(self, in_channels: int, channels: int, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.downsample: nn.Module = nn.Identity()
+        if in_channels != channels:
+            norm = LayerNorm2d(in_channels, eps=1e-6)
+            self.downsample = nn.Sequential(norm, nn.Conv2d(in_channels, channels, 2, stride=2))
+        self.blocks = nn.Sequential(*blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint_seq(self.blocks, x)
+        x = self.blocks(x)
+        return x
+
+
+class CSAT(nn.Module):
+    """Four stages of gated convolution blocks; transformer blocks end the stages that ask for them.
+
+    Takes float [B, in_chans, H, W], H and W divisible by 32 (else `ValueError`); `forward` returns class
+    logits [B, num_classes]. With `features_only=True` timm returns the four stages, at strides 4 to 32.
+
+    Args:
+        dims: channels of the stages, strictly increasing.
+        conv_depths: gated convolution blocks of each stage.
+        transformer_depths: transformer blocks at the end of each stage.
+        heads, head_dim: of the transformer blocks.
+        spatial_attention: "alive", or "inert" for the published form.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        dims: tuple[int, ...] = (32, 48, 96, 176),
+        conv_depths: tuple[int, ...] = (2, 2, 6, 4),
+        transformer_depths: tuple[int, ...] = (0, 0, 2, 2),
+        heads: int = 8,
+        head_dim: int = 32,
+        spatial_attention: SpatialAttentionKind = "alive",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if spatial_attention not in ("alive", "inert"):
+            raise ValueError(f"spatial_attention is {spatial_attention!r} but must be 'alive' or 'inert'.")
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.stem = Stem(in_chans, dims[0])
+        depths = [sum(pair) for pair in zip(conv_depths, transformer_depths, strict=True)]
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
+        starts = accumulate(depths, initial=0)
+        stages = []
+        for channels, previous, convs, depth, start in zip(
+            dims, (dims[0], *dims[:-1]), conv_depths, depths, starts, strict=False
+        ):
+            blocks: list[nn.Module] = []
+            for index, rate in enumerate(rates[start : start + depth]):
+                if index < convs:
+                    blocks.append(ConvBlock(channels, rate, spatial_attention))
+                else:
+                    blocks.append(TransformerBlock(channels, heads, head_dim, rate))
+            stages.append(Stage(previous, channels, blocks))
+        self.stages = nn.Sequential(*stages)
+        self.feature_info = [
+            {"num_chs": channels, "reduction": 4 * 2**index, "module": f"stages.{index}"}
+            for index, channels in enumerate(dims)
+        ]
+        self.head = NormMlpClassifierHead(
+            dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, norm_layer="layernorm2d"
+        )
+        self.apply(_init_weights)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last stage's map, [B, dims[-1], H / 32, W / 32]."""
+        features: Tensor = self.stages(self.stem(x))
+        return features
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool, normalise and classify; `pre_logits=True` stops before the classifier, at [B, dims[-1]]."""
+        logits: Tensor = self.head(x, pre_logits=pre_logits)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        classifier: nn.Module = self.head.fc
+        return classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one; 0 classes leave the pooled features."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+        self.head.fc.apply(_init_weights)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        for stage in self.stages:
+            assert isinstance(stage, Stage)
+            stage.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the learned positions; timm already spares biases and norms."""
+        return {name for name, _ in self.named_parameters() if name.endswith("grid.position")}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameter groups, for layer-wise learning rates."""
+        if coarse:
+            return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
+        downsample = (r"^stages\.(\d+)\.downsample", (0,))
+        return {"stem": r"^stem", "blocks": [downsample, (r"^stages\.(\d+)\.blocks\.(\d+)", None)]}
+
+
+def _init_weights(module: nn.Module) -> None:
+    """`nn.Module.apply` visits children first, so `LiveGrid` has the last word on its own layers."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, LiveGrid):
+        module.init_weights()
+
+
+def _default_cfg() -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 384, 384),
+        "min_input_size": (3, STRIDE, STRIDE),
+        "pool_size": (12, 12),
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv",
+        "classifier": "head.fc",
+        "license": "apache-2.0",
+    }
+
+
+# timm looks the configurations up by this name in the module of the registered function
+default_cfgs = generate_default_cfgs({"csat": _default_cfg(), "csat_tiny": _default_cfg()})
+
+
+def _build(variant: str, pretrained: bool, **kwargs: Any) -> CSAT:
+    feature_cfg = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}
+    model: CSAT = build_model_with_cfg(CSAT, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+    return model
+
+
+@register_model
+def csat(pretrained: bool = False, **kwargs: Any) -> CSAT:
+    """CSAT: 3.1 M parameters with 1000 classes, 1.07 GMACs at 384 px (convolutions and linear layers)."""
+    return _build("csat", pretrained, **kwargs)
+
+
+@register_model
+def csat_tiny(pretrained: bool = False, **kwargs: Any) -> CSAT:
+    """The structure of CSAT at a thirteenth of its size, for tests and demonstrations on a CPU."""
+    sizes: dict[str, Any] = {
+        "dims": (16, 24, 40, 64),
+        "conv_depths": (1, 1, 2, 1),
+        "transformer_depths": (0, 0, 1, 1),
+        "heads": 4,
+        "head_dim": 16,
+    }
+    return _build("csat_tiny", pretrained, **{**sizes, **kwargs})

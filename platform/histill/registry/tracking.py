@@ -1,0 +1,137 @@
+"""One run's line to the tracking server: it may break at any time, and training goes on."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from histill.registry.server import connect, log_file, what_it_said
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FLUSH_VALUES = 500
+FLUSH_S = 5.0
+CLOSE_S = 30.0
+_PARAMS_AT_ONCE = 100  # MLflow's limit
+Value = tuple[str, float, int, int]  # name, value, ms since 1970, step
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class _Outbox:
+    """What a tracker holds in the process that uses it, and only there."""
+
+    waiting: list[Value] = field(default_factory=list)
+    flushed_at: float = field(default_factory=time.monotonic)
+    sender: threading.Thread | None = None
+    client: "MlflowClient | None" = None
+    warned: bool = False
+
+
+@dataclass(frozen=True)
+class MlflowTracker:
+    """Records metrics, parameters and pictures in the run `run_id` of the server at `uri`.
+
+    It is made on the driver and may be sent to another process: its pickle holds the two strings and nothing
+    else. No method raises because of the server: the first failure is logged as one warning, and what is
+    recorded while the server is away is lost. Metrics are sent in batches by a thread, so that a slow server
+    does not slow training.
+    """
+
+    uri: str
+    run_id: str
+    _outbox: _Outbox = field(default_factory=_Outbox, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MlflowTracker, (self.uri, self.run_id)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record `values` at `step`; they are sent every 5 s, or as soon as 500 have gathered."""
+        outbox = self._outbox
+        now_ms = int(time.time() * 1000)
+        outbox.waiting += [(name, float(value), now_ms, step) for name, value in values.items()]
+        if len(outbox.waiting) >= FLUSH_VALUES or time.monotonic() - outbox.flushed_at >= FLUSH_S:
+            self._flush(patience_s=0.0)
+
+    def picture(self, name: str, png: bytes) -> None:
+        """Record a picture (PNG bytes) as `pictures/<name>.png`."""
+        self._attempt("a picture", lambda client: log_file(client, self.run_id, f"pictures/{name}.png", png))
+
+    def params(self, values: Mapping[str, str]) -> None:
+        """Record parameters; MLflow refuses to change one that is there already."""
+
+        def send(client: "MlflowClient") -> None:
+            from mlflow.entities import Param
+
+            params = [Param(name, value) for name, value in values.items()]
+            for start in range(0, len(params), _PARAMS_AT_ONCE):
+                client.log_batch(self.run_id, params=params[start : start + _PARAMS_AT_ONCE])
+
+        self._attempt("parameters", send)
+
+    def close(self) -> None:
+        """Send what is left, for at most about 30 s; more may be recorded afterwards."""
+        self._flush(patience_s=CLOSE_S)
+        sender = self._outbox.sender
+        if self._outbox.waiting or (sender is not None and sender.is_alive()):
+            self._warn("the last metrics", f"did not answer within {CLOSE_S:.0f} s")
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Send what is left and set the run's status."""
+        self.close()
+        self._attempt("the run's status", lambda client: client.set_terminated(self.run_id, status))
+
+    def _flush(self, patience_s: float) -> None:
+        outbox = self._outbox
+        if outbox.sender is not None:
+            outbox.sender.join(patience_s)
+            if outbox.sender.is_alive():
+                return
+        batch, outbox.waiting = outbox.waiting, []
+        outbox.flushed_at = time.monotonic()
+        if batch and self._client() is not None:
+            outbox.sender = threading.Thread(
+                target=self._send, args=(batch,), name="histill-metrics", daemon=True
+            )
+            outbox.sender.start()
+            outbox.sender.join(patience_s)
+
+    def _send(self, batch: list[Value]) -> None:
+        def send(client: "MlflowClient") -> None:
+            from mlflow.entities import Metric
+
+            for start in range(0, len(batch), FLUSH_VALUES):
+                metrics = [Metric(*values) for values in batch[start : start + FLUSH_VALUES]]
+                client.log_batch(self.run_id, metrics=metrics)
+
+        self._attempt(f"{len(batch)} metrics", send)
+
+    def _client(self) -> "MlflowClient | None":
+        # Made by the caller's thread, never by the sender's: MLflow's import beside another can deadlock.
+        if self._outbox.client is None:
+            try:
+                self._outbox.client = connect(self.uri)
+            except Exception as error:
+                self._warn("everything", what_it_said(error))
+        return self._outbox.client
+
+    def _attempt(self, what: str, send: "Callable[[MlflowClient], object]") -> None:
+        client = self._client()
+        if client is None:
+            return
+        try:
+            send(client)
+        except Exception as error:  # whatever a server does, training outlives it
+            self._warn(what, what_it_said(error))
+
+    def _warn(self, what: str, said: str) -> None:
+        if not self._outbox.warned:
+            self._outbox.warned = True
+            _LOG.warning(
+                "the tracking server %s %s; training goes on, and %s of run %s and what else it refuses "
+                "are missing there.",
+                *(self.uri, said, what, self.run_id),
+            )

@@ -1,0 +1,202 @@
+"""Versions of registered models: a model folder, how it scored, and where it came from."""
+
+import dataclasses
+import json
+import math
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histill import __version__
+from histill.artifacts import model_folder
+from histill.config.common import Storage, Tracking
+from histill.errors import InputError
+from histill.registry.runs import begin_run
+from histill.registry.server import connect, error_code, log_file, required_server_uri, server_errors
+from histill.registry.tracking import MlflowTracker
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+    from histill.evaluate.score import Score
+
+CHAMPION = "champion"
+PREVIOUS = "previous"
+MODEL_FOLDER = "model"
+PICTURE_PATH = "pictures/comparison.png"
+_MODELS_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))$")
+
+
+def register(
+    model_uri: str,
+    registered_name: str,
+    score: "Score",
+    tracking: Tracking,
+    storage: Storage,
+    picture: bytes | None = None,
+) -> str:
+    """Put a model folder into the registry; a model that is there already (same digest) is not put there
+    twice.
+
+    The version's MLflow run holds `model/` (the folder's two files), `score.json` and the picture (PNG).
+
+    Returns:
+        The version's number.
+
+    Raises:
+        InputError: the folder holds no sound model, or not the one that was scored; the server refuses.
+    """
+    uri = required_server_uri(tracking)
+    client = connect(uri)
+    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
+        try:
+            model_folder.copy(model_uri, folder, storage)
+        except FileNotFoundError:
+            raise InputError(
+                f"{model_uri} is no whole model folder; name another, or export it again."
+            ) from None
+        _, card, digest = model_folder.load(folder, storage)
+        if digest != score.model_digest:
+            raise InputError(
+                f"the model in {model_uri} changed while it was scored; run the same command again."
+            )
+        with server_errors(uri):
+            _ensure_registered_model(client, registered_name)
+            known = client.search_model_versions(
+                f"name = '{registered_name}' and tag.model_digest = '{digest}'"
+            )
+            if known:
+                return str(min(int(version.version) for version in known))
+            run_id = begin_run(
+                client, tracking.experiment, f"register-{registered_name}", {"kind": "register"}
+            )
+            try:
+                source = _upload(client, run_id, folder, score, picture)
+                tags = {
+                    "model_digest": digest,
+                    "tiles_digest": card.tiles_digest,
+                    "teacher_digest": card.teacher_digest or "none",
+                    "histill": __version__,
+                }
+                version = client.create_model_version(
+                    registered_name, source=source, run_id=run_id, tags=tags
+                )
+            except BaseException:
+                MlflowTracker(uri, run_id).finish("FAILED")
+                raise
+            client.set_terminated(run_id)
+            return str(version.version)
+
+
+def _upload(client: "MlflowClient", run_id: str, folder: str, score: "Score", picture: bytes | None) -> str:
+    """Store the artifacts of a version; returns the URI of its model folder."""
+    for name in (model_folder.WEIGHTS_NAME, model_folder.CARD_NAME):
+        client.log_artifact(run_id, str(Path(folder, name)), MODEL_FOLDER)
+    log_file(client, run_id, "score.json", json_bytes(dataclasses.asdict(score)))
+    if picture is not None:
+        log_file(client, run_id, PICTURE_PATH, picture)
+    return f"{client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}"
+
+
+def champion(registered_name: str, tracking: Tracking) -> str | None:
+    """The number of the version that has the alias `champion`, or None when there is none."""
+    uri = required_server_uri(tracking)
+    client = connect(uri)
+    with server_errors(uri):
+        return champion_version(client, registered_name)
+
+
+def champion_version(client: "MlflowClient", registered_name: str) -> str | None:
+    """As `champion`, by a client that is there already; raises MLflow's own errors."""
+    version = _find(client, registered_name, CHAMPION)
+    return None if version is None else str(version.version)
+
+
+def download(registered_name: str, alias_or_version: str, folder: Path, tracking: Tracking) -> str:
+    """Fetch a version's model folder into the existing local `folder`; returns the model folder's path.
+
+    Raises InputError when there is no such version, or its files are not those that were registered.
+    """
+    uri = required_server_uri(tracking)
+    client = connect(uri)
+    import mlflow.artifacts  # after `connect`, which sets what MLflow reads when it is imported
+
+    with server_errors(uri):
+        version = _find(client, registered_name, alias_or_version)
+        if version is None:
+            raise InputError(
+                f"the registry at {uri} has no version or alias {alias_or_version!r} of {registered_name!r}; "
+                "see the model's page there for those it has."
+            )
+        for name in (model_folder.WEIGHTS_NAME, model_folder.CARD_NAME):
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{version.source}/{name}", dst_path=str(folder), tracking_uri=uri
+            )
+    card = model_folder.read_card(str(folder), Storage())
+    digest = model_folder.digest_of(card, (folder / model_folder.WEIGHTS_NAME).read_bytes())
+    if digest != version.tags.get("model_digest"):
+        raise InputError(
+            f"the files of version {version.version} of {registered_name!r} are not those that were "
+            "registered; register the model again and investigate who changed them."
+        )
+    return str(folder)
+
+
+def fetch_model(uri: str, tracking: Tracking, into: Path) -> str:
+    """A URI that the model folder's reader understands.
+
+    `models:/name@alias` and `models:/name/3` are downloaded into the existing local folder `into`; any other
+    URI is returned as it is. Raises InputError when there is no such version.
+    """
+    if not uri.startswith("models:"):
+        return uri
+    match = _MODELS_URI.match(uri)
+    if match is None:
+        raise InputError(
+            f"{uri} names no version of a registered model; write models:/name@alias or models:/name/3."
+        )
+    return download(match["name"], match["alias"] or match["version"], into, tracking)
+
+
+def json_bytes(value: object) -> bytes:
+    """`json_value` of `value` as indented JSON."""
+    return (json.dumps(json_value(value), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def json_value(value: Any) -> Any:
+    """`value` with None for nan and infinity, for which JSON has no words."""
+    if isinstance(value, Mapping):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _find(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if alias_or_version.isdecimal():
+            return client.get_model_version(name, alias_or_version)
+        return client.get_model_version_by_alias(name, alias_or_version)
+    except MlflowException as error:
+        if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        if error_code(error) == "INVALID_PARAMETER_VALUE" and "not found" in str(
+            error
+        ):  # MLflow's word for no such alias
+            return None
+        raise
+
+
+def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+            raise

@@ -1,0 +1,74 @@
+"""Small files, read and written whole: manifests' headers, run records, reports."""
+
+import json
+import os
+import uuid
+from typing import Any
+
+from histill.config.common import Storage
+from histill.errors import InputError
+from histill.storage.filesystems import control_filesystem, storage_errors
+from histill.storage.uris import is_s3
+
+
+def read_bytes(uri: str, storage: Storage) -> bytes:
+    """The file's bytes. Raises FileNotFoundError, and InputError when the storage refuses."""
+    filesystem, path = control_filesystem(uri, storage)
+    with storage_errors(uri, storage):
+        data: bytes = filesystem.cat_file(path)
+    return data
+
+
+def write_bytes(uri: str, data: bytes, storage: Storage) -> None:
+    """Write the file whole: a reader sees the old one or the new one, never a part."""
+    filesystem, path = control_filesystem(uri, storage)
+    with storage_errors(uri, storage):
+        if is_s3(uri):
+            filesystem.pipe_file(path, data)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        part = f"{path}.{uuid.uuid4().hex[:8]}.part"
+        with open(part, "wb") as file:
+            file.write(data)
+        os.replace(part, path)
+
+
+def exists(uri: str, storage: Storage) -> bool:
+    """Whether the file is there. Raises InputError when the storage refuses."""
+    filesystem, path = control_filesystem(uri, storage)
+    with storage_errors(uri, storage):
+        try:
+            filesystem.info(path)
+        except FileNotFoundError as error:
+            if "bucket does not exist" in str(error):
+                raise
+            return False
+    return True
+
+
+def read_json(uri: str, storage: Storage) -> Any:
+    """A JSON file's value. Raises FileNotFoundError, and InputError when it is not JSON."""
+    try:
+        return json.loads(read_bytes(uri, storage))
+    except ValueError:
+        raise InputError(f"{uri} is not valid JSON; it was cut short or overwritten, so make it again.") from None
+
+
+def write_json(uri: str, value: Any, storage: Storage) -> None:
+    """`value` as indented JSON with a stable order of keys."""
+    write_bytes(uri, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode(), storage)
+
+
+def probe(uri: str, storage: Storage, *, write: bool) -> None:
+    """Ask the storage one cheap question before a long job starts.
+
+    Raises InputError in one sentence when it cannot be reached, refuses the credentials, or (`write`) refuses to write.
+    """
+    if write:
+        marker = f"{uri.rstrip('/')}/.probe"
+        write_bytes(marker, b"", storage)
+        filesystem, path = control_filesystem(marker, storage)
+        with storage_errors(marker, storage):
+            filesystem.rm_file(path)
+    else:
+        exists(uri, storage)

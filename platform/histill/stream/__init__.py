@@ -1,0 +1,1 @@
+"""The stream: run plan -> encoded row groups by Ray Data -> late decode -> fixed-size batches."""

@@ -1,0 +1,1 @@
+"""Tile sets: slides and images in, Parquet shards and a manifest out."""

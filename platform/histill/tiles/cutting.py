@@ -1,0 +1,81 @@
+"""Cutting a slide: the grid of its tiles, those that show tissue, and their JPEGs."""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histill.config.ingest import SlideSource
+from histill.tiles.shards import Tile
+from histill.tiles.slides import SlideRow, overview, read_square, scale_to, slide_mpp
+from histill.tiles.tissue import tissue_mask
+
+if TYPE_CHECKING:
+    from openslide import OpenSlide
+
+OVERVIEW_PER_TILE = 16  # pixels of the overview along a tile's side
+COARSEST_UM = 16.0  # microns per pixel of the overview at which small pieces of tissue are still found
+
+
+def grid(
+    extent: tuple[int, int], region: tuple[float, float, float, float], side: float
+) -> list[tuple[int, int]]:
+    """Top left corners (x, y) of the squares of `side` pixels that tile a region without overlap, row by row.
+
+    Args:
+        extent: width and height in pixels.
+        region: left, top, right, bottom as fractions of the extent.
+        side: may be fractional; corners are rounded down to whole pixels.
+    """
+    width, height = extent
+    left, top = math.ceil(region[0] * width), math.ceil(region[1] * height)
+    across = int((math.floor(region[2] * width) - left) / side)
+    down = int((math.floor(region[3] * height) - top) / side)
+    return [(left + int(i * side), top + int(j * side)) for j in range(down) for i in range(across)]
+
+
+def tissue_fractions(
+    mask: np.ndarray, step: float, corners: list[tuple[int, int]], side: float
+) -> np.ndarray:
+    """float64 [n]: the fraction of tissue in each square of `side` level-0 pixels.
+
+    Args:
+        mask: bool [h, w], one value for each `step` x `step` level-0 pixels.
+        corners: (x, y) of the squares, level-0 pixels.
+    """
+    # A sum over any square is four look-ups in the table of sums.
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    sums[1:, 1:] = mask.cumsum(axis=0).cumsum(axis=1)
+    near = np.array(corners, dtype=np.float64).reshape(-1, 2) / step
+    limit = np.array(mask.shape[::-1])
+    first = np.minimum(np.round(near).astype(int), limit - 1)
+    last = np.clip(np.round(near + side / step).astype(int), first + 1, limit)
+    (x0, y0), (x1, y1) = first.T, last.T
+    area = (x1 - x0) * (y1 - y0)
+    return np.asarray((sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]) / area)
+
+
+def cut(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Iterator[Tile]:
+    """The tiles of one slide or region that show enough tissue, row by row.
+
+    JPEGs keep full colour resolution (4:4:4): halved, it smears the haematoxylin of small nuclei.
+
+    Raises InputError when the slide's resolution is unknown, contradictory or too coarse.
+    """
+    import simplejpeg
+
+    level0_mpp = slide_mpp(slide, row, source.slide_mpp)
+    scale = scale_to(source.tile_mpp, level0_mpp, row.uri)
+    side = tile_px * scale
+    corners = grid(slide.dimensions, row.region, side)
+    step = max(1.0, min(side / OVERVIEW_PER_TILE, COARSEST_UM / level0_mpp))
+    fractions = tissue_fractions(tissue_mask(overview(slide, step)), step, corners, side)
+    for (x, y), fraction in zip(corners, fractions, strict=True):
+        if fraction < source.min_tissue:
+            continue
+        pixels = np.ascontiguousarray(read_square(slide, x, y, side, tile_px))
+        image = simplejpeg.encode_jpeg(
+            pixels, quality=source.jpeg_quality, colorspace="RGB", colorsubsampling="444"
+        )
+        yield Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, level0_mpp * scale, None, image, None)

@@ -1,0 +1,135 @@
+"""The manifest: what is in a tile set and where, so that nothing ever has to be listed."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from histill.config.base import Strict
+from histill.config.common import Storage
+from histill.config.load import validate
+from histill.errors import InputError
+from histill.storage.control import read_bytes, read_json, write_bytes, write_json
+from histill.storage.uris import join
+from histill.tiles.schema import MANIFEST
+
+TABLE_NAME = "manifest.parquet"
+HEADER_NAME = "manifest.json"
+
+
+class Header(Strict):
+    """What one must know of a tile set before reading its rows."""
+
+    version: int = 1
+    digest: str = Field(description="SHA-256 over the rows, contents included")
+    tiles: int
+    tile_px: int
+    mpp: float
+    labels: tuple[str, ...]
+    splits: dict[str, int] = Field(description="tiles of each split")
+    masks: int = Field(description="tiles that have a mask")
+    ingest: str = Field(description="digest of the configuration that cut the tiles")
+    skipped: tuple[str, ...] = Field((), description="a sentence for each slide or image that gave no tile")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A tile set's header and rows; row i of `table` is tile i."""
+
+    uri: str
+    header: Header
+    table: pa.Table
+
+    def rows_of(self, split: str) -> np.ndarray:
+        """Indices (int64, ascending) of the tiles of `split`. Raises InputError when there are none."""
+        rows = np.flatnonzero(self.table["split"].to_numpy(zero_copy_only=False) == split)
+        if not len(rows):
+            counts = ", ".join(f"{name} {count}" for name, count in self.header.splits.items())
+            raise InputError(
+                f"split {split!r} of {self.uri} is empty (it has {counts}); name another or cut other splits."
+            )
+        return rows
+
+    def counts_of(self, split: str) -> tuple[int, int, int]:
+        """Tiles, cases and masks of `split`, all 0 when it is empty."""
+        rows = self.table.filter(pc.equal(self.table["split"], split))
+        return rows.num_rows, pc.count_distinct(rows["case"]).as_py(), pc.sum(rows["has_mask"]).as_py() or 0
+
+
+def digest_of(table: pa.Table) -> str:
+    """SHA-256 of the rows as CSV: text is the same whatever the chunks and buffers of the table."""
+    text = io.BytesIO()
+    pyarrow.csv.write_csv(table.select(MANIFEST.names), text)
+    return hashlib.sha256(text.getvalue()).hexdigest()
+
+
+def write_manifest(
+    uri: str,
+    table: pa.Table,
+    *,
+    tile_px: int,
+    mpp: float,
+    ingest: str,
+    storage: Storage,
+    skipped: tuple[str, ...] = (),
+) -> Manifest:
+    """Write the rows, then the header: a tile set without its header is not finished."""
+    table = table.select(MANIFEST.names).cast(MANIFEST).combine_chunks()
+    splits = table["split"].value_counts().to_pylist()
+    header = Header(
+        digest=digest_of(table),
+        tiles=table.num_rows,
+        tile_px=tile_px,
+        mpp=mpp,
+        labels=tuple(sorted(label for label in table["label"].unique().to_pylist() if label is not None)),
+        splits={pair["values"]: pair["counts"] for pair in sorted(splits, key=lambda pair: pair["values"])},
+        masks=int(np.count_nonzero(table["has_mask"].to_numpy(zero_copy_only=False))),
+        ingest=ingest,
+        skipped=skipped,
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write_bytes(join(uri, TABLE_NAME), buffer.getvalue(), storage)
+    write_json(join(uri, HEADER_NAME), header.model_dump(mode="json"), storage)
+    return Manifest(uri, header, table)
+
+
+def read_header(uri: str, storage: Storage) -> Header:
+    """The header of the tile set at `uri`. Raises InputError when there is none."""
+    try:
+        data = read_json(join(uri, HEADER_NAME), storage)
+    except FileNotFoundError:
+        raise InputError(
+            f"{uri} holds no tile set ({HEADER_NAME} is missing); make one with jobs/ingest_tiles.py."
+        ) from None
+    try:
+        return validate(Header, data, uri)
+    except InputError:
+        raise InputError(
+            f"{join(uri, HEADER_NAME)} is not a manifest of this version; ingest the tiles again."
+        ) from None
+
+
+def read_manifest(uri: str, storage: Storage) -> Manifest:
+    """Header and rows, checked against the digest.
+
+    Raises InputError when one is missing or they do not belong together.
+    """
+    header = read_header(uri, storage)
+    try:
+        table = pq.read_table(io.BytesIO(read_bytes(join(uri, TABLE_NAME), storage)))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        raise InputError(
+            f"{join(uri, TABLE_NAME)} is missing or cut short; ingest the tiles again."
+        ) from None
+    if table.column_names != MANIFEST.names or digest_of(table) != header.digest:
+        raise InputError(
+            f"{join(uri, TABLE_NAME)} does not match its header's digest; ingest the tiles again."
+        )
+    return Manifest(uri, header, table)

@@ -1,0 +1,146 @@
+"""The parts of an ingest: each is one task, and marked as done by a record of its rows."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from histill.config.ingest import IngestConfig
+from histill.storage.control import read_bytes
+from histill.storage.uris import join
+from histill.tiles.cutting import cut
+from histill.tiles.images import ImageRow, read_images
+from histill.tiles.schema import MANIFEST
+from histill.tiles.shards import Tile, content_hash, write_shard, write_table
+from histill.tiles.slides import SlideRow, opened
+from histill.tiles.sources import Unreadable
+from histill.tiles.splits import split_of
+
+SKIPPED_KEY = b"histill.skipped"  # metadata of a part's record: JSON, so that it is one file and done at once
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work: a slide (or region), or a run of images."""
+
+    name: str
+    config: IngestConfig
+    slide: SlideRow | None = None
+    images: tuple[ImageRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a unit gave: its rows of the manifest, and a sentence for each source that gave none."""
+
+    name: str
+    rows: pa.Table
+    unreadable: tuple[str, ...]
+    empty: tuple[str, ...]
+    reused: bool = False
+
+
+@dataclass
+class _Skipped:
+    unreadable: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+
+def make_part(unit: Unit) -> Part:
+    """Write the unit's shards and then its record, unless an earlier run did; runs as a task on the cluster.
+
+    A part with unreadable sources is made again: they may have been replaced since.
+
+    Raises InputError when the storage refuses or a slide's resolution cannot be used.
+    """
+    earlier = _recorded(unit)
+    if earlier is not None and not earlier.unreadable:
+        return earlier
+    skipped = _Skipped()
+    tiles = _slide_tiles(unit, skipped) if unit.slide else _image_tiles(unit, skipped)
+    rows = _write_shards(tiles, unit)
+    part = Part(unit.name, rows, tuple(skipped.unreadable), tuple(skipped.empty))
+    note = json.dumps({"unreadable": part.unreadable, "empty": part.empty}).encode()
+    marked = rows.replace_schema_metadata({SKIPPED_KEY: note})
+    write_table(_record_uri(unit), marked, unit.config.storage, row_group_size=65536, compression="zstd")
+    return part
+
+
+def _record_uri(unit: Unit) -> str:
+    return join(unit.config.output, "parts", f"{unit.name}.parquet")
+
+
+def _recorded(unit: Unit) -> Part | None:
+    try:
+        table = pq.read_table(io.BytesIO(read_bytes(_record_uri(unit), unit.config.storage)))
+        note = json.loads((table.schema.metadata or {})[SKIPPED_KEY])
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError):
+        return None
+    rows = table.replace_schema_metadata(None).cast(MANIFEST)
+    return Part(unit.name, rows, tuple(note["unreadable"]), tuple(note["empty"]), reused=True)
+
+
+def _slide_tiles(unit: Unit, skipped: _Skipped) -> Iterator[Tile]:
+    config, row = unit.config, unit.slide
+    assert row is not None
+    assert config.slides is not None
+    count = 0
+    try:
+        with opened(row.uri, config.storage) as slide:
+            for tile in cut(slide, row, config.slides, config.tile_px):
+                count += 1
+                yield tile
+    except Unreadable as reason:
+        skipped.unreadable.append(str(reason))
+        return
+    if not count:
+        region = "" if row.whole else f" (region {row.region})"
+        skipped.empty.append(
+            f"slide {row.uri}{region} has no tile of {config.tile_px} px with "
+            f"{config.slides.min_tissue:.0%} tissue."
+        )
+
+
+def _image_tiles(unit: Unit, skipped: _Skipped) -> Iterator[Tile]:
+    config = unit.config
+    assert config.images is not None
+    for result in read_images(unit.images, config.tile_px, config.images.mpp, config.storage):
+        if isinstance(result, Unreadable):
+            skipped.unreadable.append(str(result))
+        else:
+            yield result
+
+
+def _write_shards(tiles: Iterator[Tile], unit: Unit) -> pa.Table:
+    config = unit.config
+    rows: list[dict[str, object]] = []
+    number = 0
+    while shard := list(islice(tiles, config.rows_per_shard)):
+        name = f"shards/{unit.name}-{number:04d}.parquet"
+        write_shard(join(config.output, name), shard, config.rows_per_group, config.storage)
+        rows += [_manifest_row(tile, name, position, config) for position, tile in enumerate(shard)]
+        number += 1
+    return pa.Table.from_pylist(rows, schema=MANIFEST)
+
+
+def _manifest_row(tile: Tile, shard: str, position: int, config: IngestConfig) -> dict[str, object]:
+    return {
+        "tile_id": tile.tile_id,
+        "slide": tile.slide,
+        "case": tile.case,
+        "x": tile.x,
+        "y": tile.y,
+        "mpp": tile.mpp,
+        "size_px": config.tile_px,
+        "label": tile.label,
+        "has_mask": tile.mask is not None,
+        "split": split_of(tile.case, config.split),
+        "shard": shard,
+        "row_group": position // config.rows_per_group,
+        "row": position % config.rows_per_group,
+        "content": content_hash(tile.image, tile.mask),
+    }

@@ -1,0 +1,46 @@
+"""Which split a case belongs to; never anything finer than a case, or test tiles would leak into training."""
+
+import difflib
+import hashlib
+from collections.abc import Iterable
+
+from histill.config.common import Split
+from histill.config.ingest import SplitRule
+from histill.errors import InputError
+
+
+def split_of(case: str, rule: SplitRule) -> Split:
+    """The split of `case`: where it is pinned, else by a hash of the seed and its name.
+
+    The answer does not depend on the other cases, so cases that come later move none of those already placed;
+    for the same reason the fractions hold only on average, and a handful of cases is better pinned.
+    """
+    for split, cases in rule.pinned.items():
+        if case in cases:
+            return split
+    position = _position(case, rule.seed)
+    if position < rule.train:
+        return "train"
+    # Rounding in the sum must not open a split whose fraction is 0.
+    if rule.test == 0 or position < rule.train + rule.val:
+        return "val" if rule.val > 0 else "train"
+    return "test"
+
+
+def check_pinned(rule: SplitRule, cases: Iterable[str]) -> None:
+    """Raise InputError when a pinned case does not occur among `cases`."""
+    present = sorted(set(cases))
+    for split, pinned in rule.pinned.items():
+        for case in pinned:
+            if case not in present:
+                near = difflib.get_close_matches(case, present, n=3, cutoff=0.4) or present[:3]
+                raise InputError(
+                    f"split.pinned.{split} names the case {case!r}, which does not occur; "
+                    f"the nearest are {', '.join(map(repr, near))}."
+                )
+
+
+def _position(case: str, seed: int) -> float:
+    """Uniform in [0, 1), the same in every process and version of Python."""
+    digest = hashlib.blake2b(f"{seed}:{case}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2.0**53  # 53 bits: more would round up to 1

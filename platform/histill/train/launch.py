@@ -1,0 +1,94 @@
+"""From a prepared run to a finished one, on Ray Train."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from histill.config.base import Strict
+from histill.config.common import Tracking
+from histill.storage.filesystems import arrow_filesystem
+from histill.storage.uris import is_s3
+from histill.train.board import make_board, shown
+from histill.train.prepare import Prepared
+from histill.train.run_folder import finish, open_record, run_uri, save_record
+from histill.train.worker import Assignment, run_worker
+
+
+class OpenRun(Protocol):
+    """How a tracked run is begun or gone on with; the registry's `open_run`."""
+
+    def __call__(
+        self, tracking: Tracking, *, name: str, kind: str, config: Strict, run_id: str | None, parent: str | None = None
+    ) -> Any:
+        """A tracker with a `run_id`, or None when nothing is tracked."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run."""
+
+    run: str  # URI of the run's folder
+    model: str  # URI of the final model folder
+    metrics: dict[str, float]
+    tracking_run: str | None
+
+
+def train_run(
+    prepared: Prepared, open_run: OpenRun, *, parent: str | None = None, callbacks: Sequence[Any] = (), show: bool = True
+) -> Trained:
+    """Train on the connected cluster; the same name again goes on where it stopped.
+
+    Raises InputError when the name is finished or taken by another configuration; HistillError and Ray's
+    TrainingFailedError when the run cannot go on.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    config = prepared.config
+    record = open_record(config, prepared.kind)
+    tracker = open_run(
+        config.tracking, name=config.name, kind=prepared.kind, config=config, run_id=record.tracking_run, parent=parent
+    )
+    record = record.model_copy(update={"tracking_run": tracker.run_id if tracker else None})
+    save_record(config, record)
+    board = make_board()
+    filesystem, path = arrow_filesystem(config.runs, config.storage)
+    trainer = TorchTrainer(
+        run_worker,
+        train_loop_config={"assignment": Assignment(prepared, board, tracker)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.workers.count,
+            use_gpu=config.workers.gpus > 0,
+            resources_per_worker={"CPU": config.workers.cpus}
+            | ({"GPU": config.workers.gpus} if config.workers.gpus else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=config.name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=list(callbacks),
+            logging_config=ray.train.LoggingConfig(log_level="INFO" if os.environ.get("HISTILL_VERBOSE") else "CRITICAL"),
+        ),
+    )
+    try:
+        if show:
+            with shown(board, config.name):
+                result = trainer.fit()
+        else:
+            result = trainer.fit()
+    except BaseException:
+        if tracker:
+            tracker.finish("FAILED")
+        raise
+    finally:
+        ray.kill(board)
+    model = ("s3://" if is_s3(config.runs) else "") + result.checkpoint.path
+    metrics = {key: float(value) for key, value in result.metrics.items() if isinstance(value, int | float)}
+    finish(config, model, metrics)
+    if tracker:
+        tracker.finish("FINISHED")
+    return Trained(run_uri(config), model, metrics, record.tracking_run)

@@ -1,0 +1,80 @@
+"""A run's folder: who it is, whether it is finished, and what came of it."""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import Field
+
+from histill.artifacts.model_folder import FINISHED_NAME
+from histill.config.base import Strict
+from histill.config.runs import RunConfig
+from histill.errors import InputError
+from histill.storage.control import exists, read_json, write_json
+from histill.storage.uris import join
+
+RECORD_NAME = "run.json"
+# How the work is carried out may change between two starts of a run; what is computed may not.
+_MAY_CHANGE = {"workers", "storage", "tracking", "max_failures", "checkpoint_every"}
+
+
+class RunRecord(Strict):
+    """What is known of a run from its first start on."""
+
+    kind: str
+    config: dict[str, Any]
+    tracking_run: str | None = Field(None, description="id of its MLflow run, the same across restarts")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what the run computes."""
+        fixed = {key: value for key, value in self.config.items() if key not in _MAY_CHANGE}
+        return hashlib.sha256(json.dumps([self.kind, fixed], sort_keys=True).encode()).hexdigest()
+
+
+def run_uri(config: RunConfig) -> str:
+    """The run's folder."""
+    return join(config.runs, config.name)
+
+
+def open_record(config: RunConfig, kind: str) -> RunRecord:
+    """The record of the run, from an earlier start or new (and not yet written).
+
+    Raises InputError when the run is finished, or was started with another configuration.
+    """
+    uri = run_uri(config)
+    fresh = RunRecord(kind=kind, config=config.model_dump(mode="json"))
+    if exists(join(uri, FINISHED_NAME), config.storage):
+        raise InputError(f"run {uri} is finished; choose another name, or score and promote it as it is.")
+    try:
+        record = RunRecord.model_validate(read_json(join(uri, RECORD_NAME), config.storage))
+    except FileNotFoundError:
+        return fresh
+    if record.digest != fresh.digest:
+        raise InputError(f"run {uri} was started with another configuration ({_difference(record, fresh)}); choose another name.")
+    return record
+
+
+def save_record(config: RunConfig, record: RunRecord) -> None:
+    """Write the record, before the work starts."""
+    write_json(join(run_uri(config), RECORD_NAME), record.model_dump(mode="json"), config.storage)
+
+
+def finish(config: RunConfig, model: str, metrics: dict[str, float]) -> None:
+    """Mark the run finished, with its final model folder and metrics."""
+    write_json(join(run_uri(config), FINISHED_NAME), {"model": model, "metrics": metrics}, config.storage)
+
+
+def _difference(old: RunRecord, new: RunRecord) -> str:
+    if old.kind != new.kind:
+        return f"it is a {old.kind} run"
+    before, now = _flat(old.config), _flat(new.config)
+    key = next(key for key in {**before, **now} if key.split(".")[0] not in _MAY_CHANGE and before.get(key) != now.get(key))
+    return f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat

@@ -1,0 +1,116 @@
+"""What each Ray Train worker runs."""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+
+from histill.artifacts.model_folder import build
+from histill.errors import HistillError
+from histill.stream.read import Source
+from histill.stream.tile_stream import TileStream
+from histill.tiles.manifest import read_manifest
+from histill.train.board import ToBoard
+from histill.train.checkpoint import Learner, Position, restore_checkpoint, save_checkpoint
+from histill.train.loop import Hooks, Snapshot, train
+from histill.train.prepare import Prepared, make_task
+from histill.train.schedule import make_optimiser
+from histill.train.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What is sent to every worker."""
+
+    prepared: Prepared
+    board: Any
+    tracker: Tracker | None
+
+
+def run_worker(settings: dict[str, Any]) -> None:
+    """Train; a HistillError is put on the board first, since Ray would only retry what no retry can mend."""
+    assignment: Assignment = settings["assignment"]
+    fatal = ray.get(assignment.board.fatal.remote())
+    if fatal is not None:
+        raise fatal
+    handler = ToBoard(assignment.board)
+    logging.getLogger("histill").addHandler(handler)
+    try:
+        _train(assignment)
+    except HistillError as error:
+        ray.get(assignment.board.fail.remote(error))
+        raise
+    finally:
+        logging.getLogger("histill").removeHandler(handler)
+
+
+def _train(assignment: Assignment) -> None:
+    prepared = assignment.prepared
+    config, card = prepared.config, prepared.card
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(max(1, int(config.workers.cpus)))
+    manifest = read_manifest(config.data.tiles, config.storage)
+
+    def stream(split: str, source: Source) -> TileStream:
+        return TileStream(
+            manifest=manifest,
+            source=source,
+            split=split,
+            batch_size=config.data.batch_size,
+            worker=rank,
+            workers=workers,
+            response_channels=prepared.response_channels,
+            threads=config.data.decode_threads,
+            max_corrupt=config.data.max_corrupt,
+        )
+
+    torch.manual_seed(config.seed)
+    model = build(card).to(ray.train.torch.get_device())
+    position = Position(batch_size=config.data.batch_size, tiles_digest=manifest.header.digest)
+    learner = Learner(model, make_optimiser(model, config.optimiser), position)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            restore_checkpoint(folder, learner)
+
+    tracker = assignment.tracker if rank == 0 else None
+
+    def show(snapshot: Snapshot) -> None:
+        if rank == 0:
+            assignment.board.show.remote(snapshot)
+        if tracker is not None:
+            values = {"train/loss": snapshot.loss, "lr": snapshot.lr, "tiles_per_s": snapshot.tiles_per_s}
+            parts = {f"train/{name}": value for name, value in snapshot.parts.items()}
+            tracker.metrics(values | parts | {"data_wait": snapshot.data_wait}, snapshot.step)
+
+    def save(metrics: dict[str, float]) -> None:
+        if tracker is not None and "val_dice" in metrics:
+            named = {"epoch/loss": metrics["loss"], "val/dice": metrics["val_dice"], "val/miou": metrics["val_miou"]}
+            tracker.metrics(named, int(metrics["step"]))
+        if rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save_checkpoint(folder, learner, card)
+            name = f"step-{int(metrics['step']):08d}"
+            ray.train.report(metrics, ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+
+    parallel = ray.train.torch.prepare_model(model)
+    try:
+        train(
+            learner,
+            parallel,
+            make_task(prepared),
+            stream(config.data.train, prepared.source),
+            stream(config.data.val, prepared.source),
+            config,
+            Hooks(show, save),
+        )
+    finally:
+        if tracker is not None:
+            tracker.close()

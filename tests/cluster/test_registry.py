@@ -1,0 +1,560 @@
+"""Runs, versions and promotion against a real MLflow server; only the evaluation is prepared."""
+
+import json
+import logging
+import pickle
+import runpy
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from histill.artifacts import model_folder
+from histill.artifacts.model_folder import ModelCard
+from histill.cli import run_job
+from histill.config.common import Storage, Tracking
+from histill.config.load import validate
+from histill.config.runs import PretrainConfig, SearchConfig, TeacherConfig
+from histill.config.scoring import PromoteConfig
+from histill.errors import HistillError, InputError
+from histill.evaluate.score import Score
+from histill.local.ports import LOOPBACK, free_ports
+from histill.local.tracking import TrackingServer
+from histill.registry import promotion, server, versions
+from histill.registry.promotion import Promotion, promote
+from histill.registry.runs import open_run
+from histill.registry.tracking import FLUSH_VALUES, MlflowTracker
+
+pytestmark = pytest.mark.cluster
+
+HELD_OUT_DIGEST = "ab" * 32
+TRAIN_DIGEST = "cd" * 32
+STORAGE = Storage()
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "planted-secret-of-s3",
+    "MLFLOW_TRACKING_PASSWORD": "planted-password-of-mlflow",
+}
+
+
+@pytest.fixture(autouse=True)
+def planted_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "someone")
+
+
+@pytest.fixture
+def config(tracking: TrackingServer, request: pytest.FixtureRequest) -> Tracking:
+    return Tracking(uri=tracking.uri, experiment=request.node.name)
+
+
+@pytest.fixture
+def client(tracking: TrackingServer) -> MlflowClient:
+    return MlflowClient(tracking.uri, tracking.uri)
+
+
+@pytest.fixture
+def nobody() -> Tracking:
+    """Where no server listens."""
+    return Tracking(uri=f"http://{LOOPBACK}:{free_ports(1)[0]}")
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A registered name of the test's own."""
+    return request.node.name.partition("[")[0].replace("_", "-")
+
+
+@pytest.fixture(scope="module")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
+    """Writes a model folder whose weights depend on the number; the same number gives the same digest."""
+    import torch
+
+    card = ModelCard(
+        encoder="csat_tiny",
+        decoder_channels=(16, 8, 8, 8, 8),
+        classes=("background", "nucleus"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        tile_px=64,
+        tile_mpp=0.5,
+        size_px=64,
+        tiles_digest=TRAIN_DIGEST,
+        train_cases="ef" * 32,
+        histill="0.1.0",
+    )
+    made: dict[int, str] = {}
+
+    def make(number: int) -> str:
+        if number not in made:
+            torch.manual_seed(number)
+            made[number] = str(tmp_path_factory.mktemp("model"))
+            model_folder.save(made[number], model_folder.build(card), card)
+        return made[number]
+
+    return make
+
+
+def score_of(model: str, dice: float, **changes: Any) -> Score:
+    digest = model_folder.load(model, STORAGE)[2]
+    figures: dict[str, Any] = {
+        "model_digest": digest,
+        "tiles": 40,
+        "corrupt": 0,
+        "reference": "masks",
+        "tiles_digest": HELD_OUT_DIGEST,
+        "dice": dice,
+        "miou": dice - 0.1,
+        "class_dice": {"nucleus": dice},
+        "parameters": 60_000,
+        "gmacs": 0.1,
+        "gmacs_with_attention": 0.1,
+        "size_px": 64,
+    }
+    return Score(**(figures | changes))
+
+
+@pytest.fixture
+def promoting(
+    config: Tracking, name: str, make_model: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Promotion]:
+    """Promotes the model of a number; it scores the figures given, and scores them again as champion."""
+    prepared: dict[str, dict[str, Any]] = {}
+
+    def score_model(model: str, *_: Any) -> Score:
+        digest = model_folder.load(model, STORAGE)[2]
+        return score_of(model, **prepared[digest])
+
+    monkeypatch.setattr(promotion, "score_model", score_model)
+    monkeypatch.setattr(promotion, "comparison_rows", lambda *_: b"\x89PNG prepared")
+
+    def run(number: int, gates: dict[str, Any] | None = None, **figures: Any) -> Promotion:
+        model = make_model(number)
+        prepared[model_folder.load(model, STORAGE)[2]] = figures
+        data = {
+            "model": model,
+            "registered_name": name,
+            "held_out": {"tiles": "/tiles"},
+            "gates": gates or {},
+            "tracking": config.model_dump(),
+        }
+        return promote(validate(PromoteConfig, data, "the test"))
+
+    return run
+
+
+def training(**changes: Any) -> PretrainConfig:
+    data = {
+        "name": "student",
+        "runs": "/runs",
+        "data": {"tiles": "/tiles"},
+        "teacher": {"classical": True},
+        **changes,
+    }
+    return validate(PretrainConfig, data, "the test")
+
+
+def begin(config: Tracking, run_id: str | None = None, **changes: Any) -> MlflowTracker:
+    tracker = open_run(config, name="student", kind="pretrain", config=training(**changes), run_id=run_id)
+    assert tracker is not None
+    return tracker
+
+
+def runs_of(client: MlflowClient, config: Tracking) -> list[Any]:
+    experiment = client.get_experiment_by_name(config.experiment)
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_a_run_taken_up_again_is_one_run(config: Tracking, client: MlflowClient) -> None:
+    first = begin(config)
+    first.finish("FAILED")
+    assert client.get_run(first.run_id).info.status == "FAILED"
+    second = begin(config, first.run_id, workers={"count": 4})
+    assert second == first
+    (run,) = runs_of(client, config)
+    assert run.info.status == "RUNNING"
+    assert run.data.params["workers.count"] == "2"
+    assert run.data.tags["resumed.workers.count"] == "4"
+    assert run.data.tags["kind"] == "pretrain"
+    assert {"histill", "python", "torch", "ray"} <= set(run.data.tags)
+    second.finish("FINISHED")
+    assert client.get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_a_part_names_its_parent(config: Tracking, client: MlflowClient) -> None:
+    whole = begin(config)
+    part = open_run(
+        config,
+        name="t1",
+        kind="trial",
+        config=training(),
+        run_id=None,
+        parent=whole.run_id,
+        tags={"trial": "1"},
+    )
+    assert part is not None
+    tags = client.get_run(part.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == whole.run_id
+    assert tags["trial"] == "1"
+
+
+def test_a_run_that_the_server_lost_is_replaced(
+    config: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = begin(config, "0" * 32)
+    assert tracker.run_id != "0" * 32
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert client.get_run(tracker.run_id).data.params["data.tiles"] == "/tiles"
+
+
+def test_two_jobs_make_one_experiment(config: Tracking, client: MlflowClient) -> None:
+    trackers: list[MlflowTracker] = []
+    threads = [threading.Thread(target=lambda: trackers.append(begin(config))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {run.info.run_id for run in runs_of(client, config)} == {tracker.run_id for tracker in trackers}
+    assert len(trackers) == 3
+
+
+def test_long_values_are_cut_and_addresses_lose_their_userinfo(
+    config: Tracking, client: MlflowClient
+) -> None:
+    names = ["background", *(f"a class with a long name {number}" for number in range(40))]
+    space = {"teacher.model": {"choice": ["http://user:planted-password-of-mlflow@host/model"]}}
+    teacher = TeacherConfig.model_validate(
+        training().model_dump(exclude={"student", "teacher", "responses", "loss"}) | {"classes": tuple(names)}
+    )
+    search = validate(SearchConfig, training().model_dump() | {"space": space}, "the test")
+    for job in (teacher, search):
+        tracker = open_run(config, name="n", kind="k", config=job, run_id=None)
+        assert tracker is not None
+        params = client.get_run(tracker.run_id).data.params
+        assert max(map(len, params.values())) <= 500
+        assert not [value for value in params.values() if "planted" in value]
+
+
+def test_metrics_and_pictures_arrive(config: Tracking, client: MlflowClient, tmp_path: Path) -> None:
+    tracker: MlflowTracker = pickle.loads(pickle.dumps(begin(config)))  # noqa: S301 - our own bytes
+    steps = FLUSH_VALUES // 2 + 10  # two values a step: one batch is sent on the way, the rest by close
+    for step in range(steps):
+        tracker.metrics(
+            {"train/loss": 1.0 / (step + 1), "val/dice": float("nan") if step == 3 else 0.5}, step
+        )
+    tracker.picture("rows", b"\x89PNG")
+    tracker.close()
+    history = client.get_metric_history(tracker.run_id, "train/loss")
+    assert [(metric.step, metric.value) for metric in sorted(history, key=lambda metric: metric.step)] == [
+        (step, 1.0 / (step + 1)) for step in range(steps)
+    ]
+    assert len(client.get_metric_history(tracker.run_id, "val/dice")) == steps
+    local = client.download_artifacts(tracker.run_id, "pictures/rows.png", str(tmp_path))
+    assert Path(local).read_bytes() == b"\x89PNG"
+
+
+def test_a_pickled_tracker_holds_neither_values_nor_clients(config: Tracking) -> None:
+    tracker = begin(config)
+    empty = pickle.dumps(tracker)
+    tracker.metrics({"loss": 1.0}, 0)
+    tracker.close()
+    tracker.metrics({"loss": 1.0}, 1)
+    assert pickle.dumps(tracker) == empty
+
+
+def test_a_server_that_is_gone_costs_one_warning(nobody: Tracking, caplog: pytest.LogCaptureFixture) -> None:
+    assert nobody.uri is not None
+    tracker = MlflowTracker(nobody.uri, "0" * 32)
+    for step in range(FLUSH_VALUES + 1):
+        tracker.metrics({"loss": 1.0}, step)
+    tracker.close()
+    tracker.metrics({"loss": 1.0}, 0)
+    tracker.finish("FINISHED")
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(said) == 1, said
+    assert nobody.uri in said[0]
+
+
+def test_a_run_that_is_refused_costs_one_warning(config: Tracking, caplog: pytest.LogCaptureFixture) -> None:
+    assert config.uri is not None
+    tracker = MlflowTracker(config.uri, "0" * 32)
+    tracker.metrics({"loss": 1.0}, 0)
+    tracker.params({"a": "b"})
+    tracker.close()
+    assert len(caplog.records) == 1
+
+
+@pytest.fixture
+def silent() -> Iterator[Tracking]:
+    """A server that takes connections and never answers."""
+    with socket.create_server((LOOPBACK, 0)) as listening:
+        yield Tracking(uri=f"http://{LOOPBACK}:{listening.getsockname()[1]}")
+
+
+def test_a_server_that_never_answers_is_not_waited_for(
+    silent: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert silent.uri is not None
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    tracker = MlflowTracker(silent.uri, "0" * 32)
+    for step in range(2 * FLUSH_VALUES):
+        tracker.metrics({"loss": 1.0}, step)
+    assert not caplog.records  # the first batch is still waiting for its answer, and the loop is through
+    tracker.close()
+    assert len(caplog.records) == 1
+    assert "cannot be reached" in caplog.text
+
+
+def test_a_job_does_not_begin_with_a_server_that_never_answers(
+    silent: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_ANSWER_WITHIN_S", 0.2)
+    with pytest.raises(InputError, match="cannot be reached"):
+        begin(silent)
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        (None, "cannot be reached"),
+        ("sqlite:///runs.db", "http"),
+        ("http://user:secret@host", "MLFLOW_TRACKING_USERNAME"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_one_sentence(
+    uri: str | None, said: str, nobody: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri or nobody.uri or "")
+    with pytest.raises(InputError, match=said) as raised:
+        open_run(Tracking(), name="n", kind="k", config=training(), run_id=None)
+    assert "secret" not in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    assert uri is not None or str(nobody.uri) in str(raised.value)
+
+
+def test_no_server_is_no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert open_run(Tracking(), name="n", kind="k", config=training(), run_id=None) is None
+    with pytest.raises(InputError, match=r"tracking\.uri"):
+        versions.champion("n", Tracking())
+
+
+def test_a_model_is_registered_once(
+    config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
+) -> None:
+    model = make_model(1)
+    score = score_of(model, dice=0.5, miou=float("nan"))
+    assert versions.register(model, name, score, config, STORAGE, picture=b"\x89PNG") == "1"
+    assert versions.register(model, name, score, config, STORAGE) == "1"
+    assert versions.register(make_model(2), name, score_of(make_model(2), 0.4), config, STORAGE) == "2"
+    version = client.get_model_version(name, "1")
+    assert version.tags == {
+        "model_digest": score.model_digest,
+        "tiles_digest": TRAIN_DIGEST,
+        "teacher_digest": "none",
+        "histill": "0.1.0",
+    }
+    saved = client.download_artifacts(version.run_id, "", str(tmp_path))
+    files = {str(path.relative_to(saved)) for path in Path(saved).rglob("*") if path.is_file()}
+    assert files == {"model/model.json", "model/model.safetensors", "score.json", "pictures/comparison.png"}
+    assert json.loads(Path(saved, "score.json").read_text())["miou"] is None
+    assert len(runs_of(client, config)) == 2
+
+
+def test_a_registered_model_comes_back_as_it_was(
+    config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
+) -> None:
+    model = make_model(1)
+    version = versions.register(model, name, score_of(model, dice=0.5), config, STORAGE)
+    client.set_registered_model_alias(name, versions.CHAMPION, version)
+    assert versions.champion(name, config) == version
+    for number, uri in enumerate((f"models:/{name}@champion", f"models:/{name}/1")):
+        into = tmp_path / str(number)
+        into.mkdir()
+        local = versions.fetch_model(uri, config, into)
+        assert model_folder.load(local, STORAGE)[2] == model_folder.load(model, STORAGE)[2]
+    assert versions.fetch_model(model, config, tmp_path) == model
+    for uri in (f"models:/{name}@nobody", f"models:/{name}/7", f"models:/un{name}/1", f"models:/{name}"):
+        with pytest.raises(InputError, match="version"):
+            versions.fetch_model(uri, config, tmp_path)
+
+
+def test_files_changed_on_the_server_are_refused(
+    config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
+) -> None:
+    version = versions.register(make_model(1), name, score_of(make_model(1), dice=0.5), config, STORAGE)
+    run_id = client.get_model_version(name, version).run_id
+    client.log_artifact(run_id, str(Path(make_model(2), model_folder.WEIGHTS_NAME)), versions.MODEL_FOLDER)
+    with pytest.raises(InputError, match="not those that were registered"):
+        versions.download(name, version, tmp_path, config)
+
+
+def test_a_pickle_is_not_registered(
+    config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
+) -> None:
+    score = score_of(make_model(1), dice=0.5)
+    model_folder.copy(make_model(1), str(tmp_path), STORAGE)
+    (tmp_path / model_folder.WEIGHTS_NAME).write_bytes(pickle.dumps({"weights": [1.0]}))
+    with pytest.raises(InputError, match="not a safetensors file"):
+        versions.register(str(tmp_path), name, score, config, STORAGE)
+    assert not client.search_model_versions(f"name = '{name}'")
+
+
+def test_the_model_registered_is_the_one_scored(
+    config: Tracking, name: str, make_model: Callable[[int], str]
+) -> None:
+    with pytest.raises(InputError, match="changed while it was scored"):
+        versions.register(make_model(2), name, score_of(make_model(1), dice=0.5), config, STORAGE)
+
+
+def aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    return dict(client.get_registered_model(name).aliases)
+
+
+def test_the_champion_moves_only_past_the_gates(
+    promoting: Callable[..., Promotion], client: MlflowClient, name: str, tmp_path: Path
+) -> None:
+    refused = promoting(1, {"min_dice": 0.6}, dice=0.5)
+    assert (refused.ok, refused.decision, refused.version) == (False, "refused", "1")
+    assert aliases(client, name) == {}
+    tags = client.get_model_version(name, "1").tags
+    assert tags["decision"] == "refused"
+    assert tags["gate.min_dice"] == "failed: 0.5, limit 0.6, short by 0.1"
+
+    first = promoting(2, {"min_dice": 0.6}, dice=0.7)
+    assert (first.decision, first.former, first.champion) == ("promoted", None, None)
+    assert aliases(client, name) == {"champion": "2"}
+
+    worse = promoting(3, dice=0.69)
+    assert (worse.decision, worse.former) == ("refused", "2")
+    assert worse.champion is not None
+    assert worse.champion.dice == 0.7
+    assert aliases(client, name) == {"champion": "2"}
+
+    dear = promoting(4, {"max_gmacs": 0.05}, dice=0.9)
+    assert [gate.name for gate in dear.gates if not gate.passed] == ["max_gmacs"]
+    assert aliases(client, name) == {"champion": "2"}
+
+    better = promoting(5, dice=0.8)
+    assert (better.decision, better.former) == ("promoted", "2")
+    assert aliases(client, name) == {"champion": "5", "previous": "2"}
+    version = client.get_model_version(name, "5")
+    assert version.tags["decision"] == "promoted"
+    record = json.loads(
+        Path(client.download_artifacts(version.run_id, "decision.json", str(tmp_path))).read_text()
+    )
+    assert record["decision"] == "promoted"
+    assert record["champion"]["dice"] == 0.7
+    assert record["config"]["registered_name"] == name
+
+
+def test_the_champion_itself_stays(
+    promoting: Callable[..., Promotion], client: MlflowClient, name: str
+) -> None:
+    promoting(1, dice=0.7)
+    again = promoting(1, {"min_dice": 0.9}, dice=0.7)
+    assert (again.ok, again.decision, again.version) == (True, "already champion", "1")
+    assert aliases(client, name) == {"champion": "1"}
+    assert client.get_model_version(name, "1").tags["decision"] == "promoted"
+
+
+def test_the_job_ends_with_status_1_and_the_table_when_a_gate_refuses(
+    promoting: Callable[..., Promotion],
+    config: Tracking,
+    name: str,
+    make_model: Callable[[int], str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    promoting(1, dice=0.5)
+    job = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "promote_model.py"))
+    command = [f"model={make_model(1)}", f"registered_name={name}", "held_out.tiles=/tiles"]
+    command += [f"tracking.uri={config.uri}", f"tracking.experiment={config.experiment}"]
+    capsys.readouterr()
+    assert run_job(PromoteConfig, job["main"], command) == 0
+    assert json.loads(capsys.readouterr().out)["decision"] == "already champion"
+
+    promoting(2, dice=0.4)
+    command[0] = f"model={make_model(2)}"
+    capsys.readouterr()
+    assert run_job(PromoteConfig, job["main"], command) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["decision"] == "refused"  # nothing else on stdout
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("max_regression")]
+    assert "FAILED by 0.1" in line
+
+
+def test_a_candidate_without_a_figure_is_refused(
+    promoting: Callable[..., Promotion], client: MlflowClient, name: str
+) -> None:
+    promoted = promoting(1, dice=float("nan"))
+    assert not promoted.ok
+    assert promoted.values()["candidate"]["dice"] is None
+    json.dumps(promoted.values(), allow_nan=False)
+    assert aliases(client, name) == {}
+
+
+def test_a_refused_candidate_may_try_again(
+    promoting: Callable[..., Promotion], client: MlflowClient, name: str
+) -> None:
+    promoting(1, {"min_dice": 0.6}, dice=0.5)
+    assert promoting(1, {"min_dice": 0.4}, dice=0.5).version == "1"
+    assert aliases(client, name) == {"champion": "1"}
+    assert client.get_model_version(name, "1").tags["decision"] == "promoted"
+
+
+def test_a_champion_made_meanwhile_is_not_overrun(
+    promoting: Callable[..., Promotion], client: MlflowClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promoting(1, dice=0.5)
+    promoting(2, {"min_dice": 0.9}, dice=0.6)
+    record = promotion._record
+
+    def another_is_faster(*arguments: Any) -> None:
+        record(*arguments)
+        client.set_registered_model_alias(name, versions.CHAMPION, "2")
+
+    monkeypatch.setattr(promotion, "_record", another_is_faster)
+    with pytest.raises(HistillError, match="meanwhile"):
+        promoting(3, dice=0.55)
+    assert aliases(client, name) == {"champion": "2"}
+
+
+def test_tiles_that_the_candidate_learned_from_are_not_held_out(
+    config: Tracking, name: str, make_model: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Header:
+        digest = TRAIN_DIGEST
+
+    monkeypatch.setattr(promotion, "read_header", lambda *_: Header())
+    data = {
+        "model": make_model(1),
+        "registered_name": name,
+        "held_out": {"tiles": "/tiles", "split": "train"},
+        "tracking": config.model_dump(),
+    }
+    with pytest.raises(InputError, match=r"held_out\.split"):
+        promote(validate(PromoteConfig, data, "the test"))
+
+
+def test_no_secret_reaches_the_server(
+    promoting: Callable[..., Promotion], config: Tracking, client: MlflowClient, name: str, tmp_path: Path
+) -> None:
+    tracker = begin(config)
+    tracker.metrics({"loss": 1.0}, 0)
+    tracker.finish("FINISHED")
+    promoting(1, dice=0.7)
+    kept = [client.get_model_version(name, "1").tags, client.get_registered_model(name).tags]
+    for run in runs_of(client, config):
+        kept.append(run.to_dictionary())
+        folder = tmp_path / run.info.run_id
+        folder.mkdir()
+        client.download_artifacts(run.info.run_id, "", str(folder))
+    texts = [repr(kept).encode(), *(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())]
+    assert len(texts) > 4
+    for secret in SECRETS.values():
+        assert not [text for text in texts if secret.encode() in text]

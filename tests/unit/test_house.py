@@ -1,0 +1,62 @@
+"""The layout that the rest relies on."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_platform_holds_only_the_package() -> None:
+    # Anything else there would shadow the standard library's `platform`, and with it break Ray and pytest.
+    on_disk = {path.name for path in (ROOT / "platform").iterdir()} - {"__pycache__"}
+    assert on_disk == {"histill"}
+
+
+def test_git_tracks_only_the_package_in_platform() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "platform"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert [path for path in listed if not path.startswith("platform/histill/")] == []
+
+
+@pytest.mark.parametrize("folder", ["platform", "jobs"])
+def test_the_folder_is_no_package(folder: str) -> None:
+    assert not (ROOT / folder / "__init__.py").exists()
+    assert not (ROOT / folder / "conftest.py").exists()
+
+
+@pytest.mark.parametrize("on_path", [[], ["PYTHONPATH"]])
+def test_the_standard_librarys_platform_wins(on_path: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import platform; print(platform.system())"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", **{name: str(ROOT) for name in on_path}},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_no_job_is_named_like_an_installed_module() -> None:
+    # The folder of a script comes first on sys.path, so that such a job would shadow the module for itself.
+    shadowing = [
+        path.name for path in (ROOT / "jobs").glob("*.py") if importlib.util.find_spec(path.stem) is not None
+    ]
+    assert shadowing == []
+
+
+def test_the_layers_are_kept() -> None:
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [program, "--no-cache", "--no-logo"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
