@@ -24,9 +24,7 @@ def main(config: PromoteConfig) -> Outcome:
     promotion = promote(config)
     if promotion.gates:
         print(gate_table(promotion.gates), file=sys.stderr)
-    print(
-        f"version {promotion.version} of {promotion.registered_name}: {promotion.decision}", file=sys.stderr
-    )
+    print(f"version {promotion.version} of {promotion.registered_name}: {promotion.decision}", file=sys.stderr)
     return Outcome(promotion.values(), ok=promotion.ok)
 
 

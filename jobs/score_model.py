@@ -1,6 +1,6 @@
 """Score a model on held-out tiles: Dice and mIoU over the whole set, against masks or a teacher, and its cost.
 
-  python jobs/score_model.py model=s3://runs/first held_out.tiles=s3://tiles/liver picture=rows.png
+python jobs/score_model.py model=s3://runs/first held_out.tiles=s3://tiles/liver picture=rows.png
 """
 
 import sys

@@ -76,9 +76,7 @@ def test_a_training_csat_segmenter_keeps_tiles_apart() -> None:
     alone = torch.cat([model(tile[None]) for tile in batch])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
     gradient = torch.autograd.grad(together[0].square().sum(), model.network.segmentation_head[0].weight)[0]
-    first = torch.autograd.grad(
-        model(batch[:1])[0].square().sum(), model.network.segmentation_head[0].weight
-    )[0]
+    first = torch.autograd.grad(model(batch[:1])[0].square().sum(), model.network.segmentation_head[0].weight)[0]
     torch.testing.assert_close(gradient, first, rtol=1e-3, atol=1e-3)
 
 

@@ -201,9 +201,7 @@ class TestRayHead:
         own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         # no token of the user's may be found
         env = {**own, "HOME": "/nonexistent", **variables}
-        return subprocess.run(
-            [sys.executable, *command], env=env, capture_output=True, text=True, timeout=300
-        )
+        return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=300)
 
     def test_the_token_is_the_owners_alone(self, head: RayHead) -> None:
         assert head.token_path is not None

@@ -222,9 +222,7 @@ def test_two_jobs_make_one_experiment(config: Tracking, client: MlflowClient) ->
     assert len(trackers) == 3
 
 
-def test_long_values_are_cut_and_addresses_lose_their_userinfo(
-    config: Tracking, client: MlflowClient
-) -> None:
+def test_long_values_are_cut_and_addresses_lose_their_userinfo(config: Tracking, client: MlflowClient) -> None:
     names = ["background", *(f"a class with a long name {number}" for number in range(40))]
     space = {"teacher.model": {"choice": ["http://user:planted-password-of-mlflow@host/model"]}}
     teacher = TeacherConfig.model_validate(
@@ -243,9 +241,7 @@ def test_metrics_and_pictures_arrive(config: Tracking, client: MlflowClient, tmp
     tracker: MlflowTracker = pickle.loads(pickle.dumps(begin(config)))  # noqa: S301 - our own bytes
     steps = FLUSH_VALUES // 2 + 10  # two values a step: one batch is sent on the way, the rest by close
     for step in range(steps):
-        tracker.metrics(
-            {"train/loss": 1.0 / (step + 1), "val/dice": float("nan") if step == 3 else 0.5}, step
-        )
+        tracker.metrics({"train/loss": 1.0 / (step + 1), "val/dice": float("nan") if step == 3 else 0.5}, step)
     tracker.picture("rows", b"\x89PNG")
     tracker.close()
     history = client.get_metric_history(tracker.run_id, "train/loss")
@@ -405,9 +401,7 @@ def test_a_pickle_is_not_registered(
     assert not client.search_model_versions(f"name = '{name}'")
 
 
-def test_the_model_registered_is_the_one_scored(
-    config: Tracking, name: str, make_model: Callable[[int], str]
-) -> None:
+def test_the_model_registered_is_the_one_scored(config: Tracking, name: str, make_model: Callable[[int], str]) -> None:
     with pytest.raises(InputError, match="changed while it was scored"):
         versions.register(make_model(2), name, score_of(make_model(1), dice=0.5), config, STORAGE)
 
@@ -445,17 +439,13 @@ def test_the_champion_moves_only_past_the_gates(
     assert aliases(client, name) == {"champion": "5", "previous": "2"}
     version = client.get_model_version(name, "5")
     assert version.tags["decision"] == "promoted"
-    record = json.loads(
-        Path(client.download_artifacts(version.run_id, "decision.json", str(tmp_path))).read_text()
-    )
+    record = json.loads(Path(client.download_artifacts(version.run_id, "decision.json", str(tmp_path))).read_text())
     assert record["decision"] == "promoted"
     assert record["champion"]["dice"] == 0.7
     assert record["config"]["registered_name"] == name
 
 
-def test_the_champion_itself_stays(
-    promoting: Callable[..., Promotion], client: MlflowClient, name: str
-) -> None:
+def test_the_champion_itself_stays(promoting: Callable[..., Promotion], client: MlflowClient, name: str) -> None:
     promoting(1, dice=0.7)
     again = promoting(1, {"min_dice": 0.9}, dice=0.7)
     assert (again.ok, again.decision, again.version) == (True, "already champion", "1")

@@ -91,8 +91,7 @@ def test_the_model_is_left_as_it_was() -> None:
 def test_a_cost_names_both_conventions_and_the_size() -> None:
     cost = Cost(3_085_986, 1_066_781_948, 1_428_000_000, 384)
     assert str(cost) == (
-        "3.09 M parameters; at 384 px 1.067 GMACs (convolutions and linear layers), "
-        "1.428 GMACs with attention products"
+        "3.09 M parameters; at 384 px 1.067 GMACs (convolutions and linear layers), 1.428 GMACs with attention products"
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
         cost.macs = 0  # type: ignore[misc]

@@ -105,9 +105,7 @@ def gradients(model: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     out = model(batch)
     outputs = out if isinstance(out, list) else [out]
     sum(output.square().sum() for output in outputs).backward()
-    return {
-        name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
-    }
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("features_only", [False, True])
@@ -147,9 +145,7 @@ def test_positions_are_spared_from_weight_decay_and_layers_are_grouped() -> None
     assert len(spared) == 5
     assert spared <= dict(model.named_parameters()).keys()
     groups = param_groups_layer_decay(model, weight_decay=0.05, layer_decay=0.5)
-    assert (
-        len({group["lr_scale"] for group in groups}) == 9
-    )  # the stem, 7 blocks, and the head with the last norm
+    assert len({group["lr_scale"] for group in groups}) == 9  # the stem, 7 blocks, and the head with the last norm
 
 
 def test_the_gate_starts_close_to_one() -> None:

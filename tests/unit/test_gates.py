@@ -89,8 +89,7 @@ def test_a_better_dice_never_fails_where_a_worse_one_passes(
     low, high = sorted((dice, better))
     champion, gates = replace(CANDIDATE, dice=best), Gates(min_dice=floor)
     passed = [
-        all(result.passed for result in judge(replace(CANDIDATE, dice=value), champion, gates))
-        for value in (low, high)
+        all(result.passed for result in judge(replace(CANDIDATE, dice=value), champion, gates)) for value in (low, high)
     ]
     assert passed != [True, False]
 

@@ -48,15 +48,11 @@ def test_the_standard_librarys_platform_wins(on_path: list[str]) -> None:
 
 def test_no_job_is_named_like_an_installed_module() -> None:
     # The folder of a script comes first on sys.path, so that such a job would shadow the module for itself.
-    shadowing = [
-        path.name for path in (ROOT / "jobs").glob("*.py") if importlib.util.find_spec(path.stem) is not None
-    ]
+    shadowing = [path.name for path in (ROOT / "jobs").glob("*.py") if importlib.util.find_spec(path.stem) is not None]
     assert shadowing == []
 
 
 def test_the_layers_are_kept() -> None:
     program = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run(
-        [program, "--no-cache", "--no-logo"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([program, "--no-cache", "--no-logo"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -168,9 +168,7 @@ def test_half_precision_logits_are_raised_to_float32(loss: Loss) -> None:
     student, teacher = pair(2)
     value = loss(student.half(), teacher.half(), torch.ones(2, dtype=torch.bool))
     assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(
-        loss(student, teacher, torch.ones(2, dtype=torch.bool)).item(), rel=1e-2
-    )
+    assert value.item() == pytest.approx(loss(student, teacher, torch.ones(2, dtype=torch.bool)).item(), rel=1e-2)
 
 
 def test_the_teacher_gets_no_gradient() -> None:

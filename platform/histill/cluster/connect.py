@@ -4,18 +4,14 @@ import contextlib
 import logging
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from histill.errors import InputError
 
-TOKEN_HINT = (
-    "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the token it was started with"
-)
+OWN_TOKEN = "~/.ray/auth_token"  # where Ray keeps one
 CONNECT_S = 5.0  # seconds to wait for the cluster's port to answer
-SETTINGS = b"\x04"  # type of an HTTP/2 frame
 LOCAL = "local"  # Ray's own word for "start one here"
 
 
@@ -33,8 +29,6 @@ def connected() -> Iterator[None]:
         _prepare_own_cluster()
     else:
         _check_address(address)
-        if os.environ.get("HISTILL_VERBOSE") != "1":
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else a warning for each try to connect
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # jobs show progress of their own
     import ray
 
@@ -61,17 +55,7 @@ def _init(address: str) -> None:
             logging_level=logging.INFO if verbose else logging.ERROR,
             runtime_env={"worker_process_setup_hook": "histill.cluster.connect.tell_address"},
         )
-    except ray.exceptions.AuthenticationError:
-        raise InputError(
-            f"Ray at {address} asks for a token and there is none here; {TOKEN_HINT}."
-        ) from None
-    except ConnectionError:
-        # Ray keeps the cause to its log; what answers there has been looked at before.
-        raise InputError(
-            f"Ray at {address} answers and does not let this job join; {TOKEN_HINT}, and see that its version "
-            f"of Ray is {ray.__version__} as here."
-        ) from None
-    except (TimeoutError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         text = str(error)
         reason = text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
         raise InputError(
@@ -104,12 +88,12 @@ def _prepare_own_cluster() -> None:
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
         return
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if not given and not (Path.home() / ".ray" / "auth_token").exists():
+    if not given and not Path(OWN_TOKEN).expanduser().exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _check_address(address: str) -> None:
-    """Raise InputError at once for an address that Ray would try for minutes."""
+    """Raise InputError at once where Ray would try for long, and say little, about an address or a token."""
     if "://" in address:
         raise InputError(
             f"RAY_ADDRESS is {address}; host:port of the cluster's GCS was expected, or submit this job "
@@ -120,25 +104,43 @@ def _check_address(address: str) -> None:
         return
     if not separator or not port.isdigit():
         raise InputError(f"RAY_ADDRESS is {address!r}; host:port was expected, or nothing to start Ray here.")
-    try:
-        speaks_grpc = _speaks_grpc(host.strip("[]"), int(port))
-    except OSError as error:
+    refusal = _refusal(f"{host}:{port}")
+    if refusal == "UNAUTHENTICATED":
         raise InputError(
-            f"nothing answers at RAY_ADDRESS={address} ({error.strerror or error}); start Ray, correct the "
-            "address, or unset it to start Ray here."
-        ) from None
-    if not speaks_grpc:
+            f"Ray at {address} refuses a missing or wrong token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or "
+            "RAY_AUTH_TOKEN) to the token it was started with."
+        )
+    if refusal in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
         raise InputError(
-            f"what answers at RAY_ADDRESS={address} is not Ray's GCS; give its port (6379 unless chosen "
-            "otherwise), not the dashboard's."
+            f"no Ray answers at RAY_ADDRESS={address}; start it, correct the address (the port is the GCS's, 6379 "
+            "unless chosen otherwise, not the dashboard's), or unset it to start Ray here."
         )
 
 
-def _speaks_grpc(host: str, port: int) -> bool:
-    """Whether an HTTP/2 server is there: its first frame must be SETTINGS (RFC 9113, section 3.4)."""
-    if os.environ.get("RAY_USE_TLS") == "1":
-        return True
-    empty_settings = b"\0\0\0" + SETTINGS + b"\0" * 5
-    with socket.create_connection((host, port), CONNECT_S) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
-        return connection.recv(4)[3:] == SETTINGS
+def _refusal(target: str) -> str | None:
+    """The gRPC status with which the GCS answers a harmless question, or None when it answers it."""
+    import grpc
+
+    if os.environ.get("RAY_USE_TLS") == "1":  # Ray's certificates are needed; leave it to Ray
+        return None
+    token = _token()
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    with grpc.insecure_channel(target) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+        try:
+            ask(b"", timeout=CONNECT_S, metadata=metadata)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return None
+
+
+def _token() -> str | None:
+    """The token that Ray would use, in its order of precedence, when tokens are on."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return None
+    if given := os.environ.get("RAY_AUTH_TOKEN"):
+        return given.strip()
+    try:
+        return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or OWN_TOKEN).expanduser().read_text().strip()
+    except OSError:
+        return None

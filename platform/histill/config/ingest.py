@@ -64,7 +64,9 @@ class SplitRule(Strict):
     @model_validator(mode="after")
     def _whole(self) -> "SplitRule":
         if abs(self.train + self.val + self.test - 1.0) > 1e-6:
-            raise ValueError(f"train + val + test is {self.train + self.val + self.test:g}; the fractions must add up to 1")
+            raise ValueError(
+                f"train + val + test is {self.train + self.val + self.test:g}; the fractions must add up to 1"
+            )
         cases = [case for pinned in self.pinned.values() for case in pinned]
         twice = sorted({case for case in cases if cases.count(case) > 1})
         if twice:
@@ -80,7 +82,9 @@ class IngestConfig(Strict):
     slides: SlideSource | None = None
     images: ImageSource | None = None
     split: SplitRule = SplitRule()
-    max_unreadable: int = Field(0, ge=0, description="how many unreadable slides or images are skipped before the job fails")
+    max_unreadable: int = Field(
+        0, ge=0, description="how many unreadable slides or images are skipped before the job fails"
+    )
     rows_per_shard: int = Field(1024, ge=1, description="tiles in a shard file")
     rows_per_group: int = Field(64, ge=1, description="tiles in a row group, the unit of one read")
     storage: Storage = Storage()

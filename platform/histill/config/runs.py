@@ -18,7 +18,9 @@ class Data(Strict):
     seed: int = Field(0, ge=0, description="seed of the order and of the augmentation")
     flips: bool = Field(True, description="draw one of the 8 flips and quarter turns for each tile")
     decode_threads: int = Field(2, ge=1, description="threads that decode tiles in each worker")
-    max_corrupt: int = Field(0, ge=0, description="how many undecodable tiles an epoch may mask out before the run fails")
+    max_corrupt: int = Field(
+        0, ge=0, description="how many undecodable tiles an epoch may mask out before the run fails"
+    )
 
 
 class Network(Strict):
@@ -26,7 +28,9 @@ class Network(Strict):
 
     encoder: str = Field("csat", description="any timm encoder with feature maps, e.g. csat, csat_tiny, resnet18")
     decoder_channels: tuple[int, ...] = Field((96, 64, 48, 32, 16), min_length=5, max_length=5)
-    size_px: int | None = Field(None, ge=32, multiple_of=32, description="side at which the network sees a tile; null: the tile's own")
+    size_px: int | None = Field(
+        None, ge=32, multiple_of=32, description="side at which the network sees a tile; null: the tile's own"
+    )
 
 
 class RckdLoss(Strict):
@@ -62,7 +66,9 @@ class RunConfig(Strict):
     data: Data
     optimiser: Optimiser = Optimiser()
     seed: int = Field(0, ge=0, description="seed of the initial weights")
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints inside an epoch; every epoch ends with one")
+    checkpoint_every: int = Field(
+        500, ge=1, description="steps between checkpoints inside an epoch; every epoch ends with one"
+    )
     max_failures: int = Field(2, ge=0, description="how often lost workers are replaced before the run gives up")
     workers: Workers = Workers()
     storage: Storage = Storage()
@@ -82,7 +88,9 @@ class TeacherConfig(RunConfig):
     """A network teacher, trained on the masks of a tile set."""
 
     network: Network = Network(encoder="resnet18")
-    classes: tuple[str, ...] = Field(("background", "nucleus"), min_length=2, description="names of the mask's values, 0 first")
+    classes: tuple[str, ...] = Field(
+        ("background", "nucleus"), min_length=2, description="names of the mask's values, 0 first"
+    )
     dice: float = Field(1.0, ge=0, description="weight of the soft Dice loss beside the cross-entropy")
 
 
@@ -91,7 +99,9 @@ class PretrainConfig(RunConfig):
 
     student: Network = Network()
     teacher: Teacher
-    responses: Uri | None = Field(None, description="folder of cached responses; null: the teacher runs beside the student")
+    responses: Uri | None = Field(
+        None, description="folder of cached responses; null: the teacher runs beside the student"
+    )
     loss: RckdLoss = RckdLoss()
 
 
@@ -99,7 +109,9 @@ class Draw(Strict):
     """How a trial's value is drawn: exactly one of the three."""
 
     uniform: tuple[float, float] | None = Field(None, description="between two bounds")
-    loguniform: tuple[float, float] | None = Field(None, description="between two bounds above 0, even in the logarithm")
+    loguniform: tuple[float, float] | None = Field(
+        None, description="between two bounds above 0, even in the logarithm"
+    )
     choice: tuple[Any, ...] | None = Field(None, min_length=1, description="one of a list")
 
     @model_validator(mode="after")

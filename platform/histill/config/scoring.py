@@ -19,7 +19,9 @@ class HeldOut(Strict):
 class ScoreConfig(Strict):
     """A model folder and the tiles to score it on."""
 
-    model: Uri = Field(description="model folder (model.safetensors + model.json), a run's folder, or models:/name@alias")
+    model: Uri = Field(
+        description="model folder (model.safetensors + model.json), a run's folder, or models:/name@alias"
+    )
     held_out: HeldOut
     picture: Uri | None = Field(None, description="PNG of rows tile | reference | model; null: none")
     picture_rows: int = Field(6, ge=1, le=32, description="rows of the picture")

@@ -20,8 +20,10 @@ class Terms:
 class Task(Protocol):
     """What is learned."""
 
-    classes: tuple[str, ...]
-    size_px: int
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def size_px(self) -> int: ...
 
     def loss(self, model: nn.Module, batch: TileBatch) -> Terms:
         """The terms of `batch`; padded rows have no part in them."""

@@ -1,6 +1,7 @@
 """Pictures that show what the figures mean."""
 
 import io
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,14 +46,18 @@ def _draw(shown: list[tuple[str, Judged, int]], reference: str, classes: int) ->
             axis.imshow(image)
             axis.set_title(title, fontsize=9)
             axis.set_axis_off()
-            for index in range(1, classes) if decided is not None else ():
-                inside = (decided == index).numpy()
-                if inside.any():
-                    colour = _COLOURS[(index - 1) % len(_COLOURS)]
-                    axis.contour(inside, levels=[0.5], colors=[colour], linewidths=0.9)
+            if decided is not None:
+                _outline(axis, decided, classes)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=90, format="png")
     return buffer.getvalue()
+
+
+def _outline(axis: Any, decided: torch.Tensor, classes: int) -> None:
+    for index in range(1, classes):
+        inside = torch.eq(decided, index).numpy()
+        if inside.any():
+            axis.contour(inside, levels=[0.5], colors=[_COLOURS[(index - 1) % len(_COLOURS)]], linewidths=0.9)
 
 
 def _dice(judged: Judged, slot: int) -> float:

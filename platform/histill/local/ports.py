@@ -25,9 +25,7 @@ def free_ports(count: int) -> range:
         block = range(start, start + count)
         if all(_is_free(port) and _is_free(port + GRPC_OFFSET) for port in block):
             return block
-    raise OSError(
-        f"no block of {count} free ports between {FIRST_PORT} and {LAST_PORT}: end some local servers first"
-    )
+    raise OSError(f"no block of {count} free ports between {FIRST_PORT} and {LAST_PORT}: end some local servers first")
 
 
 def _is_free(port: int) -> bool:

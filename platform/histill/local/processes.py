@@ -5,8 +5,9 @@ environment. Both are needed: the drivers of submitted Ray jobs leave the sessio
 their environment with a process title. The processes are found in /proc; where there is none (macOS), the
 process group is ended.
 
-Run as a program (`python -m histill.local.processes SESSION TAG PATH...`) this module is the guard of one server: it
-reads from a pipe that its parent holds open, and ends the server and removes its scratch paths when the parent is gone, be it by SIGKILL.
+Run as a program (`python -m histill.local.processes SESSION TAG PATH...`) this module is the guard of one
+server: it reads from a pipe that its parent holds open, and when the parent is gone, be it by SIGKILL, it
+ends the server and removes its scratch paths.
 """
 
 import os

@@ -21,9 +21,7 @@ class TrackingServer:
 
 
 @contextmanager
-def mlflow_server(
-    folder: Path, port: int | None = None, timeout_s: float = 120.0
-) -> Iterator[TrackingServer]:
+def mlflow_server(folder: Path, port: int | None = None, timeout_s: float = 120.0) -> Iterator[TrackingServer]:
     """Run a server on the runs, models and artifacts in `folder` until the block is left.
 
     Args:

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def soft_cross_entropy(
-    student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, temperature: float
-) -> Tensor:
+def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, temperature: float) -> Tensor:
     """Cross-entropy from the teacher's softened probabilities to the student's, times T^2.
 
     L = T^2 * mean over pixels of -sum_k p_k log q_k, with p = softmax(z_teacher / T) and
@@ -41,9 +39,7 @@ def hard_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, valid: Te
     return cross_entropy(student_logits, _masked(teacher_logits.detach(), valid).argmax(1), valid)
 
 
-def cross_entropy(
-    logits: Tensor, target: Tensor, valid: Tensor, class_weights: Tensor | None = None
-) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, valid: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy with hard labels: mean over valid pixels of -w_y log softmax(z)_y.
 
     The sum is divided by the number of valid pixels, weighted or not. torch divides by the sum of the weights

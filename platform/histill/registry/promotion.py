@@ -116,9 +116,7 @@ def _record(client: "MlflowClient", promotion: Promotion, config: PromoteConfig)
     tags |= {f"scored.{key}": f"{getattr(promotion.candidate, key):.6g}" for key in ("dice", "miou", "gmacs")}
     for gate in promotion.gates:
         said = "passed" if gate.passed else "failed"
-        tags[f"gate.{gate.name}"] = (
-            f"{said}: {gate.value:.6g}, limit {gate.limit:.6g}, short by {gate.shortfall:.6g}"
-        )
+        tags[f"gate.{gate.name}"] = f"{said}: {gate.value:.6g}, limit {gate.limit:.6g}, short by {gate.shortfall:.6g}"
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)
     run_id = client.get_model_version(name, version).run_id

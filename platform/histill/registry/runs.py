@@ -121,9 +121,7 @@ def _take_up(client: "MlflowClient", run: "Run", params: Mapping[str, str], tags
     """Set the run back to running, with the tags of today and the parameters that have changed."""
     client.update_run(run.info.run_id, status="RUNNING")
     known = run.data.params
-    changed = {
-        f"resumed.{key}": value for key, value in params.items() if key in known and known[key] != value
-    }
+    changed = {f"resumed.{key}": value for key, value in params.items() if key in known and known[key] != value}
     for key, value in {**tags, **changed}.items():
         if run.data.tags.get(key) != value:
             client.set_tag(run.info.run_id, key, without_userinfo(value))

@@ -60,8 +60,7 @@ def required_server_uri(tracking: Tracking) -> str:
     uri = server_uri(tracking)
     if uri is None:
         raise InputError(
-            "the model registry needs a tracking server; set tracking.uri (or MLFLOW_TRACKING_URI) to its "
-            "address."
+            "the model registry needs a tracking server; set tracking.uri (or MLFLOW_TRACKING_URI) to its address."
         )
     check_reachable(uri)
     return uri
@@ -140,6 +139,5 @@ def without_userinfo(text: str) -> str:
 
 def _unreachable(uri: str) -> InputError:
     return InputError(
-        f"the tracking server {uri} {UNREACHABLE}; start it, correct tracking.uri (or "
-        "MLFLOW_TRACKING_URI), or leave both out to run without tracking."
+        f"the tracking server {uri} {UNREACHABLE}; start it, or correct tracking.uri (MLFLOW_TRACKING_URI)."
     )

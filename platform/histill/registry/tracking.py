@@ -93,9 +93,7 @@ class MlflowTracker:
         batch, outbox.waiting = outbox.waiting, []
         outbox.flushed_at = time.monotonic()
         if batch and self._client() is not None:
-            outbox.sender = threading.Thread(
-                target=self._send, args=(batch,), name="histill-metrics", daemon=True
-            )
+            outbox.sender = threading.Thread(target=self._send, args=(batch,), name="histill-metrics", daemon=True)
             outbox.sender.start()
             outbox.sender.join(patience_s)
 

@@ -55,24 +55,16 @@ def register(
         try:
             model_folder.copy(model_uri, folder, storage)
         except FileNotFoundError:
-            raise InputError(
-                f"{model_uri} is no whole model folder; name another, or export it again."
-            ) from None
+            raise InputError(f"{model_uri} is no whole model folder; name another, or export it again.") from None
         _, card, digest = model_folder.load(folder, storage)
         if digest != score.model_digest:
-            raise InputError(
-                f"the model in {model_uri} changed while it was scored; run the same command again."
-            )
+            raise InputError(f"the model in {model_uri} changed while it was scored; run the same command again.")
         with server_errors(uri):
             _ensure_registered_model(client, registered_name)
-            known = client.search_model_versions(
-                f"name = '{registered_name}' and tag.model_digest = '{digest}'"
-            )
+            known = client.search_model_versions(f"name = '{registered_name}' and tag.model_digest = '{digest}'")
             if known:
                 return str(min(int(version.version) for version in known))
-            run_id = begin_run(
-                client, tracking.experiment, f"register-{registered_name}", {"kind": "register"}
-            )
+            run_id = begin_run(client, tracking.experiment, f"register-{registered_name}", {"kind": "register"})
             try:
                 source = _upload(client, run_id, folder, score, picture)
                 tags = {
@@ -81,9 +73,7 @@ def register(
                     "teacher_digest": card.teacher_digest or "none",
                     "histill": __version__,
                 }
-                version = client.create_model_version(
-                    registered_name, source=source, run_id=run_id, tags=tags
-                )
+                version = client.create_model_version(registered_name, source=source, run_id=run_id, tags=tags)
             except BaseException:
                 MlflowTracker(uri, run_id).finish("FAILED")
                 raise
@@ -155,9 +145,7 @@ def fetch_model(uri: str, tracking: Tracking, into: Path) -> str:
         return uri
     match = _MODELS_URI.match(uri)
     if match is None:
-        raise InputError(
-            f"{uri} names no version of a registered model; write models:/name@alias or models:/name/3."
-        )
+        raise InputError(f"{uri} names no version of a registered model; write models:/name@alias or models:/name/3.")
     return download(match["name"], match["alias"] or match["version"], into, tracking)
 
 

@@ -81,7 +81,9 @@ def storage_errors(uri: str, storage: Storage) -> Iterator[None]:
             raise InputError(f"the bucket of {uri} does not exist; create it or correct the name.") from None
         raise
     except Exception as error:
-        if not isinstance(error, OSError) and not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+        if not isinstance(error, OSError) and not type(error).__module__.startswith(
+            ("botocore", "aiobotocore", "aiohttp")
+        ):
             raise
         raise storage_error(uri, storage, error) from None
 
@@ -96,8 +98,12 @@ def storage_error(uri: str, storage: Storage, error: Exception) -> InputError:
         for marks, said in _MARKS:
             if any(mark in text for mark in marks):
                 return InputError(f"{where} {said} for {uri}; {CREDENTIALS_HINT} that may use this bucket.")
-        if any(mark in text for mark in ("NETWORK_CONNECTION", "Connect", "timed out", "Timeout", "curlCode", "Could not connect")):
+        if any(
+            mark in text
+            for mark in ("NETWORK_CONNECTION", "Connect", "timed out", "Timeout", "curlCode", "Could not connect")
+        ):
             return InputError(
-                f"{where} cannot be reached for {uri}; start it, or set storage.endpoint (or AWS_ENDPOINT_URL) to where it is."
+                f"{where} cannot be reached for {uri}; start it, or set storage.endpoint "
+                "(or AWS_ENDPOINT_URL) to where it is."
             )
     return InputError(f"{uri} cannot be used: {str(error).splitlines()[0] if str(error) else type(error).__name__}.")

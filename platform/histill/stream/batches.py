@@ -112,8 +112,8 @@ def _report_corrupt(manifest: Manifest, row: int, fault: CorruptTile, count: int
     name = f"tile {place['tile_id']} in shard {manifest.uri}/{place['shard']}"
     if count > limit:
         raise InputError(
-            f"{name} cannot be used ({fault}); it is undecodable tile number {count} and data.max_corrupt allows {limit}: "
-            "ingest the tiles again or raise the limit."
+            f"{name} cannot be used ({fault}); it is undecodable tile number {count} and "
+            f"data.max_corrupt allows {limit}: ingest the tiles again or raise the limit."
         ) from None
     logger.warning("%s cannot be used (%s) and is masked out.", name, fault)
 

@@ -32,7 +32,8 @@ class _Read:
 
     def __call__(self, plan: pa.Table) -> Iterator[pa.Table]:
         reads = [
-            GroupRead(row["shard"], row["row_group"], tuple(row["rows"]), tuple(row["tiles"])) for row in plan.to_pylist()
+            GroupRead(row["shard"], row["row_group"], tuple(row["rows"]), tuple(row["tiles"]))
+            for row in plan.to_pylist()
         ]
         yield from read_groups(self.source, reads)
 

@@ -51,7 +51,7 @@ def reads_for(manifest: Manifest, batches: np.ndarray) -> list[GroupRead]:
 
 
 def read_groups(source: Source, reads: Iterable[GroupRead]) -> Iterator[pa.Table]:
-    """For each read a table with `tile` (manifest row), `image`, and `mask` and `response` where asked for, all encoded.
+    """For each read a table of encoded tiles: `tile` (manifest row), `image`, and `mask` and `response` if asked for.
 
     Raises InputError that names the shard when it is missing, truncated or refused by the storage.
     """
@@ -59,7 +59,9 @@ def read_groups(source: Source, reads: Iterable[GroupRead]) -> Iterator[pa.Table
     for read in reads:
         table = _row_group(join(source.tiles, read.shard), read, [*columns, "tile_id"], SHARD, source.storage)
         if source.responses is not None:
-            answers = _row_group(join(source.responses, read.shard), read, list(RESPONSE.names), RESPONSE, source.storage)
+            answers = _row_group(
+                join(source.responses, read.shard), read, list(RESPONSE.names), RESPONSE, source.storage
+            )
             if answers["tile_id"] != table["tile_id"]:
                 raise InputError(
                     f"responses {join(source.responses, read.shard)} belong to other tiles than {source.tiles}; "

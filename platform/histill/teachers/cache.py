@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from histill.cluster.progress import Progress
 from histill.cluster.quiet import ray_data
 from histill.config.base import Strict
-from histill.config.common import Storage, Teacher as TeacherConfig
+from histill.config.common import Storage
+from histill.config.common import Teacher as TeacherConfig
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
 from histill.storage.control import exists, read_json, write_json
@@ -134,7 +135,9 @@ class _ShardTeacher:
         try:
             with storage_errors(shard, storage), source.open_input_file(source_path) as file:
                 tiles = pq.ParquetFile(file, pre_buffer=True)
-                groups = [tiles.read_row_group(index, columns=["tile_id", "image"]) for index in range(tiles.num_row_groups)]
+                groups = [
+                    tiles.read_row_group(index, columns=["tile_id", "image"]) for index in range(tiles.num_row_groups)
+                ]
         except (pa.ArrowInvalid, FileNotFoundError) as error:
             raise InputError(
                 f"shard {join(self.config.tiles, shard)} cannot be read ({str(error).splitlines()[0]}); "
@@ -200,7 +203,10 @@ def _write_shard(uri: str, groups: list[pa.Table], storage: Storage) -> None:
     if not is_s3(uri):
         os.makedirs(os.path.dirname(path), exist_ok=True)
     with storage_errors(uri, storage):
-        with filesystem.open_output_stream(part) as sink, pq.ParquetWriter(sink, RESPONSE, compression="none") as writer:
+        with (
+            filesystem.open_output_stream(part) as sink,
+            pq.ParquetWriter(sink, RESPONSE, compression="none") as writer,
+        ):
             for group in groups:
                 writer.write_table(group)
         if part != path:
@@ -212,9 +218,12 @@ def matching_cache(uri: str, manifest: Manifest, config: TeacherConfig, storage:
     header = read_header(uri, storage)
     if header.tiles_digest != manifest.header.digest:
         raise InputError(
-            f"responses {uri} answer another tile set than {manifest.uri}; cache them again with jobs/cache_responses.py."
+            f"responses {uri} answer another tile set than {manifest.uri}; "
+            "cache them again with jobs/cache_responses.py."
         )
     teacher = load_teacher(config, manifest.header.mpp, storage)
     if header.teacher != teacher.digest:
-        raise InputError(f"responses {uri} come from another teacher than the configured one; cache this one's instead.")
+        raise InputError(
+            f"responses {uri} come from another teacher than the configured one; cache this one's instead."
+        )
     return header

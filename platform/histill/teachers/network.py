@@ -8,7 +8,7 @@ from torch import nn
 
 from histill.artifacts.model_folder import load, resolve
 from histill.config.common import Storage
-from histill.models.resolution import at_size, logits_at_size
+from histill.models.resolution import at_size
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Protocol
 
-from histill.config.common import Storage, Teacher as TeacherConfig
+from histill.config.common import Storage
+from histill.config.common import Teacher as TeacherConfig
 from histill.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,9 +17,12 @@ class Teacher(Protocol):
     resolution that it was made for, None when it adapts to any.
     """
 
-    classes: tuple[str, ...]
-    digest: str
-    mpp: float | None
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def mpp(self) -> float | None: ...
 
     def respond(self, tiles: "torch.Tensor") -> "torch.Tensor":
         """Logits, float32 [B, K, H, W], for tiles, uint8 [B, 3, H, W]; a tile's answer does not depend on its batch."""

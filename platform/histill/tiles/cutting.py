@@ -18,9 +18,7 @@ OVERVIEW_PER_TILE = 16  # pixels of the overview along a tile's side
 COARSEST_UM = 16.0  # microns per pixel of the overview at which small pieces of tissue are still found
 
 
-def grid(
-    extent: tuple[int, int], region: tuple[float, float, float, float], side: float
-) -> list[tuple[int, int]]:
+def grid(extent: tuple[int, int], region: tuple[float, float, float, float], side: float) -> list[tuple[int, int]]:
     """Top left corners (x, y) of the squares of `side` pixels that tile a region without overlap, row by row.
 
     Args:
@@ -35,9 +33,7 @@ def grid(
     return [(left + int(i * side), top + int(j * side)) for j in range(down) for i in range(across)]
 
 
-def tissue_fractions(
-    mask: np.ndarray, step: float, corners: list[tuple[int, int]], side: float
-) -> np.ndarray:
+def tissue_fractions(mask: np.ndarray, step: float, corners: list[tuple[int, int]], side: float) -> np.ndarray:
     """float64 [n]: the fraction of tissue in each square of `side` level-0 pixels.
 
     Args:
@@ -75,7 +71,5 @@ def cut(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int) ->
         if fraction < source.min_tissue:
             continue
         pixels = np.ascontiguousarray(read_square(slide, x, y, side, tile_px))
-        image = simplejpeg.encode_jpeg(
-            pixels, quality=source.jpeg_quality, colorspace="RGB", colorsubsampling="444"
-        )
+        image = simplejpeg.encode_jpeg(pixels, quality=source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
         yield Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, level0_mpp * scale, None, image, None)

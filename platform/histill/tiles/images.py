@@ -41,16 +41,12 @@ def image_rows(source: ImageSource, storage: Storage) -> list[ImageRow]:
     table = read_index(source.index, storage, needed=required)
     for column in optional:
         if column not in table[0]:
-            raise InputError(
-                f"the index {source.index} has no column {column!r}; it has {', '.join(table[0])}."
-            )
+            raise InputError(f"the index {source.index} has no column {column!r}; it has {', '.join(table[0])}.")
     rows, seen = [], set()
     for row in table:
         name = row[columns.image]
         if name in seen:
-            raise InputError(
-                f"the index {source.index} names the image {name} twice; remove one of the rows."
-            )
+            raise InputError(f"the index {source.index} names the image {name} twice; remove one of the rows.")
         seen.add(name)
         mask = row[columns.mask] if columns.mask else ""
         label = row[columns.label] if columns.label else ""
@@ -66,9 +62,7 @@ def image_rows(source: ImageSource, storage: Storage) -> list[ImageRow]:
     return rows
 
 
-def read_images(
-    rows: Sequence[ImageRow], tile_px: int, mpp: float, storage: Storage
-) -> list[Tile | Unreadable]:
+def read_images(rows: Sequence[ImageRow], tile_px: int, mpp: float, storage: Storage) -> list[Tile | Unreadable]:
     """Each row as a tile, or the reason why not, in order. Raises InputError when the storage refuses."""
 
     def attempt(row: ImageRow) -> Tile | Unreadable:
@@ -111,9 +105,7 @@ def checked_image(data: bytes, name: str, tile_px: int) -> bytes:
     if picture.mode == "RGB" and picture.format in KEPT_FORMATS:
         return data
     if picture.mode.startswith(("I", "F")):
-        raise Unreadable(
-            f"{name} has more than 8 bits per channel (mode {picture.mode}); convert it to 8-bit RGB."
-        )
+        raise Unreadable(f"{name} has more than 8 bits per channel (mode {picture.mode}); convert it to 8-bit RGB.")
     encoded = io.BytesIO()
     with Image.fromarray(np.asarray(picture.convert("RGB"))) as plain:
         plain.save(encoded, "PNG")

@@ -93,9 +93,7 @@ def _units(config: IngestConfig) -> list[Unit]:
         slides = slide_rows(config.slides, config.storage)
         check_pinned(config.split, (row.case for row in slides))
         # Names of slides may hold anything; the number keeps them apart and the rest is for those who look.
-        names = [
-            f"{number:05d}-{re.sub(r'[^A-Za-z0-9._-]', '_', row.name)}" for number, row in enumerate(slides)
-        ]
+        names = [f"{number:05d}-{re.sub(r'[^A-Za-z0-9._-]', '_', row.name)}" for number, row in enumerate(slides)]
         return [Unit(name, config, slide=row) for name, row in zip(names, slides, strict=True)]
     assert config.images is not None
     images = image_rows(config.images, config.storage)
@@ -111,9 +109,7 @@ def _within_limit(units: list[Unit], config: IngestConfig) -> Iterator[Part]:
     """The parts as they are done. Raises InputError once more files are unreadable than the limit allows."""
     unreadable: list[str] = []
     unit = "slides" if config.slides else "parts"
-    for part in map_tasks(
-        make_part, units, title="cutting tiles" if config.slides else "taking in images", unit=unit
-    ):
+    for part in map_tasks(make_part, units, title="cutting tiles" if config.slides else "taking in images", unit=unit):
         unreadable += part.unreadable
         if len(unreadable) > config.max_unreadable:
             more = f" And {len(unreadable) - NAMED} more." if len(unreadable) > NAMED else ""
@@ -166,8 +162,7 @@ def _earlier(config: IngestConfig, record: dict[str, Any], digest: str) -> Manif
         before, now = dict(_leaves(earlier)), dict(_leaves(record))
         key = next(key for key in [*now, *before] if before.get(key) != now.get(key))
         raise InputError(
-            f"{other} ({key} was {before.get(key)!r} and is {now.get(key)!r}); "
-            "name another output or empty this one."
+            f"{other} ({key} was {before.get(key)!r} and is {now.get(key)!r}); name another output or empty this one."
         )
     if not exists(join(config.output, HEADER_NAME), config.storage):
         return None

@@ -125,11 +125,7 @@ def read_manifest(uri: str, storage: Storage) -> Manifest:
     try:
         table = pq.read_table(io.BytesIO(read_bytes(join(uri, TABLE_NAME), storage)))
     except (FileNotFoundError, pa.ArrowInvalid):
-        raise InputError(
-            f"{join(uri, TABLE_NAME)} is missing or cut short; ingest the tiles again."
-        ) from None
+        raise InputError(f"{join(uri, TABLE_NAME)} is missing or cut short; ingest the tiles again.") from None
     if table.column_names != MANIFEST.names or digest_of(table) != header.digest:
-        raise InputError(
-            f"{join(uri, TABLE_NAME)} does not match its header's digest; ingest the tiles again."
-        )
+        raise InputError(f"{join(uri, TABLE_NAME)} does not match its header's digest; ingest the tiles again.")
     return Manifest(uri, header, table)

@@ -100,8 +100,7 @@ def _slide_tiles(unit: Unit, skipped: _Skipped) -> Iterator[Tile]:
     if not count:
         region = "" if row.whole else f" (region {row.region})"
         skipped.empty.append(
-            f"slide {row.uri}{region} has no tile of {config.tile_px} px with "
-            f"{config.slides.min_tissue:.0%} tissue."
+            f"slide {row.uri}{region} has no tile of {config.tile_px} px with {config.slides.min_tissue:.0%} tissue."
         )
 
 

@@ -50,9 +50,7 @@ def write_shard(uri: str, tiles: Sequence[Tile], rows_per_group: int, storage: S
     write_table(uri, table, storage, row_group_size=rows_per_group, compression="none")
 
 
-def write_table(
-    uri: str, table: pa.Table, storage: Storage, *, row_group_size: int, compression: str
-) -> None:
+def write_table(uri: str, table: pa.Table, storage: Storage, *, row_group_size: int, compression: str) -> None:
     """Write a Parquet file, whole or not at all. Raises InputError when the storage refuses."""
     filesystem, path = arrow_filesystem(uri, storage)
     options = {

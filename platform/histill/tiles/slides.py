@@ -63,9 +63,7 @@ def slide_rows(source: SlideSource, storage: Storage) -> list[SlideRow]:
             if earlier.name != row.name:
                 continue
             if earlier.uri != row.uri:
-                raise InputError(
-                    f"{earlier.uri} and {row.uri} are both named {row.name!r}; rename one of the files."
-                )
+                raise InputError(f"{earlier.uri} and {row.uri} are both named {row.name!r}; rename one of the files.")
             if _overlap(earlier.region, row.region):
                 raise InputError(
                     f"slide {row.uri} is named twice with regions that overlap; give each row a region "
@@ -73,8 +71,7 @@ def slide_rows(source: SlideSource, storage: Storage) -> list[SlideRow]:
                 )
             if earlier.mpp != row.mpp:
                 raise InputError(
-                    f"slide {row.uri} is declared with two values of mpp, {earlier.mpp} and "
-                    f"{row.mpp}; a slide has one."
+                    f"slide {row.uri} is declared with two values of mpp, {earlier.mpp} and {row.mpp}; a slide has one."
                 )
     return rows
 
@@ -88,9 +85,7 @@ def _row(index: str, values: dict[str, str]) -> SlideRow:
         try:
             numbers[column] = float(text) if text else None
         except ValueError:
-            raise InputError(
-                f"{index}: {column} of slide {uri} is {text!r}; a number was expected."
-            ) from None
+            raise InputError(f"{index}: {column} of slide {uri} is {text!r}; a number was expected.") from None
     given = [numbers[side] for side in sides if numbers[side] is not None]
     region = WHOLE
     if given:
@@ -144,9 +139,7 @@ def _local_copy(uri: str, storage: Storage) -> Iterator[str]:
         path = os.path.join(folder, os.path.basename(key))
         try:
             with storage_errors(uri, storage):
-                fs.copy_files(
-                    key, path, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem()
-                )
+                fs.copy_files(key, path, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
         except FileNotFoundError:
             raise Unreadable(f"slide {uri} does not exist; correct its path.") from None
         yield path
@@ -189,8 +182,7 @@ def _recorded_mpp(slide: "OpenSlide", uri: str) -> float | None:
     across, down = sides
     if abs(across / down - 1) > SAME_MPP:
         raise InputError(
-            f"slide {uri} has pixels of {across:g} x {down:g} um; "
-            "only square pixels can be tiled, so resample it."
+            f"slide {uri} has pixels of {across:g} x {down:g} um; only square pixels can be tiled, so resample it."
         )
     return (across + down) / 2
 
@@ -251,9 +243,7 @@ def overview(slide: "OpenSlide", step: float) -> np.ndarray:
                 math.ceil(high * inner),
             )
             with Image.fromarray(pixels) as part:
-                reduced = part.resize(
-                    (wide, high), Image.Resampling.BOX, box=(0.0, 0.0, wide * inner, high * inner)
-                )
+                reduced = part.resize((wide, high), Image.Resampling.BOX, box=(0.0, 0.0, wide * inner, high * inner))
             picture[top : top + high, left : left + wide] = np.asarray(reduced)
     return picture
 
@@ -263,9 +253,7 @@ def best_level(slide: "OpenSlide", step: float) -> int:
 
     A hundredth more is allowed, since levels are rounded to whole pixels (16.002 for 16).
     """
-    fitting = [
-        level for level, factor in enumerate(slide.level_downsamples) if factor <= step * (1 + SAME_SCALE)
-    ]
+    fitting = [level for level, factor in enumerate(slide.level_downsamples) if factor <= step * (1 + SAME_SCALE)]
     return max(fitting, key=lambda level: slide.level_downsamples[level], default=0)
 
 

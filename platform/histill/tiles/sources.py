@@ -30,9 +30,7 @@ def read_index(uri: str, storage: Storage, *, needed: Iterable[str]) -> list[dic
     header = [name.strip() for name in next(reader, [])]
     for column in needed:
         if column not in header:
-            raise InputError(
-                f"the index {uri} has no column {column!r}; it has {', '.join(header) or 'none'}."
-            )
+            raise InputError(f"the index {uri} has no column {column!r}; it has {', '.join(header) or 'none'}.")
     rows = []
     for values in reader:
         if not any(value.strip() for value in values):
@@ -45,9 +43,7 @@ def read_index(uri: str, storage: Storage, *, needed: Iterable[str]) -> list[dic
         row = {name: value.strip() for name, value in zip(header, values, strict=True)}
         for column in needed:
             if not row[column]:
-                raise InputError(
-                    f"line {reader.line_num} of the index {uri} has no value for {column!r}; fill it in."
-                )
+                raise InputError(f"line {reader.line_num} of the index {uri} has no value for {column!r}; fill it in.")
         rows.append(row)
     if not rows:
         raise InputError(f"the index {uri} has a header and no rows; name at least one file in it.")

@@ -40,7 +40,9 @@ def save_checkpoint(folder: str, learner: Learner, card: ModelCard) -> None:
     """Write the learner into an existing local folder."""
     save(folder, learner.model, card)
     state = learner.optimiser.state_dict()["state"]
-    tensors = {f"{index}.{key}": torch.as_tensor(value) for index, values in state.items() for key, value in values.items()}
+    tensors = {
+        f"{index}.{key}": torch.as_tensor(value) for index, values in state.items() for key, value in values.items()
+    }
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, os.path.join(folder, OPTIMISER_NAME))
     with open(os.path.join(folder, POSITION_NAME), "w", encoding="utf-8") as file:
         file.write(learner.position.model_dump_json(indent=2) + "\n")
@@ -56,7 +58,7 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
     expected = learner.position
     if (position.tiles_digest, position.batch_size) != (expected.tiles_digest, expected.batch_size):
         raise InputError(
-            f"the checkpoint in {folder} was made with batch size {position.batch_size} on tiles {position.tiles_digest[:12]}, "
+            f"the checkpoint was made with batch size {position.batch_size} on tiles {position.tiles_digest[:12]}, "
             f"this run has {expected.batch_size} and {expected.tiles_digest[:12]}; use another run name."
         )
     learner.model.load_state_dict(load_file(os.path.join(folder, WEIGHTS_NAME)))

@@ -1,10 +1,10 @@
 """From a prepared run to a finished one, on Ray Train."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from histill.cluster.quiet import verbose
 from histill.config.base import Strict
 from histill.config.common import Tracking
 from histill.storage.filesystems import arrow_filesystem
@@ -36,7 +36,12 @@ class Trained:
 
 
 def train_run(
-    prepared: Prepared, open_run: OpenRun, *, parent: str | None = None, callbacks: Sequence[Any] = (), show: bool = True
+    prepared: Prepared,
+    open_run: OpenRun,
+    *,
+    parent: str | None = None,
+    callbacks: Sequence[Any] = (),
+    show: bool = True,
 ) -> Trained:
     """Train on the connected cluster; the same name again goes on where it stopped.
 
@@ -71,7 +76,7 @@ def train_run(
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=list(callbacks),
-            logging_config=ray.train.LoggingConfig(log_level="INFO" if os.environ.get("HISTILL_VERBOSE") else "CRITICAL"),
+            logging_config=ray.train.LoggingConfig(log_level="INFO" if verbose() else "CRITICAL"),
         ),
     )
     try:

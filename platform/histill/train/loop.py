@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -88,7 +88,7 @@ def train(
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < training.steps:
                 _check_finite(meter, epoch, step)
                 learner.position = learner.position.model_copy(update={"step": step + 1})
-                hooks.save({"epoch": epoch, "step": global_step + 1})
+                hooks.save({"epochs": epoch, "step": global_step + 1})
         _check_finite(meter, epoch, training.steps - 1)
         consumed = meter.total_tiles()
         planned = len(training.manifest.rows_of(training.split)) if first == 0 else None
@@ -99,7 +99,7 @@ def train(
         hooks.show(meter.snapshot(epoch, (epoch + 1) * training.steps - 1, steps, lr))
         hooks.save(
             {
-                "epoch": epoch,
+                "epochs": epoch + 1,
                 "step": (epoch + 1) * training.steps,
                 "loss": meter.mean_loss(),
                 "val_dice": overlap.mean_dice,
@@ -139,7 +139,9 @@ def decide(model: nn.Module, batch: TileBatch, size_px: int) -> torch.Tensor:
 def _moved(batch: TileBatch, device: torch.device) -> TileBatch:
     if device.type == "cpu":
         return batch
-    tensors = {name: value.to(device, non_blocking=True) for name, value in vars(batch).items() if torch.is_tensor(value)}
+    tensors = {
+        name: value.to(device, non_blocking=True) for name, value in vars(batch).items() if torch.is_tensor(value)
+    }
     return TileBatch(**(vars(batch) | tensors))
 
 
@@ -174,7 +176,7 @@ class _Meter:
                 return
             yield item
 
-    def count(self, batch: TileBatch, loss: torch.Tensor, parts: "dict[str, torch.Tensor]") -> None:
+    def count(self, batch: TileBatch, loss: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
         valid = batch.valid.sum()
         self._loss += torch.stack([loss.double() * valid, valid.double(), (batch.index >= 0).sum().double()])
         for name, value in parts.items():
@@ -216,6 +218,6 @@ class _Meter:
 def _check_finite(meter: _Meter, epoch: int, step: int) -> None:
     if not meter.finite():
         raise HistillError(
-            f"the loss is not a number by step {step} of epoch {epoch}; the last checkpoint is kept: lower optimiser.lr "
-            "or the loss weights and start a new run."
+            f"the loss is not a number by step {step} of epoch {epoch}; the last checkpoint is kept: lower "
+            "optimiser.lr or the loss weights and start a new run."
         )

@@ -58,8 +58,8 @@ def prepare_teacher(config: TeacherConfig) -> Prepared:
         if without:
             name = manifest.table["tile_id"][int(without[0])].as_py()
             raise InputError(
-                f"{len(without)} tiles of split {split!r} in {manifest.uri} have no mask (first: {name}); a teacher learns "
-                "from masks, so ingest them with a mask column or name another split."
+                f"{len(without)} tiles of split {split!r} in {manifest.uri} have no mask (first: {name}); a teacher "
+                "learns from masks, so ingest them with a mask column or name another split."
             )
     return Prepared(
         kind="train_teacher",
@@ -87,9 +87,13 @@ def _checked_manifest(config: RunConfig, network: Network) -> Manifest:
     check_encoder(network.encoder)
     size_px, tile_px = network.size_px or manifest.header.tile_px, manifest.header.tile_px
     if size_px > tile_px:
-        raise InputError(f"size_px is {size_px} and the tiles of {manifest.uri} have {tile_px} px; choose at most {tile_px}.")
+        raise InputError(
+            f"size_px is {size_px} and the tiles of {manifest.uri} have {tile_px} px; choose at most {tile_px}."
+        )
     if size_px % 32:
-        raise InputError(f"tiles of {tile_px} px do not fit the network's stride of 32; set size_px to a multiple of 32.")
+        raise InputError(
+            f"tiles of {tile_px} px do not fit the network's stride of 32; set size_px to a multiple of 32."
+        )
     for split in (config.data.train, config.data.val):
         manifest.rows_of(split)
     return manifest

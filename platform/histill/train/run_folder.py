@@ -51,7 +51,9 @@ def open_record(config: RunConfig, kind: str) -> RunRecord:
     except FileNotFoundError:
         return fresh
     if record.digest != fresh.digest:
-        raise InputError(f"run {uri} was started with another configuration ({_difference(record, fresh)}); choose another name.")
+        raise InputError(
+            f"run {uri} was started with another configuration ({_difference(record, fresh)}); choose another name."
+        )
     return record
 
 
@@ -69,7 +71,9 @@ def _difference(old: RunRecord, new: RunRecord) -> str:
     if old.kind != new.kind:
         return f"it is a {old.kind} run"
     before, now = _flat(old.config), _flat(new.config)
-    key = next(key for key in {**before, **now} if key.split(".")[0] not in _MAY_CHANGE and before.get(key) != now.get(key))
+    key = next(
+        key for key in {**before, **now} if key.split(".")[0] not in _MAY_CHANGE and before.get(key) != now.get(key)
+    )
     return f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
 
 

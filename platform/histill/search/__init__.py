@@ -1,0 +1,1 @@
+"""Search: spaces over configuration keys, and the sweep that Ray Tune drives."""

@@ -1,0 +1,187 @@
+"""A sweep: Ray Tune draws the trials, each is a training run on Ray Train, ASHA stops the hopeless ones."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from histill.cluster.quiet import verbose
+from histill.config.runs import SearchConfig
+from histill.errors import HistillError, InputError
+from histill.search.progress import sweep_progress
+from histill.search.space import check_space, trial_config, tune_space
+from histill.storage.filesystems import arrow_filesystem
+from histill.storage.uris import is_s3, join
+from histill.train.launch import OpenRun, train_run
+from histill.train.prepare import prepare_pretraining
+from histill.train.run_folder import finish, open_record, run_uri, save_record
+
+METRIC = "val_dice"
+KIND = "search_students"
+_DRIVER_CPUS = 0.1
+_READING_CPUS = 0.5  # left to the tasks that read tiles, without which trials would wait for data for ever
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What became of one trial."""
+
+    trial: str
+    values: dict[str, Any]
+    epochs: int
+    val_dice: float  # after its last epoch
+    model: str | None  # URI of its last checkpoint
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished sweep, its trials best first."""
+
+    run: str
+    trials: tuple[TrialResult, ...]
+    tracking_run: str | None
+
+    @property
+    def best(self) -> TrialResult:
+        """The trial with the highest validation Dice."""
+        return self.trials[0]
+
+
+def check_sweep(config: SearchConfig) -> None:
+    """Refuse before Ray starts what no trial could do. Raises InputError."""
+    check_space(config)
+    open_record(config, KIND)
+    prepare_pretraining(trial_config(config, {}, name=config.name, runs=config.runs))
+
+
+def run_sweep(config: SearchConfig, open_run: OpenRun) -> Sweep:
+    """Run the trials on the connected cluster and mark the sweep finished with the best one's model.
+
+    The name of an interrupted sweep goes on with its trials. Raises InputError when one trial does not fit the
+    cluster, HistillError when every trial failed.
+    """
+    from ray import tune
+
+    record = open_record(config, KIND)
+    tracker = open_run(config.tracking, name=config.name, kind=KIND, config=config, run_id=record.tracking_run)
+    parent = tracker.run_id if tracker else None
+    save_record(config, record.model_copy(update={"tracking_run": parent}))
+
+    filesystem, path = arrow_filesystem(config.runs, config.storage)
+    sweep_path = join(path, config.name, "tune")
+    trainable = tune.with_resources(
+        tune.with_parameters(_run_trial, config=config, open_run=open_run, parent=parent), {"CPU": _DRIVER_CPUS}
+    )
+    if tune.Tuner.can_restore(sweep_path, storage_filesystem=filesystem):
+        tuner = tune.Tuner.restore(sweep_path, trainable, resume_errored=True, storage_filesystem=filesystem)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={} if config.sampler == "tpe" else tune_space(config.space),
+            tune_config=_tune_config(config),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=join(path, config.name),
+                storage_filesystem=filesystem,
+                verbose=0,
+                callbacks=[sweep_progress(config)],
+            ),
+        )
+    try:
+        with contextlib.redirect_stdout(sys.stderr if verbose() else io.StringIO()):  # stdout is the job's JSON line
+            results = tuner.fit()
+    except BaseException:
+        if tracker:
+            tracker.finish("FAILED")
+        raise
+    trials = sorted((_result(config, result) for result in results), key=_rank)
+    sweep = Sweep(run_uri(config), tuple(trials), parent)
+    if sweep.best.model is None:
+        raise HistillError(f"every trial of {sweep.run} failed; the first error: {sweep.best.error}")
+    finish(config, sweep.best.model, {METRIC: sweep.best.val_dice})
+    if tracker:
+        tracker.metrics({"best_val_dice": sweep.best.val_dice}, 0)
+        tracker.finish("FINISHED")
+    return sweep
+
+
+def _tune_config(config: SearchConfig) -> Any:
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    epochs = config.optimiser.epochs
+    return tune.TuneConfig(
+        metric=METRIC,
+        mode="max",
+        num_samples=config.trials,
+        max_concurrent_trials=_concurrent(config),
+        search_alg=_searcher(config),
+        scheduler=ASHAScheduler(
+            time_attr="epochs",
+            max_t=epochs,
+            grace_period=min(config.grace_epochs, epochs),
+            reduction_factor=config.reduction,
+        ),
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
+
+
+def _searcher(config: SearchConfig) -> Any:
+    import optuna
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if config.sampler == "random":
+        return BasicVariantGenerator(random_state=config.seed)
+    return OptunaSearch(space=tune_space(config.space), metric=METRIC, mode="max", seed=config.seed)
+
+
+def _concurrent(config: SearchConfig) -> int:
+    """How many trials run at once; nested trainers that together ask for more than there is wait for each other."""
+    import ray
+
+    cpus = ray.cluster_resources().get("CPU", 0.0)
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    trial_cpus = config.workers.count * config.workers.cpus + _DRIVER_CPUS
+    trial_gpus = config.workers.count * config.workers.gpus
+    fit = int((cpus - _READING_CPUS) / trial_cpus)
+    if trial_gpus:
+        fit = min(fit, int(gpus / trial_gpus))
+    if fit < 1:
+        raise InputError(
+            f"one trial takes {trial_cpus:g} CPUs and {trial_gpus:g} GPUs (workers.count x workers.cpus, and gpus) and "
+            f"{_READING_CPUS:g} CPUs stay free for reading, but the cluster has {cpus:g} and {gpus:g}; "
+            "ask for less per trial."
+        )
+    return min(fit, config.concurrent or fit, config.trials)
+
+
+def _run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: OpenRun, parent: str | None) -> None:
+    """One trial, in Tune's own worker: a training run that reports each epoch to Tune."""
+    from ray import tune
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    trial = tune.get_context().get_trial_id()
+    run = trial_config(config, values, name=trial, runs=join(run_uri(config), "trials"))
+    train_run(prepare_pretraining(run), open_run, parent=parent, callbacks=[TuneReportCallback()], show=False)
+
+
+def _result(config: SearchConfig, result: Any) -> TrialResult:
+    metrics = result.metrics or {}
+    path = metrics.get("checkpoint_path")
+    return TrialResult(
+        trial=metrics.get("trial_id", "?"),
+        values=dict(result.config or {}),
+        epochs=int(metrics.get("epochs", 0)),
+        val_dice=float(metrics.get(METRIC, float("nan"))),
+        model=None if path is None else ("s3://" if is_s3(config.runs) else "") + path,
+        error=None if result.error is None else str(result.error).strip().splitlines()[-1],
+    )
+
+
+def _rank(trial: TrialResult) -> tuple[bool, float]:
+    return trial.model is None, -trial.val_dice if trial.val_dice == trial.val_dice else 0.0
