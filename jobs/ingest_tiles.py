@@ -4,8 +4,7 @@ Slides are cut on a grid at one declared resolution and background is left out; 
 index.csv. Splits are by case. The same command again goes on after an interruption, and only reads a finished
 tile set.
 
-  python jobs/ingest_tiles.py -c jobs/configs/ingest_slides.yaml output=s3://tiles/liver
-  'slides.paths=[liver.svs]'
+  python jobs/ingest_tiles.py -c jobs/configs/ingest_slides.yaml output=s3://bucket/tiles slides.index=slides.csv
 """
 
 import sys

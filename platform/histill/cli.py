@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ def run_job(model: type[C], main: Callable[[C], Outcome], argv: Sequence[str] | 
 
     0: done. 1: a gate refused, or the job could not go on. 2: bad input. 130: interrupted.
     """
-    arguments = _parser(model).parse_args(argv)
+    arguments = _parser(model).parse_intermixed_args(argv)
     try:
         config = load_config(model, arguments.config, arguments.overrides)
         if arguments.print_config:
@@ -45,8 +46,10 @@ def run_job(model: type[C], main: Callable[[C], Outcome], argv: Sequence[str] | 
         return 130
     except Exception as error:
         known = _known(error)
-        if known is None or arguments.verbose:
+        if known is None:
             raise
+        if arguments.verbose:
+            traceback.print_exc()
         print(f"error: {known}", file=sys.stderr)
         return 2 if isinstance(known, InputError) else 1
     print(json.dumps(outcome.values, sort_keys=True), flush=True)
@@ -62,10 +65,11 @@ def _known(error: BaseException) -> HistillError | None:
         if not isinstance(current, BaseException) or id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, HistillError):
+        cause = getattr(current, "cause", None)  # ray's RayTaskError, whose class derives from its cause's as well
+        if isinstance(current, HistillError) and cause is None:
             return current
         failures = getattr(current, "worker_failures", None)  # ray.train's WorkerGroupError
-        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
+        queue += [cause, current.__cause__, current.__context__]
         queue += list(failures.values()) if isinstance(failures, Mapping) else []
     return None
 

@@ -5,6 +5,7 @@ No pickle is ever read: safetensors hold tensors and nothing that runs.
 
 import hashlib
 import os
+import textwrap
 from typing import TYPE_CHECKING
 
 import safetensors
@@ -116,7 +117,10 @@ def load(uri: str, storage: Storage) -> tuple["nn.Module", ModelCard, str]:
         model.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
-        raise InputError(f"the weights in {uri} do not fit its {CARD_NAME}: {first}") from None
+        reason = textwrap.shorten(first, 200, placeholder=" ...").rstrip(".")
+        raise InputError(
+            f"the weights in {uri} do not fit its {CARD_NAME} ({reason}); save the two together."
+        ) from None
     return model.eval(), card, digest_of(card, data)
 
 

@@ -24,6 +24,9 @@ def connected() -> Iterator[None]:
 
     Raises InputError when the address does not answer or the token is missing or wrong.
     """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        yield
+        return
     address = os.environ.get("RAY_ADDRESS") or LOCAL
     if address == LOCAL:
         _prepare_own_cluster()
@@ -32,9 +35,6 @@ def connected() -> Iterator[None]:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # jobs show progress of their own
     import ray
 
-    if ray.is_initialized():
-        yield
-        return
     _init(address)
     try:
         yield
@@ -107,13 +107,13 @@ def _check_address(address: str) -> None:
     refusal = _refusal(f"{host}:{port}")
     if refusal == "UNAUTHENTICATED":
         raise InputError(
-            f"Ray at {address} refuses a missing or wrong token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or "
-            "RAY_AUTH_TOKEN) to the token it was started with."
+            f"Ray at {address} refuses a missing or wrong token; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the token it was started with."
         )
     if refusal in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
         raise InputError(
-            f"no Ray answers at RAY_ADDRESS={address}; start it, correct the address (the port is the GCS's, 6379 "
-            "unless chosen otherwise, not the dashboard's), or unset it to start Ray here."
+            f"no Ray answers at RAY_ADDRESS={address}; start it, correct the address (the port is the GCS's, "
+            "6379 unless chosen otherwise, not the dashboard's), or unset it to start Ray here."
         )
 
 

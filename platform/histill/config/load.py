@@ -63,7 +63,7 @@ def with_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[st
         try:
             value = parse_yaml(text)
         except yaml.YAMLError:
-            raise InputError(f"the value of override {override!r} is not valid YAML; quote it.") from None
+            raise InputError(f"the value of override {key!r} is not valid YAML; quote it.") from None
         data = with_value(data, key, value)
     return dict(data)
 
@@ -97,7 +97,7 @@ def _tuples_for_lists(value: Any) -> Any:
 
 def _sentence(model: type[BaseModel], fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"])
-    value = fault["input"]
+    value = _without_secrets(key, fault["input"])
     if fault["type"] == "extra_forbidden":
         names = list(dotted_keys(model))
         near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
@@ -108,9 +108,20 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     message = fault["msg"].removeprefix("Value error, ").rstrip(".")
     if fault["type"] == "value_error" and (not key or isinstance(value, Mapping | BaseModel)):
         return f"{key + ': ' if key else ''}{message}."
-    if "holds credentials" in message:  # the value is a secret: never echo it
-        return f"{key!r}: {message}."
     return f"{key!r} is {value!r}: {message[0].lower() + message[1:]}."
+
+
+def _without_secrets(key: str, value: Any) -> Any:
+    """`value`, or a stand-in where it looks like a secret, which must not be echoed."""
+    return _Hidden() if _SECRET.search(f"{key} {value}") else value
+
+
+_SECRET = re.compile(r"secret|password|passwd|token|credential|access_?key|api_?key|://[^/]*@", re.IGNORECASE)
+
+
+class _Hidden:
+    def __repr__(self) -> str:
+        return "(hidden)"
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from histill.distill.task import Terms, weighted
+from histill.errors import InputError
 from histill.losses.dense import cross_entropy, soft_dice
 from histill.models.resolution import at_size
 from histill.stream.batches import TileBatch
@@ -32,7 +33,13 @@ class Supervised:
         return weighted(parts)
 
     def reference(self, batch: TileBatch) -> Tensor:
-        """The mask."""
+        """The mask. Raises InputError when it holds a class that has no name."""
         if batch.mask is None:
             raise RuntimeError("a supervised batch brings no masks")
+        highest = int(batch.mask.max())
+        if highest >= len(self.classes):
+            raise InputError(
+                f"a mask holds class {highest} and the network learns {len(self.classes)} "
+                f"({', '.join(self.classes)}); name every class in `classes`, or correct the masks."
+            )
         return batch.mask

@@ -19,7 +19,8 @@ def confusion(decided: Tensor, reference: Tensor, valid: Tensor, classes: int) -
 class Overlap:
     """Dice and IoU of each class over a whole set, from its confusion counts.
 
-    Dice_k = 2 TP / (2 TP + FP + FN) and IoU_k = TP / (TP + FP + FN), summed over all pixels of the set, not per image. A class that neither occurs nor is decided has no value (NaN) and no part in the means.
+    Dice_k = 2 TP / (2 TP + FP + FN) and IoU_k = TP / (TP + FP + FN), summed over all pixels of the set, not per image.
+    A class that neither occurs nor is decided has no value (NaN) and no part in the means.
     """
 
     dice: tuple[float, ...]

@@ -7,8 +7,22 @@ from histill.config.load import validate, with_value
 from histill.config.runs import Draw, PretrainConfig, SearchConfig
 from histill.errors import InputError
 
-# A trial's place and its data are the sweep's; drawing them would compare what cannot be compared.
-_FIXED = {"name", "runs", "storage", "tracking", "responses", "teacher"}
+# A trial's place, its data and its share of the cluster are the sweep's: the scores of trials that differ in these
+# could not be compared, or would not fit beside each other.
+_FIXED = (
+    "name",
+    "runs",
+    "data.tiles",
+    "data.train",
+    "data.val",
+    "teacher",
+    "responses",
+    "optimiser.epochs",
+    "checkpoint_every",
+    "workers",
+    "storage",
+    "tracking",
+)
 
 
 def trial_config(config: SearchConfig, values: Mapping[str, Any], *, name: str, runs: str) -> PretrainConfig:
@@ -24,7 +38,7 @@ def trial_config(config: SearchConfig, values: Mapping[str, Any], *, name: str, 
 def check_space(config: SearchConfig) -> None:
     """Build the run at both ends of every range, so that a wrong key or value is refused before the first trial."""
     for key, draw in config.space.items():
-        if key.split(".")[0] in _FIXED:
+        if any(f"{key}.".startswith(f"{fixed}.") or fixed.startswith(f"{key}.") for fixed in _FIXED):
             raise InputError(f"space.{key}: a sweep cannot draw {key!r}; its trials share it.")
         for value in draw.choice or draw.uniform or draw.loguniform or ():
             try:

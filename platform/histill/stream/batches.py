@@ -113,7 +113,7 @@ def _report_corrupt(manifest: Manifest, row: int, fault: CorruptTile, count: int
     if count > limit:
         raise InputError(
             f"{name} cannot be used ({fault}); it is undecodable tile number {count} and "
-            f"data.max_corrupt allows {limit}: ingest the tiles again or raise the limit."
+            f"max_corrupt allows {limit}: ingest the tiles again or raise the limit."
         ) from None
     logger.warning("%s cannot be used (%s) and is masked out.", name, fault)
 

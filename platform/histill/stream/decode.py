@@ -6,6 +6,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+_FAULTS = (ValueError, OSError, SyntaxError, Image.DecompressionBombError)  # what the codecs raise
+
 
 class CorruptTile(ValueError):
     """The bytes of one tile are no image of the expected size."""
@@ -19,7 +21,7 @@ def decode_image(data: bytes, size_px: int) -> np.ndarray:
         else:
             with Image.open(io.BytesIO(data)) as opened:
                 image = np.asarray(opened.convert("RGB"))
-    except (ValueError, OSError, SyntaxError) as error:
+    except _FAULTS as error:
         raise CorruptTile(str(error) or "not an image") from None
     if image.shape != (size_px, size_px, 3):
         raise CorruptTile(f"{image.shape[1]}x{image.shape[0]} px instead of {size_px}x{size_px}")
@@ -31,7 +33,7 @@ def decode_mask(data: bytes, size_px: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             mask = np.asarray(opened)
-    except (ValueError, OSError, SyntaxError) as error:
+    except _FAULTS as error:
         raise CorruptTile(f"mask: {error}") from None
     if mask.shape != (size_px, size_px) or mask.dtype != np.uint8:
         raise CorruptTile(f"mask: {mask.shape} {mask.dtype} instead of {(size_px, size_px)} uint8")

@@ -15,8 +15,10 @@ def encoded_tables(source: Source, reads: Sequence[GroupRead], *, reads_per_task
     """
     if not reads:
         return
-    chunks = [list(reads[start : start + reads_per_task]) for start in range(0, len(reads), reads_per_task)]
-    dataset = ray_data().from_arrow([_as_table(chunk) for chunk in chunks])
+    items = [vars(read) | {"rows": list(read.rows), "tiles": list(read.tiles)} for read in reads]
+    # from_items makes its blocks here; from_arrow would ask a task of one whole CPU for their sizes, and among trials
+    # that have taken the cluster's CPUs that task would wait for ever.
+    dataset = ray_data().from_items(items, override_num_blocks=-(-len(items) // reads_per_task))
     dataset.context.execution_options.preserve_order = True
     dataset.context.execution_options.verbose_progress = False
     dataset.context.enable_progress_bars = False
@@ -31,19 +33,5 @@ class _Read:
         self.source = source
 
     def __call__(self, plan: pa.Table) -> Iterator[pa.Table]:
-        reads = [
-            GroupRead(row["shard"], row["row_group"], tuple(row["rows"]), tuple(row["tiles"]))
-            for row in plan.to_pylist()
-        ]
-        yield from read_groups(self.source, reads)
-
-
-def _as_table(reads: Sequence[GroupRead]) -> pa.Table:
-    return pa.table(
-        {
-            "shard": [read.shard for read in reads],
-            "row_group": [read.row_group for read in reads],
-            "rows": [list(read.rows) for read in reads],
-            "tiles": [list(read.tiles) for read in reads],
-        }
-    )
+        items = [row | {"rows": tuple(row["rows"]), "tiles": tuple(row["tiles"])} for row in plan.to_pylist()]
+        yield from read_groups(self.source, (GroupRead(**item) for item in items))

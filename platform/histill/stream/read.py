@@ -13,7 +13,6 @@ from histill.storage.filesystems import arrow_filesystem, storage_errors
 from histill.storage.uris import join
 from histill.stream.responses import RESPONSE
 from histill.tiles.manifest import Manifest
-from histill.tiles.schema import SHARD
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,9 @@ def read_groups(source: Source, reads: Iterable[GroupRead]) -> Iterator[pa.Table
     """
     columns = ["image", "mask"] if source.masks else ["image"]
     for read in reads:
-        table = _row_group(join(source.tiles, read.shard), read, [*columns, "tile_id"], SHARD, source.storage)
+        table = _row_group(join(source.tiles, read.shard), read, [*columns, "tile_id"], source.storage)
         if source.responses is not None:
-            answers = _row_group(
-                join(source.responses, read.shard), read, list(RESPONSE.names), RESPONSE, source.storage
-            )
+            answers = _row_group(join(source.responses, read.shard), read, RESPONSE.names, source.storage)
             if answers["tile_id"] != table["tile_id"]:
                 raise InputError(
                     f"responses {join(source.responses, read.shard)} belong to other tiles than {source.tiles}; "
@@ -71,7 +68,7 @@ def read_groups(source: Source, reads: Iterable[GroupRead]) -> Iterator[pa.Table
         yield table.drop_columns(["tile_id"]).append_column("tile", pa.array(read.tiles, pa.int64()))
 
 
-def _row_group(uri: str, read: GroupRead, columns: list[str], schema: pa.Schema, storage: Storage) -> pa.Table:
+def _row_group(uri: str, read: GroupRead, columns: list[str], storage: Storage) -> pa.Table:
     filesystem, path = arrow_filesystem(uri, storage)
     try:
         with storage_errors(uri, storage), filesystem.open_input_file(path) as file:
@@ -84,6 +81,9 @@ def _row_group(uri: str, read: GroupRead, columns: list[str], schema: pa.Schema,
             f"shard {uri} cannot be read (row group {read.row_group}: {str(error).splitlines()[0]}); "
             "it is truncated or overwritten, so delete it and make it again."
         ) from None
+    for column in columns:
+        if column not in table.column_names:
+            raise InputError(f"shard {uri} has no column {column!r}; it is not one of this tile set, so make it again.")
     if max(read.rows) >= table.num_rows:
         raise InputError(f"shard {uri} has fewer rows than its manifest says; delete it and make it again.")
     return table.take(pa.array(read.rows))

@@ -3,6 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
+from histill.stream.decode import CorruptTile
+
 LIMIT = 10.0
 """Logits are clipped to +-LIMIT; beyond it a probability moves by less than 5e-5."""
 STEP = LIMIT / 127
@@ -24,7 +26,11 @@ def encode(logits: np.ndarray) -> bytes:
 
 
 def decode(data: bytes, channels: int, size_px: int) -> np.ndarray:
-    """The inverse of `encode`: float32 [channels, size_px, size_px]."""
+    """The inverse of `encode`: float32 [channels, size_px, size_px]. Raises CorruptTile when the bytes are damaged."""
     size = channels * size_px * size_px
-    levels = np.frombuffer(pa.decompress(data, size, _CODEC, asbytes=True), np.uint8)
+    try:
+        raw = pa.decompress(data, size, _CODEC, asbytes=True)
+    except (ValueError, OSError) as error:
+        raise CorruptTile(f"its response: {error}") from None
+    levels = np.frombuffer(raw, np.uint8)
     return (levels.reshape(channels, size_px, size_px).astype(np.float32) - 128) * np.float32(STEP)

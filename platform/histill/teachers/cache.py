@@ -102,7 +102,7 @@ def _answered_shards(config: CacheConfig, manifest: Manifest, uri: str) -> Itera
     """Run the shards through a pool of Ray Data actors; yields (tiles, undecodable) of each shard as it is written."""
     data = ray_data()
     shards = manifest.table["shard"].unique().to_pylist()
-    dataset = data.from_arrow([pa.table({"shard": [shard]}) for shard in shards])
+    dataset = data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     answered = dataset.map_batches(
         _ShardTeacher,
         fn_constructor_args=(config, uri, manifest.header.mpp, manifest.header.tile_px),
@@ -130,17 +130,19 @@ class _ShardTeacher:
         return pa.table({"tiles": [done for done, _ in counts], "undecodable": [failed for _, failed in counts]})
 
     def _answer(self, shard: str) -> tuple[int, int]:
-        target, storage = join(self.uri, shard), self.config.storage
-        source, source_path = arrow_filesystem(join(self.config.tiles, shard), storage)
+        target, origin, storage = join(self.uri, shard), join(self.config.tiles, shard), self.config.storage
+        if earlier := _counts(target, storage):
+            return earlier
+        source, source_path = arrow_filesystem(origin, storage)
         try:
-            with storage_errors(shard, storage), source.open_input_file(source_path) as file:
+            with storage_errors(origin, storage), source.open_input_file(source_path) as file:
                 tiles = pq.ParquetFile(file, pre_buffer=True)
                 groups = [
                     tiles.read_row_group(index, columns=["tile_id", "image"]) for index in range(tiles.num_row_groups)
                 ]
         except (pa.ArrowInvalid, FileNotFoundError) as error:
             raise InputError(
-                f"shard {join(self.config.tiles, shard)} cannot be read ({str(error).splitlines()[0]}); "
+                f"shard {origin} cannot be read ({str(error).splitlines()[0]}); "
                 "it is missing or truncated, so ingest the tiles again."
             ) from None
         answers = [self._responses(group) for group in groups]
@@ -193,6 +195,17 @@ def on_device(teacher: Teacher, gpu: bool) -> Teacher:
     if gpu and isinstance(teacher, NetworkTeacher):
         teacher.model.to("cuda")
     return teacher
+
+
+def _counts(uri: str, storage: Storage) -> tuple[int, int] | None:
+    """(tiles, undecodable) of a shard that an earlier run wrote, None when it did not."""
+    filesystem, path = arrow_filesystem(uri, storage)
+    try:
+        with storage_errors(uri, storage), filesystem.open_input_file(path) as file:
+            answers = pq.read_table(file, columns=["response"])["response"]
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    return len(answers), sum(not answer for answer in answers.to_pylist())
 
 
 def _write_shard(uri: str, groups: list[pa.Table], storage: Storage) -> None:

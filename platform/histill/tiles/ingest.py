@@ -122,7 +122,7 @@ def _within_limit(units: list[Unit], config: IngestConfig) -> Iterator[Part]:
 
 
 def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
-    """Ask every slide for its resolution first, so that a missing one does not end the job hours later.
+    """Ask every slide for its resolution first, so that none ends the job hours later.
 
     Slides in object storage are asked when they are fetched. Unreadable ones are left to their part.
     """

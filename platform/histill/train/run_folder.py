@@ -15,7 +15,15 @@ from histill.storage.uris import join
 
 RECORD_NAME = "run.json"
 # How the work is carried out may change between two starts of a run; what is computed may not.
-_MAY_CHANGE = {"workers", "storage", "tracking", "max_failures", "checkpoint_every"}
+_MAY_CHANGE = {
+    "workers",
+    "storage",
+    "tracking",
+    "max_failures",
+    "checkpoint_every",
+    "data.decode_threads",
+    "data.max_corrupt",
+}
 
 
 class RunRecord(Strict):
@@ -28,8 +36,7 @@ class RunRecord(Strict):
     @property
     def digest(self) -> str:
         """SHA-256 over what the run computes."""
-        fixed = {key: value for key, value in self.config.items() if key not in _MAY_CHANGE}
-        return hashlib.sha256(json.dumps([self.kind, fixed], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.kind, _fixed(self.config)], sort_keys=True).encode()).hexdigest()
 
 
 def run_uri(config: RunConfig) -> str:
@@ -70,11 +77,15 @@ def finish(config: RunConfig, model: str, metrics: dict[str, float]) -> None:
 def _difference(old: RunRecord, new: RunRecord) -> str:
     if old.kind != new.kind:
         return f"it is a {old.kind} run"
-    before, now = _flat(old.config), _flat(new.config)
-    key = next(
-        key for key in {**before, **now} if key.split(".")[0] not in _MAY_CHANGE and before.get(key) != now.get(key)
-    )
+    before, now = _fixed(old.config), _fixed(new.config)
+    key = next(key for key in {**before, **now} if key not in before or key not in now or before[key] != now[key])
     return f"{key} was {before.get(key)!r} and is now {now.get(key)!r}"
+
+
+def _fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """What the run computes: dotted key -> value."""
+    flat = _flat(config)
+    return {key: flat[key] for key in flat if not {key, key.partition(".")[0]} & _MAY_CHANGE}
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

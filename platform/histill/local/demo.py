@@ -1,0 +1,228 @@
+"""The whole way of a tile on one machine: `make demo`.
+
+Starts a real S3 server, MLflow server and Ray head, and runs the jobs on them as a user would, each as a command of
+its own. Everything lies in `.demo`; a second run finds there what the first has made.
+"""
+
+import argparse
+import contextlib
+import csv
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from histill.artifacts.model_folder import FINISHED_NAME
+from histill.cluster.progress import clock
+from histill.config.common import Storage
+from histill.errors import HistillError, InputError
+from histill.local.ray_head import ray_head
+from histill.local.s3 import s3_server
+from histill.local.sample_slide import sample_slide
+from histill.local.tracking import mlflow_server
+from histill.storage.control import exists, read_json
+
+FOLDER = Path(".demo")
+BUCKET = "demo"
+MODEL = "nuclei-student"
+# One slide is one case. To have tiles to validate and test on, the demo declares three separate regions to be cases.
+REGIONS = {"train": (0.0, 0.62), "val": (0.64, 0.80), "test": (0.82, 1.0)}
+_NETWORK = "student.encoder=csat student.decoder_channels=[48,32,24,16,16] student.size_px=96"
+_TEACHER = "teacher.classical=true"
+
+
+@dataclass
+class Demo:
+    """The running demo: the environment its jobs get, and what they found."""
+
+    environment: Mapping[str, str]
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    storage: Storage = field(default_factory=Storage)
+
+    def job(self, name: str, arguments: str, *, may_refuse: bool = False) -> dict[str, Any]:
+        """Run `python jobs/<name>.py <arguments>` and return the JSON line that it ends with."""
+        command = ["python", f"jobs/{name}.py", *shlex.split(arguments)]
+        print(f"\n$ {shlex.join(command)}", flush=True)
+        done = subprocess.run(
+            [sys.executable, *command[1:]], env=dict(self.environment), stdout=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode not in ((0, 1) if may_refuse else (0,)) or not done.stdout.strip():
+            raise HistillError(f"jobs/{name}.py ended with status {done.returncode}; its last line above says why.")
+        values: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return values
+
+    @contextlib.contextmanager
+    def stage(self, title: str) -> Iterator[list[str]]:
+        """Time a stage; the lines that the block appends become its row in the closing table."""
+        begun = time.monotonic()
+        found: list[str] = []
+        yield found
+        self.rows.append((title, "\n".join(found), clock(time.monotonic() - begun)))
+
+    def finished(self, run: str) -> bool:
+        """Whether an earlier demo has finished this run."""
+        there = exists(f"{run}/{FINISHED_NAME}", self.storage)
+        if there:
+            print(f"\n{run} is finished; it is kept.", flush=True)
+        return there
+
+
+def run_demo(slide: Path) -> None:
+    """Run every stage on `slide` and print what came of it. Raises HistillError when a job fails."""
+    pictures = FOLDER / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as servers:
+        servers.enter_context(_alone())
+        print("starting S3 (SeaweedFS), MLflow and Ray ...", flush=True)
+        s3 = servers.enter_context(s3_server(FOLDER / "s3", BUCKET))
+        tracking = servers.enter_context(mlflow_server(FOLDER / "mlflow"))
+        ray = servers.enter_context(ray_head(FOLDER / "ray", cpus=max(2, os.cpu_count() or 2), env=s3.environment()))
+        os.environ.update(s3.environment())  # for the few control files that this process reads itself
+        environment = {
+            **os.environ,
+            **ray.environment(),
+            "MLFLOW_TRACKING_URI": tracking.uri,
+            "OMP_NUM_THREADS": "1",
+        }
+        demo = Demo(environment)
+        picture = _stages(demo, slide, f"s3://{BUCKET}/{_safe(slide.stem)}", pictures)
+    _close(demo, picture)
+
+
+def _stages(demo: Demo, slide: Path, root: str, pictures: Path) -> Path:
+    with demo.stage("tiles") as found:
+        index = _write_regions(slide)
+        pins = ", ".join(f"{split}: [{_case(slide, split)}]" for split in REGIONS)
+        tiles = demo.job(
+            "ingest_tiles",
+            f"-c jobs/configs/ingest_slides.yaml output={root}/tiles tile_px=160 slides.index={index} slides.mpp=0.5 "
+            f"rows_per_group=16 'split.pinned={{{pins}}}'",
+        )
+        counts = ", ".join(f"{count} {split}" for split, count in tiles["splits"].items())
+        found += [f"{tiles['tiles']} tiles of 160 px at 0.5 um/px ({counts})", f"{root}/tiles"]
+
+    with demo.stage("teacher responses") as found:
+        cached = demo.job("cache_responses", f"tiles={root}/tiles {_TEACHER} output={root}/responses workers.count=1")
+        found += [f"{cached['tiles']} responses of the classical nuclei teacher", cached["responses"]]
+    data = (
+        f"runs={root}/runs data.tiles={root}/tiles responses={cached['responses']} {_TEACHER} {_NETWORK} "
+        "data.batch_size=8 optimiser.lr=2e-3 workers.count=2 workers.cpus=0.5"
+    )
+
+    with demo.stage("RCKD pretraining") as found:
+        pretrained = f"{root}/runs/pretrained"
+        if not demo.finished(pretrained):
+            demo.job("pretrain_student", f"name=pretrained {data} optimiser.epochs=20")
+        metrics = read_json(f"{pretrained}/{FINISHED_NAME}", demo.storage)["metrics"]
+        found += [f"CSAT on 2 workers: val Dice {metrics['val_dice']:.3f} with the teacher", pretrained]
+
+    with demo.stage("sweep") as found:
+        sweep = f"{root}/runs/sweep"
+        if not demo.finished(sweep):
+            space = (
+                "{loss.temperature: {loguniform: [1, 4]}, student.size_px: {choice: [96, 160]}, "
+                "loss.dice: {uniform: [0, 1]}}"
+            )
+            demo.job(
+                "search_students", f"name=sweep {data} optimiser.epochs=12 trials=3 grace_epochs=4 'space={space}'"
+            )
+        best = read_json(f"{sweep}/{FINISHED_NAME}", demo.storage)
+        found += [f"3 trials: best val Dice {best['metrics']['val_dice']:.3f} with the teacher", sweep]
+
+    held_out = f"held_out.tiles={root}/tiles held_out.reference.classical=true"
+    with demo.stage("evaluation") as found:
+        scores = {
+            run: demo.job("score_model", f"model={run} {held_out} held_out.split=val") for run in (pretrained, sweep)
+        }
+        candidate = max(scores, key=lambda run: scores[run]["dice"])
+        found += [f"{run.rpartition('/')[2]}: val Dice {score['dice']:.3f}" for run, score in scores.items()]
+
+    with demo.stage("registration and promotion") as found:
+        picture = pictures / f"{_safe(slide.stem)}.png"
+        test = demo.job("score_model", f"model={candidate} {held_out} held_out.split=test picture={picture}")
+        promoted = demo.job(
+            "promote_model",
+            f"-c jobs/configs/promote_model.yaml model={candidate} registered_name={MODEL} {held_out} "
+            "held_out.split=test",
+            may_refuse=True,
+        )
+        found += [
+            f"{MODEL} version {promoted['version']}: {promoted['decision']}",
+            f"test Dice {test['dice']:.3f}, mIoU {test['miou']:.3f} with the teacher on {test['tiles']} tiles",
+            f"{test['parameters'] / 1e6:.2f} M parameters, {test['gmacs']:.2f} GMACs at {test['size_px']} px "
+            f"({test['gmacs_with_attention']:.2f} with attention products)",
+        ]
+    return picture
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Refuse a second demo in the same folder, whose servers would fight over their data."""
+    with (FOLDER / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another demo is running on {FOLDER.resolve()}; wait for its end.") from None
+        yield
+
+
+def _close(demo: Demo, picture: Path) -> None:
+    from tabulate import tabulate
+
+    print("\n" + tabulate(demo.rows, headers=("stage", "result", "time"), tablefmt="grid"))
+    print(
+        "\nOne slide, three regions of it declared as cases: the figures show that the machine works, not that the\n"
+        "model generalises. The teacher is classical image analysis; Dice is agreement with it, as there are no labels."
+    )
+    print(f"\npictures: {picture} (tile | teacher | student), also in MLflow")
+    print("open MLflow on what was left: make ui")
+
+
+def _write_regions(slide: Path) -> Path:
+    """The index of the slide's three regions, beside nothing else in `.demo`."""
+    index = FOLDER / f"{_safe(slide.stem)}.csv"
+    with index.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["slide", "case", "left", "top", "right", "bottom"])
+        for split, (top, bottom) in REGIONS.items():
+            writer.writerow([slide.resolve(), _case(slide, split), 0, top, 1, bottom])
+    return index
+
+
+def _case(slide: Path, split: str) -> str:
+    return f"{_safe(slide.stem)}-{split}"
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
+
+
+def main() -> int:
+    """The exit status: 0 done, 1 a job failed, 2 no such slide, 130 interrupted."""
+    parser = argparse.ArgumentParser(description="distil a CSAT student on this machine, from a slide to a champion")
+    parser.add_argument("--slide", type=Path, help="a whole slide image that records its mpp; default: a CC0 sample")
+    slide: Path | None = parser.parse_args().slide
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if slide is not None and not slide.is_file():
+            raise InputError(f"slide {slide} does not exist; give the path of a whole slide image.")
+        run_demo(slide or sample_slide(FOLDER))
+    except KeyboardInterrupt:
+        print("\ninterrupted; `make demo` goes on from what is written.", file=sys.stderr)
+        return 130
+    except HistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

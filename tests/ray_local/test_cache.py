@@ -1,0 +1,193 @@
+"""A teacher's responses, cached in S3 by a pool of actors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+from pyarrow import fs
+
+from histill.artifacts.model_folder import ModelCard, build, save
+from histill.cli import _known
+from histill.config.common import Storage, Workers
+from histill.config.common import Teacher as TeacherConfig
+from histill.config.runs import PretrainConfig
+from histill.config.scoring import CacheConfig
+from histill.distill.rckd import Rckd
+from histill.errors import InputError
+from histill.local.s3 import S3Server
+from histill.storage.control import exists
+from histill.storage.filesystems import arrow_filesystem
+from histill.storage.uris import join
+from histill.stream.read import Source, read_groups
+from histill.stream.responses import STEP
+from histill.stream.tile_stream import TileStream
+from histill.teachers.cache import HEADER_NAME, CachedResponses, address, cache_responses, matching_cache
+from histill.teachers.classical import ClassicalTeacher
+from histill.tiles.manifest import Manifest
+from histill.train.prepare import prepare_pretraining
+
+pytestmark = pytest.mark.ray_local
+
+STORAGE = Storage()
+CLASSICAL = TeacherConfig(classical=True)
+
+
+def caching(tiles: Manifest, s3: S3Server, **changes: Any) -> CacheConfig:
+    values = {"teacher": CLASSICAL, "output": f"s3://{s3.bucket}/ray-local/responses", "batch_size": 4}
+    values["workers"] = Workers(count=1, cpus=0.5)
+    return CacheConfig.model_validate({"tiles": tiles.uri, **values, **changes})
+
+
+def shards(uri: str) -> dict[str, fs.FileInfo]:
+    filesystem, path = arrow_filesystem(uri, STORAGE)
+    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    return {info.path.removeprefix(path + "/"): info for info in found if info.path.endswith(".parquet")}
+
+
+def groups_of(uri: str, column: str) -> list[list[Any]]:
+    filesystem, path = arrow_filesystem(uri, STORAGE)
+    with filesystem.open_input_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        return [parquet.read_row_group(i, [column])[column].to_pylist() for i in range(parquet.num_row_groups)]
+
+
+@pytest.fixture(scope="module")
+def cached(tiles: Manifest, s3: S3Server) -> CachedResponses:
+    return cache_responses(caching(tiles, s3))
+
+
+def test_the_shards_mirror_those_of_the_tiles(tiles: Manifest, cached: CachedResponses) -> None:
+    header = cached.header
+    assert not cached.reused
+    assert (header.tiles, header.undecodable) == (24, 0)
+    assert header.classes == ("background", "nucleus")
+    assert header.tiles_digest == tiles.header.digest
+    assert shards(cached.uri).keys() == set(tiles.table["shard"].to_pylist())
+    for shard in shards(cached.uri):
+        assert groups_of(join(cached.uri, shard), "tile_id") == groups_of(join(tiles.uri, shard), "tile_id")
+
+
+def test_a_finished_cache_is_found(tiles: Manifest, s3: S3Server, cached: CachedResponses) -> None:
+    before = shards(cached.uri)
+    again = cache_responses(caching(tiles, s3))
+    assert (again.uri, again.header, again.reused) == (cached.uri, cached.header, True)
+    assert shards(cached.uri) == before
+
+
+def test_an_interrupted_cache_is_completed(tiles: Manifest, s3: S3Server) -> None:
+    config = caching(tiles, s3, output=f"s3://{s3.bucket}/ray-local/interrupted")
+    whole = cache_responses(config)
+    filesystem, path = arrow_filesystem(whole.uri, STORAGE)
+    before = shards(whole.uri)
+    lost, *kept = sorted(before)
+    answers = {shard: groups_of(join(whole.uri, shard), "response") for shard in before}
+    filesystem.delete_file(f"{path}/{HEADER_NAME}")
+    filesystem.delete_file(f"{path}/{lost}")
+
+    again = cache_responses(config)
+    assert (again.uri, again.header, again.reused) == (whole.uri, whole.header, False)
+    after = shards(whole.uri)
+    assert {shard: groups_of(join(whole.uri, shard), "response") for shard in after} == answers
+    assert [after[shard].mtime for shard in kept] == [before[shard].mtime for shard in kept]  # not made twice
+
+
+def test_another_teacher_has_another_address(
+    tiles: Manifest, s3: S3Server, cached: CachedResponses, tmp_path: Any
+) -> None:
+    addresses = {address(ClassicalTeacher(mpp).digest, tiles.header.digest) for mpp in (0.25, 0.5)}
+    assert len(addresses) == 2
+    assert join(f"s3://{s3.bucket}/ray-local/responses", address(ClassicalTeacher(0.5).digest, tiles.header.digest)) == (
+        cached.uri
+    )
+    network = TeacherConfig(model=str(tmp_path))
+    card = ModelCard(
+        encoder="csat_tiny",
+        decoder_channels=(16, 16, 8, 8, 8),
+        classes=("background", "nucleus"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        tile_px=64,
+        tile_mpp=0.5,
+        size_px=64,
+        tiles_digest="0" * 64,
+        train_cases="0" * 64,
+        histill="0",
+    )
+    save(str(tmp_path), build(card), card)
+    with pytest.raises(InputError, match="another teacher"):
+        matching_cache(cached.uri, tiles, network, STORAGE)
+    of_network = cache_responses(caching(tiles, s3, teacher=network))
+    assert of_network.uri != cached.uri
+    assert matching_cache(of_network.uri, tiles, network, STORAGE) == of_network.header
+
+
+def test_a_cache_answers_its_own_tiles_only(
+    tile_set: Callable[..., Manifest], s3: S3Server, cached: CachedResponses, tmp_path: Any
+) -> None:
+    others = tile_set(tmp_path, seed=1)
+    with pytest.raises(InputError, match="another tile set"):
+        matching_cache(cached.uri, others, CLASSICAL, STORAGE)
+    with pytest.raises(InputError, match=r"jobs/cache_responses\.py"):
+        matching_cache(join(cached.uri, "elsewhere"), others, CLASSICAL, STORAGE)
+
+
+def test_bad_tiles_and_bad_shards(
+    tile_set: Callable[..., Manifest],
+    spoil_tile: Callable[..., str],
+    truncate_shard: Callable[..., str],
+    s3: S3Server,
+    tmp_path: Any,
+) -> None:
+    manifest = tile_set(tmp_path / "tiles")
+    spoil_tile(manifest, 9)
+    config = caching(manifest, s3, output=str(tmp_path / "responses"))
+    cached = cache_responses(config)
+    assert (cached.header.tiles, cached.header.undecodable) == (24, 1)
+    assert sorted(path.name for path in (tmp_path / "responses").rglob("*.part")) == []
+
+    shard = truncate_shard(manifest, 9)
+    config = caching(manifest, s3, output=str(tmp_path / "others"))
+    with pytest.raises(ray.exceptions.RayError) as raised:
+        cache_responses(config)
+    known = _known(raised.value)
+    assert isinstance(known, InputError)
+    assert "truncated" in str(known)
+    assert shard in str(known)
+    assert len(str(known).splitlines()) == 1
+    assert not exists(join(config.output, address(ClassicalTeacher(0.5).digest, manifest.header.digest), HEADER_NAME), STORAGE)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_a_cached_answer_teaches_as_a_live_one(
+    tiles: Manifest, cached: CachedResponses, pretraining: Callable[..., PretrainConfig], flips: bool
+) -> None:
+    prepared = prepare_pretraining(pretraining("cached-or-live", tiles.uri, {"responses": cached.uri}))
+    assert prepared.response_channels == 1
+
+    def batch(source: Source, channels: int) -> Any:
+        stream = TileStream(tiles, source, "train", 8, 0, 1, read_groups, channels, threads=1)
+        return next(stream.training_epoch(0, seed=3, flips=flips))
+
+    teacher = ClassicalTeacher(tiles.header.mpp)
+    from_cache = batch(prepared.source, prepared.response_channels)
+    live = batch(Source(tiles.uri, STORAGE), 0)
+    assert torch.equal(live.tiles, from_cache.tiles)
+    answers = teacher.respond(live.tiles)
+    error = (answers[:, 1:] - answers[:, :1] - from_cache.response).abs().max()
+    assert 0 < error <= STEP / 2 + 1e-4
+
+    torch.manual_seed(0)
+    model = build(prepared.card).eval()
+    weights = pretraining("cached-or-live", tiles.uri).loss
+    with torch.inference_mode():
+        student = model(live.tiles.float())
+        losses = [
+            float(Rckd(prepared.card.classes, 64, weights, who).loss(model, what).loss)
+            for who, what in ((teacher, live), (None, from_cache))
+        ]
+    # The teacher's probability moves by at most 1/4 of its logit, and the loss by that times the student's logit.
+    bound = 0.25 * STEP / 2 * float((student[:, 1] - student[:, 0]).abs().mean())
+    assert abs(losses[0] - losses[1]) <= bound + 1e-6

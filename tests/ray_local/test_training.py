@@ -1,0 +1,189 @@
+"""Training runs on Ray Train: real workers, checkpoints in S3, one MLflow run whatever happens."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray.exceptions
+import ray.train
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from pyarrow import fs
+
+from histill.artifacts import model_folder
+from histill.cli import _known
+from histill.config.common import Storage
+from histill.config.runs import PretrainConfig
+from histill.errors import HistillError, InputError
+from histill.local.s3 import S3Server
+from histill.local.tracking import TrackingServer
+from histill.registry.runs import open_run
+from histill.storage.filesystems import arrow_filesystem
+from histill.storage.uris import join
+from histill.tiles.manifest import Manifest
+from histill.train.launch import Trained, train_run
+from histill.train.prepare import prepare_pretraining
+
+pytestmark = pytest.mark.ray_local
+
+STORAGE = Storage()
+TILES, STEPS = 16, 4  # of one epoch
+Make = Callable[..., PretrainConfig]
+
+
+@pytest.fixture
+def client(tracking: TrackingServer) -> MlflowClient:
+    return MlflowClient(tracking.uri, tracking.uri)
+
+
+def only_run(client: MlflowClient, experiment: str) -> Run:
+    (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    return run
+
+
+def train(config: PretrainConfig, *callbacks: Any) -> Trained:
+    return train_run(prepare_pretraining(config), open_run, callbacks=callbacks)
+
+
+def refused(config: PretrainConfig) -> HistillError:
+    """The known error that ends the run."""
+    with pytest.raises((ray.train.TrainingFailedError, InputError)) as raised:
+        train(config)
+    known = _known(raised.value)
+    assert known is not None
+    assert len(str(known).splitlines()) == 1
+    return known
+
+
+def witness(path: Path, kill_after: int | None = None) -> Any:
+    """A callback that notes every report in the file at `path`, and kills a worker after so many of them, once."""
+
+    class Witness(ray.train.UserCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            with path.open("a") as file:
+                file.write(json.dumps({**metrics[0], "workers": len(metrics)}) + "\n")
+            if len(path.read_text().splitlines()) == kill_after:
+                from ray.util.state import list_actors
+
+                alive = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+                os.kill(alive[-1].pid, signal.SIGKILL)
+
+    return Witness()
+
+
+def reports(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def objects(uri: str) -> list[str]:
+    filesystem, path = arrow_filesystem(uri, STORAGE)
+    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    return [info.path for info in found if info.type == fs.FileType.File]
+
+
+def test_two_workers_leave_a_model_and_one_tracked_run(
+    tiles: Manifest, pretraining: Make, client: MlflowClient, s3: S3Server, tmp_path: Path
+) -> None:
+    config = pretraining("two-workers", tiles.uri)
+    trained = train(config, witness(tmp_path / "reports"))
+    assert trained.run == f"s3://{s3.bucket}/ray-local/runs/two-workers"
+    assert trained.model.startswith(trained.run)
+    seen = reports(tmp_path / "reports")
+    assert [(report["epochs"], report["tiles"], report["workers"]) for report in seen] == [(1, TILES, 2), (2, TILES, 2)]
+    _, card, _ = model_folder.load(model_folder.resolve(trained.run, STORAGE), STORAGE)
+    assert (card.tiles_digest, card.tile_px) == (tiles.header.digest, 64)
+
+    run = only_run(client, config.name)
+    assert (run.info.run_id, run.info.status) == (trained.tracking_run, "FINISHED")
+    assert run.data.tags["kind"] == "pretrain_student"
+    assert run.data.metrics["val/dice"] == pytest.approx(trained.metrics["val_dice"])
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "val/dice")] == [STEPS, 2 * STEPS]
+    assert {"train/loss", "train/soft", "lr", "tiles_per_s", "data_wait"} <= run.data.metrics.keys()
+    assert s3.secret_key not in repr(run.to_dictionary())
+
+    filesystem, _ = arrow_filesystem(trained.run, STORAGE)
+    checkpoints = {os.path.dirname(path) for path in objects(trained.run) if "/step-" in path}
+    assert len(checkpoints) == 2
+    for path in objects(trained.run):
+        with filesystem.open_input_stream(path) as stream:
+            start = stream.read(2)
+        assert os.path.splitext(path)[1] in (".json", ".safetensors", ""), path
+        assert start[:1] != b"\x80", path  # the first byte of a pickle
+        assert start != b"PK", path  # a zip, as torch.save writes them
+
+    with pytest.raises(InputError, match="is finished"):
+        train(config)
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+
+
+def test_a_lost_worker_costs_no_tile(
+    tiles: Manifest, pretraining: Make, client: MlflowClient, tmp_path: Path
+) -> None:
+    config = pretraining("lost-worker", tiles.uri, {"max_failures": 1})
+    trained = train(config, witness(tmp_path / "reports", kill_after=1))
+    seen = reports(tmp_path / "reports")
+    assert [(report["epochs"], report["tiles"], report["workers"]) for report in seen] == [(1, TILES, 2), (2, TILES, 2)]
+    run = only_run(client, config.name)
+    assert (run.info.run_id, run.info.status) == (trained.tracking_run, "FINISHED")
+
+
+def test_an_interrupted_run_goes_on_with_fewer_workers(
+    tiles: Manifest, pretraining: Make, client: MlflowClient, tmp_path: Path
+) -> None:
+    config = pretraining("interrupted", tiles.uri, {"max_failures": 0, "checkpoint_every": 1})
+    with pytest.raises(ray.train.TrainingFailedError):
+        train(config, witness(tmp_path / "first", kill_after=2))
+    assert only_run(client, config.name).info.status == "FAILED"
+    first = reports(tmp_path / "first")
+    assert first[0]["step"] == 1
+    assert first[-1]["step"] < STEPS  # inside the first epoch
+
+    with pytest.raises(InputError, match=r"optimiser\.lr was 0\.001 and is now 0\.01"):
+        train(pretraining("interrupted", tiles.uri, {"optimiser.lr": 0.01}))
+
+    trained = train(config.model_copy(update={"workers": config.workers.model_copy(update={"count": 1})}),
+                    witness(tmp_path / "second"))
+    second = reports(tmp_path / "second")
+    assert [report["step"] for report in [*first, *second]] == list(range(1, 2 * STEPS + 1))
+    assert {report["workers"] for report in second} == {1}
+    assert second[-1]["tiles"] == TILES
+    run = only_run(client, config.name)
+    assert (run.info.run_id, run.info.status) == (trained.tracking_run, "FINISHED")
+
+
+@pytest.fixture
+def damaged(s3: S3Server, tile_set: Callable[..., Manifest], ray_local: Any, tmp_path: Path) -> Manifest:
+    """A tile set of the test's own, to be damaged."""
+    return tile_set(f"s3://{s3.bucket}/ray-local/damaged/{tmp_path.name}")
+
+
+def test_a_corrupt_tile_ends_the_run_or_is_left_out(
+    damaged: Manifest, pretraining: Make, spoil_tile: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = int(damaged.rows_of("train")[5])
+    tile, shard = spoil_tile(damaged, row), damaged.table["shard"][row].as_py()
+    said = refused(pretraining("corrupt-refused", damaged.uri))
+    assert isinstance(said, InputError)
+    assert f"tile {tile} in shard {join(damaged.uri, shard)}" in str(said)
+
+    capsys.readouterr()
+    trained = train(pretraining("corrupt-left-out", damaged.uri, {"data.max_corrupt": 1}))
+    assert trained.metrics["tiles"] == TILES
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2  # one in each epoch
+    assert all(f"tile {tile} in shard {join(damaged.uri, shard)}" in line for line in warnings)
+
+
+def test_a_truncated_shard_ends_the_run(
+    damaged: Manifest, pretraining: Make, truncate_shard: Callable[..., str]
+) -> None:
+    shard = truncate_shard(damaged, int(damaged.rows_of("train")[0]))
+    said = refused(pretraining("truncated", damaged.uri))
+    assert isinstance(said, InputError)
+    assert shard in str(said)
+    assert "truncated" in str(said)

@@ -1,0 +1,106 @@
+"""Checkpoints: going on from one is the same as never having stopped, and nothing in them is a pickle."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from histill.artifacts.model_folder import ModelCard, build
+from histill.config.runs import Optimiser
+from histill.errors import InputError
+from histill.train.checkpoint import Learner, Position, restore_checkpoint, save_checkpoint
+from histill.train.schedule import make_optimiser
+
+pytestmark = pytest.mark.unit
+
+CARD = ModelCard(
+    encoder="csat_tiny",
+    decoder_channels=(16, 16, 8, 8, 8),
+    classes=("background", "nucleus"),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.2, 0.2),
+    tile_px=32,
+    tile_mpp=0.5,
+    size_px=32,
+    tiles_digest="tiles",
+    train_cases="cases",
+    histill="0",
+)
+
+
+def learner(seed: int, **position: object) -> Learner:
+    torch.manual_seed(seed)
+    model = build(CARD)
+    place = Position.model_validate({"batch_size": 4, "tiles_digest": "tiles"} | position)
+    return Learner(model, make_optimiser(model, Optimiser(lr=1e-3)), place)
+
+
+def step(learner: Learner, number: int) -> None:
+    random = torch.Generator().manual_seed(number)
+    tiles = torch.rand(2, 3, 32, 32, generator=random) * 255
+    torch.manual_seed(number)  # drop-path
+    learner.optimiser.zero_grad(set_to_none=True)
+    learner.model.train()
+    learner.model(tiles).square().mean().backward()
+    learner.optimiser.step()
+
+
+def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(tmp_path: Path) -> None:
+    through, stopped = learner(0), learner(0)
+    for number in range(4):
+        step(through, number)
+    for number in range(2):
+        step(stopped, number)
+    stopped.position = stopped.position.model_copy(update={"epoch": 3, "step": 2})
+    save_checkpoint(str(tmp_path), stopped, CARD)
+    resumed = learner(99)
+    restore_checkpoint(str(tmp_path), resumed)
+    assert (resumed.position.epoch, resumed.position.step) == (3, 2)
+    for number in range(2, 4):
+        step(resumed, number)
+    for name, tensor in through.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+    moments = resumed.optimiser.state_dict()["state"]
+    for index, values in through.optimiser.state_dict()["state"].items():
+        assert values.keys() == moments[index].keys()
+        assert all(torch.equal(value, moments[index][key]) for key, value in values.items())
+
+
+def test_a_checkpoint_of_an_untouched_learner_comes_back(tmp_path: Path) -> None:
+    first, second = learner(0), learner(1)
+    save_checkpoint(str(tmp_path), first, CARD)
+    restore_checkpoint(str(tmp_path), second)
+    step(first, 0)
+    step(second, 0)
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], tensor), name
+
+
+def test_a_checkpoint_is_safetensors_and_json(tmp_path: Path) -> None:
+    trained = learner(0)
+    step(trained, 0)
+    save_checkpoint(str(tmp_path), trained, CARD)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["model.json", "model.safetensors", "optimiser.safetensors", "position.json"]
+    for path in tmp_path.iterdir():
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        else:
+            with safe_open(path, "pt") as file:
+                assert len(list(file.keys())) > 10
+        start = path.read_bytes()[:2]
+        assert start not in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"), [({"batch_size": 8}, "batch size 4 .* this run has 8"), ({"tiles_digest": "other"}, "other")]
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, changed: dict[str, object], named: str) -> None:
+    save_checkpoint(str(tmp_path), learner(0), CARD)
+    other = learner(1, **changed)
+    before = {name: tensor.clone() for name, tensor in other.model.state_dict().items()}
+    with pytest.raises(InputError, match=named):
+        restore_checkpoint(str(tmp_path), other)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.model.state_dict().items())

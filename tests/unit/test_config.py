@@ -1,0 +1,146 @@
+"""Configurations: what is read, what is refused, and in which words."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from histill.cli import Outcome, run_job
+from histill.config.ingest import IngestConfig
+from histill.config.load import load_config, parse_yaml, with_overrides
+from histill.config.runs import PretrainConfig
+from histill.errors import InputError
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+JOBS = sorted((ROOT / "jobs").glob("*.py"))
+IMAGES = ["output=out", "images.index=index.csv", "images.mpp=0.25"]
+PRETRAIN = ["name=a", "runs=runs", "data.tiles=tiles", "teacher.classical=true"]
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load_config(IngestConfig, None, [*IMAGES, *overrides])
+    return str(caught.value)
+
+
+def test_file_and_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("output: a\ntile_px: 512\nimages: {index: index.csv, mpp: 0.25}\n")
+    config = load_config(IngestConfig, str(path), ["tile_px=128", "images.columns.case=organ"])
+    assert (config.output, config.tile_px) == ("a", 128)
+    assert config.images is not None
+    assert config.images.columns.case == "organ"
+    assert config.images.mpp == 0.25
+
+
+def test_lists_become_tuples() -> None:
+    config = load_config(IngestConfig, None, [*IMAGES, "split.pinned={test: [a, b]}"])
+    assert config.split.pinned == {"test": ("a", "b")}
+    student = load_config(PretrainConfig, None, [*PRETRAIN, "student.decoder_channels=[5, 4, 3, 2, 1]"]).student
+    assert student.decoder_channels == (5, 4, 3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-3", 1e-3), ("2E4", 2e4), ("-1e-2", -0.01), ("1.5e-1", 0.15), ("e-3", "e-3")]
+)
+def test_exponents_without_a_dot_are_numbers(text: str, value: object) -> None:
+    assert parse_yaml(text) == value
+
+
+def test_learning_rate_of_1e_3() -> None:
+    assert load_config(PretrainConfig, None, [*PRETRAIN, "optimiser.lr=1e-3"]).optimiser.lr == 1e-3
+
+
+def test_overrides_leave_the_original_alone() -> None:
+    original = {"a": {"b": 1}}
+    assert with_overrides(original, ["a.c=2"]) == {"a": {"b": 1, "c": 2}}
+    assert original == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("tile_pix=3", ("'tile_pix'", "3", "did you mean 'tile_px'?")),
+        ("images.colums.case=x", ("'images.colums'", "did you mean")),
+        ("tile_px=big", ("'tile_px'", "'big'", "integer")),
+        ("tile_px=8", ("'tile_px'", "8", "32")),
+        ("split.train=0.5", ("split", "0.7", "add up to 1")),
+        ("slides={paths: [a.svs], mpp: 0.5}", ("exactly one source",)),
+        ("rows_per_group=2000", ("2000", "1024")),
+        ("split.pinned={test: [a], val: [a]}", ("'a'", "pinned twice")),
+    ],
+)
+def test_refusals_name_key_value_and_remedy(override: str, said: tuple[str, ...]) -> None:
+    message = refused(override)
+    assert all(part in message for part in said), message
+    assert "\n" not in message
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(InputError, match=r"'output' is missing; set it .* output="):
+        load_config(IngestConfig, None, ["images.index=i.csv", "images.mpp=1.0"])
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- a list", "a: !!python/object/apply:os.getcwd []"])
+def test_what_is_not_a_mapping_of_plain_values(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"job\.yaml"):
+        load_config(IngestConfig, str(path))
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml cannot be read"):
+        load_config(IngestConfig, "nowhere.yaml")
+
+
+@pytest.mark.parametrize("key", ["output", "storage.endpoint", "images.index"])
+def test_credentials_are_refused_and_never_echoed(key: str) -> None:
+    message = refused(f"{key}=http://someone:hunter2@host/bucket")
+    assert "holds credentials" in message
+    assert "hunter2" not in message
+    assert "someone" not in message
+
+
+def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:
+    called: list[IngestConfig] = []
+    status = run_job(IngestConfig, lambda config: called.append(config) or Outcome({}), ["--print-config", *IMAGES])
+    assert status == 0
+    assert not called
+    assert load_config(IngestConfig, None, IMAGES).model_dump(mode="json") == yaml.safe_load(capsys.readouterr().out)
+
+
+def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    def bad(config: IngestConfig) -> Outcome:
+        raise InputError("culprit.")
+
+    assert run_job(IngestConfig, lambda config: Outcome({"a": 1}), IMAGES) == 0
+    assert run_job(IngestConfig, lambda config: Outcome({}, ok=False), IMAGES) == 1
+    capsys.readouterr()
+    assert run_job(IngestConfig, bad, IMAGES) == 2
+    assert capsys.readouterr().err == "error: culprit.\n"
+    assert run_job(IngestConfig, bad, ["tile_pix=3"]) == 2
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "configs").glob("ingest_*.yaml")), ids=lambda p: p.name)
+def test_the_example_configs_are_valid(path: Path) -> None:
+    load_config(IngestConfig, str(path))
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_help_answers_without_the_heavy_packages(job: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(job)!r}, '--help']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "print('LOADED', sorted({'torch', 'ray', 'timm', 'mlflow', 'pyarrow', 'fsspec'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "key=value" in done.stdout
+    assert done.stdout.rstrip().endswith("LOADED []")

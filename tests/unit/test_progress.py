@@ -1,0 +1,91 @@
+"""The progress line, on a terminal and in a log."""
+
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from histill.cluster import progress
+from histill.cluster.progress import Progress, clock
+
+pytestmark = pytest.mark.unit
+
+
+class Time:
+    """A clock that the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def started(self, title: str, total: int, **options: float) -> Progress:
+        return Progress(title, total, "tiles", _begun=self.now, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    return Time(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (65, "1:05"), (59.6, "1:00"), (3700, "1:01:40"), (-3, "0:00")]
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_a_log_gets_a_line_with_rate_and_time_left_now_and_then(time: Time, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = time.started("ingest", 400, every_s=5.0)
+    for second in range(1, 11):
+        time.now = 100.0 + second
+        shown.update(10 * second, "loss 0.5")
+    shown.close()
+    output, error = capsys.readouterr()
+    assert output == ""
+    lines = error.splitlines()
+    assert lines[0] == "ingest   2% 10/400 tiles  10.0/s  ETA 0:39  loss 0.5"
+    assert lines[1] == "ingest  15% 60/400 tiles  10.0/s  ETA 0:34  loss 0.5"
+    assert len(lines) == 2
+    assert "\r" not in error
+
+
+def test_the_end_is_always_shown(time: Time, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = time.started("ingest", 4)
+    time.now = 101.0
+    shown.update(3)
+    time.now = 101.5
+    shown.update(4)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("ingest 100% 4/4 tiles")
+
+
+def test_what_an_earlier_run_did_is_no_rate(time: Time, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = time.started("training", 1000)
+    shown.start_at(900)
+    time.now = 110.0
+    shown.update(950)
+    assert "5.0/s  ETA 0:10" in capsys.readouterr().err
+
+
+def test_without_a_rate_the_time_left_is_unknown(time: Time, capsys: pytest.CaptureFixture[str]) -> None:
+    time.started("ingest", 4).update(0)
+    time.started("nothing", 0).update(0)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "ETA ?" in first
+    assert second.startswith("nothing 100% 0/0")
+
+
+def test_a_terminal_gets_one_line_redrawn(
+    time: Time, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    shown = time.started("ingest", 100)
+    for second in (1, 2, 3):
+        time.now = 100.0 + second
+        shown.update(10 * second, "long detail" if second == 1 else "")
+    shown.close()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    first, second, third = re.split("\r", error)[1:]
+    assert len(second) == len(first)  # what was longer is overwritten
+    assert third.endswith("\n")

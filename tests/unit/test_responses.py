@@ -1,0 +1,54 @@
+"""Cached responses: what 8 bits keep of a logit, and that a softmax does not see the shift by class 0."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from histill.stream.decode import CorruptTile
+from histill.stream.responses import LIMIT, STEP, decode, encode
+from histill.teachers.cache import full_logits, relative_logits
+
+pytestmark = pytest.mark.unit
+
+logits = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 3), st.just(4), st.just(4)),
+    elements=st.floats(-3 * LIMIT, 3 * LIMIT, width=32),
+)
+
+
+@given(logits)
+def test_a_stored_logit_is_wrong_by_half_a_step_at_most(values: np.ndarray) -> None:
+    read = decode(encode(values), values.shape[0], values.shape[1])
+    assert read.dtype == np.float32
+    assert read.shape == values.shape
+    expected = np.clip(values.astype(np.float64), -LIMIT, LIMIT)
+    assert np.abs(read - expected).max() <= STEP / 2 + 1e-5
+
+
+def test_limits_zero_and_sign_are_exact() -> None:
+    values = np.array([[[-99.0, -LIMIT], [0.0, LIMIT]]], np.float32)
+    assert decode(encode(values), 1, 2).ravel() == pytest.approx([-LIMIT, -LIMIT, 0, LIMIT])
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[: len(data) // 2], lambda data: b"no response", lambda data: b""])
+def test_damaged_bytes_are_a_corrupt_tile(spoil: object) -> None:
+    data = encode(np.random.default_rng(0).normal(size=(1, 8, 8)).astype(np.float32))
+    with pytest.raises(CorruptTile, match="response"):
+        decode(spoil(data), 1, 8)  # type: ignore[operator]
+
+
+def test_a_response_of_another_size_is_a_corrupt_tile() -> None:
+    with pytest.raises(CorruptTile, match="response"):
+        decode(encode(np.zeros((1, 8, 8), np.float32)), 1, 16)
+
+
+def test_relative_logits_leave_the_softmax_as_it_was() -> None:
+    teacher = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 5
+    relative = relative_logits(teacher)
+    assert relative.shape == (2, 3, 3, 3)
+    torch.testing.assert_close(full_logits(relative).softmax(1), teacher.softmax(1))
+    torch.testing.assert_close(relative_logits(full_logits(relative)), relative)

@@ -1,0 +1,103 @@
+"""A run's folder: what may change between two starts of one name, and what may not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from histill.config.load import validate, with_value
+from histill.config.runs import PretrainConfig
+from histill.errors import InputError
+from histill.train.run_folder import finish, open_record, run_uri, save_record
+
+pytestmark = pytest.mark.unit
+
+KIND = "pretrain_student"
+
+
+def config(folder: Path, **changes: Any) -> PretrainConfig:
+    data: dict[str, Any] = {
+        "name": "first",
+        "runs": str(folder),
+        "data": {"tiles": "tiles"},
+        "teacher": {"classical": True},
+    }
+    for key, value in changes.items():
+        data = with_value(data, key.replace("__", "."), value)
+    return validate(PretrainConfig, data, "test")
+
+
+def started(folder: Path) -> PretrainConfig:
+    first = config(folder)
+    save_record(first, open_record(first, KIND).model_copy(update={"tracking_run": "abc"}))
+    return first
+
+
+def test_a_new_run_has_a_fresh_record(tmp_path: Path) -> None:
+    record = open_record(config(tmp_path), KIND)
+    assert record.tracking_run is None
+    assert not (tmp_path / "first").exists()
+
+
+def test_the_same_configuration_goes_on_with_its_tracked_run(tmp_path: Path) -> None:
+    first = started(tmp_path)
+    assert open_record(first, KIND).tracking_run == "abc"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"workers__count": 4},
+        {"workers__cpus": 0.5},
+        {"storage__endpoint": "http://elsewhere:9000"},
+        {"tracking__uri": "http://elsewhere:5000"},
+        {"max_failures": 0},
+        {"checkpoint_every": 7},
+        {"data__decode_threads": 5},
+        {"data__max_corrupt": 3},
+    ],
+)
+def test_how_the_work_is_carried_out_may_change(tmp_path: Path, change: dict[str, Any]) -> None:
+    started(tmp_path)
+    assert open_record(config(tmp_path, **change), KIND).tracking_run == "abc"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"optimiser__lr": 0.5}, "optimiser.lr was 0.001 and is now 0.5"),
+        ({"data__batch_size": 64}, "data.batch_size was 32 and is now 64"),
+        ({"student__size_px": 64}, "student.size_px was None and is now 64"),
+        ({"responses": "cache"}, "responses was None and is now 'cache'"),
+        ({"data__tiles": "others"}, "data.tiles was 'tiles' and is now 'others'"),
+        ({"student__decoder_channels": (8, 8, 8, 8, 8)}, "student.decoder_channels was"),
+    ],
+)
+def test_what_is_computed_may_not_and_the_key_is_named(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    started(tmp_path)
+    with pytest.raises(InputError) as caught:
+        open_record(config(tmp_path, **change), KIND)
+    assert sentence in str(caught.value)
+    assert run_uri(config(tmp_path)) in str(caught.value)
+
+
+def test_another_kind_of_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it is a pretrain_student run"):
+        open_record(started(tmp_path), "search_students")
+
+
+def test_a_key_that_an_older_version_did_not_know_is_named(tmp_path: Path) -> None:
+    first = config(tmp_path)
+    record = open_record(first, KIND)
+    older = {key: value for key, value in record.config.items() if key != "responses"}
+    save_record(first, record.model_copy(update={"config": older}))
+    with pytest.raises(InputError, match="responses was None"):
+        open_record(first, KIND)
+
+
+def test_a_finished_name_is_refused_whatever_the_configuration(tmp_path: Path) -> None:
+    first = started(tmp_path)
+    finish(first, str(tmp_path / "first" / "model"), {"val_dice": 0.5})
+    for again in (first, config(tmp_path, optimiser__lr=0.5)):
+        with pytest.raises(InputError, match="is finished; choose another name"):
+            open_record(again, KIND)
