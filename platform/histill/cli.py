@@ -67,7 +67,8 @@ def _known(error: BaseException) -> HistillError | None:
         seen.add(id(current))
         cause = getattr(current, "cause", None)  # ray's RayTaskError, whose class derives from its cause's as well
         if isinstance(current, HistillError) and cause is None:
-            return current
+            # Ray Data appends lines of advice to whatever a task of its own raises
+            return type(current)(str(current).partition("\n")[0])
         failures = getattr(current, "worker_failures", None)  # ray.train's WorkerGroupError
         queue += [cause, current.__cause__, current.__context__]
         queue += list(failures.values()) if isinstance(failures, Mapping) else []

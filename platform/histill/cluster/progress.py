@@ -13,6 +13,10 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
 
 
+def _figure(rate: float) -> str:
+    return f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
+
+
 @dataclass
 class Progress:
     """Shows `done` of `total` units of work, with the rate and the time left.
@@ -49,7 +53,9 @@ class Progress:
         rate = fresh / spent if spent > 0 else 0.0
         eta = clock((self.total - self.done) / rate) if rate > 0 else "?"
         share = self.done / self.total if self.total else 1.0
-        line = f"{self.title} {share:4.0%} {self.done}/{self.total} {self.unit}  {rate:.1f}/s  ETA {eta}"
+        line = (
+            f"{self.title} {share:4.0%} {self.done}/{self.total} {self.unit}  {_figure(rate)} {self.unit}/s  ETA {eta}"
+        )
         if detail:
             line += f"  {detail}"
         if sys.stderr.isatty():

@@ -106,7 +106,7 @@ def _stages(demo: Demo, slide: Path, root: str, pictures: Path) -> Path:
             f"-c jobs/configs/ingest_slides.yaml output={root}/tiles tile_px=160 slides.index={index} slides.mpp=0.5 "
             f"rows_per_group=16 'split.pinned={{{pins}}}'",
         )
-        counts = ", ".join(f"{count} {split}" for split, count in tiles["splits"].items())
+        counts = ", ".join(f"{tiles['splits'].get(split, 0)} {split}" for split in REGIONS)
         found += [f"{tiles['tiles']} tiles of 160 px at 0.5 um/px ({counts})", f"{root}/tiles"]
 
     with demo.stage("teacher responses") as found:

@@ -125,8 +125,7 @@ def _record(client: "MlflowClient", promotion: Promotion, config: PromoteConfig)
 
 
 def _move_alias(client: "MlflowClient", promotion: Promotion) -> None:
-    """Give the version the alias `champion`, last of all, so that a crash before leaves the old champion "
-    "in place."""
+    """Give the version the alias `champion`, last of all, so that a crash leaves the old champion in place."""
     name, former = promotion.registered_name, promotion.former
     if versions.champion_version(client, name) != former:
         raise HistillError(

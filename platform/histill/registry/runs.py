@@ -45,11 +45,9 @@ def open_run(
         tracking: the server and the experiment, which is made if missing.
         name: the run's name.
         kind: what the run does (`train_teacher`, `pretrain`, `search`, `trial`, ...); becomes a tag.
-        config: flattened into parameters. When a resumed run's configuration has changed, the parameters
-        stay, since
+        config: flattened into parameters. When a resumed run's configuration has changed, the parameters stay, since
             MLflow never changes one, and the new values become tags `resumed.<key>`.
-        run_id: the run to take up again; None begins one. The caller keeps `run_id` of what is returned,
-        since a run
+        run_id: the run to take up again; None begins one. The caller keeps `run_id` of what is returned, since a run
             that the server has lost is replaced by a new one.
         parent: id of the run that this one is a part of.
         tags: further tags.
@@ -90,8 +88,7 @@ def begin_run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[
 
 
 def flat_params(config: Strict) -> dict[str, str]:
-    """A configuration as dotted key -> text of at most 500 characters, without any URL's user and "
-    "password."""
+    """A configuration as dotted key -> text of at most 500 characters, without any URL's user and password."""
     return dict(_flat(config.model_dump(mode="json"), ""))
 
 
@@ -144,7 +141,6 @@ def _experiment_id(client: "MlflowClient", name: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    """The code's versions, read from the installed packages: importing Ray or torch here would take "
-    "seconds."""
+    """The code's versions, read from the installed packages: importing Ray or torch would take seconds."""
     installed = {package: metadata.version(package) for package in ("torch", "ray")}
     return {"histill": __version__, "python": platform.python_version(), **installed}

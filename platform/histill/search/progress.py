@@ -13,7 +13,8 @@ def sweep_progress(config: SearchConfig) -> Any:
     class SweepProgress(tune.Callback):
         """Counts epochs and trials from Tune's events."""
 
-        def __init__(self) -> None:
+        def setup(self, **_: Any) -> None:
+            # not in __init__: a sweep that goes on brings back the callback of its first start, clock and all
             self.progress = Progress(config.name, config.trials * config.optimiser.epochs, "epochs")
             self.epochs: dict[str, int] = {}
             self.best = float("nan")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from histill.cluster.progress import Progress
-from histill.train.loop import Snapshot
+from histill.train.snapshot import Snapshot
 
 
 class Board:
@@ -99,8 +99,7 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
             progress.start_at(snapshot.tiles)
         progress.update(
             snapshot.tiles,
-            f"epoch {snapshot.epoch + 1}  loss {snapshot.loss:.4f}  {snapshot.tiles_per_s:.1f} tiles/s  "
-            f"waiting for data {snapshot.data_wait:.0%}",
+            f"epoch {snapshot.epoch + 1}  loss {snapshot.loss:.4f}  waiting for data {snapshot.data_wait:.0%}",
         )
     if progress:
         progress.close()

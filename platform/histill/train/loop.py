@@ -20,24 +20,10 @@ from histill.stream.batches import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.train.checkpoint import Learner
 from histill.train.schedule import learning_rate
+from histill.train.snapshot import Snapshot
 
 T = TypeVar("T")
 LOG_EVERY_S = 2.0
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The state of a run at one moment, for the progress line and the tracker."""
-
-    epoch: int
-    step: int  # global
-    steps: int  # of the whole run
-    tiles: int  # consumed so far by all workers
-    loss: float
-    parts: dict[str, float]
-    lr: float
-    tiles_per_s: float
-    data_wait: float  # share of the time spent waiting for data
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from histill.stream.tile_stream import TileStream
 from histill.tiles.manifest import read_manifest
 from histill.train.board import ToBoard
 from histill.train.checkpoint import Learner, Position, restore_checkpoint, save_checkpoint
-from histill.train.loop import Hooks, Snapshot, train
+from histill.train.loop import Hooks, train
 from histill.train.prepare import Prepared, make_task
 from histill.train.schedule import make_optimiser
+from histill.train.snapshot import Snapshot
 from histill.train.tracking import Tracker
 
 
@@ -95,10 +96,14 @@ def _train(assignment: Assignment) -> None:
         if rank != 0:
             ray.train.report(metrics)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(folder, learner, card)
-            name = f"step-{int(metrics['step']):08d}"
-            ray.train.report(metrics, ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+        folder = tempfile.mkdtemp(prefix="histill-")  # Ray removes it after the upload, beside the next steps
+        save_checkpoint(folder, learner, card)
+        ray.train.report(
+            metrics,
+            ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=f"step-{int(metrics['step']):08d}",
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        )
 
     parallel = ray.train.torch.prepare_model(model)
     try:

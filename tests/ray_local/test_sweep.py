@@ -1,0 +1,119 @@
+"""A sweep: trials by Ray Tune, each a run of Ray Train, the hopeless ones stopped and their resources given back."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import ray
+from mlflow import MlflowClient
+from ray import tune
+from ray.util.state import list_placement_groups
+
+from histill.artifacts import model_folder
+from histill.config.common import Storage
+from histill.config.load import validate
+from histill.config.runs import SearchConfig
+from histill.errors import InputError
+from histill.local.tracking import TrackingServer
+from histill.registry.runs import open_run
+from histill.search.space import tune_space
+from histill.search.sweep import Sweep, _searcher, check_sweep, run_sweep
+from histill.storage.uris import join
+from histill.tiles.manifest import Manifest
+
+pytestmark = pytest.mark.ray_local
+
+STORAGE = Storage()
+TRIALS = 4
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def searching(small_run: dict[str, Any], tiles: Manifest) -> Callable[..., SearchConfig]:
+    """`make(name, **keys)`: a random sweep of four trials, two at once."""
+
+    def make(name: str, **keys: Any) -> SearchConfig:
+        data = {
+            **small_run,
+            "name": name,
+            "data": {**small_run["data"], "tiles": tiles.uri},
+            "optimiser": {"epochs": EPOCHS},
+            "workers": {"count": 1, "cpus": 0.5},
+            "tracking": {**small_run["tracking"], "experiment": name},
+            "space": {"optimiser.lr": {"loguniform": (1e-6, 1e-2)}, "loss.temperature": {"choice": (1.0, 2.0, 4.0)}},
+            "trials": TRIALS,
+            "concurrent": 2,
+            "sampler": "random",
+        }
+        return validate(SearchConfig, {**data, **keys}, "the test")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def sweep(searching: Callable[..., SearchConfig]) -> Sweep:
+    config = searching("sweep")
+    check_sweep(config)
+    return run_sweep(config, open_run)
+
+
+def test_the_hopeless_trials_stop_early(sweep: Sweep) -> None:
+    epochs = [trial.epochs for trial in sweep.trials]
+    assert len(epochs) == TRIALS
+    assert [trial.error for trial in sweep.trials] == [None] * TRIALS
+    assert max(epochs) == EPOCHS
+    assert min(epochs) < EPOCHS
+    scores = [trial.val_dice for trial in sweep.trials]
+    assert scores == sorted(scores, reverse=True)
+    assert {frozenset(trial.values) for trial in sweep.trials} == {frozenset({"optimiser.lr", "loss.temperature"})}
+
+
+def test_the_resources_of_all_trials_are_given_back(sweep: Sweep) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        kept = list_placement_groups(filters=[("state", "=", "CREATED")])
+        free, whole = ray.available_resources().get("CPU"), ray.cluster_resources()["CPU"]
+        if not kept and free == whole:
+            return
+        time.sleep(1)
+    pytest.fail(f"{free} of {whole} CPUs are free, and these placement groups are left: {kept}")
+
+
+def test_the_folder_of_the_sweep_means_the_best_model(
+    sweep: Sweep, searching: Callable[..., SearchConfig]
+) -> None:
+    best = model_folder.resolve(sweep.run, STORAGE)
+    assert best == sweep.best.model
+    assert best.startswith(join(sweep.run, "trials"))
+    model_folder.load(best, STORAGE)
+    with pytest.raises(InputError, match="is finished"):
+        check_sweep(searching("sweep"))
+
+
+def test_every_trial_is_a_child_of_the_sweep(sweep: Sweep, tracking: TrackingServer) -> None:
+    client = MlflowClient(tracking.uri, tracking.uri)
+    runs = client.search_runs([client.get_experiment_by_name("sweep").experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert [run.info.run_id for run in parents] == [sweep.tracking_run]
+    assert parents[0].info.status == "FINISHED"
+    assert parents[0].data.metrics["best_val_dice"] == pytest.approx(sweep.best.val_dice)
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == sweep.tracking_run]
+    assert len(children) == TRIALS
+    assert {run.info.run_name for run in children} == {trial.trial for trial in sweep.trials}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_seed_draws_the_same_values_again(searching: Callable[..., SearchConfig], sampler: str) -> None:
+    def drawn(seed: int) -> list[dict[str, Any]]:
+        config = searching("drawn", sampler=sampler, seed=seed)
+        searcher = _searcher(config)
+        if sampler == "tpe":
+            return [searcher.suggest(f"trial-{number}") for number in range(TRIALS)]
+        tune.register_trainable("drawn", lambda values: None)
+        space = tune_space(config.space)
+        searcher.add_configurations({"drawn": {"run": "drawn", "config": space, "num_samples": TRIALS}})
+        return [searcher.next_trial().config for _ in range(TRIALS)]
+
+    assert drawn(5) == drawn(5)
+    assert drawn(5) != drawn(6)
