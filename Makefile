@@ -12,8 +12,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: setup  ## SLIDE=path takes your own slide
-	$(BIN)/python -m histill.local.demo $(if $(SLIDE),--slide "$(SLIDE)")
+demo: setup  ## SLIDE=path takes your own slide, MPP=0.25 says what it does not record
+	@$(BIN)/python -m histill.local.demo $(if $(SLIDE),--slide "$(SLIDE)") $(if $(MPP),--slide-mpp $(MPP))
 
 ui: setup
 	@$(BIN)/python -m histill.local.ui

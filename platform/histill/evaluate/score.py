@@ -12,7 +12,7 @@ from histill.config.scoring import HeldOut
 from histill.errors import InputError
 from histill.evaluate.confusion import Overlap, confusion
 from histill.models.cost import measure_cost
-from histill.models.resolution import at_size, logits_at_size
+from histill.models.resolution import logits_of
 from histill.stream.batches import TileBatch
 from histill.stream.read import Source, read_groups
 from histill.stream.tile_stream import TileStream
@@ -106,7 +106,7 @@ def judged_batches(
         max_corrupt=held_out.max_corrupt,
     )
     for batch in stream.exact_pass():
-        logits = logits_at_size(network(at_size(batch.tiles, card.size_px)), manifest.header.tile_px)
+        decided = logits_of(network, batch.tiles, card.size_px).argmax(1)
         if teacher is not None:
             reference = teacher.respond(batch.tiles).cpu().argmax(1)
         else:
@@ -117,7 +117,7 @@ def judged_batches(
                     f"a mask of {held_out.tiles} holds class {int(reference.max())} and the model knows "
                     f"{len(card.classes)} ({', '.join(card.classes)}); score it on masks of its own classes."
                 )
-        yield Judged(batch, logits.argmax(1), reference)
+        yield Judged(batch, decided, reference)
 
 
 def checked_tiles(card: ModelCard, held_out: HeldOut, storage: Storage) -> tuple[Manifest, Teacher | None]:

@@ -6,7 +6,6 @@ its own. Everything lies in `.demo`; a second run finds there what the first has
 
 import argparse
 import contextlib
-import csv
 import fcntl
 import json
 import os
@@ -24,6 +23,7 @@ from histill.artifacts.model_folder import FINISHED_NAME
 from histill.cluster.progress import clock
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
+from histill.local.demo_regions import BANDS, write_regions
 from histill.local.ray_head import ray_head
 from histill.local.s3 import s3_server
 from histill.local.sample_slide import sample_slide
@@ -33,8 +33,6 @@ from histill.storage.control import exists, read_json
 FOLDER = Path(".demo")
 BUCKET = "demo"
 MODEL = "nuclei-student"
-# One slide is one case. To have tiles to validate and test on, the demo declares three separate regions to be cases.
-REGIONS = {"train": (0.0, 0.62), "val": (0.64, 0.80), "test": (0.82, 1.0)}
 _NETWORK = "student.encoder=csat student.decoder_channels=[48,32,24,16,16] student.size_px=96"
 _TEACHER = "teacher.classical=true"
 
@@ -75,10 +73,14 @@ class Demo:
         return there
 
 
-def run_demo(slide: Path) -> None:
-    """Run every stage on `slide` and print what came of it. Raises HistillError when a job fails."""
+def run_demo(slide: Path, mpp: float | None) -> None:
+    """Run every stage on `slide` and print what came of it; `mpp` (um/px) of a slide that does not record it.
+
+    Raises HistillError when a job fails.
+    """
     pictures = FOLDER / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
+    write_regions(slide, mpp, _index(slide), _cases(slide))
     with contextlib.ExitStack() as servers:
         servers.enter_context(_alone())
         print("starting S3 (SeaweedFS), MLflow and Ray ...", flush=True)
@@ -93,20 +95,19 @@ def run_demo(slide: Path) -> None:
             "OMP_NUM_THREADS": "1",
         }
         demo = Demo(environment)
-        picture = _stages(demo, slide, f"s3://{BUCKET}/{_safe(slide.stem)}", pictures)
+        picture = _stages(demo, slide, mpp, f"s3://{BUCKET}/{_safe(slide.stem)}", pictures)
     _close(demo, picture)
 
 
-def _stages(demo: Demo, slide: Path, root: str, pictures: Path) -> Path:
+def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Path) -> Path:
     with demo.stage("tiles") as found:
-        index = _write_regions(slide)
-        pins = ", ".join(f"{split}: [{_case(slide, split)}]" for split in REGIONS)
+        pins = ", ".join(f"{split}: [{case}]" for split, case in _cases(slide).items())
         tiles = demo.job(
             "ingest_tiles",
-            f"-c jobs/configs/ingest_slides.yaml output={root}/tiles tile_px=160 slides.index={index} slides.mpp=0.5 "
-            f"rows_per_group=16 'split.pinned={{{pins}}}'",
+            f"-c jobs/configs/ingest_slides.yaml output={root}/tiles tile_px=160 slides.index={_index(slide)} slides.mpp=0.5 "
+            f"rows_per_group=16 'split.pinned={{{pins}}}'" + (f" slides.slide_mpp={mpp}" if mpp else ""),
         )
-        counts = ", ".join(f"{tiles['splits'].get(split, 0)} {split}" for split in REGIONS)
+        counts = ", ".join(f"{tiles['splits'].get(split, 0)} {split}" for split in BANDS)
         found += [f"{tiles['tiles']} tiles of 160 px at 0.5 um/px ({counts})", f"{root}/tiles"]
 
     with demo.stage("teacher responses") as found:
@@ -179,26 +180,19 @@ def _close(demo: Demo, picture: Path) -> None:
 
     print("\n" + tabulate(demo.rows, headers=("stage", "result", "time"), tablefmt="grid"))
     print(
-        "\nOne slide, three regions of it declared as cases: the figures show that the machine works, not that the\n"
+        "\nOne slide, three bands of it declared as cases: the figures show that the machine works, not that the\n"
         "model generalises. The teacher is classical image analysis; Dice is agreement with it, as there are no labels."
     )
     print(f"\npictures: {picture} (tile | teacher | student), also in MLflow")
     print("open MLflow on what was left: make ui")
 
 
-def _write_regions(slide: Path) -> Path:
-    """The index of the slide's three regions, beside nothing else in `.demo`."""
-    index = FOLDER / f"{_safe(slide.stem)}.csv"
-    with index.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["slide", "case", "left", "top", "right", "bottom"])
-        for split, (top, bottom) in REGIONS.items():
-            writer.writerow([slide.resolve(), _case(slide, split), 0, top, 1, bottom])
-    return index
+def _index(slide: Path) -> Path:
+    return FOLDER / f"{_safe(slide.stem)}.csv"
 
 
-def _case(slide: Path, split: str) -> str:
-    return f"{_safe(slide.stem)}-{split}"
+def _cases(slide: Path) -> dict[str, str]:
+    return {split: f"{_safe(slide.stem)}-{split}" for split in BANDS}
 
 
 def _safe(name: str) -> str:
@@ -208,13 +202,15 @@ def _safe(name: str) -> str:
 def main() -> int:
     """The exit status: 0 done, 1 a job failed, 2 no such slide, 130 interrupted."""
     parser = argparse.ArgumentParser(description="distil a CSAT student on this machine, from a slide to a champion")
-    parser.add_argument("--slide", type=Path, help="a whole slide image that records its mpp; default: a CC0 sample")
-    slide: Path | None = parser.parse_args().slide
+    parser.add_argument("--slide", type=Path, help="a whole slide image; default: a CC0 sample")
+    parser.add_argument("--slide-mpp", type=float, help="microns per pixel of a slide that does not record them")
+    arguments = parser.parse_args()
+    slide: Path | None = arguments.slide
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if slide is not None and not slide.is_file():
             raise InputError(f"slide {slide} does not exist; give the path of a whole slide image.")
-        run_demo(slide or sample_slide(FOLDER))
+        run_demo(slide or sample_slide(FOLDER), arguments.slide_mpp)
     except KeyboardInterrupt:
         print("\ninterrupted; `make demo` goes on from what is written.", file=sys.stderr)
         return 130

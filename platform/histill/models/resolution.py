@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 
 def at_size(tiles: torch.Tensor, size_px: int) -> torch.Tensor:
@@ -27,3 +28,8 @@ def logits_at_size(logits: torch.Tensor, size_px: int) -> torch.Tensor:
     if logits.shape[-1] < size_px:
         return F.interpolate(logits, size=size_px, mode="bilinear", align_corners=False)
     return F.adaptive_avg_pool2d(logits.softmax(1), size_px).clamp_min(1e-6).log()
+
+
+def logits_of(model: nn.Module, tiles: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Logits [B, K, H, W] at the tiles' own size of a model that sees them at `size_px`."""
+    return logits_at_size(model(at_size(tiles, size_px)), tiles.shape[-1])

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from histill.artifacts.model_folder import load, resolve
 from histill.config.common import Storage
-from histill.models.resolution import at_size
+from histill.models.resolution import logits_of
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,4 @@ class NetworkTeacher:
     def respond(self, tiles: torch.Tensor) -> torch.Tensor:
         """Logits, float32 [B, K, H, W], for tiles, uint8 [B, 3, H, W]."""
         device = next(self.model.parameters()).device
-        seen = at_size(tiles.to(device), self.size_px)
-        logits = self.model(seen)
-        if logits.shape[-2:] != tiles.shape[-2:]:
-            logits = F.interpolate(logits, tiles.shape[-2:], mode="bilinear", align_corners=False)
-        return logits.float()
+        return logits_of(self.model, tiles.to(device), self.size_px)

@@ -1,6 +1,5 @@
 """The training loop, top to bottom: fetch, forward and backward, step, log; after each epoch score, save, report."""
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from histill.config.runs import RunConfig
 from histill.distill.task import Task
 from histill.errors import HistillError
 from histill.evaluate.confusion import Overlap, confusion
-from histill.models.resolution import at_size, logits_at_size
+from histill.models.resolution import logits_of
 from histill.stream.batches import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.train.checkpoint import Learner
@@ -55,7 +54,7 @@ def train(
         meter = _Meter(training.batch_size, device)
         parallel.train()
         batches = training.training_epoch(epoch, seed=config.data.seed, flips=config.data.flips, from_step=first)
-        for step, batch in zip(itertools.count(first), meter.waiting(batches), strict=False):
+        for step, batch in enumerate(meter.waiting(batches), start=first):
             batch = _moved(batch, device)
             global_step = epoch * training.steps + step
             torch.manual_seed(config.seed * 1_000_003 + global_step)  # so that drop-path repeats after a restart
@@ -76,10 +75,10 @@ def train(
                 learner.position = learner.position.model_copy(update={"step": step + 1})
                 hooks.save({"epochs": epoch, "step": global_step + 1})
         _check_finite(meter, epoch, training.steps - 1)
-        consumed = meter.total_tiles()
-        planned = len(training.manifest.rows_of(training.split)) if first == 0 else None
-        if planned is not None and consumed != planned:
-            raise RuntimeError(f"epoch {epoch} consumed {consumed} tiles of {planned}")
+        loss, consumed = meter.totals()
+        planned = training.planned_tiles(epoch, seed=config.data.seed, from_step=first)
+        if consumed != planned:
+            raise RuntimeError(f"epoch {epoch} consumed {consumed} tiles from step {first} on, the plan has {planned}")
         overlap = evaluate(learner.model, task, validation, device)
         learner.position = learner.position.model_copy(update={"epoch": epoch + 1, "step": 0})
         hooks.show(meter.snapshot(epoch, (epoch + 1) * training.steps - 1, steps, lr))
@@ -87,7 +86,7 @@ def train(
             {
                 "epochs": epoch + 1,
                 "step": (epoch + 1) * training.steps,
-                "loss": meter.mean_loss(),
+                "loss": loss,
                 "val_dice": overlap.mean_dice,
                 "val_miou": overlap.mean_iou,
                 "tiles": consumed,
@@ -107,7 +106,8 @@ def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.dev
     seen = torch.zeros((), dtype=torch.int64, device=device)
     for batch in stream.exact_pass():
         batch = _moved(batch, device)
-        counts += confusion(decide(model, batch, task.size_px), task.reference(batch), batch.valid, classes)
+        decided = logits_of(model, batch.tiles, task.size_px).argmax(1)
+        counts += confusion(decided, task.reference(batch), batch.valid, classes)
         seen += (batch.index >= 0).sum()
     _sum_over_workers(counts)
     _sum_over_workers(seen)
@@ -115,11 +115,6 @@ def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.dev
     if int(seen) != expected:
         raise RuntimeError(f"evaluation saw {int(seen)} tiles of {expected}")
     return Overlap.of(counts)
-
-
-def decide(model: nn.Module, batch: TileBatch, size_px: int) -> torch.Tensor:
-    """The model's class of each pixel, int64 [B, H, W], at the tile's own size."""
-    return logits_at_size(model(at_size(batch.tiles, size_px)), batch.tiles.shape[-1]).argmax(1)
 
 
 def _moved(batch: TileBatch, device: torch.device) -> TileBatch:
@@ -191,14 +186,11 @@ class _Meter:
             data_wait=self._waited / spent,
         )
 
-    def total_tiles(self) -> int:
+    def totals(self) -> tuple[float, int]:
+        """Mean loss of the valid tiles, and tiles consumed, over all workers."""
         total = self._loss.clone()
         _sum_over_workers(total)
-        self._total = total
-        return int(total[2])
-
-    def mean_loss(self) -> float:
-        return float(self._total[0] / self._total[1].clamp_min(1))
+        return float(total[0] / total[1].clamp_min(1)), int(total[2])
 
 
 def _check_finite(meter: _Meter, epoch: int, step: int) -> None:

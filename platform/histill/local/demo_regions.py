@@ -1,0 +1,56 @@
+"""Where the demo cuts a slide: a window that a demo can learn from in minutes, in three bands."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+
+from histill.config.common import Storage
+from histill.errors import InputError
+from histill.tiles.slides import SlideRow, opened, overview, slide_mpp
+from histill.tiles.tissue import tissue_mask
+
+# One slide is one case. To have tiles to validate and test on, the demo declares three separate bands of the window to
+# be cases: top and bottom edge of each, as fractions of the window.
+BANDS = {"train": (0.0, 0.62), "val": (0.64, 0.80), "test": (0.82, 1.0)}
+_WINDOW_UM = (1120.0, 1490.0)  # width and height: about a hundred tiles of 80 um
+_OVERVIEW_UM = 16.0  # microns per pixel of the overview on which tissue is looked for
+
+Box = tuple[float, float, float, float]
+
+
+def write_regions(slide: Path, mpp: float | None, index: Path, cases: dict[str, str]) -> None:
+    """Write the index of the slide's three bands; `cases` names the case of each split.
+
+    Raises InputError when the slide cannot be opened, or neither it nor `mpp` (um/px) states its resolution.
+    """
+    left, top, right, bottom = densest_window(slide, mpp)
+    with index.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["slide", "case", "left", "top", "right", "bottom"])
+        for split, (begin, end) in BANDS.items():
+            edges = [top + part * (bottom - top) for part in (begin, end)]
+            row = (left, edges[0], right, edges[1])
+            writer.writerow([slide.resolve(), cases[split], *(f"{edge:.6f}" for edge in row)])
+
+
+def densest_window(slide: Path, mpp: float | None) -> Box:
+    """The window with most tissue, as fractions (left, top, right, bottom) of the slide."""
+    with opened(str(slide), Storage()) as image:
+        try:
+            level0_mpp = slide_mpp(image, SlideRow(str(slide), case=slide.stem), mpp)
+        except InputError:
+            raise InputError(
+                f"slide {slide} does not record its microns per pixel; "
+                f"look it up and say so: make demo SLIDE={slide} MPP=0.25"
+            ) from None
+        tissue = tissue_mask(overview(image, _OVERVIEW_UM / level0_mpp))
+    height, width = tissue.shape
+    wide, high = (min(size, math.ceil(um / _OVERVIEW_UM)) for size, um in zip((width, height), _WINDOW_UM, strict=True))
+    sums = np.pad(tissue.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    inside = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    if not inside.max():
+        raise InputError(f"slide {slide} shows no tissue; give another one.")
+    y, x = np.unravel_index(int(inside.argmax()), inside.shape)
+    return float(x / width), float(y / height), float((x + wide) / width), float((y + high) / height)
