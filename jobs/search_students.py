@@ -18,9 +18,11 @@ def main(config: SearchConfig) -> Outcome:
 
     from histill.cluster.connect import connected
     from histill.registry.runs import open_run
+    from histill.registry.server import check_tracking
     from histill.search.sweep import check_sweep, run_sweep
 
     check_sweep(config)
+    check_tracking(config.tracking)
     with connected():
         sweep = run_sweep(config, open_run)
     rows = [

@@ -14,10 +14,12 @@ def main(config: TeacherConfig) -> Outcome:
     """Train the teacher of `config`."""
     from histill.cluster.connect import connected
     from histill.registry.runs import open_run
+    from histill.registry.server import check_tracking
     from histill.train.launch import train_run
     from histill.train.prepare import prepare_teacher
 
     prepared = prepare_teacher(config)
+    check_tracking(config.tracking)
     with connected():
         return Outcome(vars(train_run(prepared, open_run)))
 

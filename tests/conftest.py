@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
+from hypothesis import settings
 from PIL import Image
 
 from histill.config.common import Storage
@@ -29,9 +30,13 @@ ROWS_PER_GROUP, ROWS_PER_SHARD = 4, 8
 
 
 def pytest_configure() -> None:
+    # Threads do nothing for small tensors, and on a busy machine they wait for each other; torch reads it on import.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Ray reads it when it is imported, which test modules may do before any fixture runs.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    settings.register_profile("any machine", deadline=None)  # a loaded one is slow now and then
+    settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from histill.config.base import Strict
 from histill.config.load import load_config, nested_models
 from histill.errors import HistillError, InputError
+from histill.storage.control import json_value
 
 C = TypeVar("C", bound=Strict)
 
@@ -52,7 +53,7 @@ def run_job(model: type[C], main: Callable[[C], Outcome], argv: Sequence[str] | 
             traceback.print_exc()
         print(f"error: {known}", file=sys.stderr)
         return 2 if isinstance(known, InputError) else 1
-    print(json.dumps(outcome.values, sort_keys=True), flush=True)
+    print(json.dumps(json_value(outcome.values), sort_keys=True, allow_nan=False), flush=True)
     return 0 if outcome.ok else 1
 
 

@@ -80,9 +80,7 @@ def test_the_resources_of_all_trials_are_given_back(sweep: Sweep) -> None:
     pytest.fail(f"{free} of {whole} CPUs are free, and these placement groups are left: {kept}")
 
 
-def test_the_folder_of_the_sweep_means_the_best_model(
-    sweep: Sweep, searching: Callable[..., SearchConfig]
-) -> None:
+def test_the_folder_of_the_sweep_means_the_best_model(sweep: Sweep, searching: Callable[..., SearchConfig]) -> None:
     best = model_folder.resolve(sweep.run, STORAGE)
     assert best == sweep.best.model
     assert best.startswith(join(sweep.run, "trials"))

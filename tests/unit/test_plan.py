@@ -87,14 +87,19 @@ def test_a_lane_reads_its_row_groups_one_after_another() -> None:
 @settings(max_examples=5, deadline=None)
 @given(seeds)
 def test_a_batch_mixes_tiles_from_all_over_the_set(seed: int) -> None:
-    """The mean place of a batch's tiles in the storage varies about as little as under a true shuffle."""
+    """Place in the storage says as little of a tile's place in its batch, or of its batch, as under a true shuffle."""
     tiles, batch_size = 64 * 300, 32
     rows, groups = np.arange(tiles), np.arange(tiles) // 64
     batches = epoch_batches(rows, groups, batch_size=batch_size, seed=seed, epoch=0)
     truly = np.random.default_rng(seed).permutation(rows).reshape(batches.shape)
-    assert batches.mean(1).std() < 2 * truly.mean(1).std()
-    assert abs(rank_correlation(batches.ravel(), rows)) < 0.1
-    assert abs(np.mean([rank_correlation(batch, np.arange(batch_size)) for batch in batches])) < 0.15
+    assert batches.mean(1).std() < 1.5 * truly.mean(1).std()
+    assert mean_correlation(batches) < 1.5 * mean_correlation(truly)
+    assert abs(rank_correlation(batches.ravel(), rows)) < 0.3  # five deviations of a shuffle of 300 row groups
+
+
+def mean_correlation(batches: np.ndarray) -> float:
+    """Mean over the batches of the absolute rank correlation of position and place in the storage."""
+    return float(np.mean([abs(rank_correlation(batch, np.arange(len(batch)))) for batch in batches]))
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:

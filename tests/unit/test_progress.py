@@ -44,8 +44,8 @@ def test_a_log_gets_a_line_with_rate_and_time_left_now_and_then(time: Time, caps
     output, error = capsys.readouterr()
     assert output == ""
     lines = error.splitlines()
-    assert lines[0] == "ingest   2% 10/400 tiles  10.0/s  ETA 0:39  loss 0.5"
-    assert lines[1] == "ingest  15% 60/400 tiles  10.0/s  ETA 0:34  loss 0.5"
+    assert lines[0] == "ingest   2% 10/400 tiles  10.0 tiles/s  ETA 0:39  loss 0.5"
+    assert lines[1] == "ingest  15% 60/400 tiles  10.0 tiles/s  ETA 0:34  loss 0.5"
     assert len(lines) == 2
     assert "\r" not in error
 
@@ -64,7 +64,7 @@ def test_what_an_earlier_run_did_is_no_rate(time: Time, capsys: pytest.CaptureFi
     shown.start_at(900)
     time.now = 110.0
     shown.update(950)
-    assert "5.0/s  ETA 0:10" in capsys.readouterr().err
+    assert "5.0 tiles/s  ETA 0:10" in capsys.readouterr().err
 
 
 def test_without_a_rate_the_time_left_is_unknown(time: Time, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,3 +89,12 @@ def test_a_terminal_gets_one_line_redrawn(
     first, second, third = re.split("\r", error)[1:]
     assert len(second) == len(first)  # what was longer is overwritten
     assert third.endswith("\n")
+
+
+def test_a_rate_that_the_caller_knows_goes_before_the_measured_one(
+    time: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = time.started("training", 100)
+    time.now = 110.0
+    shown.update(50, rate=25.0)
+    assert "25.0 tiles/s  ETA 0:02" in capsys.readouterr().err

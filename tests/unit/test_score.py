@@ -97,7 +97,7 @@ def test_missing_masks_are_refused(
     tmp_path: Path, tile_set: Callable[..., Manifest], model: Callable[..., str]
 ) -> None:
     unmasked = tile_set(tmp_path, masks=False)
-    with pytest.raises(InputError, match="4 tiles of split 'test' .* have no mask"):
+    with pytest.raises(InputError, match=r"4 tiles of split 'test' .* have no mask"):
         score_model(model(), HeldOut(tiles=unmasked.uri), STORAGE)
 
 

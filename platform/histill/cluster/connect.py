@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from histill.cluster.quiet import verbose
 from histill.errors import InputError
 
 OWN_TOKEN = "~/.ray/auth_token"  # where Ray keeps one
@@ -33,6 +34,9 @@ def connected() -> Iterator[None]:
     else:
         _check_address(address)
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # jobs show progress of their own
+    if not verbose():
+        # The driver's C++ core prints advice about Ray Data's and Ray Train's own actors as errors.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     _init(address)
@@ -45,14 +49,13 @@ def connected() -> Iterator[None]:
 def _init(address: str) -> None:
     import ray
 
-    verbose = os.environ.get("HISTILL_VERBOSE") == "1"
     try:
         ray.init(
             address,
             # Without the dashboard, placement groups of trials that Tune stops early are never given back.
             include_dashboard=True if address == LOCAL else None,
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
+            log_to_driver=verbose(),
+            logging_level=logging.INFO if verbose() else logging.ERROR,
             runtime_env={"worker_process_setup_hook": "histill.cluster.connect.tell_address"},
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

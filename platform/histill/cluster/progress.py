@@ -38,19 +38,20 @@ class Progress:
         """Count what an earlier run did as done, but not into the rate."""
         self.done = self._resumed_at = done
 
-    def update(self, done: int, detail: str = "") -> None:
-        """Set the amount done and show it when it is time to."""
+    def update(self, done: int, detail: str = "", rate: float | None = None) -> None:
+        """Set the amount done and show it when it is time to. `rate`: units/s, where the caller knows it better."""
         self.done = done
         now = time.monotonic()
         wait = 0.2 if sys.stderr.isatty() else self.every_s
         if now - self._shown >= wait or done >= self.total:
-            self._show(now, detail)
+            self._show(now, detail, rate)
 
-    def _show(self, now: float, detail: str) -> None:
+    def _show(self, now: float, detail: str, rate: float | None) -> None:
         self._shown = now
         spent = now - self._begun
         fresh = self.done - self._resumed_at
-        rate = fresh / spent if spent > 0 else 0.0
+        if rate is None:
+            rate = fresh / spent if spent > 0 else 0.0
         eta = clock((self.total - self.done) / rate) if rate > 0 else "?"
         share = self.done / self.total if self.total else 1.0
         line = (

@@ -14,6 +14,8 @@ def ray_data() -> ModuleType:
     """`ray.data`, its console logging silenced unless `verbose()`; its log files keep everything."""
     import ray.data
 
+    # Else a task's own error arrives as a UserCodeException without its cause, and what was wrong is lost.
+    ray.data.DataContext.get_current().raise_original_map_exception = True
     if not verbose():
         for handler in logging.getLogger("ray.data").handlers:
             if type(handler).__name__ == "PlainRayHandler":

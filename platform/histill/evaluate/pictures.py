@@ -9,6 +9,7 @@ import torch
 from histill.artifacts.model_folder import load, resolve
 from histill.config.common import Storage
 from histill.config.scoring import HeldOut
+from histill.errors import InputError
 from histill.evaluate.score import Judged, checked_tiles, judged_batches
 
 _COLOURS = ((0.0, 0.75, 0.25), (0.9, 0.3, 0.0), (0.1, 0.35, 0.9), (0.8, 0.0, 0.7), (0.0, 0.7, 0.8))
@@ -28,10 +29,13 @@ def comparison_rows(model: str, held_out: HeldOut, rows: int, storage: Storage) 
         for slot, tile in enumerate(judged.batch.index.tolist()):
             if tile in wanted and bool(judged.batch.valid[slot]):
                 shown.append((manifest.table["tile_id"][tile].as_py(), judged, slot))
-    return _draw(shown, "mask" if teacher is None else "teacher", len(card.classes))
+    if not shown:
+        raise InputError(f"no tile of split {held_out.split!r} in {held_out.tiles} can be decoded; ingest them again.")
+    names = ("mask" if teacher is None else "teacher", "student" if card.teacher_digest else "model")
+    return _draw(shown, names, len(card.classes))
 
 
-def _draw(shown: list[tuple[str, Judged, int]], reference: str, classes: int) -> bytes:
+def _draw(shown: list[tuple[str, Judged, int]], names: tuple[str, str], classes: int) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.1 * len(shown) + 0.3), layout="constrained")
@@ -40,8 +44,8 @@ def _draw(shown: list[tuple[str, Judged, int]], reference: str, classes: int) ->
         image = judged.batch.tiles[slot].permute(1, 2, 0).numpy()
         for axis, title, decided in (
             (row[0], name, None),
-            (row[1], reference, judged.reference[slot]),
-            (row[2], f"student, Dice {_dice(judged, slot):.2f}", judged.decided[slot]),
+            (row[1], names[0], judged.reference[slot]),
+            (row[2], f"{names[1]}, Dice {_dice(judged, slot):.2f}", judged.decided[slot]),
         ):
             axis.imshow(image)
             axis.set_title(title, fontsize=9)

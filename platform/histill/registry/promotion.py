@@ -47,9 +47,8 @@ class Promotion:
         return self.decision != REFUSED
 
     def values(self) -> dict[str, Any]:
-        """As plain values for JSON; nan becomes None."""
-        plain: dict[str, Any] = versions.json_value(dataclasses.asdict(self))
-        return plain
+        """As plain values."""
+        return dataclasses.asdict(self)
 
 
 def promote(config: PromoteConfig) -> Promotion:

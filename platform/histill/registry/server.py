@@ -66,6 +66,13 @@ def required_server_uri(tracking: Tracking) -> str:
     return uri
 
 
+def check_tracking(tracking: Tracking) -> None:
+    """Raise InputError when a server is configured and does not answer; jobs ask before they start Ray."""
+    uri = server_uri(tracking)
+    if uri is not None:
+        check_reachable(uri)
+
+
 def check_reachable(uri: str) -> None:
     """Raise InputError when nobody answers at `uri` within 10 s; any answer at all is one."""
     try:

@@ -2,12 +2,10 @@
 
 import dataclasses
 import json
-import math
 import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from histill import __version__
 from histill.artifacts import model_folder
@@ -16,6 +14,7 @@ from histill.errors import InputError
 from histill.registry.runs import begin_run
 from histill.registry.server import connect, error_code, log_file, required_server_uri, server_errors
 from histill.registry.tracking import MlflowTracker
+from histill.storage.control import json_value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -152,15 +151,6 @@ def fetch_model(uri: str, tracking: Tracking, into: Path) -> str:
 def json_bytes(value: object) -> bytes:
     """`json_value` of `value` as indented JSON."""
     return (json.dumps(json_value(value), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def json_value(value: Any) -> Any:
-    """`value` with None for nan and infinity, for which JSON has no words."""
-    if isinstance(value, Mapping):
-        return {key: json_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _find(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":

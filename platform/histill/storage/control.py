@@ -1,8 +1,10 @@
 """Small files, read and written whole: manifests' headers, run records, reports."""
 
 import json
+import math
 import os
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from histill.config.common import Storage
@@ -56,7 +58,17 @@ def read_json(uri: str, storage: Storage) -> Any:
 
 def write_json(uri: str, value: Any, storage: Storage) -> None:
     """`value` as indented JSON with a stable order of keys."""
-    write_bytes(uri, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode(), storage)
+    text = json.dumps(json_value(value), indent=2, sort_keys=True, allow_nan=False)
+    write_bytes(uri, f"{text}\n".encode(), storage)
+
+
+def json_value(value: Any) -> Any:
+    """`value` with None for nan and infinity, for which JSON has no words."""
+    if isinstance(value, Mapping):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def probe(uri: str, storage: Storage, *, write: bool) -> None:
@@ -64,11 +76,10 @@ def probe(uri: str, storage: Storage, *, write: bool) -> None:
 
     Raises InputError in one sentence when it cannot be reached, refuses the credentials, or (`write`) refuses to write.
     """
+    exists(uri, storage)  # a server that makes missing buckets at the first write would hide a misspelt name
     if write:
         marker = f"{uri.rstrip('/')}/.probe"
         write_bytes(marker, b"", storage)
         filesystem, path = control_filesystem(marker, storage)
         with storage_errors(marker, storage):
             filesystem.rm_file(path)
-    else:
-        exists(uri, storage)

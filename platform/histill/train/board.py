@@ -100,6 +100,7 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
         progress.update(
             snapshot.tiles,
             f"epoch {snapshot.epoch + 1}  loss {snapshot.loss:.4f}  waiting for data {snapshot.data_wait:.0%}",
+            rate=snapshot.tiles_per_s,
         )
     if progress:
         progress.close()

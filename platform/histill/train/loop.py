@@ -65,9 +65,9 @@ def train(
             learner.optimiser.zero_grad(set_to_none=True)
             share = batch.valid.sum() * training.workers / batch.planned  # DDP averages over workers, not over tiles
             (terms.loss * share).backward()
-            nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimiser.clip_norm)
+            norm = nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimiser.clip_norm)
             learner.optimiser.step()
-            meter.count(batch, terms.loss.detach(), terms.parts)
+            meter.count(batch, terms.loss.detach(), terms.parts, norm)
             if meter.due():
                 hooks.show(meter.snapshot(epoch, global_step, steps, lr))
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < training.steps:
@@ -138,6 +138,7 @@ class _Meter:
     batch_size: int
     device: torch.device
     _loss: torch.Tensor = field(init=False)
+    _norms: torch.Tensor = field(init=False)  # sum of the gradient's norms: not finite once one was not
     _parts: dict[str, torch.Tensor] = field(default_factory=dict)
     _begun: float = field(default_factory=time.monotonic)
     _shown: float = field(default_factory=time.monotonic)
@@ -146,6 +147,7 @@ class _Meter:
 
     def __post_init__(self) -> None:
         self._loss = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss x tiles, valid tiles, planned tiles
+        self._norms = torch.zeros((), device=self.device)
 
     def waiting(self, items: Iterator[T]) -> Iterator[T]:
         """`items`, timing how long each is waited for."""
@@ -157,9 +159,12 @@ class _Meter:
                 return
             yield item
 
-    def count(self, batch: TileBatch, loss: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
+    def count(
+        self, batch: TileBatch, loss: torch.Tensor, parts: Mapping[str, torch.Tensor], norm: torch.Tensor
+    ) -> None:
         valid = batch.valid.sum()
         self._loss += torch.stack([loss.double() * valid, valid.double(), (batch.index >= 0).sum().double()])
+        self._norms += norm
         for name, value in parts.items():
             self._parts[name] = self._parts.get(name, torch.zeros_like(value)) + value
         self._batches += 1
@@ -168,7 +173,7 @@ class _Meter:
         return time.monotonic() - self._shown >= LOG_EVERY_S
 
     def finite(self) -> bool:
-        return math.isfinite(float(self._loss[0]))
+        return math.isfinite(float(self._loss[0])) and math.isfinite(float(self._norms))
 
     def snapshot(self, epoch: int, step: int, steps: int, lr: float) -> Snapshot:
         now = time.monotonic()
@@ -196,6 +201,6 @@ class _Meter:
 def _check_finite(meter: _Meter, epoch: int, step: int) -> None:
     if not meter.finite():
         raise HistillError(
-            f"the loss is not a number by step {step} of epoch {epoch}; the last checkpoint is kept: lower "
-            "optimiser.lr or the loss weights and start a new run."
+            f"the loss or its gradient is not a number by step {step} of epoch {epoch}; the last checkpoint is "
+            "kept: lower optimiser.lr or the loss weights and start a new run."
         )

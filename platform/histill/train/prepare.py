@@ -13,7 +13,7 @@ from histill.errors import InputError
 from histill.models.students import check_encoder
 from histill.storage.control import probe
 from histill.stream.read import Source
-from histill.teachers.cache import matching_cache
+from histill.teachers.cache import matching_cache, on_device
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 
@@ -74,7 +74,9 @@ def make_task(prepared: Prepared) -> Task:
     """The run's task, made in each worker, since a live network teacher is too large to send around."""
     config, card = prepared.config, prepared.card
     if isinstance(config, PretrainConfig):
-        teacher = None if config.responses else load_teacher(config.teacher, card.tile_mpp, config.storage)
+        teacher = None
+        if config.responses is None:
+            teacher = on_device(load_teacher(config.teacher, card.tile_mpp, config.storage), config.workers.gpus > 0)
         return Rckd(card.classes, card.size_px, config.loss, teacher)
     if isinstance(config, TeacherConfig):
         return Supervised(card.classes, card.size_px, config.dice)
