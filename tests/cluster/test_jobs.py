@@ -94,9 +94,10 @@ def refusal(finished: Finished, *secrets: str) -> str:
     assert finished.stdout == ""
     assert "Traceback" not in said
     assert not [secret for secret in secrets if secret in said]
-    (line,) = [line for line in finished.stderr.splitlines() if not PROGRESS.match(line)]
-    assert line.startswith("error: ")
-    return line
+    lines = [line for line in finished.stderr.splitlines() if not PROGRESS.match(line)]
+    assert len(lines) == 1, said
+    assert lines[0].startswith("error: ")
+    return lines[0]
 
 
 def test_a_submitted_job_trains(head: RayHead, s3: S3Server, tracking: TrackingServer, keys: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """Small files, read and written whole: manifests' headers, run records, reports."""
 
+import contextlib
 import json
 import math
 import os
@@ -76,9 +77,12 @@ def probe(uri: str, storage: Storage, *, write: bool) -> None:
 
     Raises InputError in one sentence when it cannot be reached, refuses the credentials, or (`write`) refuses to write.
     """
-    exists(uri, storage)  # a server that makes missing buckets at the first write would hide a misspelt name
+    marker = f"{uri.rstrip('/')}/.probe"
+    # Reading comes first: a server that makes missing buckets at the first write would hide a misspelt name. It is a
+    # GET, since the answer to a HEAD does not say what is wrong.
+    with contextlib.suppress(FileNotFoundError):
+        read_bytes(marker, storage)
     if write:
-        marker = f"{uri.rstrip('/')}/.probe"
         write_bytes(marker, b"", storage)
         filesystem, path = control_filesystem(marker, storage)
         with storage_errors(marker, storage):
