@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from histill.cluster.quiet import verbose
+from histill.cluster.quiet import start_of_ray, verbose
 from histill.errors import InputError
 
 OWN_TOKEN = "~/.ray/auth_token"  # where Ray keeps one
@@ -50,14 +50,15 @@ def _init(address: str) -> None:
     import ray
 
     try:
-        ray.init(
-            address,
-            # Without the dashboard, placement groups of trials that Tune stops early are never given back.
-            include_dashboard=True if address == LOCAL else None,
-            log_to_driver=verbose(),
-            logging_level=logging.INFO if verbose() else logging.ERROR,
-            runtime_env={"worker_process_setup_hook": "histill.cluster.connect.tell_address"},
-        )
+        with start_of_ray():
+            ray.init(
+                address,
+                # Without the dashboard, placement groups of trials that Tune stops early are never given back.
+                include_dashboard=True if address == LOCAL else None,
+                log_to_driver=verbose(),
+                logging_level=logging.INFO if verbose() else logging.ERROR,
+                runtime_env={"worker_process_setup_hook": "histill.cluster.connect.tell_address"},
+            )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         text = str(error)
         reason = text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__

@@ -1,7 +1,10 @@
 """Ray without its own chatter: jobs show their progress in their own way."""
 
+import contextlib
 import logging
 import os
+import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 
@@ -21,3 +24,21 @@ def ray_data() -> ModuleType:
             if type(handler).__name__ == "PlainRayHandler":
                 handler.setLevel(logging.CRITICAL)
     return ray.data
+
+
+@contextlib.contextmanager
+def start_of_ray() -> Iterator[None]:
+    """Drop what is written to stderr unless `verbose()`: Ray's C++ core announces the log level that it was given."""
+    if verbose():
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -93,6 +93,7 @@ def run_demo(slide: Path, mpp: float | None) -> None:
             **ray.environment(),
             "MLFLOW_TRACKING_URI": tracking.uri,
             "OMP_NUM_THREADS": "1",
+            "MPLCONFIGDIR": str((FOLDER / "matplotlib").resolve()),  # else it leaves a font cache in the home folder
         }
         demo = Demo(environment)
         picture = _stages(demo, slide, mpp, f"s3://{BUCKET}/{_safe(slide.stem)}", pictures)

@@ -78,12 +78,14 @@ def probe(uri: str, storage: Storage, *, write: bool) -> None:
     Raises InputError in one sentence when it cannot be reached, refuses the credentials, or (`write`) refuses to write.
     """
     marker = f"{uri.rstrip('/')}/.probe"
-    # Reading comes first: a server that makes missing buckets at the first write would hide a misspelt name. It is a
-    # GET, since the answer to a HEAD does not say what is wrong.
-    with contextlib.suppress(FileNotFoundError):
-        read_bytes(marker, storage)
+    filesystem, path = control_filesystem(marker, storage)
+    if is_s3(uri):
+        # Reading comes first: a server that makes a missing bucket at the first write would hide a misspelt name. It
+        # is a plain GET, since the HEAD that fsspec begins with is not told what is wrong.
+        bucket, _, key = path.removeprefix("s3://").partition("/")
+        with contextlib.suppress(FileNotFoundError), storage_errors(uri, storage):
+            filesystem.call_s3("get_object", Bucket=bucket, Key=key)
     if write:
         write_bytes(marker, b"", storage)
-        filesystem, path = control_filesystem(marker, storage)
-        with storage_errors(marker, storage):
+        with storage_errors(uri, storage):
             filesystem.rm_file(path)
