@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel
 
+from histill.cluster.failures import known_error
 from histill.config.base import Strict
 from histill.config.load import load_config, nested_models
-from histill.errors import HistillError, InputError
+from histill.errors import InputError
 from histill.storage.control import json_value
 
 C = TypeVar("C", bound=Strict)
@@ -46,7 +47,7 @@ def run_job(model: type[C], main: Callable[[C], Outcome], argv: Sequence[str] | 
         print("interrupted; run the same command again to go on from what is written.", file=sys.stderr)
         return 130
     except Exception as error:
-        known = _known(error)
+        known = known_error(error)
         if known is None:
             raise
         if arguments.verbose:
@@ -55,25 +56,6 @@ def run_job(model: type[C], main: Callable[[C], Outcome], argv: Sequence[str] | 
         return 2 if isinstance(known, InputError) else 1
     print(json.dumps(json_value(outcome.values), sort_keys=True, allow_nan=False), flush=True)
     return 0 if outcome.ok else 1
-
-
-def _known(error: BaseException) -> HistillError | None:
-    """The HistillError at the bottom of what Ray has wrapped around it, if there is one."""
-    seen: set[int] = set()
-    queue: list[Any] = [error]
-    while queue:
-        current = queue.pop(0)
-        if not isinstance(current, BaseException) or id(current) in seen:
-            continue
-        seen.add(id(current))
-        cause = getattr(current, "cause", None)  # ray's RayTaskError, whose class derives from its cause's as well
-        if isinstance(current, HistillError) and cause is None:
-            # Ray Data appends lines of advice to whatever a task of its own raises
-            return type(current)(str(current).partition("\n")[0])
-        failures = getattr(current, "worker_failures", None)  # ray.train's WorkerGroupError
-        queue += [cause, current.__cause__, current.__context__]
-        queue += list(failures.values()) if isinstance(failures, Mapping) else []
-    return None
 
 
 def _parser(model: type[Strict]) -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ import torch
 from pyarrow import fs
 
 from histill.artifacts.model_folder import ModelCard, build, save
-from histill.cli import _known
+from histill.cluster.failures import known_error
 from histill.config.common import Storage, Workers
 from histill.config.common import Teacher as TeacherConfig
 from histill.config.runs import PretrainConfig
@@ -152,7 +152,7 @@ def test_bad_tiles_and_bad_shards(
     config = caching(manifest, s3, output=str(tmp_path / "others"))
     with pytest.raises(ray.exceptions.RayError) as raised:
         cache_responses(config)
-    known = _known(raised.value)
+    known = known_error(raised.value)
     assert isinstance(known, InputError)
     assert "truncated" in str(known)
     assert shard in str(known)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,7 +103,9 @@ def test_every_trial_is_a_child_of_the_sweep(sweep: Sweep, tracking: TrackingSer
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_a_seed_draws_the_same_values_again(searching: Callable[..., SearchConfig], sampler: str) -> None:
+def test_a_seed_draws_the_same_values_again(
+    searching: Callable[..., SearchConfig], sampler: str, tmp_path: Path
+) -> None:
     def drawn(seed: int) -> list[dict[str, Any]]:
         config = searching("drawn", sampler=sampler, seed=seed)
         searcher = _searcher(config)
@@ -110,8 +113,26 @@ def test_a_seed_draws_the_same_values_again(searching: Callable[..., SearchConfi
             return [searcher.suggest(f"trial-{number}") for number in range(TRIALS)]
         tune.register_trainable("drawn", lambda values: None)
         space = tune_space(config.space)
-        searcher.add_configurations({"drawn": {"run": "drawn", "config": space, "num_samples": TRIALS}})
+        experiment = {"run": "drawn", "config": space, "num_samples": TRIALS, "storage_path": str(tmp_path)}
+        searcher.add_configurations({"drawn": experiment})
         return [searcher.next_trial().config for _ in range(TRIALS)]
 
     assert drawn(5) == drawn(5)
     assert drawn(5) != drawn(6)
+
+
+def test_a_sweep_of_failures_says_why(
+    searching: Callable[..., SearchConfig],
+    tile_set: Callable[..., Manifest],
+    truncate_shard: Callable[..., str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    truncated = tile_set(tmp_path)
+    shard = truncate_shard(truncated, 0)
+    config = searching("failing", trials=1, max_failures=0, data={"tiles": truncated.uri, "batch_size": 4})
+    with pytest.raises(InputError, match=r"every trial of .* failed") as raised:
+        run_sweep(config, open_run)
+    assert shard in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    assert "Traceback" not in "".join(capfd.readouterr())

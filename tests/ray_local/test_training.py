@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from pyarrow import fs
 
 from histill.artifacts import model_folder
-from histill.cli import _known
+from histill.cluster.failures import known_error
 from histill.config.common import Storage
 from histill.config.runs import PretrainConfig
 from histill.errors import HistillError, InputError
@@ -54,7 +54,7 @@ def refused(config: PretrainConfig) -> HistillError:
     """The known error that ends the run."""
     with pytest.raises((ray.train.TrainingFailedError, InputError)) as raised:
         train(config)
-    known = _known(raised.value)
+    known = known_error(raised.value)
     assert known is not None
     assert len(str(known).splitlines()) == 1
     return known
@@ -167,7 +167,7 @@ def test_a_corrupt_tile_ends_the_run_or_is_left_out(
 ) -> None:
     row = int(damaged.rows_of("train")[5])
     tile, shard = spoil_tile(damaged, row), damaged.table["shard"][row].as_py()
-    said = refused(pretraining("corrupt-refused", damaged.uri))
+    said = refused(pretraining("corrupt-refused", damaged.uri, {"max_failures": 1}))
     assert isinstance(said, InputError)
     assert f"tile {tile} in shard {join(damaged.uri, shard)}" in str(said)
 

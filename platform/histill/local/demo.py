@@ -130,11 +130,11 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
         sweep = f"{root}/runs/sweep"
         if not demo.finished(sweep):
             space = (
-                "{loss.temperature: {loguniform: [1, 4]}, student.size_px: {choice: [96, 160]}, "
+                "{loss.temperature: {loguniform: [1, 4]}, student.size_px: {choice: [96, 128]}, "
                 "loss.dice: {uniform: [0, 1]}}"
             )
             demo.job(
-                "search_students", f"name=sweep {data} optimiser.epochs=12 trials=3 grace_epochs=4 'space={space}'"
+                "search_students", f"name=sweep {data} optimiser.epochs=10 trials=3 grace_epochs=4 'space={space}'"
             )
         best = read_json(f"{sweep}/{FINISHED_NAME}", demo.storage)
         found += [f"3 trials: best val Dice {best['metrics']['val_dice']:.3f} with the teacher", sweep]

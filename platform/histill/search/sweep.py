@@ -2,11 +2,13 @@
 
 import contextlib
 import io
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from histill.cluster.failures import known_error
 from histill.cluster.quiet import verbose
 from histill.config.runs import SearchConfig
 from histill.errors import HistillError, InputError
@@ -61,7 +63,7 @@ def run_sweep(config: SearchConfig, open_run: OpenRun) -> Sweep:
     """Run the trials on the connected cluster and mark the sweep finished with the best one's model.
 
     The name of an interrupted sweep goes on with its trials. Raises InputError when one trial does not fit the
-    cluster, HistillError when every trial failed.
+    cluster, HistillError (InputError where that is why) when every trial failed.
     """
     from ray import tune
 
@@ -90,6 +92,8 @@ def run_sweep(config: SearchConfig, open_run: OpenRun) -> Sweep:
                 callbacks=[sweep_progress(config)],
             ),
         )
+    if not verbose():
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error stands in the table
     try:
         with contextlib.redirect_stdout(sys.stderr if verbose() else io.StringIO()):  # stdout is the job's JSON line
             results = tuner.fit()
@@ -100,7 +104,11 @@ def run_sweep(config: SearchConfig, open_run: OpenRun) -> Sweep:
     trials = sorted((_result(config, result) for result in results), key=_rank)
     sweep = Sweep(run_uri(config), tuple(trials), parent)
     if sweep.best.model is None:
-        raise HistillError(f"every trial of {sweep.run} failed; the first error: {sweep.best.error}")
+        if tracker:
+            tracker.finish("FAILED")
+        known = next(filter(None, (known_error(result.error) for result in results)), None)
+        kind = HistillError if known is None else type(known)
+        raise kind(f"every trial of {sweep.run} failed; the first error: {sweep.best.error}")
     finish(config, sweep.best.model, {METRIC: sweep.best.val_dice})
     if tracker:
         tracker.metrics({"best_val_dice": sweep.best.val_dice}, 0)
@@ -167,7 +175,13 @@ def _run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Ope
 
     trial = tune.get_context().get_trial_id()
     run = trial_config(config, values, name=trial, runs=join(run_uri(config), "trials"))
-    train_run(prepare_pretraining(run), open_run, parent=parent, callbacks=[TuneReportCallback()], show=False)
+    try:
+        train_run(prepare_pretraining(run), open_run, parent=parent, callbacks=[TuneReportCallback()], show=False)
+    except Exception as error:
+        known = known_error(error)
+        if known is None:
+            raise
+        raise known from None  # what Ray wraps around it does not survive Tune
 
 
 def _result(config: SearchConfig, result: Any) -> TrialResult:
@@ -179,8 +193,12 @@ def _result(config: SearchConfig, result: Any) -> TrialResult:
         epochs=int(metrics.get("epochs", 0)),
         val_dice=float(metrics.get(METRIC, float("nan"))),
         model=None if path is None else ("s3://" if is_s3(config.runs) else "") + path,
-        error=None if result.error is None else str(result.error).strip().splitlines()[-1],
+        error=None if result.error is None else _said(result.error),
     )
+
+
+def _said(error: Exception) -> str:
+    return str(known_error(error) or str(error).strip().splitlines()[-1])
 
 
 def _rank(trial: TrialResult) -> tuple[bool, float]:
