@@ -12,13 +12,11 @@ from histill.config.scoring import CacheConfig
 
 def main(config: CacheConfig) -> Outcome:
     """Cache the responses of `config`."""
-    from histill.cluster.connect import connected
     from histill.storage.control import probe
     from histill.teachers.cache import cache_responses
 
     probe(config.output, config.storage, write=True)
-    with connected():
-        cached = cache_responses(config)
+    cached = cache_responses(config)
     values = {"responses": cached.uri, "reused": cached.reused, **cached.header.model_dump(mode="json")}
     return Outcome(values)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from histill.cluster.connect import connected
 from histill.cluster.progress import Progress
 from histill.cluster.quiet import ray_data
 from histill.config.base import Strict
@@ -81,9 +82,10 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     undecodable = 0
     progress = Progress("teacher responses", manifest.header.tiles, "tiles")
     done = 0
-    for tiles, failed in _answered_shards(config, manifest, uri):
-        done, undecodable = done + tiles, undecodable + failed
-        progress.update(done)
+    with connected():
+        for tiles, failed in _answered_shards(config, manifest, uri):
+            done, undecodable = done + tiles, undecodable + failed
+            progress.update(done)
     progress.close()
     if done != manifest.header.tiles:
         raise RuntimeError(f"{done} responses were written for {manifest.header.tiles} tiles")
