@@ -15,7 +15,7 @@ def main(config: CacheConfig) -> Outcome:
     from histill.storage.control import probe
     from histill.teachers.cache import cache_responses
 
-    probe(config.output, config.storage, write=True)
+    probe(config.output, config.storage)
     cached = cache_responses(config)
     values = {"responses": cached.uri, "reused": cached.reused, **cached.header.model_dump(mode="json")}
     return Outcome(values)

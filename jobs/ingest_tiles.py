@@ -24,7 +24,7 @@ def main(config: IngestConfig) -> Outcome:
     from histill.storage.control import probe
     from histill.tiles.ingest import ingest
 
-    probe(config.output, config.storage, write=True)
+    probe(config.output, config.storage)
     report = ingest(config)
     print(summary(report, config), file=sys.stderr)
     header = report.manifest.header

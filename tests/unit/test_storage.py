@@ -66,14 +66,14 @@ def test_a_missing_file_stays_file_not_found(tmp_path: Path) -> None:
 
 
 def test_probe_leaves_nothing(tmp_path: Path) -> None:
-    control.probe(str(tmp_path / "out"), STORAGE, write=True)
+    control.probe(str(tmp_path / "out"), STORAGE)
     assert os.listdir(tmp_path / "out") == []
 
 
 def test_probe_names_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/out"):
-        control.probe(str(tmp_path / "file" / "out"), STORAGE, write=True)
+        control.probe(str(tmp_path / "file" / "out"), STORAGE)
 
 
 def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,10 +72,10 @@ def json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def probe(uri: str, storage: Storage, *, write: bool) -> None:
-    """Ask the storage one cheap question before a long job starts.
+def probe(uri: str, storage: Storage) -> None:
+    """Write and remove a marker below `uri`, before a long job starts to write there.
 
-    Raises InputError in one sentence when it cannot be reached, refuses the credentials, or (`write`) refuses to write.
+    Raises InputError in one sentence when the storage cannot be reached, or refuses the credentials or the writing.
     """
     marker = f"{uri.rstrip('/')}/.probe"
     filesystem, path = control_filesystem(marker, storage)
@@ -85,7 +85,6 @@ def probe(uri: str, storage: Storage, *, write: bool) -> None:
         bucket, _, key = path.removeprefix("s3://").partition("/")
         with contextlib.suppress(FileNotFoundError), storage_errors(uri, storage):
             filesystem.call_s3("get_object", Bucket=bucket, Key=key)
-    if write:
-        write_bytes(marker, b"", storage)
-        with storage_errors(uri, storage):
-            filesystem.rm_file(path)
+    write_bytes(marker, b"", storage)
+    with storage_errors(uri, storage):
+        filesystem.rm_file(path)

@@ -16,7 +16,9 @@ from histill.stream.read import Source
 from histill.teachers.cache import matching_cache, on_device
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
+from histill.train.run_folder import open_record
 
+PRETRAINING, TEACHING = "pretrain_student", "train_teacher"  # kinds of runs
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -33,7 +35,8 @@ class Prepared:
 
 
 def prepare_pretraining(config: PretrainConfig) -> Prepared:
-    """Check tiles, splits, teacher and responses of an RCKD run. Raises InputError."""
+    """Check name, tiles, splits, teacher and responses of an RCKD run. Raises InputError."""
+    open_record(config, PRETRAINING)
     manifest = _checked_manifest(config, config.student)
     if config.responses is not None:
         responses = matching_cache(config.responses, manifest, config.teacher, config.storage)
@@ -42,7 +45,7 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
         teacher = load_teacher(config.teacher, manifest.header.mpp, config.storage)
         classes, digest = teacher.classes, teacher.digest
     return Prepared(
-        kind="pretrain_student",
+        kind=PRETRAINING,
         config=config,
         card=_card(config, config.student, manifest, classes, digest),
         source=Source(config.data.tiles, config.storage, responses=config.responses),
@@ -51,7 +54,8 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
 
 
 def prepare_teacher(config: TeacherConfig) -> Prepared:
-    """Check tiles, splits and masks of a supervised run. Raises InputError."""
+    """Check name, tiles, splits and masks of a supervised run. Raises InputError."""
+    open_record(config, TEACHING)
     manifest = _checked_manifest(config, config.network)
     for split in (config.data.train, config.data.val):
         without = [tile for tile in manifest.rows_of(split) if not manifest.table["has_mask"][int(tile)].as_py()]
@@ -62,7 +66,7 @@ def prepare_teacher(config: TeacherConfig) -> Prepared:
                 "learns from masks, so ingest them with a mask column or name another split."
             )
     return Prepared(
-        kind="train_teacher",
+        kind=TEACHING,
         config=config,
         card=_card(config, config.network, manifest, config.classes, None),
         source=Source(config.data.tiles, config.storage, masks=True),
@@ -84,7 +88,7 @@ def make_task(prepared: Prepared) -> Task:
 
 
 def _checked_manifest(config: RunConfig, network: Network) -> Manifest:
-    probe(config.runs, config.storage, write=True)
+    probe(config.runs, config.storage)
     manifest = read_manifest(config.data.tiles, config.storage)
     check_encoder(network.encoder)
     size_px, tile_px = network.size_px or manifest.header.tile_px, manifest.header.tile_px
