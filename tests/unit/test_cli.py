@@ -49,6 +49,11 @@ def test_stdout_has_the_json_line_and_nothing_else(capsys: pytest.CaptureFixture
     assert error == ""
 
 
+def test_a_figure_that_is_none_is_null_in_the_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda config: Outcome({"dice": float("nan"), "per_class": [0.5, float("inf")]})) == 0
+    assert json.loads(capsys.readouterr().out) == {"dice": None, "per_class": [0.5, None]}
+
+
 def test_a_gate_that_refuses_is_status_1_with_its_outcome(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda config: Outcome({"promoted": False}, ok=False)) == 1
     assert json.loads(capsys.readouterr().out) == {"promoted": False}
