@@ -1,9 +1,11 @@
 """A sweep: trials by Ray Tune, each a run of Ray Train, the hopeless ones stopped and their resources given back."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import ray
@@ -53,10 +55,11 @@ def searching(small_run: dict[str, Any], tiles: Manifest) -> Callable[..., Searc
 
 
 @pytest.fixture(scope="module")
-def sweep(searching: Callable[..., SearchConfig]) -> Sweep:
-    config = searching("sweep")
+def sweep(searching: Callable[..., SearchConfig], tracking: TrackingServer) -> Sweep:
+    config = searching("sweep", tracking={"experiment": "sweep"})
     check_sweep(config)
-    return run_sweep(config, open_run)
+    with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": tracking.uri}):  # the driver's; the trials' workers lack it
+        return run_sweep(config, open_run)
 
 
 def test_the_hopeless_trials_stop_early(sweep: Sweep) -> None:

@@ -72,6 +72,9 @@ def run_sweep(config: SearchConfig, open_run: OpenRun) -> Sweep:
     parent = tracker.run_id if tracker else None
     save_record(config, record.model_copy(update={"tracking_run": parent}))
 
+    if tracker:  # a trial runs in a process that need not know this one's environment
+        tracking = config.tracking.model_copy(update={"uri": tracker.uri})
+        config = config.model_copy(update={"tracking": tracking})
     filesystem, path = arrow_filesystem(config.runs, config.storage)
     sweep_path = join(path, config.name, "tune")
     trainable = tune.with_resources(
