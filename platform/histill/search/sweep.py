@@ -55,8 +55,8 @@ class Sweep:
 def check_sweep(config: SearchConfig) -> None:
     """Refuse before Ray starts what no trial could do. Raises InputError."""
     check_space(config)
-    open_record(config, KIND)
     prepare_pretraining(trial_config(config, {}, name="check", runs=join(run_uri(config), "trials")))
+    open_record(config, KIND)
 
 
 def run_sweep(config: SearchConfig, open_run: OpenRun) -> Sweep:

@@ -36,8 +36,7 @@ class Prepared:
 
 def prepare_pretraining(config: PretrainConfig) -> Prepared:
     """Check name, tiles, splits, teacher and responses of an RCKD run. Raises InputError."""
-    open_record(config, PRETRAINING)
-    manifest = _checked_manifest(config, config.student)
+    manifest = _checked_manifest(config, PRETRAINING, config.student)
     if config.responses is not None:
         responses = matching_cache(config.responses, manifest, config.teacher, config.storage)
         classes, digest = responses.classes, responses.teacher
@@ -55,8 +54,7 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
 
 def prepare_teacher(config: TeacherConfig) -> Prepared:
     """Check name, tiles, splits and masks of a supervised run. Raises InputError."""
-    open_record(config, TEACHING)
-    manifest = _checked_manifest(config, config.network)
+    manifest = _checked_manifest(config, TEACHING, config.network)
     for split in (config.data.train, config.data.val):
         without = [tile for tile in manifest.rows_of(split) if not manifest.table["has_mask"][int(tile)].as_py()]
         if without:
@@ -87,8 +85,9 @@ def make_task(prepared: Prepared) -> Task:
     raise TypeError(f"no task for a {type(config).__name__}")
 
 
-def _checked_manifest(config: RunConfig, network: Network) -> Manifest:
-    probe(config.runs, config.storage)
+def _checked_manifest(config: RunConfig, kind: str, network: Network) -> Manifest:
+    probe(config.runs, config.storage)  # first of all: it tells what is wrong with credentials and buckets
+    open_record(config, kind)
     manifest = read_manifest(config.data.tiles, config.storage)
     check_encoder(network.encoder)
     size_px, tile_px = network.size_px or manifest.header.tile_px, manifest.header.tile_px
