@@ -3,6 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
 import histill
 from histill.artifacts.model_folder import ModelCard
 from histill.config.runs import Network, PretrainConfig, RunConfig, TeacherConfig
@@ -19,8 +21,6 @@ from histill.tiles.manifest import Manifest, read_manifest
 from histill.train.run_folder import open_record
 
 PRETRAINING, TEACHING = "pretrain_student", "train_teacher"  # kinds of runs
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def _card(
         encoder=network.encoder,
         decoder_channels=network.decoder_channels,
         classes=classes,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
         tile_px=manifest.header.tile_px,
         tile_mpp=manifest.header.mpp,
         size_px=network.size_px or manifest.header.tile_px,
