@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo ui test lint layers types format lock
+.PHONY: setup demo ui test lint layers types format lock benchmarks
 
 setup: $(READY)
 
@@ -35,6 +35,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+benchmarks: setup  ## the loaders that histill is measured beside; MosaicML Streaming pins an older numpy, and needs none
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,benchmarks]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps mosaicml-streaming==0.13.0
+
 lock: setup  ## write down the versions that .venv holds
-	$(BIN)/python -m pip freeze --exclude-editable | grep -v -e '^#' -e ' @ ' > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -e '^#' -e ' @ ' -e '^mosaicml-streaming' > constraints.txt
 	touch $(READY)

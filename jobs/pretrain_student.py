@@ -16,9 +16,12 @@ def main(config: PretrainConfig) -> Outcome:
     from histill.cluster.connect import connected
     from histill.registry.runs import open_run
     from histill.registry.server import check_tracking
+    from histill.registry.settled import settled_teacher
     from histill.train.launch import train_run
     from histill.train.prepare import prepare_pretraining
 
+    teacher = settled_teacher(config.teacher, config.tracking, config.runs, config.storage)
+    config = config.model_copy(update={"teacher": teacher})
     prepared = prepare_pretraining(config)
     check_tracking(config.tracking)
     with connected():

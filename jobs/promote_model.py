@@ -18,10 +18,15 @@ from histill.config.scoring import PromoteConfig
 
 def main(config: PromoteConfig) -> Outcome:
     """Promote the candidate of `config`."""
+    import tempfile
+
     from histill.registry.gates import gate_table
     from histill.registry.promotion import promote
+    from histill.registry.settled import settled_reference
 
-    promotion = promote(config)
+    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
+        held_out = settled_reference(config.held_out, config.tracking, folder, config.storage)
+        promotion = promote(config.model_copy(update={"held_out": held_out}))
     if promotion.gates:
         print(gate_table(promotion.gates), file=sys.stderr)
     print(f"version {promotion.version} of {promotion.registered_name}: {promotion.decision}", file=sys.stderr)

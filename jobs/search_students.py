@@ -19,8 +19,11 @@ def main(config: SearchConfig) -> Outcome:
     from histill.cluster.connect import connected
     from histill.registry.runs import open_run
     from histill.registry.server import check_tracking
+    from histill.registry.settled import settled_teacher
     from histill.search.sweep import check_sweep, run_sweep
 
+    teacher = settled_teacher(config.teacher, config.tracking, config.runs, config.storage)
+    config = config.model_copy(update={"teacher": teacher})
     check_sweep(config)
     check_tracking(config.tracking)
     with connected():

@@ -83,11 +83,12 @@ def draw_tile() -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:
 
 @pytest.fixture(scope="session")
 def tile_set() -> Callable[..., Manifest]:
-    """`make(uri, *, tiles, tile_px, masks, seed, storage)`: writes real shards and a manifest of synthetic tiles.
+    """`make(uri, *, tiles, tile_px, masks, labels, seed, storage)`: writes shards and a manifest of synthetic tiles.
 
     The tiles stand case by case, of six cases: two thirds of them are of split train, a sixth each of val and test.
     Shards have 8 tiles in two row groups; every fourth tile is a PNG, the others are JPEGs; the resolution is 0.5
-    um/px, the masks are of the classes 0 and 1.
+    um/px, the masks are of the classes 0 and 1. With `labels` every second tile is a "stroma" without nuclei and the
+    others are "tumour".
     """
     return _make_tile_set
 
@@ -104,14 +105,14 @@ def truncate_shard() -> Callable[..., str]:
     return _truncate_shard
 
 
-def _draw_tile(seed: int, tile_px: int) -> tuple[np.ndarray, np.ndarray]:
+def _draw_tile(seed: int, tile_px: int, nuclei: bool = True) -> tuple[np.ndarray, np.ndarray]:
     from skimage.color import hed2rgb
     from skimage.filters import gaussian
 
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:tile_px, :tile_px]
     mask = np.zeros((tile_px, tile_px), np.uint8)
-    for _ in range(max(2, tile_px * tile_px // 1000)):
+    for _ in range(max(2, tile_px * tile_px // 1000) if nuclei else 0):
         row, column = random.uniform(0, tile_px, 2)
         mask |= (rows - row) ** 2 + (columns - column) ** 2 < random.uniform(8, 11) ** 2
     stains = np.zeros((tile_px, tile_px, 3))
@@ -128,11 +129,12 @@ def _make_tile_set(
     tiles: int = 24,
     tile_px: int = 64,
     masks: bool = True,
+    labels: bool = False,
     seed: int = 0,
     storage: Storage = Storage(),  # noqa: B008
 ) -> Manifest:
     uri = str(uri)
-    made = [_synthetic_tile(number, number * CASES // tiles, tile_px, masks, seed) for number in range(tiles)]
+    made = [_synthetic_tile(number, number * CASES // tiles, tile_px, masks, labels, seed) for number in range(tiles)]
     rows = []
     for start in range(0, tiles, ROWS_PER_SHARD):
         shard = f"shards/{start // ROWS_PER_SHARD:04d}.parquet"
@@ -162,8 +164,9 @@ def _make_tile_set(
     return write_manifest(uri, table, tile_px=tile_px, mpp=0.5, ingest="synthetic", storage=storage)
 
 
-def _synthetic_tile(number: int, case: int, tile_px: int, masks: bool, seed: int) -> Tile:
-    image, mask = _draw_tile(seed * 100_003 + number, tile_px)
+def _synthetic_tile(number: int, case: int, tile_px: int, masks: bool, labels: bool, seed: int) -> Tile:
+    nuclei = not labels or number % 2 == 0
+    image, mask = _draw_tile(seed * 100_003 + number, tile_px, nuclei)
     encoded = _png(image) if number % 4 == 3 else simplejpeg.encode_jpeg(image, quality=95, colorsubsampling="444")
     name = f"case-{case}"
     return Tile(
@@ -173,7 +176,7 @@ def _synthetic_tile(number: int, case: int, tile_px: int, masks: bool, seed: int
         x=number * tile_px,
         y=0,
         mpp=0.5,
-        label=None,
+        label=("tumour" if nuclei else "stroma") if labels else None,
         image=encoded,
         mask=_png(mask) if masks else None,
     )

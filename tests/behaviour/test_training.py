@@ -13,12 +13,15 @@ from histill.config.common import Storage
 from histill.config.load import validate, with_value
 from histill.config.runs import PretrainConfig
 from histill.distill.rckd import Rckd
-from histill.errors import HistillError
-from histill.stream.read import Source, read_groups
+from histill.errors import HistillError, InputError
+from histill.stream.draws import tally
+from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
+from histill.stream.views import Views
 from histill.teachers.classical import ClassicalTeacher
 from histill.tiles.manifest import Manifest
-from histill.train.checkpoint import Learner, Position, restore_checkpoint, save_checkpoint
+from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint
+from histill.train.ledger import Position
 from histill.train.loop import Hooks, train
 from histill.train.schedule import make_optimiser
 from histill.train.snapshot import Snapshot
@@ -53,9 +56,9 @@ def card(manifest: Manifest) -> ModelCard:
         classes=("background", "nucleus"),
         mean=(0.7, 0.6, 0.7),
         std=(0.2, 0.2, 0.2),
-        tile_px=64,
+        tile_px=manifest.header.tile_px,
         tile_mpp=0.5,
-        size_px=64,
+        size_px=manifest.header.tile_px,
         tiles_digest=manifest.header.digest,
         train_cases="",
         histill="0",
@@ -66,23 +69,24 @@ def learner(manifest: Manifest, config: PretrainConfig, seed: int = 0) -> Learne
     torch.manual_seed(seed)
     model = build(card(manifest))
     position = Position(batch_size=BATCH, tiles_digest=manifest.header.digest)
-    return Learner(model, make_optimiser(model, config.optimiser), position)
+    return Learner(model, make_optimiser([list(model.parameters())], config.optimiser), position)
 
 
-def stream(manifest: Manifest, split: str = "train", worker: int = 0, workers: int = 1) -> TileStream:
-    return TileStream(
-        manifest=manifest,
-        source=Source(manifest.uri, Storage()),
-        split=split,
-        batch_size=BATCH,
-        worker=worker,
-        workers=workers,
-        read=read_groups,
-    )
+def stream(manifest: Manifest, split: str = "train", worker: int = 0, workers: int = 1, **changes: Any) -> TileStream:
+    values: dict[str, Any] = {
+        "manifest": manifest,
+        "source": Source(manifest.uri, manifest.header.digest, Storage()),
+        "split": split,
+        "views": Views(manifest.header.tile_px, manifest.header.tile_px),
+        "batch_size": BATCH,
+        "worker": worker,
+        "workers": workers,
+    }
+    return TileStream(**values | changes)
 
 
 def task(config: PretrainConfig) -> Rckd:
-    return Rckd(("background", "nucleus"), 64, config.loss, ClassicalTeacher(0.5))
+    return Rckd(("background", "nucleus"), config.loss, ClassicalTeacher(0.5))
 
 
 @dataclass
@@ -103,7 +107,8 @@ class Recorder:
 
 def run(manifest: Manifest, config: PretrainConfig, learns: Learner, recorder: Recorder | None = None) -> Recorder:
     recorder = recorder or Recorder()
-    training, validation = stream(manifest), stream(manifest, "val")
+    limits = {"max_corrupt": config.data.max_corrupt, "balance": config.data.balance}
+    training, validation = stream(manifest, **limits), stream(manifest, "val")
     train(learns, learns.model, task(config), training, validation, config, recorder.hooks())
     return recorder
 
@@ -128,29 +133,107 @@ class Lost(Exception):
     """A machine is gone."""
 
 
-@pytest.mark.parametrize("lost_at", [4, 6, 10], ids=["between epochs", "inside an epoch", "inside the last epoch"])
-def test_a_run_that_was_stopped_ends_like_one_that_was_not(manifest: Manifest, tmp_path: Path, lost_at: int) -> None:
-    config = configured(manifest, optimiser__epochs=3, checkpoint_every=2)
-    through = learner(manifest, config)
-    run(manifest, config, through)
-
+def stop_and_go_on(manifest: Manifest, config: PretrainConfig, folder: Path, lost_at: int) -> tuple[Learner, Recorder]:
+    """A run that is lost after the checkpoint of step `lost_at` and goes on from it as another learner."""
     stopped = learner(manifest, config)
 
     def save_and_stop(metrics: dict[str, float]) -> None:
-        save_checkpoint(str(tmp_path), stopped, card(manifest))
+        save_checkpoint(str(folder), stopped, card(manifest))
         if metrics["step"] == lost_at:
             raise Lost
 
     with pytest.raises(Lost):
         run(manifest, config, stopped, Recorder(on_save=save_and_stop))
-
     resumed = learner(manifest, config, seed=99)
-    restore_checkpoint(str(tmp_path), resumed)
-    recorder = run(manifest, config, resumed)
+    restore_checkpoint(str(folder), resumed)
+    return resumed, run(manifest, config, resumed)
+
+
+VARIED = {"crop_px": 32, "brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "stain": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("lost_at", "changes"),
+    [
+        (4, {}),
+        (6, {"data__augment": VARIED}),
+        (10, {"data__balance": "case"}),
+    ],
+    ids=["between epochs", "inside an epoch of varied tiles", "inside the last epoch, balanced"],
+)
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(
+    manifest: Manifest, tmp_path: Path, lost_at: int, changes: dict[str, Any]
+) -> None:
+    config = configured(manifest, optimiser__epochs=3, checkpoint_every=2, **changes)
+    through = learner(manifest, config)
+    run(manifest, config, through)
+    resumed, recorder = stop_and_go_on(manifest, config, tmp_path, lost_at)
     assert recorder.saved[-1]["step"] == 12
     assert min(saved["step"] for saved in recorder.saved) > lost_at
     for name, tensor in through.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_checkpoint_inside_an_epoch_says_what_was_consumed(manifest: Manifest) -> None:
+    config = configured(manifest, optimiser__epochs=1, checkpoint_every=3)
+    learns = learner(manifest, config)
+    positions: list[Position] = []
+    run(manifest, config, learns, Recorder(on_save=lambda metrics: positions.append(learns.position)))
+    inside, after = positions
+    first = list(stream(manifest).training_epoch(0, seed=0))[:3]
+    tiles = torch.cat([batch.index for batch in first]).numpy()
+    assert (inside.epoch, inside.step, inside.tiles, inside.tally) == (0, 3, 12, tally(tiles))
+    assert (after.epoch, after.step, after.tiles, after.tally) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("change", [{"tiles": 7}, {"tally": 1}], ids=["count", "tally"])
+def test_a_ledger_that_does_not_add_up_stops_the_run(manifest: Manifest, change: dict[str, int]) -> None:
+    """As if other tiles had been consumed before the restart than the plan has."""
+    config = configured(manifest, optimiser__epochs=1)
+    learns = learner(manifest, config)
+    before = list(stream(manifest).training_epoch(0, seed=0))[:2]
+    fingerprint = tally(torch.cat([batch.index for batch in before]).numpy())
+    honest = {"step": 2, "tiles": 8, "tally": fingerprint}
+    learns.position = learns.position.model_copy(update=honest | change)
+    recorder = Recorder()
+    with pytest.raises(RuntimeError, match="tiles were lost or came twice"):
+        run(manifest, config, learns, recorder)
+    assert recorder.saved == []
+    learns.position = learns.position.model_copy(update={"epoch": 0} | honest)
+    assert run(manifest, config, learns).saved[-1]["tiles"] == 16
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path, tile_set: Callable[..., Manifest], spoil_tile: Callable[..., str]) -> Manifest:
+    """A set of which one tile can be decoded neither in the first nor in the second half of epoch 0."""
+    manifest = tile_set(tmp_path / "tiles", tiles=24, tile_px=32)
+    order = [tile for batch in stream(manifest).training_epoch(0, seed=0) for tile in batch.index.tolist()]
+    jpegs = [tile for tile in order if tile % 4 != 3]
+    for tile in (jpegs[0], jpegs[-1]):
+        spoil_tile(manifest, tile)
+    return manifest
+
+
+def test_corrupt_tiles_up_to_the_limit_are_left_out(spoilt: Manifest) -> None:
+    config = configured(spoilt, optimiser__epochs=1, data__max_corrupt=2)
+    saved = run(spoilt, config, learner(spoilt, config)).saved[-1]
+    assert saved["tiles"] == 16
+    assert 0 < saved["loss"] < 10
+
+
+def test_corrupt_tiles_over_the_limit_are_refused(spoilt: Manifest) -> None:
+    config = configured(spoilt, optimiser__epochs=1, data__max_corrupt=1)
+    recorder = Recorder()
+    with pytest.raises(InputError, match=r"tile case-\d/\d+ .* number 2 and max_corrupt allows 1"):
+        run(spoilt, config, learner(spoilt, config), recorder)
+    assert recorder.saved == []
+
+
+def test_corrupt_tiles_are_counted_over_a_whole_epoch_in_spite_of_a_restart(spoilt: Manifest, tmp_path: Path) -> None:
+    """Each part of the epoch stays within the limit; together they do not."""
+    config = configured(spoilt, optimiser__epochs=1, data__max_corrupt=1, checkpoint_every=2)
+    with pytest.raises(InputError, match=r"2 tiles of epoch 0 could not be decoded and data\.max_corrupt allows 1"):
+        stop_and_go_on(spoilt, config, tmp_path, 2)
 
 
 def test_a_finished_learner_has_nothing_left_to_do(manifest: Manifest) -> None:
@@ -176,7 +259,7 @@ def gradients(manifest: Manifest, config: PretrainConfig, worker: int, workers: 
     learns = learner(manifest, config)
     learns.model.eval()  # drop-path draws for a whole batch, so shares of it differ
     part = stream(manifest, "train", worker, workers)
-    batch = list(part.training_epoch(0, seed=0, flips=True))[step]
+    batch = list(part.training_epoch(0, seed=0, augment=config.data.augment))[step]
     terms = task(config).loss(learns.model, batch)
     (terms.loss * batch.valid.sum() * workers / batch.planned).backward()
     return {name: parameter.grad for name, parameter in learns.model.named_parameters()}
@@ -188,8 +271,8 @@ def test_the_gradient_does_not_depend_on_the_number_of_workers(
     tmp_path: Path, tile_set: Callable[..., Manifest], workers: int, padded: bool
 ) -> None:
     manifest = tile_set(tmp_path, tiles=21, tile_px=32)  # 14 to train: two rows of padding, in the last batches
-    config = configured(manifest, loss__dice=0.5, loss__hard=0.5)
-    last = list(stream(manifest).training_epoch(0, seed=0, flips=True))[-1]
+    config = configured(manifest, loss__dice=0.5, loss__hard=0.5, data__augment=VARIED | {"crop_px": None})
+    last = list(stream(manifest).training_epoch(0, seed=0, augment=config.data.augment))[-1]
     assert last.planned < BATCH
     step = 3 if padded else 0
     alone = gradients(manifest, config, 0, 1, step)

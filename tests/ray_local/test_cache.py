@@ -11,6 +11,7 @@ from pyarrow import fs
 
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.cluster.failures import known_error
+from histill.config.augment import Augment
 from histill.config.common import Storage, Workers
 from histill.config.common import Teacher as TeacherConfig
 from histill.config.runs import PretrainConfig
@@ -21,9 +22,10 @@ from histill.local.s3 import S3Server
 from histill.storage.control import exists
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import join
-from histill.stream.read import Source, read_groups
-from histill.stream.responses import STEP
+from histill.stream.read import Source
+from histill.stream.responses import STEP, logits_of, relative_logits, response_columns
 from histill.stream.tile_stream import TileStream
+from histill.stream.views import Views
 from histill.teachers.cache import HEADER_NAME, CachedResponses, address, cache_responses, matching_cache
 from histill.teachers.classical import ClassicalTeacher
 from histill.tiles.manifest import Manifest
@@ -162,6 +164,41 @@ def test_bad_tiles_and_bad_shards(
     )
 
 
+def test_a_run_learns_from_each_view_in_turn(
+    tiles: Manifest, s3: S3Server, pretraining: Callable[..., PretrainConfig], cached: CachedResponses
+) -> None:
+    """The teacher's answers to views that the run shows again; then interrupted, and completed."""
+    config = caching(tiles, s3, views=2, seed=4, augment=Augment(crop_px=32))
+    several = cache_responses(config)
+    assert several.uri != cached.uri
+    assert (several.header.views, several.header.seed, several.header.crop_px) == (2, 4, 32)
+
+    filesystem, path = arrow_filesystem(several.uri, STORAGE)
+    columns = response_columns(2)
+    before = {shard: [groups_of(join(several.uri, shard), name) for name in columns] for shard in shards(several.uri)}
+    filesystem.delete_file(f"{path}/{HEADER_NAME}")
+    filesystem.delete_file(f"{path}/{min(before)}")
+    again = cache_responses(config)
+    assert (again.uri, again.header, again.reused) == (several.uri, several.header, False)
+    after = {shard: [groups_of(join(several.uri, shard), name) for name in columns] for shard in shards(several.uri)}
+    assert after == before
+
+    with pytest.raises(InputError, match=r"data\.augment\.crop_px is null .* crop_px 32; set it to that"):
+        prepare_pretraining(pretraining("several-views", tiles.uri, {"responses": several.uri}))
+    augment = {"data.augment.crop_px": 32, "data.augment.flips": False}
+    run = pretraining("several-views", tiles.uri, {"responses": several.uri, **augment})
+    source, teacher = prepare_pretraining(run).source, ClassicalTeacher(tiles.header.mpp)
+    stream = TileStream(tiles, source, "train", Views(64), 16, 0, 1, response_channels=1, threads=1)
+    seen = []
+    for epoch in range(2):
+        (batch,) = stream.training_epoch(epoch, seed=3, augment=run.data.augment)
+        assert batch.response is not None
+        answers = relative_logits(teacher.respond(batch.student))
+        assert (answers - logits_of(batch.response)).abs().max() <= STEP / 2 + 1e-4
+        seen.append(batch.student[batch.index.argsort()])
+    assert not torch.equal(*seen)
+
+
 @pytest.mark.parametrize("flips", [False, True])
 def test_a_cached_answer_teaches_as_a_live_one(
     tiles: Manifest, cached: CachedResponses, pretraining: Callable[..., PretrainConfig], flips: bool
@@ -170,24 +207,34 @@ def test_a_cached_answer_teaches_as_a_live_one(
     assert prepared.response_channels == 1
 
     def batch(source: Source, channels: int) -> Any:
-        stream = TileStream(tiles, source, "train", 8, 0, 1, read_groups, channels, threads=1)
-        return next(stream.training_epoch(0, seed=3, flips=flips))
+        stream = TileStream(
+            manifest=tiles,
+            source=source,
+            split="train",
+            views=Views(64, None if channels else 64),
+            batch_size=8,
+            worker=0,
+            workers=1,
+            response_channels=channels,
+            threads=1,
+        )
+        return next(stream.training_epoch(0, seed=3, augment=Augment(flips=flips)))
 
     teacher = ClassicalTeacher(tiles.header.mpp)
     from_cache = batch(prepared.source, prepared.response_channels)
-    live = batch(Source(tiles.uri, STORAGE), 0)
-    assert torch.equal(live.tiles, from_cache.tiles)
-    answers = teacher.respond(live.tiles)
-    error = (answers[:, 1:] - answers[:, :1] - from_cache.response).abs().max()
+    live = batch(Source(tiles.uri, tiles.header.digest, STORAGE), 0)
+    assert torch.equal(live.student, from_cache.student)
+    answers = teacher.respond(live.teacher)
+    error = (answers[:, 1:] - answers[:, :1] - logits_of(from_cache.response)).abs().max()
     assert 0 < error <= STEP / 2 + 1e-4
 
     torch.manual_seed(0)
     model = build(prepared.card).eval()
     weights = pretraining("cached-or-live", tiles.uri).loss
     with torch.inference_mode():
-        student = model(live.tiles.float())
+        student = model(live.student.float())
         losses = [
-            float(Rckd(prepared.card.classes, 64, weights, who).loss(model, what).loss)
+            float(Rckd(prepared.card.classes, weights, who).loss(model, what).loss)
             for who, what in ((teacher, live), (None, from_cache))
         ]
     # The teacher's probability moves by at most 1/4 of its logit, and the loss by that times the student's logit.

@@ -194,7 +194,7 @@ def test_object_storage(s3: S3Server, images: Path, tmp_path: Path) -> None:
     # What a truncated upload would leave is found by the reader of the set.
     table = join(config.output, "manifest.parquet")
     write_bytes(table, read_bytes(table, storage)[:-10], storage)
-    with pytest.raises(InputError, match=r"manifest\.parquet is missing or cut short"):
+    with pytest.raises(InputError, match=r"manifest\.parquet does not match its header's digest: it was cut short"):
         ingest(config)
 
 

@@ -3,35 +3,42 @@
 import io
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
+from histill.config.augment import Augment
 from histill.errors import InputError
-from histill.stream import geometry
-from histill.stream.batches import Decoding, TileBatch, ahead, decoded_batches
-from histill.stream.responses import STEP, encode
+from histill.stream.ahead import ahead
+from histill.stream.batches import Decoding, TileBatch, decoded_batches
+from histill.stream.buffers import Buffers
+from histill.stream.geometry import turned, turned_planes
+from histill.stream.places import Places
+from histill.stream.plan import Step
+from histill.stream.responses import STEP, ZERO, encode, logits_of
+from histill.stream.views import UPRIGHT, Placement, Views, draw_placements, draws_for
 from histill.tiles.manifest import Header, Manifest
 from histill.tiles.schema import MANIFEST
 
 pytestmark = pytest.mark.unit
 
 SIDE = 4
+TILES = np.array([10, 11, 12, 13, 14, 15, 16, 17])  # rows of the manifest; entry e is tile 10 + e
 
 
-def pixels(tile: int) -> np.ndarray:
-    return np.random.default_rng(tile).integers(0, 255, (SIDE, SIDE, 3)).astype(np.uint8)
+def pixels(entry: int) -> np.ndarray:
+    return np.random.default_rng(entry).integers(0, 255, (SIDE, SIDE, 3)).astype(np.uint8)
 
 
-def classes(tile: int) -> np.ndarray:
-    return np.random.default_rng(tile).integers(0, 2, (SIDE, SIDE)).astype(np.uint8)
+def classes(entry: int) -> np.ndarray:
+    return np.random.default_rng(entry).integers(0, 2, (SIDE, SIDE)).astype(np.uint8)
 
 
-def logits(tile: int) -> np.ndarray:
-    return np.random.default_rng(tile).normal(0, 3, (1, SIDE, SIDE)).astype(np.float32)
+def logits(entry: int) -> np.ndarray:
+    return np.random.default_rng(entry).normal(0, 3, (1, SIDE, SIDE)).astype(np.float32)
 
 
 def png(array: np.ndarray) -> bytes:
@@ -40,69 +47,121 @@ def png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def table(*tiles: int, **spoilt: object) -> pa.Table:
-    """Encoded rows of `tiles`; `spoilt` replaces a column's value in all of them."""
+def table(*entries: int, **spoilt: object) -> pa.Table:
+    """Encoded rows of `entries`; `spoilt` replaces a column's value in all of them."""
     rows = [
-        {"tile": tile, "image": png(pixels(tile)), "mask": png(classes(tile)), "response": encode(logits(tile))}
+        {"entry": entry, "image": png(pixels(entry)), "mask": png(classes(entry)), "response": encode(logits(entry))}
         | spoilt
-        for tile in tiles
+        for entry in entries
     ]
-    types = [("tile", pa.int64()), ("image", pa.binary()), ("mask", pa.binary()), ("response", pa.binary())]
+    types = [("entry", pa.int64()), ("image", pa.binary()), ("mask", pa.binary()), ("response", pa.binary())]
     return pa.Table.from_pylist(rows, schema=pa.schema(types))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def manifest() -> Manifest:
     rows = [
         dict.fromkeys(("tile_id", "slide", "case", "content"), f"tile-{tile}")
-        | {"x": 0, "y": 0, "mpp": 0.5, "size_px": SIDE, "has_mask": True, "split": "train"}
+        | {"x": 0, "y": 0, "mpp": 0.5, "size_px": SIDE, "has_mask": True, "split": "train" if tile >= 10 else "val"}
         | {"shard": f"shards/{tile // 4}.parquet", "row_group": 0, "row": tile % 4}
-        for tile in range(8)
+        for tile in range(18)
     ]
-    header = Header(digest="", tiles=8, tile_px=SIDE, mpp=0.5, labels=(), splits={"train": 8}, masks=8, ingest="")
+    header = Header(
+        digest="", table="", tiles=18, tile_px=SIDE, mpp=0.5, labels=(), splits={"train": 8}, masks=8, ingest=""
+    )
     return Manifest("s3://bucket/set", header, pa.Table.from_pylist(rows, schema=MANIFEST))
 
 
 def decoding(**changes: object) -> Decoding:
     values: dict[str, object] = {
         "tile_px": SIDE,
+        "views": Views(SIDE),
+        "augment": UPRIGHT,
+        "seed": 0,
+        "epoch": 0,
+        "labels": None,
         "masks": True,
         "response_channels": 1,
         "threads": 2,
         "max_corrupt": 0,
-        "flips_seed": None,
     }
     return Decoding(**values | changes)  # type: ignore[arg-type]
+
+
+def steps_for(plan: list[list[int]], tables: list[list[int]], planned: list[int] | None = None) -> list[Step]:
+    """Steps that consume the rows of `plan`, and open of `tables` (entries each) what has not been opened before."""
+    steps, left = [], [list(entries) for entries in tables]
+    waiting: set[int] = set()
+    for number, entries in enumerate(plan):
+        opened: list[int] = []
+        while left and not {entry for entry in entries if entry >= 0} <= waiting:
+            opened += left.pop(0)
+            waiting |= set(opened)
+        count = planned[number] if planned else sum(entry >= 0 for entry in entries)
+        steps.append(Step(number, np.array(entries), np.sort(np.array(opened, np.int64)), count))
+    return steps
+
+
+def running(manifest: Manifest, steps: list[Step], tables: Iterator[pa.Table], **how: object) -> Iterator[TileBatch]:
+    places = Places.of(manifest, "train")
+    assert np.array_equal(places.tiles, TILES)
+    return decoded_batches(steps, tables, places, manifest, Buffers(), decoding(**how))
 
 
 def batches(
     manifest: Manifest, plan: list[list[int]], tables: list[pa.Table], planned: list[int] | None = None, **how: object
 ) -> list[TileBatch]:
-    rows = np.array(plan)
-    counts = np.array(planned or (rows >= 0).sum(1))
-    return list(decoded_batches(iter(tables), rows, counts, manifest, decoding(**how)))
+    steps = steps_for(plan, [each["entry"].to_pylist() for each in tables], planned)
+    return list(running(manifest, steps, iter(tables), **how))
 
 
-def test_batches_follow_the_plan_whatever_the_order_of_the_tables(manifest: Manifest) -> None:
+def test_batches_follow_the_plan(manifest: Manifest) -> None:
     plan = [[5, 0], [3, 7], [1, 2]]
-    made = batches(manifest, plan, [table(7, 0, 2), table(5, 1), table(3)], planned=[4, 4, 3])
-    assert [batch.index.tolist() for batch in made] == plan
+    made = batches(manifest, plan, [table(0, 2, 7), table(1, 5), table(3)], planned=[4, 4, 3])
+    assert [batch.index.tolist() for batch in made] == [[15, 10], [13, 17], [11, 12]]
     assert [batch.planned for batch in made] == [4, 4, 3]
-    for batch in made:
+    for batch, entries in zip(made, plan, strict=True):
         assert batch.valid.all()
+        assert batch.teacher is None
         assert batch.mask is not None
         assert batch.response is not None
-        for slot, tile in enumerate(batch.index.tolist()):
-            assert np.array_equal(batch.tiles[slot].permute(1, 2, 0).numpy(), pixels(tile))
-            assert np.array_equal(batch.mask[slot].numpy(), classes(tile))
-            assert np.abs(batch.response[slot].numpy() - logits(tile)).max() <= STEP / 2 + 1e-6
+        read = logits_of(batch.response).numpy()
+        for slot, entry in enumerate(entries):
+            assert np.array_equal(batch.student[slot].permute(1, 2, 0).numpy(), pixels(entry))
+            assert np.array_equal(batch.mask[slot].numpy(), classes(entry))
+            assert np.abs(read[slot] - logits(entry)).max() <= STEP / 2 + 1e-6
+
+
+def test_a_table_may_bring_entries_of_later_steps(manifest: Manifest) -> None:
+    """A step waits for as many rows as it and those before it open, not for a number of tables."""
+    steps = [Step(0, np.array([0]), np.array([0, 1]), 1), Step(1, np.array([2]), np.array([2]), 1)]
+    steps.append(Step(2, np.array([1]), np.array([], np.int64), 1))
+    made = running(manifest, steps, iter([table(0, 1, 2)]))
+    assert [batch.index.tolist() for batch in made] == [[10], [12], [11]]
+
+
+def test_tables_in_chunks_are_read_whole(manifest: Manifest) -> None:
+    (batch,) = batches(manifest, [[3, 0, 5]], [pa.concat_tables([table(0), table(3, 5)])])
+    for slot, entry in enumerate([3, 0, 5]):
+        assert np.array_equal(batch.student[slot].permute(1, 2, 0).numpy(), pixels(entry))
 
 
 def test_padding_is_masked_out(manifest: Manifest) -> None:
-    (batch,) = batches(manifest, [[4, -1, 6, -1]], [table(4, 6)])
+    buffers = Buffers()
+    lent = [buffers.lend((4, SIDE, SIDE, 3)), buffers.lend((4, SIDE, SIDE)), buffers.lend((4, 1, SIDE, SIDE))]
+    for array in lent:
+        array[:] = 77  # what was there before must not show
+    del lent, array
+    steps = steps_for([[4, -1, 6, -1]], [[4, 6]])
+    places = Places.of(manifest, "train")
+    (batch,) = decoded_batches(steps, iter([table(4, 6)]), places, manifest, buffers, decoding())
     assert batch.valid.tolist() == [True, False, True, False]
-    assert batch.index.tolist() == [4, -1, 6, -1]
-    assert batch.tiles[[1, 3]].sum() == 0
+    assert batch.index.tolist() == [14, -1, 16, -1]
+    assert batch.mask is not None
+    assert batch.response is not None
+    assert batch.student[[1, 3]].sum() == 0
+    assert batch.mask[[1, 3]].sum() == 0
+    assert (batch.response[[1, 3]] == ZERO).all()
     (empty,) = batches(manifest, [[-1, -1]], [])
     assert not empty.valid.any()
 
@@ -111,34 +170,59 @@ def test_masks_and_responses_are_left_out_unless_asked_for(manifest: Manifest) -
     (batch,) = batches(manifest, [[0]], [table(0)], masks=False, response_channels=0)
     assert batch.mask is None
     assert batch.response is None
+    (batch,) = batches(manifest, [[0]], [table(0).drop_columns(["mask", "response"])], masks=False, response_channels=0)
+    assert batch.valid.all()
 
 
-def test_image_mask_and_response_are_flipped_alike(manifest: Manifest) -> None:
-    tiles = list(range(8))
-    (batch,) = batches(manifest, [tiles], [table(*tiles)], flips_seed=5, epoch=2)
-    drawn = [geometry.draw(5, 2, tile) for tile in tiles]
-    assert len(set(drawn)) > 1
+def placed(plane: np.ndarray, place: Placement) -> np.ndarray:
+    """[H, W] or [H, W, C]: the window, then the symmetry."""
+    window = np.s_[place.top : place.top + place.side, place.left : place.left + place.side]
+    return turned(np.ascontiguousarray(plane[window]), place.symmetry)
+
+
+def test_views_mask_and_response_are_cropped_and_turned_alike(manifest: Manifest) -> None:
+    augment = Augment.model_construct(
+        flips=True, crop_px=2, brightness=0.0, contrast=0.0, saturation=0.0, stain=0.0
+    )  # a window smaller than a real one may be
+    entries, views = list(range(8)), Views(2, SIDE)
+    (batch,) = batches(manifest, [entries], [table(*entries)], augment=augment, seed=5, epoch=2, views=views)
+    places = draw_placements(augment, draws_for(5, 2, TILES, np.zeros(8, np.int64)), SIDE, views)
+    assert len({place.symmetry for place in places}) > 3
+    assert len({(place.left, place.top) for place in places}) > 2
+    assert batch.teacher is not None
     assert batch.mask is not None
     assert batch.response is not None
-    for tile, symmetry in zip(tiles, drawn, strict=True):
-        expected = geometry.apply(pixels(tile), symmetry, axes=(0, 1)).transpose(2, 0, 1)
-        assert np.array_equal(batch.tiles[tile].numpy(), expected)
-        assert np.array_equal(batch.mask[tile].numpy(), geometry.apply(classes(tile), symmetry, axes=(0, 1)))
-        response = geometry.apply(logits(tile), symmetry, axes=(1, 2))
-        assert np.abs(batch.response[tile].numpy() - response).max() <= STEP / 2 + 1e-6
+    assert batch.student.shape == (8, 3, 1, 1)
+    assert batch.teacher.shape == (8, 3, 2, 2)
+    assert batch.mask.shape == (8, 2, 2)
+    assert batch.response.shape == (8, 1, 2, 2)
+    read = logits_of(batch.response).numpy()
+    for entry, place in zip(entries, places, strict=True):
+        teacher = placed(pixels(entry), place)
+        assert np.array_equal(batch.teacher[entry].permute(1, 2, 0).numpy(), teacher)
+        assert np.abs(batch.student[entry, :, 0, 0].numpy() - teacher.mean((0, 1))).max() <= 0.5
+        assert np.array_equal(batch.mask[entry].numpy(), placed(classes(entry), place))
+        response = turned_planes(
+            np.ascontiguousarray(
+                logits(entry)[:, place.top : place.top + place.side, place.left : place.left + place.side]
+            ),
+            place.symmetry,
+        )
+        assert np.abs(read[entry] - response).max() <= STEP / 2 + 1e-6
 
 
 @pytest.mark.parametrize(
     ("spoilt", "reason"),
     [
         ({"image": b"\xff\xd8\xff no image"}, ""),
+        ({"image": b""}, ""),
         ({"image": png(np.zeros((8, 8, 3), np.uint8))}, "8x8 px instead of 4x4"),
         ({"mask": None}, "it has no mask"),
         ({"mask": b"no mask"}, "mask"),
         ({"response": b""}, "the teacher had no response to it"),
         ({"response": b"damaged"}, "its response"),
     ],
-    ids=["jpeg", "size", "no mask", "mask", "no response", "response"],
+    ids=["jpeg", "empty", "size", "no mask", "mask", "no response", "response"],
 )
 def test_an_unusable_tile_is_named_and_masked_out(
     manifest: Manifest, caplog: pytest.LogCaptureFixture, spoilt: dict[str, object], reason: str
@@ -147,86 +231,47 @@ def test_an_unusable_tile_is_named_and_masked_out(
     with caplog.at_level(logging.WARNING, "histill"):
         (batch,) = batches(manifest, [[0, 6, 2]], tables, max_corrupt=1)
     assert batch.valid.tolist() == [True, False, True]
-    assert batch.index.tolist() == [0, 6, 2]  # it counts as seen
+    assert batch.index.tolist() == [10, 16, 12]  # it counts as seen
+    assert batch.student[1].sum() == 0
+    assert batch.mask is not None
+    assert batch.mask[1].sum() == 0
+    assert batch.response is not None
+    assert (batch.response[1] == ZERO).all()
     (line,) = caplog.messages
-    assert "tile tile-6 in shard s3://bucket/set/shards/1.parquet cannot be used" in line
+    assert "tile tile-16 in shard s3://bucket/set/shards/4.parquet cannot be used" in line
     assert reason in line
-    with pytest.raises(InputError, match=r"tile tile-6 in shard s3://bucket/set/shards/1\.parquet .*allows 0"):
+    with pytest.raises(InputError, match=r"tile tile-16 in shard s3://bucket/set/shards/4\.parquet .*allows 0"):
         batches(manifest, [[0, 6, 2]], tables)
 
 
 def test_the_limit_counts_over_batches(manifest: Manifest) -> None:
     spoilt = table(1, 3, 5, image=b"spoilt")
     assert len(batches(manifest, [[1], [3], [5]], [spoilt], max_corrupt=3)) == 3
-    with pytest.raises(InputError, match=r"tile-5 .*number 3 and max_corrupt allows 2"):
+    with pytest.raises(InputError, match=r"tile-15 .*number 3 and max_corrupt allows 2"):
         batches(manifest, [[1], [3], [5]], [spoilt], max_corrupt=2)
 
 
 def test_a_stream_that_ends_early_is_no_silent_loss(manifest: Manifest) -> None:
-    with pytest.raises(RuntimeError, match="ended before step 1 of 2"):
-        batches(manifest, [[0], [1]], [table(0)])
+    steps = steps_for([[0], [1]], [[0], [1]])
+    with pytest.raises(RuntimeError, match="ended before step 1 was filled"):
+        list(running(manifest, steps, iter([table(0)])))
 
 
-def threads_ahead() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "batches-ahead"]
+def test_a_reader_that_fails_is_heard(manifest: Manifest) -> None:
+    def tables() -> Iterator[pa.Table]:
+        yield table(0)
+        raise InputError("shard a is gone")
 
-
-def join_all() -> None:
-    for thread in threads_ahead():
-        thread.join(timeout=10)
-    assert not threads_ahead()
-
-
-def test_ahead_keeps_order_and_ends_its_thread() -> None:
-    assert list(ahead(iter(range(50)))) == list(range(50))
-    join_all()
-
-
-def test_ahead_runs_ahead_but_no_further_than_asked() -> None:
-    produced: list[int] = []
-    full = threading.Event()
-
-    def items() -> Iterator[int]:
-        for number in range(100):
-            produced.append(number)
-            if number == 3:  # one handed over, two waiting, one in the producer's hand
-                full.set()
-            yield number
-
-    running = ahead(items(), depth=2)
-    assert next(running) == 0
-    assert full.wait(10)
-    assert len(produced) == 4
-    running.close()  # type: ignore[attr-defined]
-    join_all()
-    assert len(produced) <= 5
-
-
-@pytest.mark.parametrize("error", [InputError("shard a is gone"), KeyboardInterrupt()])
-def test_ahead_hands_on_exceptions(error: BaseException) -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        raise error
-
-    running = ahead(items())
-    assert next(running) == 1
-    with pytest.raises(type(error)) as caught:
-        next(running)
-    assert caught.value is error
-    join_all()
+    with pytest.raises(InputError, match="shard a is gone"):
+        list(running(manifest, steps_for([[0], [1]], [[0], [1]]), tables()))
 
 
 def test_a_consumer_that_leaves_ends_the_decoders_too(manifest: Manifest) -> None:
-    def consume(make: Callable[[], Iterator[TileBatch]]) -> None:
-        running = ahead(make())
-        next(running)
-        running.close()  # type: ignore[attr-defined]
-
-    plan = np.arange(8).reshape(8, 1)
-    tables = [table(tile) for tile in range(8)]
-    consume(lambda: decoded_batches(iter(tables), plan, np.ones(8, int), manifest, decoding()))
-    join_all()
-    for thread in threading.enumerate():
-        if thread.name.startswith("decode"):
-            thread.join(timeout=10)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    before = set(threading.enumerate())
+    steps = steps_for([[entry] for entry in range(8)], [[entry] for entry in range(8)])
+    consumed = ahead(running(manifest, steps, (table(entry) for entry in range(8))))
+    next(consumed)
+    consumed.close()  # type: ignore[attr-defined]
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
+        assert not thread.is_alive(), thread.name

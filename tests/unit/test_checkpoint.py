@@ -10,7 +10,8 @@ from safetensors import safe_open
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.runs import Optimiser
 from histill.errors import InputError
-from histill.train.checkpoint import Learner, Position, restore_checkpoint, save_checkpoint
+from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint
+from histill.train.ledger import Position
 from histill.train.schedule import make_optimiser
 
 pytestmark = pytest.mark.unit
@@ -34,7 +35,7 @@ def learner(seed: int, **position: object) -> Learner:
     torch.manual_seed(seed)
     model = build(CARD)
     place = Position.model_validate({"batch_size": 4, "tiles_digest": "tiles"} | position)
-    return Learner(model, make_optimiser(model, Optimiser(lr=1e-3)), place)
+    return Learner(model, make_optimiser([list(model.parameters())], Optimiser(lr=1e-3)), place)
 
 
 def step(learner: Learner, number: int) -> None:
@@ -53,11 +54,13 @@ def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(tmp_pat
         step(through, number)
     for number in range(2):
         step(stopped, number)
-    stopped.position = stopped.position.model_copy(update={"epoch": 3, "step": 2})
+    place = {"epoch": 3, "step": 2, "tiles": 7, "corrupt": 1, "tally": -(2**63)}
+    stopped.position = stopped.position.model_copy(update=place)
     save_checkpoint(str(tmp_path), stopped, CARD)
     resumed = learner(99)
     restore_checkpoint(str(tmp_path), resumed)
-    assert (resumed.position.epoch, resumed.position.step) == (3, 2)
+    assert resumed.position == stopped.position
+    assert {name: getattr(resumed.position, name) for name in place} == place
     for number in range(2, 4):
         step(resumed, number)
     for name, tensor in through.model.state_dict().items():

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from histill.cli import Outcome, run_job
+from histill.config.finetune import FinetuneConfig
 from histill.config.ingest import IngestConfig
 from histill.config.load import load_config, parse_yaml, with_overrides
-from histill.config.runs import PretrainConfig
+from histill.config.runs import PretrainConfig, SearchConfig, TeacherConfig
+from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
 from histill.errors import InputError
 
 pytestmark = pytest.mark.unit
@@ -98,6 +101,46 @@ def test_a_missing_file_is_named() -> None:
         load_config(IngestConfig, "nowhere.yaml")
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.flips=true", ("'data.flips'", "not a key")),
+        ("data.augment.crop_px=16", ("'data.augment.crop_px'", "16", "32")),
+        ("data.augment.stain=1.5", ("'data.augment.stain'", "1.5", "less than 1")),
+        ("data.augment.brightness=-0.1", ("'data.augment.brightness'", "-0.1")),
+        ("data.balance=organ", ("'data.balance'", "organ", "'label', 'slide' or 'case'")),
+        ("data.reader=torch", ("'data.reader'", "torch")),
+        ("data.shuffle_tiles=0", ("'data.shuffle_tiles'", "0")),
+        ("data.read_threads=0", ("'data.read_threads'", "0")),
+        ("student={size_px: 64, mpp: 1.0}", ("student", "size_px or mpp, not both")),
+        ("student.size_px=48", ("'student.size_px'", "48", "multiple of 32")),
+        ("student.mpp=0", ("'student.mpp'", "0")),
+        ("storage.cache={folder: cache, max_gb: 1}", ("storage.cache.folder", "cache", "absolute path")),
+        ("storage.cache={folder: /tmp/cache, max_gb: 0}", ("storage.cache.max_gb", "0")),
+        ("data.batch_size=3", ("data.batch_size 3", "workers.count 2")),
+    ],
+)
+def test_refusals_of_a_training_run(override: str, said: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(PretrainConfig, None, [*PRETRAIN, override])
+    message = str(caught.value)
+    assert all(part in message for part in said), message
+    assert "\n" not in message
+
+
+def test_what_a_training_run_varies() -> None:
+    plain = load_config(PretrainConfig, None, PRETRAIN).data
+    assert plain.augment.flips
+    assert not plain.augment.colours
+    assert (plain.augment.crop_px, plain.balance, plain.reader) == (None, None, "worker")
+    varied = load_config(PretrainConfig, None, [*PRETRAIN, "data.augment={flips: false, stain: 0.1, crop_px: 128}"])
+    assert varied.data.augment.colours
+    assert (varied.data.augment.flips, varied.data.augment.crop_px) == (False, 128)
+    cached = load_config(PretrainConfig, None, [*PRETRAIN, "storage.cache={folder: /tmp/cache, max_gb: 1.5}"])
+    assert cached.storage.cache is not None
+    assert cached.storage.cache.max_bytes == 1_500_000_000
+
+
 @pytest.mark.parametrize("key", ["output", "storage.endpoint", "images.index"])
 def test_credentials_are_refused_and_never_echoed(key: str) -> None:
     message = refused(f"{key}=http://someone:hunter2@host/bucket")
@@ -126,9 +169,22 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_job(IngestConfig, bad, ["tile_pix=3"]) == 2
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "configs").glob("ingest_*.yaml")), ids=lambda p: p.name)
+CONFIGS: dict[str, type[BaseModel]] = {
+    "cache_responses": CacheConfig,
+    "finetune_student": FinetuneConfig,
+    "ingest_images": IngestConfig,
+    "ingest_slides": IngestConfig,
+    "pretrain_student": PretrainConfig,
+    "promote_model": PromoteConfig,
+    "score_model": ScoreConfig,
+    "search_students": SearchConfig,
+    "train_teacher": TeacherConfig,
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_the_example_configs_are_valid(path: Path) -> None:
-    load_config(IngestConfig, str(path))
+    load_config(CONFIGS[path.stem], str(path))
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)

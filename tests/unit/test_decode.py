@@ -3,6 +3,8 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from histill.stream.decode import CorruptTile, decode_image, decode_mask
+from histill.stream.decode import CorruptTile, decode_image, decode_mask, reduction_for, shrunk
 
 pytestmark = pytest.mark.unit
 
@@ -29,6 +31,10 @@ def png(array: np.ndarray) -> bytes:
 
 
 JPEG = simplejpeg.encode_jpeg(IMAGE, quality=95, colorsubsampling="444")
+Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+NUINSSEG = Path(__file__).parents[3] / "shared" / "data" / "nuinsseg"
+SCALES = (2, 4, 8)
+BOUND = 1.0  # levels, mean over a tile; measured: 0.69, 0.64 and 0.51 at 1/2, 1/4 and 1/8 at most
 
 
 def test_png_is_decoded_exactly() -> None:
@@ -79,6 +85,94 @@ def test_a_decompression_bomb_is_corrupt(monkeypatch: pytest.MonkeyPatch) -> Non
             decode(png(IMAGE), SIDE)
 
 
+def area_averages(image: np.ndarray, by: int) -> np.ndarray:
+    """The means over by x by blocks, float64, not rounded."""
+    side = image.shape[0] // by
+    return image.astype(np.float64).reshape(side, by, side, by, 3).mean((1, 3))
+
+
+def deviations(data: bytes, size_px: int) -> list[float]:
+    """Mean absolute difference from area downsampling of the full decode, at each of SCALES."""
+    full = decode_image(data, size_px)
+    return [float(np.abs(decode_image(data, size_px, reduction=by) - area_averages(full, by)).mean()) for by in SCALES]
+
+
+@pytest.mark.parametrize("subsampling", ["420", "444"])
+def test_scaled_decode_matches_area_downsampling(draw_tile: Draw, subsampling: str) -> None:
+    """Half of the difference is the rounding of the result, the rest that of the two ways to it."""
+    for seed in range(2):
+        image = draw_tile(seed, 512)[0]
+        data = simplejpeg.encode_jpeg(image, quality=90, colorsubsampling=subsampling)
+        found = deviations(data, 512)
+        assert max(found) < BOUND, dict(zip(SCALES, found, strict=True))
+        for by in SCALES:  # no shift of the colours either, which a mean over both signs would show
+            difference = decode_image(data, 512, by) - area_averages(decode_image(data, 512), by)
+            assert np.abs(difference.mean((0, 1))).max() < 0.5
+
+
+@pytest.mark.skipif(not NUINSSEG.exists(), reason=f"the tiles of {NUINSSEG} are not on this machine")
+def test_scaled_decode_matches_area_downsampling_on_real_tiles() -> None:
+    for path in sorted((NUINSSEG / "images").iterdir())[::40]:
+        found = deviations(path.read_bytes(), 512)
+        assert max(found) < BOUND, (path.name, dict(zip(SCALES, found, strict=True)))
+
+
+@pytest.mark.parametrize("by", SCALES)
+def test_a_png_is_decoded_then_averaged(by: int) -> None:
+    """Each halving rounds to whole levels: 0.5, 1.0 and 1.28 at most, 0.25, 0.33 and 0.41 on average."""
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    small = decode_image(png(noise), 256, reduction=by)
+    assert small.shape == (256 // by, 256 // by, 3)
+    difference = np.abs(small - area_averages(noise, by))
+    assert difference.max() <= (1.0 if by < 8 else 1.5)
+    assert difference.mean() < 0.45
+
+
+@pytest.mark.parametrize("by", [1, *SCALES])
+def test_a_jpeg_is_decoded_into_the_memory_it_is_given(by: int) -> None:
+    given = np.zeros((2, SIDE // by, SIDE // by, 3), np.uint8)
+    decoded = decode_image(JPEG, SIDE, by, into=given[1])
+    assert np.shares_memory(decoded, given)
+    assert np.array_equal(given[1], decode_image(JPEG, SIDE, by))
+    assert not given[0].any()
+
+
+@pytest.mark.parametrize(
+    ("size_px", "needed_px", "reduction"),
+    [
+        *[(512, 512, 1), (512, 257, 1), (512, 256, 2), (512, 128, 4), (512, 64, 8), (512, 32, 8)],
+        *[(100, 25, 4), (100, 12, 4), (250, 32, 2), (251, 32, 1)],
+    ],
+)
+def test_a_tile_is_decoded_at_the_smallest_scale_that_is_large_enough(
+    size_px: int, needed_px: int, reduction: int
+) -> None:
+    assert reduction_for(size_px, needed_px) == reduction
+
+
+def weights(size: int, side: int) -> np.ndarray:
+    """How much of each of `side` equal parts of an edge each of its `size` pixels is, float64 [side, size]."""
+    start, end = np.arange(side)[:, None] * size / side, (np.arange(side)[:, None] + 1) * size / side
+    pixel = np.arange(size)
+    return np.clip(np.minimum(pixel + 1, end) - np.maximum(pixel, start), 0, None) * side / size
+
+
+@pytest.mark.parametrize(("side", "bound"), [(384, 0.3), (256, 0.3), (128, 0.4), (64, 0.5), (192, 2.0), (96, 3.0)])
+def test_shrinking_averages_areas(draw_tile: Draw, side: int, bound: float) -> None:
+    """Where a side is no power of 2 of the tile's, halving first makes it a little softer."""
+    image = draw_tile(0, 512)[0]
+    across = weights(512, side)
+    expected = np.einsum("ai,bj,ijc->abc", across, across, image.astype(np.float64), optimize=True)
+    small = shrunk(image, side)
+    assert (small.shape, small.dtype) == ((side, side, 3), np.uint8)
+    assert np.abs(small - expected).mean() < bound
+    assert abs((small - expected).mean()) < 0.4
+
+
+def test_an_image_of_the_side_asked_for_is_left_alone() -> None:
+    assert shrunk(IMAGE, SIDE) is IMAGE
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from([JPEG, png(IMAGE)]), st.data())
 def test_any_damage_gives_an_image_or_a_corrupt_tile(data: bytes, draw: st.DataObject) -> None:
@@ -90,3 +184,5 @@ def test_any_damage_gives_an_image_or_a_corrupt_tile(data: bytes, draw: st.DataO
         for decode in (decode_image, decode_mask):
             with contextlib.suppress(CorruptTile):
                 decode(bytes(spoilt), SIDE)
+        with contextlib.suppress(CorruptTile):
+            assert decode_image(memoryview(spoilt), SIDE, 4).shape == (8, 8, 3)

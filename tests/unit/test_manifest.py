@@ -1,6 +1,8 @@
 """The manifest: its digest, and what is refused on reading."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -97,22 +99,36 @@ def test_content_hash() -> None:
     assert len(content_hash(b"", None)) == 32
 
 
-def test_a_truncated_or_missing_table_is_refused(tmp_path: Path) -> None:
+def test_a_missing_table_is_refused(tmp_path: Path) -> None:
+    written(tmp_path)
+    (tmp_path / TABLE_NAME).unlink()
+    with pytest.raises(InputError, match=r"manifest\.parquet is missing; ingest the tiles again"):
+        read_manifest(str(tmp_path), STORAGE)
+
+
+@pytest.mark.parametrize("cut", [lambda data: b"", lambda data: data[:-20], lambda data: data[:-20] + bytes(20)])
+def test_a_table_that_was_cut_short_or_overwritten_is_refused(tmp_path: Path, cut: Callable[[bytes], bytes]) -> None:
     written(tmp_path)
     path = tmp_path / TABLE_NAME
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"manifest\.parquet is missing or cut short"):
+    path.write_bytes(cut(path.read_bytes()))
+    with pytest.raises(InputError, match=r"manifest\.parquet does not match its header's digest") as caught:
         read_manifest(str(tmp_path), STORAGE)
-    path.unlink()
-    with pytest.raises(InputError, match=r"manifest\.parquet is missing or cut short"):
-        read_manifest(str(tmp_path), STORAGE)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_table_of_another_set_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [19, 20], ids=["other rows", "the same rows, written otherwise"])
+def test_a_table_of_another_set_is_refused(tmp_path: Path, rows: int) -> None:
     written(tmp_path)
-    pq.write_table(table(19), tmp_path / TABLE_NAME)
+    pq.write_table(table(rows), tmp_path / TABLE_NAME)
     with pytest.raises(InputError, match="does not match its header's digest"):
         read_manifest(str(tmp_path), STORAGE)
+
+
+def test_the_header_names_the_rows_and_the_bytes_of_their_file(tmp_path: Path) -> None:
+    header = written(tmp_path).header
+    assert header.table == hashlib.sha256((tmp_path / TABLE_NAME).read_bytes()).hexdigest()
+    assert header.digest == digest_of(table())
+    assert len({header.table, header.digest}) == 2
 
 
 def test_headers_that_are_refused(tmp_path: Path) -> None:
@@ -121,7 +137,8 @@ def test_headers_that_are_refused(tmp_path: Path) -> None:
     written(tmp_path)
     path = tmp_path / HEADER_NAME
     header = json.loads(path.read_text())
-    for bad in ({**header, "surplus": 1}, {key: header[key] for key in header if key != "digest"}, []):
+    without = [{key: header[key] for key in header if key != left_out} for left_out in ("digest", "table")]
+    for bad in ({**header, "surplus": 1}, *without, []):
         path.write_text(json.dumps(bad))
         with pytest.raises(InputError, match="not a manifest of this version"):
             read_manifest(str(tmp_path), STORAGE)

@@ -1,80 +1,163 @@
-"""The run plan: every tile once, in an order that depends on the seed and the epoch alone."""
+"""The run plan: every entry once, in an order that depends on the seed and the epoch alone, evenly read, well mixed."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histill.stream.plan import PADDING, epoch_batches, group_ids, of_worker, sequential_batches
+from histill.stream.plan import PADDING, EpochPlan, Step, balanced_copies, sequential_steps, steps_of
 
 pytestmark = pytest.mark.unit
 
-
-def grouped(tiles: int, per_group: int) -> tuple[np.ndarray, np.ndarray]:
-    """Manifest rows (with gaps, as of one split) and their row groups."""
-    return np.arange(tiles) * 2 + 5, np.arange(tiles) // per_group
-
-
-sets = st.tuples(st.integers(1, 400), st.integers(1, 40))
-batch_sizes = st.integers(1, 80)
-seeds = st.integers(0, 2**32)
-
-
-@given(sets, batch_sizes, seeds, st.integers(0, 5))
-def test_every_tile_stands_once_in_an_epoch(shape: tuple[int, int], batch_size: int, seed: int, epoch: int) -> None:
-    rows, groups = grouped(*shape)
-    batches = epoch_batches(rows, groups, batch_size=batch_size, seed=seed, epoch=epoch)
-    assert batches.shape == (-(-len(rows) // batch_size), batch_size)
-    assert sorted(batches[batches != PADDING]) == sorted(rows)
-    assert (batches == PADDING).sum() == batches.size - len(rows) < batch_size
+moderate = settings(max_examples=60)
+group_sizes = st.one_of(
+    st.lists(st.integers(1, 30), min_size=1, max_size=80),  # uneven, down to single tiles
+    st.tuples(st.integers(1, 40), st.integers(1, 60)).map(lambda shape: [shape[0]] * shape[1]),
+)
+batch_sizes = st.one_of(st.integers(1, 80), st.sampled_from([2, 3, 7, 31, 61, 67, 79]))
+buffers = st.sampled_from([1, 2, 16, 100, 10**6])
+seeds = st.integers(0, 2**40)
 
 
-@given(sets, batch_sizes, seeds)
-def test_plan_is_a_function_of_rows_seed_and_epoch(shape: tuple[int, int], batch_size: int, seed: int) -> None:
-    rows, groups = grouped(*shape)
-    first = epoch_batches(rows, groups, batch_size=batch_size, seed=seed, epoch=1)
+def planned(sizes: list[int], batch_size: int, seed: int = 0, epoch: int = 0, buffer_tiles: int = 128) -> EpochPlan:
+    return EpochPlan(np.concatenate([[0], np.cumsum(sizes)]), batch_size, seed, epoch, buffer_tiles)
+
+
+def global_batches(plan: EpochPlan) -> np.ndarray:
+    """Entries [steps, batch size], as one worker sees them."""
+    return np.stack([step.entries for step in steps_of(plan, 0, 1)])
+
+
+@moderate
+@given(group_sizes, batch_sizes, seeds, st.integers(0, 5), buffers)
+def test_every_entry_stands_once_in_an_epoch(
+    sizes: list[int], batch_size: int, seed: int, epoch: int, buffer_tiles: int
+) -> None:
+    plan = planned(sizes, batch_size, seed, epoch, buffer_tiles)
+    batches = global_batches(plan)
+    assert batches.shape == (plan.steps, batch_size) == (-(-sum(sizes) // batch_size), batch_size)
+    assert sorted(batches[batches != PADDING]) == list(range(sum(sizes)))
+    assert (batches[:-1] != PADDING).all()  # only the last batch is padded
+    counts = [step.planned for step in steps_of(plan, 0, 1)]
+    assert counts == (batches != PADDING).sum(1).tolist()
+
+
+@moderate
+@given(group_sizes, batch_sizes, seeds, st.integers(0, 5), buffers)
+def test_a_plan_is_a_function_of_its_five_values(
+    sizes: list[int], batch_size: int, seed: int, epoch: int, buffer_tiles: int
+) -> None:
+    first = global_batches(planned(sizes, batch_size, seed, epoch, buffer_tiles))
     np.random.seed(0)  # the global generator has no say
-    assert np.array_equal(first, epoch_batches(rows, groups, batch_size=batch_size, seed=seed, epoch=1))
+    assert np.array_equal(first, global_batches(planned(sizes, batch_size, seed, epoch, buffer_tiles)))
 
 
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 1}])
 def test_epochs_and_seeds_give_other_orders(change: dict[str, int]) -> None:
-    rows, groups = grouped(200, 8)
-    first = epoch_batches(rows, groups, batch_size=16, seed=0, epoch=0)
-    other = epoch_batches(rows, groups, **({"batch_size": 16, "seed": 0, "epoch": 0} | change))
-    assert (first != other).mean() > 0.9
+    first = global_batches(planned([8] * 25, 16))
+    assert (first != global_batches(planned([8] * 25, 16, **change))).mean() > 0.9
 
 
-@given(sets, st.integers(1, 8), st.sampled_from([1, 2, 3, 4, 6]), seeds)
-def test_workers_shares_are_the_global_batch(shape: tuple[int, int], share: int, workers: int, seed: int) -> None:
-    rows, groups = grouped(*shape)
-    batches = epoch_batches(rows, groups, batch_size=share * workers, seed=seed, epoch=0)
-    shares = [of_worker(batches, worker, workers) for worker in range(workers)]
-    assert all(part.shape == (len(batches), share) for part in shares)
-    assert np.array_equal(np.concatenate(shares, axis=1), batches)
+@moderate
+@given(group_sizes, st.integers(1, 13), st.integers(1, 6), seeds, buffers)
+def test_workers_columns_joined_are_the_global_batch(
+    sizes: list[int], share: int, workers: int, seed: int, buffer_tiles: int
+) -> None:
+    plan = planned(sizes, share * workers, seed, 1, buffer_tiles)
+    shares = [list(steps_of(plan, worker, workers)) for worker in range(workers)]
+    whole = list(steps_of(plan, 0, 1))
+    assert {len(steps) for steps in shares} == {len(whole)}
+    for number, step in enumerate(whole):
+        parts = [steps[number] for steps in shares]
+        assert all(len(part.entries) == share for part in parts)
+        assert np.array_equal(np.concatenate([part.entries for part in parts]), step.entries)
+        assert {(part.number, part.planned) for part in parts} == {(number, step.planned)}
 
 
-@given(sets, batch_sizes)
-def test_sequential_batches_keep_the_order_and_drop_nothing(shape: tuple[int, int], batch_size: int) -> None:
-    rows, _ = grouped(*shape)
-    batches = sequential_batches(rows, batch_size=batch_size)
-    assert np.array_equal(batches[batches != PADDING], rows)
-    assert (batches.ravel()[: len(rows)] != PADDING).all()
+@moderate
+@given(group_sizes, st.sampled_from([1, 6, 12, 48, 60]), st.sampled_from([1, 2, 3, 6]), buffers, st.data())
+def test_any_number_of_workers_goes_on_from_any_step_with_the_same_rest(
+    sizes: list[int], batch_size: int, workers: int, buffer_tiles: int, draw: st.DataObject
+) -> None:
+    if batch_size % workers:
+        workers = 1
+    plan = planned(sizes, batch_size, 3, 1, buffer_tiles)
+    whole = global_batches(plan)
+    from_step = draw.draw(st.integers(0, plan.steps))
+    shares = [list(steps_of(plan, worker, workers, from_step)) for worker in range(workers)]
+    assert {len(steps) for steps in shares} == {plan.steps - from_step}
+    for number in range(plan.steps - from_step):
+        joined = np.concatenate([steps[number].entries for steps in shares])
+        assert np.array_equal(joined, whole[from_step + number])
+        assert {steps[number].number for steps in shares} == {from_step + number}
 
 
-def test_group_ids_number_the_row_groups_of_sorted_tiles() -> None:
-    shards = np.array(["a", "a", "a", "b", "b", "c"], object)
-    assert group_ids(shards, np.array([0, 0, 2, 2, 3, 3])).tolist() == [0, 0, 1, 2, 3, 4]
+@moderate
+@given(group_sizes, st.sampled_from([1, 6, 12, 48]), st.sampled_from([1, 2, 3, 6]), buffers, st.data())
+def test_what_a_step_needs_is_open_and_nothing_is_opened_twice_or_in_vain(
+    sizes: list[int], batch_size: int, workers: int, buffer_tiles: int, draw: st.DataObject
+) -> None:
+    if batch_size % workers:
+        workers = 1
+    plan = planned(sizes, batch_size, 5, 2, buffer_tiles)
+    from_step = draw.draw(st.integers(0, plan.steps))
+    for worker in range(workers):
+        hold_against_what_is_open(list(steps_of(plan, worker, workers, from_step)))
+
+
+def hold_against_what_is_open(steps: list[Step]) -> None:
+    waiting: set[int] = set()
+    opened: list[int] = []
+    for step in steps:
+        assert (np.diff(step.opened) > 0).all()
+        opened += step.opened.tolist()
+        waiting |= set(step.opened.tolist())
+        needed = set(step.entries[step.entries != PADDING].tolist())
+        assert needed <= waiting
+        waiting -= needed
+    assert len(set(opened)) == len(opened)
+    assert not waiting  # what is opened is consumed, and by this worker
+
+
+@moderate
+@given(group_sizes, batch_sizes, buffers)
+def test_a_window_ends_where_a_row_group_ends(sizes: list[int], batch_size: int, buffer_tiles: int) -> None:
+    """A row group is torn only where a lane ends; else it would have to be read once for each of its windows."""
+    plan = planned(sizes, batch_size, 1, 0, buffer_tiles)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    torn = 0
+    for lane in range(plan.lanes):
+        of_windows = [groups[window] for window in plan.windows(lane)]
+        assert sum(len(np.unique(window)) for window in of_windows) == len(
+            np.unique(np.concatenate([*of_windows, np.zeros(0, int)]))
+        )
+        torn += sum(len(np.unique(window)) for window in of_windows)
+    assert torn <= len(sizes) + plan.lanes - 1
+
+
+@moderate
+@given(group_sizes, batch_sizes, buffers, st.data())
+def test_windows_go_on_from_any_position(
+    sizes: list[int], batch_size: int, buffer_tiles: int, draw: st.DataObject
+) -> None:
+    plan = planned(sizes, batch_size, 1, 0, buffer_tiles)
+    lane = draw.draw(st.integers(0, plan.lanes - 1))
+    whole = np.concatenate([*plan.windows(lane), np.zeros(0, np.int64)])
+    position = draw.draw(st.integers(0, len(whole) + 2))
+    assert np.array_equal(np.concatenate([*plan.windows(lane, position), np.zeros(0, np.int64)]), whole[position:])
 
 
 def test_a_lane_reads_its_row_groups_one_after_another() -> None:
     """Within a lane few row groups are open at once; an open one is one whose first tile is read, its last is not."""
-    per_group, batch_size = 64, 32
-    rows, groups = np.arange(64 * 512), np.arange(64 * 512) // per_group
-    batches = epoch_batches(rows, groups, batch_size=batch_size, seed=3, epoch=0)
-    window_groups = 8192 // batch_size // per_group
-    for lane in range(0, batch_size, 7):
-        sequence = groups[batches[:, lane]]
+    per_group, buffer_tiles = 64, 8192
+    plan = planned([per_group] * 512, 32, seed=3, buffer_tiles=buffer_tiles)
+    batches = global_batches(plan)
+    assert plan.lanes == 32
+    window_groups = buffer_tiles // plan.lanes // per_group
+    for lane in range(0, 32, 7):
+        sequence = batches[:, lane] // per_group
         change = {group: np.flatnonzero(sequence == group) for group in np.unique(sequence)}
         opened = np.zeros(len(sequence) + 1, int)
         for steps in change.values():
@@ -84,17 +167,40 @@ def test_a_lane_reads_its_row_groups_one_after_another() -> None:
         assert len(change) <= len(sequence) / per_group + 2 * window_groups
 
 
-@settings(max_examples=5, deadline=None)
-@given(seeds)
-def test_a_batch_mixes_tiles_from_all_over_the_set(seed: int) -> None:
-    """Place in the storage says as little of a tile's place in its batch, or of its batch, as under a true shuffle."""
-    tiles, batch_size = 64 * 300, 32
-    rows, groups = np.arange(tiles), np.arange(tiles) // 64
-    batches = epoch_batches(rows, groups, batch_size=batch_size, seed=seed, epoch=0)
-    truly = np.random.default_rng(seed).permutation(rows).reshape(batches.shape)
-    assert batches.mean(1).std() < 1.5 * truly.mean(1).std()
-    assert mean_correlation(batches) < 1.5 * mean_correlation(truly)
-    assert abs(rank_correlation(batches.ravel(), rows)) < 0.3  # five deviations of a shuffle of 300 row groups
+def test_what_is_held_for_mixing_is_bounded() -> None:
+    """Opened and not yet consumed: at most the buffer, and what rounding to row groups adds to each lane."""
+    per_group, buffer_tiles, batch_size = 16, 2048, 64
+    plan = planned([per_group] * 2000, batch_size, seed=1, buffer_tiles=buffer_tiles)
+    held = most = 0
+    for step in steps_of(plan, 0, 1):
+        held += len(step.opened)
+        most = max(most, held)
+        held -= step.planned
+    assert held == 0
+    assert most <= buffer_tiles + plan.lanes * per_group + batch_size
+
+
+@pytest.mark.parametrize(
+    ("groups", "per_group", "batch_size", "buffer_tiles"),
+    [
+        (6401, 64, 64, 4096),
+        (6405, 64, 32, 4096),
+        (4000, 16, 64, 8192),
+        (6400, 64, 64, 4096),  # lanes that all start with a row group
+        (6400, 64, 128, 8192),
+    ],
+)
+def test_reading_is_even(groups: int, per_group: int, batch_size: int, buffer_tiles: int) -> None:
+    """Lanes turn to their next windows at different steps: over ten steps little more is opened than is consumed."""
+    plan = planned([per_group] * groups, batch_size, seed=2, buffer_tiles=buffer_tiles)
+    opened = np.array([len(step.opened) for step in steps_of(plan, 0, 1)])
+    assert opened[0] <= 0.6 * buffer_tiles + plan.lanes * per_group  # windows are at all stages, so half of the buffer
+    assert np.convolve(opened[1:], np.ones(10), "valid").max() <= 2 * 10 * batch_size
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's coefficient of two sequences without ties."""
+    return float(np.corrcoef(np.argsort(np.argsort(first)), np.argsort(np.argsort(second)))[0, 1])
 
 
 def mean_correlation(batches: np.ndarray) -> float:
@@ -102,6 +208,83 @@ def mean_correlation(batches: np.ndarray) -> float:
     return float(np.mean([abs(rank_correlation(batch, np.arange(len(batch)))) for batch in batches]))
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's coefficient of two sequences without ties."""
-    return float(np.corrcoef(np.argsort(np.argsort(first)), np.argsort(np.argsort(second)))[0, 1])
+def slides_per_batch(batches: np.ndarray, tiles_per_slide: int) -> float:
+    return float(np.mean([len(np.unique(batch // tiles_per_slide)) for batch in batches]))
+
+
+def plans_and_shuffles(batch_size: int, buffer_tiles: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Six epochs of 1200 row groups of 64 tiles as planned, and as many true shuffles; whole batches only.
+
+    Several, because batches within one row group of each lane resemble each other.
+    """
+    for epoch in range(6):
+        batches = global_batches(planned([64] * 1200, batch_size, 0, epoch, buffer_tiles))
+        yield batches, np.random.default_rng(epoch).permutation(64 * 1200).reshape(batches.shape)
+
+
+@pytest.mark.parametrize("batch_size", [32, 64, 96, 128])
+def test_a_batch_mixes_tiles_from_all_over_the_set(batch_size: int) -> None:
+    """Place in the storage says as little of a tile's place in its batch, or of its batch, as under a true shuffle."""
+    correlation, slides, spread = [], [], []
+    for batches, truly in plans_and_shuffles(batch_size, max(4096, 64 * batch_size)):
+        correlation.append([mean_correlation(batches), mean_correlation(truly)])
+        slides.append([slides_per_batch(batches, 400), slides_per_batch(truly, 400)])
+        spread.append([batches.mean(1).std(), truly.mean(1).std()])
+        # five deviations of a shuffle of so many row groups
+        assert abs(rank_correlation(batches.ravel(), np.arange(batches.size))) < 5 / 1200**0.5
+    for measured, bound in ((correlation, 1.2), (spread, 1.2)):
+        ours, shuffled = np.mean(measured, axis=0)
+        assert ours < bound * shuffled
+    ours, shuffled = np.mean(slides, axis=0)
+    assert ours > 0.97 * shuffled
+
+
+def test_more_tiles_held_mix_a_batch_that_is_wider_than_the_lanes() -> None:
+    plans = [planned([64] * 1200, 256, 0, 0, held) for held in (8192, 65536)]
+    assert plans[0].lane_width == 2
+    truly = np.random.default_rng(0).permutation(64 * 1200).reshape(-1, 256)
+    few, many = [slides_per_batch(global_batches(plan), 400) for plan in plans]
+    shuffled = slides_per_batch(truly, 400)
+    assert 0.6 * shuffled < few < 0.9 * shuffled
+    assert many > 0.95 * shuffled
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 20), st.integers(1, 4))
+def test_sequential_steps_keep_the_order_and_drop_nothing(sizes: list[int], share: int, workers: int) -> None:
+    starts, entries = np.cumsum([0, *sizes]), sum(sizes)
+    shares = [list(sequential_steps(starts, worker, workers, share * workers)) for worker in range(workers)]
+    assert {len(steps) for steps in shares} == {-(-entries // (share * workers))}
+    joined = np.concatenate([step.entries for steps in zip(*shares, strict=True) for step in steps])
+    assert joined[:entries].tolist() == list(range(entries))
+    assert (joined[entries:] == PADDING).all()
+    assert sum(step.planned for step in shares[0]) == entries
+    for steps in shares:
+        hold_against_what_is_open(steps)
+        # A row group is read once, however many steps it lasts.
+        groups = [np.unique(np.searchsorted(starts, step.opened, side="right")) for step in steps]
+        assert len(np.concatenate(groups)) == len(np.unique(np.concatenate(groups)))
+
+
+labels = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(np.array)
+
+
+@given(labels, seeds, st.integers(0, 9))
+def test_a_balanced_epoch_gives_each_group_an_equal_share(groups: np.ndarray, seed: int, epoch: int) -> None:
+    copies = balanced_copies(groups, seed=seed, epoch=epoch)
+    assert copies.dtype == np.int64
+    assert copies.sum() == len(groups)
+    shares = [int(copies[groups == group].sum()) for group in np.unique(groups)]
+    assert max(shares) - min(shares) <= 1
+    for group in np.unique(groups):
+        of_group = copies[groups == group]
+        assert of_group.max() - of_group.min() <= 1
+    assert np.array_equal(copies, balanced_copies(groups, seed=seed, epoch=epoch))
+
+
+def test_which_tiles_stand_more_often_is_drawn_anew_for_each_epoch() -> None:
+    groups = np.repeat([0, 1], [10, 90])
+    drawn = np.stack([balanced_copies(groups, seed=4, epoch=epoch) for epoch in range(40)])
+    assert set(np.unique(drawn[:, :10])) == {5}
+    assert len(np.unique(drawn, axis=0)) == 40
+    assert drawn[:, 10:].sum(0).min() > 0  # none is left out for ever
+    assert not np.array_equal(drawn[0], balanced_copies(groups, seed=5, epoch=0))

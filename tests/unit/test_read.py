@@ -1,6 +1,7 @@
 """Reading row groups: each once, and a clear refusal of shards that are missing, cut short or not the manifest's."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from histill.config.common import Storage
+from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
-from histill.stream.read import GroupRead, Source, read_groups, reads_for
-from histill.stream.responses import RESPONSE
+from histill.stream.cached_views import CachedViews
+from histill.stream.places import Places
+from histill.stream.read import GroupRead, ShardReader, Source
+from histill.stream.responses import response_columns, response_schema
 from histill.tiles.manifest import Manifest
+from histill.tiles.shards import content_hash
 
 pytestmark = pytest.mark.unit
+
+SHARDS = ("shards/0000.parquet", "shards/0001.parquet")
 
 
 @pytest.fixture
@@ -22,56 +28,124 @@ def manifest(tmp_path: Path, tile_set: Callable[..., Manifest]) -> Manifest:
     return tile_set(tmp_path / "tiles", tiles=16, tile_px=32)
 
 
+def all_reads(manifest: Manifest) -> list[GroupRead]:
+    everything = Places(np.arange(16), np.arange(16) % 4, np.arange(0, 17, 4), SHARDS, *np.divmod(np.arange(4), 2))
+    return everything.reads(np.arange(16))
+
+
+def source_of(manifest: Manifest, **changes: object) -> Source:
+    return Source(manifest.uri, manifest.header.digest, Storage(), **changes)  # type: ignore[arg-type]
+
+
 def read_all(manifest: Manifest, **source: object) -> list[pa.Table]:
-    wanted = np.arange(manifest.header.tiles)[None]
-    where = Source(manifest.uri, Storage(), **source)  # type: ignore[arg-type]
-    return list(read_groups(where, reads_for(manifest, wanted)))
+    return list(ShardReader()(source_of(manifest, **source), all_reads(manifest)))
 
 
-def respond(manifest: Manifest, folder: Path, tile_ids: list[str] | None = None) -> str:
-    """Responses `r<row>` beside the manifest's tiles, in shards like theirs."""
+def respond(manifest: Manifest, folder: Path, tile_ids: list[str] | None = None, views: int = 1) -> CachedViews:
+    """Responses `r<row>.<view>` beside the manifest's tiles, in shards like theirs."""
     ids = tile_ids or manifest.table["tile_id"].to_pylist()
-    answers = pa.table({"tile_id": ids, "response": [b"r%d" % row for row in range(len(ids))]}, schema=RESPONSE)
+    columns = {
+        name: [b"r%d.%d" % (row, view) for row in range(len(ids))] for view, name in enumerate(response_columns(views))
+    }
+    answers = pa.table({"tile_id": ids, **columns}, schema=response_schema(views))
     for shard in manifest.table["shard"].unique().to_pylist():
         of_shard = np.flatnonzero(manifest.table["shard"].to_numpy(zero_copy_only=False) == shard)
         (folder / shard).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(answers.take(pa.array(of_shard)), folder / shard, row_group_size=4)
-    return str(folder)
+    return CachedViews(str(folder), views)
 
 
-def test_each_row_group_is_read_once_in_the_order_of_need(manifest: Manifest) -> None:
-    random = np.random.default_rng(0)
-    wanted = random.permutation(16)[:12].reshape(3, 4)
-    wanted[-1, -1] = -1
-    reads = reads_for(manifest, wanted)
-    places = [(read.shard, read.row_group) for read in reads]
-    assert len(set(places)) == len(places)
-    assert sorted(tile for read in reads for tile in read.tiles) == sorted(wanted[wanted >= 0])
-    first_need = [min(np.flatnonzero(wanted.ravel() == tile)[0] for tile in read.tiles) for read in reads]
-    assert first_need == sorted(first_need)
-    rows = manifest.table.to_pylist()
-    for read in reads:
-        assert [rows[tile]["row"] for tile in read.tiles] == list(read.rows)
-        assert all(
-            (rows[tile]["shard"], rows[tile]["row_group"]) == (read.shard, read.row_group) for tile in read.tiles
-        )
+@pytest.mark.parametrize("threads", [1, 4])
+def test_tables_come_in_the_order_asked_for(manifest: Manifest, threads: int) -> None:
+    before = set(threading.enumerate())
+    reads = [all_reads(manifest)[number] for number in (2, 0, 3, 1)] * 10
+    tables = list(ShardReader(threads)(source_of(manifest), reads))
+    assert [table["entry"].to_pylist() for table in tables] == [read.entries.tolist() for read in reads]
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
 
 
 def test_tables_bring_the_rows_asked_for(manifest: Manifest) -> None:
-    whole = pa.concat_tables(read_all(manifest, masks=True)).sort_by("tile")
-    assert set(whole.column_names) == {"tile", "image", "mask"}
-    assert whole["tile"].to_pylist() == list(range(16))
-    wanted = np.array([[9, 2, 11]])
-    some = pa.concat_tables(read_groups(Source(manifest.uri, Storage()), reads_for(manifest, wanted)))
-    assert set(some.column_names) == {"tile", "image"}
-    for row in some.to_pylist():
-        assert row["image"] == whole["image"][row["tile"]].as_py()
+    whole = pa.concat_tables(read_all(manifest, masks=True))
+    assert set(whole.column_names) == {"entry", "image", "mask"}
+    assert whole["entry"].to_pylist() == list(range(16))
+    contents = [content_hash(row["image"], row["mask"]) for row in whole.to_pylist()]
+    assert contents == manifest.table["content"].to_pylist()
+    wanted = GroupRead("shards/0001.parquet", 0, np.array([1, 3, 1]), np.array([70, 71, 72]))
+    (some,) = ShardReader()(source_of(manifest), [wanted])
+    assert set(some.column_names) == {"entry", "image"}
+    assert some["entry"].to_pylist() == [70, 71, 72]
+    assert some["image"].to_pylist() == [whole["image"][row].as_py() for row in (9, 11, 9)]
+
+
+def test_no_more_is_read_ahead_than_the_threads_are_worth(manifest: Manifest) -> None:
+    asked: list[int] = []
+
+    def reads() -> Iterator[GroupRead]:
+        for number in range(1000):
+            asked.append(number)
+            yield all_reads(manifest)[number % 4]
+
+    running = ShardReader(2)(source_of(manifest), reads())
+    for _ in range(10):
+        next(running)
+    assert len(asked) <= 10 + 2 * 2 + 1
+    running.close()  # type: ignore[attr-defined]
+
+
+def test_a_shard_is_opened_once_for_all_its_row_groups(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    footers = []
+    read_metadata = pq.read_metadata
+    monkeypatch.setattr(pq, "read_metadata", lambda *given: footers.append(given) or read_metadata(*given))
+    reader = ShardReader(1)
+    for _ in range(3):  # epochs
+        assert len(list(reader(source_of(manifest), all_reads(manifest)))) == 4
+    assert len(footers) == 2
+
+
+def test_a_cache_answers_when_the_shards_are_gone(manifest: Manifest, tmp_path: Path) -> None:
+    storage = Storage(cache=ShardCache(folder=str(tmp_path / "cache"), max_gb=1))
+    source = Source(manifest.uri, manifest.header.digest, storage, masks=True)
+    first = list(ShardReader()(source, all_reads(manifest)))
+    for shard in SHARDS:
+        Path(manifest.uri, shard).unlink()
+    again = list(ShardReader()(source, all_reads(manifest)))
+    assert [table.to_pylist() for table in again] == [table.to_pylist() for table in first]
+    other = Source(manifest.uri, "another set", storage, masks=True)
+    with pytest.raises(InputError, match="is missing though the manifest names it"):
+        list(ShardReader()(other, all_reads(manifest)))
 
 
 def test_responses_are_joined_row_by_row(manifest: Manifest, tmp_path: Path) -> None:
     tables = read_all(manifest, responses=respond(manifest, tmp_path / "responses"))
     rows = pa.concat_tables(tables).to_pylist()
-    assert [row["response"] for row in rows] == [b"r%d" % row["tile"] for row in rows]
+    assert [row["response"] for row in rows] == [b"r%d.0" % row["entry"] for row in rows]
+
+
+def test_of_several_views_one_is_read(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached, asked = respond(manifest, tmp_path / "responses", views=3), set()
+    read_row_group = pq.ParquetFile.read_row_group
+
+    def noted(file: pq.ParquetFile, number: int, columns: list[str], **rest: object) -> pa.Table:
+        asked.update(columns)
+        return read_row_group(file, number, columns=columns, **rest)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    for view in (0, 2):
+        asked.clear()
+        rows = pa.concat_tables(read_all(manifest, responses=cached, view=view)).to_pylist()
+        assert [row["response"] for row in rows] == [b"r%d.%d" % (row["entry"], view) for row in rows]
+        assert asked == {"tile_id", "image", f"response_{view}"}
+
+
+def test_a_cache_on_the_node_keeps_views_apart(manifest: Manifest, tmp_path: Path) -> None:
+    storage = Storage(cache=ShardCache(folder=str(tmp_path / "cache"), max_gb=1))
+    cached, reader = respond(manifest, tmp_path / "responses", views=2), ShardReader()
+    for view in (0, 1, 0):
+        source = Source(manifest.uri, manifest.header.digest, storage, responses=cached, view=view)
+        rows = pa.concat_tables(list(reader(source, all_reads(manifest)))).to_pylist()
+        assert [row["response"] for row in rows] == [b"r%d.%d" % (row["entry"], view) for row in rows]
 
 
 def test_responses_to_other_tiles_are_refused(manifest: Manifest, tmp_path: Path) -> None:
@@ -108,11 +182,16 @@ def test_a_shard_with_a_hole_is_named(manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize(
-    "read", [GroupRead("shards/0000.parquet", 9, (0,), (0,)), GroupRead("shards/0000.parquet", 1, (2, 7), (6, 11))]
+    "read",
+    [
+        GroupRead("shards/0000.parquet", 9, np.array([0]), np.array([0])),
+        GroupRead("shards/0000.parquet", 1, np.array([2, 7]), np.array([6, 11])),
+    ],
+    ids=["row group", "row"],
 )
 def test_a_shard_with_less_than_the_manifest_says_is_named(manifest: Manifest, read: GroupRead) -> None:
     with pytest.raises(InputError, match=r"/shards/0000\.parquet"):
-        list(read_groups(Source(manifest.uri, Storage()), [read]))
+        list(ShardReader()(source_of(manifest), [read]))
 
 
 def test_a_shard_without_the_columns_is_named(manifest: Manifest) -> None:

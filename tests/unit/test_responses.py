@@ -8,8 +8,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from histill.stream.decode import CorruptTile
-from histill.stream.responses import LIMIT, STEP, decode, encode
-from histill.teachers.cache import full_logits, relative_logits
+from histill.stream.responses import (
+    LIMIT,
+    STEP,
+    ZERO,
+    decode,
+    encode,
+    full_logits,
+    logits_of,
+    relative_logits,
+    response_columns,
+    response_schema,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -22,16 +32,24 @@ logits = hnp.arrays(
 
 @given(logits)
 def test_a_stored_logit_is_wrong_by_half_a_step_at_most(values: np.ndarray) -> None:
-    read = decode(encode(values), values.shape[0], values.shape[1])
-    assert read.dtype == np.float32
-    assert read.shape == values.shape
+    levels = decode(encode(values), values.shape[0], values.shape[1])
+    assert (levels.shape, levels.dtype) == (values.shape, np.uint8)
+    read = logits_of(torch.from_numpy(levels.copy()))
+    assert read.dtype == torch.float32
     expected = np.clip(values.astype(np.float64), -LIMIT, LIMIT)
-    assert np.abs(read - expected).max() <= STEP / 2 + 1e-5
+    assert np.abs(read.numpy() - expected).max() <= STEP / 2 + 1e-5
 
 
 def test_limits_zero_and_sign_are_exact() -> None:
     values = np.array([[[-99.0, -LIMIT], [0.0, LIMIT]]], np.float32)
-    assert decode(encode(values), 1, 2).ravel() == pytest.approx([-LIMIT, -LIMIT, 0, LIMIT])
+    levels = torch.from_numpy(decode(encode(values), 1, 2).copy())
+    assert logits_of(levels).ravel().tolist() == pytest.approx([-LIMIT, -LIMIT, 0, LIMIT])
+    assert logits_of(torch.full((2, 1, 3, 3), ZERO, dtype=torch.uint8)).abs().max() == 0
+
+
+def test_bytes_and_a_view_of_them_are_decoded_alike() -> None:
+    data = encode(np.random.default_rng(0).normal(0, 3, (2, 8, 8)).astype(np.float32))
+    assert np.array_equal(decode(memoryview(data), 2, 8), decode(data, 2, 8))
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[: len(data) // 2], lambda data: b"no response", lambda data: b""])
@@ -52,3 +70,9 @@ def test_relative_logits_leave_the_softmax_as_it_was() -> None:
     assert relative.shape == (2, 3, 3, 3)
     torch.testing.assert_close(full_logits(relative).softmax(1), teacher.softmax(1))
     torch.testing.assert_close(relative_logits(full_logits(relative)), relative)
+
+
+def test_each_view_has_a_column() -> None:
+    assert response_columns(1) == ("response",)
+    assert response_columns(3) == ("response_0", "response_1", "response_2")
+    assert response_schema(2).names == ["tile_id", "response_0", "response_1"]

@@ -37,7 +37,7 @@ def test_the_rate_follows_its_formula() -> None:
 def test_only_matrices_decay_and_every_parameter_is_in_one_group() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Linear(4, 2))
     model[0].bias.requires_grad_(False)
-    optimiser = make_optimiser(model, Optimiser(lr=0.1, weight_decay=0.3))
+    optimiser = make_optimiser([list(model.parameters())], Optimiser(lr=0.1, weight_decay=0.3))
     decayed, free = optimiser.param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
     assert {id(parameter) for parameter in decayed["params"]} == {id(model[0].weight), id(model[2].weight)}
@@ -51,7 +51,7 @@ def test_only_matrices_decay_and_every_parameter_is_in_one_group() -> None:
 def test_the_frozen_do_not_move_and_vectors_do_not_shrink_without_gradient() -> None:
     model = nn.Linear(2, 2)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimiser = make_optimiser(model, Optimiser(lr=0.1, weight_decay=0.5))
+    optimiser = make_optimiser([list(model.parameters())], Optimiser(lr=0.1, weight_decay=0.5))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()

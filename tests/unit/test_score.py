@@ -77,6 +77,31 @@ def test_the_score_is_that_of_every_tile_once_whatever_the_batches(
     assert 0 <= scores[0].dice < 0.9  # an untrained model
 
 
+def test_a_small_student_and_its_teacher_see_the_same_tiles(manifest: Manifest, model: Callable[..., str]) -> None:
+    """The student sees tiles at 32 px, the teacher the same at 64; against itself, a model would agree."""
+    student, teacher = model(size_px=32), model()
+    held_out = HeldOut(tiles=manifest.uri, split="train", reference=Teacher(model=teacher), batch_size=5)
+    score = score_model(student, held_out, STORAGE)
+    assert (score.tiles, score.size_px) == (16, 32)
+    assert score.reference.startswith("teacher ")
+    assert score == score_model(student, held_out.model_copy(update={"batch_size": 16}), STORAGE)
+
+
+def test_an_undecodable_tile_is_left_out_and_counted(
+    tmp_path: Path,
+    tile_set: Callable[..., Manifest],
+    spoil_tile: Callable[..., str],
+    model: Callable[..., str],
+) -> None:
+    spoilt = tile_set(tmp_path)
+    spoil_tile(spoilt, 2)
+    held_out = HeldOut(tiles=spoilt.uri, split="train", batch_size=3, max_corrupt=1)
+    score = score_model(model(), held_out, STORAGE)
+    assert (score.tiles, score.corrupt) == (15, 1)
+    with pytest.raises(InputError, match=r"tile case-0/2 .* max_corrupt allows 0"):
+        score_model(model(), held_out.model_copy(update={"max_corrupt": 0}), STORAGE)
+
+
 @pytest.mark.parametrize(
     ("changes", "held_out", "named"),
     [
@@ -101,12 +126,12 @@ def test_missing_masks_are_refused(
         score_model(model(), HeldOut(tiles=unmasked.uri), STORAGE)
 
 
-@pytest.mark.parametrize("rows", [2, 9])
+@pytest.mark.parametrize(("rows", "size_px"), [(2, 64), (9, 32)])
 @pytest.mark.parametrize("reference", [None, Teacher(classical=True)], ids=["masks", "teacher"])
 def test_a_picture_has_a_row_for_each_tile(
-    manifest: Manifest, model: Callable[..., str], rows: int, reference: Teacher | None
+    manifest: Manifest, model: Callable[..., str], rows: int, size_px: int, reference: Teacher | None
 ) -> None:
     held_out = HeldOut(tiles=manifest.uri, reference=reference, batch_size=3)
-    picture = Image.open(io.BytesIO(comparison_rows(model(), held_out, rows, STORAGE)))
+    picture = Image.open(io.BytesIO(comparison_rows(model(size_px=size_px), held_out, rows, STORAGE)))
     shown = min(rows, 4)
     assert picture.size == (810, round(90 * (3.1 * shown + 0.3)))

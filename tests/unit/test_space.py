@@ -33,7 +33,11 @@ def test_a_sound_space_passes() -> None:
                 "loss.dice": {"uniform": [0.0, 1.0]},
                 "student.size_px": {"choice": [32, 64, None]},
                 "student.decoder_channels": {"choice": [[16, 16, 8, 8, 8], [32, 16, 8, 8, 8]]},
+                "student.mpp": {"choice": [1.0, 2.0]},
                 "data.batch_size": {"choice": [8, 16]},
+                "data.balance": {"choice": [None, "case"]},
+                "data.augment.stain": {"uniform": [0.0, 0.3]},
+                "data.augment.crop_px": {"choice": [None, 64]},
                 "optimiser.lr": {"loguniform": [1e-4, 1e-2]},
             }
         )
@@ -49,6 +53,10 @@ def test_a_sound_space_passes() -> None:
         ({"student.size_px": {"uniform": [32, 64]}}, ["space.student.size_px", "32.0", "integer"]),
         ({"data.batch_size": {"choice": [16, 15]}}, ["space.data.batch_size", "15", "does not divide"]),
         ({"loss.soft": {"uniform": [0, 1]}}, ["space.loss.soft", "all 0"]),
+        ({"data.flips": {"choice": [True]}}, ["space.data.flips", "not a key"]),
+        ({"data.augment.stain": {"uniform": [0, 1]}}, ["space.data.augment.stain", "1", "less than 1"]),
+        ({"data.augment.stian": {"uniform": [0, 1]}}, ["did you mean 'data.augment.stain'?"]),
+        ({"data.balance": {"choice": ["organ"]}}, ["space.data.balance", "organ", "label"]),
     ],
 )
 def test_a_wrong_key_or_value_is_named(space: dict[str, Any], parts: list[str]) -> None:

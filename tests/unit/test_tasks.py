@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from histill.errors import InputError
 from histill.losses.dense import soft_cross_entropy
 from histill.models.resolution import logits_at_size
 from histill.stream.batches import TileBatch
-from histill.teachers.cache import full_logits
+from histill.stream.responses import STEP, decode, encode, full_logits, logits_of
 from histill.teachers.network import NetworkTeacher
 
 pytestmark = pytest.mark.unit
@@ -36,50 +37,53 @@ class Pointwise(nn.Module):
 def batch(**changes: Any) -> TileBatch:
     random = torch.Generator().manual_seed(0)
     values: dict[str, Any] = {
-        "tiles": torch.randint(256, (3, 3, 8, 8), generator=random, dtype=torch.uint8),
+        "student": torch.randint(256, (3, 3, 8, 8), generator=random, dtype=torch.uint8),
+        "teacher": None,
         "valid": torch.tensor([True, True, False]),
         "index": torch.tensor([0, 1, -1]),
-        "mask": torch.randint(2, (3, 8, 8), generator=random),
-        "response": torch.randn(3, 1, 8, 8, generator=random) * 4,
+        "label": torch.tensor([1, 0, -1]),
+        "mask": torch.randint(2, (3, 8, 8), generator=random, dtype=torch.uint8),
+        "response": torch.randint(1, 256, (3, 1, 8, 8), generator=random, dtype=torch.uint8),
         "planned": 2,
     }
     return TileBatch(**values | changes)
 
 
 def network_teacher() -> NetworkTeacher:
-    return NetworkTeacher(Pointwise().requires_grad_(False).eval(), CLASSES, "digest", 0.5, 8)
+    return NetworkTeacher(Pointwise().requires_grad_(False).eval(), CLASSES, "digest", 0.5, 8, 8)
+
+
+def both_views(size_px: int) -> TileBatch:
+    """Without cached responses: the teacher sees tiles of 8 px, the student the same at `size_px`."""
+    teacher = batch().student
+    student = nn.functional.adaptive_avg_pool2d(teacher.float(), size_px).to(torch.uint8)
+    return batch(student=student, teacher=teacher, response=None)
 
 
 @pytest.mark.parametrize("size_px", [4, 8])
 def test_rckd_is_the_weighted_sum_of_its_terms(size_px: int) -> None:
-    model, given = Pointwise(), batch()
+    model, given = Pointwise(), batch(student=both_views(size_px).student)
     weights = RckdLoss(temperature=2.0, soft=0.5, hard=0.25, dice=2.0)
-    terms = Rckd(CLASSES, size_px, weights, None).loss(model, given)
+    terms = Rckd(CLASSES, weights, None).loss(model, given)
     expected = 0.5 * terms.parts["soft"] + 0.25 * terms.parts["hard"] + 2.0 * terms.parts["dice"]
     torch.testing.assert_close(terms.loss.detach(), expected)
-    student = model(nn.functional.adaptive_avg_pool2d(given.tiles.float(), size_px))
     assert given.response is not None
-    teacher = logits_at_size(full_logits(given.response), size_px)
-    torch.testing.assert_close(terms.parts["soft"], soft_cross_entropy(student, teacher, given.valid, 2.0).detach())
+    teacher = logits_at_size(full_logits(logits_of(given.response)), size_px)
+    soft = soft_cross_entropy(model(given.student.float()), teacher, given.valid, 2.0)
+    torch.testing.assert_close(terms.parts["soft"], soft.detach())
     assert not any(part.requires_grad for part in terms.parts.values())
 
 
 def test_rckd_leaves_out_terms_without_weight() -> None:
-    assert Rckd(CLASSES, 8, RckdLoss(), None).loss(Pointwise(), batch()).parts.keys() == {"soft"}
+    assert Rckd(CLASSES, RckdLoss(), None).loss(Pointwise(), batch()).parts.keys() == {"soft"}
 
 
 def test_padded_rows_have_no_part_in_any_loss() -> None:
     whole, model = batch(), Pointwise()
-    assert whole.mask is not None
-    assert whole.response is not None
-    kept = batch(
-        tiles=whole.tiles[:2],
-        valid=whole.valid[:2],
-        index=whole.index[:2],
-        mask=whole.mask[:2],
-        response=whole.response[:2],
-    )
-    for task in (Rckd(CLASSES, 8, RckdLoss(hard=1.0, dice=1.0), None), Supervised(CLASSES, 8, 1.0)):
+    rows = {name: value[:2] for name, value in vars(whole).items() if isinstance(value, Tensor)}
+    kept = batch(**rows)
+    assert len(kept.student) == 2
+    for task in (Rckd(CLASSES, RckdLoss(hard=1.0, dice=1.0), None), Supervised(CLASSES, 1.0)):
         torch.testing.assert_close(task.loss(model, whole).loss, task.loss(model, kept).loss)
 
 
@@ -87,42 +91,70 @@ def test_padded_rows_have_no_part_in_any_loss() -> None:
 def test_a_student_learns_from_a_live_network_teacher(size_px: int) -> None:
     """The teacher answers in inference mode, and what it says must still serve a backward pass."""
     model = Pointwise()
-    task = Rckd(CLASSES, size_px, RckdLoss(hard=1.0, dice=1.0), network_teacher())
-    task.loss(model, batch(response=None)).loss.backward()
+    task = Rckd(CLASSES, RckdLoss(hard=1.0, dice=1.0), network_teacher())
+    task.loss(model, both_views(size_px)).loss.backward()
     assert model.layer.weight.grad is not None
     assert model.layer.weight.grad.abs().sum() > 0
 
 
-def test_live_and_cached_responses_give_the_same_loss() -> None:
-    teacher, model, given = network_teacher(), Pointwise(), batch(response=None)
-    logits = teacher.respond(given.tiles).clone()
-    cached = batch(response=logits[:, 1:] - logits[:, :1])
-    live_task, cached_task = Rckd(CLASSES, 8, RckdLoss(), teacher), Rckd(CLASSES, 8, RckdLoss(), None)
-    torch.testing.assert_close(live_task.loss(model, given).loss, cached_task.loss(model, cached).loss)
+@pytest.mark.parametrize("size_px", [4, 8])
+def test_live_and_cached_responses_give_the_same_loss(size_px: int) -> None:
+    teacher, model, given = network_teacher(), Pointwise(), both_views(size_px)
+    assert given.teacher is not None
+    logits = teacher.respond(given.teacher).clone()
+    stored = [encode(relative.numpy()) for relative in logits[:, 1:] - logits[:, :1]]
+    levels = torch.from_numpy(np.stack([decode(data, 1, 8) for data in stored]))
+    cached = batch(student=given.student, response=levels)
+    live_task, cached_task = Rckd(CLASSES, RckdLoss(), teacher), Rckd(CLASSES, RckdLoss(), None)
+    live, from_cache = live_task.loss(model, given).loss, cached_task.loss(model, cached).loss
+    torch.testing.assert_close(live, from_cache, atol=STEP, rtol=0)  # what 8 bits keep of a logit
     assert torch.equal(live_task.reference(given), logits.argmax(1))
+    clear = (logits[:, 1] - logits[:, 0]).abs() > STEP
+    assert torch.equal(cached_task.reference(cached)[clear], logits.argmax(1)[clear])
 
 
-def test_rckd_needs_a_response_or_a_teacher() -> None:
+@pytest.mark.parametrize("teacher", [None, network_teacher()], ids=["no teacher", "no view for it"])
+def test_rckd_needs_a_response_or_a_teacher_and_its_view(teacher: NetworkTeacher | None) -> None:
     with pytest.raises(RuntimeError, match="no response"):
-        Rckd(CLASSES, 8, RckdLoss(), None).loss(Pointwise(), batch(response=None))
+        Rckd(CLASSES, RckdLoss(), teacher).loss(Pointwise(), batch(response=None))
+
+
+def test_a_network_teacher_sees_a_window_at_the_resolution_of_a_whole_tile() -> None:
+    sides: list[int] = []
+
+    class Watched(Pointwise):
+        def forward(self, tiles: Tensor) -> Tensor:
+            sides.append(tiles.shape[-1])
+            return super().forward(tiles)
+
+    teacher = NetworkTeacher(Watched().requires_grad_(False).eval(), CLASSES, "digest", 0.5, 8, 4)
+    for side in (8, 4):
+        assert teacher.respond(batch().student[..., :side, :side]).shape == (3, 2, side, side)
+    assert sides == [4, 2]
 
 
 def test_supervised_follows_the_mask_at_the_networks_size() -> None:
-    mask = torch.zeros(3, 8, 8, dtype=torch.int64)
+    mask = torch.zeros(3, 8, 8, dtype=torch.uint8)
     mask[:, :4] = 1
-    given, model = batch(mask=mask), Pointwise()
-    terms = Supervised(CLASSES, 4, 0.5).loss(model, given)
-    logits = model(nn.functional.adaptive_avg_pool2d(given.tiles.float(), 4))
+    given, model = batch(mask=mask, student=both_views(4).student), Pointwise()
+    terms = Supervised(CLASSES, 0.5).loss(model, given)
     target = torch.zeros(3, 4, 4, dtype=torch.int64)
     target[:, :2] = 1
-    expected = nn.functional.cross_entropy(logits[:2], target[:2]).detach()
+    expected = nn.functional.cross_entropy(model(given.student.float())[:2], target[:2]).detach()
     torch.testing.assert_close(terms.parts["cross_entropy"], expected)
     torch.testing.assert_close(terms.loss.detach(), expected + 0.5 * terms.parts["dice"])
-    assert torch.equal(Supervised(CLASSES, 4, 0.5).reference(given), mask)
+    reference = Supervised(CLASSES, 0.5).reference(given)
+    assert reference.dtype == torch.int64
+    assert torch.equal(reference, mask.long())
 
 
 def test_a_mask_of_an_unnamed_class_is_refused() -> None:
-    mask = torch.zeros(3, 8, 8, dtype=torch.int64)
+    mask = torch.zeros(3, 8, 8, dtype=torch.uint8)
     mask[1, 0, 0] = 4
     with pytest.raises(InputError, match="class 4 and the network learns 2"):
-        Supervised(CLASSES, 8, 1.0).loss(Pointwise(), batch(mask=mask))
+        Supervised(CLASSES, 1.0).loss(Pointwise(), batch(mask=mask))
+
+
+def test_supervised_needs_masks() -> None:
+    with pytest.raises(RuntimeError, match="no masks"):
+        Supervised(CLASSES, 1.0).loss(Pointwise(), batch(mask=None))

@@ -1,14 +1,34 @@
 """The parts that several jobs share: storage, tracking, workers."""
 
+import os
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from histill.config.base import Strict, Uri
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 """A run's or model's name: letters, digits, `.`, `_` and `-`; it becomes part of paths."""
 Split = Literal["train", "val", "test"]
+
+
+class ShardCache(Strict):
+    """A cache of row groups on every node, so that epochs after the first do not read object storage again."""
+
+    folder: str = Field(description="absolute path of a folder on the nodes' own disks; made if missing")
+    max_gb: float = Field(gt=0, description="gigabytes (10^9 bytes) that the folder may hold on one node")
+
+    @field_validator("folder")
+    @classmethod
+    def _is_local(cls, folder: str) -> str:
+        if not os.path.isabs(folder):
+            raise ValueError(f"the cache's folder {folder!r} must be an absolute path on the node's own disk")
+        return folder
+
+    @property
+    def max_bytes(self) -> int:
+        """The bound in bytes."""
+        return int(self.max_gb * 1e9)
 
 
 class Storage(Strict):
@@ -19,6 +39,8 @@ class Storage(Strict):
     connect_timeout_s: float = Field(5.0, gt=0, description="seconds to wait for a connection")
     request_timeout_s: float = Field(30.0, gt=0, description="seconds to wait for an answer")
     attempts: int = Field(5, ge=1, description="tries of one request, with exponential backoff")
+    retry_base_s: float = Field(0.5, gt=0, description="longest wait before the second try, doubled with every further")
+    cache: ShardCache | None = Field(None, description="keep row groups on the nodes' own disks; null: read them again")
 
 
 class Tracking(Strict):
@@ -37,13 +59,18 @@ class Workers(Strict):
 
 
 class Teacher(Strict):
-    """The teacher: the classical one, or a network from a model folder. Exactly one."""
+    """The teacher: the classical one, a network from a model folder, or an ONNX file. Exactly one."""
 
     classical: bool = Field(False, description="nuclei by colour deconvolution, no training needed")
-    model: Uri | None = Field(None, description="a trained teacher's model folder (model.safetensors + model.json)")
+    model: Uri | None = Field(
+        None, description="a trained teacher: a finished run, a model folder, or models:/name@alias of the registry"
+    )
+    onnx: Uri | None = Field(None, description="an .onnx file, with its card (a .json of the same name) beside it")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Teacher":
-        if self.classical == (self.model is not None):
-            raise ValueError("set exactly one of teacher.classical=true and teacher.model=<folder>")
+        if [self.classical, self.model is not None, self.onnx is not None].count(True) != 1:
+            raise ValueError(
+                "set exactly one of teacher.classical=true, teacher.model=<folder> and teacher.onnx=<file>"
+            )
         return self

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from histill.config.augment import Augment
 from histill.config.base import Strict, Uri
 from histill.config.common import Name, Split, Storage, Teacher, Tracking, Workers
 
@@ -15,8 +16,18 @@ class Data(Strict):
     train: Split = Field("train", description="split to learn from")
     val: Split = Field("val", description="split that is scored after each epoch")
     batch_size: int = Field(32, ge=1, description="global batch size, whatever the number of workers")
-    seed: int = Field(0, ge=0, description="seed of the order and of the augmentation")
-    flips: bool = Field(True, description="draw one of the 8 flips and quarter turns for each tile")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the order and of the augmentation")
+    balance: Literal["label", "slide", "case"] | None = Field(
+        None, description="give each label, slide or case an equal share of an epoch; null: each tile once"
+    )
+    shuffle_tiles: int | None = Field(
+        None, ge=1, description="encoded tiles held for mixing, over all workers; null: 64 batches, at least 4096"
+    )
+    augment: Augment = Augment()
+    reader: Literal["worker", "ray_data"] = Field(
+        "worker", description="who reads shards: threads of each worker, or Ray Data tasks anywhere in the cluster"
+    )
+    read_threads: int = Field(4, ge=1, description="requests for tiles at once, in each worker")
     decode_threads: int = Field(2, ge=1, description="threads that decode tiles in each worker")
     max_corrupt: int = Field(
         0, ge=0, description="how many undecodable tiles an epoch may mask out before the run fails"
@@ -29,8 +40,17 @@ class Network(Strict):
     encoder: str = Field("csat", description="any timm encoder with feature maps, e.g. csat, csat_tiny, resnet18")
     decoder_channels: tuple[int, ...] = Field((96, 64, 48, 32, 16), min_length=5, max_length=5)
     size_px: int | None = Field(
-        None, ge=32, multiple_of=32, description="side at which the network sees a tile; null: the tile's own"
+        None, ge=32, multiple_of=32, description="side at which the network sees a whole tile; null: the tile's own"
     )
+    mpp: float | None = Field(
+        None, gt=0, description="microns per pixel at which the network sees tiles, in place of size_px"
+    )
+
+    @model_validator(mode="after")
+    def _one_resolution(self) -> "Network":
+        if self.size_px is not None and self.mpp is not None:
+            raise ValueError("set size_px or mpp, not both")
+        return self
 
 
 class RckdLoss(Strict):
@@ -56,6 +76,10 @@ class Optimiser(Strict):
     weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay; norms and biases are left out")
     warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the steps that warm up")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    accumulate: int = Field(1, ge=1, description="parts in which a worker takes its share of a batch, to save memory")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of an average of the weights, which is then scored and kept; 0: none"
+    )
 
 
 class RunConfig(Strict):
@@ -65,10 +89,12 @@ class RunConfig(Strict):
     runs: Uri = Field(description="folder that holds the runs, local or s3://")
     data: Data
     optimiser: Optimiser = Optimiser()
-    seed: int = Field(0, ge=0, description="seed of the initial weights")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the initial weights")
     checkpoint_every: int = Field(
         500, ge=1, description="steps between checkpoints inside an epoch; every epoch ends with one"
     )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the student's activations")
+    compile: bool = Field(False, description="torch.compile the student; costs a minute or two before the first step")
     max_failures: int = Field(2, ge=0, description="how often lost workers are replaced before the run gives up")
     workers: Workers = Workers()
     storage: Storage = Storage()
@@ -80,6 +106,11 @@ class RunConfig(Strict):
             raise ValueError(
                 f"data.batch_size {self.data.batch_size} does not divide among workers.count {self.workers.count}; "
                 "choose a multiple"
+            )
+        if self.data.batch_size // self.workers.count % self.optimiser.accumulate:
+            raise ValueError(
+                f"a worker's {self.data.batch_size // self.workers.count} tiles of a batch do not divide into "
+                f"optimiser.accumulate {self.optimiser.accumulate} parts; choose a divisor"
             )
         return self
 

@@ -7,30 +7,31 @@ the per-pixel cross-entropy with the teacher's softened probabilities.
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+import numpy as np
+from torch import Tensor
 
 from histill.config.runs import RckdLoss
-from histill.distill.task import Terms, weighted
+from histill.distill.judges import OverlapJudge
+from histill.distill.task import Student, Terms, weighted
 from histill.losses.dense import hard_cross_entropy, soft_cross_entropy, soft_dice
-from histill.models.resolution import at_size, logits_at_size
+from histill.models.resolution import logits_at_size
 from histill.stream.batches import TileBatch
-from histill.teachers.cache import full_logits
+from histill.stream.responses import full_logits, logits_of
 from histill.teachers.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class Rckd:
-    """The student sees the tile at `size_px`; the teacher's response comes from the cache, or live from `teacher`."""
+    """The teacher's response comes from the cache, or live from `teacher`, which sees its own view of the tile."""
 
     classes: tuple[str, ...]
-    size_px: int
     weights: RckdLoss
     teacher: Teacher | None
 
-    def loss(self, model: nn.Module, batch: TileBatch) -> Terms:
+    def loss(self, model: Student, batch: TileBatch) -> Terms:
         """Weighted sum of the terms whose weight is above 0."""
-        student = model(at_size(batch.tiles, self.size_px))
-        teacher = logits_at_size(self._response(batch), self.size_px)
+        student = model(batch.student.float())
+        teacher = logits_at_size(self._response(batch), student.shape[-1])
         weights, valid = self.weights, batch.valid
         parts: dict[str, tuple[float, Tensor]] = {}
         if weights.soft:
@@ -41,13 +42,17 @@ class Rckd:
             parts["dice"] = (weights.dice, soft_dice(student, teacher.softmax(1), valid))
         return weighted(parts)
 
+    def judge(self, tiles: np.ndarray) -> OverlapJudge:
+        """Agreement with the teacher's decisions."""
+        return OverlapJudge(len(self.classes), self.reference)
+
     def reference(self, batch: TileBatch) -> Tensor:
-        """The teacher's decisions."""
+        """The teacher's decisions, int64 [B, H, W]."""
         return self._response(batch).argmax(1)
 
     def _response(self, batch: TileBatch) -> Tensor:
         if batch.response is not None:
-            return full_logits(batch.response)
-        if self.teacher is None:
+            return full_logits(logits_of(batch.response))
+        if self.teacher is None or batch.teacher is None:
             raise RuntimeError("an RCKD batch brings no response, and there is no teacher to ask")
-        return self.teacher.respond(batch.tiles).to(batch.tiles.device)
+        return self.teacher.respond(batch.teacher).to(batch.teacher.device)

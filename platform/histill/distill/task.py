@@ -1,20 +1,41 @@
-"""A task turns a batch into a loss; the loop knows no more of distillation than this."""
+"""A task turns a batch into a loss, and a model's outputs into figures; the loop knows no more than this."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor, nn
+import numpy as np
+from torch import Tensor
 
 from histill.stream.batches import TileBatch
+
+Student = Callable[[Tensor], Tensor]
+"""What is trained: pixels, float [B, 3, H, W] of 0..255, to logits."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The loss of one batch (a scalar, the mean over the pixels of its valid tiles) and its weighted parts."""
+    """The loss of one batch (a scalar, the mean over its valid tiles) and its parts."""
 
     loss: Tensor
     parts: Mapping[str, Tensor]
+
+
+class Judge(Protocol):
+    """Adds up what a model says of the tiles of a split.
+
+    `sums` are numbers that add up over batches and workers, so that figures are those of the whole set.
+    """
+
+    sums: Tensor
+
+    def add(self, output: Tensor, batch: TileBatch) -> None:
+        """Count the model's `output` for the student's view of `batch`; padded rows have no part in it."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What `sums` come to, by name."""
+        ...
 
 
 class Task(Protocol):
@@ -22,15 +43,13 @@ class Task(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]: ...
-    @property
-    def size_px(self) -> int: ...
 
-    def loss(self, model: nn.Module, batch: TileBatch) -> Terms:
+    def loss(self, model: Student, batch: TileBatch) -> Terms:
         """The terms of `batch`; padded rows have no part in them."""
         ...
 
-    def reference(self, batch: TileBatch) -> Tensor:
-        """The classes, int64 [B, H, W] at the tile's own size, that decisions are scored against."""
+    def judge(self, tiles: np.ndarray) -> Judge:
+        """A judge of a split whose tiles are the manifest rows `tiles` (int64, ascending)."""
         ...
 
 

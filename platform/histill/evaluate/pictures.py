@@ -25,7 +25,7 @@ def comparison_rows(model: str, held_out: HeldOut, rows: int, storage: Storage) 
     split = manifest.rows_of(held_out.split)
     wanted = set(split[np.linspace(0, len(split) - 1, min(rows, len(split))).round().astype(int)].tolist())
     shown: list[tuple[str, Judged, int]] = []
-    for judged in judged_batches(network, card, manifest, teacher, held_out, storage):
+    for judged in judged_batches(network, card, manifest, teacher, held_out, storage, pictured=True):
         for slot, tile in enumerate(judged.batch.index.tolist()):
             if tile in wanted and bool(judged.batch.valid[slot]):
                 shown.append((manifest.table["tile_id"][tile].as_py(), judged, slot))
@@ -41,7 +41,8 @@ def _draw(shown: list[tuple[str, Judged, int]], names: tuple[str, str], classes:
     figure = Figure(figsize=(9, 3.1 * len(shown) + 0.3), layout="constrained")
     axes = figure.subplots(len(shown), 3, squeeze=False)
     for row, (name, judged, slot) in zip(axes, shown, strict=True):
-        image = judged.batch.tiles[slot].permute(1, 2, 0).numpy()
+        assert judged.batch.teacher is not None
+        image = judged.batch.teacher[slot].permute(1, 2, 0).numpy()
         for axis, title, decided in (
             (row[0], name, None),
             (row[1], names[0], judged.reference[slot]),

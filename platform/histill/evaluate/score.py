@@ -10,12 +10,13 @@ from histill.cluster.progress import Progress
 from histill.config.common import Storage
 from histill.config.scoring import HeldOut
 from histill.errors import InputError
-from histill.evaluate.confusion import Overlap, confusion
+from histill.metrics.overlap import Overlap, confusion
 from histill.models.cost import measure_cost
-from histill.models.resolution import logits_of
+from histill.models.resolution import logits_at_size
 from histill.stream.batches import TileBatch
-from histill.stream.read import Source, read_groups
+from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
+from histill.stream.views import Views
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 
@@ -93,25 +94,31 @@ def judged_batches(
     teacher: Teacher | None,
     held_out: HeldOut,
     storage: Storage,
+    *,
+    pictured: bool = False,
 ) -> Iterator[Judged]:
-    """The split's tiles in the manifest's order, with the model's decisions and the reference's."""
+    """The split's tiles in the manifest's order, with the model's decisions and the reference's.
+
+    `pictured`: the batches bring the tiles at their own size, too, as the teacher's view.
+    """
     stream = TileStream(
         manifest=manifest,
-        source=Source(held_out.tiles, storage, masks=teacher is None),
+        source=Source(held_out.tiles, manifest.header.digest, storage, masks=teacher is None),
         split=held_out.split,
+        views=Views(card.size_px, card.tile_px if teacher is not None or pictured else None),
         batch_size=held_out.batch_size,
         worker=0,
         workers=1,
-        read=read_groups,
         max_corrupt=held_out.max_corrupt,
     )
     for batch in stream.exact_pass():
-        decided = logits_of(network, batch.tiles, card.size_px).argmax(1)
+        decided = logits_at_size(network(batch.student.float()), card.tile_px).argmax(1)
         if teacher is not None:
-            reference = teacher.respond(batch.tiles).cpu().argmax(1)
+            assert batch.teacher is not None
+            reference = teacher.respond(batch.teacher).cpu().argmax(1)
         else:
             assert batch.mask is not None
-            reference = batch.mask
+            reference = batch.mask.long()
             if int(reference.max()) >= len(card.classes):
                 raise InputError(
                     f"a mask of {held_out.tiles} holds class {int(reference.max())} and the model knows "
@@ -120,7 +127,8 @@ def judged_batches(
         yield Judged(batch, decided, reference)
 
 
-def checked_tiles(card: ModelCard, held_out: HeldOut, storage: Storage) -> tuple[Manifest, Teacher | None]:
+def tiles_like(card: ModelCard, held_out: HeldOut, storage: Storage) -> Manifest:
+    """The held-out tile set. Raises InputError when its tiles are not like those that the model was trained on."""
     manifest = read_manifest(held_out.tiles, storage)
     header = manifest.header
     if abs(card.tile_mpp / header.mpp - 1) > 0.05 or card.tile_px != header.tile_px:
@@ -128,6 +136,12 @@ def checked_tiles(card: ModelCard, held_out: HeldOut, storage: Storage) -> tuple
             f"the model was trained on tiles of {card.tile_px} px at {card.tile_mpp:g} um/px and {held_out.tiles} has "
             f"{header.tile_px} px at {header.mpp:g}; cut the tiles like the training ones."
         )
+    return manifest
+
+
+def checked_tiles(card: ModelCard, held_out: HeldOut, storage: Storage) -> tuple[Manifest, Teacher | None]:
+    manifest = tiles_like(card, held_out, storage)
+    header = manifest.header
     if held_out.reference is None:
         rows = manifest.rows_of(held_out.split)
         without = int((~manifest.table["has_mask"].to_numpy(zero_copy_only=False)[rows]).sum())

@@ -112,28 +112,6 @@ def build_segmenter(
     return Segmenter(network, encoder, options, mean, std)
 
 
-def encoder_state(model: Segmenter) -> dict[str, Tensor]:
-    """Return the encoder's weights under the names of `timm.create_model(encoder)`, to fine-tune from.
-
-    Load them with `strict=False`: the classification head, and layers past the last feature map that a U-Net
-    does not use, are absent.
-    """
-    with torch.device("meta"):
-        plain = timm.create_model(model.encoder_name, num_classes=0, **model.encoder_options)
-    # timm's feature extractors rename `stages.0` to `stages_0` or prefix `model.`; undo either
-    names = {_flat(name): name for name in plain.state_dict()}
-    state = {}
-    for name, tensor in model.network.encoder.model.state_dict().items():
-        flat = _flat(name)
-        target = names.get(flat) or names[flat.removeprefix("model_")]
-        state[target] = tensor.detach().contiguous()
-    return state
-
-
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
-
-
 def check_encoder(encoder: str) -> None:
     if timm.is_model(encoder):
         return

@@ -21,23 +21,31 @@ def endpoint_of(storage: Storage) -> str | None:
     return storage.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
-def arrow_filesystem(uri: str, storage: Storage) -> tuple["fs.FileSystem", str]:
-    """pyarrow's file system for `uri`, and the path within it (`bucket/key`, or an absolute local path)."""
+def arrow_filesystem(uri: str, storage: Storage, *, attempts: int | None = None) -> tuple["fs.FileSystem", str]:
+    """pyarrow's file system for `uri`, and the path within it (`bucket/key`, or an absolute local path).
+
+    `attempts` stands for the storage's own, where the caller repeats what fails.
+    """
     from pyarrow import fs
 
     if not is_s3(uri):
-        return fs.LocalFileSystem(), os.path.abspath(uri)
+        return fs.LocalFileSystem(), arrow_path(uri)
     options: dict[str, Any] = {
         "connect_timeout": storage.connect_timeout_s,
         "request_timeout": storage.request_timeout_s,
-        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=storage.attempts),
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=attempts or storage.attempts),
     }
     endpoint = endpoint_of(storage)
     if endpoint:
         options |= {"endpoint_override": endpoint, "region": storage.region or "us-east-1"}
     elif storage.region:
         options["region"] = storage.region
-    return fs.S3FileSystem(**options), uri.removeprefix("s3://").rstrip("/")
+    return fs.S3FileSystem(**options), arrow_path(uri)
+
+
+def arrow_path(uri: str) -> str:
+    """The path of `uri` within pyarrow's file system for it."""
+    return uri.removeprefix("s3://").rstrip("/") if is_s3(uri) else os.path.abspath(uri)
 
 
 def control_filesystem(uri: str, storage: Storage) -> tuple["fsspec.AbstractFileSystem", str]:

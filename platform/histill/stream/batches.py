@@ -1,35 +1,45 @@
 """Fixed-size batches: encoded rows are gathered in the plan's order and decoded here, next to their consumer."""
 
 import logging
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise, repeat
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from histill.config.augment import Augment
 from histill.errors import InputError
-from histill.stream import geometry, responses
-from histill.stream.decode import CorruptTile, decode_image, decode_mask
+from histill.stream import responses
+from histill.stream.buffers import Buffers
+from histill.stream.cached_views import CachedViews
+from histill.stream.decode import CorruptTile, decode_mask
+from histill.stream.geometry import composed, turned_planes
+from histill.stream.places import Places
+from histill.stream.plan import Step
+from histill.stream.views import Placement, Views, draw_placements, draws_for, placed, seen_px, view_into
 from histill.tiles.manifest import Manifest
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class TileBatch:
-    """One worker's part of one global batch."""
+    """One worker's part of one global batch.
 
-    tiles: torch.Tensor  # uint8 [B, 3, H, W], channels last in memory
+    Masks and responses show the same window of the tile as the views do, at the tile's own resolution.
+    """
+
+    student: torch.Tensor  # uint8 [B, 3, s, s], channels last in memory
+    teacher: torch.Tensor | None  # uint8 [B, 3, t, t]
     valid: torch.Tensor  # bool [B]; False: padding, or a tile that could not be decoded
     index: torch.Tensor  # int64 [B], rows of the manifest, -1 for padding
-    mask: torch.Tensor | None  # int64 [B, H, W] class indices
-    response: torch.Tensor | None  # float32 [B, K - 1, H, W] logits relative to class 0
+    label: torch.Tensor | None  # int64 [B] class indices, -1 for padding
+    mask: torch.Tensor | None  # uint8 [B, H, W] class indices
+    response: torch.Tensor | None  # uint8 [B, K - 1, H, W] levels, see stream/responses.py
     planned: int  # tiles in the whole global batch, over all workers
 
 
@@ -38,77 +48,222 @@ class Decoding:
     """How rows become a batch."""
 
     tile_px: int
+    views: Views
+    augment: Augment
+    seed: int
+    epoch: int
+    labels: np.ndarray | None  # int64 [tiles of the manifest], class indices
     masks: bool
     response_channels: int  # 0: no responses
     threads: int
     max_corrupt: int
-    flips_seed: int | None  # None: tiles as they are
-    epoch: int = 0
+    answered: CachedViews | None = None  # the views of the responses; None: upright whole tiles
+
+    @property
+    def window_px(self) -> int:
+        """The side of what a batch shows of a tile."""
+        return (self.answered or self).augment.crop_px or self.tile_px
+
+    @property
+    def response_px(self) -> int:
+        """The side of a stored response."""
+        return self.window_px if self.answered else self.tile_px
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The encoded bytes of one entry; slices of its row group's table, not copies."""
+
+    image: memoryview
+    mask: memoryview | None
+    response: memoryview | None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One entry to decode into one slot of a batch."""
+
+    slot: int
+    tile: int  # row of the manifest
+    row: _Row
+    place: Placement
+    answer: Placement  # within its stored response
+    draws: np.ndarray
+
+
+class _Arrays:
+    """The memory behind a batch, [B, ...] each, uint8."""
+
+    def __init__(self, buffers: Buffers, count: int, how: Decoding) -> None:
+        window = how.window_px
+        sides = [seen_px(side, window, how.tile_px) for side in how.views.sides]
+        self.views = [buffers.lend((count, side, side, 3)) for side in sides]
+        self.mask = buffers.lend((count, window, window)) if how.masks else None
+        channels = how.response_channels
+        self.response = buffers.lend((count, channels, window, window)) if channels else None
+        self.valid = np.ones(count, bool)
+
+    def clear(self, slot: int) -> None:
+        self.valid[slot] = False
+        for array in (*self.views, self.mask):
+            if array is not None:
+                array[slot] = 0
+        if self.response is not None:
+            self.response[slot] = responses.ZERO
+
+    def batch(self, index: np.ndarray, label: np.ndarray | None, planned: int) -> TileBatch:
+        views = [torch.from_numpy(view).permute(0, 3, 1, 2) for view in self.views]
+        return TileBatch(
+            student=views[0],
+            teacher=views[1] if len(views) > 1 else None,
+            valid=torch.from_numpy(self.valid),
+            index=torch.from_numpy(index),
+            label=None if label is None else torch.from_numpy(label),
+            mask=None if self.mask is None else torch.from_numpy(self.mask),
+            response=None if self.response is None else torch.from_numpy(self.response),
+            planned=planned,
+        )
 
 
 def decoded_batches(
-    tables: Iterable[pa.Table], plan: np.ndarray, planned: np.ndarray, manifest: Manifest, how: Decoding
+    steps: Iterable[Step],
+    tables: Iterator[pa.Table],
+    places: Places,
+    manifest: Manifest,
+    buffers: Buffers,
+    how: Decoding,
 ) -> Iterator[TileBatch]:
-    """The batches of `plan` (int64 [steps, B]) from `tables`, which bring its rows in order of first need.
+    """The batches of `steps` from `tables`, which bring the entries that the steps open, in that order.
 
     A tile that cannot be decoded is named in the log and masked out; the (how.max_corrupt + 1)-th raises InputError.
     """
-    waiting: dict[int, dict[str, Any]] = {}
-    incoming = iter(tables)
-    corrupt = 0
-    with ThreadPoolExecutor(how.threads, thread_name_prefix="decode") as pool:
-        for step, rows in enumerate(plan):
-            wanted = [int(row) for row in rows if row >= 0]
-            while not all(row in waiting for row in wanted):
-                table = next(incoming, None)
+    waiting: dict[int, _Row] = {}
+    decoding: deque[tuple[_Arrays, Step, list[Future[list[tuple[int, CorruptTile]]]]]] = deque()
+    corrupt = missing = 0
+
+    def finished() -> TileBatch:
+        nonlocal corrupt
+        arrays, step, jobs = decoding.popleft()
+        for tile, fault in (found for job in jobs for found in job.result()):
+            corrupt += 1
+            _report_corrupt(manifest, tile, fault, corrupt, how.max_corrupt)
+        index = places.tiles_of(step.entries)
+        label = None if how.labels is None else np.where(index >= 0, how.labels[index], -1)
+        return arrays.batch(index, label, step.planned)
+
+    pool = ThreadPoolExecutor(how.threads, thread_name_prefix="decode", initializer=_one_thread_each)
+    try:
+        for step in steps:
+            missing += len(step.opened)
+            while missing > 0:
+                table = next(tables, None)
                 if table is None:
-                    raise RuntimeError(f"the stream ended before step {step} of {len(plan)} was filled")
-                waiting.update((row["tile"], row) for row in table.to_pylist())
-            batch = _empty(rows, int(planned[step]), how)
-            jobs = [
-                (row, pool.submit(_decode_into, batch, slot, waiting.pop(int(row)), how))
-                for slot, row in enumerate(rows)
-                if row >= 0
-            ]
-            for row, job in jobs:
-                try:
-                    job.result()
-                except CorruptTile as fault:
-                    corrupt += 1
-                    _report_corrupt(manifest, int(row), fault, corrupt, how.max_corrupt)
-            yield batch
+                    raise RuntimeError(f"the stream ended before step {step.number} was filled")
+                waiting.update(_rows(table))
+                missing -= table.num_rows  # below 0: it brought entries of later steps, too
+            arrays = _Arrays(buffers, len(step.entries), how)
+            jobs = _jobs(step, arrays, waiting, places, how)
+            # A few tiles at a time: a task for each would cost as much as a tenth of a small view.
+            size = max(1, len(jobs) // (2 * how.threads))
+            parts = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+            decoding.append((arrays, step, [pool.submit(_decode, part, arrays, how) for part in parts]))
+            if len(decoding) > 1:  # one is being decoded while another is handed over
+                yield finished()
+        while decoding:
+            yield finished()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _empty(rows: np.ndarray, planned: int, how: Decoding) -> TileBatch:
-    count, side = len(rows), how.tile_px
-    return TileBatch(
-        tiles=torch.zeros((count, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2),
-        valid=torch.zeros(count, dtype=torch.bool),
-        index=torch.from_numpy(rows.astype(np.int64)),
-        mask=torch.zeros((count, side, side), dtype=torch.int64) if how.masks else None,
-        response=torch.zeros((count, how.response_channels, side, side)) if how.response_channels else None,
-        planned=planned,
-    )
+def _one_thread_each() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)  # the pool's threads are all that may run
 
 
-def _decode_into(batch: TileBatch, slot: int, row: dict[str, Any], how: Decoding) -> None:
-    symmetry = 0 if how.flips_seed is None else geometry.draw(how.flips_seed, how.epoch, row["tile"])
-    image = decode_image(row["image"], how.tile_px)
-    batch.tiles.numpy()[slot] = geometry.apply(image, symmetry, axes=(0, 1)).transpose(2, 0, 1)
-    if batch.mask is not None:
-        if row["mask"] is None:
+def _rows(table: pa.Table) -> Iterator[tuple[int, _Row]]:
+    columns = [_encoded(table, name) for name in ("image", "mask", "response")]
+    return zip(table["entry"].to_pylist(), map(_Row, *columns), strict=True)
+
+
+def _encoded(table: pa.Table, name: str) -> Iterable[memoryview | None]:
+    """The bytes of each row of a binary column, None where there are none.
+
+    Slices of Arrow's own buffer: a scalar for each row would cost a twentieth of decoding it.
+    """
+    if name not in table.column_names:
+        return repeat(None, table.num_rows)
+    column = table[name].chunk(0) if table[name].num_chunks == 1 else table[name].combine_chunks()
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].tolist()
+    content = memoryview(data or b"").cast("B")
+    rows: list[memoryview | None] = [content[start:end] for start, end in pairwise(ends)]
+    if column.null_count:
+        for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)):
+            rows[row] = None
+    return rows
+
+
+def _jobs(step: Step, arrays: _Arrays, waiting: dict[int, _Row], places: Places, how: Decoding) -> list[_Job]:
+    present = np.flatnonzero(step.entries >= 0)
+    for slot in np.flatnonzero(step.entries < 0):
+        arrays.clear(int(slot))
+    entries = step.entries[present]
+    tiles = places.tiles_of(entries)
+    draws = draws_for(how.seed, how.epoch, tiles, places.copies_of(entries))
+    places_of_tiles, places_of_answers = _placements(tiles, draws, how)
+    drawn = zip(present, tiles, entries, places_of_tiles, places_of_answers, draws, strict=True)
+    return [
+        _Job(int(slot), int(tile), waiting.pop(int(entry)), place, answer, draw[3:])
+        for slot, tile, entry, place, answer, draw in drawn
+    ]
+
+
+def _placements(tiles: np.ndarray, draws: np.ndarray, how: Decoding) -> tuple[list[Placement], list[Placement]]:
+    """What a batch shows of each tile, and of its stored response.
+
+    Where the teacher has answered a view, that view is shown; flips turn view and answer further, both alike.
+    """
+    if how.answered is None:
+        places = draw_placements(how.augment, draws, how.tile_px, how.views)
+        return places, places
+    side = how.window_px
+    answers = draw_placements(Augment(flips=how.augment.flips), draws, side, Views(side))
+    seen = how.answered.placements(how.answered.view_of(how.epoch), tiles, how.tile_px)
+    turns = [composed(view.symmetry, answer.symmetry) for view, answer in zip(seen, answers, strict=True)]
+    return [replace(view, symmetry=turn) for view, turn in zip(seen, turns, strict=True)], answers
+
+
+def _decode(jobs: list[_Job], arrays: _Arrays, how: Decoding) -> list[tuple[int, CorruptTile]]:
+    faults = []
+    for job in jobs:
+        try:
+            _decode_one(job, arrays, how)
+        except CorruptTile as fault:
+            arrays.clear(job.slot)
+            faults.append((job.tile, fault))
+    return faults
+
+
+def _decode_one(job: _Job, arrays: _Arrays, how: Decoding) -> None:
+    row, place = job.row, job.place
+    colours = (job.draws, how.augment) if how.augment.colours else None
+    view_into([view[job.slot] for view in arrays.views], row.image, how.tile_px, how.views, place, colours)
+    if arrays.mask is not None:
+        if row.mask is None:
             raise CorruptTile("it has no mask")
-        batch.mask.numpy()[slot] = geometry.apply(decode_mask(row["mask"], how.tile_px), symmetry, axes=(0, 1))
-    if batch.response is not None:
-        if not row["response"]:
+        arrays.mask[job.slot] = placed(decode_mask(row.mask, how.tile_px), place)
+    if arrays.response is not None:
+        if not row.response:
             raise CorruptTile("the teacher had no response to it")
-        response = responses.decode(row["response"], how.response_channels, how.tile_px)
-        batch.response.numpy()[slot] = geometry.apply(response, symmetry, axes=(1, 2))
-    batch.valid[slot] = True
+        levels = responses.decode(row.response, how.response_channels, how.response_px)
+        answer = job.answer
+        window = levels[:, answer.top : answer.top + answer.side, answer.left : answer.left + answer.side]
+        arrays.response[job.slot] = turned_planes(window, answer.symmetry)
 
 
-def _report_corrupt(manifest: Manifest, row: int, fault: CorruptTile, count: int, limit: int) -> None:
-    place = manifest.table.slice(row, 1).to_pylist()[0]
+def _report_corrupt(manifest: Manifest, tile: int, fault: CorruptTile, count: int, limit: int) -> None:
+    place = manifest.table.slice(tile, 1).to_pylist()[0]
     name = f"tile {place['tile_id']} in shard {manifest.uri}/{place['shard']}"
     if count > limit:
         raise InputError(
@@ -116,41 +271,3 @@ def _report_corrupt(manifest: Manifest, row: int, fault: CorruptTile, count: int
             f"max_corrupt allows {limit}: ingest the tiles again or raise the limit."
         ) from None
     logger.warning("%s cannot be used (%s) and is masked out.", name, fault)
-
-
-def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """`items`, produced by a thread up to `depth` ahead of the consumer; its exceptions are raised here."""
-    buffer: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def produce() -> None:
-        try:
-            for item in items:
-                if not _put(buffer, ("item", item), stopped):
-                    return
-            _put(buffer, ("end", None), stopped)
-        except BaseException as error:  # handed to the consumer, whatever it is
-            _put(buffer, ("error", error), stopped)
-
-    thread = threading.Thread(target=produce, name="batches-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = buffer.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
-    finally:
-        stopped.set()
-
-
-def _put(buffer: "queue.Queue[tuple[str, Any]]", entry: tuple[str, Any], stopped: threading.Event) -> bool:
-    while not stopped.is_set():
-        try:
-            buffer.put(entry, timeout=0.5)
-            return True
-        except queue.Full:
-            continue
-    return False

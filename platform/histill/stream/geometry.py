@@ -1,14 +1,29 @@
-"""Flips and quarter turns, drawn once for a tile and shared by its image, mask and response."""
+"""Flips, quarter turns and crops, drawn once for a tile and shared by its views, mask and response."""
 
 import numpy as np
 
-
-def draw(seed: int, epoch: int, tile: int) -> int:
-    """One of the 8 symmetries of the square, 0..7, as a function of (seed, epoch, tile) alone."""
-    return int(np.random.default_rng([seed, epoch, tile]).integers(8))
+_ROTATIONS = {1: 2, 2: 1, 3: 0}  # quarter turns, counter-clockwise, to OpenCV's codes
 
 
-def apply(array: np.ndarray, symmetry: int, *, axes: tuple[int, int]) -> np.ndarray:
-    """`array` turned by `symmetry % 4` quarter turns in the plane `axes`, then flipped if `symmetry >= 4`. A view."""
-    turned = np.rot90(array, symmetry % 4, axes=axes)
-    return np.flip(turned, axes[1]) if symmetry >= 4 else turned
+def turned(plane: np.ndarray, symmetry: int) -> np.ndarray:
+    """One of the 8 symmetries of the square: `symmetry % 4` quarter turns, then a mirror if `symmetry >= 4`.
+
+    `plane` is [H, W] or [H, W, C]; the result is a copy, or `plane` itself for symmetry 0.
+    """
+    import cv2
+
+    if quarters := symmetry % 4:
+        plane = cv2.rotate(plane, _ROTATIONS[quarters])
+    return cv2.flip(plane, 1) if symmetry >= 4 else plane
+
+
+def composed(first: int, second: int) -> int:
+    """The symmetry that does what `first` and, after it, `second` do."""
+    # A mirror that comes first turns the quarter turns after it round.
+    quarters = first - second if first >= 4 else first + second
+    return quarters % 4 + 4 * ((first >= 4) != (second >= 4))
+
+
+def turned_planes(planes: np.ndarray, symmetry: int) -> np.ndarray:
+    """`turned` for planes [C, H, W], each turned alike."""
+    return np.stack([turned(plane, symmetry) for plane in planes]) if symmetry else planes

@@ -1,21 +1,25 @@
 """The Ray Data graph: row groups named by the plan in, encoded tables out, in order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 
+import numpy as np
 import pyarrow as pa
 
 from histill.cluster.quiet import ray_data
-from histill.stream.read import GroupRead, Source, read_groups
+from histill.stream.read import GroupRead, ShardReader, Source
 
 
-def encoded_tables(source: Source, reads: Sequence[GroupRead], *, reads_per_task: int = 4) -> Iterator[pa.Table]:
-    """The tables of `read_groups`, read ahead by Ray Data tasks across the cluster, in the order of `reads`.
+def read_by_ray_data(source: Source, reads: Iterable[GroupRead], *, reads_per_task: int = 4) -> Generator[pa.Table]:
+    """The tables of a `ShardReader`, read ahead by Ray Data tasks across the cluster, in the order of `reads`.
 
     Bytes stay encoded: a decoded tile is about nine times as large, and moving it costs as much as decoding it.
     """
-    if not reads:
+    items = [
+        {"shard": read.shard, "row_group": read.row_group, "rows": read.rows.tolist(), "entries": read.entries.tolist()}
+        for read in reads
+    ]
+    if not items:
         return
-    items = [vars(read) | {"rows": list(read.rows), "tiles": list(read.tiles)} for read in reads]
     # from_items makes its blocks here; from_arrow would ask a task of one whole CPU for their sizes, and among trials
     # that have taken the cluster's CPUs that task would wait for ever.
     dataset = ray_data().from_items(items, override_num_blocks=-(-len(items) // reads_per_task))
@@ -33,5 +37,9 @@ class _Read:
         self.source = source
 
     def __call__(self, plan: pa.Table) -> Iterator[pa.Table]:
-        items = [row | {"rows": tuple(row["rows"]), "tiles": tuple(row["tiles"])} for row in plan.to_pylist()]
-        yield from read_groups(self.source, (GroupRead(**item) for item in items))
+        reader = ShardReader()
+        reads = (
+            GroupRead(item["shard"], item["row_group"], np.array(item["rows"]), np.array(item["entries"]))
+            for item in plan.to_pylist()
+        )
+        yield from reader(self.source, reads)

@@ -1,59 +1,190 @@
-"""The run plan: which tiles stand in which global batch of which epoch.
+"""The run plan: which tile stands at which position of which epoch.
 
-A pure function of the rows, the seed, the epoch and the global batch size. The number of workers does not enter, so a
-run that goes on with another number of workers sees the same global batches, and a position inside an epoch is one
-number: the step.
+A pure function of the tiles, the seed, the epoch and the global batch size. The number of workers does not enter, so a
+run that goes on with another number of workers sees the same global batches, and a place inside an epoch is one number:
+the step. It is evaluated where it is needed and no further: what an epoch costs in advance is a permutation of its row
+groups.
 """
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 PADDING = -1
-_LANES = 64
-_BUFFERED_TILES = 8192
+_LANES = 128
+_GROUPS_PER_LANE = 8
+_OF_GROUPS, _OF_WINDOWS, _OF_BALANCE = 1, 2, 3  # what a generator is for: without it some would draw the same numbers
 
 
-def group_ids(shards: np.ndarray, row_groups: np.ndarray) -> np.ndarray:
-    """Consecutive ids (int64) of the row groups of tiles that are sorted by shard and row group."""
-    new = np.ones(len(shards), bool)
-    new[1:] = (shards[1:] != shards[:-1]) | (row_groups[1:] != row_groups[:-1])
-    return np.cumsum(new) - 1
+@dataclass(frozen=True)
+class EpochPlan:
+    """The shuffled global batches of one epoch.
 
+    An entry is one appearance of a tile; entries are numbered in the order of the storage, and those of one row group
+    are neighbours: row group g holds the entries `starts[g]` to `starts[g + 1]`.
 
-def epoch_batches(rows: np.ndarray, groups: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """The shuffled global batches of one epoch, int64 [steps, batch_size] of manifest rows, PADDING where none is left.
-
-    Two levels: row groups are permuted, then tiles within windows of consecutive row groups. The sequence is then cut
-    into lanes of equal length that advance side by side, so that a batch mixes tiles from all over the set while each
-    lane reads its row groups one after another. `rows` are manifest rows, `groups` their row groups' ids.
+    Two levels: row groups are permuted, then the entries within windows of consecutive row groups. The permuted
+    sequence is cut into lanes that advance side by side, so that a batch mixes tiles from all over the set while each
+    lane reads its row groups one after another.
     """
-    random = np.random.default_rng([seed, epoch])
-    lanes = max(lane for lane in range(1, min(_LANES, batch_size) + 1) if batch_size % lane == 0)
-    order = rows[_two_level_order(groups, _BUFFERED_TILES // lanes, random)]
-    steps = -(-len(rows) // batch_size)
-    padded = np.full(steps * batch_size, PADDING, np.int64)
-    padded[: len(order)] = order
-    return padded.reshape(lanes, steps, batch_size // lanes).transpose(1, 0, 2).reshape(steps, batch_size)
+
+    starts: np.ndarray  # int64 [groups + 1]
+    batch_size: int
+    seed: int
+    epoch: int
+    buffer_tiles: int  # held for mixing, over all lanes
+
+    @property
+    def entries(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def steps(self) -> int:
+        """Global batches, the last of which may be padded."""
+        return -(-self.entries // self.batch_size)
+
+    @cached_property
+    def lanes(self) -> int:
+        """A divisor of the batch size.
+
+        Few when there are few row groups, since a lane's end tears one in two, and when they are large, since every
+        lane holds at least one.
+        """
+        groups = len(self.starts) - 1
+        held = self.buffer_tiles * groups // max(1, self.entries)  # row groups that fill the buffer
+        most = max(1, min(_LANES, self.batch_size, groups // _GROUPS_PER_LANE, held))
+        return max(lane for lane in range(1, most + 1) if self.batch_size % lane == 0)
+
+    @property
+    def lane_width(self) -> int:
+        """Columns of a batch that one lane fills."""
+        return self.batch_size // self.lanes
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.random.default_rng([self.seed, self.epoch, _OF_GROUPS]).permutation(len(self.starts) - 1)
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where each row group of the permuted sequence ends."""
+        return np.cumsum(np.diff(self.starts)[self._order])
+
+    @cached_property
+    def _lane_starts(self) -> np.ndarray:
+        """Where each lane of the permuted sequence starts, and the end; only the last batch is left to be padded."""
+        full, rest = self.steps - 1, self.entries - (self.steps - 1) * self.batch_size
+        last = np.clip(rest - np.arange(self.lanes) * self.lane_width, 0, self.lane_width)
+        return np.concatenate([[0], np.cumsum(full * self.lane_width + last)])
+
+    def windows(self, lane: int, position: int = 0) -> Iterator[np.ndarray]:
+        """The shuffled entries (int64) of `lane` from its `position` on, window by window."""
+        first, last = int(self._lane_starts[lane]), int(self._lane_starts[lane + 1])
+        length = max(1, self.buffer_tiles // self.lanes)
+        phase = length * lane // self.lanes
+        at = first + position
+        number = (at - first + phase) // length
+        while number and self._window_end(lane, number - 1, first, last, length, phase) > at:
+            number -= 1
+        while at < last:
+            start = self._window_end(lane, number - 1, first, last, length, phase) if number else first
+            end = self._window_end(lane, number, first, last, length, phase)
+            if end > at:
+                random = np.random.default_rng([self.seed, self.epoch, _OF_WINDOWS, lane, number])
+                yield self._entries(start, end)[random.permutation(end - start)][at - start :]
+                at = end
+            number += 1
+
+    def _window_end(self, lane: int, number: int, first: int, last: int, length: int, phase: int) -> int:
+        """A window ends with the row group that fills it: none is torn between two windows of a lane."""
+        cut = first + (number + 1) * length - phase
+        return last if cut >= last else min(last, int(self._ends[np.searchsorted(self._ends, cut)]))
+
+    def _entries(self, start: int, end: int) -> np.ndarray:
+        places = np.arange(start, end)
+        index = np.searchsorted(self._ends, places, side="right")
+        groups = self._order[index]
+        return self.starts[groups + 1] - self._ends[index] + places
 
 
-def sequential_batches(rows: np.ndarray, *, batch_size: int) -> np.ndarray:
-    """The batches of an evaluation: in the manifest's order, int64 [steps, batch_size], the tail padded."""
-    steps = -(-len(rows) // batch_size)
-    padded = np.full(steps * batch_size, PADDING, np.int64)
-    padded[: len(rows)] = rows
-    return padded.reshape(steps, batch_size)
+@dataclass(frozen=True)
+class Step:
+    """One worker's part of one global batch."""
+
+    number: int
+    entries: np.ndarray  # int64 [batch_size / workers], PADDING where none is left
+    opened: np.ndarray  # int64, ascending: entries that this step or a later one of the same window needs
+    planned: int  # entries in the whole global batch
 
 
-def _two_level_order(groups: np.ndarray, window_tiles: int, random: np.random.Generator) -> np.ndarray:
-    _, first, size = np.unique(groups, return_index=True, return_counts=True)
-    shuffled = random.permutation(len(first))
-    order = np.concatenate([np.arange(first[group], first[group] + size[group]) for group in shuffled])
-    # A window ends with the row group that fills it: no row group is torn between two windows.
-    ends = np.cumsum(size[shuffled])
-    window = np.repeat((ends - 1) // max(1, window_tiles), size[shuffled])
-    return order[np.lexsort((random.random(len(order)), window))]
+def steps_of(plan: EpochPlan, worker: int, workers: int, from_step: int = 0) -> Iterator[Step]:
+    """What `worker` of `workers` consumes from `from_step` on: its columns of the global batches."""
+    share, width = plan.batch_size // workers, plan.lane_width
+    begin, end = worker * share, (worker + 1) * share
+    lanes = [
+        _lane_steps(plan, lane, max(begin - lane * width, 0), min(end - lane * width, width), from_step)
+        for lane in range(begin // width, -(-end // width))
+    ]
+    for number in range(from_step, plan.steps):
+        parts = [next(lane) for lane in lanes]
+        planned = min(plan.batch_size, plan.entries - number * plan.batch_size)
+        opened = np.sort(np.concatenate([opened for _, opened in parts]))
+        yield Step(number, np.concatenate([entries for entries, _ in parts]), opened, planned)
 
 
-def of_worker(batches: np.ndarray, worker: int, workers: int) -> np.ndarray:
-    """One worker's equal share, [steps, batch_size / workers], of the global batches."""
-    share = batches.shape[1] // workers
-    return batches[:, worker * share : (worker + 1) * share]
+def _lane_steps(
+    plan: EpochPlan, lane: int, begin: int, end: int, from_step: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each step the entries of the columns `begin` to `end` of a lane, and those of them in windows opened now."""
+    width, nothing = plan.lane_width, np.zeros(0, np.int64)
+    windows = plan.windows(lane, from_step * width)
+    waiting, column = nothing, 0  # `column` of the first entry of the next window
+    # Lanes that start with a row group would all need their next one at the same step. Each opens it earlier by another
+    # part of a row group, so that reading is even.
+    needed = width + plan.entries * lane // (plan.lanes * (len(plan.starts) - 1))
+    for _ in range(from_step, plan.steps):
+        opened = []
+        while len(waiting) < needed and (window := next(windows, None)) is not None:
+            columns = (column + np.arange(len(window))) % width
+            opened.append(window[(columns >= begin) & (columns < end)])
+            waiting, column = np.concatenate([waiting, window]), (column + len(window)) % width
+        entries = np.full(width, PADDING, np.int64)
+        entries[: min(width, len(waiting))] = waiting[:width]
+        waiting = waiting[width:]
+        yield entries[begin:end], np.concatenate([nothing, *opened])
+
+
+def sequential_steps(starts: np.ndarray, worker: int, workers: int, batch_size: int) -> Iterator[Step]:
+    """The steps of an evaluation: every entry in the order of the storage, the tail padded; `starts` as in a plan."""
+    share, entries, opened_to = batch_size // workers, int(starts[-1]), 0
+    for number in range(-(-entries // batch_size)):
+        first = number * batch_size + worker * share
+        mine = np.arange(first, first + share)
+        mine[mine >= entries] = PADDING
+        opened = np.zeros(0, np.int64)
+        if mine.max() >= opened_to:  # a row group is opened once, with all that this worker needs of it
+            end = int(starts[np.searchsorted(starts, mine.max(), side="right")])
+            opened = np.arange(opened_to, end)
+            opened = opened[opened % batch_size // share == worker]
+            opened_to = end
+        yield Step(number, mine, opened, min(batch_size, entries - number * batch_size))
+
+
+def balanced_copies(groups: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """How often each tile stands in a balanced epoch, int64 [tiles]; the sum is the number of tiles.
+
+    `groups` (int64 [tiles], 0..G-1) are the classes or slides to be balanced: each gets an equal share of the epoch.
+    Within a group no tile stands more than once more often than another; which have the extra place is drawn anew
+    for each epoch.
+    """
+    size = np.bincount(groups)
+    present = np.flatnonzero(size)
+    random = np.random.default_rng([seed, epoch, _OF_BALANCE])
+    quota = np.zeros(len(size), np.int64)
+    quota[present] = len(groups) // len(present)
+    quota[random.permutation(present)[: len(groups) % len(present)]] += 1
+    by_group = np.lexsort((random.random(len(groups)), groups))
+    rank = np.empty(len(groups), np.int64)
+    rank[by_group] = np.arange(len(groups)) - np.repeat(np.cumsum(size) - size, size)
+    return quota[groups] // size[groups] + (rank < quota[groups] % size[groups])

@@ -1,36 +1,72 @@
-"""How a teacher's response to a tile is stored: 8-bit logits, one row a tile, in shards like the tiles' own."""
+"""How a teacher's responses to a tile are stored: 8-bit logits, one row a tile, in shards like the tiles' own.
+
+Logits relative to class 0 are clipped to +-10 and rounded to steps of 10 / 127: within these limits a stored logit is
+off by at most 0.039, and so a probability, of two classes, by at most 0.01. Raw logits serve every temperature. Each
+view of a tile has a column of its own, so that an epoch reads only the one it learns from.
+"""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from histill.stream.decode import CorruptTile
 
+if TYPE_CHECKING:
+    import torch
+
 LIMIT = 10.0
 """Logits are clipped to +-LIMIT; beyond it a probability moves by less than 5e-5."""
 STEP = LIMIT / 127
 """Quantisation step; a stored logit within the limits is wrong by at most STEP / 2 = 0.039."""
+ZERO = 128
+"""The level of a logit of 0."""
 
-RESPONSE = pa.schema(
-    [
-        pa.field("tile_id", pa.string(), nullable=False),
-        pa.field("response", pa.binary(), nullable=False),  # zstd over uint8 [K - 1, H, W]; empty: no response
-    ]
-)
 _CODEC = "zstd"
+
+
+def response_columns(views: int) -> tuple[str, ...]:
+    """The column of each of `views` views."""
+    return ("response",) if views == 1 else tuple(f"response_{view}" for view in range(views))
+
+
+def response_schema(views: int) -> pa.Schema:
+    """A row for each tile; a response is zstd over uint8 [K - 1, H, W], empty where the tile cannot be decoded."""
+    columns = [pa.field(name, pa.binary(), nullable=False) for name in response_columns(views)]
+    return pa.schema([pa.field("tile_id", pa.string(), nullable=False), *columns])
 
 
 def encode(logits: np.ndarray) -> bytes:
     """Logits relative to class 0, float32 [K - 1, H, W], as bytes."""
-    levels = np.clip(np.rint(logits / STEP), -127, 127).astype(np.int16) + 128
+    levels = np.clip(np.rint(logits / STEP), -127, 127).astype(np.int16) + ZERO
     return bytes(pa.compress(levels.astype(np.uint8).tobytes(), _CODEC, asbytes=True))
 
 
-def decode(data: bytes, channels: int, size_px: int) -> np.ndarray:
-    """The inverse of `encode`: float32 [channels, size_px, size_px]. Raises CorruptTile when the bytes are damaged."""
+def decode(data: bytes | memoryview, channels: int, size_px: int) -> np.ndarray:
+    """The levels, uint8 [channels, size_px, size_px], that `encode` stored. Raises CorruptTile when they are damaged.
+
+    They stay 8 bits wide until they are where the loss is: see `logits_of`.
+    """
     size = channels * size_px * size_px
     try:
         raw = pa.decompress(data, size, _CODEC, asbytes=True)
     except (ValueError, OSError) as error:
         raise CorruptTile(f"its response: {error}") from None
-    levels = np.frombuffer(raw, np.uint8)
-    return (levels.reshape(channels, size_px, size_px).astype(np.float32) - 128) * np.float32(STEP)
+    return np.frombuffer(raw, np.uint8).reshape(channels, size_px, size_px)
+
+
+def logits_of(levels: "torch.Tensor") -> "torch.Tensor":
+    """Levels, uint8 [B, K - 1, H, W], as logits relative to class 0, float32."""
+    return (levels.float() - ZERO) * STEP
+
+
+def relative_logits(logits: "torch.Tensor") -> "torch.Tensor":
+    """[B, K, H, W] -> [B, K - 1, H, W]: z_k - z_0. A softmax does not see the shift, and a channel is saved."""
+    return logits[:, 1:] - logits[:, :1]
+
+
+def full_logits(relative: "torch.Tensor") -> "torch.Tensor":
+    """The inverse, with z_0 = 0: [B, K - 1, H, W] -> [B, K, H, W]."""
+    import torch
+
+    return torch.cat([torch.zeros_like(relative[:, :1]), relative], dim=1)

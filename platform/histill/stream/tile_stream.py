@@ -1,69 +1,120 @@
 """The stream of one worker: an epoch of training from any step, or one exact pass for evaluation."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import tee
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from histill.stream.batches import Decoding, TileBatch, ahead, decoded_batches
-from histill.stream.graph import encoded_tables
-from histill.stream.plan import PADDING, epoch_batches, group_ids, of_worker, sequential_batches
-from histill.stream.read import GroupRead, Source, reads_for
+from histill.config.augment import Augment
+from histill.stream.ahead import ahead
+from histill.stream.batches import Decoding, TileBatch, decoded_batches
+from histill.stream.buffers import Buffers
+from histill.stream.places import Places, balance_groups
+from histill.stream.plan import EpochPlan, Step, sequential_steps, steps_of
+from histill.stream.read import GroupRead, ShardReader, Source
+from histill.stream.views import UPRIGHT, Views
 from histill.tiles.manifest import Manifest
+
+Read = Callable[[Source, Iterable[GroupRead]], Generator[pa.Table]]
+"""What brings the encoded tables, in the order of the reads: a `ShardReader` in this process, or `read_by_ray_data`."""
+
+_LEAST_BUFFER_TILES, _BUFFERED_BATCHES = 4096, 64
 
 
 @dataclass(frozen=True)
 class TileStream:
-    """The tiles of one split as one worker sees them.
-
-    `read` brings the encoded tables: by Ray Data across the cluster, or `read_groups` in this process.
-    """
+    """The tiles of one split as one worker sees them. A batch's memory is used again once nobody refers to it."""
 
     manifest: Manifest
     source: Source
     split: str
+    views: Views
     batch_size: int  # global
     worker: int
     workers: int
-    read: Callable[[Source, Sequence[GroupRead]], Iterator[pa.Table]] = encoded_tables
+    cases: frozenset[str] | None = None  # of the split, those that are used; None: all
+    labels: np.ndarray | None = None  # int64 [tiles of the manifest], class indices that batches bring
+    read: Read = field(default_factory=ShardReader)
     response_channels: int = 0
     threads: int = 2
     max_corrupt: int = 0
+    buffer_tiles: int | None = None  # held for mixing, over all workers; None: enough for a good mix
+    balance: Literal["label", "slide", "case"] | None = None
+
+    @cached_property
+    def places(self) -> Places:
+        """Raises InputError when the split is empty."""
+        return Places.of(self.manifest, self.split, self.cases)
+
+    @cached_property
+    def _buffers(self) -> Buffers:
+        return Buffers()
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of the split, and of an epoch."""
+        return len(self.places.tiles)
 
     @property
     def steps(self) -> int:
         """Global batches in an epoch."""
-        return -(-len(self.manifest.rows_of(self.split)) // self.batch_size)
+        return -(-self.tiles // self.batch_size)
 
-    def training_epoch(self, epoch: int, *, seed: int, flips: bool, from_step: int = 0) -> Iterator[TileBatch]:
+    def tiles_of_epoch(self, epoch: int, *, seed: int) -> np.ndarray:
+        """The manifest rows (int64, ascending) that all workers together must consume in `epoch`."""
+        return self._places_of(epoch, seed).tiles
+
+    def training_epoch(
+        self, epoch: int, *, seed: int, augment: Augment = UPRIGHT, from_step: int = 0
+    ) -> Iterator[TileBatch]:
         """This worker's part of the global batches `from_step`, ... of `epoch`; batch k is that of any world size."""
-        return self._stream(self._plan(epoch, seed)[from_step:], epoch, seed if flips else None)
-
-    def planned_tiles(self, epoch: int, *, seed: int, from_step: int = 0) -> int:
-        """Tiles in the global batches `from_step`, ... of `epoch`: what all workers together must consume."""
-        return int((self._plan(epoch, seed)[from_step:] != PADDING).sum())
+        places = self._places_of(epoch, seed)
+        buffer_tiles = self.buffer_tiles or max(_LEAST_BUFFER_TILES, _BUFFERED_BATCHES * self.batch_size)
+        plan = EpochPlan(places.starts, self.batch_size, seed, epoch, buffer_tiles)
+        return self._stream(steps_of(plan, self.worker, self.workers, from_step), places, epoch, seed, augment)
 
     def exact_pass(self) -> Iterator[TileBatch]:
-        """Every tile of the split once, over all workers together, as it is; the tail is padded, never dropped."""
-        return self._stream(sequential_batches(self.manifest.rows_of(self.split), batch_size=self.batch_size), 0, None)
+        """Every tile of the split once, over all workers together; the tail is padded, never dropped.
 
-    def _plan(self, epoch: int, seed: int) -> np.ndarray:
-        rows = self.manifest.rows_of(self.split)
-        table = self.manifest.table.select(["shard", "row_group"]).take(rows)
-        shards, row_groups = (table[name].to_numpy(zero_copy_only=False) for name in ("shard", "row_group"))
-        return epoch_batches(rows, group_ids(shards, row_groups), batch_size=self.batch_size, seed=seed, epoch=epoch)
+        A tile is shown as it is, or, where the cached responses are to several views, in the first of these.
+        """
+        steps = sequential_steps(self.places.starts, self.worker, self.workers, self.batch_size)
+        return self._stream(steps, self.places, 0, 0, UPRIGHT)
 
-    def _stream(self, batches: np.ndarray, epoch: int, flips_seed: int | None) -> Iterator[TileBatch]:
-        mine = of_worker(batches, self.worker, self.workers)
+    def _places_of(self, epoch: int, seed: int) -> Places:
+        if self.balance is None:
+            return self.places
+        groups = balance_groups(self.manifest, self.places.tiles, self.balance)
+        return self.places.balanced(groups, seed=seed, epoch=epoch)
+
+    def _stream(
+        self, steps: Iterator[Step], places: Places, epoch: int, seed: int, augment: Augment
+    ) -> Iterator[TileBatch]:
+        cached = self.source.responses
+        source = self.source if cached is None else replace(self.source, view=cached.view_of(epoch))
         how = Decoding(
             tile_px=self.manifest.header.tile_px,
+            views=self.views,
+            augment=augment,
+            seed=seed,
+            epoch=epoch,
+            labels=self.labels,
             masks=self.source.masks,
             response_channels=self.response_channels,
             threads=self.threads,
             max_corrupt=self.max_corrupt,
-            flips_seed=flips_seed,
-            epoch=epoch,
+            answered=cached if cached is not None and cached.views > 1 else None,
         )
-        tables = self.read(self.source, reads_for(self.manifest, mine))
-        return ahead(decoded_batches(tables, mine, (batches >= 0).sum(1), self.manifest, how))
+
+        def batches() -> Iterator[TileBatch]:
+            decoded, read = tee(steps)
+            reads = (group for step in read for group in places.reads(step.opened))
+            with closing(self.read(source, reads)) as tables:  # ends its threads, also when the consumer leaves
+                yield from decoded_batches(decoded, tables, places, self.manifest, self._buffers, how)
+
+        return ahead(batches())

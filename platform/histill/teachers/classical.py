@@ -32,6 +32,10 @@ class ClassicalTeacher:
         constants = (_VERSION, _SMOOTHING_UM, _SMALLEST_NUCLEUS_UM2, _FLOOR_OD, _SOFTNESS_OD, self.mpp)
         object.__setattr__(self, "digest", hashlib.sha256(repr(constants).encode()).hexdigest())
 
+    def sees(self, side_px: int) -> int:
+        """It sees every tile and window as it is."""
+        return side_px
+
     def respond(self, tiles: torch.Tensor) -> torch.Tensor:
         """Logits, float32 [B, 2, H, W], for tiles, uint8 [B, 3, H, W]."""
         images = tiles.cpu().permute(0, 2, 3, 1).numpy()

@@ -9,41 +9,82 @@ from histill.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+_MPP_TOLERANCE = 0.05
+
 
 class Teacher(Protocol):
-    """A frozen source of responses.
+    """A frozen source of responses. Whatever it is made of, it is fed and answers in one form.
 
-    `classes` names its output channels, background first; `digest` changes whenever its answers could; `mpp` is the
-    resolution that it was made for, None when it adapts to any.
+    Input: pixels as they were decoded, of tiles or of windows of tiles at `mpp`; bringing them to its own resolution
+    and normalising them is the teacher's business. Output: logits of each pixel over `classes`, never probabilities.
     """
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Names of the output channels, background first."""
+        ...
+
     @property
-    def digest(self) -> str: ...
+    def mpp(self) -> float | None:
+        """Microns per pixel of the tiles that it was made for; None when it adapts to any."""
+        ...
+
     @property
-    def mpp(self) -> float | None: ...
+    def digest(self) -> str:
+        """SHA-256, 64 hex digits, that changes whenever its answers could."""
+        ...
+
+    def sees(self, side_px: int) -> int:
+        """The side, in pixels, at which it sees a tile or window of `side_px`.
+
+        Raises InputError when it cannot take that one.
+        """
+        ...
 
     def respond(self, tiles: "torch.Tensor") -> "torch.Tensor":
-        """Logits, float32 [B, K, H, W], for tiles, uint8 [B, 3, H, W]; a tile's answer does not depend on its batch."""
+        """Logits, float32 [B, K, S, S], for tiles, uint8 [B, 3, S, S]; a tile's answer does not depend on its batch."""
         ...
 
 
-def load_teacher(config: TeacherConfig, tile_mpp: float, storage: Storage) -> Teacher:
-    """The teacher of `config` for tiles at `tile_mpp`.
+def load_teacher(config: TeacherConfig, tile_mpp: float, storage: Storage, *, gpu: bool = False) -> Teacher:
+    """The teacher of `config` for tiles at `tile_mpp`, on the GPU if `gpu`.
 
-    Raises InputError when a network teacher was trained at another resolution (more than 5 % apart).
+    Nothing that is loaded can run code: weights are safetensors, graphs are ONNX. The classical teacher knows no GPU.
+
+    Raises InputError when its files are missing or unsound, or when it was made for another resolution (more than 5 %
+    apart).
     """
+    teacher = _made(config, tile_mpp, storage, gpu)
+    if teacher.mpp is not None and abs(teacher.mpp / tile_mpp - 1) > _MPP_TOLERANCE:
+        raise InputError(
+            f"teacher {config.model or config.onnx} was trained on tiles of {teacher.mpp:g} um/px and the tile set has "
+            f"{tile_mpp:g}; cut the tiles at the teacher's resolution."
+        )
+    return teacher
+
+
+def _made(config: TeacherConfig, tile_mpp: float, storage: Storage, gpu: bool) -> Teacher:
     if config.classical:
         from histill.teachers.classical import ClassicalTeacher
 
         return ClassicalTeacher(tile_mpp)
+    if config.onnx is not None:
+        from histill.teachers.onnx import OnnxTeacher
+
+        return OnnxTeacher.load(config.onnx, storage, gpu=gpu)
     from histill.teachers.network import NetworkTeacher
 
-    teacher = NetworkTeacher.load(str(config.model), storage)
-    if abs(teacher.mpp / tile_mpp - 1) > 0.05:
+    return NetworkTeacher.load(str(config.model), storage, gpu=gpu)
+
+
+def seen_px(side_px: int, tile_px: int, size_px: int, teacher: str) -> int:
+    """The side at which a teacher that sees tiles of `tile_px` at `size_px` sees a tile or window of `side_px`.
+
+    Raises InputError, naming `teacher`, when that is no whole number of pixels.
+    """
+    if side_px * size_px % tile_px:
         raise InputError(
-            f"teacher {config.model} was trained on tiles of {teacher.mpp:g} um/px and the tile set has {tile_mpp:g}; "
-            "cut the tiles at the teacher's resolution."
+            f"teacher {teacher} sees tiles of {tile_px} px at {size_px} px, and a tile or window of {side_px} px would "
+            f"have {side_px * size_px / tile_px:.2f} px there; choose a side that gives a whole number."
         )
-    return teacher
+    return side_px * size_px // tile_px

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +27,9 @@ HEADER_NAME = "manifest.json"
 class Header(Strict):
     """What one must know of a tile set before reading its rows."""
 
-    version: int = 1
-    digest: str = Field(description="SHA-256 over the rows, contents included")
+    version: int = 2
+    digest: str = Field(description="SHA-256 over the rows, contents included: the name of the tile set")
+    table: str = Field(description="SHA-256 of the bytes of the rows' file, which is quicker to check")
     tiles: int
     tile_px: int
     mpp: float
@@ -46,15 +48,37 @@ class Manifest:
     header: Header
     table: pa.Table
 
-    def rows_of(self, split: str) -> np.ndarray:
-        """Indices (int64, ascending) of the tiles of `split`. Raises InputError when there are none."""
-        rows = np.flatnonzero(self.table["split"].to_numpy(zero_copy_only=False) == split)
+    def rows_of(self, split: str, cases: frozenset[str] | None = None) -> np.ndarray:
+        """Indices (int64, ascending) of the tiles of `split`, or of those of its `cases`.
+
+        Raises InputError when there are none.
+        """
+        chosen = pc.equal(self.table["split"], split)
+        if cases is not None:
+            chosen = pc.and_(chosen, pc.is_in(self.table["case"], pa.array(sorted(cases))))
+        rows = np.flatnonzero(chosen.to_numpy())
         if not len(rows):
             counts = ", ".join(f"{name} {count}" for name, count in self.header.splits.items())
             raise InputError(
                 f"split {split!r} of {self.uri} is empty (it has {counts}); name another or cut other splits."
             )
         return rows
+
+    def labels_among(self, classes: Sequence[str], tiles: np.ndarray) -> np.ndarray:
+        """The index in `classes` of every tile's label, int64 [all tiles]; -1 for a tile without one.
+
+        Raises InputError naming the first of `tiles` that has no label, or one that is no class.
+        """
+        indices = pc.fill_null(pc.index_in(self.table["label"], pa.array(classes)), -1).to_numpy().astype(np.int64)
+        wrong = tiles[indices[tiles] < 0]
+        if len(wrong):
+            row = self.table.slice(int(wrong[0]), 1).to_pylist()[0]
+            said = "no label" if row["label"] is None else f"the label {row['label']!r}"
+            raise InputError(
+                f"tile {row['tile_id']} of {self.uri} has {said} ({len(wrong)} tiles are like it); expected one of "
+                f"{', '.join(classes)}: correct the index and ingest again, or name the classes."
+            )
+        return indices
 
     def counts_of(self, split: str) -> tuple[int, int, int]:
         """Tiles, cases and masks of `split`, all 0 when it is empty."""
@@ -82,8 +106,11 @@ def write_manifest(
     """Write the rows, then the header: a tile set without its header is not finished."""
     table = table.select(MANIFEST.names).cast(MANIFEST).combine_chunks()
     splits = table["split"].value_counts().to_pylist()
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
     header = Header(
         digest=digest_of(table),
+        table=hashlib.sha256(buffer.getvalue()).hexdigest(),
         tiles=table.num_rows,
         tile_px=tile_px,
         mpp=mpp,
@@ -93,8 +120,6 @@ def write_manifest(
         ingest=ingest,
         skipped=skipped,
     )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
     write_bytes(join(uri, TABLE_NAME), buffer.getvalue(), storage)
     write_json(join(uri, HEADER_NAME), header.model_dump(mode="json"), storage)
     return Manifest(uri, header, table)
@@ -123,9 +148,12 @@ def read_manifest(uri: str, storage: Storage) -> Manifest:
     """
     header = read_header(uri, storage)
     try:
-        table = pq.read_table(io.BytesIO(read_bytes(join(uri, TABLE_NAME), storage)))
-    except (FileNotFoundError, pa.ArrowInvalid):
-        raise InputError(f"{join(uri, TABLE_NAME)} is missing or cut short; ingest the tiles again.") from None
-    if table.column_names != MANIFEST.names or digest_of(table) != header.digest:
-        raise InputError(f"{join(uri, TABLE_NAME)} does not match its header's digest; ingest the tiles again.")
-    return Manifest(uri, header, table)
+        data = read_bytes(join(uri, TABLE_NAME), storage)
+    except FileNotFoundError:
+        raise InputError(f"{join(uri, TABLE_NAME)} is missing; ingest the tiles again.") from None
+    if hashlib.sha256(data).hexdigest() != header.table:
+        raise InputError(
+            f"{join(uri, TABLE_NAME)} does not match its header's digest: it was cut short or overwritten; ingest the "
+            "tiles again."
+        )
+    return Manifest(uri, header, pq.read_table(pa.BufferReader(data)))

@@ -5,26 +5,16 @@ from dataclasses import dataclass
 
 import torch
 from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from histill.artifacts.model_folder import WEIGHTS_NAME, ModelCard, save
-from histill.config.base import Strict
 from histill.errors import InputError
+from histill.train.ledger import Position
 
 OPTIMISER_NAME = "optimiser.safetensors"
+LEARNED_NAME = "learned.safetensors"  # the weights behind the average
 POSITION_NAME = "position.json"
-
-
-class Position(Strict):
-    """The ledger: the next global batch is number `step` of `epoch`, so everything before it is consumed.
-
-    It is complete because the plan's global batches do not depend on the number of workers.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    batch_size: int
-    tiles_digest: str
 
 
 @dataclass
@@ -34,11 +24,25 @@ class Learner:
     model: nn.Module
     optimiser: torch.optim.Optimizer
     position: Position
+    average: ModelEmaV3 | None = None  # of the weights, if one is kept
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The model that is scored and kept: the average if there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def average_step(self, step: int) -> None:
+        """Move the average towards the model, after the optimiser's global `step`; early on it forgets faster."""
+        if self.average is not None:
+            self.average.update(self.model, step=step)
 
 
 def save_checkpoint(folder: str, learner: Learner, card: ModelCard) -> None:
     """Write the learner into an existing local folder."""
-    save(folder, learner.model, card)
+    save(folder, learner.shipped, card)
+    if learner.average is not None:
+        learned = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
+        save_file(learned, os.path.join(folder, LEARNED_NAME))
     state = learner.optimiser.state_dict()["state"]
     tensors = {
         f"{index}.{key}": torch.as_tensor(value) for index, values in state.items() for key, value in values.items()
@@ -61,7 +65,9 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
             f"the checkpoint was made with batch size {position.batch_size} on tiles {position.tiles_digest[:12]}, "
             f"this run has {expected.batch_size} and {expected.tiles_digest[:12]}; use another run name."
         )
-    learner.model.load_state_dict(load_file(os.path.join(folder, WEIGHTS_NAME)))
+    learner.shipped.load_state_dict(load_file(os.path.join(folder, WEIGHTS_NAME)))
+    if learner.average is not None:
+        learner.model.load_state_dict(load_file(os.path.join(folder, LEARNED_NAME)))
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in load_file(os.path.join(folder, OPTIMISER_NAME)).items():
         index, _, key = name.partition(".")

@@ -1,5 +1,6 @@
 """The training loop, top to bottom: fetch, forward and backward, step, log; after each epoch score, save, report."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -7,17 +8,16 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from histill.config.runs import RunConfig
 from histill.distill.task import Task
 from histill.errors import HistillError
-from histill.evaluate.confusion import Overlap, confusion
-from histill.models.resolution import logits_of
 from histill.stream.batches import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.train.checkpoint import Learner
+from histill.train.ledger import Consumed, advanced, check_epoch, summed_over_workers
 from histill.train.schedule import learning_rate
 from histill.train.snapshot import Snapshot
 
@@ -49,72 +49,104 @@ def train(
     """
     steps = training.steps * config.optimiser.epochs
     device = next(learner.model.parameters()).device
+    student = _in_precision(parallel, config.precision, device)
     while learner.position.epoch < config.optimiser.epochs:
         epoch, first = learner.position.epoch, learner.position.step
-        meter = _Meter(training.batch_size, device)
+        meter, consumed = _Meter(training.batch_size, device), Consumed()
         parallel.train()
-        batches = training.training_epoch(epoch, seed=config.data.seed, flips=config.data.flips, from_step=first)
+        rest_frozen(learner.model)
+        batches = training.training_epoch(epoch, seed=config.data.seed, augment=config.data.augment, from_step=first)
         for step, batch in enumerate(meter.waiting(batches), start=first):
-            batch = _moved(batch, device)
+            consumed.add(batch)
             global_step = epoch * training.steps + step
             torch.manual_seed(config.seed * 1_000_003 + global_step)  # so that drop-path repeats after a restart
             lr = learning_rate(config.optimiser, global_step, steps)
             for group in learner.optimiser.param_groups:
-                group["lr"] = lr
-            terms = task.loss(parallel, batch)
+                group["lr"] = lr * group["lr_scale"]
             learner.optimiser.zero_grad(set_to_none=True)
-            share = batch.valid.sum() * training.workers / batch.planned  # DDP averages over workers, not over tiles
-            (terms.loss * share).backward()
+            for part, last in _parts(_moved(batch, device), config.optimiser.accumulate):
+                with contextlib.nullcontext() if last else _unsynchronised(parallel):
+                    terms = task.loss(student, part)
+                    share = part.valid.sum() * training.workers / batch.planned  # DDP averages over workers, not tiles
+                    (terms.loss * share).backward()
+                meter.count(part, terms.loss.detach(), terms.parts)
             norm = nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimiser.clip_norm)
             learner.optimiser.step()
-            meter.count(batch, terms.loss.detach(), terms.parts, norm)
+            learner.average_step(global_step)
+            meter.stepped(norm)
             if meter.due():
                 hooks.show(meter.snapshot(epoch, global_step, steps, lr))
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < training.steps:
                 _check_finite(meter, epoch, step)
-                learner.position = learner.position.model_copy(update={"step": step + 1})
-                hooks.save({"epochs": epoch, "step": global_step + 1})
+                learner.position = advanced(learner.position, step + 1, consumed)
+                hooks.save({"epochs": epoch, "step": global_step + 1, "tiles": learner.position.tiles})
         _check_finite(meter, epoch, training.steps - 1)
-        loss, consumed = meter.totals()
-        planned = training.planned_tiles(epoch, seed=config.data.seed, from_step=first)
-        if consumed != planned:
-            raise RuntimeError(f"epoch {epoch} consumed {consumed} tiles from step {first} on, the plan has {planned}")
-        overlap = evaluate(learner.model, task, validation, device)
-        learner.position = learner.position.model_copy(update={"epoch": epoch + 1, "step": 0})
+        done = advanced(learner.position, training.steps, consumed)
+        check_epoch(done, training.tiles_of_epoch(epoch, seed=config.data.seed), config.data.max_corrupt)
+        loss = meter.mean_loss()
+        figures = evaluate(learner.shipped, task, validation, device)
+        learner.position = done.next_epoch()
         hooks.show(meter.snapshot(epoch, (epoch + 1) * training.steps - 1, steps, lr))
         hooks.save(
             {
                 "epochs": epoch + 1,
                 "step": (epoch + 1) * training.steps,
                 "loss": loss,
-                "val_dice": overlap.mean_dice,
-                "val_miou": overlap.mean_iou,
-                "tiles": consumed,
+                "tiles": done.tiles,
             }
+            | {f"val_{name}": value for name, value in figures.items()}
         )
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.device) -> Overlap:
-    """Overlap of the model's decisions with the task's reference, at the tile's own size, over the whole split.
-
-    Counts are summed over the workers; every tile is counted once.
-    """
+def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.device) -> dict[str, float]:
+    """The task's figures over the whole split, over all workers; every tile is counted once."""
     model.eval()
-    classes = len(task.classes)
-    counts = torch.zeros(classes, classes, dtype=torch.int64, device=device)
-    seen = torch.zeros((), dtype=torch.int64, device=device)
+    judge = task.judge(stream.places.tiles)
+    seen = torch.zeros((), dtype=torch.int64)
     for batch in stream.exact_pass():
-        batch = _moved(batch, device)
-        decided = logits_of(model, batch.tiles, task.size_px).argmax(1)
-        counts += confusion(decided, task.reference(batch), batch.valid, classes)
         seen += (batch.index >= 0).sum()
-    _sum_over_workers(counts)
-    _sum_over_workers(seen)
-    expected = len(stream.manifest.rows_of(stream.split))
-    if int(seen) != expected:
-        raise RuntimeError(f"evaluation saw {int(seen)} tiles of {expected}")
-    return Overlap.of(counts)
+        batch = _moved(batch, device)
+        judge.add(model(batch.student.float()), batch)
+    judge.sums = summed_over_workers(judge.sums)
+    total = int(summed_over_workers(seen))
+    if total != stream.tiles:
+        raise RuntimeError(f"evaluation saw {total} tiles of {stream.tiles}")
+    return judge.figures()
+
+
+def _in_precision(model: nn.Module, precision: str, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model as losses call it; they, and a teacher that runs beside it, stay in float32."""
+
+    def forward(tiles: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            output: torch.Tensor = model(tiles)
+        return output.float()
+
+    return forward
+
+
+def _parts(batch: TileBatch, count: int) -> Iterator[tuple[TileBatch, bool]]:
+    """The rows of `batch` in `count` equal parts, and whether a part is the last."""
+    rows = len(batch.index) // count
+    for number in range(count):
+        part = slice(number * rows, (number + 1) * rows)
+        tensors = {name: value[part] for name, value in vars(batch).items() if torch.is_tensor(value)}
+        yield TileBatch(**(vars(batch) | tensors)), number == count - 1
+
+
+def _unsynchronised(parallel: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Gradients of all parts but the last need not go around."""
+    wrapped = getattr(parallel, "_orig_mod", parallel)  # what torch.compile wraps
+    return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def rest_frozen(model: nn.Module) -> None:
+    """Leave modules that learn nothing in evaluation mode, or their statistics would drift and their paths drop."""
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
 
 
 def _moved(batch: TileBatch, device: torch.device) -> TileBatch:
@@ -124,11 +156,6 @@ def _moved(batch: TileBatch, device: torch.device) -> TileBatch:
         name: value.to(device, non_blocking=True) for name, value in vars(batch).items() if torch.is_tensor(value)
     }
     return TileBatch(**(vars(batch) | tensors))
-
-
-def _sum_over_workers(value: torch.Tensor) -> None:
-    if dist.is_initialized():
-        dist.all_reduce(value)
 
 
 @dataclass
@@ -146,7 +173,7 @@ class _Meter:
     _batches: int = 0
 
     def __post_init__(self) -> None:
-        self._loss = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss x tiles, valid tiles, planned tiles
+        self._loss = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss x valid tiles, valid tiles
         self._norms = torch.zeros((), device=self.device)
 
     def waiting(self, items: Iterator[T]) -> Iterator[T]:
@@ -159,14 +186,14 @@ class _Meter:
                 return
             yield item
 
-    def count(
-        self, batch: TileBatch, loss: torch.Tensor, parts: Mapping[str, torch.Tensor], norm: torch.Tensor
-    ) -> None:
+    def count(self, batch: TileBatch, loss: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
         valid = batch.valid.sum()
-        self._loss += torch.stack([loss.double() * valid, valid.double(), (batch.index >= 0).sum().double()])
-        self._norms += norm
+        self._loss += torch.stack([loss.double() * valid, valid.double()])
         for name, value in parts.items():
-            self._parts[name] = self._parts.get(name, torch.zeros_like(value)) + value
+            self._parts[name] = self._parts.get(name, torch.zeros_like(value)) + value * valid
+
+    def stepped(self, norm: torch.Tensor) -> None:
+        self._norms += norm
         self._batches += 1
 
     def due(self) -> bool:
@@ -179,23 +206,23 @@ class _Meter:
         now = time.monotonic()
         self._shown = now
         spent = max(now - self._begun, 1e-9)
+        counted = float(self._loss[1].clamp_min(1))
         return Snapshot(
             epoch=epoch,
             step=step + 1,
             steps=steps,
             tiles=(step + 1) * self.batch_size,
-            loss=float(self._loss[0] / self._loss[1].clamp_min(1)),
-            parts={name: float(value) / max(1, self._batches) for name, value in self._parts.items()},
+            loss=float(self._loss[0]) / counted,
+            parts={name: float(value) / counted for name, value in self._parts.items()},
             lr=lr,
             tiles_per_s=self._batches * self.batch_size / spent,
             data_wait=self._waited / spent,
         )
 
-    def totals(self) -> tuple[float, int]:
-        """Mean loss of the valid tiles, and tiles consumed, over all workers."""
-        total = self._loss.clone()
-        _sum_over_workers(total)
-        return float(total[0] / total[1].clamp_min(1)), int(total[2])
+    def mean_loss(self) -> float:
+        """Over the valid tiles of all workers."""
+        total = summed_over_workers(self._loss)
+        return float(total[0] / total[1].clamp_min(1))
 
 
 def _check_finite(meter: _Meter, epoch: int, step: int) -> None:

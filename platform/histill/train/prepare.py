@@ -1,26 +1,26 @@
 """Everything a training run must know before Ray starts; all that can be refused is refused here."""
 
-import hashlib
 from dataclasses import dataclass
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
 
-import histill
-from histill.artifacts.model_folder import ModelCard
-from histill.config.runs import Network, PretrainConfig, RunConfig, TeacherConfig
+from histill.artifacts.model_folder import ModelCard, build, load, read_card, resolve
+from histill.config.finetune import FinetuneConfig
+from histill.config.runs import PretrainConfig, RunConfig, TeacherConfig
+from histill.distill.classify import Classify
 from histill.distill.rckd import Rckd
 from histill.distill.supervised import Supervised
 from histill.distill.task import Task
 from histill.errors import InputError
-from histill.models.students import check_encoder
-from histill.storage.control import probe
+from histill.models.encoders import carry_encoder, freeze_encoder
 from histill.stream.read import Source
-from histill.teachers.cache import matching_cache, on_device
+from histill.stream.views import Views, check_window
+from histill.teachers.cache import check_views, matching_cache
 from histill.teachers.teacher import load_teacher
-from histill.tiles.manifest import Manifest, read_manifest
-from histill.train.run_folder import open_record
+from histill.tiles.subsets import balanced_weights, few_cases
+from histill.train.checks import card_of, check_masks, checked_manifest
 
-PRETRAINING, TEACHING = "pretrain_student", "train_teacher"  # kinds of runs
+PRETRAINING, TEACHING, FINETUNING = "pretrain_student", "train_teacher", "finetune_student"  # kinds of runs
 
 
 @dataclass(frozen=True)
@@ -31,45 +31,100 @@ class Prepared:
     config: RunConfig
     card: ModelCard
     source: Source
-    response_channels: int
+    views: Views
+    response_channels: int = 0
+    cases: frozenset[str] | None = None  # of the training split; None: all
+    class_weights: tuple[float, ...] | None = None
 
 
 def prepare_pretraining(config: PretrainConfig) -> Prepared:
     """Check name, tiles, splits, teacher and responses of an RCKD run. Raises InputError."""
-    manifest = _checked_manifest(config, PRETRAINING, config.student)
+    manifest = checked_manifest(config, PRETRAINING, config.student)
+    cached = None
     if config.responses is not None:
         responses = matching_cache(config.responses, manifest, config.teacher, config.storage)
+        check_views(config.responses, responses, config.data.augment)
+        cached = responses.at(config.responses)
         classes, digest = responses.classes, responses.teacher
     else:
         teacher = load_teacher(config.teacher, manifest.header.mpp, config.storage)
+        tile_px, augment = manifest.header.tile_px, config.data.augment
+        check_window(augment, tile_px, Views(teacher.sees(tile_px)))  # it sees the window, too
+        teacher.sees(augment.crop_px or tile_px)
         classes, digest = teacher.classes, teacher.digest
+    card = card_of(config, config.student, manifest, classes, teacher=digest)
     return Prepared(
         kind=PRETRAINING,
         config=config,
-        card=_card(config, config.student, manifest, classes, digest),
-        source=Source(config.data.tiles, config.storage, responses=config.responses),
+        card=card,
+        source=Source(config.data.tiles, manifest.header.digest, config.storage, responses=cached),
+        views=Views(card.size_px, None if config.responses is not None else card.tile_px),
         response_channels=len(classes) - 1 if config.responses is not None else 0,
     )
 
 
 def prepare_teacher(config: TeacherConfig) -> Prepared:
     """Check name, tiles, splits and masks of a supervised run. Raises InputError."""
-    manifest = _checked_manifest(config, TEACHING, config.network)
-    for split in (config.data.train, config.data.val):
-        without = [tile for tile in manifest.rows_of(split) if not manifest.table["has_mask"][int(tile)].as_py()]
-        if without:
-            name = manifest.table["tile_id"][int(without[0])].as_py()
-            raise InputError(
-                f"{len(without)} tiles of split {split!r} in {manifest.uri} have no mask (first: {name}); a teacher "
-                "learns from masks, so ingest them with a mask column or name another split."
-            )
+    manifest = checked_manifest(config, TEACHING, config.network)
+    check_masks(manifest, config.data.train, config.data.val)
+    card = card_of(config, config.network, manifest, config.classes)
     return Prepared(
         kind=TEACHING,
         config=config,
-        card=_card(config, config.network, manifest, config.classes, None),
-        source=Source(config.data.tiles, config.storage, masks=True),
-        response_channels=0,
+        card=card,
+        source=Source(config.data.tiles, manifest.header.digest, config.storage, masks=True),
+        views=Views(card.size_px),
     )
+
+
+def prepare_finetuning(config: FinetuneConfig) -> Prepared:
+    """Check name, tiles, splits, labels or masks, and the pretrained encoder of a fine-tuning. Raises InputError."""
+    manifest = checked_manifest(config, FINETUNING, config.student)
+    train, val = config.data.train, config.data.val
+    cases = few_cases(manifest, train, config.fraction, config.fraction_seed) if config.fraction < 1 else None
+    classification, weights = config.target == "classification", None
+    if classification:
+        classes = config.classes or manifest.header.labels
+        if len(classes) < 2:
+            raise InputError(
+                f"the tiles of {manifest.uri} have {len(classes)} labels ({', '.join(classes) or 'none'}) and a "
+                "classifier needs two; ingest them with a label column."
+            )
+        manifest.labels_among(classes, manifest.rows_of(val))
+        rows = manifest.rows_of(train, cases)
+        labels = manifest.labels_among(classes, rows)
+        weights = balanced_weights(labels[rows], len(classes)) if config.class_weights else None
+    else:
+        classes = config.classes or ("background", "tissue")
+        check_masks(manifest, train, val)
+    if config.encoder is not None:
+        pretrained = read_card(resolve(config.encoder, config.storage), config.storage)
+        if pretrained.encoder != config.student.encoder:
+            raise InputError(
+                f"{config.encoder} was pretrained with the encoder {pretrained.encoder} and student.encoder is "
+                f"{config.student.encoder}; set student.encoder={pretrained.encoder}."
+            )
+    card = card_of(config, config.student, manifest, classes, classification=classification, cases=cases)
+    return Prepared(
+        kind=FINETUNING,
+        config=config,
+        card=card,
+        source=Source(config.data.tiles, manifest.header.digest, config.storage, masks=not classification),
+        views=Views(card.size_px),
+        cases=cases,
+        class_weights=weights,
+    )
+
+
+def make_model(prepared: Prepared) -> nn.Module:
+    """The run's model before its first step, with the pretrained encoder if there is one."""
+    config, model = prepared.config, build(prepared.card)
+    if isinstance(config, FinetuneConfig) and config.encoder is not None:
+        pretrained, _, _ = load(resolve(config.encoder, config.storage), config.storage)
+        carry_encoder(pretrained, model)
+        if config.frozen:
+            freeze_encoder(model)
+    return model
 
 
 def make_task(prepared: Prepared) -> Task:
@@ -78,52 +133,10 @@ def make_task(prepared: Prepared) -> Task:
     if isinstance(config, PretrainConfig):
         teacher = None
         if config.responses is None:
-            teacher = on_device(load_teacher(config.teacher, card.tile_mpp, config.storage), config.workers.gpus > 0)
-        return Rckd(card.classes, card.size_px, config.loss, teacher)
-    if isinstance(config, TeacherConfig):
-        return Supervised(card.classes, card.size_px, config.dice)
+            teacher = load_teacher(config.teacher, card.tile_mpp, config.storage, gpu=config.workers.gpus > 0)
+        return Rckd(card.classes, config.loss, teacher)
+    if isinstance(config, FinetuneConfig) and config.target == "classification":
+        return Classify(card.classes, prepared.class_weights)
+    if isinstance(config, TeacherConfig | FinetuneConfig):
+        return Supervised(card.classes, config.dice)
     raise TypeError(f"no task for a {type(config).__name__}")
-
-
-def _checked_manifest(config: RunConfig, kind: str, network: Network) -> Manifest:
-    probe(config.runs, config.storage)  # first of all: it tells what is wrong with credentials and buckets
-    open_record(config, kind)
-    manifest = read_manifest(config.data.tiles, config.storage)
-    check_encoder(network.encoder)
-    size_px, tile_px = network.size_px or manifest.header.tile_px, manifest.header.tile_px
-    if size_px > tile_px:
-        raise InputError(
-            f"size_px is {size_px} and the tiles of {manifest.uri} have {tile_px} px; choose at most {tile_px}."
-        )
-    if size_px % 32:
-        raise InputError(
-            f"tiles of {tile_px} px do not fit the network's stride of 32; set size_px to a multiple of 32."
-        )
-    for split in (config.data.train, config.data.val):
-        manifest.rows_of(split)
-    return manifest
-
-
-def _card(
-    config: RunConfig, network: Network, manifest: Manifest, classes: tuple[str, ...], teacher_digest: str | None
-) -> ModelCard:
-    return ModelCard(
-        encoder=network.encoder,
-        decoder_channels=network.decoder_channels,
-        classes=classes,
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        tile_px=manifest.header.tile_px,
-        tile_mpp=manifest.header.mpp,
-        size_px=network.size_px or manifest.header.tile_px,
-        tiles_digest=manifest.header.digest,
-        train_cases=cases_digest(manifest, config.data.train),
-        teacher_digest=teacher_digest,
-        histill=histill.__version__,
-    )
-
-
-def cases_digest(manifest: Manifest, split: str) -> str:
-    """SHA-256 over the sorted case names of a split."""
-    cases = manifest.table.filter(manifest.table["split"].to_numpy(zero_copy_only=False) == split)["case"]
-    return hashlib.sha256("\n".join(sorted(cases.unique().to_pylist())).encode()).hexdigest()

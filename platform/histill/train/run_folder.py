@@ -21,6 +21,8 @@ _MAY_CHANGE = {
     "tracking",
     "max_failures",
     "checkpoint_every",
+    "data.reader",
+    "data.read_threads",
     "data.decode_threads",
     "data.max_corrupt",
 }

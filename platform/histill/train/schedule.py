@@ -1,6 +1,7 @@
 """The optimiser and its learning rate."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -8,11 +9,19 @@ from torch import nn
 from histill.config.runs import Optimiser
 
 
-def make_optimiser(model: nn.Module, config: Optimiser) -> torch.optim.AdamW:
-    """AdamW; norms, biases and other vectors do not decay."""
-    decayed = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
-    free = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+def make_optimiser(
+    depths: Sequence[Sequence[nn.Parameter]], config: Optimiser, layer_decay: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW over parameters from the stem (first) to the head (last); norms, biases and other vectors do not decay.
+
+    A group's `lr_scale` is `layer_decay` to the power of its distance from the head.
+    """
+    groups = [
+        {"params": chosen, "weight_decay": decay, "lr_scale": layer_decay ** (len(depths) - 1 - depth)}
+        for depth, parameters in enumerate(depths)
+        for matrices, decay in ((True, config.weight_decay), (False, 0.0))
+        if (chosen := [one for one in parameters if one.requires_grad and (one.ndim > 1) == matrices])
+    ]
     return torch.optim.AdamW(groups, lr=config.lr)
 
 

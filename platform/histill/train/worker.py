@@ -9,16 +9,13 @@ import ray.train
 import ray.train.torch
 import torch
 
-from histill.artifacts.model_folder import build
 from histill.errors import HistillError
-from histill.stream.read import Source
-from histill.stream.tile_stream import TileStream
 from histill.tiles.manifest import read_manifest
 from histill.train.board import ToBoard
-from histill.train.checkpoint import Learner, Position, restore_checkpoint, save_checkpoint
+from histill.train.checkpoint import restore_checkpoint, save_checkpoint
 from histill.train.loop import Hooks, train
 from histill.train.prepare import Prepared, make_task
-from histill.train.schedule import make_optimiser
+from histill.train.session import learner_of, streams_of
 from histill.train.snapshot import Snapshot
 from histill.train.tracking import Tracker
 
@@ -57,23 +54,8 @@ def _train(assignment: Assignment) -> None:
     torch.set_num_threads(max(1, int(config.workers.cpus)))
     manifest = read_manifest(config.data.tiles, config.storage)
 
-    def stream(split: str, source: Source) -> TileStream:
-        return TileStream(
-            manifest=manifest,
-            source=source,
-            split=split,
-            batch_size=config.data.batch_size,
-            worker=rank,
-            workers=workers,
-            response_channels=prepared.response_channels,
-            threads=config.data.decode_threads,
-            max_corrupt=config.data.max_corrupt,
-        )
-
-    torch.manual_seed(config.seed)
-    model = build(card).to(ray.train.torch.get_device())
-    position = Position(batch_size=config.data.batch_size, tiles_digest=manifest.header.digest)
-    learner = Learner(model, make_optimiser(model, config.optimiser), position)
+    learner = learner_of(prepared, manifest, ray.train.torch.get_device())
+    training, validation = streams_of(prepared, manifest, rank, workers)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -90,9 +72,9 @@ def _train(assignment: Assignment) -> None:
             tracker.metrics(values | parts | {"data_wait": snapshot.data_wait}, snapshot.step)
 
     def save(metrics: dict[str, float]) -> None:
-        if tracker is not None and "val_dice" in metrics:
-            named = {"epoch/loss": metrics["loss"], "val/dice": metrics["val_dice"], "val/miou": metrics["val_miou"]}
-            tracker.metrics(named, int(metrics["step"]))
+        if tracker is not None and "loss" in metrics:  # an epoch's end
+            figures = {name.replace("val_", "val/", 1): value for name, value in metrics.items() if "val_" in name}
+            tracker.metrics({"epoch/loss": metrics["loss"]} | figures, int(metrics["step"]))
         if rank != 0:
             ray.train.report(metrics)
             return
@@ -105,17 +87,11 @@ def _train(assignment: Assignment) -> None:
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
         )
 
-    parallel = ray.train.torch.prepare_model(model)
+    parallel = ray.train.torch.prepare_model(learner.model)
+    if config.compile:
+        parallel = torch.compile(parallel)
     try:
-        train(
-            learner,
-            parallel,
-            make_task(prepared),
-            stream(config.data.train, prepared.source),
-            stream(config.data.val, prepared.source),
-            config,
-            Hooks(show, save),
-        )
+        train(learner, parallel, make_task(prepared), training, validation, config, Hooks(show, save))
     finally:
         if tracker is not None:
             tracker.close()

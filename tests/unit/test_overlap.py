@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
-from histill.evaluate.confusion import Overlap, confusion
+from histill.metrics.overlap import Overlap, confusion
 
 pytestmark = pytest.mark.unit
 

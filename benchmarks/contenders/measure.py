@@ -1,0 +1,135 @@
+"""One contender in a process of its own: write its data, or read them and count.
+
+python -m contenders.measure write histill ...
+python -m contenders.measure read histill full ...
+"""
+
+import argparse
+import importlib
+import json
+import resource
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+MODULES = {
+    "bare": "bare",
+    "histill": "ours",
+    "torch_dataloader": "torch_dataloader",
+    "webdataset": "webdataset_tars",
+    "mosaic_streaming": "mosaic_mds",
+    "litdata": "litdata_chunks",
+}
+FORMATS = {"histill": "parquet", "webdataset": "webdataset", "mosaic_streaming": "mds", "litdata": "litdata"}
+"""Who writes which format; `bare` and `torch_dataloader` read histill's."""
+SHORT_TILES = 256
+"""Tiles of the short set, which is read for what a loader spends whatever the number of tiles."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One reading of a set, from the call until all is closed again."""
+
+    cpu_s: float
+    elapsed_s: float
+    first_batch_s: float
+    checksum: int
+
+
+def read_once(contender: ModuleType, case: str, place: Any, tiles: int) -> Pass:
+    """Read every tile once; ends the process when a batch or the number of tiles is not what was asked for."""
+    import torch
+
+    from contenders.cases import BATCH, CASES
+    from contenders.cpu import tree_cpu_s
+
+    sides = CASES[case]
+    grid = torch.tensor([[k, sides[0] - 1 - k] for k in range(0, sides[0] // 2, sides[0] // 8)]).flatten()
+    first_batch_s, seen, checksum = 0.0, 0, 0
+    begun, cpu_begun = time.perf_counter(), tree_cpu_s()
+    for views in contender.batches(case, place, tiles):
+        first_batch_s = first_batch_s or time.perf_counter() - begun
+        for view, side in zip(views, sides, strict=True):
+            if view.dtype != torch.uint8 or tuple(view.shape) != (BATCH, 3, side, side):
+                raise SystemExit(f"a batch is {view.dtype} {tuple(view.shape)}, not uint8 [{BATCH}, 3, {side}, {side}]")
+        # a sum that neither order nor flips change: the same tiles, each once, give the same number
+        checksum += int(views[0][:, :, grid][:, :, :, grid].sum(dtype=torch.int64))
+        seen += BATCH
+    if seen != tiles:
+        raise SystemExit(f"{seen} tiles came of {tiles}")
+    return Pass(tree_cpu_s() - cpu_begun, time.perf_counter() - begun, first_batch_s, checksum)
+
+
+def read(contender: ModuleType, case: str, place: Any, short: Any, scratch: Path, tiles: int) -> dict[str, Any]:
+    """CPU milliseconds per tile and steady tiles/s.
+
+    A loader that reads or decodes ahead has done part of the work when its first batch arrives, so what it spends
+    between the first batch and the last is too little, by a fifth and more in a short run. Therefore a short set is
+    read and then the long one, both from the call to the end, and both figures are differences in time over the
+    difference in tiles: imports, workers and connections cancel, and every tile's fetching and decoding counts. The
+    short set is read once before that, so that what is done once in a process is done, and then twice, for the mean.
+    """
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    read_once(contender, case, short(scratch / "0"), SHORT_TILES)
+    starts = [read_once(contender, case, short(scratch / name), SHORT_TILES) for name in ("1", "2")]
+    whole = read_once(contender, case, place(scratch / "3"), tiles)
+    cpu_s = whole.cpu_s - statistics.mean(start.cpu_s for start in starts)
+    elapsed_s = whole.elapsed_s - statistics.mean(start.elapsed_s for start in starts)
+    return {
+        "cpu_ms": 1000 * cpu_s / (tiles - SHORT_TILES),
+        "tiles_per_s": (tiles - SHORT_TILES) / elapsed_s,
+        "tiles_per_s_with_start": tiles / whole.elapsed_s,
+        "cpu_ms_with_start": 1000 * whole.cpu_s / tiles,
+        "first_batch_s": whole.first_batch_s,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "checksum": whole.checksum,
+    }
+
+
+def main() -> None:
+    """Do one thing and leave its result in --result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("write", "read"))
+    parser.add_argument("contender", choices=tuple(MODULES))
+    parser.add_argument("case", nargs="?")
+    parser.add_argument("--tiles", type=Path, required=True, help="folder of JPEG files")
+    parser.add_argument("--bucket", required=True)
+    parser.add_argument("--scratch", type=Path, required=True, help="an empty folder")
+    parser.add_argument("--result", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    from contenders.place import Place
+
+    files = sorted(arguments.tiles.glob("*.jpg"))
+    try:
+        contender = importlib.import_module(f"contenders.{MODULES[arguments.contender]}")
+    except ImportError as error:
+        arguments.result.write_text(json.dumps({"missing": f"{type(error).__name__}: {error}"}))
+        return
+
+    def place(scratch: Path) -> Place:
+        scratch.mkdir()
+        return Place(arguments.bucket, contender.FORMAT, scratch)
+
+    def short(scratch: Path) -> Place:
+        scratch.mkdir()
+        return Place(arguments.bucket, f"{contender.FORMAT}-short", scratch)
+
+    result: dict[str, Any] = {}
+    if arguments.action == "write":
+        contender.write(files, place(arguments.scratch / "0"))
+        contender.write(files[:SHORT_TILES], short(arguments.scratch / "1"))
+    else:
+        result = read(contender, arguments.case, place, short, arguments.scratch, len(files))
+    arguments.result.write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

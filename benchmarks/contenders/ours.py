@@ -1,0 +1,43 @@
+"""histill's own stream: one process, a reader and two decoding threads."""
+
+from collections.abc import Iterator
+
+import torch
+
+from contenders.cases import BATCH, SMALL_PX, WORKERS
+from contenders.parquet_shards import write
+from contenders.place import Place
+from contenders.tiles import SIDE_PX
+
+FORMAT = "parquet"
+
+__all__ = ["FORMAT", "batches", "write"]
+
+
+def batches(case: str, place: Place, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Batches of 64, uint8 [B, 3, side, side] for each side of the case, in the shuffled order of a training epoch."""
+    from histill.config.common import Storage
+    from histill.stream.read import Source
+    from histill.stream.tile_stream import TileStream
+    from histill.stream.views import Views
+    from histill.tiles.manifest import read_manifest
+
+    storage = Storage()
+    views = {
+        "full": Views(student_px=SIDE_PX),
+        "small": Views(student_px=SMALL_PX),
+        "pair": Views(student_px=SMALL_PX, teacher_px=SIDE_PX),
+    }[case]
+    manifest = read_manifest(place.uri, storage)
+    stream = TileStream(
+        manifest=manifest,
+        source=Source(place.uri, manifest.header.digest, storage),
+        split="train",
+        views=views,
+        batch_size=BATCH,
+        worker=0,
+        workers=1,
+        threads=WORKERS,
+    )
+    for batch in stream.training_epoch(0, seed=0):
+        yield (batch.student,) if batch.teacher is None else (batch.teacher, batch.student)

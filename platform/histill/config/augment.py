@@ -1,0 +1,31 @@
+"""How training tiles are varied."""
+
+from pydantic import Field
+
+from histill.config.base import Strict
+
+
+class Augment(Strict):
+    """What is drawn anew for each tile and epoch.
+
+    Geometry is shared by everything that belongs to a tile; colour is the student's alone, so that it learns to answer
+    the same whatever the stain.
+    """
+
+    flips: bool = Field(True, description="one of the 8 flips and quarter turns")
+    crop_px: int | None = Field(
+        None,
+        ge=32,
+        description="side of a square window at a random place, in pixels of the tile; null: the whole tile",
+    )
+    brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness")
+    contrast: float = Field(0.0, ge=0, lt=1, description="largest relative change of contrast about mid-grey")
+    saturation: float = Field(0.0, ge=0, lt=1, description="largest relative change of saturation")
+    stain: float = Field(
+        0.0, ge=0, lt=1, description="largest change of each stain: relative, and as an offset of its density"
+    )
+
+    @property
+    def colours(self) -> bool:
+        """Whether any colour is varied."""
+        return bool(self.brightness or self.contrast or self.saturation or self.stain)

@@ -1,0 +1,43 @@
+"""Configuration of `finetune_student.py`."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from histill.config.base import Uri
+from histill.config.runs import Network, RunConfig
+
+
+class FinetuneConfig(RunConfig):
+    """A pretrained encoder with a new head, taught a task of its own by labels or masks."""
+
+    target: Literal["classification", "segmentation"] = Field(description="whole tiles by label, or pixels by mask")
+    student: Network = Network()
+    encoder: Uri | None = Field(
+        None, description="pretrained student: its run, model folder or models:/name@alias; null: from scratch"
+    )
+    classes: tuple[str, ...] | None = Field(
+        None,
+        min_length=2,
+        description="labels, or names of the mask's values, 0 first; null: the set's labels, or background and tissue",
+    )
+    frozen: bool = Field(False, description="learn the head or decoder only")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="factor on the learning rate for each stage towards the stem"
+    )
+    class_weights: bool = Field(False, description="weight classes by the inverse of their frequency")
+    dice: float = Field(1.0, ge=0, description="segmentation: weight of the soft Dice loss beside the cross-entropy")
+    fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use, as when few are labelled")
+    fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> "FinetuneConfig":
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes {list(self.classes)} names one of them twice; name each once")
+        if self.frozen and self.encoder is None:
+            raise ValueError("frozen=true needs a pretrained encoder; name one, or set frozen=false")
+        if self.target == "segmentation" and self.class_weights:
+            raise ValueError(
+                "class_weights is for classification; leave it out, or set dice, which balances classes itself"
+            )
+        return self

@@ -1,0 +1,81 @@
+"""Where the entries of a plan lie in the storage."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from histill.errors import InputError
+from histill.stream.plan import PADDING, balanced_copies
+from histill.stream.read import GroupRead
+from histill.tiles.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Places:
+    """The tiles of a split in the order of the storage, each once or, in a balanced epoch, as often as it is drawn."""
+
+    tiles: np.ndarray  # int64 [entries], ascending rows of the manifest
+    rows: np.ndarray  # int64 [entries], positions within the row groups
+    starts: np.ndarray  # int64 [groups + 1], entry at which each row group starts
+    shards: tuple[str, ...]  # of the tile set
+    shard: np.ndarray  # int64 [groups], index into `shards`
+    row_group: np.ndarray  # int64 [groups]
+
+    @classmethod
+    def of(cls, manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> "Places":
+        """The tiles of `split`, or of those of its `cases`. Raises InputError when there are none."""
+        tiles = manifest.rows_of(split, cases)
+        coded = pc.dictionary_encode(manifest.table["shard"].combine_chunks())
+        shard, row_group, rows = (
+            column.to_numpy(zero_copy_only=False).astype(np.int64)[tiles]
+            for column in (coded.indices, manifest.table["row_group"], manifest.table["row"])
+        )
+        new = np.flatnonzero((np.diff(shard) != 0) | (np.diff(row_group) != 0)) + 1
+        starts = np.concatenate([[0], new, [len(tiles)]])
+        return cls(tiles, rows, starts, tuple(coded.dictionary.to_pylist()), shard[starts[:-1]], row_group[starts[:-1]])
+
+    def balanced(self, groups: np.ndarray, *, seed: int, epoch: int) -> "Places":
+        """The entries of an epoch in which each of `groups` (int64 [entries]) has an equal share."""
+        copies = balanced_copies(groups, seed=seed, epoch=epoch)
+        starts = np.concatenate([[0], np.cumsum(copies)])[self.starts]
+        kept = np.diff(starts) > 0
+        return Places(
+            np.repeat(self.tiles, copies),
+            np.repeat(self.rows, copies),
+            np.concatenate([starts[:-1][kept], starts[-1:]]),
+            self.shards,
+            self.shard[kept],
+            self.row_group[kept],
+        )
+
+    def tiles_of(self, entries: np.ndarray) -> np.ndarray:
+        """Rows of the manifest, int64; PADDING stays."""
+        return np.where(entries == PADDING, PADDING, self.tiles[entries])
+
+    def copies_of(self, entries: np.ndarray) -> np.ndarray:
+        """Which appearance of its tile each entry is, 0 for the first."""
+        return entries - np.searchsorted(self.tiles, self.tiles[entries])
+
+    def reads(self, entries: np.ndarray) -> list[GroupRead]:
+        """What must be read for ascending `entries`, each row group once."""
+        groups, first = np.unique(np.searchsorted(self.starts, entries, side="right") - 1, return_index=True)
+        return [
+            GroupRead(self.shards[self.shard[group]], int(self.row_group[group]), self.rows[part], part)
+            for group, part in zip(groups, np.split(entries, first[1:]), strict=bool(len(groups)))
+        ]
+
+
+def balance_groups(manifest: Manifest, tiles: np.ndarray, by: str) -> np.ndarray:
+    """The group (int64, 0..G-1) of each of `tiles` (int64, rows of the manifest) in the column `by`.
+
+    Raises InputError when a tile has no value there.
+    """
+    column = manifest.table[by].take(pa.array(tiles))
+    if column.null_count:
+        raise InputError(
+            f"{column.null_count} of {len(tiles)} tiles of {manifest.uri} have no {by}; balance by another column, or "
+            f"ingest them with a {by}."
+        )
+    return pc.dictionary_encode(column.combine_chunks()).indices.to_numpy().astype(np.int64)

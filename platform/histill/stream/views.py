@@ -1,0 +1,119 @@
+"""Paired views: what student and teacher see of one tile, from one decode and one geometry."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from histill.config.augment import Augment
+from histill.errors import InputError
+from histill.stream import colour
+from histill.stream.decode import decode_image, reduction_for, shrunk
+from histill.stream.draws import uniform
+from histill.stream.geometry import turned
+
+UPRIGHT = Augment(flips=False)
+"""No variation at all."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The sides, in pixels, at which student and teacher see a whole tile; `teacher_px` is None when none runs beside.
+
+    A side of `size_px` shows a tile of `tile_px` pixels at `tile_px / size_px` times its microns per pixel.
+    """
+
+    student_px: int
+    teacher_px: int | None = None
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return (self.student_px,) if self.teacher_px is None else (self.student_px, self.teacher_px)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The geometry of one tile: a window (pixels of the tile) and one of the 8 symmetries of the square."""
+
+    left: int
+    top: int
+    side: int
+    symmetry: int
+
+
+def crop_grid(tile_px: int, views: Views) -> int:
+    """Tile pixels of which a window's side and offsets must be multiples, so that it is whole pixels in every view."""
+    return math.lcm(*(tile_px // math.gcd(tile_px, side) for side in views.sides))
+
+
+def check_window(augment: Augment, tile_px: int, views: Views) -> None:
+    """Raises InputError when the window that `augment` draws does not fit the tile or a view."""
+    side = augment.crop_px
+    if side is None:
+        return
+    grid = crop_grid(tile_px, views)
+    if side > tile_px or side % grid or seen_px(views.student_px, side, tile_px) % 32:
+        fitting = [px for px in range(grid, tile_px + 1, grid) if seen_px(views.student_px, px, tile_px) % 32 == 0]
+        raise InputError(
+            f"augment.crop_px is {side}, and of a tile of {tile_px} px that the network sees at {views.student_px} px "
+            f"only windows of {', '.join(map(str, fitting))} px are multiples of 32 there; choose one of these."
+        )
+
+
+def placed(plane: np.ndarray, place: Placement) -> np.ndarray:
+    """What `place` shows of a whole tile's `plane`, [H, W] or [H, W, C]: its window, then turned."""
+    window = plane[place.top : place.top + place.side, place.left : place.left + place.side]
+    return turned(window, place.symmetry)
+
+
+def seen_px(view_px: int, window_px: int, tile_px: int) -> int:
+    """The side of a window of `window_px` tile pixels in a view that shows the whole tile at `view_px`."""
+    return view_px * window_px // tile_px
+
+
+def draw_placements(augment: Augment, draws: np.ndarray, tile_px: int, views: Views) -> list[Placement]:
+    """A placement for each row of `draws` (float64 [tiles, >= 3], of [0, 1))."""
+    side, grid = augment.crop_px or tile_px, crop_grid(tile_px, views)
+    offsets = (draws[:, 1:3] * ((tile_px - side) // grid + 1)).astype(int) * grid
+    symmetries = (draws[:, 0] * 8).astype(int) if augment.flips else np.zeros(len(draws), int)
+    return [
+        Placement(int(left), int(top), side, int(symmetry))
+        for (left, top), symmetry in zip(offsets, symmetries, strict=True)
+    ]
+
+
+def draws_for(seed: int, epoch: int, tiles: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """The numbers that vary each tile, float64 [tiles, 3 + colour.DRAWS]."""
+    return uniform(seed, epoch, tiles, copies, 3 + colour.DRAWS)
+
+
+def view_into(
+    out: Sequence[np.ndarray],
+    data: bytes | memoryview,
+    tile_px: int,
+    views: Views,
+    place: Placement,
+    colours: tuple[np.ndarray, Augment] | None,
+) -> None:
+    """Decode a tile once and write its views into `out` (uint8 [side, side, 3] each): the student's, the teacher's.
+
+    `colours` (draws and what they vary) is for the student's view alone. Raises CorruptTile.
+    """
+    largest = max(views.sides)
+    reduction = reduction_for(tile_px, largest)
+    whole = place.side == tile_px
+    if not whole:
+        reduction = math.gcd(reduction, crop_grid(tile_px, views))
+    target = out[views.sides.index(largest)]
+    direct = whole and place.symmetry == 0 and target.shape[0] == tile_px // reduction
+    decoded = decode_image(data, tile_px, reduction, into=target if direct else None)
+    if not whole:
+        top, left, side = (value // reduction for value in (place.top, place.left, place.side))
+        decoded = decoded[top : top + side, left : left + side]
+    for number, view in reversed(list(enumerate(out))):  # the student's last: the tile may lie in its memory
+        seen = turned(shrunk(decoded, view.shape[0]), place.symmetry)
+        if number == 0 and colours is not None:
+            seen = colour.jittered(seen, *colours)
+        if not np.may_share_memory(seen, view):
+            np.copyto(view, seen)

@@ -1,0 +1,162 @@
+"""The responses to one shard of tiles: read, answered view by view, and written as a shard like it."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from histill.config.common import Storage
+from histill.config.scoring import CacheConfig
+from histill.errors import InputError
+from histill.storage.filesystems import arrow_filesystem, storage_errors
+from histill.storage.retry import retried
+from histill.storage.uris import is_s3, join
+from histill.stream.cached_views import CachedViews
+from histill.stream.decode import CorruptTile, decode_image
+from histill.stream.responses import encode, relative_logits, response_columns, response_schema
+from histill.stream.views import Placement, placed
+from histill.teachers.teacher import Teacher
+from histill.tiles.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class TileShard:
+    """A shard of a tile set: `tiles` rows of the manifest from `first` on, in the order of the shard."""
+
+    shard: str
+    first: int
+    tiles: int
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What to answer with, apart from the teacher. Small: it is sent to every actor."""
+
+    config: CacheConfig
+    cached: CachedViews
+    tile_px: int
+
+
+def shards_of(manifest: Manifest) -> list[TileShard]:
+    """The shards in the order of the manifest, which is that of their tiles."""
+    shards, firsts, counts = np.unique(
+        manifest.table["shard"].to_numpy(zero_copy_only=False), return_index=True, return_counts=True
+    )
+    found = zip(shards.tolist(), firsts.tolist(), counts.tolist(), strict=True)
+    return sorted((TileShard(*each) for each in found), key=lambda shard: shard.first)
+
+
+def answer_shard(teacher: Teacher, shard: TileShard, how: Answering) -> tuple[int, int]:
+    """Write the responses to `shard`, unless an earlier run has; (tiles, undecodable).
+
+    It is written whole or not at all. Raises InputError when the tiles cannot be read.
+    """
+    storage, views = how.config.storage, how.cached.views
+    target = join(how.cached.uri, shard.shard)
+    if earlier := _counts(target, views, storage):
+        return earlier
+    groups = _groups(join(how.config.tiles, shard.shard), shard.tiles, storage)
+    answers, first = [], shard.first
+    for group in groups:
+        answers.append(_responses(teacher, group, first, how))
+        first += group.num_rows
+    _write_shard(target, answers, views, storage)
+    return shard.tiles, sum(_undecodable(answer, views) for answer in answers)
+
+
+def _groups(uri: str, tiles: int, storage: Storage) -> list[pa.Table]:
+    """The encoded tiles of each row group."""
+
+    def read() -> list[pa.Table]:
+        source, path = arrow_filesystem(uri, storage)
+        with source.open_input_file(path) as file:
+            shard = pq.ParquetFile(file, pre_buffer=True)
+            return [shard.read_row_group(index, columns=["tile_id", "image"]) for index in range(shard.num_row_groups)]
+
+    try:
+        with storage_errors(uri, storage):
+            groups = retried(read, storage, what=f"shard {uri}")
+    except (pa.ArrowInvalid, FileNotFoundError) as error:
+        raise InputError(
+            f"shard {uri} cannot be read ({str(error).splitlines()[0]}); "
+            "it is missing or truncated, so ingest the tiles again."
+        ) from None
+    if (rows := sum(group.num_rows for group in groups)) != tiles:
+        raise InputError(f"shard {uri} has {rows} tiles and its manifest says {tiles}; ingest the tiles again.")
+    return groups
+
+
+def _responses(teacher: Teacher, group: pa.Table, first: int, how: Answering) -> pa.Table:
+    views = range(how.cached.views)
+    rows = np.arange(first, first + group.num_rows)
+    places = [how.cached.placements(view, rows, how.tile_px) for view in views]
+    encoded = group["image"].to_pylist()
+    columns: list[list[bytes]] = [[] for _ in views]
+    for start in range(0, len(encoded), how.config.batch_size):
+        batch = slice(start, start + how.config.batch_size)
+        answers = respond_encoded(teacher, encoded[batch], how.tile_px, [seen[batch] for seen in places])
+        for column, responses in zip(columns, answers, strict=True):
+            column.extend(responses)
+    return pa.table([group["tile_id"], *map(pa.array, columns)], schema=response_schema(how.cached.views))
+
+
+def respond_encoded(
+    teacher: Teacher, images: Sequence[bytes], tile_px: int, views: Sequence[Sequence[Placement]]
+) -> list[list[bytes]]:
+    """For each of `views`, which say where it lies in every tile, the encoded responses to encoded tiles.
+
+    A tile is decoded once for all views; one that cannot be decoded has b"" in each (the run that reads it decides).
+    """
+    import torch
+
+    decoded: dict[int, np.ndarray] = {}
+    for index, data in enumerate(images):
+        try:
+            decoded[index] = decode_image(data, tile_px)
+        except CorruptTile:
+            continue
+    columns = [[b""] * len(images) for _ in views]
+    if not decoded:
+        return columns
+    for column, places in zip(columns, views, strict=True):
+        seen = np.stack([placed(image, places[index]) for index, image in decoded.items()])
+        logits = relative_logits(teacher.respond(torch.from_numpy(seen).permute(0, 3, 1, 2))).cpu().numpy()
+        for index, answer in zip(decoded, logits, strict=True):
+            column[index] = encode(answer)
+    return columns
+
+
+def _undecodable(answers: pa.Table, views: int) -> int:
+    """They are the same in every view."""
+    first = answers[response_columns(views)[0]]
+    return sum(not response for response in first.to_pylist())
+
+
+def _counts(uri: str, views: int, storage: Storage) -> tuple[int, int] | None:
+    """(tiles, undecodable) of a shard that an earlier run wrote, None when it did not."""
+    filesystem, path = arrow_filesystem(uri, storage)
+    try:
+        with storage_errors(uri, storage), filesystem.open_input_file(path) as file:
+            answers = pq.read_table(file, columns=[response_columns(views)[0]])
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    return answers.num_rows, _undecodable(answers, views)
+
+
+def _write_shard(uri: str, groups: Iterable[pa.Table], views: int, storage: Storage) -> None:
+    filesystem, path = arrow_filesystem(uri, storage)
+    part = path if is_s3(uri) else f"{path}.part"
+    if not is_s3(uri):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    with storage_errors(uri, storage):
+        with (
+            filesystem.open_output_stream(part) as sink,
+            pq.ParquetWriter(sink, response_schema(views), compression="none") as writer,
+        ):
+            for group in groups:
+                writer.write_table(group)
+        if part != path:
+            os.replace(part, path)

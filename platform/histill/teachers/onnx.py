@@ -1,0 +1,245 @@
+"""An ONNX teacher: a segmentation network as one `.onnx` file, and beside it a JSON card that says how it is fed."""
+
+import contextlib
+import hashlib
+import logging
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from google.protobuf.message import DecodeError, Message
+from pydantic import Field, ValidationError
+
+from histill.config.base import Strict
+from histill.config.common import Storage
+from histill.errors import InputError
+from histill.models.resolution import at_size, logits_at_size
+from histill.storage.control import read_bytes
+from histill.teachers.teacher import seen_px
+
+SUFFIX = ".onnx"
+_FLOOR = 1e-6  # of a probability, before its logarithm
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_LOG = logging.getLogger(__name__)
+
+
+class OnnxCard(Strict):
+    """How to feed the network, and what it answers; lies beside `teacher.onnx` as `teacher.json`."""
+
+    classes: tuple[str, ...] = Field(min_length=2, description="names of the output channels, background first")
+    tile_mpp: float = Field(gt=0, allow_inf_nan=False, description="microns per pixel of the tiles it was trained on")
+    tile_px: int = Field(ge=1, description="side of these tiles")
+    size_px: int = Field(ge=1, description="side at which the network sees a whole one")
+    mean: tuple[float, float, float] = Field(description="of RGB in 0..1; subtracted before the network")
+    std: tuple[float, float, float] = Field(description="of RGB in 0..1; above 0")
+    output: Literal["logits", "probabilities"] = Field(
+        description="what a channel holds; a single one is the second of two classes, before or after its sigmoid"
+    )
+
+
+@dataclass(frozen=True)
+class OnnxTeacher:
+    """A network run by ONNX Runtime; it sees a window of a tile at the resolution at which it sees a whole one."""
+
+    uri: str
+    session: onnxruntime.InferenceSession
+    card: OnnxCard
+    digest: str
+
+    @classmethod
+    def load(cls, uri: str, storage: Storage, *, gpu: bool = False) -> "OnnxTeacher":
+        """From `uri`, an `.onnx` file, and the card beside it.
+
+        Raises InputError when one is missing, when the network keeps weights in other files, or when it does not take
+        and answer what the card says.
+        """
+        card = read_card(uri, storage)
+        try:
+            data = read_bytes(uri, storage)
+        except FileNotFoundError:
+            raise InputError(f"{uri} is missing; set teacher.onnx to an {SUFFIX} file.") from None
+        _check_self_contained(uri, data)
+        with _runtime_errors(f"{uri} cannot be loaded; export it again"):
+            session = onnxruntime.InferenceSession(data, _options(), providers=_providers(uri, gpu))
+        _check_input(uri, session, card)
+        teacher = cls(uri, session, card, hashlib.sha256(card.model_dump_json().encode() + data).hexdigest())
+        teacher._check_answer()
+        return teacher
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    @property
+    def mpp(self) -> float:
+        return self.card.tile_mpp
+
+    def sees(self, side_px: int) -> int:
+        """The side at which the network sees a tile or window of `side_px`.
+
+        Raises InputError when that is no whole number, or the network is made for one side only and this is another.
+        """
+        side = seen_px(side_px, self.card.tile_px, self.card.size_px, self.uri)
+        if any(isinstance(fixed, int) and fixed != side for fixed in self._input.shape[2:]):
+            raise InputError(
+                f"teacher {self.uri} takes {self.card.size_px} px only and would see a tile or window of {side_px} px "
+                f"at {side}; use tiles of {self.card.tile_px} px without data.augment.crop_px, or cache its responses."
+            )
+        return side
+
+    def respond(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Logits, float32 [B, K, S, S], for tiles or windows of tiles, uint8 [B, 3, S, S]."""
+        answer = torch.from_numpy(self._answers(tiles, self.sees(tiles.shape[-1])))
+        return logits_at_size(_as_logits(answer, self.card), tiles.shape[-1]).to(tiles.device)
+
+    @property
+    def _input(self) -> Any:
+        return self.session.get_inputs()[0]
+
+    def _answers(self, tiles: torch.Tensor, side_px: int) -> np.ndarray:
+        """What the network says, float32 [B, C, H, W], of tiles seen at `side_px`."""
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.card.mean, self.card.std))
+        pixels = ((at_size(tiles, side_px).cpu() / 255 - mean) / std).numpy()
+        parts = np.split(pixels, len(pixels)) if self._input.shape[0] == 1 else [pixels]
+        with _runtime_errors(f"teacher {self.uri} cannot answer {len(parts[0])} tiles of {side_px} px"):
+            answers = [self.session.run(None, {self._input.name: part})[0] for part in parts]
+        return np.concatenate(answers).astype(np.float32, copy=False)
+
+    def _check_answer(self) -> None:
+        """Ask about two black tiles: two, since some exports promise any batch and take one tile only."""
+        side, classes = self.card.size_px, len(self.card.classes)
+        answer = self._answers(torch.zeros(2, 3, side, side, dtype=torch.uint8), side)
+        channels = (1, classes) if classes == 2 else (classes,)
+        sound = answer.ndim == 4 and len(answer) == 2 and answer.shape[2] == answer.shape[3]
+        if not sound or answer.shape[1] not in channels:
+            raise InputError(
+                f"{self.uri} answers {list(answer.shape)} for 2 tiles of {side} px; [2, {classes}, side, side] was "
+                f"expected, for the classes {', '.join(self.card.classes)} of its card."
+            )
+        if not np.isfinite(answer).all():
+            raise InputError(f"{self.uri} answers a black tile with nan or infinity; export it again in float32.")
+        declared, held = self.card.output, _kind(answer)
+        if held != declared and not (answer.shape[1] == 1 and declared == "logits"):  # a logit may lie in 0..1
+            raise InputError(
+                f"{self.uri} answers {held} and its card says output {declared!r}; correct {card_uri(self.uri)}."
+            )
+
+
+def card_uri(uri: str) -> str:
+    """Where the card of the `.onnx` file at `uri` lies."""
+    return uri.removesuffix(SUFFIX) + ".json"
+
+
+def read_card(uri: str, storage: Storage) -> OnnxCard:
+    """The card of the `.onnx` file at `uri`. Raises InputError when it is missing or of another form."""
+    if not uri.endswith(SUFFIX):
+        raise InputError(f"teacher.onnx is {uri}; an {SUFFIX} file was expected, with a .json card beside it.")
+    where, keys = card_uri(uri), ", ".join(OnnxCard.model_fields)
+    try:
+        card = OnnxCard.model_validate_json(read_bytes(where, storage))
+    except FileNotFoundError:
+        raise InputError(
+            f"{where} is missing; an ONNX teacher needs this card beside it, with the keys {keys}."
+        ) from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(map(str, fault["loc"]))
+        value = f" is {fault['input']!r}" if key and fault["type"] != "missing" else ""
+        said = f"{key}{value}: {fault['msg']}".removeprefix(": ")
+        raise InputError(f"{where}: {said}; the card of an ONNX teacher has the keys {keys}.") from None
+    if min(card.std) <= 0:
+        raise InputError(f"{where}: std is {list(card.std)}; three values above 0 were expected.")
+    return card
+
+
+def _as_logits(answer: torch.Tensor, card: OnnxCard) -> torch.Tensor:
+    """[B, K, H, W] from what the network says: [B, K, H, W], or [B, 1, H, W] for two classes."""
+    single = answer.shape[1] == 1
+    if card.output == "probabilities":
+        return (torch.cat([1 - answer, answer], dim=1) if single else answer).clamp_min(_FLOOR).log()
+    return torch.cat([torch.zeros_like(answer), answer], dim=1) if single else answer
+
+
+def _kind(answer: np.ndarray) -> str:
+    """Logits or probabilities: the latter lie in 0..1 and, when there are several channels, add up to 1."""
+    slack = 1e-3
+    within = answer.min() >= -slack and answer.max() <= 1 + slack
+    adds_up = answer.shape[1] == 1 or bool(np.abs(answer.sum(axis=1) - 1).max() <= slack)
+    return "probabilities" if within and adds_up else "logits"
+
+
+def _check_self_contained(uri: str, data: bytes) -> None:
+    """Refuse weights in other files: the runtime would read any path that the graph names."""
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise InputError(f"{uri} is not an ONNX file; other formats are not loaded.") from None
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise InputError(
+                f"{uri} keeps the weights {tensor.name!r} in another file, which is not loaded; "
+                "export it again with the weights inside."
+            )
+
+
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Every tensor anywhere in a model: of graphs, subgraphs, attributes and functions."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for below in (value,) if isinstance(value, Message) else value:
+                yield from _tensors(below)
+
+
+def _check_input(uri: str, session: onnxruntime.InferenceSession, card: OnnxCard) -> None:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise InputError(
+            f"{uri} has {len(inputs)} inputs and {len(outputs)} outputs ({', '.join(o.name for o in outputs)}); "
+            "export it with one of each: tiles and the answer for each pixel."
+        )
+    shape = inputs[0].shape
+    wanted = (1, 3, card.size_px, card.size_px)
+    fits = len(shape) == 4 and all(
+        not isinstance(given, int) or given == side for given, side in zip(shape, wanted, strict=True)
+    )
+    if inputs[0].type != "tensor(float)" or not fits:
+        raise InputError(
+            f"{uri} takes {inputs[0].type} {shape}; float32 [batch, 3, {card.size_px}, {card.size_px}] was expected by "
+            f"its card's size_px, each side free or so, and the batch free or 1."
+        )
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # the worker's share of the node
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # tiles are decoded beside it
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    return options
+
+
+def _providers(uri: str, gpu: bool) -> list[str]:
+    if gpu and _CUDA not in onnxruntime.get_available_providers():
+        _LOG.warning("teacher %s answers on the CPU: onnxruntime-gpu is not installed.", uri)
+        return [_CPU]
+    return [_CUDA, _CPU] if gpu else [_CPU]
+
+
+@contextlib.contextmanager
+def _runtime_errors(sentence: str) -> Iterator[None]:
+    """Turn ONNX Runtime's errors, which have no class in common but their module, into InputError."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...").rstrip(".")
+        raise InputError(f"{sentence} ({reason}).") from None

@@ -1,0 +1,90 @@
+"""The ledger of consumed tiles: what makes "nothing lost, nothing twice" a check instead of a hope."""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from histill.config.base import Strict
+from histill.errors import InputError
+from histill.stream.batches import TileBatch
+from histill.stream.draws import tally
+
+
+class Position(Strict):
+    """The next global batch is number `step` of `epoch`, so every position before it is consumed.
+
+    Positions say it all, because the plan's global batches do not depend on the number of workers. The rest is what
+    was really consumed in this epoch by all workers, before and after restarts, to be held against the plan.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    tiles: int = 0
+    corrupt: int = 0  # of these, tiles that could not be decoded
+    tally: int = 0  # their fingerprint, see stream/draws.py
+    batch_size: int
+    tiles_digest: str
+
+    def next_epoch(self) -> "Position":
+        return self.model_copy(update={"epoch": self.epoch + 1, "step": 0, "tiles": 0, "corrupt": 0, "tally": 0})
+
+
+class Consumed:
+    """What this worker has consumed since the position was last advanced."""
+
+    def __init__(self) -> None:
+        self._counts = torch.zeros(3, dtype=torch.int64)  # tiles, corrupt, tally (which wraps around)
+
+    def add(self, batch: TileBatch) -> None:
+        """Count a batch, before it leaves the host."""
+        index = batch.index.numpy()
+        index = index[index >= 0]
+        self._counts += torch.tensor([len(index), len(index) - int(batch.valid.sum()), tally(index)])
+
+    def take(self) -> tuple[int, int, int]:
+        """Tiles, corrupt ones and tally over all workers; counting begins anew."""
+        counts, self._counts = self._counts, torch.zeros_like(self._counts)
+        tiles, corrupt, fingerprint = summed_over_workers(counts).tolist()
+        return tiles, corrupt, fingerprint
+
+
+def advanced(position: Position, step: int, consumed: Consumed) -> Position:
+    """`position` moved to `step` of its epoch. Every worker must ask for it equally often."""
+    tiles, corrupt, fingerprint = consumed.take()
+    total = np.array([position.tally, fingerprint], np.int64).sum()  # modulo 2^64
+    return position.model_copy(
+        update={
+            "step": step,
+            "tiles": position.tiles + tiles,
+            "corrupt": position.corrupt + corrupt,
+            "tally": int(total),
+        }
+    )
+
+
+def check_epoch(position: Position, planned: np.ndarray, max_corrupt: int) -> None:
+    """Hold a finished epoch against the manifest rows `planned` for it.
+
+    Raises RuntimeError when a tile was lost or came twice, InputError when too many could not be decoded.
+    """
+    if (position.tiles, position.tally) != (len(planned), tally(planned)):
+        raise RuntimeError(
+            f"epoch {position.epoch} consumed {position.tiles} tiles and the plan has {len(planned)}, or others; "
+            "tiles were lost or came twice"
+        )
+    if position.corrupt > max_corrupt:
+        raise InputError(
+            f"{position.corrupt} tiles of epoch {position.epoch} could not be decoded and data.max_corrupt allows "
+            f"{max_corrupt}; the warnings above name them: ingest the tiles again or raise the limit."
+        )
+
+
+def summed_over_workers(value: torch.Tensor) -> torch.Tensor:
+    """The sum over the workers, on the device of `value`; `value` itself when there is one worker."""
+    if not dist.is_initialized():
+        return value
+    total = value.clone()
+    if dist.get_backend() == "nccl" and not total.is_cuda:  # which has no sums on the host
+        total = total.cuda()
+    dist.all_reduce(total)
+    return total.to(value.device)

@@ -1,0 +1,157 @@
+"""Teachers from a real model registry, copied to where every node reads them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from histill.artifacts import model_folder
+from histill.artifacts.model_folder import CARD_NAME, WEIGHTS_NAME, ModelCard
+from histill.config.common import Storage, Teacher, Tracking
+from histill.config.scoring import HeldOut
+from histill.errors import InputError
+from histill.evaluate.score import Score
+from histill.local.s3 import S3Server
+from histill.local.tracking import TrackingServer
+from histill.registry.settled import settled_reference, settled_teacher
+from histill.registry.versions import register
+from histill.storage.control import read_bytes, write_bytes
+from histill.storage.uris import join
+from histill.teachers.teacher import load_teacher
+
+pytestmark = pytest.mark.cluster
+
+STORAGE = Storage()
+
+
+@pytest.fixture
+def config(tracking: TrackingServer, request: pytest.FixtureRequest) -> Tracking:
+    return Tracking(uri=tracking.uri, experiment=request.node.name)
+
+
+@pytest.fixture
+def runs(s3: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A folder of runs in S3 of the test's own."""
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3.bucket}/{request.node.name}"
+
+
+@pytest.fixture
+def registered(config: Tracking, tmp_path: Path) -> Callable[[int], tuple[str, str]]:
+    """`register(seed)`: a version of the model `nuclei-teacher` with weights of its own; (version, digest)."""
+    card = ModelCard(
+        encoder="csat_tiny",
+        decoder_channels=(16, 8, 8, 8, 8),
+        classes=("background", "nucleus"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        tile_px=64,
+        tile_mpp=0.5,
+        size_px=64,
+        tiles_digest="ab" * 32,
+        train_cases="ef" * 32,
+        histill="0.1.0",
+    )
+
+    def make(seed: int) -> tuple[str, str]:
+        torch.manual_seed(seed)
+        folder = tmp_path / f"model-{seed}"
+        folder.mkdir()
+        model_folder.save(str(folder), model_folder.build(card), card)
+        digest = model_folder.load(str(folder), STORAGE)[2]
+        score = Score(
+            model_digest=digest,
+            tiles=1,
+            corrupt=0,
+            reference="masks",
+            tiles_digest="cd" * 32,
+            dice=0.5,
+            miou=0.5,
+            class_dice={"nucleus": 0.5},
+            parameters=1,
+            gmacs=0.1,
+            gmacs_with_attention=0.1,
+            size_px=64,
+        )
+        return register(str(folder), "nuclei-teacher", score, config, STORAGE), digest
+
+    return make
+
+
+def test_a_registered_teacher_is_copied_once_to_a_place_of_its_own(
+    registered: Callable[[int], tuple[str, str]], config: Tracking, runs: str
+) -> None:
+    version, digest = registered(0)
+    MlflowClient(config.uri, config.uri).set_registered_model_alias("nuclei-teacher", "champion", version)
+    settled = settled_teacher(Teacher(model="models:/nuclei-teacher@champion"), config, runs, STORAGE)
+    assert settled == Teacher(model=f"{runs}/teacher-{digest[:12]}")
+    assert load_teacher(settled, 0.5, STORAGE).digest == digest
+
+    write_bytes(join(str(settled.model), WEIGHTS_NAME), b"there already", STORAGE)
+    by_number = settled_teacher(Teacher(model=f"models:/nuclei-teacher/{version}"), config, runs, STORAGE)
+    assert by_number == settled
+    assert read_bytes(join(str(settled.model), WEIGHTS_NAME), STORAGE) == b"there already"
+
+
+def test_a_copy_that_was_interrupted_is_made_again(
+    registered: Callable[[int], tuple[str, str]], config: Tracking, runs: str
+) -> None:
+    version, digest = registered(1)
+    place = f"{runs}/teacher-{digest[:12]}"
+    write_bytes(join(place, WEIGHTS_NAME), b"half", STORAGE)  # the card comes last
+    settled = settled_teacher(Teacher(model=f"models:/nuclei-teacher/{version}"), config, runs, STORAGE)
+    assert load_teacher(settled, 0.5, STORAGE).digest == digest
+    assert read_bytes(join(place, CARD_NAME), STORAGE)
+
+
+def test_another_version_has_another_place(
+    registered: Callable[[int], tuple[str, str]], config: Tracking, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    models = {
+        settled_teacher(Teacher(model=f"models:/nuclei-teacher/{version}"), config, str(folder), STORAGE).model
+        for version, _ in (registered(2), registered(3))
+    }
+    assert models == {str(path) for path in folder.iterdir()}
+    assert len(models) == 2
+
+
+def test_other_teachers_stay_as_they_are(tmp_path: Path) -> None:
+    nobody = Tracking(uri="http://127.0.0.1:9")
+    for teacher in (Teacher(classical=True), Teacher(model="s3://runs/teacher"), Teacher(onnx="nuclei.onnx")):
+        assert settled_teacher(teacher, nobody, str(tmp_path / "never"), STORAGE) == teacher
+        held_out = HeldOut(tiles="tiles", reference=teacher)
+        assert settled_reference(held_out, nobody, str(tmp_path / "never"), STORAGE) == held_out
+    assert settled_reference(HeldOut(tiles="tiles"), nobody, str(tmp_path), STORAGE) == HeldOut(tiles="tiles")
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_registered_reference_is_settled(
+    registered: Callable[[int], tuple[str, str]], config: Tracking, tmp_path: Path
+) -> None:
+    version, digest = registered(4)
+    held_out = HeldOut(tiles="tiles", reference=Teacher(model=f"models:/nuclei-teacher/{version}"))
+    settled = settled_reference(held_out, config, str(tmp_path / "settled"), STORAGE)
+    assert settled.reference == Teacher(model=str(tmp_path / "settled" / f"teacher-{digest[:12]}"))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("models:/nobody@champion", "no version or alias 'champion' of 'nobody'"),
+        ("models:/nobody", "names no version of a registered model; write models:/name@alias or models:/name/3"),
+    ],
+)
+def test_an_unknown_version_is_refused(config: Tracking, tmp_path: Path, model: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        settled_teacher(Teacher(model=model), config, str(tmp_path), STORAGE)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bucket_that_is_not_there_is_said_before_anything_is_fetched(config: Tracking, runs: str) -> None:
+    with pytest.raises(InputError, match=r"bucket of s3://nowhere/runs does not exist"):
+        settled_teacher(Teacher(model="models:/nuclei-teacher/1"), config, "s3://nowhere/runs", STORAGE)

@@ -1,0 +1,233 @@
+"""The encoder within a model: carried to another, frozen, and learned at a rate for each depth."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from histill.config.runs import Optimiser
+from histill.errors import InputError
+from histill.models.classifiers import Classifier, build_classifier
+from histill.models.encoders import Model, carry_encoder, encoder_of, freeze_encoder, parameters_by_depth
+from histill.models.students import Segmenter, build_segmenter
+from histill.train.loop import rest_frozen
+from histill.train.schedule import make_optimiser
+
+pytestmark = pytest.mark.unit
+
+ENCODERS = ["csat_tiny", "efficientnet_b0", "resnet18"]
+BATCH_NORM = ["efficientnet_b0", "resnet18"]
+STEMS = {"csat_tiny": "stem", "efficientnet_b0": "conv_stem", "resnet18": "conv1"}
+LAST = {"csat_tiny": "stages.3", "efficientnet_b0": "blocks.6", "resnet18": "layer4"}  # the last feature map
+
+
+def segmenter(encoder: str, seed: int = 0) -> Segmenter:
+    torch.manual_seed(seed)
+    model = build_segmenter(encoder, 2, (8, 8, 8, 8, 8))
+    model.train()(tiles())  # the statistics of BatchNorm are the model's own
+    return model.eval()
+
+
+def classifier(encoder: str, seed: int = 0, classes: int = 3) -> Classifier:
+    torch.manual_seed(seed)
+    model = build_classifier(encoder, classes, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    model.train()(tiles())
+    return model.eval()
+
+
+def tiles() -> Tensor:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(9)) * 255
+
+
+@torch.no_grad()
+def features(model: Model) -> Tensor:
+    """The last feature map that both kinds of models have."""
+    normalised = tiles() / 255 - 0.5
+    if isinstance(model, Segmenter):
+        return model.network.encoder(normalised)[-1]
+    found: list[Tensor] = []
+    layer = model.network.get_submodule(LAST[model.encoder_name])
+    hook = layer.register_forward_hook(lambda layer, given, output: found.append(output))
+    model.network(normalised)
+    hook.remove()
+    return found[0]
+
+
+def own(model: Model) -> dict[str, Tensor]:
+    """Copies of the tensors that carrying an encoder must leave alone: decoder and head, or the last layer."""
+    names = [name for name, _ in model.named_parameters()]
+    if isinstance(model, Segmenter):
+        kept = {name for name in names if not name.startswith("network.encoder.")}
+    else:
+        last = set(map(id, model.network.get_classifier().parameters()))
+        kept = {name for name, parameter in model.named_parameters() if id(parameter) in last}
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name in kept | {"mean", "std"}}
+
+
+PAIRS = [
+    pytest.param(segmenter, classifier, id="segmenter to classifier"),
+    pytest.param(classifier, segmenter, id="classifier to segmenter"),
+    pytest.param(classifier, lambda name, seed: classifier(name, seed, 5), id="classifier to one of other classes"),
+    pytest.param(segmenter, segmenter, id="segmenter to segmenter"),
+]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(("make_source", "make_target"), PAIRS)
+def test_the_encoder_is_carried_and_nothing_else(
+    encoder: str, make_source: Callable[..., Model], make_target: Callable[..., Model]
+) -> None:
+    source, target = make_source(encoder, 1), make_target(encoder, 2)
+    before = own(target)
+    assert len(before) >= 4  # a weight and a bias at least, besides mean and std
+    assert not torch.allclose(features(source), features(target), atol=1e-3)
+    carry_encoder(source, target)
+    assert torch.equal(features(source), features(target))
+    after = own(target)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    memory = [{tensor.data_ptr() for tensor in model.state_dict().values()} for model in (source, target)]
+    assert memory[0].isdisjoint(memory[1])
+
+
+def test_a_classifier_carries_all_but_its_last_layer_to_another() -> None:
+    """Also what comes after the last feature map, such as the convolution that ends an EfficientNet."""
+    source, target = classifier("efficientnet_b0", 1), classifier("efficientnet_b0", 2, 5)
+    carry_encoder(source, target)
+    with torch.no_grad():
+        assert torch.equal(source.network.forward_features(tiles()), target.network.forward_features(tiles()))
+
+
+@pytest.mark.parametrize(
+    ("make_source", "make_target"),
+    [(segmenter, classifier), (classifier, segmenter), (classifier, classifier), (segmenter, segmenter)],
+)
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("csat_tiny", "resnet18"), ("resnet18", "resnet34")],  # all of resnet18's weights fit some of resnet34's
+)
+def test_another_encoder_is_refused(
+    make_source: Callable[..., Model], make_target: Callable[..., Model], source: str, target: str
+) -> None:
+    given, wanted = make_source(source), make_target(target)
+    before = {name: tensor.clone() for name, tensor in wanted.state_dict().items()}
+    with pytest.raises(InputError, match=f"{source} is not the encoder {target}; set student.encoder") as caught:
+        carry_encoder(given, wanted)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in wanted.state_dict().items())
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("make", [segmenter, classifier])
+def test_every_parameter_has_one_depth_from_the_stem_to_the_head(make: Callable[..., Model], encoder: str) -> None:
+    model = make(encoder)
+    depths = parameters_by_depth(model)
+    assert sorted(id(one) for group in depths for one in group) == sorted(map(id, model.parameters()))
+    assert all(depths)
+    depth_of = {id(one): depth for depth, group in enumerate(depths) for one in group}
+    stem = next(p for name, p in encoder_of(model).named_parameters() if STEMS[encoder] in name)
+    assert depth_of[id(stem)] == 0
+    inside = set(map(id, encoder_of(model).parameters()))
+    for parameter in model.parameters():
+        if id(parameter) not in inside:
+            assert depth_of[id(parameter)] == len(depths) - 1
+    if isinstance(model, Classifier):
+        last = list(map(id, model.network.get_classifier().parameters()))
+        assert {depth_of[one] for one in last} == {len(depths) - 1}
+    stages = [depth_of[id(parameter)] for parameter in encoder_of(model).parameters()]
+    assert encoder == "efficientnet_b0" or stages == sorted(stages)  # modules stand in the order of their depth
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_carried_encoder_has_the_same_depths_in_both_kinds(encoder: str) -> None:
+    def depths(model: Model) -> dict[str, int]:
+        names = {id(p): n.removeprefix("model.").replace(".", "_") for n, p in encoder_of(model).named_parameters()}
+        groups = parameters_by_depth(model)
+        return {names[id(one)]: depth for depth, group in enumerate(groups) for one in group if id(one) in names}
+
+    whole, without_head = depths(classifier(encoder)), depths(segmenter(encoder))
+    assert without_head
+    assert without_head.items() <= whole.items()
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("make", [segmenter, classifier])
+def test_rates_fall_from_the_head_to_the_stem(make: Callable[..., Model], encoder: str) -> None:
+    model, decay = make(encoder), 0.5
+    depths = parameters_by_depth(model)
+    optimiser = make_optimiser(depths, Optimiser(weight_decay=0.1), decay)
+    scale_of = {id(one): group["lr_scale"] for group in optimiser.param_groups for one in group["params"]}
+    assert len(scale_of) == sum(len(group["params"]) for group in optimiser.param_groups)
+    for distance, parameters in enumerate(reversed(depths)):
+        assert {scale_of[id(one)] for one in parameters} == {decay**distance}
+    decayed = [group for group in optimiser.param_groups if group["weight_decay"]]
+    assert all(one.ndim > 1 for group in decayed for one in group["params"])
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("make", [segmenter, classifier])
+def test_a_frozen_encoder_gives_the_same_features_after_a_step(make: Callable[..., Model], encoder: str) -> None:
+    model = make(encoder)
+    freeze_encoder(model)
+    before, head = features(model), own(model)
+    optimiser = make_optimiser([list(model.parameters())], Optimiser(lr=0.1, weight_decay=0.1))
+    for group in optimiser.param_groups:
+        group["lr"] = 0.1
+    model.train()
+    rest_frozen(model)
+    model(tiles()).square().mean().backward()
+    optimiser.step()
+    model.eval()
+    assert torch.equal(features(model), before)  # neither weights nor statistics have moved
+    moved = own(model)
+    assert all(not torch.equal(moved[name], tensor) for name, tensor in head.items() if name not in ("mean", "std"))
+
+
+@pytest.mark.parametrize("encoder", BATCH_NORM)
+def test_frozen_modules_stay_in_evaluation_mode_and_others_do_not(encoder: str) -> None:
+    model = classifier(encoder)
+    freeze_encoder(model)
+    model.train()
+    rest_frozen(model)
+    for name, module in model.named_modules():
+        parameters = list(module.parameters())
+        if parameters:
+            assert module.training == any(one.requires_grad for one in parameters), name
+
+
+def test_nothing_rests_where_nothing_is_frozen() -> None:
+    model = classifier("resnet18").train()
+    rest_frozen(model)
+    assert all(module.training for module in model.modules())
+
+
+def test_what_no_segmenter_has_is_learned_beside_the_frozen_encoder() -> None:
+    """An EfficientNet's head begins with a convolution, which is still random after a segmenter was carried."""
+    model = classifier("efficientnet_b0")
+    carry_encoder(segmenter("efficientnet_b0"), model)
+    freeze_encoder(model)
+    learned = {name.split(".")[1] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learned == {"conv_head", "bn2", "classifier"}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_all_of_a_segmenters_encoder_is_frozen(encoder: str) -> None:
+    model = segmenter(encoder)
+    freeze_encoder(model)
+    assert not any(parameter.requires_grad for parameter in encoder_of(model).parameters())
+    rest = [p for name, p in model.named_parameters() if not name.startswith("network.encoder.")]
+    assert all(parameter.requires_grad for parameter in rest)
+
+
+def test_paths_do_not_drop_within_frozen_blocks() -> None:
+    model = classifier("csat_tiny")
+    blocks = [module for module in model.modules() if hasattr(module, "drop_path")]
+    assert blocks
+    for block in blocks:
+        block.drop_path = nn.Dropout(0.9)
+    freeze_encoder(model)
+    before = features(model.eval())
+    model.train()
+    assert not torch.equal(features(model), before)
+    rest_frozen(model)
+    assert torch.equal(features(model), before)

@@ -1,0 +1,276 @@
+"""What a fine-tuning is refused for, before Ray starts, and what it is sent out with."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from histill.artifacts.model_folder import ModelCard, build, load, save
+from histill.config.common import Storage
+from histill.config.finetune import FinetuneConfig
+from histill.config.load import validate, with_value
+from histill.config.runs import RunConfig
+from histill.distill.classify import Classify
+from histill.distill.supervised import Supervised
+from histill.errors import InputError
+from histill.models.classifiers import Classifier
+from histill.models.encoders import encoder_of
+from histill.models.students import Segmenter
+from histill.stream.views import Views
+from histill.tiles.manifest import Manifest, write_manifest
+from histill.train.checks import cases_digest
+from histill.train.prepare import make_model, make_task, prepare_finetuning
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
+    """Labels "stroma" and "tumour" by turns, and masks; four cases of four tiles to learn from."""
+    return tile_set(tmp_path_factory.mktemp("labelled"), tiles=24, tile_px=64, labels=True)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, labelled: Manifest) -> str:
+    """The folder of a csat_tiny segmenter."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    card = ModelCard(
+        encoder="csat_tiny",
+        decoder_channels=(16, 16, 8, 8, 8),
+        classes=("background", "nucleus"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        tile_px=64,
+        tile_mpp=0.5,
+        size_px=64,
+        tiles_digest="tiles",
+        train_cases="cases",
+        histill="0",
+    )
+    torch.manual_seed(1)
+    save(str(folder), build(card), card)
+    return str(folder)
+
+
+def relabelled(manifest: Manifest, uri: Path, labels: list[str | None]) -> Manifest:
+    """The rows of `manifest` with other labels; its shards are not there."""
+    column = manifest.table.schema.get_field_index("label")
+    table = manifest.table.set_column(column, "label", pa.array(labels, pa.string()))
+    header = manifest.header
+    return write_manifest(str(uri), table, tile_px=header.tile_px, mpp=header.mpp, ingest="", storage=Storage())
+
+
+def configured(manifest: Manifest, runs: Path, target: str = "classification", **changes: Any) -> FinetuneConfig:
+    data: dict[str, Any] = {
+        "name": "run",
+        "runs": str(runs),
+        "target": target,
+        "data": {"tiles": manifest.uri, "batch_size": 4},
+        "student": {"encoder": "csat_tiny"},
+    }
+    for key, value in changes.items():
+        data = with_value(data, key.replace("__", "."), value)
+    return validate(FinetuneConfig, data, "the test")
+
+
+def one_sentence(refuse: Callable[[], Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        refuse()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+    assert ". " not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"frozen": True}, "frozen=true needs a pretrained encoder; name one, or set frozen=false"),
+        ({"target": "segmentation", "class_weights": True}, "class_weights is for classification"),
+        ({"target": "detection"}, "target"),
+        ({"classes": ("tissue",)}, "classes"),
+        ({"classes": ("gland", "gland")}, "names one of them twice"),
+        ({"fraction": 0.0}, "fraction"),
+        ({"fraction": 1.5}, "fraction"),
+        ({"layer_decay": 0.0}, "layer_decay"),
+        ({"layer_decay": 1.1}, "layer_decay"),
+        ({"optimiser__ema": 1.0}, "optimiser.ema"),
+        ({"precision": "float16"}, "precision"),
+        ({"fractions": 0.5}, "did you mean 'fraction'?"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(labelled: Manifest, changes: dict[str, Any], said: str) -> None:
+    message = one_sentence(lambda: configured(labelled, Path("runs"), **changes))
+    assert message.startswith("the test: ")
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "accumulate", "tiles"), [(4, 1, 3, 4), (8, 2, 8, 4), (6, 2, 2, 3), (2, 1, 4, 2)]
+)
+def test_batches_that_do_not_divide_into_parts_are_refused(
+    batch_size: int, workers: int, accumulate: int, tiles: int
+) -> None:
+    data = {
+        "name": "run",
+        "runs": "runs",
+        "data": {"tiles": "tiles", "batch_size": batch_size},
+        "workers": {"count": workers},
+        "optimiser": {"accumulate": accumulate},
+    }
+    message = one_sentence(lambda: validate(RunConfig, data, "the test"))
+    assert f"a worker's {tiles} tiles" in message
+    assert f"optimiser.accumulate {accumulate} parts; choose a divisor" in message
+
+
+@pytest.mark.parametrize(("batch_size", "workers", "accumulate"), [(8, 2, 4), (6, 2, 3), (4, 1, 1), (4, 4, 1)])
+def test_batches_that_divide_pass(batch_size: int, workers: int, accumulate: int) -> None:
+    data = {
+        "name": "run",
+        "runs": "runs",
+        "data": {"tiles": "tiles", "batch_size": batch_size},
+        "workers": {"count": workers},
+        "optimiser": {"accumulate": accumulate},
+    }
+    assert validate(RunConfig, data, "the test").optimiser.accumulate == accumulate
+
+
+def refused(manifest: Manifest, runs: Path, **changes: Any) -> str:
+    config = configured(manifest, runs, **changes)
+    return one_sentence(lambda: prepare_finetuning(config))
+
+
+def test_tiles_without_labels_are_refused(tmp_path: Path, tile_set: Callable[..., Manifest]) -> None:
+    manifest = tile_set(tmp_path / "tiles", tiles=12, tile_px=32)
+    message = refused(manifest, tmp_path / "runs")
+    assert message.startswith(f"the tiles of {manifest.uri} have 0 labels (none)")
+    assert "ingest them with a label column" in message
+
+
+def test_one_label_is_not_enough(labelled: Manifest, tmp_path: Path) -> None:
+    manifest = relabelled(labelled, tmp_path / "tiles", ["tumour"] * 24)
+    assert "have 1 labels (tumour)" in refused(manifest, tmp_path / "runs")
+
+
+@pytest.mark.parametrize(("row", "split"), [(2, "train"), (17, "val")])
+@pytest.mark.parametrize(("label", "said"), [(None, "no label"), ("fat", "the label 'fat'")])
+def test_a_label_that_is_missing_or_no_class_is_refused_with_its_tile(
+    labelled: Manifest, tmp_path: Path, row: int, split: str, label: str | None, said: str
+) -> None:
+    labels = labelled.table["label"].to_pylist()
+    labels[row] = label
+    assert labelled.table["split"][row].as_py() == split
+    manifest = relabelled(labelled, tmp_path / "tiles", labels)
+    message = refused(manifest, tmp_path / "runs", classes=("stroma", "tumour"))
+    tile = labelled.table["tile_id"][row].as_py()
+    assert message.startswith(f"tile {tile} of {manifest.uri} has {said} (1 tiles are like it)")
+    assert "expected one of stroma, tumour" in message
+
+
+def test_tiles_of_no_split_that_is_used_need_no_label(labelled: Manifest, tmp_path: Path) -> None:
+    rows = labelled.table.select(["split", "label"]).to_pylist()
+    labels = [None if row["split"] == "test" else row["label"] for row in rows]
+    manifest = relabelled(labelled, tmp_path / "tiles", labels)
+    assert prepare_finetuning(configured(manifest, tmp_path / "runs")).card.classes == ("stroma", "tumour")
+
+
+def test_tiles_without_masks_are_refused_for_segmentation_alone(
+    tmp_path: Path, tile_set: Callable[..., Manifest]
+) -> None:
+    manifest = tile_set(tmp_path / "tiles", tiles=12, tile_px=32, masks=False, labels=True)
+    message = refused(manifest, tmp_path / "runs", target="segmentation")
+    assert message.startswith("8 tiles of split 'train'")
+    assert "have no mask (first: case-0/0)" in message
+    assert not prepare_finetuning(configured(manifest, tmp_path / "runs")).source.masks
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_split_is_refused(labelled: Manifest, tmp_path: Path, split: str) -> None:
+    rows = labelled.table.filter(pa.array([name != split for name in labelled.table["split"].to_pylist()]))
+    manifest = write_manifest(
+        str(tmp_path / "tiles"), rows, tile_px=64, mpp=labelled.header.mpp, ingest="", storage=Storage()
+    )
+    message = refused(manifest, tmp_path / "runs")
+    assert message.startswith(f"split '{split}' of {manifest.uri} is empty (it has ")
+
+
+@pytest.mark.parametrize("target", ["classification", "segmentation"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encoder": "nowhere"}, "nowhere is neither a model folder"),
+        ({"student__encoder": "csat_tinny"}, "did you mean csat_tiny"),
+        ({"student__size_px": 96}, "would see 96 px"),
+        ({"data__tiles": "nowhere"}, "nowhere holds no tile set"),
+    ],
+)
+def test_what_is_not_there_or_does_not_fit_is_refused(
+    labelled: Manifest, tmp_path: Path, target: str, changes: dict[str, Any], said: str
+) -> None:
+    assert said in refused(labelled, tmp_path, target=target, **changes)
+
+
+def test_another_encoder_than_the_pretrained_one_is_refused(
+    labelled: Manifest, tmp_path: Path, pretrained: str
+) -> None:
+    message = refused(labelled, tmp_path, encoder=pretrained, student__encoder="resnet18")
+    assert message.startswith(f"{pretrained} was pretrained with the encoder csat_tiny and student.encoder is resnet18")
+    assert message.endswith("set student.encoder=csat_tiny.")
+
+
+def test_what_a_classification_is_sent_out_with(labelled: Manifest, tmp_path: Path) -> None:
+    prepared = prepare_finetuning(configured(labelled, tmp_path, class_weights=True, student__size_px=32))
+    card = prepared.card
+    assert (card.kind, card.classes, card.decoder_channels) == ("classification", ("stroma", "tumour"), ())
+    assert card.train_cases == cases_digest(labelled, "train")
+    assert prepared.views == Views(32)
+    assert prepared.cases is None
+    assert prepared.class_weights == pytest.approx((1.0, 1.0))
+    assert make_task(prepared) == Classify(card.classes, prepared.class_weights)
+    assert isinstance(make_model(prepared), Classifier)
+
+
+def test_what_a_segmentation_of_few_cases_is_sent_out_with(labelled: Manifest, tmp_path: Path) -> None:
+    prepared = prepare_finetuning(configured(labelled, tmp_path, "segmentation", fraction=0.25, dice=0.5))
+    assert prepared.cases is not None
+    assert len(prepared.cases) == 1
+    assert (prepared.card.kind, prepared.card.classes) == ("segmentation", ("background", "tissue"))
+    assert prepared.card.train_cases == cases_digest(labelled, "train", prepared.cases)
+    assert prepared.card.train_cases != cases_digest(labelled, "train")
+    assert prepared.source.masks
+    assert make_task(prepared) == Supervised(("background", "tissue"), 0.5)
+    assert isinstance(make_model(prepared), Segmenter)
+
+
+def test_class_weights_are_those_of_the_cases_that_are_used(labelled: Manifest, tmp_path: Path) -> None:
+    labels = [row["label"] if row["case"] != "case-0" else "stroma" for row in labelled.table.to_pylist()]
+    manifest = relabelled(labelled, tmp_path / "tiles", labels)
+    changes = {"class_weights": True, "classes": ("stroma", "tumour", "fat")}
+    everything = prepare_finetuning(configured(manifest, tmp_path / "runs", **changes))
+    assert everything.class_weights == pytest.approx((16 / (2 * 10), 16 / (2 * 6), 0.0))
+    few = prepare_finetuning(configured(manifest, tmp_path / "runs", fraction=0.25, **changes))
+    assert few.cases is not None
+    rows = [row["label"] for row in manifest.table.to_pylist() if row["case"] in few.cases]
+    counts = [rows.count(name) for name in ("stroma", "tumour")]
+    assert few.class_weights == pytest.approx((*(len(rows) / (2 * count) for count in counts), 0.0))
+
+
+@pytest.mark.parametrize("target", ["classification", "segmentation"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_pretrained_encoder_is_where_learning_begins(
+    labelled: Manifest, tmp_path: Path, pretrained: str, target: str, frozen: bool
+) -> None:
+    prepared = prepare_finetuning(configured(labelled, tmp_path, target, encoder=pretrained, frozen=frozen))
+    model, (source, _, _) = make_model(prepared), load(pretrained, Storage())
+    given = {name.replace(".", "_"): tensor for name, tensor in encoder_of(source).named_parameters()}
+    assert isinstance(model, Classifier | Segmenter)
+    named = {name.replace(".", "_"): parameter for name, parameter in encoder_of(model).named_parameters()}
+    carried = [(tensor, named[name]) for name, tensor in given.items()]
+    assert all(torch.equal(first, second) for first, second in carried)
+    assert all(parameter.requires_grad != frozen for _, parameter in carried)
+    inside = {id(parameter) for _, parameter in carried}
+    assert all(parameter.requires_grad for parameter in model.parameters() if id(parameter) not in inside)

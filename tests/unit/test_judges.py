@@ -1,0 +1,131 @@
+"""Judges: a split's figures do not depend on how it is cut into batches and workers."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from histill.distill.judges import ClassJudge, OverlapJudge
+from histill.distill.task import Judge
+from histill.metrics.classification import Classification
+from histill.metrics.overlap import Overlap
+from histill.models.resolution import logits_at_size
+from histill.stream.batches import TileBatch
+
+pytestmark = pytest.mark.unit
+
+CLASSES, TILES, SIDE = 3, 11, 4
+ROWS = np.array([2, 3, 5, 8, 9, 13, 14, 20, 21, 22, 40])  # of the manifest, where the split's tiles lie
+
+random = torch.Generator().manual_seed(0)
+LABELS = torch.randint(CLASSES, (TILES,), generator=random)
+CLASS_LOGITS = torch.randn(TILES, CLASSES, generator=random)
+MASKS = torch.randint(CLASSES, (TILES, SIDE, SIDE), generator=random, dtype=torch.uint8)
+PIXEL_LOGITS = torch.randn(TILES, CLASSES, SIDE, SIDE, generator=random)
+
+
+def batch_of(chosen: list[int], padding: int, valid: list[bool] | None = None) -> TileBatch:
+    """A batch of the tiles `chosen` and of `padding` rows, whose values must not matter."""
+    index = torch.tensor([int(ROWS[tile]) for tile in chosen] + [-1] * padding)
+    count = len(index)
+    values: dict[str, Any] = {
+        "student": torch.zeros(count, 3, SIDE, SIDE, dtype=torch.uint8),
+        "teacher": None,
+        "valid": torch.tensor((valid or [True] * len(chosen)) + [False] * padding),
+        "index": index,
+        "label": torch.cat([LABELS[chosen], torch.full((padding,), -1)]),
+        "mask": torch.cat([MASKS[chosen], torch.zeros(padding, SIDE, SIDE, dtype=torch.uint8)]),
+        "response": None,
+        "planned": len(chosen),
+    }
+    return TileBatch(**values)
+
+
+def padded(outputs: Tensor, chosen: list[int], padding: int) -> Tensor:
+    return torch.cat([outputs[chosen], torch.full((padding, *outputs.shape[1:]), 7.0)])
+
+
+def class_judge() -> ClassJudge:
+    return ClassJudge(CLASSES, ROWS)
+
+
+def overlap_judge() -> OverlapJudge:
+    def reference(batch: TileBatch) -> Tensor:
+        assert batch.mask is not None
+        return batch.mask.long()
+
+    return OverlapJudge(CLASSES, reference)
+
+
+KINDS = [(class_judge, CLASS_LOGITS), (overlap_judge, PIXEL_LOGITS)]
+
+
+def judged(judges: list[Judge], outputs: Tensor, parts: list[tuple[int, list[int], int]]) -> dict[str, float]:
+    """The figures of the judges' sums together; each part is a worker, its tiles and its padding."""
+    for worker, chosen, padding in parts:
+        judges[worker].add(padded(outputs, chosen, padding), batch_of(chosen, padding))
+    judges[0].sums = torch.stack([judge.sums for judge in judges]).sum(0)
+    return judges[0].figures()
+
+
+@given(st.data())
+@pytest.mark.parametrize(("make", "outputs"), KINDS, ids=["classes", "pixels"])
+def test_the_figures_are_those_of_one_pass(make: Any, outputs: Tensor, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(TILES)))
+    cuts = sorted(data.draw(st.sets(st.integers(1, TILES - 1))))
+    workers = data.draw(st.integers(1, 3))
+    parts = [
+        (data.draw(st.integers(0, workers - 1)), list(order[start:end]), data.draw(st.integers(0, 2)))
+        for start, end in zip([0, *cuts], [*cuts, TILES], strict=True)
+    ]
+    found = judged([make() for _ in range(workers)], outputs, parts)
+    assert found == judged([make()], outputs, [(0, list(range(TILES)), 0)])
+
+
+def test_the_figures_of_classes_are_those_of_the_metric() -> None:
+    found = judged([class_judge()], CLASS_LOGITS, [(0, list(range(TILES)), 0)])
+    expected = asdict(Classification.of(CLASS_LOGITS, LABELS))
+    assert found == pytest.approx({name: expected[name] for name in found})
+    assert found.keys() == {"balanced_accuracy", "macro_f1", "auroc", "calibration_error", "accuracy"}
+
+
+def test_the_figures_of_pixels_are_those_of_the_metric() -> None:
+    found = judged([overlap_judge()], PIXEL_LOGITS, [(0, list(range(TILES)), 0)])
+    counts = np.zeros((CLASSES, CLASSES))
+    np.add.at(counts, (MASKS.numpy().ravel(), PIXEL_LOGITS.argmax(1).numpy().ravel()), 1)
+    expected = Overlap.of(torch.from_numpy(counts))
+    assert found == {"dice": expected.mean_dice, "miou": expected.mean_iou}
+
+
+@pytest.mark.parametrize(("make", "outputs"), KINDS, ids=["classes", "pixels"])
+def test_a_tile_that_could_not_be_decoded_does_not_count(make: Any, outputs: Tensor) -> None:
+    """It has a row of the manifest, unlike padding, and whatever the model says of it means nothing."""
+    all_but_one = [tile for tile in range(TILES) if tile != 4]
+    expected = judged([make()], outputs, [(0, all_but_one, 0)])
+    judge, spoilt = make(), outputs.clone()
+    spoilt[4] = float("nan")
+    judge.add(spoilt, batch_of(list(range(TILES)), 0, [tile != 4 for tile in range(TILES)]))
+    assert judge.figures() == expected
+
+
+@pytest.mark.parametrize(("make", "outputs"), KINDS, ids=["classes", "pixels"])
+def test_a_batch_of_padding_alone_changes_nothing(make: Any, outputs: Tensor) -> None:
+    judge = make()
+    judge.add(padded(outputs, [], 3), batch_of([], 3))
+    assert not judge.sums.any()
+
+
+@pytest.mark.parametrize("side", [2, 8])
+def test_pixels_are_judged_at_the_size_of_the_reference(side: int) -> None:
+    """A network that sees another resolution is held against the mask as it is."""
+    logits = torch.randn(TILES, CLASSES, side, side, generator=torch.Generator().manual_seed(1))
+    judge = overlap_judge()
+    judge.add(logits, batch_of(list(range(TILES)), 0))
+    assert int(judge.sums.sum()) == TILES * SIDE * SIDE
+    expected = judged([overlap_judge()], logits_at_size(logits, SIDE), [(0, list(range(TILES)), 0)])
+    assert judge.figures() == expected

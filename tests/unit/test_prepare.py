@@ -1,0 +1,169 @@
+"""What a training run is refused for, before Ray starts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from histill.artifacts.model_folder import ModelCard, build, save
+from histill.config.common import Storage
+from histill.config.load import validate, with_value
+from histill.config.runs import Network, PretrainConfig, RunConfig, TeacherConfig
+from histill.errors import InputError
+from histill.stream.views import Views
+from histill.tiles.manifest import Manifest, write_manifest
+from histill.train.checks import size_of
+from histill.train.prepare import prepare_pretraining, prepare_teacher
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
+    return tile_set(tmp_path_factory.mktemp("tiles"), tiles=24, tile_px=128)  # at 0.5 um/px
+
+
+def configured(kind: type[RunConfig], manifest: Manifest, runs: Path, **changes: Any) -> Any:
+    data: dict[str, Any] = {"name": "run", "runs": str(runs), "data": {"tiles": manifest.uri, "batch_size": 4}}
+    if kind is PretrainConfig:
+        data |= {"teacher": {"classical": True}, "student": {"encoder": "csat_tiny"}}
+    for key, value in changes.items():
+        data = with_value(data, key.replace("__", "."), value)
+    return validate(kind, data, "the test")
+
+
+def refused(manifest: Manifest, runs: Path, **changes: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        prepare_pretraining(configured(PretrainConfig, manifest, runs, **changes))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [
+        ({}, 128),
+        ({"size_px": 64}, 64),
+        ({"mpp": 0.5}, 128),
+        ({"mpp": 1.0}, 64),
+        ({"mpp": 2.0}, 32),
+        ({"mpp": 0.6666}, 96),  # three quarters of the tile's resolution, as well as it can be written
+    ],
+)
+def test_the_side_that_a_network_sees(manifest: Manifest, network: dict[str, Any], size: int) -> None:
+    assert size_of(Network(**network), manifest) == size
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ({"size_px": 160}, ["160 px", "128 px at 0.5 um/px", "choose at most 128 px, or an mpp of at least 0.5"]),
+        ({"mpp": 0.25}, ["256 px", "128 px at 0.5 um/px", "an mpp of at least 0.5"]),
+        ({"mpp": 1.2}, ["53 px", "set size_px to a multiple of 32"]),
+        ({"mpp": 0.8}, ["80 px", "multiple of 32"]),
+        ({"mpp": 7.9}, ["at mpp 7.9", "128 px at 0.5 um/px", "8.10 px, no whole number", "set size_px"]),
+    ],
+)
+def test_sides_that_are_refused(manifest: Manifest, network: dict[str, Any], said: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        size_of(Network(**network), manifest)
+    message = str(caught.value)
+    assert all(part in message for part in said), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "views"),
+    [({}, Views(128, 128)), ({"student__size_px": 64}, Views(64, 128)), ({"student__mpp": 2.0}, Views(32, 128))],
+)
+def test_a_live_teacher_has_a_view_of_its_own(
+    manifest: Manifest, tmp_path: Path, changes: dict[str, Any], views: Views
+) -> None:
+    prepared = prepare_pretraining(configured(PretrainConfig, manifest, tmp_path, **changes))
+    assert prepared.views == views
+    assert prepared.card.size_px == views.student_px
+    assert prepared.response_channels == 0
+    assert (prepared.source.tiles, prepared.source.digest) == (manifest.uri, manifest.header.digest)
+    assert not prepared.source.masks
+
+
+def test_a_supervised_run_needs_one_view_and_masks(manifest: Manifest, tmp_path: Path) -> None:
+    config = configured(TeacherConfig, manifest, tmp_path, network__size_px=64, network__encoder="csat_tiny")
+    prepared = prepare_teacher(config)
+    assert prepared.views == Views(64)
+    assert prepared.source.masks
+
+
+def test_tiles_without_masks_are_refused_for_a_supervised_run(
+    tmp_path: Path, tile_set: Callable[..., Manifest]
+) -> None:
+    unmasked = tile_set(tmp_path / "tiles", tiles=12, tile_px=32, masks=False)
+    with pytest.raises(InputError, match=r"8 tiles of split 'train' .* have no mask \(first: case-0/0\)"):
+        prepare_teacher(configured(TeacherConfig, unmasked, tmp_path / "runs", network__encoder="csat_tiny"))
+
+
+@pytest.mark.parametrize(
+    ("crop_px", "changes", "fitting"),
+    [
+        (160, {}, "32, 64, 96, 128"),
+        (48, {}, "32, 64, 96, 128"),
+        (32, {"student__size_px": 64}, "64, 128"),
+        (64, {"student__mpp": 2.0}, "128"),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused(
+    manifest: Manifest, tmp_path: Path, crop_px: int, changes: dict[str, Any], fitting: str
+) -> None:
+    message = refused(manifest, tmp_path, data__augment__crop_px=crop_px, **changes)
+    assert message.startswith(f"augment.crop_px is {crop_px}, ")
+    assert f"only windows of {fitting} px" in message
+
+
+def test_windows_that_fit_pass(manifest: Manifest, tmp_path: Path) -> None:
+    changes = {"data__augment__crop_px": 64, "student__size_px": 64}
+    assert prepare_pretraining(configured(PretrainConfig, manifest, tmp_path, **changes)).views == Views(64, 128)
+
+
+def test_a_balance_by_what_tiles_do_not_have_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    message = refused(manifest, tmp_path, data__balance="label")
+    assert message.startswith("16 of 16 tiles of ")
+    assert "have no label; balance by another column" in message
+    prepare_pretraining(configured(PretrainConfig, manifest, tmp_path, data__balance="case"))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_split_is_refused(manifest: Manifest, tmp_path: Path, split: str) -> None:
+    rows = manifest.table.filter(pa.array([name != split for name in manifest.table["split"].to_pylist()]))
+    header = manifest.header
+    changed = write_manifest(
+        str(tmp_path / "tiles"), rows, tile_px=header.tile_px, mpp=header.mpp, ingest="", storage=Storage()
+    )
+    assert f"split '{split}' of" in refused(changed, tmp_path / "runs")
+
+
+def test_an_unknown_encoder_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    assert "resnet81" in refused(manifest, tmp_path, student__encoder="resnet81")
+
+
+def test_a_teacher_of_another_resolution_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    card = ModelCard(
+        encoder="csat_tiny",
+        decoder_channels=(16, 16, 8, 8, 8),
+        classes=("background", "nucleus"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        tile_px=128,
+        tile_mpp=0.25,
+        size_px=128,
+        tiles_digest="tiles",
+        train_cases="cases",
+        histill="0",
+    )
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save(str(folder), build(card), card)
+    message = refused(manifest, tmp_path / "runs", teacher__classical=False, teacher__model=str(folder))
+    assert "trained on tiles of 0.25 um/px and the tile set has 0.5" in message
