@@ -100,6 +100,12 @@ def spoil_tile() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
+def mark_mask() -> Callable[..., str]:
+    """`mark(manifest, row, value, storage)`: gives one pixel of one tile's mask a value; returns the tile's id."""
+    return _mark_mask
+
+
+@pytest.fixture(scope="session")
 def truncate_shard() -> Callable[..., str]:
     """`truncate(manifest, row, storage)`: cuts the shard of one tile in half; returns the shard's URI."""
     return _truncate_shard
@@ -189,12 +195,25 @@ def _png(array: np.ndarray) -> bytes:
 
 
 def _spoil_tile(manifest: Manifest, row: int, storage: Storage = Storage()) -> str:  # noqa: B008
+    return _change_tile(manifest, row, "image", lambda data: data[: len(data) // 2], storage)
+
+
+def _mark_mask(manifest: Manifest, row: int, value: int, storage: Storage = Storage()) -> str:  # noqa: B008
+    def marked(data: bytes) -> bytes:
+        mask = np.array(Image.open(io.BytesIO(data)))
+        mask[-1, -1] = value
+        return _png(mask)
+
+    return _change_tile(manifest, row, "mask", marked, storage)
+
+
+def _change_tile(manifest: Manifest, row: int, column: str, change: Callable[[bytes], bytes], storage: Storage) -> str:
     place = manifest.table.slice(row, 1).to_pylist()[0]
     filesystem, path = arrow_filesystem(join(manifest.uri, place["shard"]), storage)
     shard = pq.read_table(path, filesystem=filesystem)
     rows = shard.to_pylist()
-    (spoilt,) = [tile for tile in rows if tile["tile_id"] == place["tile_id"]]
-    spoilt["image"] = spoilt["image"][: len(spoilt["image"]) // 2]
+    (changed,) = [tile for tile in rows if tile["tile_id"] == place["tile_id"]]
+    changed[column] = change(changed[column])
     pq.write_table(pa.Table.from_pylist(rows, shard.schema), path, filesystem=filesystem, row_group_size=ROWS_PER_GROUP)
     return str(place["tile_id"])
 

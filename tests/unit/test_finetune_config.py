@@ -188,14 +188,31 @@ def test_tiles_without_masks_are_refused_for_segmentation_alone(
     assert not prepare_finetuning(configured(manifest, tmp_path / "runs")).source.masks
 
 
+def test_a_class_that_would_be_taken_for_a_teachers_boundary_is_refused(labelled: Manifest, tmp_path: Path) -> None:
+    changes = {"target": "segmentation", "classes": ("background", "tumour", "boundary")}
+    assert "'boundary', which stands for what a teacher's boundary_px adds" in refused(labelled, tmp_path, **changes)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 1.0])
+@pytest.mark.parametrize("target", ["classification", "segmentation"])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_an_empty_split_is_refused(labelled: Manifest, tmp_path: Path, split: str) -> None:
+def test_an_empty_split_is_refused(
+    labelled: Manifest, tmp_path: Path, split: str, target: str, fraction: float
+) -> None:
     rows = labelled.table.filter(pa.array([name != split for name in labelled.table["split"].to_pylist()]))
     manifest = write_manifest(
         str(tmp_path / "tiles"), rows, tile_px=64, mpp=labelled.header.mpp, ingest="", storage=Storage()
     )
-    message = refused(manifest, tmp_path / "runs")
+    message = refused(manifest, tmp_path / "runs", target=target, fraction=fraction)
     assert message.startswith(f"split '{split}' of {manifest.uri} is empty (it has ")
+
+
+@pytest.mark.parametrize("target", ["classification", "segmentation"])
+def test_the_smallest_fraction_leaves_a_case_of_every_label(labelled: Manifest, tmp_path: Path, target: str) -> None:
+    prepared = prepare_finetuning(configured(labelled, tmp_path, target, fraction=1e-6))
+    assert prepared.cases
+    labels = [row["label"] for row in labelled.table.to_pylist() if row["case"] in prepared.cases]
+    assert set(labels) == {"stroma", "tumour"}
 
 
 @pytest.mark.parametrize("target", ["classification", "segmentation"])

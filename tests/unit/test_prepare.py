@@ -11,11 +11,12 @@ from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage
 from histill.config.load import validate, with_value
 from histill.config.runs import Network, PretrainConfig, RunConfig, TeacherConfig
+from histill.distill.supervised import Supervised
 from histill.errors import InputError
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.train.checks import size_of
-from histill.train.prepare import prepare_pretraining, prepare_teacher
+from histill.train.prepare import make_task, prepare_pretraining, prepare_teacher
 
 pytestmark = pytest.mark.unit
 
@@ -97,6 +98,37 @@ def test_a_supervised_run_needs_one_view_and_masks(manifest: Manifest, tmp_path:
     assert prepared.source.masks
 
 
+def test_a_boundary_is_a_further_class_of_the_card(manifest: Manifest, tmp_path: Path) -> None:
+    config = configured(TeacherConfig, manifest, tmp_path, boundary_px=2, network__encoder="csat_tiny")
+    prepared = prepare_teacher(config)
+    assert prepared.card.classes == ("background", "nucleus", "boundary")
+    assert make_task(prepared) == Supervised(prepared.card.classes, 1.0, boundary_px=2)
+    without = prepare_teacher(config.model_copy(update={"boundary_px": 0}))
+    assert without.card.classes == ("background", "nucleus")
+
+
+def test_a_task_names_a_tile_as_it_is_stored(manifest: Manifest, tmp_path: Path) -> None:
+    task = make_task(prepare_teacher(configured(TeacherConfig, manifest, tmp_path, network__encoder="csat_tiny")))
+    assert isinstance(task, Supervised)
+    assert task.name_of(17) == f"tile case-4/17 in shard {manifest.uri}/shards/0002.parquet"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"boundary_px": -1}, "'boundary_px' is -1"),
+        ({"classes": ("background", "nucleus", "boundary")}, "'boundary', which is what boundary_px adds"),
+        ({"classes": ("background", "gland", "gland")}, "names one of them twice"),
+    ],
+)
+def test_classes_of_a_teacher_that_are_refused(
+    manifest: Manifest, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        configured(TeacherConfig, manifest, tmp_path, **changes)
+    assert "\n" not in str(caught.value)
+
+
 def test_tiles_without_masks_are_refused_for_a_supervised_run(
     tmp_path: Path, tile_set: Callable[..., Manifest]
 ) -> None:
@@ -166,4 +198,4 @@ def test_a_teacher_of_another_resolution_is_refused(manifest: Manifest, tmp_path
     folder.mkdir()
     save(str(folder), build(card), card)
     message = refused(manifest, tmp_path / "runs", teacher__classical=False, teacher__model=str(folder))
-    assert "trained on tiles of 0.25 um/px and the tile set has 0.5" in message
+    assert message.startswith(f"teacher {folder} was trained on tiles of 0.25 um/px and the tile set has 0.5; ")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +16,8 @@ from histill.config.scoring import HeldOut
 from histill.errors import InputError
 from histill.evaluate.pictures import comparison_rows
 from histill.evaluate.score import score_model
-from histill.tiles.manifest import Manifest
+from histill.evaluate.score_classes import score_classes
+from histill.tiles.manifest import Manifest, write_manifest
 
 pytestmark = pytest.mark.unit
 
@@ -116,6 +118,89 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=named):
         score_model(model(**changes), HeldOut(**{"tiles": manifest.uri} | held_out), STORAGE)
+
+
+BOUNDED = ("background", "nucleus", "boundary")
+
+
+@pytest.mark.parametrize("kind", ["masks", "classical", "without a boundary", "with one"])
+def test_a_boundary_is_scored_as_what_it_bounds(manifest: Manifest, model: Callable[..., str], kind: str) -> None:
+    folder = model(classes=BOUNDED)
+    references = {
+        "masks": None,
+        "classical": Teacher(classical=True),
+        "without a boundary": Teacher(model=model()),
+        "with one": Teacher(model=folder),
+    }
+    held_out = HeldOut(tiles=manifest.uri, split="train", reference=references[kind])
+    score = score_model(folder, held_out, STORAGE)
+    assert score.class_dice.keys() == {"background", "nucleus"}
+    assert score.dice == score.class_dice["nucleus"]
+    assert (score.miou == pytest.approx(1.0)) == (kind == "with one")
+    assert comparison_rows(folder, held_out, 2, STORAGE).startswith(b"\x89PNG")
+
+
+def test_a_reference_with_a_boundary_is_merged_as_well(manifest: Manifest, model: Callable[..., str]) -> None:
+    """Decisions of the one, held against those of the other: the same two-by-two table, turned."""
+    one, other = model(), model(classes=BOUNDED)
+    there, back = (
+        score_model(first, HeldOut(tiles=manifest.uri, split="train", reference=Teacher(model=second)), STORAGE)
+        for first, second in ((one, other), (other, one))
+    )
+    assert there.class_dice == pytest.approx(back.class_dice)
+
+
+def test_a_mask_of_another_class_is_refused_with_its_tile(
+    tmp_path: Path, tile_set: Callable[..., Manifest], mark_mask: Callable[..., str], model: Callable[..., str]
+) -> None:
+    marked = tile_set(tmp_path)
+    row = int(marked.rows_of("test")[2])
+    tile, shard = mark_mask(marked, row, 3), marked.table["shard"][row].as_py()
+    for classes in (("background", "nucleus"), BOUNDED):
+        with pytest.raises(InputError) as caught:
+            score_model(model(classes=classes), HeldOut(tiles=marked.uri), STORAGE)
+        assert str(caught.value).startswith(
+            f"the mask of tile {tile} in shard {marked.uri}/{shard} holds the value 3 and 0 to 1 was expected "
+            "(background, nucleus); "
+        )
+    four = model(classes=("background", "a", "b", "c"))
+    assert score_model(four, HeldOut(tiles=marked.uri), STORAGE).tiles == 4
+
+
+def without_split(manifest: Manifest, uri: Path, split: str) -> Manifest:
+    rows = manifest.table.filter(pa.array([name != split for name in manifest.table["split"].to_pylist()]))
+    header = manifest.header
+    return write_manifest(str(uri), rows, tile_px=header.tile_px, mpp=header.mpp, ingest="", storage=STORAGE)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("reference", [None, Teacher(classical=True)], ids=["masks", "teacher"])
+def test_an_empty_held_out_split_is_refused(
+    manifest: Manifest, tmp_path: Path, model: Callable[..., str], split: Any, reference: Teacher | None
+) -> None:
+    emptied = without_split(manifest, tmp_path, split)
+    said = rf"^split '{split}' of {emptied.uri} is empty \(it has "
+    with pytest.raises(InputError, match=said):
+        score_model(model(), HeldOut(tiles=emptied.uri, split=split, reference=reference), STORAGE)
+    classifier = model(kind="classification", decoder_channels=(), classes=("stroma", "tumour"))
+    with pytest.raises(InputError, match=said):
+        score_classes(classifier, HeldOut(tiles=emptied.uri, split=split), STORAGE)
+
+
+def test_a_label_that_the_classifier_does_not_know_is_refused_with_its_tile(
+    tmp_path: Path, tile_set: Callable[..., Manifest], model: Callable[..., str]
+) -> None:
+    labelled = tile_set(tmp_path, labels=True)
+    classifier = model(kind="classification", decoder_channels=(), classes=("fat", "stroma"))
+    said = rf"^tile case-5/20 of {labelled.uri} has the label 'tumour' .* expected one of fat, stroma: "
+    with pytest.raises(InputError, match=said):
+        score_classes(classifier, HeldOut(tiles=labelled.uri), STORAGE)
+
+
+def test_a_reference_of_another_resolution_is_refused_by_name(manifest: Manifest, model: Callable[..., str]) -> None:
+    teacher = model(tile_mpp=0.25)
+    with pytest.raises(InputError, match=rf"^teacher {teacher} was trained on tiles of 0\.25 um/px .* has 0\.5; "):
+        score_model(model(), HeldOut(tiles=manifest.uri, reference=Teacher(model=teacher)), STORAGE)
 
 
 def test_missing_masks_are_refused(

@@ -12,6 +12,7 @@ from histill.distill.rckd import Rckd
 from histill.distill.supervised import Supervised
 from histill.errors import InputError
 from histill.losses.dense import soft_cross_entropy
+from histill.metrics.overlap import confusion
 from histill.models.resolution import logits_at_size
 from histill.stream.batches import TileBatch
 from histill.stream.responses import STEP, decode, encode, full_logits, logits_of
@@ -20,15 +21,16 @@ from histill.teachers.network import NetworkTeacher
 pytestmark = pytest.mark.unit
 
 CLASSES = ("background", "nucleus")
+BOUNDED = ("background", "nucleus", "boundary")
 
 
 class Pointwise(nn.Module):
     """The least network: logits from each pixel's colour."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 2) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layer = nn.Conv2d(3, 2, 1)
+        self.layer = nn.Conv2d(3, classes, 1)
 
     def forward(self, tiles: Tensor) -> Tensor:
         return self.layer(tiles / 255)
@@ -151,8 +153,48 @@ def test_supervised_follows_the_mask_at_the_networks_size() -> None:
 def test_a_mask_of_an_unnamed_class_is_refused() -> None:
     mask = torch.zeros(3, 8, 8, dtype=torch.uint8)
     mask[1, 0, 0] = 4
-    with pytest.raises(InputError, match="class 4 and the network learns 2"):
+    said = r"^the mask of tile 1 holds the value 4 and 0 to 1 was expected \(background, nucleus\); correct the mask"
+    with pytest.raises(InputError, match=said):
         Supervised(CLASSES, 1.0).loss(Pointwise(), batch(mask=mask))
+
+
+def test_a_mask_does_not_hold_the_boundary() -> None:
+    """It is made, not read: a mask with its value is as wrong as any other."""
+    mask = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    mask[0, 0, 0] = 2
+    with pytest.raises(InputError, match=r"tile 0 holds the value 2 and 0 to 1 was expected \(background, nucleus\)"):
+        Supervised(BOUNDED, 1.0, boundary_px=1).loss(Pointwise(3), batch(mask=mask))
+
+
+@pytest.mark.parametrize("size_px", [4, 8])
+def test_a_boundary_is_as_wide_as_is_said_at_the_networks_size(size_px: int) -> None:
+    mask = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    mask[:, :4] = 1
+    given, model = batch(mask=mask, student=both_views(size_px).student), Pointwise(3)
+    task = Supervised(BOUNDED, 0.0, boundary_px=1)
+    target = torch.zeros(2, size_px, size_px, dtype=torch.int64)
+    target[:, : size_px // 2] = 1
+    target[:, size_px // 2 - 1] = 2
+    expected = nn.functional.cross_entropy(model(given.student.float())[:2], target).detach()
+    torch.testing.assert_close(task.loss(model, given).loss.detach(), expected)
+    assert torch.equal(task.reference(given), mask.long())  # what it is judged against knows no boundary
+
+
+def test_boundaries_are_merged_before_they_are_judged() -> None:
+    random = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 3, 8, 8, generator=random)
+    given = batch(response=torch.randint(1, 256, (3, 2, 8, 8), generator=random, dtype=torch.uint8))
+    assert given.mask is not None
+    assert given.response is not None
+    merged = (logits.softmax(1)[:, 0] < 0.5).long()
+    teacher = (full_logits(logits_of(given.response)).softmax(1)[:, 0] < 0.5).long()
+    for task, reference in (
+        (Supervised(BOUNDED, 1.0, boundary_px=1), given.mask.long()),
+        (Rckd(BOUNDED, RckdLoss(), None), teacher),
+    ):
+        judge = task.judge(np.array([0, 1]))
+        judge.add(logits, given)
+        assert torch.equal(judge.sums, confusion(merged, reference, given.valid, 2))
 
 
 def test_supervised_needs_masks() -> None:

@@ -33,7 +33,7 @@ class ModelCard(Strict):
     kind: Literal["segmentation", "classification"] = "segmentation"
     encoder: str = Field(description="timm name of the encoder")
     decoder_channels: tuple[int, ...] = Field(description="of a segmenter; empty for a classifier")
-    classes: tuple[str, ...] = Field(description="names of the outputs; a segmenter's background first")
+    classes: tuple[str, ...] = Field(description="names of the outputs; background first, a boundary last")
     mean: tuple[float, float, float] = Field(description="of RGB in 0..1")
     std: tuple[float, float, float]
     tile_px: int = Field(description="side of the tiles it was trained on")

@@ -8,6 +8,9 @@ from histill.config.augment import Augment
 from histill.config.base import Strict, Uri
 from histill.config.common import Name, Split, Storage, Teacher, Tracking, Workers
 
+BOUNDARY = "boundary"
+"""Name of the class that `TeacherConfig.boundary_px` adds as the last one."""
+
 
 class Data(Strict):
     """The tiles of a run and the order in which they come."""
@@ -122,7 +125,24 @@ class TeacherConfig(RunConfig):
     classes: tuple[str, ...] = Field(
         ("background", "nucleus"), min_length=2, description="names of the mask's values, 0 first"
     )
+    boundary_px: int = Field(
+        0,
+        ge=0,
+        description="width of the foreground's edges that become a further class, boundary, in pixels at the size that "
+        "the network sees; 0: none",
+    )
     dice: float = Field(1.0, ge=0, description="weight of the soft Dice loss beside the cross-entropy")
+
+    @model_validator(mode="after")
+    def _sound_classes(self) -> "TeacherConfig":
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes {list(self.classes)} names one of them twice; name each once")
+        if BOUNDARY in self.classes:
+            raise ValueError(
+                f"classes {list(self.classes)} names {BOUNDARY!r}, which is what boundary_px adds to those of the "
+                "masks; set boundary_px, or choose another name"
+            )
+        return self
 
 
 class PretrainConfig(RunConfig):

@@ -16,14 +16,22 @@ from histill.stream.batches import TileBatch
 class OverlapJudge:
     """Dice and mIoU of decisions for pixels, at the size of the reference."""
 
-    def __init__(self, classes: int, reference: Callable[[TileBatch], Tensor]) -> None:
-        """`reference` gives the classes, int64 [B, H, W], that decisions are held against."""
+    def __init__(
+        self,
+        classes: int,
+        reference: Callable[[TileBatch], Tensor],
+        decide: Callable[[Tensor], Tensor] = lambda logits: logits.argmax(1),
+    ) -> None:
+        """`reference` gives the classes, int64 [B, H, W] of 0..classes-1, that decisions are held against.
+
+        `decide` makes such decisions of the model's logits, [B, K, H, W].
+        """
         self.sums = torch.zeros(classes, classes, dtype=torch.int64)
-        self._reference = reference
+        self._reference, self._decide = reference, decide
 
     def add(self, output: Tensor, batch: TileBatch) -> None:
         reference = self._reference(batch)
-        decided = logits_at_size(output, reference.shape[-1]).argmax(1)
+        decided = self._decide(logits_at_size(output, reference.shape[-1]))
         self.sums += confusion(decided, reference, batch.valid, len(self.sums)).cpu()
 
     def figures(self) -> dict[str, float]:

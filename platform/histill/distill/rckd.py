@@ -6,11 +6,13 @@ the per-pixel cross-entropy with the teacher's softened probabilities.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from histill.config.runs import RckdLoss
+from histill.distill.boundary import counted, decided
 from histill.distill.judges import OverlapJudge
 from histill.distill.task import Student, Terms, weighted
 from histill.losses.dense import hard_cross_entropy, soft_cross_entropy, soft_dice
@@ -44,11 +46,11 @@ class Rckd:
 
     def judge(self, tiles: np.ndarray) -> OverlapJudge:
         """Agreement with the teacher's decisions."""
-        return OverlapJudge(len(self.classes), self.reference)
+        return OverlapJudge(len(counted(self.classes)), self.reference, partial(decided, classes=self.classes))
 
     def reference(self, batch: TileBatch) -> Tensor:
-        """The teacher's decisions, int64 [B, H, W]."""
-        return self._response(batch).argmax(1)
+        """The teacher's decisions, int64 [B, H, W], a boundary merged into what it bounds."""
+        return decided(self._response(batch), self.classes)
 
     def _response(self, batch: TileBatch) -> Tensor:
         if batch.response is not None:

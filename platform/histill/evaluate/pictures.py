@@ -9,6 +9,7 @@ import torch
 from histill.artifacts.model_folder import load, resolve
 from histill.config.common import Storage
 from histill.config.scoring import HeldOut
+from histill.distill.boundary import counted
 from histill.errors import InputError
 from histill.evaluate.score import Judged, checked_tiles, judged_batches
 
@@ -32,7 +33,7 @@ def comparison_rows(model: str, held_out: HeldOut, rows: int, storage: Storage) 
     if not shown:
         raise InputError(f"no tile of split {held_out.split!r} in {held_out.tiles} can be decoded; ingest them again.")
     names = ("mask" if teacher is None else "teacher", "student" if card.teacher_digest else "model")
-    return _draw(shown, names, len(card.classes))
+    return _draw(shown, names, len(counted(card.classes)))
 
 
 def _draw(shown: list[tuple[str, Judged, int]], names: tuple[str, str], classes: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -9,6 +10,8 @@ from histill.artifacts.model_folder import ModelCard, load, resolve
 from histill.cluster.progress import Progress
 from histill.config.common import Storage
 from histill.config.scoring import HeldOut
+from histill.distill.boundary import counted, decided
+from histill.distill.masks import masks_among, tile_name
 from histill.errors import InputError
 from histill.metrics.overlap import Overlap, confusion
 from histill.models.cost import measure_cost
@@ -30,7 +33,7 @@ class Score:
     corrupt: int
     reference: str  # "masks" or "teacher <first digits of its digest>"
     tiles_digest: str
-    dice: float  # mean over the classes but the background, over the whole set
+    dice: float  # mean over the classes but the background, over the whole set; a boundary is no class here
     miou: float  # mean over all classes, over the whole set
     class_dice: dict[str, float]
     parameters: int
@@ -41,7 +44,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Judged:
-    """One batch with what was decided and what it is judged against, int64 [B, H, W] both."""
+    """One batch with what was decided and what it is judged against, int64 [B, H, W] both, without a boundary."""
 
     batch: TileBatch
     decided: torch.Tensor
@@ -55,13 +58,13 @@ def score_model(model: str, held_out: HeldOut, storage: Storage) -> Score:
     """
     network, card, digest = load(resolve(model, storage), storage)
     manifest, teacher = checked_tiles(card, held_out, storage)
-    classes = len(card.classes)
-    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    classes = counted(card.classes)
+    counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
     seen = corrupt = 0
     expected = len(manifest.rows_of(held_out.split))
     progress = Progress(f"scoring {held_out.split}", expected, "tiles")
     for judged in judged_batches(network, card, manifest, teacher, held_out, storage):
-        counts += confusion(judged.decided, judged.reference, judged.batch.valid, classes)
+        counts += confusion(judged.decided, judged.reference, judged.batch.valid, len(classes))
         present = judged.batch.index >= 0
         seen += int(present.sum())
         corrupt += int((present & ~judged.batch.valid).sum())
@@ -78,7 +81,7 @@ def score_model(model: str, held_out: HeldOut, storage: Storage) -> Score:
         tiles_digest=manifest.header.digest,
         dice=overlap.mean_dice,
         miou=overlap.mean_iou,
-        class_dice=dict(zip(card.classes, overlap.dice, strict=True)),
+        class_dice=dict(zip(classes, overlap.dice, strict=True)),
         parameters=cost.parameters,
         gmacs=cost.macs / 1e9,
         gmacs_with_attention=cost.macs_with_attention / 1e9,
@@ -112,19 +115,13 @@ def judged_batches(
         max_corrupt=held_out.max_corrupt,
     )
     for batch in stream.exact_pass():
-        decided = logits_at_size(network(batch.student.float()), card.tile_px).argmax(1)
+        said = logits_at_size(network(batch.student.float()), card.tile_px)
         if teacher is not None:
             assert batch.teacher is not None
-            reference = teacher.respond(batch.teacher).cpu().argmax(1)
+            reference = decided(teacher.respond(batch.teacher).cpu(), teacher.classes)
         else:
-            assert batch.mask is not None
-            reference = batch.mask.long()
-            if int(reference.max()) >= len(card.classes):
-                raise InputError(
-                    f"a mask of {held_out.tiles} holds class {int(reference.max())} and the model knows "
-                    f"{len(card.classes)} ({', '.join(card.classes)}); score it on masks of its own classes."
-                )
-        yield Judged(batch, decided, reference)
+            reference = masks_among(batch, counted(card.classes), partial(tile_name, manifest))
+        yield Judged(batch, decided(said, card.classes), reference)
 
 
 def tiles_like(card: ModelCard, held_out: HeldOut, storage: Storage) -> Manifest:
@@ -152,7 +149,7 @@ def checked_tiles(card: ModelCard, held_out: HeldOut, storage: Storage) -> tuple
             )
         return manifest, None
     teacher = load_teacher(held_out.reference, header.mpp, storage)
-    if teacher.classes != card.classes:
+    if counted(teacher.classes) != counted(card.classes):
         raise InputError(
             f"the model decides among {', '.join(card.classes)} and the reference among {', '.join(teacher.classes)}; "
             "name a reference with the same classes."

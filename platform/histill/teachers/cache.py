@@ -25,7 +25,7 @@ from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews, check_crop
 from histill.stream.views import UPRIGHT
 from histill.teachers.answers import Answering, TileShard, answer_shard, shards_of
-from histill.teachers.teacher import load_teacher
+from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 
 HEADER_NAME = "responses.json"
@@ -97,19 +97,24 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     progress.close()
     if done != tiles.tiles:
         raise RuntimeError(f"{done} responses were written for {tiles.tiles} tiles")
+    return CachedResponses(uri, finish_cache(how, teacher, manifest, undecodable), reused=False)
+
+
+def finish_cache(how: Answering, teacher: Teacher, manifest: Manifest, undecodable: int) -> CacheHeader:
+    """Mark a cache whose shards are all written as finished, by its header; `undecodable` of its rows are empty."""
     header = CacheHeader(
         teacher=teacher.digest,
         classes=teacher.classes,
-        tiles_digest=tiles.digest,
-        tiles=done,
+        tiles_digest=manifest.header.digest,
+        tiles=manifest.header.tiles,
         undecodable=undecodable,
-        views=config.views,
-        seed=config.seed,
-        flips=config.augment.flips,
-        crop_px=config.augment.crop_px,
+        views=how.cached.views,
+        seed=how.cached.seed,
+        flips=how.cached.augment.flips,
+        crop_px=how.cached.augment.crop_px,
     )
-    write_json(join(uri, HEADER_NAME), header.model_dump(mode="json"), config.storage)
-    return CachedResponses(uri, header, reused=False)
+    write_json(join(how.cached.uri, HEADER_NAME), header.model_dump(mode="json"), how.config.storage)
+    return header
 
 
 def _answered_shards(manifest: Manifest, how: Answering) -> Iterator[tuple[int, int]]:

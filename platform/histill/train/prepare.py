@@ -1,13 +1,15 @@
 """Everything a training run must know before Ray starts; all that can be refused is refused here."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
 from histill.artifacts.model_folder import ModelCard, build, load, read_card, resolve
 from histill.config.finetune import FinetuneConfig
-from histill.config.runs import PretrainConfig, RunConfig, TeacherConfig
+from histill.config.runs import BOUNDARY, PretrainConfig, RunConfig, TeacherConfig
 from histill.distill.classify import Classify
+from histill.distill.masks import tile_name
 from histill.distill.rckd import Rckd
 from histill.distill.supervised import Supervised
 from histill.distill.task import Task
@@ -17,6 +19,7 @@ from histill.stream.read import Source
 from histill.stream.views import Views, check_window
 from histill.teachers.cache import check_views, matching_cache
 from histill.teachers.teacher import load_teacher
+from histill.tiles.manifest import read_manifest
 from histill.tiles.subsets import balanced_weights, few_cases
 from histill.train.checks import card_of, check_masks, checked_manifest
 
@@ -67,7 +70,8 @@ def prepare_teacher(config: TeacherConfig) -> Prepared:
     """Check name, tiles, splits and masks of a supervised run. Raises InputError."""
     manifest = checked_manifest(config, TEACHING, config.network)
     check_masks(manifest, config.data.train, config.data.val)
-    card = card_of(config, config.network, manifest, config.classes)
+    classes = (*config.classes, BOUNDARY) if config.boundary_px else config.classes
+    card = card_of(config, config.network, manifest, classes)
     return Prepared(
         kind=TEACHING,
         config=config,
@@ -96,6 +100,11 @@ def prepare_finetuning(config: FinetuneConfig) -> Prepared:
         weights = balanced_weights(labels[rows], len(classes)) if config.class_weights else None
     else:
         classes = config.classes or ("background", "tissue")
+        if BOUNDARY in classes:
+            raise InputError(
+                f"classes {list(classes)} names {BOUNDARY!r}, which stands for what a teacher's boundary_px adds to "
+                "its masks; choose another name."
+            )
         check_masks(manifest, train, val)
     if config.encoder is not None:
         pretrained = read_card(resolve(config.encoder, config.storage), config.storage)
@@ -138,5 +147,11 @@ def make_task(prepared: Prepared) -> Task:
     if isinstance(config, FinetuneConfig) and config.target == "classification":
         return Classify(card.classes, prepared.class_weights)
     if isinstance(config, TeacherConfig | FinetuneConfig):
-        return Supervised(card.classes, config.dice)
+        boundary_px = config.boundary_px if isinstance(config, TeacherConfig) else 0
+        return Supervised(card.classes, config.dice, boundary_px, partial(_tile_name, prepared.source))
     raise TypeError(f"no task for a {type(config).__name__}")
+
+
+def _tile_name(source: Source, row: int) -> str:
+    """As in the manifest, which is read for it: a task is sent around without."""
+    return tile_name(read_manifest(source.tiles, source.storage), row)

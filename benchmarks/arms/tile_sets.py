@@ -1,0 +1,140 @@
+"""The tile sets of the comparison, from the two public data sets; cases and organs are split, never images."""
+
+import csv
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from histill.config.common import Storage
+from histill.config.ingest import IngestConfig
+from histill.config.load import validate
+from histill.tiles.images import image_rows
+from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest, write_manifest
+from histill.tiles.parts import Unit, make_part
+
+STORAGE = Storage()
+# EBHI-Seg records no resolution. Its nuclei are 5 to 6 px wide, those of NuInsSeg 35 to 40 px at 0.25 um/px.
+BIOPSY_PX, BIOPSY_MPP = 224, 1.6
+WINDOW_PX, WINDOW_SCALES = 64, (64, 96)  # a 512 px image is shrunk to these, so that its nuclei are 5 to 7 px wide
+ORGAN_PX, ORGAN_MPP = 192, 0.25 * 512 / 192
+TEST_ORGANS = (
+    "human rectum", "human pylorus", "human umbilical cord", "human kidney", "human muscle",
+    "mouse spleen", "mouse femur", "mouse thymus",
+)  # fmt: skip
+VAL_ORGANS = ("human jejunum",)
+TEST_SHARE, VAL_CASES = 0.3, 4
+
+
+def biopsies(data: Path, out: Path) -> Manifest:
+    """EBHI-Seg: biopsies of six classes with masks of glands; three tenths of each class's cases are for the test."""
+    index = data / "ebhi_seg" / "index.csv"
+    images: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in _rows(index):
+        images[row["case"]][row["class"]] += 1
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for case in sorted(images, key=_chance):
+        by_class[images[case].most_common(1)[0][0]].append(case)
+    test = [case for cases in by_class.values() for case in cases[: max(2, round(TEST_SHARE * len(cases)))]]
+    rest = [case for cases in by_class.values() for case in cases if case not in test]
+    val = sorted(rest, key=_chance)[:VAL_CASES]  # it chooses nothing here, and is scored after every epoch
+    pins = {"test": test, "val": val, "train": [case for case in rest if case not in val]}
+    columns = {"image": "image", "mask": "mask", "label": "class", "case": "case"}
+    return _ingested(index, out / "biopsies", BIOPSY_PX, BIOPSY_MPP, columns, pins)
+
+
+def organs(data: Path, out: Path) -> Manifest:
+    """NuInsSeg: nuclei of many organs, whole images at 0.67 um/px."""
+    folder = out / "organ-images"
+    rows = [(row, row["image"], row["mask"]) for row in _rows(data / "nuinsseg" / "index.csv")]
+    written = []
+    for row, image, mask in rows:
+        tile, classes = _shrunk(data / "nuinsseg" / image, data / "nuinsseg" / mask, ORGAN_PX)
+        written.append(_write(folder, Path(image).stem, tile, classes) | {"organ": row["organ"]})
+    return _ingested_organs(folder, written, out / "organs", ORGAN_PX, ORGAN_MPP)
+
+
+def windows(data: Path, out: Path) -> Manifest:
+    """NuInsSeg at about the resolution of the biopsies, for the teacher: windows of images shrunk to two sizes."""
+    folder = out / "window-images"
+    written = []
+    for row in _rows(data / "nuinsseg" / "index.csv"):
+        for side in WINDOW_SCALES:
+            tile, classes = _shrunk(data / "nuinsseg" / row["image"], data / "nuinsseg" / row["mask"], side)
+            for top in sorted({0, side - WINDOW_PX}):
+                for left in sorted({0, side - WINDOW_PX}):
+                    window = np.s_[top : top + WINDOW_PX, left : left + WINDOW_PX]
+                    name = f"{Path(row['image']).stem}-{side}-{top}-{left}"
+                    written.append(_write(folder, name, tile[window], classes[window]) | {"organ": row["organ"]})
+    return _ingested_organs(folder, written, out / "windows", WINDOW_PX, BIOPSY_MPP)
+
+
+def _ingested_organs(folder: Path, rows: list[dict[str, str]], out: Path, tile_px: int, mpp: float) -> Manifest:
+    index = folder / "index.csv"
+    with index.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=("image", "mask", "organ"))
+        writer.writeheader()
+        writer.writerows(rows)
+    others = sorted({row["organ"] for row in rows} - {*TEST_ORGANS, *VAL_ORGANS})
+    pins = {"test": TEST_ORGANS, "val": VAL_ORGANS, "train": others}
+    return _ingested(index, out, tile_px, mpp, {"image": "image", "mask": "mask", "case": "organ"}, pins)
+
+
+def _ingested(
+    index: Path, out: Path, tile_px: int, mpp: float, columns: dict[str, str], pins: dict[str, Any]
+) -> Manifest:
+    """What `jobs/ingest_tiles.py` makes of an index, without Ray; a finished set is only read."""
+    if (out / HEADER_NAME).exists():
+        return read_manifest(str(out), STORAGE)
+    keys = {
+        "output": str(out),
+        "tile_px": tile_px,
+        "images": {"index": str(index), "mpp": mpp, "columns": columns},
+        "split": {"pinned": {split: tuple(cases) for split, cases in pins.items()}},
+        "rows_per_group": 16,
+    }
+    config = validate(IngestConfig, keys, "the benchmark")
+    assert config.images is not None
+    part = make_part(Unit("images", config, images=tuple(image_rows(config.images, STORAGE))))
+    if part.unreadable:
+        raise SystemExit(f"{len(part.unreadable)} images of {index} cannot be used: {part.unreadable[0]}")
+    return write_manifest(
+        str(out), part.rows, tile_px=tile_px, mpp=mpp, ingest=_digest(keys), storage=STORAGE
+    )  # fmt: skip
+
+
+def _shrunk(image: Path, mask: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The means of areas of an image, and the majorities of its mask."""
+    with Image.open(image) as whole, Image.open(mask) as classes:
+        size = (side, side)
+        covered = np.asarray(
+            classes.convert("L").point(lambda value: 255 * (value > 127)).resize(size, Image.Resampling.BOX)
+        )
+        return np.asarray(whole.convert("RGB").resize(size, Image.Resampling.BOX)), (covered > 127).astype(np.uint8)
+
+
+def _write(folder: Path, name: str, tile: np.ndarray, classes: np.ndarray) -> dict[str, str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture, kind in ((tile, "image"), (classes, "mask")):
+        Image.fromarray(picture).save(folder / f"{name}-{kind}.png")
+    return {"image": f"{name}-image.png", "mask": f"{name}-mask.png"}
+
+
+def _rows(index: Path) -> Sequence[dict[str, str]]:
+    if not index.exists():
+        raise SystemExit(f"{index} is missing; give the folder that holds ebhi_seg/ and nuinsseg/ with --data.")
+    with index.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _chance(case: str) -> str:
+    return hashlib.sha256(case.encode()).hexdigest()
+
+
+def _digest(keys: dict[str, Iterable[Any]]) -> str:
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,89 @@
+"""The product's own runs, in this process: no Ray, and one model folder a run."""
+
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from arms.tile_sets import STORAGE
+from histill.artifacts import model_folder
+from histill.config.load import validate
+from histill.config.runs import RunConfig
+from histill.config.scoring import CacheConfig
+from histill.storage.control import exists
+from histill.storage.uris import join
+from histill.stream.cached_views import CachedViews
+from histill.teachers.answers import Answering, answer_shard, shards_of
+from histill.teachers.cache import address, finish_cache
+from histill.teachers.teacher import load_teacher
+from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.subsets import few_cases
+from histill.train.loop import Hooks, train
+from histill.train.prepare import Prepared, make_task
+from histill.train.run_folder import finish, run_uri
+from histill.train.session import learner_of, streams_of
+
+Config = TypeVar("Config", bound=RunConfig)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+COLOURS = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "stain": 0.05}
+
+
+def run(kind: type[Config], prepare: Callable[[Config], Prepared], keys: dict[str, Any]) -> str:
+    """Train to the end, or keep the finished run; the folder of the run."""
+    config = validate(kind, keys, "the benchmark")
+    uri = run_uri(config)
+    if exists(join(uri, model_folder.FINISHED_NAME), STORAGE):
+        return uri
+    prepared = prepare(config)
+    manifest = read_manifest(config.data.tiles, STORAGE)
+    learner = learner_of(prepared, manifest, DEVICE)
+    training, validation = streams_of(prepared, manifest, 0, 1)
+    last: dict[str, float] = {}
+    hooks = Hooks(lambda _: None, last.update)
+    train(learner, learner.model, make_task(prepared), training, validation, config, hooks)
+    folder = Path(uri) / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    model_folder.save(str(folder), learner.shipped, prepared.card)
+    finish(config, str(folder), last)
+    return uri
+
+
+def keys_of(name: str, runs: Path, tiles: Manifest, seed: int, *, batch: int, epochs: int, lr: float) -> dict[str, Any]:
+    """What all runs of the comparison share."""
+    return {
+        "name": name,
+        "runs": str(runs),
+        "seed": seed,
+        "data": {
+            "tiles": tiles.uri, "batch_size": batch, "seed": seed, "augment": COLOURS,
+            "read_threads": 1, "decode_threads": 1,
+        },
+        "optimiser": {"epochs": epochs, "lr": lr},
+        "workers": {"count": 1, "gpus": int(DEVICE.type == "cuda")},
+        "checkpoint_every": 10**9,
+    }  # fmt: skip
+
+
+def epochs_for(steps: int, tiles: Manifest, batch: int, fraction: float = 1.0, seed: int = 0) -> int:
+    """How many passes over the training tiles come nearest to so many steps."""
+    cases = few_cases(tiles, "train", fraction, seed) if fraction < 1 else None
+    return max(1, round(steps / ceil(len(tiles.rows_of("train", cases)) / batch)))
+
+
+def responses(teacher: str, tiles: Manifest, out: Path) -> str:
+    """What `jobs/cache_responses.py` writes, without Ray; the cache's folder."""
+    keys = {
+        "tiles": tiles.uri,
+        "teacher": {"model": teacher},
+        "output": str(out),
+        "workers": {"gpus": int(DEVICE.type == "cuda")},
+    }
+    config = validate(CacheConfig, keys, "the benchmark")
+    made = load_teacher(config.teacher, tiles.header.mpp, STORAGE, gpu=DEVICE.type == "cuda")
+    cached = CachedViews(join(config.output, address(made.digest, tiles.header.digest)))
+    how = Answering(config, cached, tiles.header.tile_px)
+    undecodable = sum(answer_shard(made, shard, how)[1] for shard in shards_of(tiles))
+    finish_cache(how, made, tiles, undecodable)
+    return cached.uri

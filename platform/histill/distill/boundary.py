@@ -1,0 +1,53 @@
+"""The boundary: a last class along the edges of the others, so that what lies close together is kept apart.
+
+After the ternary map of Kumar et al., "A Dataset and a Technique for Generalized Nuclear Segmentation for Computational
+Pathology", IEEE TMI 36(7):1550 (2017), doi 10.1109/TMI.2017.2677499: background, inside, boundary. A teacher learns it
+from masks that do not hold it, and its students learn it as any other class. Where decisions are counted or shown it is
+merged into what it bounds, so that models with and without it are judged alike.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from histill.config.runs import BOUNDARY
+
+
+def with_boundary(mask: Tensor, width_px: int, boundary: int) -> Tensor:
+    """`mask` with class `boundary` where the foreground lies within `width_px` pixels of another class.
+
+    The distance is that of a chessboard: what is left of each class is its region eroded by a square of
+    2 `width_px` + 1. The edge of the tile is no edge of a region. Regions of one class that touch over a wide front
+    are one region: the masks do not tell them apart.
+
+    Args:
+        mask: int64 [B, H, W], classes 0..255, of which 0 is the background.
+        width_px: at least 1.
+    """
+    classes = mask[:, None].float()
+    side = 2 * width_px + 1
+    highest = F.max_pool2d(classes, side, stride=1, padding=width_px)  # pads with -inf: nothing beyond the tile
+    lowest = -F.max_pool2d(-classes, side, stride=1, padding=width_px)
+    return torch.where((mask > 0) & (highest != lowest)[:, 0], boundary, mask)
+
+
+def counted(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that decisions are counted and shown in: all but a last one named "boundary"."""
+    return classes[:-1] if _has_boundary(classes) else classes
+
+
+def decided(logits: Tensor, classes: tuple[str, ...]) -> Tensor:
+    """Decisions among `counted(classes)`, int64 [B, H, W], from logits [B, K, H, W] over `classes`.
+
+    The most probable class, where the boundary's probability is added to that of the most probable foreground class:
+    a pixel of one nucleus is a pixel of a nucleus, inside or at its edge.
+    """
+    if not _has_boundary(classes):
+        return logits.argmax(1)
+    highest, likeliest = logits[:, 1:-1].max(1)
+    foreground = torch.logaddexp(highest, logits[:, -1])
+    return torch.where(foreground > logits[:, 0], likeliest + 1, 0)
+
+
+def _has_boundary(classes: tuple[str, ...]) -> bool:
+    return len(classes) > 2 and classes[-1] == BOUNDARY

@@ -1,0 +1,160 @@
+"""A boundary channel from end to end in one process: teacher, responses, students, scores, fine-tuning."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import torch
+
+from histill.artifacts.model_folder import load, save
+from histill.config.common import Storage, Teacher
+from histill.config.finetune import FinetuneConfig
+from histill.config.load import validate
+from histill.config.runs import PretrainConfig, RunConfig, TeacherConfig
+from histill.config.scoring import CacheConfig, HeldOut
+from histill.distill.boundary import with_boundary
+from histill.evaluate.score import score_model
+from histill.storage.control import write_json
+from histill.storage.uris import join
+from histill.stream.cached_views import CachedViews
+from histill.stream.read import Source
+from histill.stream.tile_stream import TileStream
+from histill.stream.views import Views
+from histill.teachers.answers import Answering, answer_shard, shards_of
+from histill.teachers.cache import HEADER_NAME, CacheHeader
+from histill.teachers.teacher import load_teacher
+from histill.tiles.manifest import Manifest
+from histill.train.loop import Hooks, train
+from histill.train.prepare import Prepared, make_task, prepare_finetuning, prepare_pretraining, prepare_teacher
+from histill.train.session import learner_of, streams_of
+
+pytestmark = pytest.mark.behaviour
+
+STORAGE, SIDE, WIDTH = Storage(), 64, 3
+NETWORK = {"encoder": "csat_tiny", "decoder_channels": (32, 16, 16, 8, 8)}
+CLASSES = ("background", "nucleus", "boundary")
+
+C = TypeVar("C", bound=RunConfig)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a module's runs take place, all on one tile set."""
+
+    manifest: Manifest
+    folder: Path
+
+    def configured(self, kind: type[C], name: str, epochs: int, **changes: Any) -> C:
+        data = {
+            "name": name,
+            "runs": str(self.folder / "runs"),
+            "data": {"tiles": self.manifest.uri, "batch_size": 4},
+            "optimiser": {"epochs": epochs, "lr": 5e-3, "weight_decay": 0.0},
+            "workers": {"count": 1},
+        }
+        return validate(kind, data | changes, "the test")
+
+    def trained(self, prepared: Prepared) -> tuple[str, dict[str, float]]:
+        """The model's folder and the last epoch's metrics."""
+        learner = learner_of(prepared, self.manifest, torch.device("cpu"))
+        training, validation = streams_of(prepared, self.manifest, 0, 1)
+        saved: list[dict[str, float]] = []
+        hooks = Hooks(lambda snapshot: None, saved.append)
+        train(learner, learner.model, make_task(prepared), training, validation, prepared.config, hooks)
+        folder = self.folder / prepared.config.name
+        folder.mkdir()
+        save(str(folder), learner.shipped, prepared.card)
+        return str(folder), saved[-1]
+
+    def boundary_iou(self, model: str) -> float:
+        """Of the raw decisions for the last class, on the split "test", which nothing here learns from."""
+        network, card, _ = load(model, STORAGE)
+        assert card.classes == CLASSES
+        stream = TileStream(
+            manifest=self.manifest,
+            source=Source(self.manifest.uri, self.manifest.header.digest, STORAGE, masks=True),
+            split="test",
+            views=Views(SIDE),
+            batch_size=4,
+            worker=0,
+            workers=1,
+        )
+        both = either = 0
+        with torch.inference_mode():
+            for batch in stream.exact_pass():
+                assert batch.mask is not None
+                said = network(batch.student.float()).argmax(1) == 2
+                there = with_boundary(batch.mask.long(), WIDTH, 2) == 2
+                both, either = both + int((said & there).sum()), either + int((said | there).sum())
+        return both / either
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Place:
+    folder = tmp_path_factory.mktemp("boundary")
+    return Place(tile_set(folder / "tiles", tiles=24, tile_px=SIDE), folder)  # 16 to learn from
+
+
+@pytest.fixture(scope="module")
+def teacher(place: Place) -> tuple[str, dict[str, float]]:
+    config = place.configured(TeacherConfig, "teacher", 16, network=NETWORK, boundary_px=WIDTH)
+    return place.trained(prepare_teacher(config))
+
+
+def cached(place: Place, model: str) -> str:
+    """The folder of the teacher's responses, as jobs/cache_responses.py writes them."""
+    uri = str(place.folder / "responses")
+    data = {"tiles": place.manifest.uri, "teacher": {"model": model}, "output": uri}
+    how = Answering(validate(CacheConfig, data, "the test"), CachedViews(uri), SIDE)
+    network, header = load_teacher(Teacher(model=model), 0.5, STORAGE), place.manifest.header
+    answered = [answer_shard(network, shard, how) for shard in shards_of(place.manifest)]
+    written = CacheHeader(
+        teacher=network.digest,
+        classes=network.classes,
+        tiles_digest=header.digest,
+        tiles=sum(tiles for tiles, _ in answered),
+        undecodable=0,
+    )
+    write_json(join(uri, HEADER_NAME), written.model_dump(mode="json"), STORAGE)
+    return uri
+
+
+def test_a_teacher_learns_the_boundary_and_is_scored_without_it(
+    place: Place, teacher: tuple[str, dict[str, float]]
+) -> None:
+    model, metrics = teacher
+    assert place.boundary_iou(model) > 0.5
+    assert metrics["val_dice"] > 0.85
+    for reference in (None, Teacher(classical=True), Teacher(model=model)):
+        score = score_model(model, HeldOut(tiles=place.manifest.uri, reference=reference), STORAGE)
+        assert score.class_dice.keys() == {"background", "nucleus"}
+        assert score.dice == score.class_dice["nucleus"] > 0.85
+
+
+def test_students_learn_the_boundary_from_cached_soft_and_live_hard_answers(
+    place: Place, teacher: tuple[str, dict[str, float]]
+) -> None:
+    model, _ = teacher
+    answers: dict[str, dict[str, Any]] = {
+        "soft": {"responses": cached(place, model)},
+        "hard": {"loss": {"soft": 0.0, "hard": 1.0}},
+    }
+    for name, changes in answers.items():
+        config = place.configured(PretrainConfig, name, 20, student=NETWORK, teacher={"model": model}, **changes)
+        student, metrics = place.trained(prepare_pretraining(config))
+        assert place.boundary_iou(student) > 0.3, name
+        assert metrics["val_dice"] > 0.85, name
+        assert score_model(student, HeldOut(tiles=place.manifest.uri), STORAGE).dice > 0.85, name
+
+
+def test_an_encoder_that_knows_the_boundary_is_fine_tuned_without_it(
+    place: Place, teacher: tuple[str, dict[str, float]]
+) -> None:
+    model, _ = teacher
+    config = place.configured(FinetuneConfig, "tuned", 6, target="segmentation", student=NETWORK, encoder=model)
+    tuned, metrics = place.trained(prepare_finetuning(config))
+    _, card, _ = load(tuned, STORAGE)
+    assert card.classes == ("background", "tissue")
+    assert metrics["val_dice"] > 0.5
