@@ -109,7 +109,7 @@ def test_a_csat_tiny_segmenter_learns_where_eight_discs_are() -> None:
     masks = torch.stack([((rows - y) ** 2 + (columns - x) ** 2 < 144).long() for y, x in centres])
     shade = torch.where(masks[:, None] == 1, 90, 200) + torch.randint(-30, 31, (8, 3, 64, 64))
     tiles, valid = shade.to(torch.uint8), torch.ones(8, dtype=torch.bool)
-    end = train(model, lambda m: cross_entropy(m(tiles), masks, valid), 60)
+    end = train(model, lambda m: cross_entropy(m(tiles), masks, valid), 100)
     assert end < 0.08
 
 

@@ -4,6 +4,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.optim import param_groups_layer_decay
 from torch import nn
@@ -128,6 +129,14 @@ def test_gradient_checkpointing_recomputes_and_keeps_the_gradients(features_only
 def test_every_parameter_gets_a_gradient() -> None:
     model = tiny(num_classes=3)
     assert gradients(model, tiles(2, 3, 64, 64)).keys() == dict(model.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("name", ["csat", "csat_tiny"])
+def test_untrained_stages_keep_the_scale_of_their_input(name: str) -> None:
+    torch.manual_seed(0)
+    smooth = F.interpolate(torch.randn(4, 3, 12, 12), size=96, mode="bicubic")
+    for stage in timm.create_model(name, features_only=True)(smooth):
+        assert 0.5 < stage.std() < 5
 
 
 def test_drop_path_rises_with_depth_and_works() -> None:
