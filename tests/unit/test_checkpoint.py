@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from histill.artifacts.model_folder import ModelCard, build
+from histill.artifacts.model_folder import ModelCard, build, load
+from histill.config.common import Storage
 from histill.config.runs import Optimiser
 from histill.errors import InputError
+from histill.models.deep import DeepAnswers
 from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint
 from histill.train.ledger import Position
 from histill.train.schedule import make_optimiser
@@ -31,9 +33,10 @@ CARD = ModelCard(
 )
 
 
-def learner(seed: int, **position: object) -> Learner:
+def learner(seed: int, *, deep: bool = False, **position: object) -> Learner:
     torch.manual_seed(seed)
     model = build(CARD)
+    model = DeepAnswers(model, len(CARD.classes)) if deep else model
     place = Position.model_validate({"batch_size": 4, "tiles_digest": "tiles"} | position)
     return Learner(model, make_optimiser([list(model.parameters())], Optimiser(lr=1e-3)), place)
 
@@ -44,12 +47,14 @@ def step(learner: Learner, number: int) -> None:
     torch.manual_seed(number)  # drop-path
     learner.optimiser.zero_grad(set_to_none=True)
     learner.model.train()
-    learner.model(tiles).square().mean().backward()
+    answers = learner.model(tiles)
+    sum(answer.square().mean() for answer in (answers if isinstance(answers, tuple) else (answers,))).backward()
     learner.optimiser.step()
 
 
-def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(tmp_path: Path) -> None:
-    through, stopped = learner(0), learner(0)
+@pytest.mark.parametrize("deep", [False, True])
+def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(tmp_path: Path, deep: bool) -> None:
+    through, stopped = learner(0, deep=deep), learner(0, deep=deep)
     for number in range(4):
         step(through, number)
     for number in range(2):
@@ -57,7 +62,7 @@ def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(tmp_pat
     place = {"epoch": 3, "step": 2, "tiles": 7, "corrupt": 1, "tally": -(2**63)}
     stopped.position = stopped.position.model_copy(update=place)
     save_checkpoint(str(tmp_path), stopped, CARD)
-    resumed = learner(99)
+    resumed = learner(99, deep=deep)
     restore_checkpoint(str(tmp_path), resumed)
     assert resumed.position == stopped.position
     assert {name: getattr(resumed.position, name) for name in place} == place
@@ -95,6 +100,14 @@ def test_a_checkpoint_is_safetensors_and_json(tmp_path: Path) -> None:
                 assert len(list(file.keys())) > 10
         start = path.read_bytes()[:2]
         assert start not in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+
+
+def test_what_is_kept_has_no_heads_for_training(tmp_path: Path) -> None:
+    trained = learner(0, deep=True)
+    save_checkpoint(str(tmp_path), trained, CARD)
+    kept, card, _ = load(str(tmp_path), Storage())
+    assert card == CARD
+    assert kept.state_dict().keys() == build(CARD).state_dict().keys()
 
 
 @pytest.mark.parametrize(

@@ -89,13 +89,14 @@ def one_sentence(refuse: Callable[[], Any]) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"frozen": True}, "frozen=true needs a pretrained encoder; name one, or set frozen=false"),
+        ({"frozen": True}, "frozen=true needs a pretrained encoder or student.weights; name one, or set frozen=false"),
         ({"target": "segmentation", "class_weights": True}, "class_weights is for classification"),
         ({"target": "detection"}, "target"),
         ({"classes": ("tissue",)}, "classes"),
         ({"classes": ("gland", "gland")}, "names one of them twice"),
         ({"fraction": 0.0}, "fraction"),
         ({"fraction": 1.5}, "fraction"),
+        ({"encoder": "runs/first", "student__weights": "w.safetensors"}, "both bring pretrained weights"),
         ({"layer_decay": 0.0}, "layer_decay"),
         ({"layer_decay": 1.1}, "layer_decay"),
         ({"optimiser__ema": 1.0}, "optimiser.ema"),

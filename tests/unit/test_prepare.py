@@ -6,6 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.data import IMAGENET_DEFAULT_MEAN
 
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage
@@ -13,10 +17,12 @@ from histill.config.load import validate, with_value
 from histill.config.runs import Network, PretrainConfig, RunConfig, TeacherConfig
 from histill.distill.supervised import Supervised
 from histill.errors import InputError
+from histill.models.deep import DeepAnswers
+from histill.models.encoders import encoder_of
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.train.checks import size_of
-from histill.train.prepare import make_task, prepare_pretraining, prepare_teacher
+from histill.train.prepare import make_model, make_task, prepare_pretraining, prepare_teacher
 
 pytestmark = pytest.mark.unit
 
@@ -199,3 +205,57 @@ def test_a_teacher_of_another_resolution_is_refused(manifest: Manifest, tmp_path
     save(str(folder), build(card), card)
     message = refused(manifest, tmp_path / "runs", teacher__classical=False, teacher__model=str(folder))
     assert message.startswith(f"teacher {folder} was trained on tiles of 0.25 um/px and the tile set has 0.5; ")
+
+
+def published(path: Path, encoder: str = "resnet18", **changes: torch.Tensor) -> Path:
+    """Weights as timm publishes them: of the whole classifier."""
+    torch.manual_seed(7)
+    weights = {name: tensor.contiguous() for name, tensor in timm.create_model(encoder).state_dict().items()}
+    save_file(weights | changes, path)
+    return path
+
+
+def test_a_network_starts_from_published_weights(manifest: Manifest, tmp_path: Path) -> None:
+    path = published(tmp_path / "resnet18.safetensors")
+    prepared = prepare_teacher(configured(TeacherConfig, manifest, tmp_path, network__weights=str(path)))
+    encoder, given = encoder_of(make_model(prepared)), load_file(path)
+    carried = [name for name, tensor in encoder.state_dict().items() if torch.equal(tensor, given[name])]
+    assert len(carried) == len(encoder.state_dict())
+
+
+def test_pretrained_weights_bring_their_normalisation(manifest: Manifest, tmp_path: Path) -> None:
+    encoder = "tf_efficientnet_lite0"
+    path = published(tmp_path / "weights.safetensors", encoder)
+    network = {"network__encoder": encoder, "network__weights": str(path)}
+    assert prepare_teacher(configured(TeacherConfig, manifest, tmp_path, **network)).card.mean == (0.5, 0.5, 0.5)
+    fresh = prepare_teacher(configured(TeacherConfig, manifest, tmp_path, network__encoder=encoder))
+    assert fresh.card.mean == IMAGENET_DEFAULT_MEAN
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(manifest: Manifest, tmp_path: Path) -> None:
+    def refused(path: Path) -> str:
+        with pytest.raises(InputError) as caught:
+            prepare_teacher(configured(TeacherConfig, manifest, tmp_path, network__weights=str(path)))
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+        return str(caught.value)
+
+    assert "are missing" in refused(tmp_path / "nowhere.safetensors")
+    (tmp_path / "weights.pth").write_bytes(b"\x80\x02pickled")
+    assert "not a safetensors file" in refused(tmp_path / "weights.pth")
+    assert "was expected" in refused(published(tmp_path / "other.safetensors", "resnet10t"))
+    wide = published(tmp_path / "wide.safetensors", **{"conv1.weight": torch.zeros(64, 3, 5, 5)})
+    assert "conv1_weight is of shape (64, 3, 5, 5) and (64, 3, 7, 7) was expected" in refused(wide)
+
+
+@pytest.mark.parametrize(("weight", "answers"), [(1.0, True), (0.0, False)])
+def test_deep_stages_answer_if_their_loss_has_a_weight(
+    manifest: Manifest, tmp_path: Path, weight: float, answers: bool
+) -> None:
+    pretraining = prepare_pretraining(configured(PretrainConfig, manifest, tmp_path, loss__deep=weight))
+    teaching = prepare_teacher(configured(TeacherConfig, manifest, tmp_path, deep=weight))
+    for prepared in (pretraining, teaching):
+        assert isinstance(make_model(prepared), DeepAnswers) == answers
+    task = make_task(teaching)
+    assert isinstance(task, Supervised)
+    assert task.deep == weight

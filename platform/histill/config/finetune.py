@@ -34,8 +34,10 @@ class FinetuneConfig(RunConfig):
     def _something_to_learn_from(self) -> "FinetuneConfig":
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes {list(self.classes)} names one of them twice; name each once")
-        if self.frozen and self.encoder is None:
-            raise ValueError("frozen=true needs a pretrained encoder; name one, or set frozen=false")
+        if self.encoder is not None and self.student.weights is not None:
+            raise ValueError("encoder and student.weights both bring pretrained weights; name one of them")
+        if self.frozen and self.encoder is None and self.student.weights is None:
+            raise ValueError("frozen=true needs a pretrained encoder or student.weights; name one, or set frozen=false")
         if self.target == "segmentation" and self.class_weights:
             raise ValueError(
                 "class_weights is for classification; leave it out, or set dice, which balances classes itself"

@@ -41,6 +41,9 @@ class Network(Strict):
     """A U-Net over a timm encoder."""
 
     encoder: str = Field("csat", description="any timm encoder with feature maps, e.g. csat, csat_tiny, resnet18")
+    weights: Uri | None = Field(
+        None, description="pretrained weights of the encoder: safetensors by timm's names; null: fresh ones"
+    )
     decoder_channels: tuple[int, ...] = Field((96, 64, 48, 32, 16), min_length=5, max_length=5)
     size_px: int | None = Field(
         None, ge=32, multiple_of=32, description="side at which the network sees a whole tile; null: the tile's own"
@@ -56,6 +59,12 @@ class Network(Strict):
         return self
 
 
+class TeacherNetwork(Network):
+    """As a student's, with another encoder unless one is named."""
+
+    encoder: str = Field("resnet18", description="any timm encoder with feature maps, e.g. resnet18, resnet50")
+
+
 class RckdLoss(Strict):
     """Terms of RCKD pretraining; a weight of 0 leaves a term out."""
 
@@ -63,6 +72,12 @@ class RckdLoss(Strict):
     soft: float = Field(1.0, ge=0, description="weight of the cross-entropy with the teacher's probabilities")
     hard: float = Field(0.0, ge=0, description="weight of the cross-entropy with the teacher's decisions")
     dice: float = Field(0.0, ge=0, description="weight of the soft Dice loss against the teacher's probabilities")
+    deep: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the same terms for what the encoder's deep stages answer by themselves in training, "
+        "without which they learn little that a classifier could use; 0: they do not",
+    )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "RckdLoss":
@@ -121,7 +136,7 @@ class RunConfig(Strict):
 class TeacherConfig(RunConfig):
     """A network teacher, trained on the masks of a tile set."""
 
-    network: Network = Network(encoder="resnet18")
+    network: TeacherNetwork = TeacherNetwork()
     classes: tuple[str, ...] = Field(
         ("background", "nucleus"), min_length=2, description="names of the mask's values, 0 first"
     )
@@ -132,6 +147,12 @@ class TeacherConfig(RunConfig):
         "the network sees; 0: none",
     )
     dice: float = Field(1.0, ge=0, description="weight of the soft Dice loss beside the cross-entropy")
+    deep: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the same terms for what the encoder's deep stages answer by themselves in training: for "
+        "a network that is pretrained here; 0: they do not",
+    )
 
     @model_validator(mode="after")
     def _sound_classes(self) -> "TeacherConfig":

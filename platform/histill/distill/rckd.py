@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from histill.config.runs import RckdLoss
 from histill.distill.boundary import counted, decided
 from histill.distill.judges import OverlapJudge
-from histill.distill.task import Student, Terms, weighted
+from histill.distill.task import Student, Terms, answers_of, weighted
 from histill.losses.dense import hard_cross_entropy, soft_cross_entropy, soft_dice
 from histill.models.resolution import logits_at_size
 from histill.stream.batches import TileBatch
@@ -31,10 +32,18 @@ class Rckd:
     teacher: Teacher | None
 
     def loss(self, model: Student, batch: TileBatch) -> Terms:
-        """Weighted sum of the terms whose weight is above 0."""
-        student = model(batch.student.float())
-        teacher = logits_at_size(self._response(batch), student.shape[-1])
-        weights, valid = self.weights, batch.valid
+        """Weighted sum of the terms whose weight is above 0; `deep` is the sum of the same for each deep stage."""
+        student, deep = answers_of(model, batch.student.float())
+        response = self._response(batch)
+        parts = self._parts(student, response, batch.valid)
+        if deep:
+            losses = [weighted(self._parts(stage, response, batch.valid)).loss for stage in deep]
+            parts["deep"] = (self.weights.deep, torch.stack(losses).sum())
+        return weighted(parts)
+
+    def _parts(self, student: Tensor, response: Tensor, valid: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """Weight and value of each term, for logits of any size."""
+        teacher, weights = logits_at_size(response, student.shape[-1]), self.weights
         parts: dict[str, tuple[float, Tensor]] = {}
         if weights.soft:
             parts["soft"] = (weights.soft, soft_cross_entropy(student, teacher, valid, weights.temperature))
@@ -42,7 +51,7 @@ class Rckd:
             parts["hard"] = (weights.hard, hard_cross_entropy(student, teacher, valid))
         if weights.dice:
             parts["dice"] = (weights.dice, soft_dice(student, teacher.softmax(1), valid))
-        return weighted(parts)
+        return parts
 
     def judge(self, tiles: np.ndarray) -> OverlapJudge:
         """Agreement with the teacher's decisions."""

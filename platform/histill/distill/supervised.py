@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from histill.distill.boundary import counted, decided, with_boundary
 from histill.distill.judges import OverlapJudge
 from histill.distill.masks import masks_among
-from histill.distill.task import Student, Terms, weighted
+from histill.distill.task import Student, Terms, answers_of, weighted
 from histill.losses.dense import cross_entropy, soft_dice
 from histill.stream.batches import TileBatch
 
@@ -26,21 +27,33 @@ class Supervised:
     classes: tuple[str, ...]
     dice: float
     boundary_px: int = 0
+    deep: float = 0.0
     name_of: Callable[[int], str] = field(default=lambda row: f"tile {row}", compare=False)  # by row of the manifest
 
     def loss(self, model: Student, batch: TileBatch) -> Terms:
-        """The terms against the mask, which is sampled at the nearest pixel when the network sees another size."""
-        logits = model(batch.student.float())
-        target, side = self.reference(batch), logits.shape[-1]
-        if target.shape[-1] != side:
-            target = F.interpolate(target[:, None].float(), size=side, mode="nearest-exact")[:, 0].long()
+        """The terms against the mask, which is sampled at the nearest pixel when the network sees another size.
+
+        `deep` is the sum of the same for each deep stage.
+        """
+        logits, stages = answers_of(model, batch.student.float())
+        target = _sampled(self.reference(batch), logits.shape[-1])
         if self.boundary_px:
             target = with_boundary(target, self.boundary_px, len(self.classes) - 1)
-        parts = {"cross_entropy": (1.0, cross_entropy(logits, target, batch.valid))}
+        parts = self._parts(logits, target, batch.valid)
+        if stages:
+            losses = [
+                weighted(self._parts(stage, _sampled(target, stage.shape[-1]), batch.valid)).loss for stage in stages
+            ]
+            parts["deep"] = (self.deep, torch.stack(losses).sum())
+        return weighted(parts)
+
+    def _parts(self, logits: Tensor, target: Tensor, valid: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """Weight and value of each term, for logits of the target's size."""
+        parts = {"cross_entropy": (1.0, cross_entropy(logits, target, valid))}
         if self.dice:
             one_hot = F.one_hot(target, len(self.classes)).movedim(-1, 1).float()
-            parts["dice"] = (self.dice, soft_dice(logits, one_hot, batch.valid))
-        return weighted(parts)
+            parts["dice"] = (self.dice, soft_dice(logits, one_hot, valid))
+        return parts
 
     def judge(self, tiles: np.ndarray) -> OverlapJudge:
         """Agreement with the masks."""
@@ -49,3 +62,10 @@ class Supervised:
     def reference(self, batch: TileBatch) -> Tensor:
         """The mask, int64 [B, H, W]. Raises InputError when it holds a class that has no name."""
         return masks_among(batch, counted(self.classes), self.name_of)
+
+
+def _sampled(mask: Tensor, side: int) -> Tensor:
+    """`mask`, int64 [B, H, W], at the nearest pixels of [B, side, side]."""
+    if mask.shape[-1] == side:
+        return mask
+    return F.interpolate(mask[:, None].float(), size=side, mode="nearest-exact")[:, 0].long()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from histill.stream.batches import TileBatch
 
-Student = Callable[[Tensor], Tensor]
-"""What is trained: pixels, float [B, 3, H, W] of 0..255, to logits."""
+Student = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+"""What is trained: pixels, float [B, 3, H, W] of 0..255, to logits, or to these and the answers of deep stages."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class Task(Protocol):
     def judge(self, tiles: np.ndarray) -> Judge:
         """A judge of a split whose tiles are the manifest rows `tiles` (int64, ascending)."""
         ...
+
+
+def answers_of(student: Student, tiles: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The student's logits for `tiles`, and the answers of its deep stages, if they give any."""
+    answers = student(tiles)
+    return (answers, ()) if isinstance(answers, Tensor) else (answers[0], answers[1:])
 
 
 def weighted(parts: Mapping[str, tuple[float, Tensor]]) -> Terms:

@@ -1,5 +1,7 @@
 """The encoder within a model: its weights carried over to another, and its layers by depth."""
 
+from collections.abc import Mapping
+
 import timm
 import torch
 from timm.models import group_parameters
@@ -40,6 +42,23 @@ def carry_encoder(source: Model, target: Model) -> None:
         )
     for name in shared:
         wanted[name].copy_(given[name])
+
+
+def load_encoder(model: Model, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy published weights, by timm's names, into the encoder of `model`; a classifier's last layer stays as it is.
+
+    Raises InputError, naming `source`, when they lack a tensor of the encoder or have it in another shape.
+    """
+    given, wanted = {_flat(name): tensor for name, tensor in weights.items()}, _weights(model)
+    for name, tensor in wanted.items():
+        if name not in given or given[name].shape != tensor.shape:
+            found = f"of shape {tuple(given[name].shape)}" if name in given else "missing"
+            raise InputError(
+                f"{source} does not hold the weights of {model.encoder_name}: {name} is {found} and "
+                f"{tuple(tensor.shape)} was expected; name the file that timm publishes for this encoder."
+            )
+    for name, tensor in wanted.items():
+        tensor.copy_(given[name])
 
 
 def parameters_by_depth(model: Model) -> list[list[nn.Parameter]]:

@@ -47,9 +47,17 @@ class Segmenter(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, tiles: Tensor) -> Tensor:
+        return self.logits(self.features(tiles))
+
+    def features(self, tiles: Tensor) -> list[Tensor]:
+        """The encoder's maps of `tiles`, from stride 1 (the normalised tiles) to stride 32."""
         check_tile_size(*tiles.shape[-2:])
-        normalised = (tiles.to(self.mean.dtype) / 255 - self.mean) / self.std
-        logits: Tensor = self.network(normalised)
+        maps: list[Tensor] = self.network.encoder((tiles.to(self.mean.dtype) / 255 - self.mean) / self.std)
+        return maps
+
+    def logits(self, features: list[Tensor]) -> Tensor:
+        """The decoder's answer to the encoder's maps."""
+        logits: Tensor = self.network.segmentation_head(self.network.decoder(features))
         return logits.float()
 
 

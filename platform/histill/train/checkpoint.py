@@ -10,10 +10,11 @@ from torch import nn
 
 from histill.artifacts.model_folder import WEIGHTS_NAME, ModelCard, save
 from histill.errors import InputError
+from histill.models.deep import DeepAnswers
 from histill.train.ledger import Position
 
 OPTIMISER_NAME = "optimiser.safetensors"
-LEARNED_NAME = "learned.safetensors"  # the weights behind the average
+LEARNED_NAME = "learned.safetensors"  # what learns, where it is not what is kept
 POSITION_NAME = "position.json"
 
 
@@ -28,8 +29,9 @@ class Learner:
 
     @property
     def shipped(self) -> nn.Module:
-        """The model that is scored and kept: the average if there is one."""
-        return self.model if self.average is None else self.average.module
+        """The model that is scored and kept: the average if there is one, without heads for training."""
+        whole = self.model if self.average is None else self.average.module
+        return whole.model if isinstance(whole, DeepAnswers) else whole
 
     def average_step(self, step: int) -> None:
         """Move the average towards the model, after the optimiser's global `step`; early on it forgets faster."""
@@ -40,7 +42,7 @@ class Learner:
 def save_checkpoint(folder: str, learner: Learner, card: ModelCard) -> None:
     """Write the learner into an existing local folder."""
     save(folder, learner.shipped, card)
-    if learner.average is not None:
+    if learner.shipped is not learner.model:
         learned = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
         save_file(learned, os.path.join(folder, LEARNED_NAME))
     state = learner.optimiser.state_dict()["state"]
@@ -66,7 +68,7 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
             f"this run has {expected.batch_size} and {expected.tiles_digest[:12]}; use another run name."
         )
     learner.shipped.load_state_dict(load_file(os.path.join(folder, WEIGHTS_NAME)))
-    if learner.average is not None:
+    if learner.shipped is not learner.model:
         learner.model.load_state_dict(load_file(os.path.join(folder, LEARNED_NAME)))
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in load_file(os.path.join(folder, OPTIMISER_NAME)).items():

@@ -3,6 +3,7 @@
 import hashlib
 
 import pyarrow as pa
+import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import histill
@@ -15,6 +16,8 @@ from histill.stream.places import balance_groups
 from histill.stream.views import Views, check_window
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.train.run_folder import open_record
+
+Rgb = tuple[float, float, float]
 
 
 def checked_manifest(config: RunConfig, kind: str, network: Network) -> Manifest:
@@ -66,13 +69,14 @@ def card_of(
     cases: frozenset[str] | None = None,
 ) -> ModelCard:
     """The card of the model that a run will make. `teacher` is its teacher's digest, `cases` as in a stream."""
+    mean, std = _normalisation(network)
     return ModelCard(
         kind="classification" if classification else "segmentation",
         encoder=network.encoder,
         decoder_channels=() if classification else network.decoder_channels,
         classes=classes,
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
+        mean=mean,
+        std=std,
         tile_px=manifest.header.tile_px,
         tile_mpp=manifest.header.mpp,
         size_px=size_of(network, manifest),
@@ -81,6 +85,12 @@ def card_of(
         teacher_digest=teacher,
         histill=histill.__version__,
     )
+
+
+def _normalisation(network: Network) -> tuple[Rgb, Rgb]:
+    """Mean and deviation of RGB in 0..1: those that pretrained weights were made with, else ImageNet's."""
+    stated = timm.get_pretrained_cfg(network.encoder) if network.weights is not None else None
+    return (stated.mean, stated.std) if stated is not None else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
 def cases_digest(manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from histill.config.runs import RunConfig
-from histill.distill.task import Task
+from histill.distill.task import Student, Task
 from histill.errors import HistillError
 from histill.stream.batches import TileBatch
 from histill.stream.tile_stream import TileStream
@@ -115,13 +115,13 @@ def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.dev
     return judge.figures()
 
 
-def _in_precision(model: nn.Module, precision: str, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+def _in_precision(model: nn.Module, precision: str, device: torch.device) -> Student:
     """The model as losses call it; they, and a teacher that runs beside it, stay in float32."""
 
-    def forward(tiles: torch.Tensor) -> torch.Tensor:
+    def forward(tiles: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            output: torch.Tensor = model(tiles)
-        return output.float()
+            output: torch.Tensor | tuple[torch.Tensor, ...] = model(tiles)
+        return output.float() if isinstance(output, torch.Tensor) else tuple(each.float() for each in output)
 
     return forward
 

@@ -5,16 +5,20 @@ from functools import partial
 
 from torch import nn
 
+from histill.artifacts.encoder_weights import read_weights
 from histill.artifacts.model_folder import ModelCard, build, load, read_card, resolve
+from histill.config.common import Storage
 from histill.config.finetune import FinetuneConfig
-from histill.config.runs import BOUNDARY, PretrainConfig, RunConfig, TeacherConfig
+from histill.config.runs import BOUNDARY, Network, PretrainConfig, RunConfig, TeacherConfig
 from histill.distill.classify import Classify
 from histill.distill.masks import tile_name
 from histill.distill.rckd import Rckd
 from histill.distill.supervised import Supervised
 from histill.distill.task import Task
 from histill.errors import InputError
-from histill.models.encoders import carry_encoder, freeze_encoder
+from histill.models.deep import DeepAnswers
+from histill.models.encoders import carry_encoder, freeze_encoder, load_encoder
+from histill.models.students import Segmenter
 from histill.stream.read import Source
 from histill.stream.views import Views, check_window
 from histill.teachers.cache import check_views, matching_cache
@@ -35,6 +39,8 @@ class Prepared:
     card: ModelCard
     source: Source
     views: Views
+    network: Network
+    deep: bool = False  # whether stages of its encoder answer by themselves, too
     response_channels: int = 0
     cases: frozenset[str] | None = None  # of the training split; None: all
     class_weights: tuple[float, ...] | None = None
@@ -56,12 +62,15 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
         teacher.sees(augment.crop_px or tile_px)
         classes, digest = teacher.classes, teacher.digest
     card = card_of(config, config.student, manifest, classes, teacher=digest)
+    _check_weights(config.student, card, config.storage)
     return Prepared(
         kind=PRETRAINING,
         config=config,
         card=card,
         source=Source(config.data.tiles, manifest.header.digest, config.storage, responses=cached),
         views=Views(card.size_px, None if config.responses is not None else card.tile_px),
+        network=config.student,
+        deep=config.loss.deep > 0,
         response_channels=len(classes) - 1 if config.responses is not None else 0,
     )
 
@@ -72,12 +81,15 @@ def prepare_teacher(config: TeacherConfig) -> Prepared:
     check_masks(manifest, config.data.train, config.data.val)
     classes = (*config.classes, BOUNDARY) if config.boundary_px else config.classes
     card = card_of(config, config.network, manifest, classes)
+    _check_weights(config.network, card, config.storage)
     return Prepared(
         kind=TEACHING,
         config=config,
         card=card,
         source=Source(config.data.tiles, manifest.header.digest, config.storage, masks=True),
         views=Views(card.size_px),
+        network=config.network,
+        deep=config.deep > 0,
     )
 
 
@@ -114,26 +126,38 @@ def prepare_finetuning(config: FinetuneConfig) -> Prepared:
                 f"{config.student.encoder}; set student.encoder={pretrained.encoder}."
             )
     card = card_of(config, config.student, manifest, classes, classification=classification, cases=cases)
+    _check_weights(config.student, card, config.storage)
     return Prepared(
         kind=FINETUNING,
         config=config,
         card=card,
         source=Source(config.data.tiles, manifest.header.digest, config.storage, masks=not classification),
         views=Views(card.size_px),
+        network=config.student,
         cases=cases,
         class_weights=weights,
     )
 
 
 def make_model(prepared: Prepared) -> nn.Module:
-    """The run's model before its first step, with the pretrained encoder if there is one."""
+    """What learns in the run, before its first step, with the pretrained encoder if there is one."""
     config, model = prepared.config, build(prepared.card)
+    if prepared.network.weights is not None:
+        load_encoder(model, read_weights(prepared.network.weights, config.storage), prepared.network.weights)
     if isinstance(config, FinetuneConfig) and config.encoder is not None:
         pretrained, _, _ = load(resolve(config.encoder, config.storage), config.storage)
         carry_encoder(pretrained, model)
-        if config.frozen:
-            freeze_encoder(model)
+    if isinstance(config, FinetuneConfig) and config.frozen:
+        freeze_encoder(model)
+    if prepared.deep and isinstance(model, Segmenter):
+        return DeepAnswers(model, len(prepared.card.classes))
     return model
+
+
+def _check_weights(network: Network, card: ModelCard, storage: Storage) -> None:
+    """Raises InputError when the network's pretrained weights are missing or not those of its encoder."""
+    if network.weights is not None:
+        load_encoder(build(card), read_weights(network.weights, storage), network.weights)
 
 
 def make_task(prepared: Prepared) -> Task:
@@ -147,8 +171,8 @@ def make_task(prepared: Prepared) -> Task:
     if isinstance(config, FinetuneConfig) and config.target == "classification":
         return Classify(card.classes, prepared.class_weights)
     if isinstance(config, TeacherConfig | FinetuneConfig):
-        boundary_px = config.boundary_px if isinstance(config, TeacherConfig) else 0
-        return Supervised(card.classes, config.dice, boundary_px, partial(_tile_name, prepared.source))
+        boundary_px, deep = (config.boundary_px, config.deep) if isinstance(config, TeacherConfig) else (0, 0.0)
+        return Supervised(card.classes, config.dice, boundary_px, deep, partial(_tile_name, prepared.source))
     raise TypeError(f"no task for a {type(config).__name__}")
 
 

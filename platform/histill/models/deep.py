@@ -1,0 +1,42 @@
+"""Deep supervision: the deepest stages of a segmenter's encoder answer by themselves while it trains.
+
+A U-Net finds small nuclei with its shallow stages, whose maps go round the deep ones by the skip connections, so that
+a student pretrained on nuclei leaves its deep stages nearly as they were; but these are what a classifier is fine-tuned
+on. So each of them has to answer, too (Lee et al., "Deeply-Supervised Nets", arXiv 1409.5185), through a head that is a
+linear function of one position's features: what they know of the tile's nuclei, then, lies in the features.
+"""
+
+from torch import Tensor, nn
+
+from histill.models.students import Segmenter
+
+STRIDES = (16, 32)
+ANSWER_STRIDE = 4
+
+
+class DeepAnswers(nn.Module):
+    """A segmenter with a head on its encoder's stages of strides 16 and 32, to be trained in the segmenter's place.
+
+    In training mode it returns the segmenter's logits, float32 [B, K, H, W], and those of each stage,
+    [B, K, H / 4, W / 4]; in evaluation mode the segmenter's alone. What is scored and kept is `model`.
+    """
+
+    def __init__(self, model: Segmenter, classes: int) -> None:
+        super().__init__()
+        self.model = model
+        channels = model.network.encoder.out_channels[-len(STRIDES) :]
+        self.heads = nn.ModuleList(_head(*each, classes) for each in zip(channels, STRIDES, strict=True))
+
+    def forward(self, tiles: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if not self.training:
+            logits: Tensor = self.model(tiles)
+            return logits
+        features = self.model.features(tiles)
+        deep = zip(self.heads, features[-len(STRIDES) :], strict=True)
+        return (self.model.logits(features), *(head(stage).float() for head, stage in deep))
+
+
+def _head(channels: int, stride: int, classes: int) -> nn.Module:
+    """Logits of stride 4 from one stage: each position gives those of the square of pixels that it stands for."""
+    scale = stride // ANSWER_STRIDE
+    return nn.Sequential(nn.GroupNorm(1, channels), nn.Conv2d(channels, classes * scale**2, 1), nn.PixelShuffle(scale))
