@@ -3,11 +3,14 @@
     python benchmarks/rckd_arms.py [--data ../shared/data] [--out results/rckd_arms] [--quick]
 
 --data holds `ebhi_seg/` (EBHI-Seg, Shi et al., Front. Med. 10:1114673, 2023) and `nuinsseg/` (NuInsSeg, Mahbod et al.,
-Scientific Data 11:295, 2024), each with an index.csv. A U-Net teacher learns nuclei from the masks of some organs and
-answers on the biopsies. Students are pretrained on these responses (RCKD, soft or hard), or on the nuclei's masks alone
-(supervised), or not at all (scratch), each for as many steps, and then fine-tuned alike on a few of the cases: classes
-of biopsies, their glands, nuclei of other organs. "scratch_long" is fine-tuned for as long as the others are pretrained
-and fine-tuned together. All is scored on cases and organs that no run has seen; nothing is chosen by these scores.
+Scientific Data 11:295, 2024), each with an index.csv. A U-Net teacher, whose encoder starts from ImageNet's weights,
+learns nuclei from the masks of some organs and answers on the biopsies. Students are pretrained on these responses
+(RCKD, soft or hard), or on the nuclei's masks alone (supervised), or not at all (scratch), each for as many steps, and
+then fine-tuned on a few of the cases: classes of biopsies, their glands, nuclei of other organs. What is pretrained is
+fine-tuned with layer-wise decay of the learning rate, what is not without. "scratch_long" is fine-tuned for as long as
+the others are pretrained and fine-tuned together; "rckd_soft_unet", if asked for by --arms, is RCKD without the answers
+of deep stages. Students see windows of the biopsies at their full resolution, and are scored on whole tiles of cases
+and organs that no run has seen; nothing is chosen by these scores.
 
 The runs are the product's own, in processes of this machine (without Ray; on a GPU if there is one); what is finished
 in --out is kept. Prints a line for each result, tables, and as its last line one JSON object of the first student.
@@ -20,7 +23,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,11 +31,17 @@ from typing import Any
 from arms.table import Cell, draw, summary, table
 
 ARMS = ("scratch", "scratch_long", "rckd_soft", "rckd_hard", "supervised")
-PRETRAINED = ("rckd_soft", "rckd_hard", "supervised")
+LOSSES = {
+    "rckd_soft": {"soft": 1.0},
+    "rckd_hard": {"soft": 0.0, "hard": 1.0},
+    "rckd_soft_unet": {"soft": 1.0, "deep": 0.0},
+}
+PRETRAINED = (*LOSSES, "supervised")
 STUDENTS = ("csat", "efficientnet_b0", "convnextv2_atto")
 TARGETS = ("classification", "region", "nuclei")
 DECODER, TEACHER_DECODER = (48, 32, 24, 16, 16), (96, 64, 48, 32, 16)
-BATCH, TEACHER_BATCH = 16, 32
+TEACHER_ENCODER = "tf_efficientnet_lite0"
+BATCH, NUCLEI_BATCH = 16, 32  # windows of nuclei are smaller
 
 
 @dataclass(frozen=True)
@@ -40,19 +49,24 @@ class Budget:
     """How much is done; the same for every arm."""
 
     out: Path
-    size_px: int  # side at which students see a tile
+    window_px: int  # side of the parts of biopsies that are trained on
     teacher_steps: int
     pretrain_steps: int
     finetune_steps: int
     seeds: int
+    other_seeds: int  # of the students after the first
     fractions: tuple[float, ...]
     students: tuple[str, ...]
-    pretrain_lr: float = 1e-3
-    finetune_lr: float = 5e-4
+    arms: tuple[str, ...]
+    lr: float = 1e-3
+    layer_decay: float = 0.5  # of what is pretrained
 
     @property
     def runs(self) -> Path:
         return self.out / "runs"
+
+    def seeds_of(self, student: str) -> range:
+        return range(self.seeds if student == self.students[0] else self.other_seeds)
 
 
 def main() -> None:
@@ -61,55 +75,75 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: results/rckd_arms, or results/rckd_arms_quick")
     parser.add_argument("--quick", action="store_true", help="one seed, CSAT alone, a twentieth of the work")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--size-px", type=int, default=96)
-    parser.add_argument("--teacher-steps", type=int, default=500)
-    parser.add_argument("--pretrain-steps", type=int, default=700)
-    parser.add_argument("--finetune-steps", type=int, default=150)
+    parser.add_argument("--other-seeds", type=int, default=1, help="of the students after the first")
+    parser.add_argument("--window-px", type=int, default=96)
+    parser.add_argument("--teacher-steps", type=int, default=400)
+    parser.add_argument("--pretrain-steps", type=int, default=400)
+    parser.add_argument("--finetune-steps", type=int, default=100)
     parser.add_argument("--students", nargs="+", default=STUDENTS)
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=(*ARMS, "rckd_soft_unet"))
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once, each on one thread")
     chosen = parser.parse_args()
     budget = Budget(
-        (chosen.out or Path("results") / ("rckd_arms_quick" if chosen.quick else "rckd_arms")).resolve(),
-        chosen.size_px, chosen.teacher_steps, chosen.pretrain_steps, chosen.finetune_steps, chosen.seeds,
-        (0.05, 0.25, 1.0), tuple(chosen.students),
-    )  # fmt: skip
+        out=(chosen.out or Path("results") / ("rckd_arms_quick" if chosen.quick else "rckd_arms")).resolve(),
+        window_px=chosen.window_px,
+        teacher_steps=chosen.teacher_steps,
+        pretrain_steps=chosen.pretrain_steps,
+        finetune_steps=chosen.finetune_steps,
+        seeds=chosen.seeds,
+        other_seeds=chosen.other_seeds,
+        fractions=(0.05, 0.25, 1.0),
+        students=tuple(chosen.students),
+        arms=tuple(chosen.arms),
+    )
     if chosen.quick:
-        budget = Budget(budget.out, 64, 40, 40, 16, 1, (0.05,), ("csat",))
+        small = {"window_px": 64, "teacher_steps": 40, "pretrain_steps": 40, "finetune_steps": 16, "seeds": 1}
+        budget = replace(budget, **small, fractions=(0.05,), students=("csat",))
     begun = time.monotonic()
-    values = compare(budget, chosen.data.resolve(), chosen.processes)
-    for student in budget.students:
+    for student, values in compare(budget, chosen.data.resolve(), chosen.processes):
         found = summary(values, student)
-        print(f"\n{student}\n{table(found, ARMS)}")
-        draw(found, ARMS, budget.out / f"{student}.png")
-    print(f"\n{(time.monotonic() - begun) / 60:.0f} minutes, pictures in {budget.out}")
-    print(json.dumps(summary(values, budget.students[0])))
+        print(f"\n{student}\n{table(found, budget.arms)}\n", flush=True)
+        draw(found, budget.arms, budget.out / f"{student}.png")
+        if student == budget.students[0]:
+            first = found
+    print(f"{(time.monotonic() - begun) / 60:.0f} minutes, pictures in {budget.out}")
+    print(json.dumps(first))
 
 
-def compare(budget: Budget, data: Path, processes: int) -> dict[Cell, float]:
-    """Everything, stage by stage; the figure of each cell."""
+def compare(budget: Budget, data: Path, processes: int) -> Iterator[tuple[str, dict[Cell, float]]]:
+    """Everything, student by student and stage by stage; the figure of each student's cells."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
-        list(pool.map(make_tiles, [data] * 3, [budget.out] * 3, ("biopsies", "windows", "organs")))
-        folder = pool.submit(teach, budget).result()
-        print(f"teacher: Dice {folder[1]:.3f} on windows of unseen organs", flush=True)
-        seeds, students = range(budget.seeds), budget.students
-        pretrainings = [(budget, *each) for each in product(students, PRETRAINED, seeds)]
-        for _ in _done(pool, pretrain, pretrainings, "pretraining"):
-            pass
-        return dict(_done(pool, finetune, [(budget, cell) for cell in cells_of(budget)], "fine-tuning"))
-
-
-def cells_of(budget: Budget) -> Iterator[Cell]:
-    """The first student on everything, the others where labels are fewest, and only on the two targets of the paper."""
-    fewest = min(budget.fractions)
-    for seed, target, arm in product(range(budget.seeds), TARGETS, ARMS):
+        list(pool.map(make_tiles, [data] * 2, [budget.out] * 2, ("biopsies", "windows")))
+        dice = pool.submit(teach, budget).result()
+        print(f"teacher: Dice {dice:.3f} on windows of unseen organs", flush=True)
         for student in budget.students:
-            first = student == budget.students[0]
-            for fraction in budget.fractions if first else (fewest,):
-                if (first and (arm != "scratch_long" or fraction == fewest)) or (
-                    not first and target != "nuclei" and arm != "scratch_long"
-                ):
-                    yield Cell(student, arm, target, fraction, seed)
+            arms = [arm for arm in budget.arms if arm in PRETRAINED]
+            pretrainings = [(budget, student, arm, seed) for seed in budget.seeds_of(student) for arm in arms]
+            for _ in _done(pool, pretrain, pretrainings, "pretraining"):
+                pass
+            cells = [(budget, cell) for cell in cells_of(budget, student)]
+            yield student, dict(_done(pool, finetune, cells, "fine-tuning"))
+
+
+def cells_of(budget: Budget, student: str) -> Iterator[Cell]:
+    """The first student on everything, the others where labels are fewest and on the two targets of the paper.
+
+    Nuclei, and the arms beside scratch and soft RCKD, are left out between the fewest and the most labels; who learns
+    longer does so where labels are fewest.
+    """
+    ends = {min(budget.fractions), max(budget.fractions)}
+    few = {min(budget.fractions)}
+    for seed, target, arm in product(budget.seeds_of(student), TARGETS, budget.arms):
+        if target == "nuclei" and (arm == "scratch_long" or student != budget.students[0]):
+            continue
+        if student != budget.students[0] or arm == "scratch_long":
+            wanted = few
+        else:
+            wanted = set(budget.fractions) if target != "nuclei" and arm in ("scratch", "rckd_soft") else ends
+        for fraction in sorted(wanted):
+            if student == budget.students[0] or arm != "scratch_long":
+                yield Cell(student, arm, target, fraction, seed)
 
 
 def make_tiles(data: Path, out: Path, name: str) -> None:
@@ -120,9 +154,10 @@ def make_tiles(data: Path, out: Path, name: str) -> None:
     getattr(tile_sets, name)(data, out)
 
 
-def teach(budget: Budget) -> tuple[str, float]:
-    """Train the teacher and let it answer on the biopsies; (its run, Dice on unseen organs)."""
+def teach(budget: Budget) -> float:
+    """Train the teacher and let it answer on the biopsies; its Dice on unseen organs."""
     import torch
+    from arms.imagenet import lite0_weights
     from arms.tile_sets import STORAGE
     from arms.training import epochs_for, keys_of, responses, run
 
@@ -134,14 +169,15 @@ def teach(budget: Budget) -> tuple[str, float]:
 
     torch.set_num_threads(os.cpu_count() or 1)  # nothing runs beside it
     tiles = read_manifest(str(budget.out / "windows"), STORAGE)
-    epochs = epochs_for(budget.teacher_steps, tiles, TEACHER_BATCH)
-    keys = keys_of("teacher", budget.runs, tiles, 0, batch=TEACHER_BATCH, epochs=epochs, lr=1e-3)
-    keys["network"] = {"encoder": "resnet18", "decoder_channels": TEACHER_DECODER}
+    epochs = epochs_for(budget.teacher_steps, tiles, NUCLEI_BATCH)
+    keys = keys_of("teacher", budget.runs, tiles, 0, batch=NUCLEI_BATCH, epochs=epochs, lr=budget.lr)
+    weights = lite0_weights(budget.out / f"{TEACHER_ENCODER}.safetensors")
+    keys["network"] = {"encoder": TEACHER_ENCODER, "weights": str(weights), "decoder_channels": TEACHER_DECODER}
     teacher = run(TeacherConfig, prepare_teacher, keys)
     responses(teacher, read_manifest(str(budget.out / "biopsies"), STORAGE), budget.out / "responses")
     dice = score_model(teacher, HeldOut(tiles=tiles.uri), STORAGE).dice
     torch.set_num_threads(1)
-    return teacher, dice
+    return dice
 
 
 def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, None]:
@@ -154,17 +190,17 @@ def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, No
     from histill.train.prepare import prepare_pretraining, prepare_teacher
 
     supervised = arm == "supervised"
-    tiles = read_manifest(str(budget.out / ("organs" if supervised else "biopsies")), STORAGE)
-    name, network = _pretrained(student, arm, seed), _network(budget, student)
-    epochs = epochs_for(budget.pretrain_steps, tiles, BATCH)
-    keys = keys_of(name, budget.runs, tiles, seed, batch=BATCH, epochs=epochs, lr=budget.pretrain_lr)
+    tiles = read_manifest(str(budget.out / ("windows" if supervised else "biopsies")), STORAGE)
+    name, batch = _pretrained(student, arm, seed), NUCLEI_BATCH if supervised else BATCH
+    epochs = epochs_for(budget.pretrain_steps, tiles, batch)
+    keys = keys_of(name, budget.runs, tiles, seed, batch=batch, epochs=epochs, lr=budget.lr)
     if supervised:
-        run(TeacherConfig, prepare_teacher, keys | {"network": network})
+        run(TeacherConfig, prepare_teacher, keys | {"network": _network(student), "deep": 1.0})
     else:
+        keys["data"]["augment"]["crop_px"] = budget.window_px
         teacher = str(budget.runs / "teacher")
-        loss = {"soft": 1.0, "hard": 0.0} if arm == "rckd_soft" else {"soft": 0.0, "hard": 1.0}
         cached = responses(teacher, tiles, budget.out / "responses")
-        rckd = {"student": network, "teacher": {"model": teacher}, "responses": cached, "loss": loss}
+        rckd = {"student": _network(student), "teacher": {"model": teacher}, "responses": cached, "loss": LOSSES[arm]}
         run(PretrainConfig, prepare_pretraining, keys | rckd)
     return name, None
 
@@ -184,18 +220,20 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     kept = budget.out / "values" / f"{cell.name}.json"
     if kept.exists():
         return cell, json.loads(kept.read_text())
-    tiles = read_manifest(str(budget.out / ("organs" if cell.target == "nuclei" else "biopsies")), STORAGE)
+    nuclei, classification = cell.target == "nuclei", cell.target == "classification"
+    tiles = read_manifest(str(budget.out / ("windows" if nuclei else "biopsies")), STORAGE)
     steps = budget.finetune_steps + (budget.pretrain_steps if cell.arm == "scratch_long" else 0)
-    epochs = epochs_for(steps, tiles, BATCH, cell.fraction, cell.seed)
-    keys = keys_of(cell.name, budget.runs, tiles, cell.seed, batch=BATCH, epochs=epochs, lr=budget.finetune_lr)
-    keys |= {"student": _network(budget, cell.student), "fraction": cell.fraction, "fraction_seed": cell.seed}
+    batch = NUCLEI_BATCH if nuclei else BATCH
+    epochs = epochs_for(steps, tiles, batch, cell.fraction, cell.seed)
+    keys = keys_of(cell.name, budget.runs, tiles, cell.seed, batch=batch, epochs=epochs, lr=budget.lr)
+    if not nuclei:
+        keys["data"]["augment"]["crop_px"] = budget.window_px
+    keys |= {"student": _network(cell.student), "fraction": cell.fraction, "fraction_seed": cell.seed}
     if cell.arm in PRETRAINED:
         keys["encoder"] = str(budget.runs / _pretrained(cell.student, cell.arm, cell.seed))
-    classification = cell.target == "classification"
-    if classification:
-        keys |= {"target": "classification", "class_weights": True}
-    else:
-        keys |= {"target": "segmentation"}
+        keys["layer_decay"] = budget.layer_decay
+    keys["target"] = "classification" if classification else "segmentation"
+    keys["class_weights"] = classification
     folder = run(FinetuneConfig, prepare_finetuning, keys)
     held_out = HeldOut(tiles=tiles.uri)
     if classification:
@@ -223,8 +261,8 @@ def _done(
         yield key, value
 
 
-def _network(budget: Budget, student: str) -> dict[str, object]:
-    return {"encoder": student, "size_px": budget.size_px, "decoder_channels": DECODER}
+def _network(student: str) -> dict[str, object]:
+    return {"encoder": student, "decoder_channels": DECODER}
 
 
 def _pretrained(student: str, arm: str, seed: int) -> str:

@@ -22,13 +22,12 @@ STORAGE = Storage()
 # EBHI-Seg records no resolution. Its nuclei are 5 to 6 px wide, those of NuInsSeg 35 to 40 px at 0.25 um/px.
 BIOPSY_PX, BIOPSY_MPP = 224, 1.6
 WINDOW_PX, WINDOW_SCALES = 64, (64, 96)  # a 512 px image is shrunk to these, so that its nuclei are 5 to 7 px wide
-ORGAN_PX, ORGAN_MPP = 192, 0.25 * 512 / 192
 TEST_ORGANS = (
     "human rectum", "human pylorus", "human umbilical cord", "human kidney", "human muscle",
     "mouse spleen", "mouse femur", "mouse thymus",
 )  # fmt: skip
 VAL_ORGANS = ("human jejunum",)
-TEST_SHARE, VAL_CASES = 0.3, 4
+TEST_SHARE, VAL_CASES = 0.3, 2
 
 
 def biopsies(data: Path, out: Path) -> Manifest:
@@ -48,19 +47,8 @@ def biopsies(data: Path, out: Path) -> Manifest:
     return _ingested(index, out / "biopsies", BIOPSY_PX, BIOPSY_MPP, columns, pins)
 
 
-def organs(data: Path, out: Path) -> Manifest:
-    """NuInsSeg: nuclei of many organs, whole images at 0.67 um/px."""
-    folder = out / "organ-images"
-    rows = [(row, row["image"], row["mask"]) for row in _rows(data / "nuinsseg" / "index.csv")]
-    written = []
-    for row, image, mask in rows:
-        tile, classes = _shrunk(data / "nuinsseg" / image, data / "nuinsseg" / mask, ORGAN_PX)
-        written.append(_write(folder, Path(image).stem, tile, classes) | {"organ": row["organ"]})
-    return _ingested_organs(folder, written, out / "organs", ORGAN_PX, ORGAN_MPP)
-
-
 def windows(data: Path, out: Path) -> Manifest:
-    """NuInsSeg at about the resolution of the biopsies, for the teacher: windows of images shrunk to two sizes."""
+    """NuInsSeg at about the resolution of the biopsies: windows of images shrunk to two sizes."""
     folder = out / "window-images"
     written = []
     for row in _rows(data / "nuinsseg" / "index.csv"):
