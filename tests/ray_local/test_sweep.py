@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.ray_local
 STORAGE = Storage()
 TRIALS = 4
 EPOCHS = 3
+EVERY = 10_000  # of Ray's lists, which else end after 100
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +62,36 @@ def free_before(tiles: Manifest) -> float:
     return ray.available_resources()["CPU"]
 
 
+@dataclass(frozen=True)
+class Holder:
+    """An actor or a placement group that holds resources of the cluster."""
+
+    what: str
+    cpus: float  # 0 where a placement group holds them
+
+
+def holders() -> dict[str, Holder]:
+    """Who holds resources, by the holder's id; tasks are left out, which end by themselves."""
+    held = {}
+    for actor in list_actors(filters=[("state", "!=", "DEAD")], detail=True, limit=EVERY):
+        if actor.required_resources:
+            what = f"actor {actor.class_name}, {actor.state}, pid {actor.pid}, of {actor.required_resources}"
+            held[actor.actor_id] = Holder(what, actor.required_resources.get("CPU", 0))
+    for group in list_placement_groups(filters=[("state", "!=", "REMOVED")], detail=True, limit=EVERY):
+        bundles = [bundle["unit_resources"] for bundle in group.bundles]
+        what = f"placement group {group.placement_group_id}, {group.state}, of {bundles}"
+        held[group.placement_group_id] = Holder(what, sum(bundle.get("CPU", 0) for bundle in bundles))
+    return held
+
+
 @pytest.fixture(scope="module")
-def sweep(searching: Callable[..., SearchConfig], tracking: TrackingServer, free_before: float) -> Sweep:
+def held_before(tiles: Manifest) -> frozenset[str]:
+    """Who held resources before the first trial: what other tests have left."""
+    return frozenset(holders())
+
+
+@pytest.fixture(scope="module")
+def sweep(searching: Callable[..., SearchConfig], tracking: TrackingServer, held_before: frozenset[str]) -> Sweep:
     config = searching("sweep", tracking={"experiment": "sweep"})
     check_sweep(config)
     with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": tracking.uri}):  # the driver's; the trials' workers lack it
@@ -79,22 +109,22 @@ def test_the_hopeless_trials_stop_early(sweep: Sweep) -> None:
     assert {frozenset(trial.values) for trial in sweep.trials} == {frozenset({"optimiser.lr", "loss.temperature"})}
 
 
-def test_the_resources_of_all_trials_are_given_back(sweep: Sweep, free_before: float) -> None:
+def test_the_resources_of_all_trials_are_given_back(sweep: Sweep, held_before: frozenset[str]) -> None:
+    """No actor or placement group of a trial is left, nor are CPUs taken that nobody seems to hold."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        kept = list_placement_groups(filters=[("state", "=", "CREATED")])
-        free = ray.available_resources().get("CPU", 0.0)
-        if not kept and free >= free_before:
+        held = holders()
+        left = [holder.what for key, holder in held.items() if key not in held_before]
+        others = [holder for key, holder in held.items() if key in held_before]
+        free, whole = ray.available_resources().get("CPU", 0), ray.cluster_resources()["CPU"]
+        if not left and free + sum(holder.cpus for holder in others) > whole - 0.01:
             return
         time.sleep(1)
-    holders = [
-        f"{actor.class_name} {actor.required_resources} (process {actor.pid})"
-        for actor in list_actors(filters=[("state", "!=", "DEAD")], detail=True)
-    ] + [
-        f"{task.name} {task.required_resources}"
-        for task in list_tasks(filters=[("state", "=", "RUNNING")], detail=True)
-    ]
-    pytest.fail(f"{free} CPUs are free and {free_before} were before; placement groups {kept}, holders {holders}")
+    tasks = list_tasks(filters=[("state", "=", "RUNNING"), ("type", "=", "NORMAL_TASK")], detail=True, limit=EVERY)
+    pytest.fail(
+        f"{free} of {whole} CPUs are free; of the trials are left: {left or 'none that Ray lists'}; of other tests: "
+        f"{[holder.what for holder in others]}; of tasks: {[(task.name, task.worker_pid) for task in tasks]}"
+    )
 
 
 def test_the_folder_of_the_sweep_means_the_best_model(sweep: Sweep, searching: Callable[..., SearchConfig]) -> None:
