@@ -135,6 +135,15 @@ def test_index_of_images(tmp_path: Path) -> None:
     assert [row.mask for row in rows] == [str(tmp_path / "m.png"), None]
 
 
+def test_label_and_mask_are_taken_where_the_index_has_them(tmp_path: Path) -> None:
+    whole = image_rows(source(tmp_path, "image,label,mask,case\na.png,polyp,m.png,7\n"), STORAGE)
+    assert [(row.label, row.mask) for row in whole] == [("polyp", str(tmp_path / "m.png"))]
+    bare = image_rows(source(tmp_path, "image,case\na.png,7\n"), STORAGE)
+    assert [(row.label, row.mask) for row in bare] == [(None, None)]
+    with pytest.raises(InputError, match="no column 'mask'; it has image, case"):
+        image_rows(source(tmp_path, "image,case\na.png,7\n", mask="mask"), STORAGE)
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [

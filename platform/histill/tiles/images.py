@@ -36,7 +36,8 @@ class ImageRow:
 def image_rows(source: ImageSource, storage: Storage) -> list[ImageRow]:
     """The rows of the index. Raises InputError naming a missing column or a doubled image."""
     columns = source.columns
-    optional = [column for column in (columns.label, columns.mask) if column is not None]
+    named = columns.model_fields_set
+    optional = [column for key in ("label", "mask") if (column := getattr(columns, key)) is not None and key in named]
     required = [columns.image, columns.case]
     table = read_index(source.index, storage, needed=required)
     for column in optional:
@@ -48,8 +49,8 @@ def image_rows(source: ImageSource, storage: Storage) -> list[ImageRow]:
         if name in seen:
             raise InputError(f"the index {source.index} names the image {name} twice; remove one of the rows.")
         seen.add(name)
-        mask = row[columns.mask] if columns.mask else ""
-        label = row[columns.label] if columns.label else ""
+        mask = row.get(columns.mask, "") if columns.mask else ""
+        label = row.get(columns.label, "") if columns.label else ""
         rows.append(
             ImageRow(
                 name=name,

@@ -16,7 +16,7 @@ from histill.config.base import Strict
 from histill.config.common import Storage
 from histill.config.load import validate
 from histill.errors import InputError
-from histill.storage.control import read_bytes, read_json, write_bytes, write_json
+from histill.storage.control import exists, read_bytes, read_json, write_bytes, write_json
 from histill.storage.uris import join
 from histill.tiles.schema import MANIFEST
 
@@ -130,9 +130,11 @@ def read_header(uri: str, storage: Storage) -> Header:
     try:
         data = read_json(join(uri, HEADER_NAME), storage)
     except FileNotFoundError:
-        raise InputError(
-            f"{uri} holds no tile set ({HEADER_NAME} is missing); make one with jobs/ingest_tiles.py."
-        ) from None
+        index = join(uri, "index.csv")
+        call = "jobs/ingest_tiles.py"
+        if exists(index, storage):  # a folder of images: all that it does not tell is their resolution
+            call += f" output=<folder> images.index={index} images.mpp=<um/px> tile_px=<side>, and name that folder"
+        raise InputError(f"{uri} holds no tile set ({HEADER_NAME} is missing); make one with {call}.") from None
     try:
         return validate(Header, data, uri)
     except InputError:
