@@ -77,9 +77,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--other-seeds", type=int, default=1, help="of the students after the first")
     parser.add_argument("--window-px", type=int, default=96)
-    parser.add_argument("--teacher-steps", type=int, default=400)
-    parser.add_argument("--pretrain-steps", type=int, default=400)
-    parser.add_argument("--finetune-steps", type=int, default=100)
+    parser.add_argument("--teacher-steps", type=int, default=280)
+    parser.add_argument("--pretrain-steps", type=int, default=355)
+    parser.add_argument("--finetune-steps", type=int, default=60)
     parser.add_argument("--students", nargs="+", default=STUDENTS)
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=(*ARMS, "rckd_soft_unet"))
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once, each on one thread")
@@ -127,23 +127,22 @@ def compare(budget: Budget, data: Path, processes: int) -> Iterator[tuple[str, d
 
 
 def cells_of(budget: Budget, student: str) -> Iterator[Cell]:
-    """The first student on everything, the others where labels are fewest and on the two targets of the paper.
-
-    Nuclei, and the arms beside scratch and soft RCKD, are left out between the fewest and the most labels; who learns
-    longer does so where labels are fewest.
-    """
-    ends = {min(budget.fractions), max(budget.fractions)}
-    few = {min(budget.fractions)}
+    """All fine-tunings of a student, seed by seed."""
     for seed, target, arm in product(budget.seeds_of(student), TARGETS, budget.arms):
-        if target == "nuclei" and (arm == "scratch_long" or student != budget.students[0]):
-            continue
-        if student != budget.students[0] or arm == "scratch_long":
-            wanted = few
-        else:
-            wanted = set(budget.fractions) if target != "nuclei" and arm in ("scratch", "rckd_soft") else ends
-        for fraction in sorted(wanted):
-            if student == budget.students[0] or arm != "scratch_long":
-                yield Cell(student, arm, target, fraction, seed)
+        for fraction in _fractions(budget, student, target, arm):
+            yield Cell(student, arm, target, fraction, seed)
+
+
+def _fractions(budget: Budget, student: str, target: str, arm: str) -> Iterable[float]:
+    """What matters most is where labels are fewest, so that all is run there, and less elsewhere."""
+    few = (min(budget.fractions),)
+    if student != budget.students[0]:
+        return few if target != "nuclei" and arm != "scratch_long" else ()
+    if arm == "scratch_long":
+        return few if target != "nuclei" else ()
+    if target != "nuclei" and arm in ("scratch", "rckd_soft"):
+        return budget.fractions
+    return sorted({min(budget.fractions), max(budget.fractions)})
 
 
 def make_tiles(data: Path, out: Path, name: str) -> None:

@@ -1,0 +1,53 @@
+"""Deep stages that answer by themselves, through a whole run: they learn the teacher, and what is kept lacks them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from histill.config.load import validate
+from histill.config.runs import PretrainConfig
+from histill.models.deep import DeepAnswers
+from histill.models.students import Segmenter
+from histill.tiles.manifest import Manifest
+from histill.train.loop import Hooks, train
+from histill.train.prepare import make_task, prepare_pretraining
+from histill.train.session import learner_of, streams_of
+
+pytestmark = pytest.mark.behaviour
+
+
+def pretrained(manifest: Manifest, folder: Path, deep: float) -> list[dict[str, float]]:
+    """The parts of the loss, as they were shown at the end of each epoch."""
+    config = validate(
+        PretrainConfig,
+        {
+            "name": f"deep-{deep:g}",
+            "runs": str(folder),
+            "data": {"tiles": manifest.uri, "batch_size": 4},
+            "student": {"encoder": "csat_tiny", "decoder_channels": (32, 16, 16, 8, 8)},
+            "teacher": {"classical": True},
+            "loss": {"deep": deep},
+            "optimiser": {"epochs": 10, "lr": 3e-3, "weight_decay": 0.0},
+            "workers": {"count": 1},
+        },
+        "the test",
+    )
+    prepared = prepare_pretraining(config)
+    learner = learner_of(prepared, manifest, torch.device("cpu"))
+    parts: list[dict[str, float]] = []
+    hooks = Hooks(lambda snapshot: parts.append(dict(snapshot.parts)), lambda _: None)
+    train(learner, learner.model, make_task(prepared), *streams_of(prepared, manifest, 0, 1), config, hooks)
+    assert isinstance(learner.model, DeepAnswers) == (deep > 0)
+    assert isinstance(learner.shipped, Segmenter)
+    return parts
+
+
+def test_deep_stages_learn_the_teacher(tmp_path: Path, tile_set: Callable[..., Manifest]) -> None:
+    manifest = tile_set(tmp_path / "tiles", tiles=24, tile_px=64)
+    parts = pretrained(manifest, tmp_path / "runs", deep=1.0)
+    assert parts[-1]["deep"] < 0.8 * parts[0]["deep"]
+    assert parts[-1]["soft"] < parts[0]["soft"]
+    without = pretrained(manifest, tmp_path / "runs", deep=0.0)
+    assert "deep" not in without[-1]
