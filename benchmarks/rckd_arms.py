@@ -192,11 +192,11 @@ def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, No
     tiles = read_manifest(str(budget.out / ("windows" if supervised else "biopsies")), STORAGE)
     name, batch = _pretrained(student, arm, seed), NUCLEI_BATCH if supervised else BATCH
     epochs = epochs_for(budget.pretrain_steps, tiles, batch)
-    keys = keys_of(name, budget.runs, tiles, seed, batch=batch, epochs=epochs, lr=budget.lr)
+    window_px = None if supervised else budget.window_px
+    keys = keys_of(name, budget.runs, tiles, seed, batch=batch, epochs=epochs, lr=budget.lr, window_px=window_px)
     if supervised:
         run(TeacherConfig, prepare_teacher, keys | {"network": _network(student), "deep": 1.0})
     else:
-        keys["data"]["augment"]["crop_px"] = budget.window_px
         teacher = str(budget.runs / "teacher")
         cached = responses(teacher, tiles, budget.out / "responses")
         rckd = {"student": _network(student), "teacher": {"model": teacher}, "responses": cached, "loss": LOSSES[arm]}
@@ -224,9 +224,10 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     steps = budget.finetune_steps + (budget.pretrain_steps if cell.arm == "scratch_long" else 0)
     batch = NUCLEI_BATCH if nuclei else BATCH
     epochs = epochs_for(steps, tiles, batch, cell.fraction, cell.seed)
-    keys = keys_of(cell.name, budget.runs, tiles, cell.seed, batch=batch, epochs=epochs, lr=budget.lr)
-    if not nuclei:
-        keys["data"]["augment"]["crop_px"] = budget.window_px
+    window_px = None if nuclei else budget.window_px
+    keys = keys_of(
+        cell.name, budget.runs, tiles, cell.seed, batch=batch, epochs=epochs, lr=budget.lr, window_px=window_px
+    )
     keys |= {"student": _network(cell.student), "fraction": cell.fraction, "fraction_seed": cell.seed}
     if cell.arm in PRETRAINED:
         keys["encoder"] = str(budget.runs / _pretrained(cell.student, cell.arm, cell.seed))

@@ -50,14 +50,24 @@ def run(kind: type[Config], prepare: Callable[[Config], Prepared], keys: dict[st
     return uri
 
 
-def keys_of(name: str, runs: Path, tiles: Manifest, seed: int, *, batch: int, epochs: int, lr: float) -> dict[str, Any]:
-    """What all runs of the comparison share."""
+def keys_of(
+    name: str,
+    runs: Path,
+    tiles: Manifest,
+    seed: int,
+    *,
+    batch: int,
+    epochs: int,
+    lr: float,
+    window_px: int | None = None,
+) -> dict[str, Any]:
+    """What all runs of the comparison share; `window_px` is the side of what they see of a tile, None for all of it."""
     return {
         "name": name,
         "runs": str(runs),
         "seed": seed,
         "data": {
-            "tiles": tiles.uri, "batch_size": batch, "seed": seed, "augment": COLOURS,
+            "tiles": tiles.uri, "batch_size": batch, "seed": seed, "augment": {**COLOURS, "crop_px": window_px},
             "read_threads": 1, "decode_threads": 1,
         },
         "optimiser": {"epochs": epochs, "lr": lr},
