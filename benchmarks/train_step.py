@@ -79,7 +79,7 @@ class Clocked:
 class NoTeacher(Rckd):
     """The same loss against a response that is always 0."""
 
-    def _response(self, batch: TileBatch) -> Tensor:
+    def _response(self, batch: TileBatch, size_px: int | None = None) -> Tensor:
         side = batch.student.shape[-1]
         return torch.zeros(len(batch.student), len(self.classes), side, side)
 

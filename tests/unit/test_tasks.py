@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from histill.config.runs import RckdLoss
-from histill.distill.rckd import Rckd
+from histill.distill.rckd import Rckd, logits_of_levels
 from histill.distill.supervised import Supervised
 from histill.errors import InputError
 from histill.losses.dense import soft_cross_entropy
@@ -74,6 +74,21 @@ def test_rckd_is_the_weighted_sum_of_its_terms(size_px: int) -> None:
     soft = soft_cross_entropy(model(given.student.float()), teacher, given.valid, 2.0)
     torch.testing.assert_close(terms.parts["soft"], soft.detach())
     assert not any(part.requires_grad for part in terms.parts.values())
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("size_px", [16, 8, 4, 3, 1])
+def test_levels_shrink_to_the_mean_of_their_probabilities(classes: int, size_px: int) -> None:
+    random = torch.Generator().manual_seed(1)
+    levels = torch.randint(1, 256, (2, classes - 1, 16, 16), generator=random, dtype=torch.uint8)
+    levels[0] = 1  # as sure as can be
+    untouched = levels.clone()
+    found = logits_of_levels(levels, size_px)
+    exact = (levels.double() - 128) * (10 / 127)
+    exact = torch.cat([torch.zeros_like(exact[:, :1]), exact], 1).softmax(1)
+    expected = nn.functional.adaptive_avg_pool2d(exact, size_px)
+    torch.testing.assert_close(found.softmax(1).double(), expected, atol=1e-6, rtol=1e-5)
+    assert torch.equal(levels, untouched)
 
 
 def test_rckd_leaves_out_terms_without_weight() -> None:

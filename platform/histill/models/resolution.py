@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+LEAST = 1e-6
+"""Averaged probabilities below it count as this, so that their logarithm is a number."""
+
 
 def at_size(tiles: torch.Tensor, size_px: int) -> torch.Tensor:
     """Tiles [B, C, H, W], uint8 or float, as float32 [B, C, size_px, size_px].
@@ -27,7 +30,7 @@ def logits_at_size(logits: torch.Tensor, size_px: int) -> torch.Tensor:
         return logits
     if logits.shape[-1] < size_px:
         return F.interpolate(logits, size=size_px, mode="bilinear", align_corners=False)
-    return F.adaptive_avg_pool2d(logits.softmax(1), size_px).clamp_min(1e-6).log()
+    return F.adaptive_avg_pool2d(logits.softmax(1), size_px).clamp_min(LEAST).log()
 
 
 def logits_of(model: nn.Module, tiles: torch.Tensor, size_px: int) -> torch.Tensor:

@@ -57,7 +57,7 @@ def decode(data: bytes | memoryview, channels: int, size_px: int) -> np.ndarray:
 
 def logits_of(levels: "torch.Tensor") -> "torch.Tensor":
     """Levels, uint8 [B, K - 1, H, W], as logits relative to class 0, float32."""
-    return (levels.float() - ZERO) * STEP
+    return levels.float().sub_(ZERO).mul_(STEP)
 
 
 def relative_logits(logits: "torch.Tensor") -> "torch.Tensor":
