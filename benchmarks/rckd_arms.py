@@ -7,10 +7,10 @@ Scientific Data 11:295, 2024), each with an index.csv. A U-Net teacher, whose en
 learns nuclei from the masks of some organs and answers on the biopsies. Students are pretrained on these responses
 (RCKD, soft or hard), or on the nuclei's masks alone (supervised), or not at all (scratch), each for as many steps, and
 then fine-tuned on a few of the cases: classes of biopsies, their glands, nuclei of other organs. What is pretrained is
-fine-tuned with layer-wise decay of the learning rate, what is not without. "scratch_long" is fine-tuned for as long as
-the others are pretrained and fine-tuned together; "rckd_soft_unet", if asked for by --arms, is RCKD without the answers
-of deep stages. Students see windows of the biopsies at their full resolution, and are scored on whole tiles of cases
-and organs that no run has seen; nothing is chosen by these scores.
+fine-tuned with layer-wise decay of the learning rate, what is not without. "scratch_long" is a classifier fine-tuned
+for as long as the others are pretrained and fine-tuned together; "rckd_soft_unet", if asked for by --arms, is RCKD
+without the answers of deep stages. Students see windows of the biopsies at their full resolution, and are scored on
+whole tiles of cases and organs that no run has seen; nothing is chosen by these scores.
 
 The runs are the product's own, in processes of this machine (without Ray; on a GPU if there is one); what is finished
 in --out is kept. Prints a line for each result, tables, and as its last line one JSON object of the first student.
@@ -135,14 +135,14 @@ def cells_of(budget: Budget, student: str) -> Iterator[Cell]:
 
 def _fractions(budget: Budget, student: str, target: str, arm: str) -> Iterable[float]:
     """What matters most is where labels are fewest, so that all is run there, and less elsewhere."""
-    few = (min(budget.fractions),)
-    if student != budget.students[0]:
-        return few if target != "nuclei" and arm != "scratch_long" else ()
+    few, first = (min(budget.fractions),), student == budget.students[0]
     if arm == "scratch_long":
+        return few if first and target == "classification" else ()
+    if not first:
         return few if target != "nuclei" else ()
-    if target != "nuclei" and arm in ("scratch", "rckd_soft"):
-        return budget.fractions
-    return sorted({min(budget.fractions), max(budget.fractions)})
+    if arm not in ("scratch", "rckd_soft"):
+        return few
+    return budget.fractions if target != "nuclei" else sorted({min(budget.fractions), max(budget.fractions)})
 
 
 def make_tiles(data: Path, out: Path, name: str) -> None:

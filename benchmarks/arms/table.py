@@ -60,11 +60,12 @@ def draw(found: Summary, arms: Iterable[str], path: Path) -> None:
     """One panel a target: the figure against the share of the training cases."""
     from matplotlib.figure import Figure
 
+    arms = list(arms)
     figure = Figure(figsize=(4 * len(found), 3.6), layout="constrained")
     for axes, (target, fractions) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
-        for arm in arms:
+        for place, arm in enumerate(arms):
             cells = [(float(fraction), arms_[arm]) for fraction, arms_ in fractions.items() if arm in arms_]
-            shares = [100 * share for share, _ in cells]
+            shares = [100 * share * 1.06**place for share, _ in cells]  # side by side, not one over another
             means, spreads = [cell["mean"] for _, cell in cells], [cell["sd"] or 0 for _, cell in cells]
             axes.errorbar(shares, means, yerr=spreads, marker="o", capsize=3, label=arm.replace("_", " "))
         axes.set_xscale("log")
