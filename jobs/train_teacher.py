@@ -1,4 +1,4 @@
-"""Train a network teacher: a U-Net over any timm encoder, on the nuclei masks of a tile set.
+"""Train a network teacher over any timm encoder: a U-Net on the nuclei masks of a tile set, or a classifier on labels.
 
 The finished run's folder is what other jobs take as teacher.model. The same name again goes on where the run
 stopped, and a finished name is refused.

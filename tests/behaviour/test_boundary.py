@@ -26,8 +26,9 @@ from histill.teachers.answers import Answering, answer_shard, shards_of
 from histill.teachers.cache import HEADER_NAME, CacheHeader
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest
+from histill.train.assemble import make_task
 from histill.train.loop import Hooks, train
-from histill.train.prepare import Prepared, make_task, prepare_finetuning, prepare_pretraining, prepare_teacher
+from histill.train.prepare import Prepared, prepare_finetuning, prepare_pretraining, prepare_teacher
 from histill.train.session import learner_of, streams_of
 
 pytestmark = pytest.mark.behaviour

@@ -11,8 +11,9 @@ from histill.config.runs import PretrainConfig
 from histill.models.deep import DeepAnswers
 from histill.models.students import Segmenter
 from histill.tiles.manifest import Manifest
+from histill.train.assemble import make_task
 from histill.train.loop import Hooks, train
-from histill.train.prepare import make_task, prepare_pretraining
+from histill.train.prepare import prepare_pretraining
 from histill.train.session import learner_of, streams_of
 
 pytestmark = pytest.mark.behaviour

@@ -49,6 +49,7 @@ class Equivariant:
     classes: tuple[str, ...] = ("background", "pink", "blue")
     digest: str = "equivariant"
     mpp: float | None = None
+    dense: bool = True
 
     def sees(self, side_px: int) -> int:
         return side_px
@@ -66,6 +67,7 @@ class Positional:
     digest: str = "positional"
     mpp: float | None = None
     asked: list[int] = field(default_factory=list)
+    dense: bool = True
 
     def sees(self, side_px: int) -> int:
         return side_px

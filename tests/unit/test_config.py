@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from histill.cli import Outcome, run_job
+from histill.config.distill import DistillConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.ingest import IngestConfig
 from histill.config.load import load_config, parse_yaml, with_overrides
@@ -113,7 +114,8 @@ def test_a_missing_file_is_named() -> None:
         ("data.shuffle_tiles=0", ("'data.shuffle_tiles'", "0")),
         ("data.read_threads=0", ("'data.read_threads'", "0")),
         ("student={size_px: 64, mpp: 1.0}", ("student", "size_px or mpp, not both")),
-        ("student.size_px=48", ("'student.size_px'", "48", "multiple of 32")),
+        ("student.size_px=48", ("student.size_px", "48", "multiple of 32")),
+        ("student.size_px=4", ("'student.size_px'", "4", "greater than or equal to 8")),
         ("student.mpp=0", ("'student.mpp'", "0")),
         ("storage.cache={folder: cache, max_gb: 1}", ("storage.cache.folder", "cache", "absolute path")),
         ("storage.cache={folder: /tmp/cache, max_gb: 0}", ("storage.cache.max_gb", "0")),
@@ -171,6 +173,7 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
 
 CONFIGS: dict[str, type[BaseModel]] = {
     "cache_responses": CacheConfig,
+    "distill_student": DistillConfig,
     "finetune_student": FinetuneConfig,
     "ingest_images": IngestConfig,
     "ingest_slides": IngestConfig,

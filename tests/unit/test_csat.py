@@ -66,12 +66,31 @@ def test_sizes_divisible_by_32_work(height: int, width: int) -> None:
     assert tiny(num_classes=4)(tiles(2, 3, height, width)).shape == (2, 4)
 
 
-@pytest.mark.parametrize(("height", "width"), [(33, 64), (64, 100), (16, 32)])
-@pytest.mark.parametrize("features_only", [False, True])
-def test_other_sizes_are_refused_by_name(height: int, width: int, features_only: bool) -> None:
-    model = tiny(features_only=features_only)
-    with pytest.raises(ValueError, match=f"{height} x {width} px .* divisible by 32"):
-        model(tiles(1, 3, height, width))
+@pytest.mark.parametrize(("height", "width"), [(33, 64), (64, 100), (16, 32), (14, 14), (28, 56), (1, 5)])
+def test_other_sizes_are_padded_at_the_right_and_the_bottom(height: int, width: int) -> None:
+    model = tiny(num_classes=4)
+    assert model(tiles(2, 3, height, width)).shape == (2, 4)
+    shapes = [tuple(feature.shape[-2:]) for feature in tiny(features_only=True)(tiles(1, 3, height, width))]
+    assert shapes == [(-(-height // stride), -(-width // stride)) for stride in (4, 8, 16, 32)]
+
+
+def test_padding_is_zero_after_the_norm_and_no_row_is_lost() -> None:
+    stage, odd = tiny().stages[1], tiles(1, 16, 5, 5)
+    halved = stage.downsample(odd)
+    norm, conv = stage.downsample
+    expected = conv(F.pad(norm(odd), (0, 1, 0, 1)))
+    assert torch.equal(halved, expected)
+    assert torch.equal(stage.downsample(odd[..., :4, :4]), halved[..., :2, :2])
+
+
+def test_intermediate_maps_are_those_of_features_only() -> None:
+    features = tiny(features_only=True)
+    model = tiny()
+    batch = tiles(1, 3, 64, 64)
+    last, maps = model.forward_intermediates(batch, indices=[1, 3])
+    assert torch.equal(last, maps[1])
+    for map_, expected in zip(maps, (features(batch)[1], features(batch)[3]), strict=True):
+        torch.testing.assert_close(map_, expected)
 
 
 def test_channels_last_gives_the_same_logits() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from histill.config.runs import RckdLoss
 from histill.distill.rckd import Rckd
 from histill.distill.supervised import Supervised
-from histill.losses.dense import cross_entropy, soft_cross_entropy, soft_dice
+from histill.losses.logits import cross_entropy, soft_cross_entropy, soft_dice
 from histill.models.deep import DeepAnswers
 from histill.models.resolution import logits_at_size
 from histill.models.students import build_segmenter

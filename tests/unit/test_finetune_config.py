@@ -21,8 +21,9 @@ from histill.models.encoders import encoder_of
 from histill.models.students import Segmenter
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, write_manifest
+from histill.train.assemble import make_model, make_task
 from histill.train.checks import cases_digest
-from histill.train.prepare import make_model, make_task, prepare_finetuning
+from histill.train.prepare import prepare_finetuning
 
 pytestmark = pytest.mark.unit
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from histill.losses.dense import cross_entropy, hard_cross_entropy, soft_cross_entropy, soft_dice
+from histill.losses.logits import cross_entropy, hard_cross_entropy, soft_cross_entropy, soft_dice
 
 pytestmark = pytest.mark.unit
 

@@ -15,14 +15,16 @@ from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage
 from histill.config.load import validate, with_value
 from histill.config.runs import Network, PretrainConfig, RunConfig, TeacherConfig
+from histill.distill.classify import Classify
 from histill.distill.supervised import Supervised
 from histill.errors import InputError
 from histill.models.deep import DeepAnswers
 from histill.models.encoders import encoder_of
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, write_manifest
+from histill.train.assemble import make_model, make_task
 from histill.train.checks import size_of
-from histill.train.prepare import make_model, make_task, prepare_pretraining, prepare_teacher
+from histill.train.prepare import prepare_pretraining, prepare_teacher
 
 pytestmark = pytest.mark.unit
 
@@ -61,7 +63,7 @@ def refused(manifest: Manifest, runs: Path, **changes: Any) -> str:
     ],
 )
 def test_the_side_that_a_network_sees(manifest: Manifest, network: dict[str, Any], size: int) -> None:
-    assert size_of(Network(**network), manifest) == size
+    assert size_of(Network(**network), manifest, dense=True) == size
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_the_side_that_a_network_sees(manifest: Manifest, network: dict[str, Any
 )
 def test_sides_that_are_refused(manifest: Manifest, network: dict[str, Any], said: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        size_of(Network(**network), manifest)
+        size_of(Network(**network), manifest, dense=True)
     message = str(caught.value)
     assert all(part in message for part in said), message
     assert "\n" not in message
@@ -104,6 +106,31 @@ def test_a_supervised_run_needs_one_view_and_masks(manifest: Manifest, tmp_path:
     assert prepared.source.masks
 
 
+def test_a_classifying_teacher_needs_labels_and_sees_any_size(
+    manifest: Manifest, tmp_path: Path, tile_set: Callable[..., Manifest]
+) -> None:
+    labelled = tile_set(tmp_path / "labelled", tiles=24, tile_px=64, labels=True)
+    changes: dict[str, Any] = {"target": "classification", "network__encoder": "resnet_gn", "network__size_px": 28}
+    changes |= {"class_weights": True, "smoothing": 0.1, "fraction": 0.5}
+    prepared = prepare_teacher(configured(TeacherConfig, labelled, tmp_path, **changes))
+    assert (prepared.card.kind, prepared.card.classes) == ("classification", ("stroma", "tumour"))
+    assert (prepared.views, prepared.source.masks) == (Views(28), False)
+    assert prepared.cases is not None
+    assert len(prepared.cases) == 2
+    assert make_task(prepared) == Classify(prepared.card.classes, prepared.class_weights, 0.1)
+    with pytest.raises(InputError, match=r"0 labels .* classifier needs two"):
+        prepare_teacher(configured(TeacherConfig, manifest, tmp_path, target="classification"))
+
+
+def test_a_classifier_is_no_teacher_of_pixels(manifest: Manifest, tmp_path: Path) -> None:
+    card = ModelCard(
+        kind="classification", encoder="csat_tiny", decoder_channels=(), classes=("a", "b"), mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2), tile_px=128, tile_mpp=0.5, size_px=64, tiles_digest="", train_cases="", histill="0",
+    )  # fmt: skip
+    save(str(tmp_path), build(card), card)
+    assert "answers for whole tiles" in refused(manifest, tmp_path / "runs", teacher={"model": str(tmp_path)})
+
+
 def test_a_boundary_is_a_further_class_of_the_card(manifest: Manifest, tmp_path: Path) -> None:
     config = configured(TeacherConfig, manifest, tmp_path, boundary_px=2, network__encoder="csat_tiny")
     prepared = prepare_teacher(config)
@@ -125,6 +152,8 @@ def test_a_task_names_a_tile_as_it_is_stored(manifest: Manifest, tmp_path: Path)
         ({"boundary_px": -1}, "'boundary_px' is -1"),
         ({"classes": ("background", "nucleus", "boundary")}, "'boundary', which is what boundary_px adds"),
         ({"classes": ("background", "gland", "gland")}, "names one of them twice"),
+        ({"target": "classification", "boundary_px": 2}, "boundary_px and deep are for segmentation"),
+        ({"class_weights": True}, "class_weights and smoothing are for classification"),
     ],
 )
 def test_classes_of_a_teacher_that_are_refused(

@@ -13,7 +13,9 @@ from histill.stream.responses import (
     STEP,
     ZERO,
     decode,
+    decode_map,
     encode,
+    encode_map,
     full_logits,
     logits_of,
     relative_logits,
@@ -76,3 +78,16 @@ def test_each_view_has_a_column() -> None:
     assert response_columns(1) == ("response",)
     assert response_columns(3) == ("response_0", "response_1", "response_2")
     assert response_schema(2).names == ["tile_id", "response_0", "response_1"]
+
+
+@given(seed=st.integers(0, 10**6), scale=st.sampled_from([0.0, 1e-3, 1.0, 1e4]))
+def test_a_feature_map_is_off_by_half_a_step_at_most(seed: int, scale: float) -> None:
+    feature_map = np.random.default_rng(seed).normal(0, scale, (5, 3, 2)).astype(np.float32)
+    decoded = decode_map(encode_map(feature_map), (5, 3, 2))
+    assert decoded.dtype == np.float32
+    assert np.abs(decoded - feature_map).max() <= np.abs(feature_map).max() / 127 * 0.5001 + 1e-12
+
+
+def test_a_damaged_feature_map_is_corrupt() -> None:
+    with pytest.raises(CorruptTile, match="its feature map"):
+        decode_map(encode_map(np.ones((2, 2, 2), np.float32))[:-3], (2, 2, 2))

@@ -11,7 +11,7 @@ from histill.config.runs import RckdLoss
 from histill.distill.rckd import Rckd, logits_of_levels
 from histill.distill.supervised import Supervised
 from histill.errors import InputError
-from histill.losses.dense import soft_cross_entropy
+from histill.losses.logits import soft_cross_entropy
 from histill.metrics.overlap import confusion
 from histill.models.resolution import logits_at_size
 from histill.stream.batches import TileBatch

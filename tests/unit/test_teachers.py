@@ -136,10 +136,13 @@ def test_missing_files_are_named(tmp_path: Path, key: str, name: str, said: str)
     assert "\n" not in str(caught.value)
 
 
-def test_a_classification_model_is_no_teacher(tmp_path: Path) -> None:
+def test_a_classifier_answers_for_whole_tiles(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model", kind="classification", decoder_channels=())
-    with pytest.raises(InputError, match="is a classification model; a segmentation model was expected"):
-        load_teacher(TeacherConfig(model=folder), 0.5, STORAGE)
+    teacher = load_teacher(TeacherConfig(model=folder), 0.5, STORAGE)
+    assert not teacher.dense
+    tiles = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    assert teacher.respond(tiles).shape == (3, len(teacher.classes))
+    torch.testing.assert_close(teacher.respond(tiles[:1]), teacher.respond(tiles)[:1])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from histill.config.augment import Augment
 from histill.errors import InputError
 from histill.stream import views as module
 from histill.stream.colour import DRAWS, jittered
-from histill.stream.decode import decode_image
+from histill.stream.decode import decode_image, shrunk
 from histill.stream.views import (
     UPRIGHT,
     Placement,
@@ -140,6 +140,19 @@ def test_colour_is_the_students_alone(draw_tile: Draw, encode: Any, symmetry: in
     assert np.array_equal(varied[1], plain[1])
     assert not np.array_equal(varied[0], plain[0])
     assert np.array_equal(varied[0], jittered(plain[0], draws, JITTER))
+
+
+@pytest.mark.parametrize("symmetry", [0, 6])
+@pytest.mark.parametrize("views", [Views(16, 64), Views(64, 64), Views(32, 16)], ids=str)
+def test_colours_can_be_shared_by_the_pair(draw_tile: Draw, symmetry: int, views: Views) -> None:
+    data, place = png(draw_tile(1, TILE)[0]), Placement(0, 0, TILE, symmetry)
+    draws = np.random.default_rng(0).random(DRAWS)
+    shared = JITTER.model_copy(update={"shared_colours": True})
+    plain, varied = seen(data, Views(max(views.sides)), place), seen(data, views, place, (draws, shared))
+    coloured = jittered(plain[0], draws, JITTER)
+    for view in varied:
+        expected = shrunk(coloured, view.shape[0])
+        assert np.abs(view.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(

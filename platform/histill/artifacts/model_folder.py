@@ -31,6 +31,7 @@ class ModelCard(Strict):
     """How to build the model and how to feed it."""
 
     kind: Literal["segmentation", "classification"] = "segmentation"
+    multi_label: bool = Field(False, description="whether a classifier's classes do not exclude each other")
     encoder: str = Field(description="timm name of the encoder")
     decoder_channels: tuple[int, ...] = Field(description="of a segmenter; empty for a classifier")
     classes: tuple[str, ...] = Field(description="names of the outputs; background first, a boundary last")

@@ -9,7 +9,7 @@ class Augment(Strict):
     """What is drawn anew for each tile and epoch.
 
     Geometry is shared by everything that belongs to a tile; colour is the student's alone, so that it learns to answer
-    the same whatever the stain.
+    the same whatever the stain, unless `shared_colours`.
     """
 
     flips: bool = Field(True, description="one of the 8 flips and quarter turns")
@@ -23,6 +23,12 @@ class Augment(Strict):
     saturation: float = Field(0.0, ge=0, lt=1, description="largest relative change of saturation")
     stain: float = Field(
         0.0, ge=0, lt=1, description="largest change of each stain: relative, and as an offset of its density"
+    )
+
+    shared_colours: bool = Field(
+        False,
+        description="colour the view of a teacher that runs beside alike, as the resolution paper does; false: the "
+        "student's alone",
     )
 
     @property

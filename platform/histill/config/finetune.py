@@ -21,11 +21,17 @@ class FinetuneConfig(RunConfig):
         min_length=2,
         description="labels, or names of the mask's values, 0 first; null: the set's labels, or background and tissue",
     )
+    multi_label: bool = Field(
+        False, description="classification: a tile may have several labels, separated by | in the index"
+    )
     frozen: bool = Field(False, description="learn the head or decoder only")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="factor on the learning rate for each stage towards the stem"
     )
     class_weights: bool = Field(False, description="weight classes by the inverse of their frequency")
+    smoothing: float = Field(
+        0.0, ge=0, lt=1, description="classification: share of the target that is spread over all classes"
+    )
     dice: float = Field(1.0, ge=0, description="segmentation: weight of the soft Dice loss beside the cross-entropy")
     fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use, as when few are labelled")
     fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
@@ -38,6 +44,8 @@ class FinetuneConfig(RunConfig):
             raise ValueError("encoder and student.weights both bring pretrained weights; name one of them")
         if self.frozen and self.encoder is None and self.student.weights is None:
             raise ValueError("frozen=true needs a pretrained encoder or student.weights; name one, or set frozen=false")
+        if self.multi_label and (self.class_weights or self.target == "segmentation"):
+            raise ValueError("multi_label is for classification without class_weights; leave one of them out")
         if self.target == "segmentation" and self.class_weights:
             raise ValueError(
                 "class_weights is for classification; leave it out, or set dice, which balances classes itself"

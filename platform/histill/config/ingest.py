@@ -40,7 +40,10 @@ class Columns(Strict):
 
     image: str = Field("image", description="image path, relative to the index")
     case: str = Field("case", description="patient or case; splits never cut through one")
-    label: str | None = Field("label", description="class name; an index may lack this column unless it is named here")
+    label: str | None = Field(
+        "label",
+        description="class name, or several separated by |; an index may lack this column unless it is named here",
+    )
     mask: str | None = Field(
         "mask",
         description="mask path (PNG of class indices; 255 in a two-valued mask means 1); an index may lack this column "

@@ -8,6 +8,8 @@ from histill.config.augment import Augment
 from histill.config.base import Strict, Uri
 from histill.config.common import Name, Split, Storage, Teacher, Tracking, Workers
 
+STRIDE = 32
+"""Of a U-Net: the sides of what it sees are multiples of it."""
 BOUNDARY = "boundary"
 """Name of the class that `TeacherConfig.boundary_px` adds as the last one."""
 
@@ -20,8 +22,10 @@ class Data(Strict):
     val: Split = Field("val", description="split that is scored after each epoch")
     batch_size: int = Field(32, ge=1, description="global batch size, whatever the number of workers")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the order and of the augmentation")
-    balance: Literal["label", "slide", "case"] | None = Field(
-        None, description="give each label, slide or case an equal share of an epoch; null: each tile once"
+    balance: Literal["label", "slide", "case", "response"] | None = Field(
+        None,
+        description="give each label, slide or case, or each class of cached responses to whole tiles, an equal share "
+        "of an epoch; null: each tile once",
     )
     shuffle_tiles: int | None = Field(
         None, ge=1, description="encoded tiles held for mixing, over all workers; null: 64 batches, at least 4096"
@@ -46,7 +50,9 @@ class Network(Strict):
     )
     decoder_channels: tuple[int, ...] = Field((96, 64, 48, 32, 16), min_length=5, max_length=5)
     size_px: int | None = Field(
-        None, ge=32, multiple_of=32, description="side at which the network sees a whole tile; null: the tile's own"
+        None,
+        ge=8,
+        description="side at which the network sees a whole tile, for a U-Net a multiple of 32; null: the tile's own",
     )
     mpp: float | None = Field(
         None, gt=0, description="microns per pixel at which the network sees tiles, in place of size_px"
@@ -134,12 +140,26 @@ class RunConfig(Strict):
 
 
 class TeacherConfig(RunConfig):
-    """A network teacher, trained on the masks of a tile set."""
+    """A network teacher, trained on the masks of a tile set, or on its labels."""
 
-    network: TeacherNetwork = TeacherNetwork()
-    classes: tuple[str, ...] = Field(
-        ("background", "nucleus"), min_length=2, description="names of the mask's values, 0 first"
+    target: Literal["segmentation", "classification"] = Field(
+        "segmentation", description="pixels by mask, or whole tiles by label"
     )
+    network: TeacherNetwork = TeacherNetwork()
+    classes: tuple[str, ...] | None = Field(
+        None,
+        min_length=2,
+        description="names of the mask's values, 0 first, or labels; null: background and nucleus, or the set's labels",
+    )
+    multi_label: bool = Field(
+        False, description="classification: a tile may have several labels, separated by | in the index, or none"
+    )
+    class_weights: bool = Field(False, description="classification: weight classes by the inverse of their frequency")
+    smoothing: float = Field(
+        0.0, ge=0, lt=1, description="classification: share of the target that is spread over all classes"
+    )
+    fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use")
+    fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
     boundary_px: int = Field(
         0,
         ge=0,
@@ -156,11 +176,18 @@ class TeacherConfig(RunConfig):
 
     @model_validator(mode="after")
     def _sound_classes(self) -> "TeacherConfig":
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes {list(self.classes)} names one of them twice; name each once")
-        if BOUNDARY in self.classes:
+        classes = self.classes or ()
+        if self.target == "classification" and (self.boundary_px or self.deep):
+            raise ValueError("boundary_px and deep are for segmentation; leave them out")
+        if self.target == "segmentation" and (self.class_weights or self.smoothing or self.multi_label):
+            raise ValueError("class_weights, smoothing and multi_label are for classification; leave them out")
+        if self.multi_label and self.class_weights:
+            raise ValueError("class_weights is for one label a tile; leave it out, or multi_label")
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"classes {list(classes)} names one of them twice; name each once")
+        if BOUNDARY in classes:
             raise ValueError(
-                f"classes {list(self.classes)} names {BOUNDARY!r}, which is what boundary_px adds to those of the "
+                f"classes {list(classes)} names {BOUNDARY!r}, which is what boundary_px adds to those of the "
                 "masks; set boundary_px, or choose another name"
             )
         return self
@@ -175,6 +202,13 @@ class PretrainConfig(RunConfig):
         None, description="folder of cached responses; null: the teacher runs beside the student"
     )
     loss: RckdLoss = RckdLoss()
+
+    @model_validator(mode="after")
+    def _a_size_for_a_unet(self) -> "PretrainConfig":
+        size = self.student.size_px
+        if size is not None and size % STRIDE:
+            raise ValueError(f"student.size_px is {size}, and a U-Net needs a multiple of {STRIDE}; choose one")
+        return self
 
 
 class Draw(Strict):

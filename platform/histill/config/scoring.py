@@ -41,6 +41,11 @@ class CacheConfig(Strict):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the windows and symmetries of several views")
     augment: Augment = Augment(flips=False)
+    layer: str | None = Field(
+        None,
+        description="layer of a network teacher, by timm's name, whose feature map is kept beside each answer, for "
+        "distill_student.py; null: none",
+    )
     batch_size: int = Field(16, ge=1, description="tiles at once")
     workers: Workers = Workers(count=2)
     storage: Storage = Storage()

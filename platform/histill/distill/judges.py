@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from histill.metrics.classification import Classification
+from histill.metrics.multi_label import MultiLabel
 from histill.metrics.overlap import Overlap, confusion
 from histill.models.resolution import logits_at_size
 from histill.stream.batches import TileBatch
@@ -42,19 +43,35 @@ class OverlapJudge:
 class ClassJudge:
     """Figures of decisions for whole tiles. A tile's logits lie in a row of their own, so that a sum is a gathering."""
 
-    def __init__(self, classes: int, tiles: np.ndarray) -> None:
-        """`tiles` are the manifest rows (int64, ascending) of the split."""
-        self.sums = torch.zeros(len(tiles), classes + 2, dtype=torch.float64)  # logits, label, whether it was seen
+    def __init__(
+        self,
+        classes: int,
+        tiles: np.ndarray,
+        reference: Callable[[TileBatch], Tensor] | None = None,
+        *,
+        multi_label: bool = False,
+    ) -> None:
+        """`tiles` are the manifest rows (int64, ascending) of the split.
+
+        `reference` gives the classes that decisions are held against, int64 [B], or [B, K] of 0 and 1 if tiles are
+        `multi_label`; None: the tiles' labels.
+        """
+        self._reference, self._classes, self._multi_label = reference, classes, multi_label
+        labels = classes if multi_label else 1
+        self.sums = torch.zeros(len(tiles), classes + labels + 1, dtype=torch.float64)  # logits, labels, whether seen
         self._tiles = torch.from_numpy(tiles)
 
     def add(self, output: Tensor, batch: TileBatch) -> None:
-        assert batch.label is not None
+        found = batch.label if self._reference is None else self._reference(batch)
+        assert found is not None
         valid = batch.valid.cpu()
         rows = torch.searchsorted(self._tiles, batch.index.cpu()[valid])
-        label = batch.label.cpu()[valid, None].double()
-        self.sums[rows] += torch.cat([output.cpu()[valid].double(), label, torch.ones_like(label)], 1)
+        label = found.cpu()[valid].double().flatten(1) if self._multi_label else found.cpu()[valid, None].double()
+        self.sums[rows] += torch.cat([output.cpu()[valid].double(), label, torch.ones(len(label), 1).double()], 1)
 
     def figures(self) -> dict[str, float]:
         seen = self.sums[self.sums[:, -1] > 0]
-        found = asdict(Classification.of(seen[:, :-2], seen[:, -2].long()))
+        logits, labels = seen[:, : self._classes], seen[:, self._classes : -1].long()
+        kind = MultiLabel.of(logits, labels) if self._multi_label else Classification.of(logits, labels[:, 0])
+        found = asdict(kind)
         return {name: value for name, value in found.items() if isinstance(value, float)}

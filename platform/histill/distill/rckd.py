@@ -16,7 +16,7 @@ from histill.config.runs import RckdLoss
 from histill.distill.boundary import counted, decided
 from histill.distill.judges import OverlapJudge
 from histill.distill.task import Student, Terms, answers_of, weighted
-from histill.losses.dense import hard_cross_entropy, soft_cross_entropy, soft_dice
+from histill.losses.logits import hard_cross_entropy, soft_cross_entropy, soft_dice
 from histill.models.resolution import LEAST, at_size, logits_at_size
 from histill.stream.batches import TileBatch
 from histill.stream.responses import full_logits, logits_of

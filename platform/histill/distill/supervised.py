@@ -13,7 +13,7 @@ from histill.distill.boundary import counted, decided, with_boundary
 from histill.distill.judges import OverlapJudge
 from histill.distill.masks import masks_among
 from histill.distill.task import Student, Terms, answers_of, weighted
-from histill.losses.dense import cross_entropy, soft_dice
+from histill.losses.logits import cross_entropy, soft_dice
 from histill.stream.batches import TileBatch
 
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from histill.stream.batches import TileBatch
 
-Student = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
-"""What is trained: pixels, float [B, 3, H, W] of 0..255, to logits, or to these and the answers of deep stages."""
+Student = Callable[[Tensor], Any]
+"""What is trained: pixels, float [B, 3, H, W] of 0..255, to logits; in RCKD these and the answers of deep stages, a
+tuple of tensors; in resolution distillation `histill.models.matching.Answers`."""
 
 
 @dataclass(frozen=True)

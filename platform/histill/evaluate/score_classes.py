@@ -1,6 +1,7 @@
 """One honest score of a classifier on held-out tiles."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from histill.config.common import Storage
 from histill.config.scoring import HeldOut
 from histill.evaluate.score import tiles_like
 from histill.metrics.classification import Classification
+from histill.metrics.multi_label import MultiLabel
 from histill.models.cost import measure_cost
 from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
@@ -37,8 +39,28 @@ class ClassScore:
     size_px: int
 
 
+@dataclass(frozen=True)
+class MultiLabelScore:
+    """The figures of a classifier whose classes do not exclude each other; see `MultiLabel` for what they mean."""
+
+    model_digest: str
+    tiles: int  # counted: the split's tiles less `corrupt`
+    corrupt: int
+    tiles_digest: str
+    balanced_accuracy: float
+    macro_f1: float
+    auroc: float
+    calibration_error: float
+    class_recall: dict[str, float]
+    class_specificity: dict[str, float]
+    parameters: int
+    gmacs: float  # convolutions and linear layers, one tile
+    gmacs_with_attention: float
+    size_px: int
+
+
 @torch.inference_mode()
-def score_classes(model: str, held_out: HeldOut, storage: Storage) -> ClassScore:
+def score_classes(model: str, held_out: HeldOut, storage: Storage) -> ClassScore | MultiLabelScore:
     """Score the classifier in the model folder or finished run `model` on every tile of `held_out`, each counted once.
 
     Raises InputError for tiles of another resolution, an empty split, and labels that are missing or no class of the
@@ -47,12 +69,13 @@ def score_classes(model: str, held_out: HeldOut, storage: Storage) -> ClassScore
     network, card, digest = load(resolve(model, storage), storage)
     manifest = tiles_like(card, held_out, storage)
     tiles = manifest.rows_of(held_out.split)
+    among = manifest.multi_labels_among if card.multi_label else manifest.labels_among
     stream = TileStream(
         manifest=manifest,
         source=Source(held_out.tiles, manifest.header.digest, storage),
         split=held_out.split,
         views=Views(card.size_px),
-        labels=manifest.labels_among(card.classes, tiles),
+        labels=among(card.classes, tiles),
         batch_size=held_out.batch_size,
         worker=0,
         workers=1,
@@ -69,22 +92,20 @@ def score_classes(model: str, held_out: HeldOut, storage: Storage) -> ClassScore
     progress.close()
     if seen != len(tiles):
         raise RuntimeError(f"scoring saw {seen} tiles of {len(tiles)}")
-    reference = torch.cat(labels)
-    found, cost = Classification.of(torch.cat(logits), reference), measure_cost(network, card.size_px)
-    return ClassScore(
-        model_digest=digest,
-        tiles=len(reference),
-        corrupt=seen - len(reference),
-        tiles_digest=manifest.header.digest,
-        balanced_accuracy=found.balanced_accuracy,
-        macro_f1=found.macro_f1,
-        auroc=found.auroc,
-        calibration_error=found.calibration_error,
-        accuracy=found.accuracy,
-        class_recall=dict(zip(card.classes, found.recall, strict=True)),
-        confusion=found.confusion,
-        parameters=cost.parameters,
-        gmacs=cost.macs / 1e9,
-        gmacs_with_attention=cost.macs_with_attention / 1e9,
-        size_px=card.size_px,
-    )
+    answers, reference, cost = torch.cat(logits), torch.cat(labels), measure_cost(network, card.size_px)
+    shared: dict[str, Any] = {
+        "model_digest": digest,
+        "tiles": len(reference),
+        "corrupt": seen - len(reference),
+        "tiles_digest": manifest.header.digest,
+        "parameters": cost.parameters,
+        "gmacs": cost.macs / 1e9,
+        "gmacs_with_attention": cost.macs_with_attention / 1e9,
+        "size_px": card.size_px,
+    }
+    found = (MultiLabel if card.multi_label else Classification).of(answers, reference)
+    figures = asdict(found)
+    for name in ("recall", "specificity"):
+        if name in figures:
+            shared[f"class_{name}"] = dict(zip(card.classes, figures.pop(name), strict=True))
+    return (MultiLabelScore if card.multi_label else ClassScore)(**figures, **shared)

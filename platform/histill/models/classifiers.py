@@ -1,19 +1,20 @@
 """Classifiers of whole tiles: any timm encoder with its own head, fed with pixel values."""
 
+import copy
 from collections.abc import Sequence
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from histill.models.students import check_encoder, check_tile_size
+from histill.errors import InputError
+from histill.models.students import check_encoder
 
 
 class Classifier(nn.Module):
     """A timm model with its input normalisation inside.
 
-    Takes uint8 or float [B, 3, H, W] with values in 0..255, H and W divisible by 32 (else `InputError`); returns
-    float32 logits [B, K].
+    Takes uint8 or float [B, 3, H, W] with values in 0..255; returns float32 logits [B, K].
     """
 
     mean: Tensor
@@ -27,12 +28,29 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, tiles: Tensor) -> Tensor:
-        check_tile_size(*tiles.shape[-2:])
-        logits: Tensor = self.network((tiles.to(self.mean.dtype) / 255 - self.mean) / self.std)
+        logits: Tensor = self.network(self.normalised(tiles))
         return logits.float()
+
+    def normalised(self, tiles: Tensor) -> Tensor:
+        """What the network is fed with."""
+        return (tiles.to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
 def build_classifier(encoder: str, classes: int, *, mean: Sequence[float], std: Sequence[float]) -> Classifier:
     """An untrained classifier of `classes` classes. Raises InputError for an unknown encoder."""
     check_encoder(encoder)
     return Classifier(timm.create_model(encoder, num_classes=classes), encoder, mean, std)
+
+
+def check_side(classifier: Classifier, side_px: int) -> None:
+    """Raises InputError when its encoder cannot see tiles of `side_px` pixels: they vanish before its last stage."""
+    shadow = copy.deepcopy(classifier).to("meta").eval()
+    try:
+        with torch.no_grad():
+            shadow(torch.empty(1, 3, side_px, side_px, device="meta"))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(
+            f"the encoder {classifier.encoder_name} cannot see tiles of {side_px} px ({reason}); choose a larger "
+            "size_px, or another encoder."
+        ) from None

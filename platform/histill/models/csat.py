@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, GlobalResponseNormMlp, LayerNorm2d, NormMlpClassifierHead, trunc_normal_
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
@@ -19,11 +20,9 @@ from torch import Tensor, nn
 
 from histill.models.attention import LiveGrid, SpatialAttention, SpatialAttentionKind, TransformerBlock
 
-STRIDE = 32
-
 
 class Stem(nn.Module):
-    """4x4 convolution of stride 4, then LayerNorm; refuses sizes that the later stages cannot halve."""
+    """4x4 convolution of stride 4, then LayerNorm."""
 
     def __init__(self, in_chans: int, channels: int) -> None:
         super().__init__()
@@ -31,13 +30,7 @@ class Stem(nn.Module):
         self.norm = LayerNorm2d(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        if height % STRIDE or width % STRIDE:
-            raise ValueError(
-                f"CSAT got an input of {height} x {width} px but needs height and width divisible by "
-                f"{STRIDE}; pad or resample the tiles."
-            )
-        features: Tensor = self.norm(self.conv(x))
+        features: Tensor = self.norm(self.conv(_padded(x, 4)))
         return features
 
 
@@ -59,15 +52,24 @@ class ConvBlock(nn.Module):
         return gated
 
 
+class Halving(nn.Sequential):
+    """LayerNorm, then 2x2 convolution of stride 2; an odd side gets a row of zeros, so that any tile can be halved."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(LayerNorm2d(in_channels, eps=1e-6), nn.Conv2d(in_channels, channels, 2, stride=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, conv = self
+        halved: Tensor = conv(_padded(norm(x), 2))
+        return halved
+
+
 class Stage(nn.Module):
-    """Optional downsampling (LayerNorm, then 2x2 convolution of stride 2), then a sequence of blocks."""
+    """Optional downsampling, then a sequence of blocks."""
 
     def __init__(self, in_channels: int, channels: int, blocks: list[nn.Module]) -> None:
         super().__init__()
-        self.downsample: nn.Module = nn.Identity()
-        if in_channels != channels:
-            norm = LayerNorm2d(in_channels, eps=1e-6)
-            self.downsample = nn.Sequential(norm, nn.Conv2d(in_channels, channels, 2, stride=2))
+        self.downsample = Halving(in_channels, channels) if in_channels != channels else nn.Identity()
         self.blocks = nn.Sequential(*blocks)
         self.grad_checkpointing = False
 
@@ -82,8 +84,9 @@ class Stage(nn.Module):
 class CSAT(nn.Module):
     """Four stages of gated convolution blocks; transformer blocks end the stages that ask for them.
 
-    Takes float [B, in_chans, H, W], H and W divisible by 32 (else `ValueError`); `forward` returns class
-    logits [B, num_classes]. With `features_only=True` timm returns the four stages, at strides 4 to 32.
+    Takes float [B, in_chans, H, W] of any size; `forward` returns class logits [B, num_classes]. With
+    `features_only=True` timm returns the four stages, at strides 4 to 32. Where a stage does not divide, it is padded
+    with zeros at the right and the bottom.
 
     Args:
         dims: channels of the stages, strictly increasing.
@@ -139,9 +142,18 @@ class CSAT(nn.Module):
         _init_classifier(self.head.fc)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last stage's map, [B, dims[-1], H / 32, W / 32]."""
+        """Return the last stage's map, [B, dims[-1], H / 32, W / 32], sides rounded up."""
         features: Tensor = self.stages(self.stem(x))
         return features
+
+    def forward_intermediates(self, x: Tensor, indices: list[int]) -> tuple[Tensor, list[Tensor]]:
+        """The last stage's map, and those of the stages `indices` (0 the first), as timm's models give them."""
+        maps = []
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return x, [maps[index] for index in indices]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool, normalise and classify; `pre_logits=True` stops before the classifier, at [B, dims[-1]]."""
@@ -179,6 +191,13 @@ class CSAT(nn.Module):
         return {"stem": r"^stem", "blocks": [downsample, (r"^stages\.(\d+)\.blocks\.(\d+)", None)]}
 
 
+def _padded(x: Tensor, multiple: int) -> Tensor:
+    """`x` [B, C, H, W] with zeros at the right and the bottom, to sides divisible by `multiple`."""
+    height, width = x.shape[-2:]
+    right, bottom = -width % multiple, -height % multiple
+    return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
+
+
 def _init_weights(module: nn.Module) -> None:
     """Weights of variance 1 / fan-in (LeCun et al., "Efficient BackProp", 1998), so that layers keep the scale.
 
@@ -206,7 +225,7 @@ def _default_cfg() -> dict[str, Any]:
         "url": "",
         "num_classes": 1000,
         "input_size": (3, 384, 384),
-        "min_input_size": (3, STRIDE, STRIDE),
+        "min_input_size": (3, 32, 32),
         "pool_size": (12, 12),
         "crop_pct": 1.0,
         "interpolation": "bicubic",

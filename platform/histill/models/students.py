@@ -11,7 +11,8 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-import histill.models.csat  # noqa: F401  (registers csat and csat_tiny with timm)
+import histill.models.csat
+import histill.models.gn_resnet  # noqa: F401  (both register their models with timm)
 from histill.errors import InputError
 
 STRIDE = 32

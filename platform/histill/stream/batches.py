@@ -37,10 +37,11 @@ class TileBatch:
     teacher: torch.Tensor | None  # uint8 [B, 3, t, t]
     valid: torch.Tensor  # bool [B]; False: padding, or a tile that could not be decoded
     index: torch.Tensor  # int64 [B], rows of the manifest, -1 for padding
-    label: torch.Tensor | None  # int64 [B] class indices, -1 for padding
+    label: torch.Tensor | None  # int64 [B] class indices or [B, K] of 0 and 1; -1 for padding, or without a label
     mask: torch.Tensor | None  # uint8 [B, H, W] class indices
-    response: torch.Tensor | None  # uint8 [B, K - 1, H, W] levels, see stream/responses.py
+    response: torch.Tensor | None  # uint8 [B, K - 1, H, W] levels, [B, K - 1, 1, 1] to whole tiles; see responses.py
     planned: int  # tiles in the whole global batch, over all workers
+    map: torch.Tensor | None = None  # float32 [B, C, h, w], a cached feature map of the teacher
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ class Decoding:
     augment: Augment
     seed: int
     epoch: int
-    labels: np.ndarray | None  # int64 [tiles of the manifest], class indices
+    labels: np.ndarray | None  # int64 [tiles of the manifest] class indices, or [tiles, K] of 0 and 1
     masks: bool
     response_channels: int  # 0: no responses
     threads: int
     max_corrupt: int
     answered: CachedViews | None = None  # the views of the responses; None: upright whole tiles
+    dense_responses: bool = True  # to pixels, not to whole tiles
+    map_shape: tuple[int, int, int] | None = None  # of the teacher's cached feature maps
 
     @property
     def window_px(self) -> int:
@@ -67,6 +70,8 @@ class Decoding:
     @property
     def response_px(self) -> int:
         """The side of a stored response."""
+        if not self.dense_responses:
+            return 1
         return self.window_px if self.answered else self.tile_px
 
 
@@ -77,6 +82,7 @@ class _Row:
     image: memoryview
     mask: memoryview | None
     response: memoryview | None
+    map: memoryview | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class _Job:
 
 
 class _Arrays:
-    """The memory behind a batch, [B, ...] each, uint8."""
+    """The memory behind a batch, [B, ...] each, uint8 but for feature maps."""
 
     def __init__(self, buffers: Buffers, count: int, how: Decoding) -> None:
         window = how.window_px
@@ -100,12 +106,14 @@ class _Arrays:
         self.views = [buffers.lend((count, side, side, 3)) for side in sides]
         self.mask = buffers.lend((count, window, window)) if how.masks else None
         channels = how.response_channels
-        self.response = buffers.lend((count, channels, window, window)) if channels else None
+        side = window if how.dense_responses else 1
+        self.response = buffers.lend((count, channels, side, side)) if channels else None
+        self.map = None if how.map_shape is None else np.zeros((count, *how.map_shape), np.float32)
         self.valid = np.ones(count, bool)
 
     def clear(self, slot: int) -> None:
         self.valid[slot] = False
-        for array in (*self.views, self.mask):
+        for array in (*self.views, self.mask, self.map):
             if array is not None:
                 array[slot] = 0
         if self.response is not None:
@@ -121,6 +129,7 @@ class _Arrays:
             label=None if label is None else torch.from_numpy(label),
             mask=None if self.mask is None else torch.from_numpy(self.mask),
             response=None if self.response is None else torch.from_numpy(self.response),
+            map=None if self.map is None else torch.from_numpy(self.map),
             planned=planned,
         )
 
@@ -148,7 +157,9 @@ def decoded_batches(
             corrupt += 1
             _report_corrupt(manifest, tile, fault, corrupt, how.max_corrupt)
         index = places.tiles_of(step.entries)
-        label = None if how.labels is None else np.where(index >= 0, how.labels[index], -1)
+        label = None if how.labels is None else how.labels[index]  # a copy
+        if label is not None:
+            label[index < 0] = -1
         return arrays.batch(index, label, step.planned)
 
     pool = ThreadPoolExecutor(how.threads, thread_name_prefix="decode", initializer=_one_thread_each)
@@ -182,7 +193,7 @@ def _one_thread_each() -> None:
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[int, _Row]]:
-    columns = [_encoded(table, name) for name in ("image", "mask", "response")]
+    columns = [_encoded(table, name) for name in ("image", "mask", "response", "map")]
     return zip(table["entry"].to_pylist(), map(_Row, *columns), strict=True)
 
 
@@ -257,9 +268,17 @@ def _decode_one(job: _Job, arrays: _Arrays, how: Decoding) -> None:
         if not row.response:
             raise CorruptTile("the teacher had no response to it")
         levels = responses.decode(row.response, how.response_channels, how.response_px)
-        answer = job.answer
-        window = levels[:, answer.top : answer.top + answer.side, answer.left : answer.left + answer.side]
-        arrays.response[job.slot] = turned_planes(window, answer.symmetry)
+        arrays.response[job.slot] = _shown(levels, job.answer) if how.dense_responses else levels
+    if arrays.map is not None and how.map_shape is not None:
+        if not row.map:
+            raise CorruptTile("the teacher had no feature map of it")
+        arrays.map[job.slot] = turned_planes(responses.decode_map(row.map, how.map_shape), job.answer.symmetry)
+
+
+def _shown(levels: np.ndarray, place: Placement) -> np.ndarray:
+    """What `place` shows of a stored response, [C, H, W]."""
+    window = levels[:, place.top : place.top + place.side, place.left : place.left + place.side]
+    return turned_planes(window, place.symmetry)
 
 
 def _report_corrupt(manifest: Manifest, tile: int, fault: CorruptTile, count: int, limit: int) -> None:

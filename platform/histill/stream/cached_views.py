@@ -11,7 +11,7 @@ import numpy as np
 
 from histill.config.augment import Augment
 from histill.errors import InputError
-from histill.stream.responses import response_columns
+from histill.stream.responses import map_columns, response_columns
 from histill.stream.views import UPRIGHT, Placement, Views, draw_placements, draws_for
 
 _STRIDE = 32  # of every network: the sides at which students see tiles are multiples of it
@@ -40,6 +40,10 @@ class CachedViews:
     def column(self, view: int) -> str:
         """The shards' column with the responses to `view`."""
         return response_columns(self.views)[view]
+
+    def map_column(self, view: int) -> str:
+        """The shards' column with the teacher's feature maps of `view`, if any are kept."""
+        return map_columns(self.views)[view]
 
     def placements(self, view: int, tiles: np.ndarray, tile_px: int) -> list[Placement]:
         """Where `view` lies in each of `tiles` (int64, rows of the manifest)."""

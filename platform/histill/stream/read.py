@@ -33,6 +33,7 @@ class Source:
     masks: bool = False
     responses: CachedViews | None = None
     view: int = 0  # of the cached ones, the one that is read
+    maps: bool = False  # whether the teacher's feature maps are read with its responses
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ShardReader:
         self._lock = threading.Lock()
 
     def __call__(self, source: Source, reads: Iterable[GroupRead]) -> Generator[pa.Table]:
-        """For each read a table of encoded tiles: `entry`, `image`, and `mask` and `response` if asked for.
+        """For each read a table of encoded tiles: `entry`, `image`, and `mask`, `response` and `map` if asked for.
 
         Raises InputError that names the shard when it is missing, truncated or refused by the storage.
         """
@@ -82,13 +83,16 @@ class ShardReader:
         uri = join(source.tiles, read.shard)
         table = self._row_group(uri, source.digest, read, [*columns, "tile_id"], source.storage)
         if source.responses is not None:
-            folder, column = source.responses.uri, source.responses.column(source.view)
+            folder, answered = source.responses.uri, {"response": source.responses.column(source.view)}
+            if source.maps:
+                answered["map"] = source.responses.map_column(source.view)
             uri = join(folder, read.shard)
             # The folder of cached responses is named by what they answer, so its URI stands for their content.
-            answers = self._row_group(uri, folder, read, ["tile_id", column], source.storage)
+            answers = self._row_group(uri, folder, read, ["tile_id", *answered.values()], source.storage)
             if answers["tile_id"] != table["tile_id"]:
                 raise InputError(f"responses {uri} belong to other tiles; cache the responses again.")
-            table = table.append_column("response", answers[column])
+            for name, column in answered.items():
+                table = table.append_column(name, answers[column])
         return table.drop_columns(["tile_id"]).append_column("entry", pa.array(read.entries, pa.int64()))
 
     def _row_group(self, uri: str, set_id: str, read: GroupRead, columns: list[str], storage: Storage) -> pa.Table:

@@ -1,10 +1,13 @@
 """How a teacher's responses to a tile are stored: 8-bit logits, one row a tile, in shards like the tiles' own.
 
+Where the classes exclude each other the logits are relative to class 0, else they are as they are.
+A response to every pixel has the tile's size, one to the whole tile is a map of one pixel.
 Logits relative to class 0 are clipped to +-10 and rounded to steps of 10 / 127: within these limits a stored logit is
 off by at most 0.039, and so a probability, of two classes, by at most 0.01. Raw logits serve every temperature. Each
 view of a tile has a column of its own, so that an epoch reads only the one it learns from.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,9 +33,18 @@ def response_columns(views: int) -> tuple[str, ...]:
     return ("response",) if views == 1 else tuple(f"response_{view}" for view in range(views))
 
 
-def response_schema(views: int) -> pa.Schema:
-    """A row for each tile; a response is zstd over uint8 [K - 1, H, W], empty where the tile cannot be decoded."""
-    columns = [pa.field(name, pa.binary(), nullable=False) for name in response_columns(views)]
+def map_columns(views: int) -> tuple[str, ...]:
+    """The column of each of `views` views with a feature map of the teacher."""
+    return tuple(name.replace("response", "map") for name in response_columns(views))
+
+
+def response_schema(views: int, maps: bool = False) -> pa.Schema:
+    """A row for each tile; a response is zstd over uint8 [K - 1, H, W], empty where the tile cannot be decoded.
+
+    `maps`: beside each response lies a feature map, see `encode_map`.
+    """
+    names = response_columns(views) + (map_columns(views) if maps else ())
+    columns = [pa.field(name, pa.binary(), nullable=False) for name in names]
     return pa.schema([pa.field("tile_id", pa.string(), nullable=False), *columns])
 
 
@@ -55,13 +67,32 @@ def decode(data: bytes | memoryview, channels: int, size_px: int) -> np.ndarray:
     return np.frombuffer(raw, np.uint8).reshape(channels, size_px, size_px)
 
 
+def encode_map(feature_map: np.ndarray) -> bytes:
+    """A feature map, float32 [C, h, w], as bytes: its step, then each value in steps, 8 bits wide.
+
+    The step is a 127th of the largest magnitude in the map, so a value is off by at most half of that.
+    """
+    step = np.float32(max(float(np.abs(feature_map).max()) / 127, 1e-12))
+    levels = np.rint(feature_map / step).astype(np.int8)
+    return bytes(pa.compress(step.tobytes() + levels.tobytes(), _CODEC, asbytes=True))
+
+
+def decode_map(data: bytes | memoryview, shape: tuple[int, int, int]) -> np.ndarray:
+    """The map, float32 of `shape`, that `encode_map` stored. Raises CorruptTile when it is damaged."""
+    try:
+        raw = pa.decompress(data, 4 + math.prod(shape), _CODEC, asbytes=True)
+    except (ValueError, OSError) as error:
+        raise CorruptTile(f"its feature map: {error}") from None
+    return np.frombuffer(raw, np.int8, offset=4).reshape(shape) * np.frombuffer(raw, np.float32, count=1)
+
+
 def logits_of(levels: "torch.Tensor") -> "torch.Tensor":
     """Levels, uint8 [B, K - 1, H, W], as logits relative to class 0, float32."""
     return levels.float().sub_(ZERO).mul_(STEP)
 
 
 def relative_logits(logits: "torch.Tensor") -> "torch.Tensor":
-    """[B, K, H, W] -> [B, K - 1, H, W]: z_k - z_0. A softmax does not see the shift, and a channel is saved."""
+    """[B, K, ...] -> [B, K - 1, ...]: z_k - z_0. A softmax does not see the shift, and a channel is saved."""
     return logits[:, 1:] - logits[:, :1]
 
 

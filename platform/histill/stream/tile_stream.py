@@ -5,7 +5,6 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import tee
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -41,10 +40,13 @@ class TileStream:
     labels: np.ndarray | None = None  # int64 [tiles of the manifest], class indices that batches bring
     read: Read = field(default_factory=ShardReader)
     response_channels: int = 0
+    dense_responses: bool = True
+    map_shape: tuple[int, int, int] | None = None
     threads: int = 2
     max_corrupt: int = 0
     buffer_tiles: int | None = None  # held for mixing, over all workers; None: enough for a good mix
-    balance: Literal["label", "slide", "case"] | None = None
+    balance: str | None = None  # the manifest's column whose values have an equal share of an epoch
+    groups: np.ndarray | None = None  # int64 [tiles of the manifest], groups to balance in place of a column's
 
     @cached_property
     def places(self) -> Places:
@@ -87,9 +89,12 @@ class TileStream:
         return self._stream(steps, self.places, 0, 0, UPRIGHT)
 
     def _places_of(self, epoch: int, seed: int) -> Places:
-        if self.balance is None:
+        if self.groups is not None:
+            groups = np.unique(self.groups[self.places.tiles], return_inverse=True)[1]
+        elif self.balance is not None:
+            groups = balance_groups(self.manifest, self.places.tiles, self.balance)
+        else:
             return self.places
-        groups = balance_groups(self.manifest, self.places.tiles, self.balance)
         return self.places.balanced(groups, seed=seed, epoch=epoch)
 
     def _stream(
@@ -106,6 +111,8 @@ class TileStream:
             labels=self.labels,
             masks=self.source.masks,
             response_channels=self.response_channels,
+            dense_responses=self.dense_responses,
+            map_shape=self.map_shape,
             threads=self.threads,
             max_corrupt=self.max_corrupt,
             answered=cached if cached is not None and cached.views > 1 else None,

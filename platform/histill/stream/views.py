@@ -47,17 +47,21 @@ def crop_grid(tile_px: int, views: Views) -> int:
     return math.lcm(*(tile_px // math.gcd(tile_px, side) for side in views.sides))
 
 
-def check_window(augment: Augment, tile_px: int, views: Views) -> None:
-    """Raises InputError when the window that `augment` draws does not fit the tile or a view."""
+def check_window(augment: Augment, tile_px: int, views: Views, stride: int = 32) -> None:
+    """Raises InputError when the window that `augment` draws does not fit the tile or a view.
+
+    `stride` is of the student's network: the windows that it sees have sides that are multiples of it.
+    """
     side = augment.crop_px
     if side is None:
         return
     grid = crop_grid(tile_px, views)
-    if side > tile_px or side % grid or seen_px(views.student_px, side, tile_px) % 32:
-        fitting = [px for px in range(grid, tile_px + 1, grid) if seen_px(views.student_px, px, tile_px) % 32 == 0]
+    if side > tile_px or side % grid or seen_px(views.student_px, side, tile_px) % stride:
+        fitting = [px for px in range(grid, tile_px + 1, grid) if seen_px(views.student_px, px, tile_px) % stride == 0]
         raise InputError(
             f"augment.crop_px is {side}, and of a tile of {tile_px} px that the network sees at {views.student_px} px "
-            f"only windows of {', '.join(map(str, fitting))} px are multiples of 32 there; choose one of these."
+            f"only windows of {', '.join(map(str, fitting))} px are "
+            f"{f'multiples of {stride}' if stride > 1 else 'whole pixels'} there; choose one of these."
         )
 
 
@@ -98,7 +102,7 @@ def view_into(
 ) -> None:
     """Decode a tile once and write its views into `out` (uint8 [side, side, 3] each): the student's, the teacher's.
 
-    `colours` (draws and what they vary) is for the student's view alone. Raises CorruptTile.
+    `colours` (draws and what they vary) is for the student's view alone, unless they are shared. Raises CorruptTile.
     """
     largest = max(views.sides)
     reduction = reduction_for(tile_px, largest)
@@ -111,6 +115,8 @@ def view_into(
     if not whole:
         top, left, side = (value // reduction for value in (place.top, place.left, place.side))
         decoded = decoded[top : top + side, left : left + side]
+    if colours is not None and colours[1].shared_colours:
+        decoded, colours = colour.jittered(decoded, *colours), None
     for number, view in reversed(list(enumerate(out))):  # the student's last: the tile may lie in its memory
         seen = turned(shrunk(decoded, view.shape[0]), place.symmetry)
         if number == 0 and colours is not None:

@@ -16,8 +16,9 @@ from histill.storage.retry import retried
 from histill.storage.uris import is_s3, join
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile, decode_image
-from histill.stream.responses import encode, relative_logits, response_columns, response_schema
+from histill.stream.responses import encode, encode_map, relative_logits, response_columns, response_schema
 from histill.stream.views import Placement, placed
+from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import Teacher
 from histill.tiles.manifest import Manifest
 
@@ -56,14 +57,15 @@ def answer_shard(teacher: Teacher, shard: TileShard, how: Answering) -> tuple[in
     """
     storage, views = how.config.storage, how.cached.views
     target = join(how.cached.uri, shard.shard)
-    if earlier := _counts(target, views, storage):
-        return earlier
+    earlier = first_responses(target, views, storage)
+    if earlier is not None:
+        return earlier.num_rows, _undecodable(earlier, views)
     groups = _groups(join(how.config.tiles, shard.shard), shard.tiles, storage)
     answers, first = [], shard.first
     for group in groups:
         answers.append(_responses(teacher, group, first, how))
         first += group.num_rows
-    _write_shard(target, answers, views, storage)
+    _write_shard(target, answers, response_schema(views, how.config.layer is not None), storage)
     return shard.tiles, sum(_undecodable(answer, views) for answer in answers)
 
 
@@ -94,21 +96,28 @@ def _responses(teacher: Teacher, group: pa.Table, first: int, how: Answering) ->
     rows = np.arange(first, first + group.num_rows)
     places = [how.cached.placements(view, rows, how.tile_px) for view in views]
     encoded = group["image"].to_pylist()
-    columns: list[list[bytes]] = [[] for _ in views]
+    layer = how.config.layer
+    columns: list[list[bytes]] = [[] for _ in range(len(views) * (1 if layer is None else 2))]
     for start in range(0, len(encoded), how.config.batch_size):
         batch = slice(start, start + how.config.batch_size)
-        answers = respond_encoded(teacher, encoded[batch], how.tile_px, [seen[batch] for seen in places])
+        answers = respond_encoded(teacher, encoded[batch], how.tile_px, [seen[batch] for seen in places], layer)
         for column, responses in zip(columns, answers, strict=True):
             column.extend(responses)
-    return pa.table([group["tile_id"], *map(pa.array, columns)], schema=response_schema(how.cached.views))
+    schema = response_schema(how.cached.views, layer is not None)
+    return pa.table([group["tile_id"], *map(pa.array, columns)], schema=schema)
 
 
 def respond_encoded(
-    teacher: Teacher, images: Sequence[bytes], tile_px: int, views: Sequence[Sequence[Placement]]
+    teacher: Teacher,
+    images: Sequence[bytes],
+    tile_px: int,
+    views: Sequence[Sequence[Placement]],
+    layer: str | None = None,
 ) -> list[list[bytes]]:
     """For each of `views`, which say where it lies in every tile, the encoded responses to encoded tiles.
 
-    A tile is decoded once for all views; one that cannot be decoded has b"" in each (the run that reads it decides).
+    With a `layer`, which only a network teacher has, the encoded feature maps of each view follow. A tile is decoded
+    once for all views; one that cannot be decoded has b"" in each (the run that reads it decides).
     """
     import torch
 
@@ -119,14 +128,24 @@ def respond_encoded(
         except CorruptTile:
             continue
     columns = [[b""] * len(images) for _ in views]
+    maps = [[b""] * len(images) for _ in views] if layer is not None else []
     if not decoded:
-        return columns
-    for column, places in zip(columns, views, strict=True):
+        return columns + maps
+    for number, places in enumerate(views):
         seen = np.stack([placed(image, places[index]) for index, image in decoded.items()])
-        logits = relative_logits(teacher.respond(torch.from_numpy(seen).permute(0, 3, 1, 2))).cpu().numpy()
-        for index, answer in zip(decoded, logits, strict=True):
-            column[index] = encode(answer)
-    return columns
+        tiles = torch.from_numpy(seen).permute(0, 3, 1, 2)
+        if layer is None:
+            logits = teacher.respond(tiles)
+        else:
+            assert isinstance(teacher, NetworkTeacher)
+            logits, by_layer = teacher.respond_with_maps(tiles, (layer,))
+            for index, feature_map in zip(decoded, by_layer[layer].cpu().numpy(), strict=True):
+                maps[number][index] = encode_map(feature_map)
+        logits = logits if teacher.dense else logits[:, :, None, None]
+        answers = (logits if teacher.multi_label else relative_logits(logits)).cpu().numpy()
+        for index, answer in zip(decoded, answers, strict=True):
+            columns[number][index] = encode(answer)
+    return columns + maps
 
 
 def _undecodable(answers: pa.Table, views: int) -> int:
@@ -135,18 +154,17 @@ def _undecodable(answers: pa.Table, views: int) -> int:
     return sum(not response for response in first.to_pylist())
 
 
-def _counts(uri: str, views: int, storage: Storage) -> tuple[int, int] | None:
-    """(tiles, undecodable) of a shard that an earlier run wrote, None when it did not."""
+def first_responses(uri: str, views: int, storage: Storage) -> pa.Table | None:
+    """The responses to the first of `views` in a shard that an earlier run wrote, None when it did not."""
     filesystem, path = arrow_filesystem(uri, storage)
     try:
         with storage_errors(uri, storage), filesystem.open_input_file(path) as file:
-            answers = pq.read_table(file, columns=[response_columns(views)[0]])
+            return pq.read_table(file, columns=[response_columns(views)[0]])
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
-    return answers.num_rows, _undecodable(answers, views)
 
 
-def _write_shard(uri: str, groups: Iterable[pa.Table], views: int, storage: Storage) -> None:
+def _write_shard(uri: str, groups: Iterable[pa.Table], schema: pa.Schema, storage: Storage) -> None:
     filesystem, path = arrow_filesystem(uri, storage)
     part = path if is_s3(uri) else f"{path}.part"
     if not is_s3(uri):
@@ -154,7 +172,7 @@ def _write_shard(uri: str, groups: Iterable[pa.Table], views: int, storage: Stor
     with storage_errors(uri, storage):
         with (
             filesystem.open_output_stream(part) as sink,
-            pq.ParquetWriter(sink, response_schema(views), compression="none") as writer,
+            pq.ParquetWriter(sink, schema, compression="none") as writer,
         ):
             for group in groups:
                 writer.write_table(group)

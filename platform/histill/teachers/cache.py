@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from histill.cluster.connect import connected
@@ -23,8 +24,10 @@ from histill.errors import InputError
 from histill.storage.control import exists, read_json, write_json
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews, check_crop
+from histill.stream.responses import ZERO, decode
 from histill.stream.views import UPRIGHT
-from histill.teachers.answers import Answering, TileShard, answer_shard, shards_of
+from histill.teachers.answers import Answering, TileShard, answer_shard, first_responses, shards_of
+from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 
@@ -43,6 +46,9 @@ class CacheHeader(Strict):
     seed: int = 0
     flips: bool = False
     crop_px: int | None = None
+    dense: bool = True  # an answer to every pixel; else one to the whole tile or window
+    layer: str | None = None  # of the teacher, whose feature map lies beside each answer
+    map_shape: tuple[int, int, int] | None = None  # of that map, [C, h, w]
 
     def at(self, uri: str) -> CachedViews:
         """The views of the cache, which lies at `uri`."""
@@ -58,9 +64,17 @@ class CachedResponses:
     reused: bool
 
 
-def address(teacher_digest: str, tiles_digest: str, views: int = 1, seed: int = 0, augment: Augment = UPRIGHT) -> str:
-    """The cache's folder name: 16 hex digits that change with one byte of teacher or tiles, and with the views."""
+def address(
+    teacher_digest: str,
+    tiles_digest: str,
+    views: int = 1,
+    seed: int = 0,
+    augment: Augment = UPRIGHT,
+    layer: str | None = None,
+) -> str:
+    """The cache's folder name: 16 hex digits that change with one byte of teacher or tiles, views and layer."""
     geometry = "upright" if views == 1 else f"{views}:{seed}:{augment.flips}:{augment.crop_px}"
+    geometry += "" if layer is None else f":{layer}"
     return hashlib.sha256(f"{teacher_digest}:{tiles_digest}:{geometry}".encode()).hexdigest()[:16]
 
 
@@ -70,7 +84,8 @@ def read_header(uri: str, storage: Storage) -> CacheHeader:
         data = read_json(join(uri, HEADER_NAME), storage)
     except FileNotFoundError:
         raise InputError(f"{uri} holds no finished responses; make them with jobs/cache_responses.py.") from None
-    return CacheHeader.model_validate(data | {"classes": tuple(data["classes"])})
+    lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+    return CacheHeader.model_validate(data | lists)
 
 
 def cache_responses(config: CacheConfig) -> CachedResponses:
@@ -83,7 +98,8 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     teacher = load_teacher(config.teacher, tiles.mpp, config.storage)
     check_crop(config.augment, tiles.tile_px)
     teacher.sees(config.augment.crop_px or tiles.tile_px)
-    folder = address(teacher.digest, tiles.digest, config.views, config.seed, config.augment)
+    _map_shape(teacher, config, tiles.tile_px)  # refuses a layer that is not there
+    folder = address(teacher.digest, tiles.digest, config.views, config.seed, config.augment, config.layer)
     uri = join(config.output, folder)
     if exists(join(uri, HEADER_NAME), config.storage):
         return CachedResponses(uri, read_header(uri, config.storage), reused=True)
@@ -112,9 +128,24 @@ def finish_cache(how: Answering, teacher: Teacher, manifest: Manifest, undecodab
         seed=how.cached.seed,
         flips=how.cached.augment.flips,
         crop_px=how.cached.augment.crop_px,
+        dense=teacher.dense,
+        layer=how.config.layer,
+        map_shape=_map_shape(teacher, how.config, how.tile_px),
     )
     write_json(join(how.cached.uri, HEADER_NAME), header.model_dump(mode="json"), how.config.storage)
     return header
+
+
+def _map_shape(teacher: Teacher, config: CacheConfig, tile_px: int) -> tuple[int, int, int] | None:
+    """The shape of the feature maps that are kept. Raises InputError when the teacher has no such layer."""
+    if config.layer is None:
+        return None
+    if not isinstance(teacher, NetworkTeacher):
+        raise InputError(
+            f"layer is {config.layer!r}, and only a network from a model folder has layers; set teacher.model, or "
+            "leave it out."
+        )
+    return teacher.map_shape(config.layer, config.augment.crop_px or tile_px)
 
 
 def _answered_shards(manifest: Manifest, how: Answering) -> Iterator[tuple[int, int]]:
@@ -164,14 +195,41 @@ def matching_cache(uri: str, manifest: Manifest, config: TeacherConfig, storage:
     return header
 
 
+def decisions(cached: CachedViews, channels: int, manifest: Manifest, storage: Storage) -> np.ndarray:
+    """The most probable class of every tile in the cached responses to whole tiles, int64 [tiles]; 0 if undecodable.
+
+    Raises InputError when a shard of responses is missing.
+    """
+    found = []
+    for shard in shards_of(manifest):
+        uri = join(cached.uri, shard.shard)
+        responses = first_responses(uri, cached.views, storage)
+        if responses is None:
+            raise InputError(f"responses {uri} are missing; cache the responses again.")
+        for response in responses.column(0).to_pylist():
+            levels = decode(response, channels, 1).flatten() if response else np.zeros(channels, np.uint8)
+            found.append(int(np.argmax([ZERO, *levels])))
+    return np.array(found, np.int64)
+
+
 def check_views(uri: str, header: CacheHeader, augment: Augment) -> None:
     """Raises InputError when a run that varies its tiles by `augment` cannot show the views that the cache answers.
 
     Each window lies on a grid of whole pixels of every student; whether its side does is `check_window`'s to say.
     """
+    if augment.shared_colours and augment.colours:
+        raise InputError(
+            f"data.augment.shared_colours colours the teacher's view, and responses {uri} answer uncoloured tiles; "
+            "leave it out, or let the teacher run beside (responses=null)."
+        )
     if header.views > 1 and augment.crop_px != header.crop_px:
         shown, answered = (side or "null (whole tiles)" for side in (augment.crop_px, header.crop_px))
         raise InputError(
             f"data.augment.crop_px is {shown}, and responses {uri} answer views of crop_px {answered}; set it to that, "
             "or cache responses to other views."
+        )
+    if header.views == 1 and not header.dense and augment.crop_px is not None:
+        raise InputError(
+            f"data.augment.crop_px is {augment.crop_px}, and responses {uri} answer whole tiles, not parts of them; "
+            f"leave it out, or cache responses to views of that size (views=8 augment.crop_px={augment.crop_px})."
         )

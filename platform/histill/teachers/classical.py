@@ -27,6 +27,8 @@ class ClassicalTeacher:
     mpp: float | None
     classes: tuple[str, ...] = ("background", "nucleus")
     digest: str = field(init=False)
+    dense: bool = field(default=True, init=False)
+    multi_label: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         constants = (_VERSION, _SMOOTHING_UM, _SMALLEST_NUCLEUS_UM2, _FLOOR_OD, _SOFTNESS_OD, self.mpp)

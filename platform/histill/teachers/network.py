@@ -1,42 +1,42 @@
-"""A network teacher: any segmentation network from a model folder."""
+"""A network teacher: any segmenter or classifier from a model folder."""
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from histill.artifacts.model_folder import load, resolve
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.models.resolution import logits_of
+from histill.models.encoders import Model
+from histill.models.layers import layer_channels, with_maps
+from histill.models.resolution import at_size, logits_at_size
 from histill.teachers.teacher import seen_px
 
 
 @dataclass(frozen=True)
 class NetworkTeacher:
-    """A trained segmentation network that answers at the tiles' own size; it normalises pixels itself.
+    """A trained network, which normalises pixels itself; a segmenter answers at the tiles' own size.
 
     It sees a window of a tile at the resolution at which it sees a whole one: `size_px` for `tile_px`.
     """
 
-    model: nn.Module
+    model: Model
     classes: tuple[str, ...]
     digest: str
     mpp: float
     tile_px: int
-    size_px: int
+    size_px: int  # the side at which it sees a tile of `tile_px`
+    dense: bool = True
+    multi_label: bool = False
 
     @classmethod
     def load(cls, uri: str, storage: Storage, *, gpu: bool = False) -> "NetworkTeacher":
-        """From a model folder or a finished run. Raises InputError when it is neither, or no segmenter."""
+        """From a model folder or a finished run. Raises InputError when it is neither."""
         model, card, digest = load(resolve(uri, storage), storage)
-        if card.kind != "segmentation":
-            raise InputError(
-                f"teacher {uri} is a {card.kind} model; a segmentation model was expected, "
-                "as trained by jobs/train_teacher.py."
-            )
         model = model.requires_grad_(False).to("cuda" if gpu else "cpu")
-        return cls(model, card.classes, digest, card.tile_mpp, card.tile_px, card.size_px)
+        dense = card.kind == "segmentation"
+        return cls(model, card.classes, digest, card.tile_mpp, card.tile_px, card.size_px, dense, card.multi_label)
 
     def sees(self, side_px: int) -> int:
         """The side at which the network sees a tile or window of `side_px`.
@@ -45,8 +45,35 @@ class NetworkTeacher:
         """
         return seen_px(side_px, self.tile_px, self.size_px, self.digest[:12])
 
+    def map_shape(self, layer: str, side_px: int) -> tuple[int, int, int]:
+        """The shape [C, h, w] of the feature map of `layer` for tiles or windows of `side_px`.
+
+        Raises InputError when there is no such layer, naming those that are.
+        """
+        names = layer_channels(self.model)
+        if layer not in names:
+            raise InputError(f"teacher {self.digest[:12]} has no layer {layer!r}; its layers are {', '.join(names)}.")
+        _, maps = self.respond_with_maps(torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8), (layer,))
+        channels, height, width = maps[layer].shape[1:]
+        return channels, height, width
+
     @torch.inference_mode()
-    def respond(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Logits, float32 [B, K, S, S], for tiles or windows of tiles, uint8 [B, 3, S, S]."""
-        device = next(self.model.parameters()).device
-        return logits_of(self.model, tiles.to(device), self.sees(tiles.shape[-1]))
+    def respond(self, tiles: Tensor) -> Tensor:
+        """Logits, float32 [B, K, S, S] or [B, K], for tiles or windows of tiles, uint8 [B, 3, S, S]."""
+        return self.respond_with_maps(tiles, ())[0]
+
+    @torch.inference_mode()
+    def respond_with_maps(self, tiles: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What it responds to tiles or windows of tiles, uint8 [B, 3, S, S], and the feature maps of `layers`."""
+        tiles = tiles.to(next(self.model.parameters()).device)
+        logits, maps = with_maps(self.model, at_size(tiles, self.sees(tiles.shape[-1])), layers)
+        return (logits_at_size(logits, tiles.shape[-1]) if self.dense else logits), maps
+
+    def with_maps(self, seen: Tensor, layers: tuple[str, ...], *, graph: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits and the feature maps of `layers` for tiles at the side that the network sees, uint8 [B, 3, S, S].
+
+        Logits are [B, K] or [B, K, S, S]; with `graph` they can be differentiated by the maps.
+        """
+        tiles = seen.to(next(self.model.parameters()).device).float()
+        with torch.set_grad_enabled(graph):
+            return with_maps(self.model, tiles.requires_grad_(graph), layers)

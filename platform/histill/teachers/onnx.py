@@ -50,6 +50,8 @@ class OnnxTeacher:
     session: onnxruntime.InferenceSession
     card: OnnxCard
     digest: str
+    dense: bool = True
+    multi_label: bool = False
 
     @classmethod
     def load(cls, uri: str, storage: Storage, *, gpu: bool = False) -> "OnnxTeacher":

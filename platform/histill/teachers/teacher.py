@@ -16,8 +16,14 @@ class Teacher(Protocol):
     """A frozen source of responses. Whatever it is made of, it is fed and answers in one form.
 
     Input: pixels as they were decoded, of tiles or of windows of tiles at `mpp`; bringing them to its own resolution
-    and normalising them is the teacher's business. Output: logits of each pixel over `classes`, never probabilities.
+    and normalising them is the teacher's business. Output: logits of each pixel, or of the tile, over `classes`, never
+    probabilities.
     """
+
+    @property
+    def dense(self) -> bool:
+        """Whether it answers for every pixel; else for the whole tile or window."""
+        ...
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -34,6 +40,11 @@ class Teacher(Protocol):
         """SHA-256, 64 hex digits, that changes whenever its answers could."""
         ...
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether the classes of its answers to whole tiles do not exclude each other: logits of each by itself."""
+        ...
+
     def sees(self, side_px: int) -> int:
         """The side, in pixels, at which it sees a tile or window of `side_px`.
 
@@ -42,7 +53,10 @@ class Teacher(Protocol):
         ...
 
     def respond(self, tiles: "torch.Tensor") -> "torch.Tensor":
-        """Logits, float32 [B, K, S, S], for tiles, uint8 [B, 3, S, S]; a tile's answer does not depend on its batch."""
+        """Logits, float32 [B, K, S, S] or, if not `dense`, [B, K], for tiles, uint8 [B, 3, S, S].
+
+        A tile's answer does not depend on its batch.
+        """
         ...
 
 

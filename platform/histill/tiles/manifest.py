@@ -64,26 +64,59 @@ class Manifest:
             )
         return rows
 
-    def labels_among(self, classes: Sequence[str], tiles: np.ndarray) -> np.ndarray:
+    def labels_among(self, classes: Sequence[str], tiles: np.ndarray, *, needed: bool = True) -> np.ndarray:
         """The index in `classes` of every tile's label, int64 [all tiles]; -1 for a tile without one.
 
-        Raises InputError naming the first of `tiles` that has no label, or one that is no class.
+        Raises InputError naming the first of `tiles` that has no label, if that is `needed`, or one that is no class.
         """
         indices = pc.fill_null(pc.index_in(self.table["label"], pa.array(classes)), -1).to_numpy().astype(np.int64)
         wrong = tiles[indices[tiles] < 0]
+        if not needed:
+            wrong = wrong[pc.is_valid(self.table["label"].take(pa.array(wrong))).to_numpy()]
         if len(wrong):
-            row = self.table.slice(int(wrong[0]), 1).to_pylist()[0]
-            said = "no label" if row["label"] is None else f"the label {row['label']!r}"
-            raise InputError(
-                f"tile {row['tile_id']} of {self.uri} has {said} ({len(wrong)} tiles are like it); expected one of "
-                f"{', '.join(classes)}: correct the index and ingest again, or name the classes."
-            )
+            raise self._wrong_label(wrong, classes)
         return indices
+
+    def _wrong_label(self, wrong: np.ndarray, classes: Sequence[str]) -> InputError:
+        row = self.table.slice(int(wrong[0]), 1).to_pylist()[0]
+        said = "no label" if row["label"] is None else f"the label {row['label']!r}"
+        return InputError(
+            f"tile {row['tile_id']} of {self.uri} has {said} ({len(wrong)} tiles are like it); expected one of "
+            f"{', '.join(classes)}: correct the index and ingest again, or name the classes."
+        )
+
+    def label_names(self, *, multi_label: bool) -> tuple[str, ...]:
+        """The labels of the set, ascending; with `multi_label` the parts of those that are several."""
+        if not multi_label:
+            return self.header.labels
+        return tuple(sorted({part for label in self.header.labels for part in _parts(label)}))
+
+    def multi_labels_among(self, classes: Sequence[str], tiles: np.ndarray, *, needed: bool = True) -> np.ndarray:
+        """Which of `classes` each tile has, int64 [all tiles, K] of 0 and 1; -1 in the row of a tile without a label.
+
+        Several labels of a tile stand in one, separated by |. Raises InputError as `labels_among` does.
+        """
+        labels = self.header.labels
+        rows = np.full((len(labels) + 1, len(classes)), -1, np.int64)  # the last for tiles without one
+        unknown = np.array([*(not set(_parts(label)) <= set(classes) for label in labels), needed])
+        for number, label in enumerate(labels):
+            rows[number] = [name in _parts(label) for name in classes]
+        found = pc.index_in(self.table["label"], pa.array(labels, pa.string()))
+        index = pc.fill_null(found, len(labels)).to_numpy().astype(np.int64)
+        wrong = tiles[unknown[index[tiles]]]
+        if len(wrong):
+            raise self._wrong_label(wrong, classes)
+        return rows[index]
 
     def counts_of(self, split: str) -> tuple[int, int, int]:
         """Tiles, cases and masks of `split`, all 0 when it is empty."""
         rows = self.table.filter(pc.equal(self.table["split"], split))
         return rows.num_rows, pc.count_distinct(rows["case"]).as_py(), pc.sum(rows["has_mask"]).as_py() or 0
+
+
+def _parts(label: str) -> list[str]:
+    """The labels that stand in one, separated by |."""
+    return [part.strip() for part in label.split("|") if part.strip()]
 
 
 def digest_of(table: pa.Table) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from histill.artifacts.model_folder import WEIGHTS_NAME, ModelCard, save
 from histill.errors import InputError
 from histill.models.deep import DeepAnswers
+from histill.models.matching import Matching
 from histill.train.ledger import Position
 
 OPTIMISER_NAME = "optimiser.safetensors"
@@ -29,9 +30,9 @@ class Learner:
 
     @property
     def shipped(self) -> nn.Module:
-        """The model that is scored and kept: the average if there is one, without heads for training."""
+        """The model that is scored and kept: the average if there is one, without what only training needs."""
         whole = self.model if self.average is None else self.average.module
-        return whole.model if isinstance(whole, DeepAnswers) else whole
+        return whole.model if isinstance(whole, DeepAnswers | Matching) else whole
 
     def average_step(self, step: int) -> None:
         """Move the average towards the model, after the optimiser's global `step`; early on it forgets faster."""

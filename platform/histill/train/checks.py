@@ -7,10 +7,12 @@ import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import histill
-from histill.artifacts.model_folder import ModelCard
+from histill.artifacts.model_folder import ModelCard, build
+from histill.config.distill import DistillConfig
 from histill.config.runs import Network, RunConfig
 from histill.errors import InputError
-from histill.models.students import check_encoder
+from histill.models.classifiers import Classifier, check_side
+from histill.models.students import STRIDE, check_encoder
 from histill.storage.control import probe
 from histill.stream.places import balance_groups
 from histill.stream.views import Views, check_window
@@ -20,23 +22,33 @@ from histill.train.run_folder import open_record
 Rgb = tuple[float, float, float]
 
 
-def checked_manifest(config: RunConfig, kind: str, network: Network) -> Manifest:
+def checked_manifest(config: RunConfig, kind: str, network: Network, *, dense: bool = True) -> Manifest:
+    """The run's tile set, once its name, folder, splits and sizes are in order; `dense`: for a U-Net."""
     probe(config.runs, config.storage)  # first of all: it tells what is wrong with credentials and buckets
     open_record(config, kind)
     manifest = read_manifest(config.data.tiles, config.storage)
     check_encoder(network.encoder)
-    check_window(config.data.augment, manifest.header.tile_px, Views(size_of(network, manifest)))
+    check_window(
+        config.data.augment, manifest.header.tile_px, Views(size_of(network, manifest, dense)), STRIDE if dense else 1
+    )
     for split in (config.data.train, config.data.val):
         manifest.rows_of(split)
-    if config.data.balance is not None:
+    if config.data.balance == "response":
+        if dense or not isinstance(config, DistillConfig) or config.responses is None:
+            raise InputError(
+                "data.balance is 'response', which needs cached responses to whole tiles; set responses, or balance by "
+                "label, slide or case."
+            )
+    elif config.data.balance is not None:
         balance_groups(manifest, manifest.rows_of(config.data.train), config.data.balance)
     return manifest
 
 
-def size_of(network: Network, manifest: Manifest) -> int:
+def size_of(network: Network, manifest: Manifest, dense: bool) -> int:
     """The side, in pixels, at which `network` sees a whole tile.
 
-    Raises InputError when it is above the tile's, no multiple of 32, or no whole number of pixels at `network.mpp`.
+    Raises InputError when it is above the tile's, no whole number of pixels at `network.mpp` or, for a U-Net (`dense`),
+    no multiple of 32.
     """
     header = manifest.header
     size = network.size_px or header.tile_px
@@ -53,7 +65,7 @@ def size_of(network: Network, manifest: Manifest) -> int:
             f"the network would see {size} px and the tiles of {manifest.uri} have {header.tile_px} px at "
             f"{header.mpp:g} um/px; choose at most {header.tile_px} px, or an mpp of at least {header.mpp:g}."
         )
-    if size % 32:
+    if dense and size % STRIDE:
         raise InputError(f"tiles of {size} px do not fit the network's stride of 32; set size_px to a multiple of 32.")
     return size
 
@@ -66,12 +78,17 @@ def card_of(
     *,
     teacher: str | None = None,
     classification: bool = False,
+    multi_label: bool = False,
     cases: frozenset[str] | None = None,
 ) -> ModelCard:
-    """The card of the model that a run will make. `teacher` is its teacher's digest, `cases` as in a stream."""
+    """The card of the model that a run will make. `teacher` is its teacher's digest, `cases` as in a stream.
+
+    Raises InputError when the network cannot see tiles of its size.
+    """
     mean, std = _normalisation(network)
-    return ModelCard(
+    card = ModelCard(
         kind="classification" if classification else "segmentation",
+        multi_label=multi_label,
         encoder=network.encoder,
         decoder_channels=() if classification else network.decoder_channels,
         classes=classes,
@@ -79,12 +96,16 @@ def card_of(
         std=std,
         tile_px=manifest.header.tile_px,
         tile_mpp=manifest.header.mpp,
-        size_px=size_of(network, manifest),
+        size_px=size_of(network, manifest, not classification),
         tiles_digest=manifest.header.digest,
         train_cases=cases_digest(manifest, config.data.train, cases),
         teacher_digest=teacher,
         histill=histill.__version__,
     )
+    model = build(card)
+    if isinstance(model, Classifier):
+        check_side(model, card.size_px)
+    return card
 
 
 def _normalisation(network: Network) -> tuple[Rgb, Rgb]:
@@ -97,6 +118,26 @@ def cases_digest(manifest: Manifest, split: str, cases: frozenset[str] | None = 
     """SHA-256 over the sorted names of a split's cases, or of those of them that are in `cases`."""
     names = manifest.table["case"].take(pa.array(manifest.rows_of(split, cases))).unique().to_pylist()
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def check_resolutions(card: ModelCard, teacher_px: int, config: DistillConfig) -> None:
+    """Raises InputError unless the teacher, which sees a tile at `teacher_px`, sees it finer than the student does.
+
+    Its resolution must be a whole multiple of the student's, but for `config.resize`.
+    """
+    teacher_mpp = card.tile_mpp * card.tile_px / teacher_px
+    if card.size_px > teacher_px:
+        raise InputError(
+            f"the student would see tiles at {card.size_px} px ({card.mpp:.4g} um/px) and its teacher sees them at "
+            f"{teacher_px} px ({teacher_mpp:.4g} um/px); set student.size_px to at most {teacher_px}."
+        )
+    if teacher_px % card.size_px and not config.resize:
+        whole = [str(teacher_px // by) for by in (1, 2, 4, 8, 16) if teacher_px % by == 0]
+        raise InputError(
+            f"the student's {card.mpp:.4g} um/px are {teacher_px / card.size_px:.4g} times the teacher's "
+            f"{teacher_mpp:.4g}, no whole number; set student.size_px to one such as {', '.join(whole)}, or "
+            "resize=true."
+        )
 
 
 def check_masks(manifest: Manifest, *splits: str) -> None:

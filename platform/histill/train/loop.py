@@ -5,11 +5,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 
 from histill.config.runs import RunConfig
 from histill.distill.task import Student, Task
@@ -118,10 +119,10 @@ def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.dev
 def _in_precision(model: nn.Module, precision: str, device: torch.device) -> Student:
     """The model as losses call it; they, and a teacher that runs beside it, stay in float32."""
 
-    def forward(tiles: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def forward(tiles: torch.Tensor) -> Any:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            output: torch.Tensor | tuple[torch.Tensor, ...] = model(tiles)
-        return output.float() if isinstance(output, torch.Tensor) else tuple(each.float() for each in output)
+            output = model(tiles)
+        return tree_map(lambda each: None if each is None else each.float(), output)
 
     return forward
 

@@ -1,33 +1,32 @@
 """Everything a training run must know before Ray starts; all that can be refused is refused here."""
 
 from dataclasses import dataclass
-from functools import partial
-
-from torch import nn
 
 from histill.artifacts.encoder_weights import read_weights
-from histill.artifacts.model_folder import ModelCard, build, load, read_card, resolve
+from histill.artifacts.model_folder import ModelCard, build, read_card, resolve
 from histill.config.common import Storage
+from histill.config.distill import DistillConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.runs import BOUNDARY, Network, PretrainConfig, RunConfig, TeacherConfig
-from histill.distill.classify import Classify
-from histill.distill.masks import tile_name
-from histill.distill.rckd import Rckd
-from histill.distill.supervised import Supervised
-from histill.distill.task import Task
+from histill.distill.terms import layers_of
 from histill.errors import InputError
-from histill.models.deep import DeepAnswers
-from histill.models.encoders import carry_encoder, freeze_encoder, load_encoder
-from histill.models.students import Segmenter
+from histill.models.encoders import load_encoder
+from histill.models.layers import layer_channels
+from histill.models.matching import Layers
+from histill.models.students import STRIDE
+from histill.storage.control import probe
 from histill.stream.read import Source
 from histill.stream.views import Views, check_window
 from histill.teachers.cache import check_views, matching_cache
+from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import read_manifest
-from histill.tiles.subsets import balanced_weights, few_cases
-from histill.train.checks import card_of, check_masks, checked_manifest
+from histill.train.checks import card_of, check_masks, check_resolutions, checked_manifest
+from histill.train.labels import few_of, labels_to_learn, labels_to_see
 
-PRETRAINING, TEACHING, FINETUNING = "pretrain_student", "train_teacher", "finetune_student"  # kinds of runs
+# Kinds of runs.
+PRETRAINING, TEACHING, FINETUNING = "pretrain_student", "train_teacher", "finetune_student"
+DISTILLING = "distill_student"
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,12 @@ class Prepared:
     network: Network
     deep: bool = False  # whether stages of its encoder answer by themselves, too
     response_channels: int = 0
+    map_shape: tuple[int, int, int] | None = None  # of the teacher's cached feature maps, where they are compared
     cases: frozenset[str] | None = None  # of the training split; None: all
     class_weights: tuple[float, ...] | None = None
+    labelled: frozenset[str] | None = None  # cases whose labels a distillation may see; None: all
+    layers: Layers | None = None  # that a distillation compares
+    judged_by_teacher: bool = False  # for want of labels or masks in the validation
 
 
 def prepare_pretraining(config: PretrainConfig) -> Prepared:
@@ -52,11 +55,13 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
     cached = None
     if config.responses is not None:
         responses = matching_cache(config.responses, manifest, config.teacher, config.storage)
+        _check_dense(responses.dense, config.responses)
         check_views(config.responses, responses, config.data.augment)
         cached = responses.at(config.responses)
         classes, digest = responses.classes, responses.teacher
     else:
         teacher = load_teacher(config.teacher, manifest.header.mpp, config.storage)
+        _check_dense(teacher.dense, f"teacher {config.teacher.model}")
         tile_px, augment = manifest.header.tile_px, config.data.augment
         check_window(augment, tile_px, Views(teacher.sees(tile_px)))  # it sees the window, too
         teacher.sees(augment.crop_px or tile_px)
@@ -76,40 +81,98 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
 
 
 def prepare_teacher(config: TeacherConfig) -> Prepared:
-    """Check name, tiles, splits and masks of a supervised run. Raises InputError."""
-    manifest = checked_manifest(config, TEACHING, config.network)
-    check_masks(manifest, config.data.train, config.data.val)
-    classes = (*config.classes, BOUNDARY) if config.boundary_px else config.classes
-    card = card_of(config, config.network, manifest, classes)
+    """Check name, tiles, splits and masks or labels of a supervised run. Raises InputError."""
+    classification, weights = config.target == "classification", None
+    manifest = checked_manifest(config, TEACHING, config.network, dense=not classification)
+    cases = few_of(config, manifest)
+    if classification:
+        classes, weights = labels_to_learn(config, manifest, cases)
+    else:
+        check_masks(manifest, config.data.train, config.data.val)
+        classes = config.classes or ("background", "nucleus")
+        classes = (*classes, BOUNDARY) if config.boundary_px else classes
+    card = card_of(
+        config, config.network, manifest, classes,
+        classification=classification, multi_label=config.multi_label, cases=cases,
+    )  # fmt: skip
     _check_weights(config.network, card, config.storage)
     return Prepared(
         kind=TEACHING,
         config=config,
         card=card,
-        source=Source(config.data.tiles, manifest.header.digest, config.storage, masks=True),
+        source=Source(config.data.tiles, manifest.header.digest, config.storage, masks=not classification),
         views=Views(card.size_px),
         network=config.network,
         deep=config.deep > 0,
+        cases=cases,
+        class_weights=weights,
+    )
+
+
+def prepare_distillation(config: DistillConfig) -> Prepared:
+    """Check name, tiles, splits, teacher, resolutions, layers and responses of a distillation. Raises InputError."""
+    storage = config.storage
+    probe(config.runs, storage)  # first of all, as for every run
+    teacher = load_teacher(config.teacher, read_manifest(config.data.tiles, storage).header.mpp, storage)
+    manifest = checked_manifest(config, DISTILLING, config.student, dense=teacher.dense)
+    tile_px, cases = manifest.header.tile_px, few_of(config, manifest)
+    card = card_of(
+        config, config.student, manifest, teacher.classes,
+        teacher=teacher.digest, classification=not teacher.dense, multi_label=teacher.multi_label, cases=cases,
+    )  # fmt: skip
+    teacher_px = teacher.sees(tile_px)
+    check_resolutions(card, teacher_px, config)
+    cached, map_shape = None, None
+    others = layer_channels(teacher.model) if isinstance(teacher, NetworkTeacher) else {}
+    if config.responses is not None:
+        responses = matching_cache(config.responses, manifest, config.teacher, storage)
+        check_views(config.responses, responses, config.data.augment)
+        cached, map_shape = responses.at(config.responses), responses.map_shape
+        others = {layer: width for layer, width in others.items() if layer == responses.layer}
+    views = Views(card.size_px, teacher_px if cached is None else None)
+    check_window(config.data.augment, tile_px, views, STRIDE if teacher.dense else 1)
+    _check_weights(config.student, card, storage)
+    _check_encoder(config)
+    own = layer_channels(build(card))
+    layers = layers_of(config.loss, own, others)
+    if teacher.multi_label and (config.loss.decoupled or config.data.balance == "response"):
+        raise InputError(
+            "loss.decoupled and data.balance=response are for classes that exclude each other, and the teacher's do "
+            "not; leave them out."
+        )
+    if cached is not None and config.loss.attention:
+        raise InputError("loss.attention needs a teacher that runs beside; set responses=null, or leave it out.")
+    labelled, by_teacher = labels_to_see(config, manifest, card, cases)
+    return Prepared(
+        kind=DISTILLING,
+        config=config,
+        card=card,
+        source=Source(
+            config.data.tiles,
+            manifest.header.digest,
+            storage,
+            masks=teacher.dense and not by_teacher,
+            responses=cached,
+            maps=cached is not None and bool(layers.teacher),
+        ),
+        views=views,
+        network=config.student,
+        response_channels=len(teacher.classes) - (not teacher.multi_label) if cached is not None else 0,
+        map_shape=map_shape if layers.teacher else None,
+        cases=cases,
+        labelled=labelled,
+        layers=layers,
+        judged_by_teacher=by_teacher,
     )
 
 
 def prepare_finetuning(config: FinetuneConfig) -> Prepared:
     """Check name, tiles, splits, labels or masks, and the pretrained encoder of a fine-tuning. Raises InputError."""
-    manifest = checked_manifest(config, FINETUNING, config.student)
-    train, val = config.data.train, config.data.val
-    cases = few_cases(manifest, train, config.fraction, config.fraction_seed) if config.fraction < 1 else None
     classification, weights = config.target == "classification", None
+    manifest = checked_manifest(config, FINETUNING, config.student, dense=not classification)
+    cases = few_of(config, manifest)
     if classification:
-        classes = config.classes or manifest.header.labels
-        if len(classes) < 2:
-            raise InputError(
-                f"the tiles of {manifest.uri} have {len(classes)} labels ({', '.join(classes) or 'none'}) and a "
-                "classifier needs two; ingest them with a label column."
-            )
-        manifest.labels_among(classes, manifest.rows_of(val))
-        rows = manifest.rows_of(train, cases)
-        labels = manifest.labels_among(classes, rows)
-        weights = balanced_weights(labels[rows], len(classes)) if config.class_weights else None
+        classes, weights = labels_to_learn(config, manifest, cases)
     else:
         classes = config.classes or ("background", "tissue")
         if BOUNDARY in classes:
@@ -117,16 +180,13 @@ def prepare_finetuning(config: FinetuneConfig) -> Prepared:
                 f"classes {list(classes)} names {BOUNDARY!r}, which stands for what a teacher's boundary_px adds to "
                 "its masks; choose another name."
             )
-        check_masks(manifest, train, val)
-    if config.encoder is not None:
-        pretrained = read_card(resolve(config.encoder, config.storage), config.storage)
-        if pretrained.encoder != config.student.encoder:
-            raise InputError(
-                f"{config.encoder} was pretrained with the encoder {pretrained.encoder} and student.encoder is "
-                f"{config.student.encoder}; set student.encoder={pretrained.encoder}."
-            )
-    card = card_of(config, config.student, manifest, classes, classification=classification, cases=cases)
+        check_masks(manifest, config.data.train, config.data.val)
+    card = card_of(
+        config, config.student, manifest, classes,
+        classification=classification, multi_label=config.multi_label, cases=cases,
+    )  # fmt: skip
     _check_weights(config.student, card, config.storage)
+    _check_encoder(config)
     return Prepared(
         kind=FINETUNING,
         config=config,
@@ -139,43 +199,28 @@ def prepare_finetuning(config: FinetuneConfig) -> Prepared:
     )
 
 
-def make_model(prepared: Prepared) -> nn.Module:
-    """What learns in the run, before its first step, with the pretrained encoder if there is one."""
-    config, model = prepared.config, build(prepared.card)
-    if prepared.network.weights is not None:
-        load_encoder(model, read_weights(prepared.network.weights, config.storage), prepared.network.weights)
-    if isinstance(config, FinetuneConfig) and config.encoder is not None:
-        pretrained, _, _ = load(resolve(config.encoder, config.storage), config.storage)
-        carry_encoder(pretrained, model)
-    if isinstance(config, FinetuneConfig) and config.frozen:
-        freeze_encoder(model)
-    if prepared.deep and isinstance(model, Segmenter):
-        return DeepAnswers(model, len(prepared.card.classes))
-    return model
-
-
 def _check_weights(network: Network, card: ModelCard, storage: Storage) -> None:
     """Raises InputError when the network's pretrained weights are missing or not those of its encoder."""
     if network.weights is not None:
         load_encoder(build(card), read_weights(network.weights, storage), network.weights)
 
 
-def make_task(prepared: Prepared) -> Task:
-    """The run's task, made in each worker, since a live network teacher is too large to send around."""
-    config, card = prepared.config, prepared.card
-    if isinstance(config, PretrainConfig):
-        teacher = None
-        if config.responses is None:
-            teacher = load_teacher(config.teacher, card.tile_mpp, config.storage, gpu=config.workers.gpus > 0)
-        return Rckd(card.classes, config.loss, teacher)
-    if isinstance(config, FinetuneConfig) and config.target == "classification":
-        return Classify(card.classes, prepared.class_weights)
-    if isinstance(config, TeacherConfig | FinetuneConfig):
-        boundary_px, deep = (config.boundary_px, config.deep) if isinstance(config, TeacherConfig) else (0, 0.0)
-        return Supervised(card.classes, config.dice, boundary_px, deep, partial(_tile_name, prepared.source))
-    raise TypeError(f"no task for a {type(config).__name__}")
+def _check_dense(dense: bool, what: str) -> None:
+    """Raises InputError when `what` answers for whole tiles."""
+    if not dense:
+        raise InputError(
+            f"{what} answers for whole tiles, and pretraining needs a response to every pixel; name a segmentation "
+            "teacher, or use jobs/distill_student.py."
+        )
 
 
-def _tile_name(source: Source, row: int) -> str:
-    """As in the manifest, which is read for it: a task is sent around without."""
-    return tile_name(read_manifest(source.tiles, source.storage), row)
+def _check_encoder(config: FinetuneConfig | DistillConfig) -> None:
+    """Raises InputError when the pretrained student is of another encoder."""
+    if config.encoder is None:
+        return
+    pretrained = read_card(resolve(config.encoder, config.storage), config.storage)
+    if pretrained.encoder != config.student.encoder:
+        raise InputError(
+            f"{config.encoder} was pretrained with the encoder {pretrained.encoder} and student.encoder is "
+            f"{config.student.encoder}; set student.encoder={pretrained.encoder}."
+        )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from timm.utils import ModelEmaV3
 
@@ -11,10 +12,12 @@ from histill.models.encoders import parameters_by_depth
 from histill.stream.graph import read_by_ray_data
 from histill.stream.read import ShardReader
 from histill.stream.tile_stream import TileStream
+from histill.teachers.cache import decisions
 from histill.tiles.manifest import Manifest
+from histill.train.assemble import make_model
 from histill.train.checkpoint import Learner
 from histill.train.ledger import Position
-from histill.train.prepare import Prepared, make_model
+from histill.train.prepare import DISTILLING, Prepared
 from histill.train.schedule import make_optimiser
 
 
@@ -30,9 +33,10 @@ def learner_of(prepared: Prepared, manifest: Manifest, device: torch.device) -> 
 
 def streams_of(prepared: Prepared, manifest: Manifest, worker: int, workers: int) -> tuple[TileStream, TileStream]:
     """The tiles that `worker` of `workers` learns from, and those of its part of the validation."""
-    config, card, labels = prepared.config, prepared.card, None
-    if card.kind == "classification":
-        labels = manifest.labels_among(card.classes, manifest.rows_of(config.data.train, prepared.cases))
+    config, labels, groups = prepared.config, labels_of(prepared, manifest), None
+    if config.data.balance == "response":
+        assert prepared.source.responses is not None
+        groups = decisions(prepared.source.responses, prepared.response_channels, manifest, config.storage)
 
     def stream(split: str, cases: frozenset[str] | None) -> TileStream:
         return TileStream(
@@ -47,13 +51,30 @@ def streams_of(prepared: Prepared, manifest: Manifest, worker: int, workers: int
             workers=workers,
             read=ShardReader(config.data.read_threads) if config.data.reader == "worker" else read_by_ray_data,
             response_channels=prepared.response_channels,
+            map_shape=prepared.map_shape,
+            dense_responses=prepared.card.kind == "segmentation",
             threads=config.data.decode_threads,
             max_corrupt=config.data.max_corrupt,
             buffer_tiles=config.data.shuffle_tiles,
-            balance=config.data.balance,
+            balance=config.data.balance if groups is None else None,
+            groups=groups,
         )
 
     return stream(config.data.train, prepared.cases), stream(config.data.val, None)
+
+
+def labels_of(prepared: Prepared, manifest: Manifest) -> np.ndarray | None:
+    """Each tile's class, int64 [tiles of the manifest], -1 where there is no label or a run must not see it."""
+    config, card = prepared.config, prepared.card
+    if card.kind != "classification":
+        return None
+    training = manifest.rows_of(config.data.train, prepared.cases)
+    among = manifest.multi_labels_among if card.multi_label else manifest.labels_among
+    labels = among(card.classes, training, needed=prepared.kind != DISTILLING)
+    if prepared.labelled is not None:
+        seen = manifest.rows_of(config.data.train, prepared.labelled)
+        labels[np.setdiff1d(training, seen)] = -1
+    return labels
 
 
 def _optimiser(model: Any, config: RunConfig) -> torch.optim.Optimizer:

@@ -11,10 +11,11 @@ import torch
 
 from histill.errors import HistillError
 from histill.tiles.manifest import read_manifest
+from histill.train.assemble import make_task
 from histill.train.board import ToBoard
 from histill.train.checkpoint import restore_checkpoint, save_checkpoint
 from histill.train.loop import Hooks, train
-from histill.train.prepare import Prepared, make_task
+from histill.train.prepare import Prepared
 from histill.train.session import learner_of, streams_of
 from histill.train.snapshot import Snapshot
 from histill.train.tracking import Tracker

@@ -1,0 +1,32 @@
+"""A model's layers by the names that timm gives to their feature maps, from the finest to the coarsest."""
+
+from typing import Any
+
+from torch import Tensor
+
+from histill.models.classifiers import Classifier
+from histill.models.encoders import Model
+
+
+def layer_channels(model: Model) -> dict[str, int]:
+    """Channels of the feature map of each layer, by its name."""
+    network: Any = model.network if isinstance(model, Classifier) else model.network.encoder.model
+    return {str(layer["module"]): int(layer["num_chs"]) for layer in network.feature_info}
+
+
+def with_maps(model: Model, tiles: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The logits of `tiles`, as `model` gives them, and the feature maps [B, C, h, w] of `layers` by their names.
+
+    `layers` are among `layer_channels(model)`.
+    """
+    if not layers:
+        return model(tiles), {}
+    names = list(layer_channels(model))
+    if isinstance(model, Classifier):
+        network: Any = model.network
+        indices = sorted(names.index(layer) for layer in layers)
+        last, maps = network.forward_intermediates(model.normalised(tiles), indices=indices)
+        return network.forward_head(last).float(), dict(zip((names[at] for at in indices), maps, strict=True))
+    features = model.features(tiles)
+    by_name = dict(zip(names, features[-len(names) :], strict=True))
+    return model.logits(features), {layer: by_name[layer] for layer in layers}

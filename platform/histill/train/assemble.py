@@ -1,0 +1,75 @@
+"""What a prepared run trains, made in each of its workers: a model and a task."""
+
+from functools import partial
+
+from torch import nn
+
+from histill.artifacts.encoder_weights import read_weights
+from histill.artifacts.model_folder import build, load, resolve
+from histill.config.distill import DistillConfig
+from histill.config.finetune import FinetuneConfig
+from histill.config.runs import PretrainConfig, TeacherConfig
+from histill.distill.classify import Classify
+from histill.distill.masks import tile_name
+from histill.distill.rckd import Rckd
+from histill.distill.resolution import Distill
+from histill.distill.supervised import Supervised
+from histill.distill.task import Task
+from histill.models.deep import DeepAnswers
+from histill.models.encoders import carry_encoder, freeze_encoder, load_encoder
+from histill.models.matching import Layers, Matching
+from histill.models.students import Segmenter
+from histill.stream.read import Source
+from histill.teachers.teacher import load_teacher
+from histill.tiles.manifest import read_manifest
+from histill.train.prepare import Prepared
+
+
+def make_model(prepared: Prepared) -> nn.Module:
+    """What learns in the run, before its first step, with the pretrained encoder if there is one."""
+    config, model = prepared.config, build(prepared.card)
+    if prepared.network.weights is not None:
+        load_encoder(model, read_weights(prepared.network.weights, config.storage), prepared.network.weights)
+    if isinstance(config, FinetuneConfig | DistillConfig) and config.encoder is not None:
+        pretrained, _, _ = load(resolve(config.encoder, config.storage), config.storage)
+        carry_encoder(pretrained, model)
+    if isinstance(config, FinetuneConfig) and config.frozen:
+        freeze_encoder(model)
+    if prepared.deep and isinstance(model, Segmenter):
+        return DeepAnswers(model, len(prepared.card.classes))
+    return model if prepared.layers is None else Matching(model, prepared.layers)
+
+
+def make_task(prepared: Prepared) -> Task:
+    """The run's task, made in each worker, since a live network teacher is too large to send around."""
+    config, card = prepared.config, prepared.card
+    if isinstance(config, PretrainConfig):
+        teacher = None
+        if config.responses is None:
+            teacher = load_teacher(config.teacher, card.tile_mpp, config.storage, gpu=config.workers.gpus > 0)
+        return Rckd(card.classes, config.loss, teacher)
+    if isinstance(config, DistillConfig):
+        teacher = None
+        if config.responses is None:
+            teacher = load_teacher(config.teacher, card.tile_mpp, config.storage, gpu=config.workers.gpus > 0)
+        return Distill(
+            classes=card.classes,
+            terms=config.loss,
+            layers=prepared.layers or Layers(),
+            teacher=teacher,
+            dense=card.kind == "segmentation",
+            multi_label=card.multi_label,
+            judged_by_teacher=prepared.judged_by_teacher,
+            name_of=partial(_tile_name, prepared.source),
+        )
+    if isinstance(config, TeacherConfig | FinetuneConfig) and config.target == "classification":
+        return Classify(card.classes, prepared.class_weights, config.smoothing, card.multi_label)
+    if isinstance(config, TeacherConfig | FinetuneConfig):
+        boundary_px, deep = (config.boundary_px, config.deep) if isinstance(config, TeacherConfig) else (0, 0.0)
+        return Supervised(card.classes, config.dice, boundary_px, deep, partial(_tile_name, prepared.source))
+    raise TypeError(f"no task for a {type(config).__name__}")
+
+
+def _tile_name(source: Source, row: int) -> str:
+    """As in the manifest, which is read for it: a task is sent around without."""
+    return tile_name(read_manifest(source.tiles, source.storage), row)

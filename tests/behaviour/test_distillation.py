@@ -1,0 +1,128 @@
+"""A student at a lower resolution learns what a teacher at a higher one knows, and needs no label."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from histill.artifacts import model_folder
+from histill.config.common import Storage
+from histill.config.distill import DistillConfig
+from histill.config.load import validate, with_value
+from histill.config.runs import RunConfig, TeacherConfig
+from histill.tiles.manifest import Manifest, write_manifest
+from histill.train.assemble import make_task
+from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint
+from histill.train.loop import Hooks, train
+from histill.train.prepare import Prepared, prepare_distillation, prepare_teacher
+from histill.train.session import learner_of, streams_of
+
+pytestmark = pytest.mark.behaviour
+
+STORAGE = Storage()
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
+    """48 tiles of 64 px with and without nuclei, named so by their labels; 32 to learn from."""
+    return tile_set(tmp_path_factory.mktemp("tiles"), tiles=48, tile_px=64, labels=True)
+
+
+def run(
+    prepared: Prepared, manifest: Manifest, *, learner: Learner | None = None, stop_after: int | None = None
+) -> tuple[Learner, list[dict[str, float]]]:
+    """Train, at most for `stop_after` epochs; the learner, and what each epoch reported."""
+    learner = learner or learner_of(prepared, manifest, torch.device("cpu"))
+    reports: list[dict[str, float]] = []
+
+    class Stop(Exception):
+        pass
+
+    def save(metrics: dict[str, float]) -> None:
+        reports.append(metrics)
+        if stop_after is not None and len(reports) == stop_after:
+            raise Stop
+
+    try:
+        streams = streams_of(prepared, manifest, 0, 1)
+        train(learner, learner.model, make_task(prepared), *streams, prepared.config, Hooks(lambda _: None, save))
+    except Stop:
+        pass
+    return learner, reports
+
+
+def keys(manifest: Manifest, folder: Path, name: str, **changes: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "name": name,
+        "runs": str(folder),
+        "data": {"tiles": manifest.uri, "batch_size": 8},
+        "optimiser": {"epochs": 12, "lr": 2e-3},
+        "workers": {"count": 1},
+    }
+    for key, value in changes.items():
+        data = with_value(data, key.replace("__", "."), value)
+    return data
+
+
+def configured(kind: type[RunConfig], data: dict[str, Any]) -> Any:
+    return validate(kind, data, "the test")
+
+
+@pytest.fixture(scope="module")
+def teacher(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The paper's network, taught by the labels at full resolution."""
+    folder = tmp_path_factory.mktemp("teacher")
+    data = keys(manifest, folder, "teacher", target="classification", network={"encoder": "resnet_gn"})
+    prepared = prepare_teacher(configured(TeacherConfig, data))
+    learner, reports = run(prepared, manifest)
+    assert reports[-1]["val_balanced_accuracy"] == 1.0
+    model_folder.save(str(folder), learner.shipped, prepared.card)
+    return str(folder)
+
+
+def without_labels(manifest: Manifest, folder: Path) -> Manifest:
+    """The same tiles, and no label but those of the validation."""
+    names = manifest.table["label"].to_pylist()
+    for row in manifest.rows_of("train"):
+        names[row] = None
+    column = manifest.table.schema.get_field_index("label")
+    table = manifest.table.set_column(column, "label", pa.array(names, pa.string()))
+    shards = [f"{manifest.uri}/{shard}" for shard in table["shard"].to_pylist()]
+    at = table.schema.get_field_index("shard")
+    return write_manifest(str(folder), table.set_column(at, "shard", pa.array(shards)), tile_px=64, mpp=0.5, ingest="")
+
+
+def distillation(manifest: Manifest, teacher: str, folder: Path, **changes: Any) -> Prepared:
+    data = keys(manifest, folder, "student", teacher={"model": teacher}, **changes)
+    return prepare_distillation(configured(DistillConfig, data))
+
+
+def test_a_student_learns_from_the_teacher_alone(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    student = {"encoder": "csat_tiny", "size_px": 32}
+    _, reports = run(distillation(manifest, teacher, tmp_path, student=student), manifest)
+    assert reports[-1]["loss"] < 0.5 * reports[0]["loss"]
+    assert reports[-1]["val_balanced_accuracy"] >= 0.85
+
+
+def test_a_distillation_goes_on_where_it_stopped(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "student": {"encoder": "csat_tiny", "size_px": 32},
+        "loss": {"many_features": {}},
+        "optimiser__epochs": 3,
+    }
+    prepared = distillation(manifest, teacher, tmp_path, **changes)
+    whole, _ = run(prepared, manifest)
+    stopped, _ = run(prepared, manifest, stop_after=1)
+    (tmp_path / "checkpoint").mkdir()
+    save_checkpoint(str(tmp_path / "checkpoint"), stopped, prepared.card)
+    resumed = learner_of(prepared, manifest, torch.device("cpu"))
+    restore_checkpoint(str(tmp_path / "checkpoint"), resumed)
+    resumed, reports = run(prepared, manifest, learner=resumed)
+    assert [report["epochs"] for report in reports] == [2, 3]
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], tensor, msg=name)
+    kept, _, _ = model_folder.load(str(tmp_path / "checkpoint"), STORAGE)
+    assert not any("projection" in name or "mixture" in name for name in kept.state_dict())

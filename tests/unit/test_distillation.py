@@ -1,0 +1,393 @@
+"""Resolution distillation: what it is refused for, what it is sent out with, and its loss of a batch."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from histill.artifacts.model_folder import ModelCard, build, save
+from histill.config.common import Storage
+from histill.config.common import Teacher as TeacherConfig
+from histill.config.distill import DistillConfig, DistillLoss
+from histill.config.load import validate, with_value
+from histill.config.scoring import CacheConfig
+from histill.distill.resolution import Distill
+from histill.distill.task import Terms
+from histill.distill.terms import TERMS
+from histill.errors import InputError
+from histill.models.classifiers import Classifier
+from histill.models.matching import Matching
+from histill.storage.uris import join
+from histill.stream.batches import TileBatch
+from histill.stream.cached_views import CachedViews
+from histill.stream.read import Source
+from histill.stream.tile_stream import TileStream
+from histill.stream.views import Views
+from histill.teachers.answers import Answering, answer_shard, shards_of
+from histill.teachers.cache import address, decisions, finish_cache
+from histill.teachers.teacher import load_teacher
+from histill.tiles.manifest import Manifest, write_manifest
+from histill.train.assemble import make_model, make_task
+from histill.train.prepare import Prepared, prepare_distillation
+from histill.train.session import labels_of, streams_of
+
+pytestmark = pytest.mark.unit
+
+STORAGE = Storage()
+ALL_TERMS: dict[str, Any] = {name: {} for name in DistillLoss.model_fields}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
+    """Tiles of 128 px at 0.5 um/px, "stroma" and "tumour" by turns; four cases of four tiles to learn from."""
+    return tile_set(tmp_path_factory.mktemp("tiles"), tiles=24, tile_px=128, labels=True)
+
+
+def saved_teacher(folder: Path, **changes: Any) -> str:
+    values: dict[str, Any] = {
+        "kind": "classification",
+        "encoder": "resnet_gn",
+        "decoder_channels": (),
+        "classes": ("stroma", "tumour"),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.2, 0.2, 0.2),
+        "tile_px": 128,
+        "tile_mpp": 0.5,
+        "size_px": 128,
+        "tiles_digest": "tiles",
+        "train_cases": "cases",
+        "histill": "0",
+    }
+    card = ModelCard(**values | changes)
+    torch.manual_seed(3)
+    save(str(folder), build(card), card)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+def configured(manifest: Manifest, teacher: str, runs: Path, **changes: Any) -> DistillConfig:
+    data: dict[str, Any] = {
+        "name": "run",
+        "runs": str(runs),
+        "data": {"tiles": manifest.uri, "batch_size": 4},
+        "teacher": {"model": teacher},
+        "student": {"encoder": "csat_tiny", "size_px": 32},
+    }
+    for key, value in changes.items():
+        data = with_value(data, key.replace("__", "."), value)
+    return validate(DistillConfig, data, "the test")
+
+
+def first_batch(prepared: Prepared, manifest: Manifest) -> TileBatch:
+    training, _ = streams_of(prepared, manifest, 0, 1)
+    return next(training.training_epoch(0, seed=0))
+
+
+def loss_of(prepared: Prepared, manifest: Manifest) -> tuple[Terms, Matching]:
+    torch.manual_seed(0)
+    model = make_model(prepared)
+    assert isinstance(model, Matching)
+    task = make_task(prepared)
+    return task.loss(model.train(), first_batch(prepared, manifest)), model
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student__size_px": 160}, ["160 px", "choose at most 128 px"]),
+        ({"student__size_px": 96}, ["1.333 times", "student.size_px", "128, 64, 32, 16, 8", "resize=true"]),
+        ({"student__mpp": 0.75, "student__size_px": None}, ["0.75", "no whole number"]),
+        ({"loss__features__student_layer": "stages.9"}, ["'stages.9'", "stages.0, stages.1, stages.2, stages.3"]),
+        ({"loss__features__teacher_layer": "stages.3"}, ["teacher's layer 'stages.3'", "layer1, layer2"]),
+        ({"loss__many_features": {"teacher_layers": ("layer5",)}}, ["'layer5'", "layer4"]),
+        ({"loss__divergence": None}, ["no term for the student's answers"]),
+        ({"loss__labels": {"weight": 0.0}}, ["loss.labels.weight", "greater than 0"]),
+        ({"labelled": 0.5}, ["no term of loss uses labels"]),
+        ({"encoder": "r", "student__weights": "w"}, ["name one of them"]),
+        ({"student": {"encoder": "convnextv2_atto", "size_px": 16}}, ["convnextv2_atto cannot see tiles of 16 px"]),
+        ({"teacher__model": "nowhere"}, ["nowhere is neither a model folder"]),
+    ],
+)
+def test_wrong_set_ups_are_refused(
+    manifest: Manifest, teacher: str, tmp_path: Path, changes: dict[str, Any], said: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        prepare_distillation(configured(manifest, teacher, tmp_path, **changes))
+    message = str(caught.value)
+    assert all(part in message for part in said), message
+    assert "\n" not in message
+
+
+def test_a_student_finer_than_its_teacher_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    coarse = saved_teacher(tmp_path / "teacher", size_px=64) if (tmp_path / "teacher").mkdir() is None else ""
+    with pytest.raises(InputError, match=r"student would see tiles at 128 px \(0.5 um/px\).*64 px \(1 um/px\)"):
+        prepare_distillation(configured(manifest, coarse, tmp_path, student__size_px=128))
+    prepared = prepare_distillation(configured(manifest, coarse, tmp_path, student__size_px=32))
+    assert prepared.views == Views(32, 64)  # the teacher's view is decoded at its own size
+
+
+def test_another_ratio_can_be_asked_for(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    prepared = prepare_distillation(configured(manifest, teacher, tmp_path, student__size_px=96, resize=True))
+    assert prepared.views == Views(96, 128)
+
+
+def test_a_distillation_is_sent_out_with_its_teacher_s_classes(
+    manifest: Manifest, teacher: str, tmp_path: Path
+) -> None:
+    prepared = prepare_distillation(configured(manifest, teacher, tmp_path))
+    assert prepared.views == Views(32, 128)
+    card = prepared.card
+    assert (card.kind, card.classes, card.size_px) == ("classification", ("stroma", "tumour"), 32)
+    assert card.teacher_digest is not None
+    model = make_model(prepared)
+    assert isinstance(model, Matching)
+    assert isinstance(model.model, Classifier)
+    assert prepared.layers is not None
+    assert prepared.layers.pairs == ((("stages.3", "layer4"), 256),)
+
+
+def test_every_term_is_in_the_table() -> None:
+    assert list(TERMS) == list(DistillLoss.model_fields)
+
+
+def test_all_terms_together_teach_everything_that_learns(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    prepared = prepare_distillation(configured(manifest, teacher, tmp_path, loss=ALL_TERMS))
+    terms, model = loss_of(prepared, manifest)
+    assert set(terms.parts) == set(TERMS)
+    assert all(value.isfinite() and value >= 0 for value in terms.parts.values())
+    terms.loss.backward()
+    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert idle == []
+
+
+@pytest.mark.parametrize("term", list(TERMS))
+def test_each_term_by_itself_moves_the_student(manifest: Manifest, teacher: str, tmp_path: Path, term: str) -> None:
+    alone: dict[str, Any] = dict.fromkeys(TERMS) | {"divergence": {"weight": 1e-9}, term: {}}
+    prepared = prepare_distillation(configured(manifest, teacher, tmp_path, loss=alone, student__size_px=64))
+    terms, model = loss_of(prepared, manifest)
+    terms.loss.backward()
+    stem = next(model.model.parameters())
+    assert stem.grad is not None
+    assert stem.grad.abs().max() > 1e-7
+
+
+def test_the_two_terms_of_the_paper_by_hand(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    prepared = prepare_distillation(configured(manifest, teacher, tmp_path))
+    terms, model = loss_of(prepared, manifest)
+    batch, task = first_batch(prepared, manifest), make_task(prepared)
+    assert isinstance(task, Distill)
+    assert batch.teacher is not None
+    high = task.teacher.model  # type: ignore[union-attr]
+    with torch.no_grad():
+        answers = model(batch.student.float())
+        target = high(batch.teacher.float())
+        p, q = target.softmax(1), answers.logits.softmax(1)
+        divergence = (p * (p / q).log()).sum(1).mean()
+        wanted = high.network.forward_features(high.normalised(batch.teacher.float()))
+        side = answers.projected["stages.3", "layer4"].shape[-1]
+        pooled = torch.nn.functional.adaptive_max_pool2d(wanted, side)
+        smooth = torch.nn.functional.interpolate(wanted, size=side, mode="bicubic")
+        features = (answers.projected["stages.3", "layer4"] - (pooled + smooth) / 2).square().mean()
+    torch.testing.assert_close(terms.parts["divergence"], divergence)
+    torch.testing.assert_close(terms.parts["features"], features)
+    torch.testing.assert_close(terms.loss.detach(), divergence + features)
+
+
+def test_labels_are_seen_only_where_they_may_be(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    config = configured(manifest, teacher, tmp_path, loss__labels={}, labelled=0.25)
+    prepared = prepare_distillation(config)
+    labels = labels_of(prepared, manifest)
+    assert labels is not None
+    seen = labels[manifest.rows_of("train")] >= 0
+    assert 0 < seen.sum() < len(seen)
+    assert (labels[manifest.rows_of("val")] >= 0).all()
+    assert prepared.cases is None  # tiles of all cases are learned from
+
+
+def relabelled(manifest: Manifest, uri: Path, label: str | None) -> Manifest:
+    column = manifest.table.schema.get_field_index("label")
+    names = manifest.table["label"].to_pylist()
+    names[0] = label
+    for row in manifest.rows_of("val"):
+        names[row] = None
+    table = manifest.table.set_column(column, "label", pa.array(names, pa.string()))
+    return write_manifest(str(uri), table, tile_px=128, mpp=0.5, ingest="", storage=STORAGE)
+
+
+def test_without_labels_the_validation_is_judged_by_the_teacher(
+    manifest: Manifest, teacher: str, tmp_path: Path
+) -> None:
+    unlabelled = relabelled(manifest, tmp_path / "tiles", None)
+    assert prepare_distillation(configured(unlabelled, teacher, tmp_path)).judged_by_teacher
+    assert not prepare_distillation(configured(manifest, teacher, tmp_path)).judged_by_teacher
+
+
+def test_a_label_that_is_no_class_of_the_teacher_is_refused(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    wrong = relabelled(manifest, tmp_path / "tiles", "fat")
+    with pytest.raises(InputError, match=r"has the label 'fat'.*expected one of stroma, tumour"):
+        prepare_distillation(configured(wrong, teacher, tmp_path, loss__labels={}))
+
+
+def test_the_queue_holds_the_teacher_s_keys_of_earlier_tiles(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    config = configured(manifest, teacher, tmp_path, loss={"features": None, "contrastive": {"queue": 6}})
+    prepared = prepare_distillation(config)
+    model, task = make_model(prepared).train(), make_task(prepared)
+    batch = first_batch(prepared, manifest)
+    losses = [float(task.loss(model, batch).parts["contrastive"].detach()) for _ in range(3)]
+    assert losses[0] < losses[1] < losses[2]  # more keys to tell apart: 4, 8, 10
+    assert isinstance(task, Distill)
+    assert task._queue is not None
+    assert len(task._queue) == 6
+
+
+def cached(manifest: Manifest, teacher: str, out: Path, **changes: Any) -> str:
+    """The folder of responses, as the job writes them, without Ray."""
+    keys = {"tiles": manifest.uri, "teacher": {"model": teacher}, "output": str(out), **changes}
+    config = validate(CacheConfig, keys, "the test")
+    made = load_teacher(config.teacher, 0.5, STORAGE)
+    folder = address(made.digest, manifest.header.digest, config.views, config.seed, config.augment, config.layer)
+    views = CachedViews(join(config.output, folder), config.views, config.seed, config.augment)
+    how = Answering(config, views, manifest.header.tile_px)
+    for shard in shards_of(manifest):
+        answer_shard(made, shard, how)
+    assert not finish_cache(how, made, manifest, 0).dense
+    return views.uri
+
+
+def test_cached_answers_to_whole_tiles_are_the_live_ones(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    upright: dict[str, Any] = {"data__augment__flips": False, "loss__features": None}
+    live = prepare_distillation(configured(manifest, teacher, tmp_path, **upright))
+    responses = cached(manifest, teacher, tmp_path / "responses")
+    stored = prepare_distillation(configured(manifest, teacher, tmp_path, responses=responses, **upright))
+    assert stored.views == Views(32)  # no view for a teacher that need not look
+    batch = first_batch(stored, manifest)
+    assert batch.response is not None
+    assert batch.response.shape == (4, 1, 1, 1)
+    expected, _ = loss_of(live, manifest)
+    got, _ = loss_of(stored, manifest)
+    torch.testing.assert_close(got.parts["divergence"], expected.parts["divergence"], atol=0.02, rtol=0)
+    answers = [make_task(each)._teacher_says(first_batch(each, manifest))[0] for each in (live, stored)]  # type: ignore[attr-defined]
+    gaps = [each[:, 1] - each[:, 0] for each in answers]
+    torch.testing.assert_close(gaps[1], gaps[0], atol=0.04, rtol=0)
+
+
+def test_cached_answers_to_views_are_to_what_the_student_sees(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    responses = cached(manifest, teacher, tmp_path / "responses", views=3, augment={"flips": True})
+    prepared = prepare_distillation(
+        configured(manifest, teacher, tmp_path, responses=responses, loss__features=None, student__size_px=128)
+    )
+    task = make_task(prepared)
+    assert isinstance(task, Distill)
+    high = load_teacher(prepared.config.teacher, 0.5, STORAGE)  # type: ignore[attr-defined]
+    training, _ = streams_of(prepared, manifest, 0, 1)
+    for epoch in (0, 1):
+        batch = next(training.training_epoch(epoch, seed=0))
+        expected = high.respond(batch.student)  # the student sees 128 px as the teacher does
+        stored, _ = task._teacher_says(batch)
+        torch.testing.assert_close(stored[:, 1] - stored[:, 0], expected[:, 1] - expected[:, 0], atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ["loss.features", "layer=<name>", "responses=null"]),
+        ({"loss__features": None, "data__augment__crop_px": 64}, ["crop_px is 64", "answer whole tiles"]),
+    ],
+)
+def test_what_cached_answers_cannot_teach_is_refused(
+    manifest: Manifest, teacher: str, tmp_path: Path, changes: dict[str, Any], said: list[str]
+) -> None:
+    responses = cached(manifest, teacher, tmp_path / "responses")
+    with pytest.raises(InputError) as caught:
+        prepare_distillation(configured(manifest, teacher, tmp_path, responses=responses, **changes))
+    assert all(part in str(caught.value) for part in said), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dense_student_learns_from_a_dense_teacher_at_a_lower_resolution(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "teacher").mkdir()
+    dense = saved_teacher(
+        tmp_path / "teacher", kind="segmentation", decoder_channels=(16, 16, 8, 8, 8), classes=("background", "nucleus")
+    )
+    terms: dict[str, Any] = {"labels": {}, "decoupled": {}, "relational": {}, "many_features": {}}
+    config = configured(
+        manifest, dense, tmp_path, loss=terms, student__decoder_channels=(16, 16, 8, 8, 8), student__size_px=64
+    )
+    prepared = prepare_distillation(config)
+    assert prepared.card.kind == "segmentation"
+    assert prepared.source.masks
+    got, model = loss_of(prepared, manifest)
+    got.loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert got.parts["divergence"] > 0
+    with pytest.raises(InputError, match=r"loss\.attention .*classifiers"):
+        prepare_distillation(configured(manifest, dense, tmp_path, loss={"attention": {}}, student__size_px=64))
+    with pytest.raises(InputError, match="multiple of 32"):
+        prepare_distillation(configured(manifest, dense, tmp_path, student__size_px=16))
+
+
+def test_cached_feature_maps_are_the_live_ones(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    responses = cached(manifest, teacher, tmp_path / "responses", layer="layer3")
+    terms: dict[str, Any] = {"features": {"teacher_layer": "layer3"}, "relational": None, "contrastive": {}}
+    upright: dict[str, Any] = {"data__augment__flips": False}
+    live = prepare_distillation(configured(manifest, teacher, tmp_path, loss=terms | {"contrastive": None}, **upright))
+    stored = prepare_distillation(configured(manifest, teacher, tmp_path, loss=terms, responses=responses, **upright))
+    assert stored.views == Views(32)
+    batch = first_batch(stored, manifest)
+    assert batch.map is not None
+    assert batch.map.shape == (4, 128, 8, 8)
+    expected, _ = loss_of(live, manifest)
+    got, _ = loss_of(stored, manifest)
+    torch.testing.assert_close(got.parts["features"], expected.parts["features"], atol=1e-3, rtol=0.01)
+    with pytest.raises(InputError, match="teacher's layer 'layer4', and its layers are layer3"):
+        prepare_distillation(
+            configured(manifest, teacher, tmp_path, responses=responses, loss__features__teacher_layer="layer4")
+        )
+    with pytest.raises(InputError, match=r"loss\.attention needs a teacher that runs beside"):
+        prepare_distillation(configured(manifest, teacher, tmp_path, responses=responses, loss__attention={}))
+    with pytest.raises(InputError, match="has no layer 'layer9'; its layers are act1, layer1"):
+        load_teacher(stored.config.teacher, 0.5, STORAGE).map_shape("layer9", 128)  # type: ignore[attr-defined]
+
+
+def test_the_classes_of_cached_answers_can_be_balanced(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    responses = cached(manifest, teacher, tmp_path / "responses")
+    changes: dict[str, Any] = {"loss__features": None, "data__balance": "response"}
+    prepared = prepare_distillation(configured(manifest, teacher, tmp_path, responses=responses, **changes))
+    assert prepared.source.responses is not None
+    found = decisions(prepared.source.responses, 1, manifest, STORAGE)
+    training, _ = streams_of(prepared, manifest, 0, 1)
+    assert np.array_equal(training.groups, found)
+    rows = manifest.rows_of("train")
+    some = np.arange(24) % 8 == 0  # two of the 16 tiles to learn from
+    uneven = dataclasses.replace(training, groups=np.where(some, 3, 1))
+    epoch = uneven.tiles_of_epoch(0, seed=0)
+    assert len(epoch) == len(rows)
+    assert some[epoch].sum() == len(rows) / 2
+    with pytest.raises(InputError, match="needs cached responses to whole tiles"):
+        prepare_distillation(configured(manifest, teacher, tmp_path, **changes))
+
+
+def test_decisions_are_those_of_the_teacher(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "teacher").mkdir()
+    three = saved_teacher(tmp_path / "teacher", classes=("a", "b", "c"))
+    views = CachedViews(cached(manifest, three, tmp_path / "responses"))
+    found = decisions(views, 2, manifest, STORAGE)
+    stream = TileStream(
+        manifest=manifest, source=Source(manifest.uri, manifest.header.digest, STORAGE), split="train",
+        views=Views(128), batch_size=16, worker=0, workers=1,
+    )  # fmt: skip
+    high = load_teacher(TeacherConfig(model=three), 0.5, STORAGE)
+    (batch,) = stream.exact_pass()
+    logits = high.respond(batch.student)
+    certain = (logits.topk(2, 1).values.diff().abs() > 0.1).flatten()
+    assert certain.any()
+    assert np.array_equal(found[batch.index.numpy()][certain], logits.argmax(1).numpy()[certain])
