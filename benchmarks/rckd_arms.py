@@ -18,16 +18,14 @@ in --out is kept. Prints a line for each result, tables, and as its last line on
 
 import argparse
 import json
-import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
+from arms import pool as pools
 from arms.table import Cell, draw, summary, table
 
 ARMS = ("scratch", "scratch_long", "rckd_soft", "rckd_hard", "supervised")
@@ -112,18 +110,17 @@ def main() -> None:
 
 def compare(budget: Budget, data: Path, processes: int) -> Iterator[tuple[str, dict[Cell, float]]]:
     """Everything, student by student and stage by stage; the figure of each student's cells."""
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
+    with pools.processes(processes) as pool:
         list(pool.map(make_tiles, [data] * 2, [budget.out] * 2, ("biopsies", "windows")))
         dice = pool.submit(teach, budget).result()
         print(f"teacher: Dice {dice:.3f} on windows of unseen organs", flush=True)
         for student in budget.students:
             arms = [arm for arm in budget.arms if arm in PRETRAINED]
             pretrainings = [(budget, student, arm, seed) for seed in budget.seeds_of(student) for arm in arms]
-            for _ in _done(pool, pretrain, pretrainings, "pretraining"):
+            for _ in pools.done(pool, pretrain, pretrainings, "pretraining"):
                 pass
             cells = [(budget, cell) for cell in cells_of(budget, student)]
-            yield student, dict(_done(pool, finetune, cells, "fine-tuning"))
+            yield student, dict(pools.done(pool, finetune, cells, "fine-tuning"))
 
 
 def cells_of(budget: Budget, student: str) -> Iterator[Cell]:
@@ -246,35 +243,12 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     return cell, value
 
 
-def _done(
-    pool: ProcessPoolExecutor, work: Callable[..., tuple[Any, Any]], tasks: Iterable[tuple[object, ...]], title: str
-) -> Iterator[tuple[Any, Any]]:
-    """Results as they come, each with a line of its own and the time left."""
-    futures, begun = [pool.submit(work, *task) for task in tasks], time.monotonic()
-    for number, future in enumerate(as_completed(futures), start=1):
-        key, value = future.result()
-        spent = time.monotonic() - begun
-        left = spent / number * (len(futures) - number) / 60
-        name = key.name if isinstance(key, Cell) else key
-        figure = f" {value:.3f}" if isinstance(value, float) else ""
-        print(f"{title} {number}/{len(futures)}: {name}{figure} ({left:.0f} min left)", flush=True)
-        yield key, value
-
-
 def _network(student: str) -> dict[str, object]:
     return {"encoder": student, "decoder_channels": DECODER}
 
 
 def _pretrained(student: str, arm: str, seed: int) -> str:
     return f"{student}-{arm}-{seed}"
-
-
-def _one_thread() -> None:
-    """Runs share the cores by being several."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":

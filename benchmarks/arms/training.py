@@ -16,12 +16,13 @@ from histill.storage.control import exists
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.teachers.answers import Answering, answer_shard, shards_of
-from histill.teachers.cache import address, finish_cache
+from histill.teachers.cache import HEADER_NAME, address, finish_cache
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.subsets import few_cases
+from histill.train.assemble import make_task
 from histill.train.loop import Hooks, train
-from histill.train.prepare import Prepared, make_task
+from histill.train.prepare import Prepared
 from histill.train.run_folder import finish, run_uri
 from histill.train.session import learner_of, streams_of
 
@@ -67,7 +68,7 @@ def keys_of(
         "runs": str(runs),
         "seed": seed,
         "data": {
-            "tiles": tiles.uri, "batch_size": batch, "seed": seed, "augment": {**COLOURS, "crop_px": window_px},
+            "tiles": tiles.uri, "batch_size": batch, "seed": seed, "augment": COLOURS | {"crop_px": window_px},
             "read_threads": 1, "decode_threads": 1,
         },
         "optimiser": {"epochs": epochs, "lr": lr},
@@ -82,17 +83,21 @@ def epochs_for(steps: int, tiles: Manifest, batch: int, fraction: float = 1.0, s
     return max(1, round(steps / ceil(len(tiles.rows_of("train", cases)) / batch)))
 
 
-def responses(teacher: str, tiles: Manifest, out: Path) -> str:
+def responses(teacher: str, tiles: Manifest, out: Path, **changes: Any) -> str:
     """What `jobs/cache_responses.py` writes, without Ray; the cache's folder."""
     keys = {
         "tiles": tiles.uri,
         "teacher": {"model": teacher},
         "output": str(out),
         "workers": {"gpus": int(DEVICE.type == "cuda")},
-    }
+    } | changes
     config = validate(CacheConfig, keys, "the benchmark")
     made = load_teacher(config.teacher, tiles.header.mpp, STORAGE, gpu=DEVICE.type == "cuda")
-    cached = CachedViews(join(config.output, address(made.digest, tiles.header.digest)))
+    views = config.views, config.seed, config.augment
+    folder = join(config.output, address(made.digest, tiles.header.digest, *views, config.layer))
+    if exists(join(folder, HEADER_NAME), STORAGE):
+        return folder
+    cached = CachedViews(folder, *views)
     how = Answering(config, cached, tiles.header.tile_px)
     undecodable = sum(answer_shard(made, shard, how)[1] for shard in shards_of(tiles))
     finish_cache(how, made, tiles, undecodable)

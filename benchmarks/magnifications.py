@@ -1,0 +1,344 @@
+"""Resolution distillation, the table of the paper: what does a student at a lower magnification know?
+
+    python benchmarks/magnifications.py [--data ../shared/data] [--out results/magnifications] [--quick]
+
+--data holds `ebhi_seg/` (EBHI-Seg, Shi et al., Front. Med. 10:1114673, 2023) with its index.csv: biopsies of six
+classes, 224 px, split by case. A quarter of the training cases is labelled. The teacher, the resolution paper's network
+(DiPalma et al., arXiv 2101.04170), learns from these at 224 px. CSAT students see the same tissue at a half, a quarter,
+an eighth and a sixteenth of the resolution and learn from the labels alone ("labels_only"), or from the teacher's
+answers and last feature map, without labels: on the labelled cases ("distilled") or on all training cases
+("distilled_unlabeled"). All arms of a resolution take as many steps, and show the classes equally often: those of the
+labels, or those that the teacher names. The curve tells how the last arm grows with the unlabelled tiles. The same arms
+with the teacher's own network as the student are run at a quarter.
+
+The runs are the product's own, in processes of this machine (without Ray; on a GPU if there is one); what is finished
+in --out is kept. A seed draws the labelled cases, the weights and the order. Nothing is chosen by the scores, which are
+balanced accuracies on other cases. Prints a line for each result, tables, and as its last line one JSON object.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from arms import pool as pools
+from tabulate import tabulate
+
+TEACHER, STUDENT = "resnet_gn", "csat"
+LAYER = "layer4"  # the teacher's last
+TILE_PX = 224
+LABELS, DISTILLED, UNLABELLED = "labels_only", "distilled", "distilled_unlabeled"
+ARMS = (LABELS, DISTILLED, UNLABELLED)
+TEACHER_BATCH, BATCH = 16, 32
+VIEWS = 8  # of each tile, among the symmetries of the square
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is done; the same for every arm of a resolution."""
+
+    out: Path
+    teacher_steps: int
+    steps: dict[int, int]  # by scale
+    seeds: int
+    labelled: float  # share of the training cases
+    shares: tuple[float, ...]  # of the training cases, for the curve
+    curve_scale: int = 4
+    teacher_lr: float = 1e-3
+    lr: float = 3e-3
+    feature_weight: float = 2.0
+
+    @property
+    def runs(self) -> Path:
+        return self.out / "runs"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student."""
+
+    encoder: str
+    arm: str
+    scale: int
+    share: float  # of the training cases that it sees
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.encoder}-{self.arm}-x{self.scale}-{self.share:g}-{self.seed}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--out", type=Path, help="default: results/magnifications, or results/magnifications_quick")
+    parser.add_argument("--quick", action="store_true", help="one seed, two resolutions, a few steps")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--teacher-steps", type=int, default=1000)
+    parser.add_argument(
+        "--steps", type=int, default=1500, help="of a student at a quarter; a fifth at half the resolution, else half"
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once, each on one thread")
+    chosen = parser.parse_args()
+    budget = Budget(
+        out=(chosen.out or Path("results") / ("magnifications_quick" if chosen.quick else "magnifications")).resolve(),
+        teacher_steps=chosen.teacher_steps,
+        steps={2: chosen.steps // 5, 4: chosen.steps, 8: chosen.steps // 2, 16: chosen.steps // 2},
+        seeds=chosen.seeds,
+        labelled=0.25,
+        shares=(0.25, 0.5, 1.0),
+    )
+    if chosen.quick:
+        budget = replace(budget, teacher_steps=60, steps={4: 60, 8: 60}, seeds=1, shares=(0.25, 1.0))
+    begun = time.monotonic()
+    with pools.processes(chosen.processes) as pool:
+        pool.submit(make_tiles, chosen.data.resolve(), budget.out).result()
+        teachers = dict(pools.done(pool, teach, [(budget, seed) for seed in range(budget.seeds)], "teachers"))
+        values = dict(pools.done(pool, learn, [(budget, cell) for cell in cells_of(budget)], "students"))
+    found = summary(budget, teachers, values)
+    print(f"\n{tables(budget, found)}\n")
+    draw(budget, found, budget.out / "magnifications.png")
+    print(f"{(time.monotonic() - begun) / 60:.0f} minutes, picture in {budget.out}")
+    print(json.dumps(found))
+
+
+def cells_of(budget: Budget) -> Iterator[Cell]:
+    """All students, seed by seed, the longest runs first."""
+    for seed in range(budget.seeds):
+        for scale in budget.steps:
+            for arm in ARMS:
+                yield Cell(STUDENT, arm, scale, 1.0 if arm == UNLABELLED else budget.labelled, seed)
+        for share in budget.shares:
+            if budget.labelled < share < 1:
+                yield Cell(STUDENT, UNLABELLED, budget.curve_scale, share, seed)
+        for arm in ARMS:
+            yield Cell(TEACHER, arm, budget.curve_scale, 1.0 if arm == UNLABELLED else budget.labelled, seed)
+
+
+def make_tiles(data: Path, out: Path) -> None:
+    """Write the tile set, unless it is there."""
+    from arms.tile_sets import biopsies
+
+    out.mkdir(parents=True, exist_ok=True)
+    biopsies(data, out)
+
+
+def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
+    """Train a teacher and let it answer; its balanced accuracy when it sees tiles at 1 / scale of the resolution."""
+    from arms.tile_sets import STORAGE
+    from arms.training import epochs_for, keys_of, responses, run
+
+    from histill.artifacts import model_folder
+    from histill.config.runs import TeacherConfig
+    from histill.config.scoring import HeldOut
+    from histill.evaluate.score_classes import score_classes
+    from histill.tiles.manifest import read_manifest
+    from histill.train.prepare import prepare_teacher
+
+    tiles = read_manifest(str(budget.out / "biopsies"), STORAGE)
+    epochs = epochs_for(budget.teacher_steps, tiles, TEACHER_BATCH, budget.labelled, seed)
+    name, lr = f"teacher-{seed}", budget.teacher_lr
+    keys = keys_of(name, budget.runs, tiles, seed, batch=TEACHER_BATCH, epochs=epochs, lr=lr)
+    keys |= {"target": "classification", "network": {"encoder": TEACHER}, "smoothing": 0.1}
+    keys |= {"fraction": budget.labelled, "fraction_seed": seed}
+    keys["data"]["balance"] = "label"
+    teacher = run(TeacherConfig, prepare_teacher, keys)
+    responses(teacher, tiles, budget.out / "responses", layer=LAYER, views=VIEWS, augment={"flips": True})
+    network, card, _ = model_folder.load(model_folder.resolve(teacher, STORAGE), STORAGE)
+    values = {}
+    for scale in (1, *budget.steps):
+        folder = budget.out / "lowered" / f"teacher-{seed}-x{scale}"
+        folder.mkdir(parents=True, exist_ok=True)
+        model_folder.save(str(folder), network, card.model_copy(update={"size_px": TILE_PX // scale}))
+        values[scale] = score_classes(str(folder), HeldOut(tiles=tiles.uri), STORAGE).balanced_accuracy
+    return seed, values
+
+
+def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
+    """One student and its balanced accuracy on the test split."""
+    from arms.tile_sets import STORAGE
+    from arms.training import epochs_for, keys_of, responses, run
+
+    from histill.config.distill import DistillConfig
+    from histill.config.finetune import FinetuneConfig
+    from histill.config.scoring import HeldOut
+    from histill.evaluate.score_classes import score_classes
+    from histill.tiles.manifest import read_manifest
+    from histill.train.prepare import prepare_distillation, prepare_finetuning
+
+    kept = budget.out / "values" / f"{cell.name}.json"
+    if kept.exists():
+        return cell, json.loads(kept.read_text())
+    tiles = read_manifest(str(budget.out / "biopsies"), STORAGE)
+    epochs = epochs_for(budget.steps[cell.scale], tiles, BATCH, cell.share, cell.seed)
+    keys = keys_of(cell.name, budget.runs, tiles, cell.seed, batch=BATCH, epochs=epochs, lr=budget.lr)
+    keys |= {"student": {"encoder": cell.encoder, "size_px": TILE_PX // cell.scale}}
+    keys |= {"fraction": cell.share, "fraction_seed": cell.seed}
+    if cell.arm == LABELS:
+        keys |= {"target": "classification", "smoothing": 0.1}
+        keys["data"]["balance"] = "label"
+        folder = run(FinetuneConfig, prepare_finetuning, keys)
+    else:
+        teacher = str(budget.runs / f"teacher-{cell.seed}")
+        where = budget.out / "responses"
+        cached = responses(teacher, tiles, where, layer=LAYER, views=VIEWS, augment={"flips": True})
+        keys |= {"teacher": {"model": teacher}, "responses": cached}
+        keys["loss"] = {"features": {"weight": budget.feature_weight}}
+        keys["data"]["balance"] = "response"
+        keys["data"]["augment"]["flips"] = False  # the views that the teacher has answered are turned already
+        folder = run(DistillConfig, prepare_distillation, keys)
+    value = score_classes(folder, HeldOut(tiles=tiles.uri), STORAGE).balanced_accuracy
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(value))
+    return cell, value
+
+
+def summary(budget: Budget, teachers: dict[int, dict[int, float]], values: dict[Cell, float]) -> dict[str, Any]:
+    """Rows by scale, the curve, and what is beside them."""
+    from arms.tile_sets import STORAGE
+
+    from histill.tiles.manifest import read_manifest
+    from histill.tiles.subsets import few_cases
+
+    grouped: dict[tuple[str, str, int, float], list[float]] = defaultdict(list)
+    for cell, value in values.items():
+        grouped[cell.encoder, cell.arm, cell.scale, cell.share].append(value)
+
+    def arms(encoder: str, scale: int) -> dict[str, Any]:
+        shares = {LABELS: budget.labelled, DISTILLED: budget.labelled, UNLABELLED: 1.0}
+        return {arm: _mean(grouped[encoder, arm, scale, share]) for arm, share in shares.items()}
+
+    rows = []
+    for scale in budget.steps:
+        gmacs, per_s = cost(STUDENT, TILE_PX // scale)
+        teacher = statistics.mean(each[scale] for each in teachers.values())
+        rows.append(
+            {"scale": scale, "gmacs": gmacs, "tiles_per_s": per_s, "teacher": round(teacher, 4)} | arms(STUDENT, scale)
+        )
+    tiles = read_manifest(str(budget.out / "biopsies"), STORAGE)
+
+    def unlabelled(share: float, seed: int) -> int:
+        cases = few_cases(tiles, "train", share, seed) if share < 1 else None
+        labelled = few_cases(tiles, "train", budget.labelled, seed)
+        return len(tiles.rows_of("train", cases)) - len(tiles.rows_of("train", labelled))
+
+    curve = []
+    for share in budget.shares:
+        arm = DISTILLED if share == budget.labelled else UNLABELLED
+        count = statistics.mean(unlabelled(share, seed) for seed in range(budget.seeds))
+        curve.append((round(count), _mean(grouped[STUDENT, arm, budget.curve_scale, share])))
+    gmacs, per_s = cost(TEACHER, TILE_PX)
+    own = _mean([each[1] for each in teachers.values()])
+    return {
+        "rows": rows,
+        "unlabeled_curve": [[count, value["mean"]] for count, value in curve],
+        "unlabeled_curve_sd": [value["sd"] for _, value in curve],
+        "teacher": {"scale": 1, "encoder": TEACHER, "gmacs": gmacs, "tiles_per_s": per_s} | own,
+        TEACHER: [{"scale": budget.curve_scale} | arms(TEACHER, budget.curve_scale)],
+    }
+
+
+def cost(encoder: str, side_px: int) -> tuple[float, float]:
+    """GMACs of convolutions and linear layers, and tiles per second in batches of 32 on all cores of this machine."""
+    import torch
+    from arms.training import DEVICE
+
+    from histill.models.classifiers import build_classifier
+    from histill.models.cost import measure_cost
+
+    model = build_classifier(encoder, 6, mean=(0.5,) * 3, std=(0.2,) * 3).eval()
+    macs = measure_cost(model, side_px).macs
+    model = model.to(DEVICE, memory_format=torch.channels_last)
+    batch = torch.randint(0, 256, (32, 3, side_px, side_px), dtype=torch.uint8, device=DEVICE)
+    rates = []
+    with torch.inference_mode():
+        model(batch)
+        for _ in range(3):
+            begun, tiles = time.monotonic(), 0
+            while time.monotonic() - begun < 1:
+                model(batch).cpu()
+                tiles += len(batch)
+            rates.append(tiles / (time.monotonic() - begun))
+    return round(macs / 1e9, 4), round(statistics.median(rates), 1)
+
+
+def tables(budget: Budget, found: dict[str, Any]) -> str:
+    """Markdown."""
+    teacher = found["teacher"]
+    first = ["1", "", f"{teacher['gmacs']:.3f}", f"{teacher['tiles_per_s']:.0f}", _said(teacher), "", "", ""]
+    rows = [
+        [
+            f"1/{row['scale']}", TILE_PX // row["scale"], f"{row['gmacs']:.4f}", f"{row['tiles_per_s']:.0f}",
+            f"{row['teacher']:.3f}", *(_said(row[arm]) for arm in ARMS),
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    first[1] = str(TILE_PX)
+    headers = [
+        "resolution",
+        "px",
+        "GMACs",
+        "tiles/s",
+        "teacher",
+        "labels only",
+        "distilled",
+        "distilled, unlabelled too",
+    ]
+    curve = zip(found["unlabeled_curve"], found["unlabeled_curve_sd"], strict=True)
+    counts, figures = zip(*((count, _said({"mean": mean, "sd": sd})) for (count, mean), sd in curve), strict=True)
+    own = found[TEACHER][0]
+    return "\n\n".join(
+        (
+            tabulate([first, *rows], headers=headers, tablefmt="github", disable_numparse=True),
+            tabulate([figures], headers=[f"{count} unlabelled tiles" for count in counts], tablefmt="github"),
+            tabulate(
+                [[f"{TEACHER} at 1/{own['scale']}", *(_said(own[arm]) for arm in ARMS)]],
+                headers=["student", *headers[-3:]],
+                tablefmt="github",
+            ),
+        )
+    )
+
+
+def draw(budget: Budget, found: dict[str, Any], path: Path) -> None:
+    """The arms against the resolution, and the curve against the unlabelled tiles."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    places = range(len(found["rows"]))
+    for number, arm in enumerate(ARMS):
+        cells = [row[arm] for row in found["rows"]]
+        left.errorbar(
+            [place + 0.06 * (number - 1) for place in places], [cell["mean"] for cell in cells],
+            yerr=[cell["sd"] or 0 for cell in cells], marker="o", capsize=3, label=arm.replace("_", " "),
+        )  # fmt: skip
+    left.plot(places, [row["teacher"] for row in found["rows"]], "k:", label="teacher, shown these tiles")
+    for axes in (left, right):
+        axes.axhline(found["teacher"]["mean"], color="black", linewidth=1, label=f"teacher at {TILE_PX} px")
+    left.set_xticks(places, [f"1/{row['scale']}\n{TILE_PX // row['scale']} px" for row in found["rows"]])
+    left.set(xlabel="resolution", ylabel="balanced accuracy")
+    left.legend(fontsize=8)
+    counts, means = zip(*found["unlabeled_curve"], strict=True)
+    right.errorbar(counts, means, yerr=[sd or 0 for sd in found["unlabeled_curve_sd"]], marker="o", capsize=3)
+    right.set(xlabel=f"unlabelled tiles, student at 1/{budget.curve_scale}", ylabel="balanced accuracy")
+    figure.savefig(path, dpi=120)
+
+
+def _mean(values: list[float]) -> dict[str, Any]:
+    spread = round(statistics.stdev(values), 4) if len(values) > 1 else None
+    return {"mean": round(statistics.mean(values), 4), "sd": spread, "n": len(values)}
+
+
+def _said(cell: dict[str, Any]) -> str:
+    return f"{cell['mean']:.3f}" + ("" if cell["sd"] is None else f" +- {cell['sd']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
