@@ -76,6 +76,9 @@ def _key_lines(model: type[BaseModel], prefix: str = "") -> list[str]:
     lines = []
     for name, field in model.model_fields.items():
         below = nested_models(field.annotation)
+        if below and not field.is_required() and field.get_default() is None:  # what follows applies once one is set
+            purpose = field.description or (below[0].__doc__ or "").strip().splitlines()[0].rstrip(".")
+            lines.append(f"{f'  {prefix}{name}':<32} {purpose} (default null)")
         for sub in below:
             lines += _key_lines(sub, f"{prefix}{name}.")
         if below:

@@ -109,7 +109,7 @@ def test_a_missing_file_is_named() -> None:
         ("data.augment.crop_px=16", ("'data.augment.crop_px'", "16", "32")),
         ("data.augment.stain=1.5", ("'data.augment.stain'", "1.5", "less than 1")),
         ("data.augment.brightness=-0.1", ("'data.augment.brightness'", "-0.1")),
-        ("data.balance=organ", ("'data.balance'", "organ", "'label', 'slide' or 'case'")),
+        ("data.balance=organ", ("'data.balance'", "organ", "'label', 'slide', 'case' or 'response'")),
         ("data.reader=torch", ("'data.reader'", "torch")),
         ("data.shuffle_tiles=0", ("'data.shuffle_tiles'", "0")),
         ("data.read_threads=0", ("'data.read_threads'", "0")),
