@@ -391,3 +391,26 @@ def test_decisions_are_those_of_the_teacher(manifest: Manifest, tmp_path: Path) 
     certain = (logits.topk(2, 1).values.diff().abs() > 0.1).flatten()
     assert certain.any()
     assert np.array_equal(found[batch.index.numpy()][certain], logits.argmax(1).numpy()[certain])
+
+
+def test_the_gradient_does_not_depend_on_how_a_batch_is_divided(
+    manifest: Manifest, teacher: str, tmp_path: Path
+) -> None:
+    config = configured(manifest, teacher, tmp_path, loss__labels={}, labelled=0.25, data__batch_size=8)
+    prepared = prepare_distillation(config)
+    torch.manual_seed(0)
+    model, task, batch = make_model(prepared), make_task(prepared), first_batch(prepared, manifest)
+    model.train()  # CSAT drops no path and knows no batch statistics
+    assert batch.label is not None
+    assert 0 < int((batch.label >= 0).sum()) < 8
+
+    def gradient(parts: list[slice]) -> torch.Tensor:
+        model.zero_grad()
+        for part in parts:
+            tensors = {name: value[part] for name, value in vars(batch).items() if torch.is_tensor(value)}
+            some = TileBatch(**(vars(batch) | tensors))
+            (task.loss(model, some).loss * len(some.index) / 8).backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+
+    whole, divided = gradient([slice(8)]), gradient([slice(0, 2), slice(2, 5), slice(5, 8)])
+    torch.testing.assert_close(divided, whole, atol=1e-5 * float(whole.abs().max()), rtol=1e-3)
