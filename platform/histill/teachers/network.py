@@ -11,7 +11,7 @@ from histill.errors import InputError
 from histill.models.encoders import Model
 from histill.models.layers import layer_channels, with_maps
 from histill.models.resolution import at_size, logits_at_size
-from histill.teachers.teacher import seen_px
+from histill.teachers.sides import seen_px
 
 
 @dataclass(frozen=True)

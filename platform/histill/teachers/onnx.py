@@ -20,7 +20,7 @@ from histill.config.common import Storage
 from histill.errors import InputError
 from histill.models.resolution import at_size, logits_at_size
 from histill.storage.control import read_bytes
-from histill.teachers.teacher import seen_px
+from histill.teachers.sides import seen_px
 
 SUFFIX = ".onnx"
 _FLOOR = 1e-6  # of a probability, before its logarithm
