@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from histill.artifacts.model_folder import ModelCard, build, save
+from histill.config.augment import Augment
 from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
 from histill.config.distill import DistillConfig, DistillLoss
@@ -414,3 +415,41 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_divided(
 
     whole, divided = gradient([slice(8)]), gradient([slice(0, 2), slice(2, 5), slice(5, 8)])
     torch.testing.assert_close(divided, whole, atol=1e-5 * float(whole.abs().max()), rtol=1e-3)
+
+
+def test_a_teacher_without_layers_teaches_its_answers(manifest: Manifest, tmp_path: Path) -> None:
+    config = validate(
+        DistillConfig,
+        {
+            "name": "run",
+            "runs": str(tmp_path),
+            "data": {"tiles": manifest.uri, "batch_size": 4, "augment": {"crop_px": 64}},
+            "teacher": {"classical": True},
+            "student": {"encoder": "csat_tiny", "decoder_channels": (16, 16, 8, 8, 8), "size_px": 64},
+            "loss": {"features": None},
+        },
+        "the test",
+    )
+    prepared = prepare_distillation(config)
+    assert (prepared.views, prepared.judged_by_teacher) == (Views(64, 128), True)
+    terms, _ = loss_of(prepared, manifest)
+    assert terms.parts["divergence"] > 0
+    with pytest.raises(InputError, match="only windows of 64, 128 px"):
+        prepare_distillation(
+            config.model_copy(update={"data": config.data.model_copy(update={"augment": Augment(crop_px=96)})})
+        )
+
+
+def test_a_teacher_that_explains_itself_judges_without_gradients(
+    manifest: Manifest, teacher: str, tmp_path: Path
+) -> None:
+    unlabelled = relabelled(manifest, tmp_path / "tiles", None)
+    prepared = prepare_distillation(configured(unlabelled, teacher, tmp_path, loss__attention={}))
+    assert prepared.judged_by_teacher
+    task = make_task(prepared)
+    assert isinstance(task, Distill)
+    with torch.inference_mode():
+        decisions = task._decisions(
+            first_batch(prepare_distillation(configured(manifest, teacher, tmp_path)), manifest)
+        )
+    assert decisions.shape == (4,)

@@ -90,7 +90,7 @@ class Distill:
         if self.teacher is None or batch.teacher is None:
             raise RuntimeError("a batch brings no response, and there is no teacher to ask")
         if isinstance(self.teacher, NetworkTeacher):
-            graph = self.terms.attention is not None
+            graph = self.terms.attention is not None and torch.is_grad_enabled()
             logits, maps = self.teacher.with_maps(batch.teacher, self.layers.teacher, graph=graph)
         else:
             logits, maps = self.teacher.respond(batch.teacher).to(batch.teacher.device), {}

@@ -129,8 +129,12 @@ def prepare_distillation(config: DistillConfig) -> Prepared:
         check_views(config.responses, responses, config.data.augment)
         cached, map_shape = responses.at(config.responses), responses.map_shape
         others = {layer: width for layer, width in others.items() if layer == responses.layer}
-    views = Views(card.size_px, teacher_px if cached is None else None)
+    shown_px = teacher_px if isinstance(teacher, NetworkTeacher) else tile_px  # others bring tiles to their size
+    views = Views(card.size_px, shown_px if cached is None else None)
     check_window(config.data.augment, tile_px, views, STRIDE if teacher.dense else 1)
+    if teacher.dense and cached is None:
+        check_window(config.data.augment, tile_px, Views(shown_px), STRIDE)  # it sees the window, too
+        teacher.sees(config.data.augment.crop_px or tile_px)
     _check_weights(config.student, card, storage)
     _check_encoder(config)
     own = layer_channels(build(card))

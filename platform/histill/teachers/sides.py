@@ -1,0 +1,16 @@
+"""The side at which a teacher sees what it is shown."""
+
+from histill.errors import InputError
+
+
+def seen_px(side_px: int, tile_px: int, size_px: int, teacher: str) -> int:
+    """The side at which a teacher that sees tiles of `tile_px` at `size_px` sees a tile or window of `side_px`.
+
+    Raises InputError, naming `teacher`, when that is no whole number of pixels.
+    """
+    if side_px * size_px % tile_px:
+        raise InputError(
+            f"teacher {teacher} sees tiles of {tile_px} px at {size_px} px, and a tile or window of {side_px} px would "
+            f"have {side_px * size_px / tile_px:.2f} px there; choose a side that gives a whole number."
+        )
+    return side_px * size_px // tile_px
