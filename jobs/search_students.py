@@ -9,7 +9,7 @@
 import sys
 
 from histill.cli import Outcome, run_job
-from histill.config.runs import SearchConfig
+from histill.config.search import SearchConfig
 
 
 def main(config: SearchConfig) -> Outcome:

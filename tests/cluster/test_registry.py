@@ -18,8 +18,9 @@ from histill.artifacts.model_folder import ModelCard
 from histill.cli import run_job
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
-from histill.config.runs import PretrainConfig, SearchConfig, TeacherConfig
+from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.config.scoring import PromoteConfig
+from histill.config.search import SearchConfig
 from histill.errors import HistillError, InputError
 from histill.evaluate.score import Score
 from histill.local.ports import LOOPBACK, free_ports

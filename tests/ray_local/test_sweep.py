@@ -11,17 +11,15 @@ from unittest.mock import patch
 import pytest
 import ray
 from mlflow import MlflowClient
-from ray import tune
 from ray.util.state import list_actors, list_placement_groups, list_tasks
 
 from histill.artifacts import model_folder
 from histill.config.common import Storage
 from histill.config.load import validate
-from histill.config.runs import SearchConfig
+from histill.config.search import SearchConfig
 from histill.errors import InputError
 from histill.local.tracking import TrackingServer
 from histill.registry.runs import open_run
-from histill.search.space import tune_space
 from histill.search.sweep import Sweep, _searcher, check_sweep, run_sweep
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
@@ -149,19 +147,10 @@ def test_every_trial_is_a_child_of_the_sweep(sweep: Sweep, tracking: TrackingSer
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_a_seed_draws_the_same_values_again(
-    searching: Callable[..., SearchConfig], sampler: str, tmp_path: Path
-) -> None:
+def test_a_seed_draws_the_same_values_again(searching: Callable[..., SearchConfig], sampler: str) -> None:
     def drawn(seed: int) -> list[dict[str, Any]]:
-        config = searching("drawn", sampler=sampler, seed=seed)
-        searcher = _searcher(config)
-        if sampler == "tpe":
-            return [searcher.suggest(f"trial-{number}") for number in range(TRIALS)]
-        tune.register_trainable("drawn", lambda values: None)
-        space = tune_space(config.space)
-        experiment = {"run": "drawn", "config": space, "num_samples": TRIALS, "storage_path": str(tmp_path)}
-        searcher.add_configurations({"drawn": experiment})
-        return [searcher.next_trial().config for _ in range(TRIALS)]
+        searcher = _searcher(searching("drawn", sampler=sampler, seed=seed))
+        return [searcher.suggest(f"trial-{number}") for number in range(TRIALS)]
 
     assert drawn(5) == drawn(5)
     assert drawn(5) != drawn(6)

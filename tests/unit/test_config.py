@@ -13,8 +13,9 @@ from histill.config.distill import DistillConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.ingest import IngestConfig
 from histill.config.load import load_config, parse_yaml, with_overrides
-from histill.config.runs import PretrainConfig, SearchConfig, TeacherConfig
+from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
+from histill.config.search import SearchConfig
 from histill.errors import InputError
 
 pytestmark = pytest.mark.unit

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from histill.config.load import validate
-from histill.config.runs import SearchConfig
+from histill.config.search import SearchConfig
 from histill.errors import InputError
 from histill.search.space import check_space, trial_config
+from histill.search.sweep import _searcher
 
 pytestmark = pytest.mark.unit
 
@@ -100,6 +101,8 @@ def test_what_the_trials_share_cannot_be_drawn(key: str) -> None:
         ({}, "exactly one"),
         ({"uniform": [0, 1], "choice": [1]}, "exactly one"),
         ({"unifrom": [0, 1]}, "is not a key"),
+        ({"integer": [3, 3]}, "empty"),
+        ({"integer": [1.5, 3]}, "integer"),
     ],
 )
 def test_an_unsound_draw_is_named(draw: dict[str, Any], named: str) -> None:
@@ -123,3 +126,67 @@ def test_a_trial_is_the_sweep_with_its_values() -> None:
     assert trial.student.size_px == 64
     assert trial.data == sweep.data
     assert trial.optimiser == sweep.optimiser
+
+
+CONDITIONAL: dict[str, Any] = {
+    "student.encoder": {"choice": ["csat_tiny", "resnet18"]},
+    "student.size_px": {"choice": [32, 64], "when": {"student.encoder": ["csat_tiny"]}},
+    "student.decoder_channels": {"choice": [[16, 16, 8, 8, 8], [8, 8, 8, 8, 8]]},
+    "optimiser.lr": {"loguniform": [1e-4, 1e-2], "when": {"student.size_px": [64]}},
+    "data.batch_size": {"integer": [8, 9]},
+}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_key_is_drawn_when_its_condition_holds(sampler: str) -> None:
+    sweep = config(CONDITIONAL).model_copy(update={"sampler": sampler, "seed": 3})
+    searcher = _searcher(sweep)
+    seen = [searcher.suggest(f"trial-{number}") for number in range(40)]
+    for values in seen:
+        assert ("student.size_px" in values) == (values["student.encoder"] == "csat_tiny")
+        assert ("optimiser.lr" in values) == (values.get("student.size_px") == 64)
+        assert values["student.decoder_channels"] in ((16, 16, 8, 8, 8), (8, 8, 8, 8, 8))
+        assert values["data.batch_size"] in (8, 9)
+        assert 1e-4 <= values.get("optimiser.lr", 1e-3) <= 1e-2
+    assert {frozenset(values) for values in seen} == {
+        frozenset(CONDITIONAL),
+        frozenset(CONDITIONAL) - {"optimiser.lr"},
+        frozenset(CONDITIONAL) - {"optimiser.lr", "student.size_px"},
+    }
+    again = _searcher(sweep)
+    assert [again.suggest(f"other-{number}") for number in range(40)] == seen
+
+
+@pytest.mark.parametrize(
+    ("draw", "named"),
+    [
+        ({"uniform": [1, 2], "when": {"student.size_px": [64]}}, "no key of the space before it"),
+        ({"uniform": [1, 2], "when": {"loss.dice": [0.5]}}, "loss.dice is drawn as no choice"),
+        ({"uniform": [1, 2], "when": {"student.encoder": ["csat"]}}, "one of ['csat_tiny', 'resnet18']"),
+        ({"uniform": [1, 2], "when": {"student.encoder": []}}, "name some of a key's choices"),
+    ],
+)
+def test_a_condition_that_never_holds_is_refused(draw: dict[str, Any], named: str) -> None:
+    space = {"student.encoder": CONDITIONAL["student.encoder"], "loss.dice": {"uniform": [0, 1]}}
+    with pytest.raises(InputError) as caught:
+        config(space | {"loss.temperature": draw})
+    assert named in str(caught.value)
+    assert "space.loss.temperature.when" in str(caught.value)
+
+
+def test_a_conditional_value_is_checked_where_it_is_drawn() -> None:
+    space = {
+        "student.mpp": {"choice": [None, 2.0]},
+        "student.size_px": {"choice": [32, 48], "when": {"student.mpp": [None]}},
+    }
+    with pytest.raises(InputError, match=r"space\.student\.size_px: .*48.*multiple of 32"):
+        check_space(config(space))
+    space["student.size_px"]["when"] = {"student.mpp": [2.0]}
+    with pytest.raises(InputError, match="size_px or mpp, not both"):
+        check_space(config(space))
+
+
+def test_population_based_training_is_refused_with_its_reason() -> None:
+    data = config({"loss.temperature": {"uniform": [1, 2]}}).model_dump() | {"scheduler": "pbt"}
+    with pytest.raises(InputError, match=r"scheduler pbt would do nothing: .* set scheduler to asha or none"):
+        validate(SearchConfig, data, "test")

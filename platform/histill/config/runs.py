@@ -1,6 +1,6 @@
 """Configurations of the jobs that train: `train_teacher.py`, `pretrain_student.py`, `search_students.py`."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -209,36 +209,3 @@ class PretrainConfig(RunConfig):
         if size is not None and size % STRIDE:
             raise ValueError(f"student.size_px is {size}, and a U-Net needs a multiple of {STRIDE}; choose one")
         return self
-
-
-class Draw(Strict):
-    """How a trial's value is drawn: exactly one of the three."""
-
-    uniform: tuple[float, float] | None = Field(None, description="between two bounds")
-    loguniform: tuple[float, float] | None = Field(
-        None, description="between two bounds above 0, even in the logarithm"
-    )
-    choice: tuple[Any, ...] | None = Field(None, min_length=1, description="one of a list")
-
-    @model_validator(mode="after")
-    def _one_sound_range(self) -> "Draw":
-        given = [name for name in ("uniform", "loguniform", "choice") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError("set exactly one of uniform, loguniform and choice")
-        bounds = self.uniform or self.loguniform
-        if bounds and bounds[0] >= bounds[1]:
-            raise ValueError(f"the range {list(bounds)} is empty; the lower bound comes first")
-        if self.loguniform and self.loguniform[0] <= 0:
-            raise ValueError(f"the bounds {list(self.loguniform)} of a loguniform range must be above 0")
-        return self
-
-
-class SearchConfig(PretrainConfig):
-    """A sweep: each trial is a pretraining run whose keys in `space` are drawn."""
-
-    space: dict[str, Draw] = Field(min_length=1, description="dotted key -> how its value is drawn")
-    trials: int = Field(8, ge=1, description="number of trials")
-    concurrent: int | None = Field(None, ge=1, description="trials at once; null: as many as the cluster holds")
-    sampler: Literal["tpe", "random"] = Field("tpe", description="Optuna's TPE, or random")
-    grace_epochs: int = Field(1, ge=1, description="epochs before ASHA may stop a trial")
-    reduction: int = Field(2, ge=2, description="ASHA keeps one in this many at each rung")

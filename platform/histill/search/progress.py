@@ -3,7 +3,7 @@
 from typing import Any
 
 from histill.cluster.progress import Progress
-from histill.config.runs import SearchConfig
+from histill.config.search import SearchConfig
 
 
 def sweep_progress(config: SearchConfig) -> Any:

@@ -1,10 +1,12 @@
 """A search space: which configuration keys are drawn, and how."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from histill.config.load import validate, with_value
-from histill.config.runs import Draw, PretrainConfig, SearchConfig
+from histill.config.runs import PretrainConfig
+from histill.config.search import Draw, SearchConfig
 from histill.errors import InputError
 
 # A trial's place, its data and its share of the cluster are the sweep's: the scores of trials that differ in these
@@ -40,23 +42,41 @@ def check_space(config: SearchConfig) -> None:
     for key, draw in config.space.items():
         if any(f"{key}.".startswith(f"{fixed}.") or fixed.startswith(f"{key}.") for fixed in _FIXED):
             raise InputError(f"space.{key}: a sweep cannot draw {key!r}; its trials share it.")
-        for value in draw.choice or draw.uniform or draw.loguniform or ():
+        for value in draw.ends:
             try:
-                trial_config(config, {key: value}, name="check", runs=config.runs)
+                trial_config(config, _met(config.space, draw) | {key: value}, name="check", runs=config.runs)
             except InputError as error:
                 raise InputError(f"space.{key}: {str(error).partition(': ')[2]}") from None
 
 
-def tune_space(space: Mapping[str, Draw]) -> dict[str, Any]:
-    """The space in Ray Tune's words."""
-    from ray import tune
+def _met(space: Mapping[str, Draw], draw: Draw) -> dict[str, Any]:
+    """Values of other keys with which `draw` is drawn."""
+    values: dict[str, Any] = {}
+    for other, allowed in (draw.when or {}).items():
+        values |= _met(space, space[other]) | {other: allowed[0]}
+    return values
 
-    def domain(draw: Draw) -> Any:
-        if draw.choice is not None:
-            return tune.choice(list(draw.choice))
-        if draw.uniform is not None:
-            return tune.uniform(*draw.uniform)
-        assert draw.loguniform is not None
-        return tune.loguniform(*draw.loguniform)
 
-    return {key: domain(draw) for key, draw in space.items()}
+def drawn(space: Mapping[str, Draw], trial: Any) -> dict[str, Any]:
+    """The values of one Optuna `trial`, in the order of the space; a key whose `when` is not met has none."""
+    values: dict[str, Any] = {}
+    for key, draw in space.items():
+        conditions = (draw.when or {}).items()
+        if all(other in values and values[other] in allowed for other, allowed in conditions):
+            values[key] = _suggested(trial, key, draw)
+    return values
+
+
+def _suggested(trial: Any, key: str, draw: Draw) -> Any:
+    if draw.choice is not None:
+        named = {json.dumps(value): value for value in draw.choice}  # Optuna knows no lists
+        return named[trial.suggest_categorical(key, list(named))]
+    if draw.integer is not None:
+        return trial.suggest_int(key, *draw.integer)
+    low, high = draw.uniform or draw.loguniform or (0.0, 0.0)
+    return trial.suggest_float(key, low, high, log=draw.loguniform is not None)
+
+
+def optuna_space(space: Mapping[str, Draw]) -> Callable[[Any], dict[str, Any]]:
+    """The space as Ray Tune's Optuna search takes it."""
+    return lambda trial: drawn(space, trial)

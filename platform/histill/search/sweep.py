@@ -10,10 +10,10 @@ from typing import Any
 
 from histill.cluster.failures import known_error
 from histill.cluster.quiet import verbose
-from histill.config.runs import SearchConfig
+from histill.config.search import SearchConfig
 from histill.errors import HistillError, InputError
 from histill.search.progress import sweep_progress
-from histill.search.space import check_space, trial_config, tune_space
+from histill.search.space import check_space, optuna_space, trial_config
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import is_s3, join
 from histill.train.launch import OpenRun, train_run
@@ -85,7 +85,6 @@ def run_sweep(config: SearchConfig, open_run: OpenRun) -> Sweep:
     else:
         tuner = tune.Tuner(
             trainable,
-            param_space={} if config.sampler == "tpe" else tune_space(config.space),
             tune_config=_tune_config(config),
             run_config=tune.RunConfig(
                 name="tune",
@@ -121,7 +120,7 @@ def run_sweep(config: SearchConfig, open_run: OpenRun) -> Sweep:
 
 def _tune_config(config: SearchConfig) -> Any:
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     epochs = config.optimiser.epochs
     return tune.TuneConfig(
@@ -130,7 +129,9 @@ def _tune_config(config: SearchConfig) -> Any:
         num_samples=config.trials,
         max_concurrent_trials=_concurrent(config),
         search_alg=_searcher(config),
-        scheduler=ASHAScheduler(
+        scheduler=FIFOScheduler()
+        if config.scheduler == "none"
+        else ASHAScheduler(
             time_attr="epochs",
             max_t=epochs,
             grace_period=min(config.grace_epochs, epochs),
@@ -142,13 +143,11 @@ def _tune_config(config: SearchConfig) -> Any:
 
 def _searcher(config: SearchConfig) -> Any:
     import optuna
-    from ray.tune.search.basic_variant import BasicVariantGenerator
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if config.sampler == "random":
-        return BasicVariantGenerator(random_state=config.seed)
-    return OptunaSearch(space=tune_space(config.space), metric=METRIC, mode="max", seed=config.seed)
+    kind = optuna.samplers.TPESampler if config.sampler == "tpe" else optuna.samplers.RandomSampler
+    return OptunaSearch(space=optuna_space(config.space), metric=METRIC, mode="max", sampler=kind(seed=config.seed))
 
 
 def _concurrent(config: SearchConfig) -> int:

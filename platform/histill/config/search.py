@@ -1,0 +1,82 @@
+"""Configuration of `search_students.py`."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from histill.config.base import Strict
+from histill.config.runs import PretrainConfig
+
+
+class Draw(Strict):
+    """How a trial's value is drawn: exactly one of the four ways."""
+
+    uniform: tuple[float, float] | None = Field(None, description="between two bounds")
+    loguniform: tuple[float, float] | None = Field(
+        None, description="between two bounds above 0, even in the logarithm"
+    )
+    integer: tuple[int, int] | None = Field(None, description="a whole number between two bounds, both included")
+    choice: tuple[Any, ...] | None = Field(None, min_length=1, description="one of a list")
+    when: dict[str, tuple[Any, ...]] | None = Field(
+        None, description="only in trials whose keys here, drawn before, have one of the values; null: in all"
+    )
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """The values to check: both bounds, or every choice."""
+        return self.choice or self.uniform or self.loguniform or self.integer or ()
+
+    @model_validator(mode="after")
+    def _one_sound_range(self) -> "Draw":
+        ways = ("uniform", "loguniform", "integer", "choice")
+        if len([name for name in ways if getattr(self, name) is not None]) != 1:
+            raise ValueError("set exactly one of uniform, loguniform, integer and choice")
+        bounds = self.uniform or self.loguniform or self.integer
+        if bounds and bounds[0] >= bounds[1]:
+            raise ValueError(f"the range {list(bounds)} is empty; the lower bound comes first")
+        if self.loguniform and self.loguniform[0] <= 0:
+            raise ValueError(f"the bounds {list(self.loguniform)} of a loguniform range must be above 0")
+        return self
+
+
+class SearchConfig(PretrainConfig):
+    """A sweep: each trial is a pretraining run whose keys in `space` are drawn."""
+
+    space: dict[str, Draw] = Field(min_length=1, description="dotted key -> how its value is drawn")
+    trials: int = Field(8, ge=1, description="number of trials")
+    concurrent: int | None = Field(None, ge=1, description="trials at once; null: as many as the cluster holds")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="Optuna's TPE, or random")
+    scheduler: Literal["asha", "none", "pbt"] = Field(
+        "asha", description="ASHA stops hopeless trials early; none: every trial trains to its end"
+    )
+    grace_epochs: int = Field(1, ge=1, description="epochs before ASHA may stop a trial")
+    reduction: int = Field(2, ge=2, description="ASHA keeps one in this many at each rung")
+
+    @model_validator(mode="after")
+    def _no_population(self) -> "SearchConfig":
+        if self.scheduler == "pbt":
+            raise ValueError(
+                "scheduler pbt would do nothing: population-based training moves weights from trial to trial, and here "
+                "a trial is a training run of its own, whose weights Ray Tune cannot move; set scheduler to asha or none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_come_before(self) -> "SearchConfig":
+        known: dict[str, Draw] = {}
+        for key, draw in self.space.items():
+            for other, values in (draw.when or {}).items():
+                if other not in known:
+                    raise ValueError(
+                        f"space.{key}.when names {other!r}, which is no key of the space before it; the keys before "
+                        f"it are {', '.join(known) or 'none'}"
+                    )
+                choices = known[other].choice
+                if choices is None or not values or not set(map(repr, values)) <= set(map(repr, choices)):
+                    listed = "no choice" if choices is None else f"one of {list(choices)}"
+                    raise ValueError(
+                        f"space.{key}.when.{other} is {list(values)}, and {other} is drawn as {listed}; name some of a "
+                        "key's choices"
+                    )
+            known[key] = draw
+        return self
