@@ -29,10 +29,13 @@ def main(config: SearchConfig) -> Outcome:
     with connected():
         sweep = run_sweep(config, open_run)
     rows = [
-        (trial.trial, *(trial.values.get(key) for key in config.space), trial.epochs, trial.val_dice, trial.error or "")
+        (
+            trial.trial, *(trial.values.get(key) for key in config.space), trial.epochs, trial.val_dice, trial.gmacs,
+            trial.error or ("front" if trial.trial in sweep.front else ""),
+        )
         for trial in sweep.trials
-    ]
-    headers = ("trial", *config.space, "epochs", "val Dice", "")
+    ]  # fmt: skip
+    headers = ("trial", *config.space, "epochs", "val Dice", "GMACs", "")
     print(tabulate(rows, headers=headers, floatfmt=".4g"), file=sys.stderr)
     best = sweep.best
     return Outcome(
@@ -41,6 +44,7 @@ def main(config: SearchConfig) -> Outcome:
             "model": best.model,
             "best": dict(best.values),
             "val_dice": best.val_dice,
+            "front": list(sweep.front),
             "trials": len(sweep.trials),
             "tracking_run": sweep.tracking_run,
         }

@@ -104,6 +104,8 @@ def test_the_hopeless_trials_stop_early(sweep: Sweep) -> None:
     assert min(epochs) < EPOCHS
     scores = [trial.val_dice for trial in sweep.trials]
     assert scores == sorted(scores, reverse=True)
+    assert all(trial.gmacs is not None and trial.gmacs > 0 for trial in sweep.trials)
+    assert sweep.best.trial in sweep.front
     assert {frozenset(trial.values) for trial in sweep.trials} == {frozenset({"optimiser.lr", "loss.temperature"})}
 
 
@@ -141,6 +143,8 @@ def test_every_trial_is_a_child_of_the_sweep(sweep: Sweep, tracking: TrackingSer
     assert [run.info.run_id for run in parents] == [sweep.tracking_run]
     assert parents[0].info.status == "FINISHED"
     assert parents[0].data.metrics["best_val_dice"] == pytest.approx(sweep.best.val_dice)
+    (shown,) = client.list_artifacts(parents[0].info.run_id, "pictures")
+    assert shown.path == "pictures/front.png"
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == sweep.tracking_run]
     assert len(children) == TRIALS
     assert {run.info.run_name for run in children} == {trial.trial for trial in sweep.trials}

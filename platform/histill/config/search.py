@@ -57,7 +57,7 @@ class SearchConfig(PretrainConfig):
         if self.scheduler == "pbt":
             raise ValueError(
                 "scheduler pbt would do nothing: population-based training moves weights from trial to trial, and here "
-                "a trial is a training run of its own, whose weights Ray Tune cannot move; set scheduler to asha or none"
+                "a trial is a training run of its own, whose weights Tune cannot move; set scheduler to asha or none"
             )
         return self
 

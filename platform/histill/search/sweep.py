@@ -4,14 +4,17 @@ import contextlib
 import io
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from histill.artifacts.model_folder import ModelCard, build, read_card
 from histill.cluster.failures import known_error
 from histill.cluster.quiet import verbose
 from histill.config.search import SearchConfig
 from histill.errors import HistillError, InputError
+from histill.models.cost import measure_cost
+from histill.search.front import Point, front, picture
 from histill.search.progress import sweep_progress
 from histill.search.space import check_space, optuna_space, trial_config
 from histill.storage.filesystems import arrow_filesystem
@@ -35,6 +38,7 @@ class TrialResult:
     epochs: int
     val_dice: float  # after its last epoch
     model: str | None  # URI of its last checkpoint
+    gmacs: float | None  # of its student for one tile, convolutions and linear layers
     error: str | None
 
 
@@ -50,6 +54,16 @@ class Sweep:
     def best(self) -> TrialResult:
         """The trial with the highest validation Dice."""
         return self.trials[0]
+
+    @property
+    def front(self) -> tuple[str, ...]:
+        """The trials that no other beats in both Dice and GMACs, cheapest first."""
+        return tuple(point.name for point in front(points_of(self.trials)))
+
+
+def points_of(trials: Sequence[TrialResult]) -> list[Point]:
+    """The trials that left a model."""
+    return [Point(trial.trial, trial.val_dice, trial.gmacs) for trial in trials if trial.gmacs is not None]
 
 
 def check_sweep(config: SearchConfig) -> None:
@@ -114,6 +128,7 @@ def run_sweep(config: SearchConfig, open_run: OpenRun) -> Sweep:
     finish(config, sweep.best.model, {METRIC: sweep.best.val_dice})
     if tracker:
         tracker.metrics({"best_val_dice": sweep.best.val_dice}, 0)
+        tracker.picture("front", picture(points_of(sweep.trials), "validation Dice", "GMACs of one tile"))
         tracker.finish("FINISHED")
     return sweep
 
@@ -189,14 +204,20 @@ def _run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Ope
 def _result(config: SearchConfig, result: Any) -> TrialResult:
     metrics = result.metrics or {}
     path = metrics.get("checkpoint_path")
+    model = None if path is None else ("s3://" if is_s3(config.runs) else "") + path
     return TrialResult(
         trial=metrics.get("trial_id", "?"),
         values=dict(result.config or {}),
         epochs=int(metrics.get("epochs", 0)),
         val_dice=float(metrics.get(METRIC, float("nan"))),
-        model=None if path is None else ("s3://" if is_s3(config.runs) else "") + path,
+        model=model,
+        gmacs=None if model is None else _gmacs(read_card(model, config.storage)),
         error=None if result.error is None else _said(result.error),
     )
+
+
+def _gmacs(card: ModelCard) -> float:
+    return measure_cost(build(card), card.size_px).macs / 1e9
 
 
 def _said(error: Exception) -> str:
