@@ -42,7 +42,8 @@ def picture(points: Sequence[Point], quality: str, cost: str) -> bytes:
     for point in best:
         axes.annotate(point.name, (point.cost, point.quality), textcoords="offset points", xytext=(4, -10), fontsize=7)
     axes.set(xlabel=cost, ylabel=quality)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.margins(0.15)
+    axes.legend(fontsize=8)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
