@@ -1,7 +1,7 @@
 """A search space: which configuration keys are drawn, and how."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from histill.config.load import validate, with_value
@@ -58,7 +58,7 @@ def _met(space: Mapping[str, Draw], draw: Draw) -> dict[str, Any]:
 
 
 def drawn(space: Mapping[str, Draw], trial: Any) -> dict[str, Any]:
-    """The values of one Optuna `trial`, in the order of the space; a key whose `when` is not met has none."""
+    """The values that the Optuna `trial` draws, in the order of the space; a key whose `when` is not met has none."""
     values: dict[str, Any] = {}
     for key, draw in space.items():
         conditions = (draw.when or {}).items()
@@ -75,8 +75,3 @@ def _suggested(trial: Any, key: str, draw: Draw) -> Any:
         return trial.suggest_int(key, *draw.integer)
     low, high = draw.uniform or draw.loguniform or (0.0, 0.0)
     return trial.suggest_float(key, low, high, log=draw.loguniform is not None)
-
-
-def optuna_space(space: Mapping[str, Draw]) -> Callable[[Any], dict[str, Any]]:
-    """The space as Ray Tune's Optuna search takes it."""
-    return lambda trial: drawn(space, trial)

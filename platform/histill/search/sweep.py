@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from histill.artifacts.model_folder import ModelCard, build, read_card
@@ -16,7 +17,7 @@ from histill.errors import HistillError, InputError
 from histill.models.cost import measure_cost
 from histill.search.front import Point, front, picture
 from histill.search.progress import sweep_progress
-from histill.search.space import check_space, optuna_space, trial_config
+from histill.search.space import check_space, drawn, trial_config
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import is_s3, join
 from histill.train.launch import OpenRun, train_run
@@ -162,7 +163,8 @@ def _searcher(config: SearchConfig) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kind = optuna.samplers.TPESampler if config.sampler == "tpe" else optuna.samplers.RandomSampler
-    return OptunaSearch(space=optuna_space(config.space), metric=METRIC, mode="max", sampler=kind(seed=config.seed))
+    space = partial(drawn, dict(config.space))  # Tune pickles it, to go on with after a stop
+    return OptunaSearch(space=space, metric=METRIC, mode="max", sampler=kind(seed=config.seed))
 
 
 def _concurrent(config: SearchConfig) -> int:
