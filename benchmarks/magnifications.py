@@ -9,7 +9,7 @@ an eighth and a sixteenth of the resolution and learn from the labels alone ("la
 answers and last feature map, without labels: on the labelled cases ("distilled") or on all training cases
 ("distilled_unlabeled"). All arms of a resolution take as many steps, and show the classes equally often: those of the
 labels, or those that the teacher names. The curve tells how the last arm grows with the unlabelled tiles. The same arms
-with the teacher's own network as the student are run at a quarter.
+with the teacher's own network as the student are run at a quarter, with half as many steps.
 
 The runs are the product's own, in processes of this machine (without Ray; on a GPU if there is one); what is finished
 in --out is kept. A seed draws the labelled cases, the weights and the order. Nothing is chosen by the scores, which are
@@ -38,6 +38,7 @@ LABELS, DISTILLED, UNLABELLED = "labels_only", "distilled", "distilled_unlabeled
 ARMS = (LABELS, DISTILLED, UNLABELLED)
 TEACHER_BATCH, BATCH = 16, 32
 VIEWS = 8  # of each tile, among the symmetries of the square
+COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "stain": 0.15}  # of the students' tiles, in all arms
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Budget:
     out: Path
     teacher_steps: int
     steps: dict[int, int]  # by scale
-    seeds: int
+    seeds: dict[int, int]  # by scale; there is a teacher for each seed of the curve's scale
     labelled: float  # share of the training cases
     shares: tuple[float, ...]  # of the training cases, for the curve
     curve_scale: int = 4
@@ -80,27 +81,33 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--out", type=Path, help="default: results/magnifications, or results/magnifications_quick")
     parser.add_argument("--quick", action="store_true", help="one seed, two resolutions, a few steps")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="at a quarter of the resolution")
+    parser.add_argument("--other-seeds", type=int, default=2, help="at an eighth and a sixteenth")
+    parser.add_argument("--half-seeds", type=int, default=1, help="at half the resolution, where a step costs most")
     parser.add_argument("--teacher-steps", type=int, default=1000)
     parser.add_argument(
-        "--steps", type=int, default=1200, help="of a student at a quarter of the resolution; elsewhere half as many"
+        "--steps",
+        type=int,
+        default=1200,
+        help="of a student at a quarter of the resolution; a third at half, else half",
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once, each on one thread")
     chosen = parser.parse_args()
     budget = Budget(
         out=(chosen.out or Path("results") / ("magnifications_quick" if chosen.quick else "magnifications")).resolve(),
         teacher_steps=chosen.teacher_steps,
-        steps={4: chosen.steps, 8: chosen.steps // 2, 16: chosen.steps // 2, 2: chosen.steps // 2},
-        seeds=chosen.seeds,
+        steps={4: chosen.steps, 8: chosen.steps // 2, 16: chosen.steps // 2, 2: chosen.steps // 3},
+        seeds={4: chosen.seeds, 8: chosen.other_seeds, 16: chosen.other_seeds, 2: chosen.half_seeds},
         labelled=0.25,
         shares=(0.25, 0.5, 1.0),
     )
     if chosen.quick:
-        budget = replace(budget, teacher_steps=60, steps={4: 60, 8: 60}, seeds=1, shares=(0.25, 1.0))
+        budget = replace(budget, teacher_steps=60, steps={4: 60, 8: 60}, seeds={4: 1, 8: 1}, shares=(0.25, 1.0))
     begun = time.monotonic()
     with pools.processes(chosen.processes) as pool:
         pool.submit(make_tiles, chosen.data.resolve(), budget.out).result()
-        teachers = dict(pools.done(pool, teach, [(budget, seed) for seed in range(budget.seeds)], "teachers"))
+        seeds = range(max(budget.seeds.values()))
+        teachers = dict(pools.done(pool, teach, [(budget, seed) for seed in seeds], "teachers"))
         values = dict(pools.done(pool, learn, [(budget, cell) for cell in cells_of(budget)], "students"))
     found = summary(budget, teachers, values)
     print(f"\n{tables(budget, found)}\n")
@@ -110,16 +117,17 @@ def main() -> None:
 
 
 def cells_of(budget: Budget) -> Iterator[Cell]:
-    """All students, scale by scale in the order of the budget, those of the curve's scale with what is beside it."""
-    for scale, seed in product(budget.steps, range(budget.seeds)):
+    """All students, scale by scale in the order of the budget, then what stands beside the curve's scale."""
+    shares = {arm: 1.0 if arm == UNLABELLED else budget.labelled for arm in ARMS}
+    for scale, seeds in budget.seeds.items():
+        for seed, arm in product(range(seeds), ARMS):
+            yield Cell(STUDENT, arm, scale, shares[arm], seed)
+    for seed in range(min(2, budget.seeds[budget.curve_scale])):
         for arm in ARMS:
-            yield Cell(STUDENT, arm, scale, 1.0 if arm == UNLABELLED else budget.labelled, seed)
-        if scale == budget.curve_scale:
-            for share in budget.shares:
-                if budget.labelled < share < 1:
-                    yield Cell(STUDENT, UNLABELLED, scale, share, seed)
-            for arm in ARMS:
-                yield Cell(TEACHER, arm, scale, 1.0 if arm == UNLABELLED else budget.labelled, seed)
+            yield Cell(TEACHER, arm, budget.curve_scale, shares[arm], seed)
+        for share in budget.shares:
+            if budget.labelled < share < 1:
+                yield Cell(STUDENT, UNLABELLED, budget.curve_scale, share, seed)
 
 
 def make_tiles(data: Path, out: Path) -> None:
@@ -182,6 +190,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     keys = keys_of(cell.name, budget.runs, tiles, cell.seed, batch=BATCH, epochs=epochs, lr=budget.lr)
     keys |= {"student": {"encoder": cell.encoder, "size_px": TILE_PX // cell.scale}}
     keys |= {"fraction": cell.share, "fraction_seed": cell.seed}
+    keys["data"]["augment"] |= COLOURS
     if cell.arm == LABELS:
         keys |= {"target": "classification", "smoothing": 0.1}
         keys["data"]["balance"] = "label"
@@ -233,7 +242,7 @@ def summary(budget: Budget, teachers: dict[int, dict[int, float]], values: dict[
     curve = []
     for share in budget.shares:
         arm = DISTILLED if share == budget.labelled else UNLABELLED
-        count = statistics.mean(unlabelled(share, seed) for seed in range(budget.seeds))
+        count = statistics.mean(unlabelled(share, seed) for seed in range(budget.seeds[budget.curve_scale]))
         curve.append((round(count), _mean(grouped[STUDENT, arm, budget.curve_scale, share])))
     gmacs, per_s = cost(TEACHER, TILE_PX)
     own = _mean([each[1] for each in teachers.values()])
