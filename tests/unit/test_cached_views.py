@@ -50,6 +50,7 @@ class Equivariant:
     digest: str = "equivariant"
     mpp: float | None = None
     dense: bool = True
+    multi_label: bool = False
 
     def sees(self, side_px: int) -> int:
         return side_px
@@ -68,6 +69,7 @@ class Positional:
     mpp: float | None = None
     asked: list[int] = field(default_factory=list)
     dense: bool = True
+    multi_label: bool = False
 
     def sees(self, side_px: int) -> int:
         return side_px

@@ -153,7 +153,7 @@ def test_a_task_names_a_tile_as_it_is_stored(manifest: Manifest, tmp_path: Path)
         ({"classes": ("background", "nucleus", "boundary")}, "'boundary', which is what boundary_px adds"),
         ({"classes": ("background", "gland", "gland")}, "names one of them twice"),
         ({"target": "classification", "boundary_px": 2}, "boundary_px and deep are for segmentation"),
-        ({"class_weights": True}, "class_weights and smoothing are for classification"),
+        ({"class_weights": True}, "class_weights, smoothing and multi_label are for classification"),
     ],
 )
 def test_classes_of_a_teacher_that_are_refused(
