@@ -117,17 +117,17 @@ def main() -> None:
 
 
 def cells_of(budget: Budget) -> Iterator[Cell]:
-    """All students, scale by scale in the order of the budget, then what stands beside the curve's scale."""
+    """All students, scale by scale in the order of the budget, the curve's scale with what stands beside it."""
     shares = {arm: 1.0 if arm == UNLABELLED else budget.labelled for arm in ARMS}
     for scale, seeds in budget.seeds.items():
         for seed, arm in product(range(seeds), ARMS):
             yield Cell(STUDENT, arm, scale, shares[arm], seed)
-    for seed in range(min(2, budget.seeds[budget.curve_scale])):
-        for arm in ARMS:
-            yield Cell(TEACHER, arm, budget.curve_scale, shares[arm], seed)
-        for share in budget.shares:
-            if budget.labelled < share < 1:
-                yield Cell(STUDENT, UNLABELLED, budget.curve_scale, share, seed)
+        if scale == budget.curve_scale:
+            for seed, arm in product(range(seeds), ARMS):
+                yield Cell(TEACHER, arm, scale, shares[arm], seed)
+            for seed, share in product(range(min(2, seeds)), budget.shares):
+                if budget.labelled < share < 1:
+                    yield Cell(STUDENT, UNLABELLED, scale, share, seed)
 
 
 def make_tiles(data: Path, out: Path) -> None:
