@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, two resolutions, a few steps")
     parser.add_argument("--seeds", type=int, default=3, help="at a quarter of the resolution")
     parser.add_argument("--other-seeds", type=int, default=2, help="at an eighth and a sixteenth")
-    parser.add_argument("--half-seeds", type=int, default=1, help="at half the resolution, where a step costs most")
+    parser.add_argument("--half-seeds", type=int, default=1, help="at half, where a step costs most; 0: none")
     parser.add_argument("--teacher-steps", type=int, default=1000)
     parser.add_argument(
         "--steps",
@@ -93,11 +93,13 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once, each on one thread")
     chosen = parser.parse_args()
+    seeds = {4: chosen.seeds, 8: chosen.other_seeds, 16: chosen.other_seeds, 2: chosen.half_seeds}
+    steps = {4: chosen.steps, 8: chosen.steps // 2, 16: chosen.steps // 2, 2: chosen.steps // 3}
     budget = Budget(
         out=(chosen.out or Path("results") / ("magnifications_quick" if chosen.quick else "magnifications")).resolve(),
         teacher_steps=chosen.teacher_steps,
-        steps={4: chosen.steps, 8: chosen.steps // 2, 16: chosen.steps // 2, 2: chosen.steps // 3},
-        seeds={4: chosen.seeds, 8: chosen.other_seeds, 16: chosen.other_seeds, 2: chosen.half_seeds},
+        steps={scale: count for scale, count in steps.items() if seeds[scale]},
+        seeds={scale: count for scale, count in seeds.items() if count},
         labelled=0.25,
         shares=(0.25, 0.5, 1.0),
     )
