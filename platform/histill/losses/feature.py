@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from histill.config.distill import Resize
 from histill.losses.rows import masked, mean_over_valid
 
-Resize = Literal["half_max_half_bicubic", "area", "adaptive_max"]
 _LEAST = 1e-12
 """Added where a quotient or a root could meet zero."""
 
