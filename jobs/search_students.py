@@ -1,15 +1,19 @@
-"""Search students: Ray Tune over any keys of a pretraining run, each trial a Ray Train run, ASHA stopping early.
+"""Search students: Ray Tune over any keys of a run, each trial a Ray Train run, hopeless ones stopped early.
 
+`job` says what each trial is a run of: pretrain_student, distill_student or finetune_student, all of whose keys hold.
 `space` maps dotted keys to how they are drawn: {loss.temperature: {loguniform: [1, 8]}, student.size_px: {choice:
 [128, 256]}}. The finished sweep's folder is a run folder: score or promote it, and its best trial is meant.
 
   python jobs/search_students.py -c jobs/configs/search_students.yaml name=sweep data.tiles=s3://tiles/liver
+  python jobs/search_students.py -c sweep.yaml job=distill_student aim=front --register-best csat
 """
 
 import sys
 
 from histill.cli import Outcome, run_job
-from histill.config.search import SearchConfig
+from histill.config.distill import DistillConfig
+from histill.config.runs import PretrainConfig
+from histill.config.search import SEARCHES, SearchConfig
 
 
 def main(config: SearchConfig) -> Outcome:
@@ -18,38 +22,48 @@ def main(config: SearchConfig) -> Outcome:
 
     from histill.cluster.connect import connected
     from histill.registry.runs import open_run
-    from histill.registry.server import check_tracking
+    from histill.registry.server import check_tracking, required_server_uri
     from histill.registry.settled import settled_teacher
-    from histill.search.sweep import check_sweep, run_sweep
+    from histill.registry.versions import json_bytes, register
+    from histill.search.outcome import said_of
+    from histill.search.sweep import RECORD_NAME, prepare_sweep, run_sweep
 
-    teacher = settled_teacher(config.teacher, config.tracking, config.runs, config.storage)
-    config = config.model_copy(update={"teacher": teacher})
-    check_sweep(config)
-    check_tracking(config.tracking)
+    if isinstance(config, PretrainConfig | DistillConfig):
+        teacher = settled_teacher(config.teacher, config.tracking, config.runs, config.storage)
+        config = config.model_copy(update={"teacher": teacher})
+    prepared = prepare_sweep(config)
+    if config.register_best is None:
+        check_tracking(config.tracking)
+    else:
+        required_server_uri(config.tracking)
+
+    def register_best(model: str, name: str, record: dict[str, object]) -> str:
+        return register(model, name, {RECORD_NAME: json_bytes(record)}, config.tracking, config.storage)
+
     with connected():
-        sweep = run_sweep(config, open_run)
+        sweep = run_sweep(prepared, open_run, register_best)
     rows = [
-        (
-            trial.trial, *(trial.values.get(key) for key in config.space), trial.epochs, trial.val_dice, trial.gmacs,
-            trial.error or ("front" if trial.trial in sweep.front else ""),
-        )
-        for trial in sweep.trials
-    ]  # fmt: skip
-    headers = ("trial", *config.space, "epochs", "val Dice", "GMACs", "")
+        [*(row[key] for key in row if key not in ("front", "error")), row["error"] or ("front" if row["front"] else "")]
+        for row in sweep.rows()
+    ]
+    headers = ["trial", *list(sweep.rows()[0])[1:-4], said_of(sweep.metric), said_of(sweep.cost), ""]
     print(tabulate(rows, headers=headers, floatfmt=".4g"), file=sys.stderr)
+    if sweep.version is not None:
+        print(f"{sweep.best.trial} is version {sweep.version} of {config.register_best}", file=sys.stderr)
     best = sweep.best
     return Outcome(
         {
             "run": sweep.run,
             "model": best.model,
             "best": dict(best.values),
-            "val_dice": best.val_dice,
+            sweep.metric: best.quality,
             "front": list(sweep.front),
             "trials": len(sweep.trials),
+            "version": sweep.version,
             "tracking_run": sweep.tracking_run,
         }
     )
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_job(SearchConfig, main))
+    raise SystemExit(run_job(SEARCHES, main))

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from histill.cluster.failures import known_error
 from histill.config.base import Strict
-from histill.config.load import load_config, nested_models
+from histill.config.load import OneOf, load_config, nested_models
 from histill.errors import InputError
 from histill.storage.control import json_value
 
@@ -29,14 +29,17 @@ class Outcome:
     ok: bool = True
 
 
-def run_job(model: type[C], main: Callable[[C], Outcome], argv: Sequence[str] | None = None) -> int:
+def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Sequence[str] | None = None) -> int:
     """Parse the configuration, call `main`, print its outcome as one JSON line on stdout; returns the exit status.
+
+    A top-level key of the configuration may also be given as an option: `--register-best NAME` is register_best=NAME.
 
     0: done. 1: a gate refused, or the job could not go on. 2: bad input. 130: interrupted.
     """
-    arguments = _parser(model).parse_intermixed_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = _parser(_shown(model, given)).parse_intermixed_args(given)
     try:
-        config = load_config(model, arguments.config, arguments.overrides)
+        config = load_config(model, arguments.config, [*arguments.overrides, *(arguments.options or ())])
         if arguments.print_config:
             print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
             return 0
@@ -58,18 +61,52 @@ def run_job(model: type[C], main: Callable[[C], Outcome], argv: Sequence[str] | 
     return 0 if outcome.ok else 1
 
 
+def _shown(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Strict]:
+    """The model whose keys are shown and known as options; a wrong choice is refused once all is read."""
+    if not isinstance(model, OneOf):
+        return model
+    named = [value for key, _, value in (each.partition("=") for each in given) if key.lstrip("-") == model.key]
+    return model.models.get(named[-1] if named else "", next(iter(model.models.values())))
+
+
 def _parser(model: type[Strict]) -> argparse.ArgumentParser:
     module = sys.modules["__main__"]
     parser = argparse.ArgumentParser(
         description=(getattr(module, "__doc__", None) or model.__doc__ or "").strip(),
-        epilog="keys:\n" + "\n".join(_key_lines(model)),
+        epilog="keys (one without a dot may also be given as an option, --name NAME):\n" + "\n".join(_key_lines(model)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. data.batch_size=64")
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with the keys below")
+    for name, field in model.model_fields.items():
+        if not nested_models(field.annotation) and name != "config":
+            kind = _Flag if field.annotation is bool else _Option
+            parser.add_argument(f"--{name.replace('_', '-')}", action=kind, dest="options", help=argparse.SUPPRESS)
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     parser.add_argument("--verbose", action="store_true", help="show the workers' own logs and full tracebacks")
     return parser
+
+
+class _Option(argparse.Action):
+    """`--some-key VALUE` is the override some_key=VALUE."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        key = (option_string or "").lstrip("-").replace("-", "_")
+        namespace.options = [*(namespace.options or ()), f"{key}={values}"]
+
+
+class _Flag(_Option):
+    """`--some-key` is some_key=true."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how, nargs=0)
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        super().__call__(parser, namespace, "true", option_string)
 
 
 def _key_lines(model: type[BaseModel], prefix: str = "") -> list[str]:

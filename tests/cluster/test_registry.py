@@ -7,6 +7,7 @@ import runpy
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from histill.config.common import Storage, Tracking
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.config.scoring import PromoteConfig
-from histill.config.search import SearchConfig
+from histill.config.search import PretrainSearch
 from histill.errors import HistillError, InputError
 from histill.evaluate.score import Score
 from histill.local.ports import LOOPBACK, free_ports
@@ -229,7 +230,7 @@ def test_long_values_are_cut_and_addresses_lose_their_userinfo(config: Tracking,
     teacher = TeacherConfig.model_validate(
         training().model_dump(exclude={"student", "teacher", "responses", "loss"}) | {"classes": tuple(names)}
     )
-    search = validate(SearchConfig, training().model_dump() | {"space": space}, "the test")
+    search = validate(PretrainSearch, training().model_dump() | {"space": space}, "the test")
     for job in (teacher, search):
         tracker = open_run(config, name="n", kind="k", config=job, run_id=None)
         assert tracker is not None
@@ -346,9 +347,10 @@ def test_a_model_is_registered_once(
 ) -> None:
     model = make_model(1)
     score = score_of(model, dice=0.5, miou=float("nan"))
-    assert versions.register(model, name, score, config, STORAGE, picture=b"\x89PNG") == "1"
-    assert versions.register(model, name, score, config, STORAGE) == "1"
-    assert versions.register(make_model(2), name, score_of(make_model(2), 0.4), config, STORAGE) == "2"
+    evidence = {"score.json": versions.json_bytes(asdict(score)), "pictures/comparison.png": b"\x89PNG"}
+    assert versions.register(model, name, evidence, config, STORAGE, score.model_digest) == "1"
+    assert versions.register(model, name, {"search.json": b"{}"}, config, STORAGE) == "1"
+    assert versions.register(make_model(2), name, {}, config, STORAGE) == "2"
     version = client.get_model_version(name, "1")
     assert version.tags == {
         "model_digest": score.model_digest,
@@ -358,7 +360,13 @@ def test_a_model_is_registered_once(
     }
     saved = client.download_artifacts(version.run_id, "", str(tmp_path))
     files = {str(path.relative_to(saved)) for path in Path(saved).rglob("*") if path.is_file()}
-    assert files == {"model/model.json", "model/model.safetensors", "score.json", "pictures/comparison.png"}
+    assert files == {
+        "model/model.json",
+        "model/model.safetensors",
+        "score.json",
+        "search.json",
+        "pictures/comparison.png",
+    }
     assert json.loads(Path(saved, "score.json").read_text())["miou"] is None
     assert len(runs_of(client, config)) == 2
 
@@ -367,7 +375,7 @@ def test_a_registered_model_comes_back_as_it_was(
     config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
 ) -> None:
     model = make_model(1)
-    version = versions.register(model, name, score_of(model, dice=0.5), config, STORAGE)
+    version = versions.register(model, name, {}, config, STORAGE)
     client.set_registered_model_alias(name, versions.CHAMPION, version)
     assert versions.champion(name, config) == version
     for number, uri in enumerate((f"models:/{name}@champion", f"models:/{name}/1")):
@@ -384,7 +392,7 @@ def test_a_registered_model_comes_back_as_it_was(
 def test_files_changed_on_the_server_are_refused(
     config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
 ) -> None:
-    version = versions.register(make_model(1), name, score_of(make_model(1), dice=0.5), config, STORAGE)
+    version = versions.register(make_model(1), name, {}, config, STORAGE)
     run_id = client.get_model_version(name, version).run_id
     client.log_artifact(run_id, str(Path(make_model(2), model_folder.WEIGHTS_NAME)), versions.MODEL_FOLDER)
     with pytest.raises(InputError, match="not those that were registered"):
@@ -394,17 +402,17 @@ def test_files_changed_on_the_server_are_refused(
 def test_a_pickle_is_not_registered(
     config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
 ) -> None:
-    score = score_of(make_model(1), dice=0.5)
     model_folder.copy(make_model(1), str(tmp_path), STORAGE)
     (tmp_path / model_folder.WEIGHTS_NAME).write_bytes(pickle.dumps({"weights": [1.0]}))
     with pytest.raises(InputError, match="not a safetensors file"):
-        versions.register(str(tmp_path), name, score, config, STORAGE)
+        versions.register(str(tmp_path), name, {}, config, STORAGE)
     assert not client.search_model_versions(f"name = '{name}'")
 
 
 def test_the_model_registered_is_the_one_scored(config: Tracking, name: str, make_model: Callable[[int], str]) -> None:
+    scored = score_of(make_model(1), dice=0.5).model_digest
     with pytest.raises(InputError, match="changed while it was scored"):
-        versions.register(make_model(2), name, score_of(make_model(1), dice=0.5), config, STORAGE)
+        versions.register(make_model(2), name, {}, config, STORAGE, scored)
 
 
 def aliases(client: MlflowClient, name: str) -> dict[str, str]:

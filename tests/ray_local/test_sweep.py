@@ -1,5 +1,6 @@
 """A sweep: trials by Ray Tune, each a run of Ray Train, the hopeless ones stopped and their resources given back."""
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -14,13 +15,15 @@ from mlflow import MlflowClient
 from ray.util.state import list_actors, list_placement_groups, list_tasks
 
 from histill.artifacts import model_folder
-from histill.config.common import Storage
+from histill.config.common import Storage, Tracking
 from histill.config.load import validate
-from histill.config.search import SearchConfig
+from histill.config.search import SEARCHES, SearchConfig
 from histill.errors import InputError
 from histill.local.tracking import TrackingServer
 from histill.registry.runs import open_run
-from histill.search.sweep import Sweep, _searcher, check_sweep, run_sweep
+from histill.registry.versions import json_bytes, register
+from histill.search.outcome import Sweep
+from histill.search.sweep import prepare_sweep, run_sweep, searcher
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 
@@ -49,7 +52,8 @@ def searching(small_run: dict[str, Any], tiles: Manifest) -> Callable[..., Searc
             "concurrent": 2,
             "sampler": "random",
         }
-        return validate(SearchConfig, {**data, **keys}, "the test")
+        data = {**data, **keys}
+        return validate(SEARCHES.chosen(data), data, "the test")
 
     return make
 
@@ -90,10 +94,16 @@ def held_before(tiles: Manifest) -> frozenset[str]:
 
 @pytest.fixture(scope="module")
 def sweep(searching: Callable[..., SearchConfig], tracking: TrackingServer, held_before: frozenset[str]) -> Sweep:
-    config = searching("sweep", tracking={"experiment": "sweep"})
-    check_sweep(config)
+    config = searching("sweep", tracking={"experiment": "sweep"}, register_best="swept")
     with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": tracking.uri}):  # the driver's; the trials' workers lack it
-        return run_sweep(config, open_run)
+        return run_sweep(prepare_sweep(config), open_run, registered(config, tracking))
+
+
+def registered(config: SearchConfig, tracking: TrackingServer) -> Callable[[str, str, dict[str, Any]], str]:
+    def make(model: str, name: str, record: dict[str, Any]) -> str:
+        return register(model, name, {"sweep.json": json_bytes(record)}, Tracking(uri=tracking.uri), STORAGE)
+
+    return make
 
 
 def test_the_hopeless_trials_stop_early(sweep: Sweep) -> None:
@@ -102,14 +112,18 @@ def test_the_hopeless_trials_stop_early(sweep: Sweep) -> None:
     assert [trial.error for trial in sweep.trials] == [None] * TRIALS
     assert max(epochs) == EPOCHS
     assert min(epochs) < EPOCHS
-    scores = [trial.val_dice for trial in sweep.trials]
+    scores = [trial.quality for trial in sweep.trials]
     assert scores == sorted(scores, reverse=True)
-    assert all(trial.gmacs is not None and trial.gmacs > 0 for trial in sweep.trials)
+    assert all(trial.costs["gmacs"] > 0 for trial in sweep.trials)
     assert sweep.best.trial in sweep.front
     assert {frozenset(trial.values) for trial in sweep.trials} == {frozenset({"optimiser.lr", "loss.temperature"})}
 
 
 def test_the_resources_of_all_trials_are_given_back(sweep: Sweep, held_before: frozenset[str]) -> None:
+    check_given_back(held_before)
+
+
+def check_given_back(held_before: frozenset[str]) -> None:
     """No actor or placement group of a trial is left, nor are CPUs taken that nobody seems to hold."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -127,34 +141,85 @@ def test_the_resources_of_all_trials_are_given_back(sweep: Sweep, held_before: f
     )
 
 
+@pytest.fixture(scope="module")
+def many(searching: Callable[..., SearchConfig], held_before: frozenset[str]) -> Sweep:
+    """Twenty short trials that seek the front of quality and latency."""
+    space = {"optimiser.lr": {"loguniform": (1e-6, 1e-2)}, "student.size_px": {"choice": (32, 64)}}
+    keys = {"trials": 20, "concurrent": 2, "aim": "front", "cost": "latency_ms", "sampler": "tpe"}
+    config = searching("many", space=space, optimiser={"epochs": 2}, tracking={"uri": None}, **keys)
+    return run_sweep(prepare_sweep(config), open_run)
+
+
+def test_twenty_trials_share_two_cores(many: Sweep, held_before: frozenset[str]) -> None:
+    """A stopped trial that kept what it held would leave nothing for those after it."""
+    assert [trial.error for trial in many.trials] == [None] * 20
+    stopped = [trial for trial in many.trials if trial.epochs == 1]
+    assert 0 < len(stopped) < 20
+    assert all(trial.costs["latency_ms"] > 0 for trial in many.trials)
+    assert many.cost == "latency_ms"
+    assert set(many.front) & {trial.trial for trial in many.trials if trial.epochs == 2}
+    check_given_back(held_before)
+
+
+def test_a_sweep_repeated_ranks_alike(searching: Callable[..., SearchConfig]) -> None:
+    def ranking(name: str) -> list[tuple[dict[str, Any], float]]:
+        keys = {"trials": 3, "scheduler": "none", "sampler": "tpe", "concurrent": 1, "tracking": {"uri": None}}
+        sweep = run_sweep(prepare_sweep(searching(name, optimiser={"epochs": 1}, **keys)), open_run)
+        return [(trial.values, trial.quality) for trial in sweep.trials]
+
+    assert ranking("once") == ranking("again")
+
+
 def test_the_folder_of_the_sweep_means_the_best_model(sweep: Sweep, searching: Callable[..., SearchConfig]) -> None:
     best = model_folder.resolve(sweep.run, STORAGE)
     assert best == sweep.best.model
     assert best.startswith(join(sweep.run, "trials"))
     model_folder.load(best, STORAGE)
     with pytest.raises(InputError, match="is finished"):
-        check_sweep(searching("sweep"))
+        prepare_sweep(searching("sweep", register_best="swept"))
 
 
-def test_every_trial_is_a_child_of_the_sweep(sweep: Sweep, tracking: TrackingServer) -> None:
+def test_every_trial_is_a_child_of_the_sweep(sweep: Sweep, tracking: TrackingServer, tmp_path: Path) -> None:
     client = MlflowClient(tracking.uri, tracking.uri)
     runs = client.search_runs([client.get_experiment_by_name("sweep").experiment_id])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert [run.info.run_id for run in parents] == [sweep.tracking_run]
     assert parents[0].info.status == "FINISHED"
-    assert parents[0].data.metrics["best_val_dice"] == pytest.approx(sweep.best.val_dice)
-    (shown,) = client.list_artifacts(parents[0].info.run_id, "pictures")
-    assert shown.path == "pictures/front.png"
+    assert parents[0].data.metrics["best_val_dice"] == pytest.approx(sweep.best.quality)
+    shown = {Path(each.path).stem for each in client.list_artifacts(parents[0].info.run_id, "pictures")}
+    assert {"front", "parallel_coordinates"} <= shown <= {"front", "parallel_coordinates", "importance"}
+    table = json.loads(
+        Path(client.download_artifacts(parents[0].info.run_id, "trials.json", str(tmp_path))).read_text()
+    )
+    assert [row[0] for row in table["data"]] == [trial.trial for trial in sweep.trials]
+    assert table["columns"][-4:] == ["val_dice", "gmacs", "front", "error"]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == sweep.tracking_run]
     assert len(children) == TRIALS
-    assert {run.info.run_name for run in children} == {trial.trial for trial in sweep.trials}
+    by_name = {run.info.run_name: run for run in children}
+    assert set(by_name) == {trial.trial for trial in sweep.trials}
+    for trial in sweep.trials:
+        run = by_name[trial.trial]
+        assert run.info.status == ("FINISHED" if trial.epochs == EPOCHS else "KILLED")
+        assert run.data.metrics["gmacs"] == pytest.approx(trial.costs["gmacs"])
+        assert run.data.params["loss.temperature"] == str(trial.values["loss.temperature"])
+        assert len(client.get_metric_history(run.info.run_id, "val/dice")) >= trial.epochs
+
+
+def test_the_best_student_is_registered_with_its_search(sweep: Sweep, tracking: TrackingServer, tmp_path: Path) -> None:
+    client = MlflowClient(tracking.uri, tracking.uri)
+    assert sweep.version == "1"
+    version = client.get_model_version("swept", "1")
+    assert version.tags["model_digest"] == model_folder.load(str(sweep.best.model), STORAGE)[2]
+    record = json.loads(Path(client.download_artifacts(version.run_id, "sweep.json", str(tmp_path))).read_text())
+    assert record["space"]["loss.temperature"] == {"choice": [1.0, 2.0, 4.0]}
+    assert [trial["trial"] for trial in record["trials"]] == [trial.trial for trial in sweep.trials]
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_a_seed_draws_the_same_values_again(searching: Callable[..., SearchConfig], sampler: str) -> None:
     def drawn(seed: int) -> list[dict[str, Any]]:
-        searcher = _searcher(searching("drawn", sampler=sampler, seed=seed))
-        return [searcher.suggest(f"trial-{number}") for number in range(TRIALS)]
+        asked = searcher(searching("drawn", sampler=sampler, seed=seed), "val_dice")
+        return [asked.suggest(f"trial-{number}") for number in range(TRIALS)]
 
     assert drawn(5) == drawn(5)
     assert drawn(5) != drawn(6)
@@ -170,8 +235,9 @@ def test_a_sweep_of_failures_says_why(
     truncated = tile_set(tmp_path)
     shard = truncate_shard(truncated, 0)
     config = searching("failing", trials=1, max_failures=0, data={"tiles": truncated.uri, "batch_size": 4})
+    prepared = prepare_sweep(config)
     with pytest.raises(InputError, match=r"every trial of .* failed") as raised:
-        run_sweep(config, open_run)
+        run_sweep(prepared, open_run)
     assert shard in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
     assert "Traceback" not in "".join(capfd.readouterr())

@@ -3,10 +3,10 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from histill.cli import Outcome, run_job
 from histill.config.distill import DistillConfig
@@ -15,7 +15,7 @@ from histill.config.ingest import IngestConfig
 from histill.config.load import load_config, parse_yaml, with_overrides
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
-from histill.config.search import SearchConfig
+from histill.config.search import SEARCHES, DistillSearch, PretrainSearch, SearchConfig
 from histill.errors import InputError
 
 pytestmark = pytest.mark.unit
@@ -172,7 +172,41 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_job(IngestConfig, bad, ["tile_pix=3"]) == 2
 
 
-CONFIGS: dict[str, type[BaseModel]] = {
+def test_a_top_level_key_may_be_an_option() -> None:
+    seen: list[SearchConfig] = []
+    keys = [*PRETRAIN, "space={loss.temperature: {uniform: [1, 2]}}"]
+    options = ["--register-best", "csat", "--trials=3", "data.batch_size=8", "--compile"]
+    assert run_job(SEARCHES, lambda config: seen.append(config) or Outcome({}), [*keys, *options]) == 0
+    assert (seen[0].register_best, seen[0].trials, seen[0].data.batch_size, seen[0].compile) == ("csat", 3, 8, True)
+
+
+def test_tiles_are_kept_decoded_only_in_a_cache() -> None:
+    assert "set storage.cache" in refused_pretraining("data.keep_decoded=true")
+
+
+def refused_pretraining(*overrides: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load_config(PretrainConfig, None, [*PRETRAIN, *overrides])
+    return str(caught.value)
+
+
+def test_a_key_chooses_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    space = "space={loss.divergence.temperature: {uniform: [1, 2]}}"
+    distilling = load_config(SEARCHES, None, [*PRETRAIN, "job=distill_student", space])
+    assert type(distilling) is DistillSearch
+    assert type(load_config(SEARCHES, None, [*PRETRAIN, space])) is PretrainSearch
+    with pytest.raises(InputError, match=r"job is 'score_model'; it is one of pretrain_student, distill_student, fine"):
+        load_config(SEARCHES, None, [*PRETRAIN, "job=score_model"])
+    for given, key in (
+        (["--job", "distill_student"], "loss.soft"),
+        (["job=distill_student"], "loss.divergence.weight"),
+    ):
+        with pytest.raises(SystemExit):
+            run_job(SEARCHES, lambda config: Outcome({}), [*given, "--help"])
+        assert f"  {key} " in capsys.readouterr().out
+
+
+CONFIGS: dict[str, Any] = {
     "cache_responses": CacheConfig,
     "distill_student": DistillConfig,
     "finetune_student": FinetuneConfig,
@@ -181,7 +215,7 @@ CONFIGS: dict[str, type[BaseModel]] = {
     "pretrain_student": PretrainConfig,
     "promote_model": PromoteConfig,
     "score_model": ScoreConfig,
-    "search_students": SearchConfig,
+    "search_students": SEARCHES,
     "train_teacher": TeacherConfig,
 }
 

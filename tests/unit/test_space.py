@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from histill.config.load import validate
-from histill.config.search import SearchConfig
+from histill.config.search import PretrainSearch
 from histill.errors import InputError
 from histill.search.space import check_space, trial_config
-from histill.search.sweep import _searcher
+from histill.search.sweep import searcher
 
 pytestmark = pytest.mark.unit
 
 
-def config(space: dict[str, Any]) -> SearchConfig:
+def config(space: dict[str, Any]) -> PretrainSearch:
     data = {
         "name": "sweep",
         "runs": "runs",
@@ -23,7 +23,7 @@ def config(space: dict[str, Any]) -> SearchConfig:
         "trials": 3,
         "space": space,
     }
-    return validate(SearchConfig, data, "test")
+    return validate(PretrainSearch, data, "test")
 
 
 def test_a_sound_space_passes() -> None:
@@ -140,8 +140,8 @@ CONDITIONAL: dict[str, Any] = {
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_a_key_is_drawn_when_its_condition_holds(sampler: str) -> None:
     sweep = config(CONDITIONAL).model_copy(update={"sampler": sampler, "seed": 3})
-    searcher = _searcher(sweep)
-    seen = [searcher.suggest(f"trial-{number}") for number in range(40)]
+    asked = searcher(sweep, "val_dice")
+    seen = [asked.suggest(f"trial-{number}") for number in range(40)]
     for values in seen:
         assert ("student.size_px" in values) == (values["student.encoder"] == "csat_tiny")
         assert ("optimiser.lr" in values) == (values.get("student.size_px") == 64)
@@ -153,7 +153,7 @@ def test_a_key_is_drawn_when_its_condition_holds(sampler: str) -> None:
         frozenset(CONDITIONAL) - {"optimiser.lr"},
         frozenset(CONDITIONAL) - {"optimiser.lr", "student.size_px"},
     }
-    again = _searcher(sweep)
+    again = searcher(sweep, "val_dice")
     assert [again.suggest(f"other-{number}") for number in range(40)] == seen
 
 
@@ -189,4 +189,4 @@ def test_a_conditional_value_is_checked_where_it_is_drawn() -> None:
 def test_population_based_training_is_refused_with_its_reason() -> None:
     data = config({"loss.temperature": {"uniform": [1, 2]}}).model_dump() | {"scheduler": "pbt"}
     with pytest.raises(InputError, match=r"scheduler pbt would do nothing: .* set scheduler to asha or none"):
-        validate(SearchConfig, data, "test")
+        validate(PretrainSearch, data, "test")

@@ -4,6 +4,7 @@ import gc
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histill.config.augment import Augment
-from histill.config.common import Storage
+from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
 from histill.stream.batches import TileBatch
 from histill.stream.draws import tally
-from histill.stream.read import ShardReader, Source
+from histill.stream.read import Kept, ShardReader, Source
 from histill.stream.tile_stream import TileStream
-from histill.stream.views import Views
+from histill.stream.views import UPRIGHT, Views
 from histill.tiles.manifest import Manifest
 
 pytestmark = pytest.mark.unit
@@ -316,6 +317,60 @@ def test_a_spoilt_tile_is_masked_out_in_every_view(
     assert batch.student[slot].sum() == batch.teacher[slot].sum() == 0
     with pytest.raises(InputError, match="max_corrupt allows 0"):
         list(stream(manifest).training_epoch(0, seed=0))
+
+
+def keeping(manifest: Manifest, folder: Path) -> Source:
+    storage = Storage(cache=ShardCache(folder=str(folder), max_gb=1))
+    return Source(manifest.uri, manifest.header.digest, storage, masks=True, kept=Kept(64, 64))
+
+
+@pytest.mark.parametrize("views", [PAIR, Views(64, 32)])
+def test_tiles_kept_decoded_look_the_same(
+    tmp_path: Path, tile_set: Callable[..., Manifest], views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = tile_set(tmp_path / "tiles", tiles=27, tile_px=64)
+    kept = stream(manifest, views=views, source=keeping(manifest, tmp_path / "cache"))
+    plain = stream(manifest, views=views)
+    for augment in (UPRIGHT, FLIPS, VARIED):
+        pairs = zip(
+            kept.training_epoch(0, seed=3, augment=augment),
+            plain.training_epoch(0, seed=3, augment=augment),
+            strict=True,
+        )
+        for number, (one, other) in enumerate(pairs):
+            assert same(one, other), (augment, number)
+    monkeypatch.setattr("histill.stream.views.decode_image", None)  # nothing is decoded once more, in no epoch
+    assert len(list(kept.training_epoch(1, seed=3, augment=VARIED))) == kept.steps
+
+
+def test_smaller_tiles_kept_decoded_look_nearly_the_same(tmp_path: Path, manifest: Manifest) -> None:
+    """A window of a smaller tile, or the smaller of a smaller window: the same areas, rounded twice."""
+    source = replace(keeping(manifest, tmp_path), kept=Kept(64, 32))
+    for augment in (FLIPS, replace_colours(VARIED)):
+        kept = stream(manifest, views=Views(32), source=source).training_epoch(0, seed=3, augment=augment)
+        for one, other in zip(
+            kept, stream(manifest, views=Views(32)).training_epoch(0, seed=3, augment=augment), strict=True
+        ):
+            difference = (one.student.float() - other.student.float()).abs()
+            assert difference.max() <= (0 if augment is FLIPS else 4)
+            assert difference.mean() <= 0.5
+
+
+def replace_colours(augment: Augment) -> Augment:
+    return Augment(flips=augment.flips, crop_px=augment.crop_px)
+
+
+def test_a_row_group_with_a_spoilt_tile_is_not_kept(
+    tmp_path: Path, tile_set: Callable[..., Manifest], spoil_tile: Callable[..., str]
+) -> None:
+    manifest = tile_set(tmp_path / "tiles", tiles=24, tile_px=64)
+    spoil_tile(manifest, 5)
+    kept = stream(manifest, max_corrupt=1, source=keeping(manifest, tmp_path / "cache"))
+    for _ in range(2):
+        for one, other in zip(
+            kept.training_epoch(0, seed=0), stream(manifest, max_corrupt=1).training_epoch(0, seed=0), strict=True
+        ):
+            assert same(one, other)
 
 
 def test_an_empty_split_is_refused(manifest: Manifest) -> None:

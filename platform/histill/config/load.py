@@ -3,8 +3,9 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,21 @@ from histill.config.base import Strict
 from histill.errors import InputError
 
 C = TypeVar("C", bound=Strict)
+
+
+@dataclass(frozen=True)
+class OneOf(Generic[C]):
+    """Models of which the value of one key of the configuration chooses; without it the first."""
+
+    key: str
+    models: Mapping[str, type[C]]
+
+    def chosen(self, data: Mapping[str, Any]) -> type[C]:
+        """The model for `data`. Raises InputError naming those there are."""
+        named = data.get(self.key, next(iter(self.models)))
+        if named not in self.models:
+            raise InputError(f"{self.key} is {named!r}; it is one of {', '.join(self.models)}.")
+        return self.models[named]
 
 
 class _Loader(yaml.SafeLoader):
@@ -29,12 +45,13 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
-def load_config(model: type[C], path: str | None, overrides: Sequence[str] = ()) -> C:
+def load_config(model: type[C] | OneOf[C], path: str | None, overrides: Sequence[str] = ()) -> C:
     """Read `path` (YAML, or nothing), apply `key.sub=value` overrides and validate against `model`.
 
     Raises InputError naming the key, the value and the nearest valid name.
     """
-    return validate(model, with_overrides(read_yaml(path) if path else {}, overrides), path or "the command line")
+    data = with_overrides(read_yaml(path) if path else {}, overrides)
+    return validate(model.chosen(data) if isinstance(model, OneOf) else model, data, path or "the command line")
 
 
 def read_yaml(path: str) -> dict[str, Any]:

@@ -36,6 +36,10 @@ class Data(Strict):
     )
     read_threads: int = Field(4, ge=1, description="requests for tiles at once, in each worker")
     decode_threads: int = Field(2, ge=1, description="threads that decode tiles in each worker")
+    keep_decoded: bool = Field(
+        False,
+        description="let storage.cache keep tiles decoded, at the side that is seen: for sweeps and many epochs",
+    )
     max_corrupt: int = Field(
         0, ge=0, description="how many undecodable tiles an epoch may mask out before the run fails"
     )
@@ -123,6 +127,12 @@ class RunConfig(Strict):
     workers: Workers = Workers()
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _somewhere_to_keep(self) -> "RunConfig":
+        if self.data.keep_decoded and self.storage.cache is None:
+            raise ValueError("data.keep_decoded needs a place on the nodes' disks; set storage.cache, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _even_batches(self) -> "RunConfig":

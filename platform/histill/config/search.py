@@ -1,11 +1,15 @@
 """Configuration of `search_students.py`."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from histill.config.base import Strict
-from histill.config.runs import PretrainConfig
+from histill.config.common import Name
+from histill.config.distill import DistillConfig
+from histill.config.finetune import FinetuneConfig
+from histill.config.load import OneOf
+from histill.config.runs import PretrainConfig, RunConfig
 
 
 class Draw(Strict):
@@ -39,9 +43,12 @@ class Draw(Strict):
         return self
 
 
-class SearchConfig(PretrainConfig):
-    """A sweep: each trial is a pretraining run whose keys in `space` are drawn."""
+class SearchConfig(RunConfig):
+    """A sweep: each trial is a run whose keys in `space` are drawn; `SEARCHES` has one for each kind of run."""
 
+    run_model: ClassVar[type[RunConfig]]
+
+    job: str
     space: dict[str, Draw] = Field(min_length=1, description="dotted key -> how its value is drawn")
     trials: int = Field(8, ge=1, description="number of trials")
     concurrent: int | None = Field(None, ge=1, description="trials at once; null: as many as the cluster holds")
@@ -49,8 +56,20 @@ class SearchConfig(PretrainConfig):
     scheduler: Literal["asha", "none", "pbt"] = Field(
         "asha", description="ASHA stops hopeless trials early; none: every trial trains to its end"
     )
+    aim: Literal["quality", "front"] = Field(
+        "quality",
+        description="what draws and stops follow: quality alone, or the front of quality against cost",
+    )
+    cost: Literal["gmacs", "latency_ms"] = Field(
+        "gmacs",
+        description="what quality stands against: GMACs of one tile, or milliseconds for one tile, measured on one "
+        "thread of the node that runs the trial",
+    )
     grace_epochs: int = Field(1, ge=1, description="epochs before ASHA may stop a trial")
     reduction: int = Field(2, ge=2, description="ASHA keeps one in this many at each rung")
+    register_best: Name | None = Field(
+        None, description="name of the registered model of which the best student becomes a version; null: of none"
+    )
 
     @model_validator(mode="after")
     def _no_population(self) -> "SearchConfig":
@@ -80,3 +99,31 @@ class SearchConfig(PretrainConfig):
                     )
             known[key] = draw
         return self
+
+
+class PretrainSearch(SearchConfig, PretrainConfig):
+    """A sweep of RCKD pretrainings."""
+
+    run_model = PretrainConfig
+    job: Literal["pretrain_student"] = Field("pretrain_student", description="the job that each trial is a run of")
+
+
+class DistillSearch(SearchConfig, DistillConfig):
+    """A sweep of resolution distillations."""
+
+    run_model = DistillConfig
+    job: Literal["distill_student"] = Field("distill_student", description="the job that each trial is a run of")
+
+
+class FinetuneSearch(SearchConfig, FinetuneConfig):
+    """A sweep of fine-tunings."""
+
+    run_model = FinetuneConfig
+    job: Literal["finetune_student"] = Field("finetune_student", description="the job that each trial is a run of")
+
+
+SEARCHES: OneOf[SearchConfig] = OneOf(
+    "job",
+    {"pretrain_student": PretrainSearch, "distill_student": DistillSearch, "finetune_student": FinetuneSearch},
+)
+"""By the job that each trial is a run of."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,28 @@ def measure_cost(model: nn.Module, input_px: int, channels: int = 3) -> Cost:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         shadow(tile)
     return Cost(parameters, counter.weighted, counter.weighted + counter.activations, input_px)
+
+
+def measure_latency_ms(model: nn.Module, input_px: int, *, tiles: int = 20) -> float:
+    """Milliseconds that `model` takes for one tile of `input_px` pixels on one thread of this machine's CPU.
+
+    The least of several, since whatever runs beside can only lengthen it.
+    """
+    threads, training = torch.get_num_threads(), model.training
+    torch.set_num_threads(1)
+    model.eval()
+    tile = torch.zeros(1, 3, input_px, input_px)
+    times = []
+    try:
+        with torch.inference_mode():
+            for _ in range(tiles):
+                begun = time.perf_counter()
+                model(tile)
+                times.append(time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(threads)
+        model.train(training)
+    return 1000 * min(times)
 
 
 class _ProductCounter(TorchDispatchMode):

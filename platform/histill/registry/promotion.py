@@ -70,7 +70,8 @@ def promote(config: PromoteConfig) -> Promotion:
         _check_unseen(model, config)
         score = score_model(model, config.held_out, config.storage)
         picture = comparison_rows(model, config.held_out, config.picture_rows, config.storage)
-        version = versions.register(model, name, score, config.tracking, config.storage, picture)
+        evidence = {versions.SCORE_PATH: versions.json_bytes(dataclasses.asdict(score)), versions.PICTURE_PATH: picture}
+        version = versions.register(model, name, evidence, config.tracking, config.storage, score.model_digest)
     former = versions.champion(name, config.tracking)
     candidate = figures_of(score)
     if version == former:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,6 +59,11 @@ class MlflowTracker:
     def picture(self, name: str, png: bytes) -> None:
         """Record a picture (PNG bytes) as `pictures/<name>.png`."""
         self._attempt("a picture", lambda client: log_file(client, self.run_id, f"pictures/{name}.png", png))
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Record rows that share their columns as the table `<name>.json`, which MLflow's page shows."""
+        columns = {key: [row[key] for row in rows] for key in rows[0]}
+        self._attempt("a table", lambda client: client.log_table(self.run_id, columns, f"{name}.json"))
 
     def params(self, values: Mapping[str, str]) -> None:
         """Record parameters; MLflow refuses to change one that is there already."""

@@ -1,9 +1,9 @@
 """Versions of registered models: a model folder, how it scored, and where it came from."""
 
-import dataclasses
 import json
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from histill.evaluate.score import Score
-
 CHAMPION = "champion"
 PREVIOUS = "previous"
 MODEL_FOLDER = "model"
+SCORE_PATH = "score.json"
 PICTURE_PATH = "pictures/comparison.png"
 _MODELS_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))$")
 
@@ -32,21 +31,22 @@ _MODELS_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<v
 def register(
     model_uri: str,
     registered_name: str,
-    score: "Score",
+    evidence: Mapping[str, bytes],
     tracking: Tracking,
     storage: Storage,
-    picture: bytes | None = None,
+    expected_digest: str | None = None,
 ) -> str:
     """Put a model folder into the registry; a model that is there already (same digest) is not put there
     twice.
 
-    The version's MLflow run holds `model/` (the folder's two files), `score.json` and the picture (PNG).
+    The version's MLflow run holds `model/` (the folder's two files) and the files of `evidence` (path -> content): how
+    the model scored, or the search that found it.
 
     Returns:
         The version's number.
 
     Raises:
-        InputError: the folder holds no sound model, or not the one that was scored; the server refuses.
+        InputError: the folder holds no sound model, or not the one with the `expected_digest`; the server refuses.
     """
     uri = required_server_uri(tracking)
     client = connect(uri)
@@ -56,16 +56,19 @@ def register(
         except FileNotFoundError:
             raise InputError(f"{model_uri} is no whole model folder; name another, or export it again.") from None
         _, card, digest = model_folder.load(folder, storage)
-        if digest != score.model_digest:
+        if expected_digest not in (None, digest):
             raise InputError(f"the model in {model_uri} changed while it was scored; run the same command again.")
         with server_errors(uri):
             _ensure_registered_model(client, registered_name)
             known = client.search_model_versions(f"name = '{registered_name}' and tag.model_digest = '{digest}'")
             if known:
-                return str(min(int(version.version) for version in known))
+                version = min(known, key=lambda each: int(each.version))
+                _log(client, version.run_id, evidence)
+                return str(version.version)
             run_id = begin_run(client, tracking.experiment, f"register-{registered_name}", {"kind": "register"})
             try:
-                source = _upload(client, run_id, folder, score, picture)
+                source = _upload(client, run_id, folder)
+                _log(client, run_id, evidence)
                 tags = {
                     "model_digest": digest,
                     "tiles_digest": card.tiles_digest,
@@ -80,14 +83,16 @@ def register(
             return str(version.version)
 
 
-def _upload(client: "MlflowClient", run_id: str, folder: str, score: "Score", picture: bytes | None) -> str:
-    """Store the artifacts of a version; returns the URI of its model folder."""
+def _upload(client: "MlflowClient", run_id: str, folder: str) -> str:
+    """Store a version's model folder; returns its URI."""
     for name in (model_folder.WEIGHTS_NAME, model_folder.CARD_NAME):
         client.log_artifact(run_id, str(Path(folder, name)), MODEL_FOLDER)
-    log_file(client, run_id, "score.json", json_bytes(dataclasses.asdict(score)))
-    if picture is not None:
-        log_file(client, run_id, PICTURE_PATH, picture)
     return f"{client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}"
+
+
+def _log(client: "MlflowClient", run_id: str, evidence: Mapping[str, bytes]) -> None:
+    for path, content in evidence.items():
+        log_file(client, run_id, path, content)
 
 
 def champion(registered_name: str, tracking: Tracking) -> str | None:

@@ -1,6 +1,5 @@
 """Quality against cost: which trials no other one beats in both."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,22 +27,14 @@ def front(points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(kept)
 
 
-def picture(points: Sequence[Point], quality: str, cost: str) -> bytes:
-    """A PNG of all points, the front as a line."""
-    from matplotlib.figure import Figure
+def ahead_of(point: Point, points: Sequence[Point]) -> int:
+    """How many of `points` lie on fronts before that of `point`, which is one of them.
 
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
-    axes = figure.subplots()
-    best = front(points)
-    axes.scatter([point.cost for point in points], [point.quality for point in points], color="grey", label="trials")
-    axes.plot(
-        [point.cost for point in best], [point.quality for point in best], "o-", drawstyle="steps-post", label="front"
-    )
-    for point in best:
-        axes.annotate(point.name, (point.cost, point.quality), textcoords="offset points", xytext=(4, -10), fontsize=7)
-    axes.set(xlabel=cost, ylabel=quality)
-    axes.margins(0.15)
-    axes.legend(fontsize=8)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()
+    The first front is that of all points, the next one that of what is left without it, and so on: the order that
+    non-dominated sorting gives (Deb et al., IEEE Trans. Evol. Comput. 6:182, 2002).
+    """
+    rest, ahead = list(points), 0
+    while point not in (best := front(rest)):
+        ahead += len(best)
+        rest = [each for each in rest if each not in best]
+    return ahead

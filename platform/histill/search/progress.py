@@ -1,39 +1,82 @@
-"""The sweep's progress: how many epochs are trained, trials by state, and the best so far."""
+"""The sweep's progress: how many epochs are trained, trials by state, the best so far and the front."""
 
+import math
+import sys
 from typing import Any
 
 from histill.cluster.progress import Progress
 from histill.config.search import SearchConfig
+from histill.search.front import Point, front
+from histill.search.outcome import said_of
+from histill.search.trial import run_of
+from histill.train.launch import OpenRun
+from histill.train.run_folder import finished, open_record
+
+_STATES = {"RUNNING": "running", "PENDING": "waiting", "TERMINATED": "done", "ERROR": "failed"}
 
 
-def sweep_progress(config: SearchConfig) -> Any:
-    """A Tune callback that shows one line."""
+def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
+    """A Tune callback that shows one line, and another for each trial that ends.
+
+    It also closes the tracked runs of trials that were stopped, whose own processes cannot: `open_run` takes them up.
+    """
     from ray import tune
 
     class SweepProgress(tune.Callback):
-        """Counts epochs and trials from Tune's events."""
+        """Reads the trials' last results at each of Tune's events."""
 
         def setup(self, **_: Any) -> None:
             # not in __init__: a sweep that goes on brings back the callback of its first start, clock and all
-            self.progress = Progress(config.name, config.trials * config.optimiser.epochs, "epochs")
-            self.epochs: dict[str, int] = {}
-            self.best = float("nan")
+            self.progress: Progress | None = None
 
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
-        ) -> None:
-            self.epochs[trial.trial_id] = result["epochs"]
-            if not result["val_dice"] <= self.best:
-                self.best = result["val_dice"]
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             self._show(trials)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            self.epochs[trial.trial_id] = config.optimiser.epochs  # what ASHA has spared is done, too
+            point, epochs = _point(trial), _epochs(trial)
+            if point is not None:
+                how = "stopped" if epochs < config.optimiser.epochs else "done"
+                text = f"trial {trial.trial_id} {how} after {epochs} epochs: {_figures(point)}"
+                print(text + (", on the front" if point in front(_points(trials)) else ""), file=sys.stderr, flush=True)
             self._show(trials)
+            _close(trial)
 
         def _show(self, trials: list[Any]) -> None:
-            states = [trial.status.lower() for trial in trials]
-            counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-            self.progress.update(sum(self.epochs.values()), f"trials: {counts}  best val Dice {self.best:.3f}")
+            total = config.trials * config.optimiser.epochs
+            # what ASHA has spared is done, too
+            done = sum(config.optimiser.epochs if trial.is_finished() else _epochs(trial) for trial in trials)
+            if self.progress is None:
+                self.progress = Progress(config.name, total, "epochs")
+                self.progress.start_at(sum(_epochs(trial) for trial in trials if trial.is_finished()))
+            states = [_STATES.get(trial.status, trial.status.lower()) for trial in trials]
+            counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+            points = _points(trials)
+            best = max(points, key=lambda point: point.quality, default=None)
+            said = f"trials: {counts}" if best is None else f"trials: {counts}  best {best.name} {_figures(best)}"
+            self.progress.update(min(done, total), f"{said}  front of {len(front(points))}")
+
+    def _points(trials: list[Any]) -> list[Point]:
+        return [point for point in map(_point, trials) if point is not None]
+
+    def _point(trial: Any) -> Point | None:
+        result = trial.last_result or {}
+        quality = result.get(metric, math.nan)
+        return None if math.isnan(quality) else Point(trial.trial_id, quality, result[config.cost])
+
+    def _figures(point: Point) -> str:
+        return f"{said_of(metric)} {point.quality:.3f} at {point.cost:.3g} {said_of(config.cost)}"
+
+    def _close(trial: Any) -> None:
+        run = run_of(config, trial.config, trial.trial_id)
+        if finished(run) is None:
+            record = open_record(run, config.job)
+            if record.tracking_run is not None:
+                tracker = open_run(run.tracking, name=run.name, kind=config.job, config=run, run_id=record.tracking_run)
+                if tracker:
+                    tracker.finish("KILLED")
 
     return SweepProgress()
+
+
+def _epochs(trial: Any) -> int:
+    return int((trial.last_result or {}).get("epochs", 0))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from histill.config.load import validate, with_value
-from histill.config.runs import PretrainConfig
+from histill.config.runs import RunConfig
 from histill.config.search import Draw, SearchConfig
 from histill.errors import InputError
 
@@ -27,14 +27,14 @@ _FIXED = (
 )
 
 
-def trial_config(config: SearchConfig, values: Mapping[str, Any], *, name: str, runs: str) -> PretrainConfig:
-    """The pretraining run of a trial with `values` (dotted key -> value). Raises InputError naming a wrong key."""
-    data = {key: value for key, value in config.model_dump().items() if key in PretrainConfig.model_fields}
+def trial_config(config: SearchConfig, values: Mapping[str, Any], *, name: str, runs: str) -> RunConfig:
+    """The run of a trial with `values` (dotted key -> value). Raises InputError naming a wrong key."""
+    data = {key: value for key, value in config.model_dump().items() if key in config.run_model.model_fields}
     for key, value in values.items():
         data = with_value(data, key, value)
     # Tune ends a trial between reports, and every report must carry the score: checkpoints come with epochs only.
     data |= {"name": name, "runs": runs, "checkpoint_every": 10**9}
-    return validate(PretrainConfig, data, f"trial {name}")
+    return validate(config.run_model, data, f"trial {name}")
 
 
 def check_space(config: SearchConfig) -> None:

@@ -1,230 +1,194 @@
-"""A sweep: Ray Tune draws the trials, each is a training run on Ray Train, ASHA stops the hopeless ones."""
+"""A sweep: Ray Tune draws the trials, each is a training run on Ray Train, the hopeless ones are stopped."""
 
 import contextlib
 import io
 import logging
+import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from histill.artifacts.model_folder import ModelCard, build, read_card
 from histill.cluster.failures import known_error
 from histill.cluster.quiet import verbose
 from histill.config.search import SearchConfig
-from histill.errors import HistillError, InputError
-from histill.models.cost import measure_cost
-from histill.search.front import Point, front, picture
+from histill.errors import HistillError
+from histill.search.halving import Rungs, front_scheduler
+from histill.search.outcome import Sweep, TrialResult, ranked
+from histill.search.pictures import front_picture, study_pictures
 from histill.search.progress import sweep_progress
-from histill.search.space import check_space, drawn, trial_config
+from histill.search.room import DRIVER_CPUS, trials_at_once
+from histill.search.space import check_space, drawn
+from histill.search.trial import PREPARE, run_of, run_trial
+from histill.storage.control import write_json
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import is_s3, join
-from histill.train.launch import OpenRun, train_run
-from histill.train.prepare import prepare_pretraining
+from histill.train.launch import OpenRun
 from histill.train.run_folder import finish, open_record, run_uri, save_record
 
-METRIC = "val_dice"
 KIND = "search_students"
-_DRIVER_CPUS = 0.1
-_READING_CPUS = 0.5  # left to the tasks that read tiles, without which trials would wait for data for ever
+RECORD_NAME = "sweep.json"
+_SAVE_EVERY_S = "1"  # of Tune's state: what is drawn after it was saved is drawn anew when a sweep goes on
 
 
 @dataclass(frozen=True)
-class TrialResult:
-    """What became of one trial."""
+class PreparedSweep:
+    """A checked sweep."""
 
-    trial: str
-    values: dict[str, Any]
-    epochs: int
-    val_dice: float  # after its last epoch
-    model: str | None  # URI of its last checkpoint
-    gmacs: float | None  # of its student for one tile, convolutions and linear layers
-    error: str | None
+    config: SearchConfig
+    metric: str  # what quality is, as training reports it
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A finished sweep, its trials best first."""
+class Register(Protocol):
+    """How the best student becomes a version of a registered model."""
 
-    run: str
-    trials: tuple[TrialResult, ...]
-    tracking_run: str | None
-
-    @property
-    def best(self) -> TrialResult:
-        """The trial with the highest validation Dice."""
-        return self.trials[0]
-
-    @property
-    def front(self) -> tuple[str, ...]:
-        """The trials that no other beats in both Dice and GMACs, cheapest first."""
-        return tuple(point.name for point in front(points_of(self.trials)))
+    def __call__(self, model: str, name: str, record: dict[str, Any]) -> str:
+        """The version's number."""
+        ...
 
 
-def points_of(trials: Sequence[TrialResult]) -> list[Point]:
-    """The trials that left a model."""
-    return [Point(trial.trial, trial.val_dice, trial.gmacs) for trial in trials if trial.gmacs is not None]
-
-
-def check_sweep(config: SearchConfig) -> None:
+def prepare_sweep(config: SearchConfig) -> PreparedSweep:
     """Refuse before Ray starts what no trial could do. Raises InputError."""
     check_space(config)
-    prepare_pretraining(trial_config(config, {}, name="check", runs=join(run_uri(config), "trials")))
+    prepared = PREPARE[config.job](run_of(config, {}, "check"))
     open_record(config, KIND)
+    return PreparedSweep(config, "val_dice" if prepared.card.kind == "segmentation" else "val_balanced_accuracy")
 
 
-def run_sweep(config: SearchConfig, open_run: OpenRun) -> Sweep:
+def run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | None = None) -> Sweep:
     """Run the trials on the connected cluster and mark the sweep finished with the best one's model.
 
-    The name of an interrupted sweep goes on with its trials. Raises InputError when one trial does not fit the
-    cluster, HistillError (InputError where that is why) when every trial failed.
+    The name of an interrupted sweep goes on with its trials. `register` is asked where the configuration wants the best
+    student registered. Raises InputError when one trial does not fit the cluster, HistillError (InputError where that
+    is why) when every trial failed.
     """
-    from ray import tune
-
+    config = prepared.config
     record = open_record(config, KIND)
     tracker = open_run(config.tracking, name=config.name, kind=KIND, config=config, run_id=record.tracking_run)
     parent = tracker.run_id if tracker else None
     save_record(config, record.model_copy(update={"tracking_run": parent}))
-
     if tracker:  # a trial runs in a process that need not know this one's environment
         tracking = config.tracking.model_copy(update={"uri": tracker.uri})
-        config = config.model_copy(update={"tracking": tracking})
+        prepared = PreparedSweep(config.model_copy(update={"tracking": tracking}), prepared.metric)
+    try:
+        sweep = Sweep(run_uri(config), prepared.metric, config.cost, _trials(prepared, open_run, parent), parent)
+        model = sweep.best.model
+        assert model is not None
+        if config.register_best is not None and register is not None:
+            version = register(model, config.register_best, _record(config, sweep))
+            sweep = replace(sweep, version=version)
+    except BaseException:
+        if tracker:
+            tracker.finish("FAILED")
+        raise
+    write_json(join(sweep.run, RECORD_NAME), _record(config, sweep), config.storage)
+    finish(config, model, {sweep.metric: sweep.best.quality})
+    if tracker:
+        tracker.metrics({f"best_{sweep.metric}": sweep.best.quality}, 0)
+        tracker.table("trials", sweep.rows())
+        for name, picture in {"front": front_picture(sweep), **study_pictures(config, sweep)}.items():
+            tracker.picture(name, picture)
+        tracker.finish("FINISHED")
+    return sweep
+
+
+def _record(config: SearchConfig, sweep: Sweep) -> dict[str, Any]:
+    """The search as JSON: what was drawn from, and what came of it."""
+    space = {key: draw.model_dump(mode="json", exclude_none=True) for key, draw in config.space.items()}
+    return asdict(sweep) | {"front": list(sweep.front), "space": space, "sampler": config.sampler, "seed": config.seed}
+
+
+def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> tuple[TrialResult, ...]:
+    """Run the trials, or those that an interrupted sweep has left; best first."""
+    from ray import tune
+
+    config = prepared.config
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SAVE_EVERY_S)
     filesystem, path = arrow_filesystem(config.runs, config.storage)
     sweep_path = join(path, config.name, "tune")
     trainable = tune.with_resources(
-        tune.with_parameters(_run_trial, config=config, open_run=open_run, parent=parent), {"CPU": _DRIVER_CPUS}
+        tune.with_parameters(run_trial, config=config, open_run=open_run, parent=parent), {"CPU": DRIVER_CPUS}
     )
     if tune.Tuner.can_restore(sweep_path, storage_filesystem=filesystem):
         tuner = tune.Tuner.restore(sweep_path, trainable, resume_errored=True, storage_filesystem=filesystem)
     else:
         tuner = tune.Tuner(
             trainable,
-            tune_config=_tune_config(config),
+            tune_config=_tune_config(prepared),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=join(path, config.name),
                 storage_filesystem=filesystem,
                 verbose=0,
-                callbacks=[sweep_progress(config)],
+                callbacks=[sweep_progress(config, prepared.metric, open_run)],
             ),
         )
     if not verbose():
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error stands in the table
-    try:
-        with contextlib.redirect_stdout(sys.stderr if verbose() else io.StringIO()):  # stdout is the job's JSON line
-            results = tuner.fit()
-    except BaseException:
-        if tracker:
-            tracker.finish("FAILED")
-        raise
-    trials = sorted((_result(config, result) for result in results), key=_rank)
-    sweep = Sweep(run_uri(config), tuple(trials), parent)
-    if sweep.best.model is None:
-        if tracker:
-            tracker.finish("FAILED")
+    with contextlib.redirect_stdout(sys.stderr if verbose() else io.StringIO()):  # stdout is the job's JSON line
+        results = list(tuner.fit())
+    trials = ranked([_result(prepared, result) for result in results])
+    if trials[0].model is None:
         known = next(filter(None, (known_error(result.error) for result in results)), None)
         kind = HistillError if known is None else type(known)
-        raise kind(f"every trial of {sweep.run} failed; the first error: {sweep.best.error}")
-    finish(config, sweep.best.model, {METRIC: sweep.best.val_dice})
-    if tracker:
-        tracker.metrics({"best_val_dice": sweep.best.val_dice}, 0)
-        tracker.picture("front", picture(points_of(sweep.trials), "validation Dice", "GMACs of one tile"))
-        tracker.finish("FINISHED")
-    return sweep
+        raise kind(f"every trial of {run_uri(config)} failed; the first error: {trials[0].error}")
+    return trials
 
 
-def _tune_config(config: SearchConfig) -> Any:
+def _tune_config(prepared: PreparedSweep) -> Any:
+    import ray
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    epochs = config.optimiser.epochs
+    config = prepared.config
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return tune.TuneConfig(
-        metric=METRIC,
-        mode="max",
         num_samples=config.trials,
-        max_concurrent_trials=_concurrent(config),
-        search_alg=_searcher(config),
-        scheduler=FIFOScheduler()
-        if config.scheduler == "none"
-        else ASHAScheduler(
-            time_attr="epochs",
-            max_t=epochs,
-            grace_period=min(config.grace_epochs, epochs),
-            reduction_factor=config.reduction,
-        ),
+        max_concurrent_trials=trials_at_once(config, nodes),
+        search_alg=searcher(config, prepared.metric),
+        scheduler=_scheduler(prepared),
         trial_dirname_creator=lambda trial: trial.trial_id,
+        **({} if config.aim == "front" else {"metric": prepared.metric, "mode": "max"}),
     )
 
 
-def _searcher(config: SearchConfig) -> Any:
+def searcher(config: SearchConfig, metric: str) -> Any:
+    """Optuna, as Tune asks it; with the aim "front" it seeks quality and cost at once."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kind = optuna.samplers.TPESampler if config.sampler == "tpe" else optuna.samplers.RandomSampler
     space = partial(drawn, dict(config.space))  # Tune pickles it, to go on with after a stop
-    return OptunaSearch(space=space, metric=METRIC, mode="max", sampler=kind(seed=config.seed))
+    metrics, modes = ([metric, config.cost], ["max", "min"]) if config.aim == "front" else (metric, "max")
+    return OptunaSearch(space=space, metric=metrics, mode=modes, sampler=kind(seed=config.seed))
 
 
-def _concurrent(config: SearchConfig) -> int:
-    """How many trials run at once; nested trainers that together ask for more than there is wait for each other."""
-    import ray
+def _scheduler(prepared: PreparedSweep) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    cpus = ray.cluster_resources().get("CPU", 0.0)
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    trial_cpus = config.workers.count * config.workers.cpus + _DRIVER_CPUS
-    trial_gpus = config.workers.count * config.workers.gpus
-    fit = int((cpus - _READING_CPUS) / trial_cpus)
-    if trial_gpus:
-        fit = min(fit, int(gpus / trial_gpus))
-    if fit < 1:
-        raise InputError(
-            f"one trial takes {trial_cpus:g} CPUs and {trial_gpus:g} GPUs (workers.count x workers.cpus, and gpus) and "
-            f"{_READING_CPUS:g} CPUs stay free for reading, but the cluster has {cpus:g} and {gpus:g}; "
-            "ask for less per trial."
-        )
-    return min(fit, config.concurrent or fit, config.trials)
+    config = prepared.config
+    epochs = config.optimiser.epochs
+    grace = min(config.grace_epochs, epochs)
+    if config.scheduler == "none":
+        return FIFOScheduler()
+    if config.aim == "front":
+        return front_scheduler(Rungs(grace, epochs, config.reduction), epochs, prepared.metric, config.cost)
+    return ASHAScheduler(time_attr="epochs", max_t=epochs, grace_period=grace, reduction_factor=config.reduction)
 
 
-def _run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: OpenRun, parent: str | None) -> None:
-    """One trial, in Tune's own worker: a training run that reports each epoch to Tune."""
-    from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    trial = tune.get_context().get_trial_id()
-    run = trial_config(config, values, name=trial, runs=join(run_uri(config), "trials"))
-    try:
-        train_run(prepare_pretraining(run), open_run, parent=parent, callbacks=[TuneReportCallback()], show=False)
-    except Exception as error:
-        known = known_error(error)
-        if known is None:
-            raise
-        raise known from None  # what Ray wraps around it does not survive Tune
-
-
-def _result(config: SearchConfig, result: Any) -> TrialResult:
+def _result(prepared: PreparedSweep, result: Any) -> TrialResult:
     metrics = result.metrics or {}
     path = metrics.get("checkpoint_path")
-    model = None if path is None else ("s3://" if is_s3(config.runs) else "") + path
     return TrialResult(
         trial=metrics.get("trial_id", "?"),
         values=dict(result.config or {}),
         epochs=int(metrics.get("epochs", 0)),
-        val_dice=float(metrics.get(METRIC, float("nan"))),
-        model=model,
-        gmacs=None if model is None else _gmacs(read_card(model, config.storage)),
+        quality=float(metrics.get(prepared.metric, float("nan"))),
+        costs={name: float(metrics[name]) for name in ("gmacs", "latency_ms") if name in metrics},
+        model=None if path is None else ("s3://" if is_s3(prepared.config.runs) else "") + path,
         error=None if result.error is None else _said(result.error),
     )
 
 
-def _gmacs(card: ModelCard) -> float:
-    return measure_cost(build(card), card.size_px).macs / 1e9
-
-
 def _said(error: Exception) -> str:
     return str(known_error(error) or str(error).strip().splitlines()[-1])
-
-
-def _rank(trial: TrialResult) -> tuple[bool, float]:
-    return trial.model is None, -trial.val_dice if trial.val_dice == trial.val_dice else 0.0

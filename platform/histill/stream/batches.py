@@ -77,9 +77,10 @@ class Decoding:
 
 @dataclass(frozen=True)
 class _Row:
-    """The encoded bytes of one entry; slices of its row group's table, not copies."""
+    """The bytes of one entry; slices of its row group's table, not copies."""
 
-    image: memoryview
+    image: memoryview | None  # None: decoded already
+    pixels: memoryview | None  # of the whole tile, at the side of the larger view
     mask: memoryview | None
     response: memoryview | None
     map: memoryview | None
@@ -193,7 +194,7 @@ def _one_thread_each() -> None:
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[int, _Row]]:
-    columns = [_encoded(table, name) for name in ("image", "mask", "response", "map")]
+    columns = [_encoded(table, name) for name in ("image", "pixels", "mask", "response", "map")]
     return zip(table["entry"].to_pylist(), map(_Row, *columns), strict=True)
 
 
@@ -259,7 +260,11 @@ def _decode(jobs: list[_Job], arrays: _Arrays, how: Decoding) -> list[tuple[int,
 def _decode_one(job: _Job, arrays: _Arrays, how: Decoding) -> None:
     row, place = job.row, job.place
     colours = (job.draws, how.augment) if how.augment.colours else None
-    view_into([view[job.slot] for view in arrays.views], row.image, how.tile_px, how.views, place, colours)
+    data, decoded_px = (row.image, None) if row.pixels is None else (row.pixels, max(how.views.sides))
+    assert data is not None
+    view_into(
+        [view[job.slot] for view in arrays.views], data, how.tile_px, how.views, place, colours, decoded_px=decoded_px
+    )
     if arrays.mask is not None:
         if row.mask is None:
             raise CorruptTile("it has no mask")

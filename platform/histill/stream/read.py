@@ -18,9 +18,19 @@ from histill.storage.filesystems import arrow_filesystem, arrow_path, storage_er
 from histill.storage.retry import retried
 from histill.storage.uris import is_s3, join
 from histill.stream.cached_views import CachedViews
+from histill.stream.decode import CorruptTile
+from histill.stream.views import pixels_of
 
 _OPEN_SHARDS = 512
 _CLIENT_ATTEMPTS = 2  # of the S3 client itself; what it hands on is tried again here, and said so in the log
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Tiles that the storage's cache keeps decoded."""
+
+    tile_px: int  # as they are stored
+    side: int  # as they are kept
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class Source:
     responses: CachedViews | None = None
     view: int = 0  # of the cached ones, the one that is read
     maps: bool = False  # whether the teacher's feature maps are read with its responses
+    kept: Kept | None = None  # what the cache keeps decoded; None: row groups as they are
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,10 @@ class ShardReader:
         self._lock = threading.Lock()
 
     def __call__(self, source: Source, reads: Iterable[GroupRead]) -> Generator[pa.Table]:
-        """For each read a table of encoded tiles: `entry`, `image`, and `mask`, `response` and `map` if asked for.
+        """For each read a table: `entry`, `image`, and `mask`, `response` and `map` if asked for, as they are stored.
+
+        Where the cache keeps tiles decoded, `pixels` (see `pixels_of`) stands in place of `image`, but for row groups
+        with a tile that cannot be decoded.
 
         Raises InputError that names the shard when it is missing, truncated or refused by the storage.
         """
@@ -81,7 +95,7 @@ class ShardReader:
         """One row group's table."""
         columns = ["image", "mask"] if source.masks else ["image"]
         uri = join(source.tiles, read.shard)
-        table = self._row_group(uri, source.digest, read, [*columns, "tile_id"], source.storage)
+        table = self._row_group(uri, source.digest, read, [*columns, "tile_id"], source.storage, source.kept)
         if source.responses is not None:
             folder, answered = source.responses.uri, {"response": source.responses.column(source.view)}
             if source.maps:
@@ -95,12 +109,17 @@ class ShardReader:
                 table = table.append_column(name, answers[column])
         return table.drop_columns(["tile_id"]).append_column("entry", pa.array(read.entries, pa.int64()))
 
-    def _row_group(self, uri: str, set_id: str, read: GroupRead, columns: list[str], storage: Storage) -> pa.Table:
+    def _row_group(
+        self, uri: str, set_id: str, read: GroupRead, columns: list[str], storage: Storage, kept: Kept | None = None
+    ) -> pa.Table:
         cache, key = self._cache(set_id, storage), f"{read.shard}/{read.row_group}/{','.join(columns)}"
+        if kept is not None:
+            key += f"/decoded at {kept.side}"
         table = cache.get(key) if cache else None
         if table is None:
             table = self._fetched(uri, read.row_group, columns, storage)
             if cache:
+                table = table if kept is None else _decoded(table, kept)
                 cache.put(key, table)
         if max(read.rows) >= table.num_rows:
             raise InputError(f"shard {uri} has fewer rows than its manifest says; delete it and make it again.")
@@ -164,3 +183,12 @@ class ShardReader:
         with self._lock:
             self._shards.pop(uri, None)
             self._clients.pop((is_s3(uri), storage), None)
+
+
+def _decoded(table: pa.Table, kept: Kept) -> pa.Table:
+    """`table` with `pixels` in place of `image`; the same table where a tile cannot be decoded."""
+    try:
+        pixels = [pixels_of(image.as_buffer().to_pybytes(), kept.tile_px, kept.side) for image in table["image"]]
+    except CorruptTile:  # named where it is used, if that is allowed at all
+        return table
+    return table.drop_columns(["image"]).append_column("pixels", pa.array(pixels, pa.binary()))

@@ -99,27 +99,41 @@ def view_into(
     views: Views,
     place: Placement,
     colours: tuple[np.ndarray, Augment] | None,
+    *,
+    decoded_px: int | None = None,
 ) -> None:
     """Decode a tile once and write its views into `out` (uint8 [side, side, 3] each): the student's, the teacher's.
 
-    `colours` (draws and what they vary) is for the student's view alone, unless they are shared. Raises CorruptTile.
+    `data` are the bytes of a JPEG or PNG or, if `decoded_px` is not None, the pixels of the whole tile at that side,
+    which is that of the larger view. `colours` (draws and what they vary) is for the student's view alone, unless they
+    are shared. Raises CorruptTile.
     """
     largest = max(views.sides)
-    reduction = reduction_for(tile_px, largest)
     whole = place.side == tile_px
-    if not whole:
-        reduction = math.gcd(reduction, crop_grid(tile_px, views))
-    target = out[views.sides.index(largest)]
-    direct = whole and place.symmetry == 0 and target.shape[0] == tile_px // reduction
-    decoded = decode_image(data, tile_px, reduction, into=target if direct else None)
-    if not whole:
-        top, left, side = (value // reduction for value in (place.top, place.left, place.side))
-        decoded = decoded[top : top + side, left : left + side]
+    if decoded_px is None:
+        reduction = reduction_for(tile_px, largest)
+        if not whole:
+            reduction = math.gcd(reduction, crop_grid(tile_px, views))
+        target = out[views.sides.index(largest)]
+        direct = whole and place.symmetry == 0 and target.shape[0] == tile_px // reduction
+        shown_px = tile_px // reduction
+        shown = decode_image(data, tile_px, reduction, into=target if direct else None)
+    else:
+        shown_px = decoded_px
+        shown = np.frombuffer(data, np.uint8).reshape(decoded_px, decoded_px, 3)
+    if not whole:  # whole pixels, as windows lie on the grid of the views
+        top, left, side = (seen_px(shown_px, value, tile_px) for value in (place.top, place.left, place.side))
+        shown = shown[top : top + side, left : left + side]
     if colours is not None and colours[1].shared_colours:
-        decoded, colours = colour.jittered(decoded, *colours), None
+        shown, colours = colour.jittered(shown, *colours), None
     for number, view in reversed(list(enumerate(out))):  # the student's last: the tile may lie in its memory
-        seen = turned(shrunk(decoded, view.shape[0]), place.symmetry)
+        seen = turned(shrunk(shown, view.shape[0]), place.symmetry)
         if number == 0 and colours is not None:
             seen = colour.jittered(seen, *colours)
         if not np.may_share_memory(seen, view):
             np.copyto(view, seen)
+
+
+def pixels_of(data: bytes | memoryview, tile_px: int, side: int) -> bytes:
+    """A whole tile at `side`, as `view_into` takes it decoded. Raises CorruptTile."""
+    return shrunk(decode_image(data, tile_px, reduction_for(tile_px, side)), side).tobytes()

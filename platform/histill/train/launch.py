@@ -1,7 +1,8 @@
 """From a prepared run to a finished one, on Ray Train."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from histill.cluster.quiet import verbose
@@ -42,8 +43,11 @@ def train_run(
     parent: str | None = None,
     callbacks: Sequence[Any] = (),
     show: bool = True,
+    figures: Mapping[str, float] = MappingProxyType({}),
 ) -> Trained:
     """Train on the connected cluster; the same name again goes on where it stopped.
+
+    `figures` are recorded with the run's metrics: what is known of it beforehand.
 
     Raises InputError when the name is finished or taken by another configuration; HistillError and Ray's
     TrainingFailedError when the run cannot go on.
@@ -58,6 +62,8 @@ def train_run(
     )
     record = record.model_copy(update={"tracking_run": tracker.run_id if tracker else None})
     save_record(config, record)
+    if tracker:
+        tracker.metrics(figures, 0)
     board = make_board()
     filesystem, path = arrow_filesystem(config.runs, config.storage)
     trainer = TorchTrainer(

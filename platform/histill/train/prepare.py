@@ -15,12 +15,13 @@ from histill.models.layers import layer_channels
 from histill.models.matching import Layers
 from histill.models.students import STRIDE
 from histill.storage.control import probe
-from histill.stream.read import Source
+from histill.stream.cached_views import CachedViews
+from histill.stream.read import Kept, Source
 from histill.stream.views import Views, check_window
 from histill.teachers.cache import check_views, matching_cache
 from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import load_teacher
-from histill.tiles.manifest import read_manifest
+from histill.tiles.manifest import Manifest, read_manifest
 from histill.train.checks import card_of, check_masks, check_resolutions, checked_manifest
 from histill.train.labels import few_of, labels_to_learn, labels_to_see
 
@@ -68,12 +69,13 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
         classes, digest = teacher.classes, teacher.digest
     card = card_of(config, config.student, manifest, classes, teacher=digest)
     _check_weights(config.student, card, config.storage)
+    views = Views(card.size_px, None if config.responses is not None else card.tile_px)
     return Prepared(
         kind=PRETRAINING,
         config=config,
         card=card,
-        source=Source(config.data.tiles, manifest.header.digest, config.storage, responses=cached),
-        views=Views(card.size_px, None if config.responses is not None else card.tile_px),
+        source=_source(config, manifest, views, responses=cached),
+        views=views,
         network=config.student,
         deep=config.loss.deep > 0,
         response_channels=len(classes) - 1 if config.responses is not None else 0,
@@ -100,7 +102,7 @@ def prepare_teacher(config: TeacherConfig) -> Prepared:
         kind=TEACHING,
         config=config,
         card=card,
-        source=Source(config.data.tiles, manifest.header.digest, config.storage, masks=not classification),
+        source=_source(config, manifest, Views(card.size_px), masks=not classification),
         views=Views(card.size_px),
         network=config.network,
         deep=config.deep > 0,
@@ -151,10 +153,10 @@ def prepare_distillation(config: DistillConfig) -> Prepared:
         kind=DISTILLING,
         config=config,
         card=card,
-        source=Source(
-            config.data.tiles,
-            manifest.header.digest,
-            storage,
+        source=_source(
+            config,
+            manifest,
+            views,
             masks=teacher.dense and not by_teacher,
             responses=cached,
             maps=cached is not None and bool(layers.teacher),
@@ -195,11 +197,33 @@ def prepare_finetuning(config: FinetuneConfig) -> Prepared:
         kind=FINETUNING,
         config=config,
         card=card,
-        source=Source(config.data.tiles, manifest.header.digest, config.storage, masks=not classification),
+        source=_source(config, manifest, Views(card.size_px), masks=not classification),
         views=Views(card.size_px),
         network=config.student,
         cases=cases,
         class_weights=weights,
+    )
+
+
+def _source(
+    config: RunConfig,
+    manifest: Manifest,
+    views: Views,
+    *,
+    masks: bool = False,
+    responses: CachedViews | None = None,
+    maps: bool = False,
+) -> Source:
+    """What the run's streams read."""
+    kept = Kept(manifest.header.tile_px, max(views.sides)) if config.data.keep_decoded else None
+    return Source(
+        config.data.tiles,
+        manifest.header.digest,
+        config.storage,
+        masks=masks,
+        responses=responses,
+        maps=maps,
+        kept=kept,
     )
 
 

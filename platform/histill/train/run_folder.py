@@ -24,6 +24,7 @@ _MAY_CHANGE = {
     "data.reader",
     "data.read_threads",
     "data.decode_threads",
+    "data.keep_decoded",
     "data.max_corrupt",
 }
 
@@ -69,6 +70,14 @@ def open_record(config: RunConfig, kind: str) -> RunRecord:
 def save_record(config: RunConfig, record: RunRecord) -> None:
     """Write the record, before the work starts."""
     write_json(join(run_uri(config), RECORD_NAME), record.model_dump(mode="json"), config.storage)
+
+
+def finished(config: RunConfig) -> dict[str, Any] | None:
+    """The `model` and `metrics` of a finished run; None while it is not."""
+    try:
+        return read_json(join(run_uri(config), FINISHED_NAME), config.storage)
+    except FileNotFoundError:
+        return None
 
 
 def finish(config: RunConfig, model: str, metrics: dict[str, float]) -> None:

@@ -1,0 +1,368 @@
+"""What a sweep costs beside as many separate runs that each ask the teacher, and what Tune and Train cost a trial.
+
+    python benchmarks/sweep_cost.py [--tiles 96] [--trials 8] [--epochs 5] [--processors 2] [--quick]
+
+The teacher is a U-Net on ResNet-50 that sees 512 px tiles at 448 px; it learns nuclei (those of the classical teacher)
+on windows for a few steps beforehand, which counts nowhere. Students are CSATs that see the tiles at 96 px; a trial
+draws the learning rate, the temperature and the weight of the Dice term. Three ways to train the same students with the
+same seeds, each in processes of its own on a Ray head of its own, everything through the jobs that users run:
+
+  live   one `pretrain_student.py` after the other, each with the teacher beside it
+  full   `cache_responses.py`, then `search_students.py` without early stops
+  asha   `cache_responses.py` into another folder, then `search_students.py` with ASHA
+
+CPU is that of all processes from before Ray starts until after it has ended: jobs, workers, Ray, Tune. The overhead of
+a trial is the time from the report of one trial to the first report of the next, when one runs at a time, less that of
+a process that does the same work (one step, one validation) without Ray, from its start; medians.
+
+Prints a line for each part, a table, and as its last line one JSON object.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from contenders.cpu import TreeMeter
+from tabulate import tabulate
+
+ROOT = Path(__file__).parents[1]
+BATCH, STUDENT_PX, TEACHER_PX, TILE_PX, WINDOW_PX = 16, 96, 448, 512, 256
+MPP, VAL_TILES = 0.25, 16
+NETWORK = {"encoder": "csat", "decoder_channels": (48, 32, 24, 16, 16), "size_px": STUDENT_PX}
+SPACE = {
+    "optimiser.lr": {"loguniform": (1e-4, 1e-2)},
+    "loss.temperature": {"loguniform": (1.0, 4.0)},
+    "loss.dice": {"uniform": (0.0, 1.0)},
+}
+QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is done."""
+
+    out: Path
+    tiles: int
+    trials: int
+    epochs: int
+    processors: int
+    teacher_steps: int
+    overhead_trials: int
+    seed: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiles", type=int, default=96, help="to learn from")
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--processors", type=int, default=os.cpu_count(), help="that Ray may hand out")
+    parser.add_argument("--teacher-steps", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--quick", action="store_true", help="2 trials of 2 epochs on 32 tiles; its ratios mean nothing"
+    )
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sweep-cost-") as name:
+        budget = Budget(
+            out=chosen.out or Path(name),
+            tiles=chosen.tiles,
+            trials=chosen.trials,
+            epochs=chosen.epochs,
+            processors=chosen.processors,
+            teacher_steps=chosen.teacher_steps,
+            overhead_trials=5,
+            seed=chosen.seed,
+        )
+        if chosen.quick:
+            budget = Budget(budget.out, 32, 2, 2, budget.processors, 10, 3, budget.seed)
+        if chosen.part:
+            PARTS[chosen.part](budget)
+        else:
+            compare(budget)
+
+
+def compare(budget: Budget) -> None:
+    """Everything, each part in a process of its own."""
+    for part in ("prepare", "overhead"):
+        measured(budget, part)
+    overhead_s = json.loads((budget.out / "overhead.json").read_text())
+    cpu = {part: measured(budget, part) for part in ("full", "asha", "live")}
+    found = {part: json.loads((budget.out / f"{part}.json").read_text()) for part in cpu}
+    rows = [
+        [part, f"{cpu[part]:.0f}", f"{cpu[part] / cpu['live']:.3f}", found[part]["epochs"], f"{best['quality']:.4f}"]
+        + [f"{best['values'][key]:.3g}" for key in SPACE]
+        for part in cpu
+        for best in [max(found[part]["trials"], key=lambda trial: trial["quality"])]
+    ]
+    headers = ["", "CPU s", "of live", "epochs", "best val Dice", *SPACE]
+    print(f"\n{tabulate(rows, headers=headers, tablefmt='github', disable_numparse=True)}\n")
+    qualities = [trial["quality"] for trial in found["live"]["trials"]]
+    print(f"val Dice of the live runs: {', '.join(f'{quality:.4f}' for quality in sorted(qualities, reverse=True))}")
+    print(f"a trial's own start, s: {overhead_s['trials']}; without Ray: {overhead_s['bare']}")
+    print(
+        json.dumps(
+            {
+                "cpu_ratio_full": round(cpu["full"] / cpu["live"], 4),
+                "cpu_ratio_asha": round(cpu["asha"] / cpu["live"], 4),
+                "trial_overhead_s": overhead_s["overhead_s"],
+            }
+        )
+    )
+
+
+def measured(budget: Budget, part: str) -> float:
+    """Run a part in processes of its own; the CPU seconds of all of them."""
+    begun = time.monotonic()
+    command = [sys.executable, __file__, "--part", part]
+    for key in ("out", "tiles", "trials", "epochs", "processors", "teacher_steps", "seed"):
+        command += [f"--{key.replace('_', '-')}", str(getattr(budget, key))]
+    with TreeMeter() as meter:
+        subprocess.run(command, check=True, env={**os.environ, **QUIET})
+    seconds = meter.cpu_s
+    print(
+        json.dumps({"part": part, "cpu_s": round(seconds, 1), "wall_s": round(time.monotonic() - begun, 1)}), flush=True
+    )
+    return seconds
+
+
+def prepare(budget: Budget) -> None:
+    """The tiles, with the classical teacher's nuclei as masks, and the ResNet-50 that has learned from these."""
+    import torch
+    from arms.training import epochs_for, run
+
+    from histill.config.common import Storage
+    from histill.config.runs import TeacherConfig
+    from histill.tiles.manifest import read_manifest
+    from histill.train.prepare import prepare_teacher
+
+    torch.set_num_threads(budget.processors)
+    make_tiles(budget)
+    tiles = read_manifest(str(budget.out / "tiles"), Storage())
+    keys = base(budget, "teacher") | {
+        "network": {"encoder": "resnet50", "decoder_channels": (256, 128, 64, 32, 16), "size_px": TEACHER_PX},
+        "optimiser": {"epochs": epochs_for(budget.teacher_steps, tiles, BATCH // 4), "lr": 1e-3},
+    }
+    keys["data"] |= {"batch_size": BATCH // 4, "augment": {"crop_px": WINDOW_PX}}
+    run(TeacherConfig, prepare_teacher, keys | {"workers": {"count": 1}})
+
+
+def make_tiles(budget: Budget) -> None:
+    """Synthetic tiles of 512 px and their masks."""
+    import io
+
+    import numpy as np
+    import pyarrow as pa
+    import torch
+    from contenders.tiles import make_tiles as make_files
+    from PIL import Image
+
+    from histill.config.common import Storage
+    from histill.teachers.classical import ClassicalTeacher
+    from histill.tiles.manifest import write_manifest
+    from histill.tiles.schema import MANIFEST
+    from histill.tiles.shards import Tile, write_shard
+
+    count, per_shard = budget.tiles + VAL_TILES, 4 * BATCH
+    teacher, made = ClassicalTeacher(MPP), []
+    for number, path in enumerate(make_files(budget.out / "jpeg", count, budget.seed)):
+        with Image.open(path) as image:
+            tile = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        mask = teacher.respond(tile[None])[0].argmax(0).numpy().astype(np.uint8)
+        png = io.BytesIO()
+        Image.fromarray(mask).save(png, "PNG")
+        made.append(Tile(f"{number}", "slide", "case", 0, 0, MPP, None, path.read_bytes(), png.getvalue()))
+    rows: list[dict[str, Any]] = []
+    for start in range(0, count, per_shard):
+        shard = f"shards/{start:06d}.parquet"
+        part = made[start : start + per_shard]
+        write_shard(str(budget.out / "tiles" / shard), part, BATCH, Storage())
+        rows += [
+            {"tile_id": tile.tile_id, "slide": "slide", "case": "case", "x": 0, "y": 0, "mpp": MPP, "size_px": TILE_PX}
+            | {"label": None, "has_mask": True, "split": "train" if start + place < budget.tiles else "val"}
+            | {"shard": shard, "row_group": place // BATCH, "row": place % BATCH, "content": ""}
+            for place, tile in enumerate(part)
+        ]
+    table = pa.Table.from_pylist(rows, schema=MANIFEST)
+    write_manifest(
+        str(budget.out / "tiles"), table, tile_px=TILE_PX, mpp=MPP, ingest="generator", storage=Storage()
+    )  # fmt: skip
+
+
+def base(budget: Budget, name: str) -> dict[str, Any]:
+    """What all runs share."""
+    return {
+        "name": name,
+        "runs": str(budget.out / "runs"),
+        "seed": budget.seed,
+        "data": {
+            "tiles": str(budget.out / "tiles"), "batch_size": BATCH, "seed": budget.seed,
+            "read_threads": 1, "decode_threads": 1, "augment": {"flips": False},
+        },
+        "optimiser": {"epochs": budget.epochs},
+        "checkpoint_every": 10**9,
+    }  # fmt: skip
+
+
+def student(budget: Budget, name: str) -> dict[str, Any]:
+    """A pretraining run."""
+    teacher = {"model": str(budget.out / "runs" / "teacher")}
+    workers = {"count": 1, "cpus": 0.6}
+    return base(budget, name) | {"student": NETWORK, "teacher": teacher, "workers": workers}
+
+
+def job(name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a job on the head at $RAY_ADDRESS; its JSON line."""
+    import yaml
+
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(json.loads(json.dumps(keys)), file)
+        file.flush()
+        command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), "-c", file.name]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome
+
+
+@contextmanager
+def head(budget: Budget, name: str) -> Any:
+    """A Ray head of its own."""
+    from histill.local.ray_head import ray_head
+
+    with ray_head(budget.out / f"ray-{name}", cpus=budget.processors, token_auth=False) as started:
+        os.environ.update(started.environment())
+        yield
+
+
+def sweep(budget: Budget, scheduler: str, part: str) -> None:
+    """The teacher's pass and a sweep."""
+    with head(budget, part):
+        keys = student(budget, part)
+        output = {"tiles": keys["data"]["tiles"], "teacher": keys["teacher"], "output": str(budget.out / f"by-{part}")}
+        cached = job("cache_responses", output | {"workers": {"count": 1, "cpus": budget.processors - 0.5}})
+        found = job(
+            "search_students",
+            keys
+            | {"responses": cached["responses"], "space": SPACE, "trials": budget.trials, "sampler": "random"}
+            | {"scheduler": scheduler},
+        )
+    record = json.loads((Path(found["run"]) / "sweep.json").read_text())
+    keep(budget, part, [(each["values"], each["quality"], each["epochs"]) for each in record["trials"]])
+
+
+def live(budget: Budget) -> None:
+    """The runs of the full sweep, one after the other, each with the teacher beside it."""
+    drawn = json.loads((budget.out / "full.json").read_text())["trials"]
+    trials = []
+    with head(budget, "live"):
+        for number, each in enumerate(drawn):
+            keys = student(budget, f"live-{number}")
+            for key, value in each["values"].items():
+                group, _, name = key.partition(".")
+                keys[group] = keys.get(group, {}) | {name: value}
+            metrics = job("pretrain_student", keys)["metrics"]
+            trials.append((each["values"], metrics["val_dice"], metrics["epochs"]))
+    keep(budget, "live", trials)
+
+
+def keep(budget: Budget, part: str, trials: list[tuple[dict[str, Any], float, int]]) -> None:
+    """Write what came of a part."""
+    rows = [{"values": values, "quality": quality} for values, quality, _ in trials]
+    epochs = sum(int(count) for _, _, count in trials)
+    (budget.out / f"{part}.json").write_text(json.dumps({"trials": rows, "epochs": epochs}))
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A tracker that notes when an epoch's figures come."""
+
+    path: str
+    run_id: str
+    uri: str = ""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        if "epoch/loss" in values:
+            with open(self.path, "a") as file:
+                file.write(json.dumps([self.run_id, time.time()]) + "\n")
+
+    def picture(self, name: str, png: bytes) -> None: ...
+    def table(self, name: str, rows: Any) -> None: ...
+    def close(self) -> None: ...
+    def finish(self, status: str) -> None: ...
+
+
+def overhead(budget: Budget) -> None:
+    """Trials of one step, one at a time, against processes without Ray."""
+    from histill.cluster.connect import connected
+    from histill.config.load import validate
+    from histill.config.search import PretrainSearch
+    from histill.search.sweep import prepare_sweep, run_sweep
+
+    keys = one_step(budget, "overhead") | {"space": SPACE, "sampler": "random", "scheduler": "none"}
+    keys |= {"trials": budget.overhead_trials + 1, "concurrent": 1}
+    path = str(budget.out / "clock.jsonl")
+
+    def clocked(tracking: Any, *, name: str, **_: Any) -> Clock:
+        return Clock(path, name)
+
+    with head(budget, "overhead"), connected():
+        run_sweep(prepare_sweep(validate(PretrainSearch, keys, "the benchmark")), clocked)
+    times = [at for _, at in map(json.loads, Path(path).read_text().splitlines())]
+    trials = [later - earlier for earlier, later in pairwise(times)]
+    bare = []
+    for _ in range(3):
+        begun = time.monotonic()
+        subprocess.run([sys.executable, __file__, "--part", "bare", "--out", str(budget.out)], check=True)
+        bare.append(time.monotonic() - begun)
+    found = {
+        "trials": [round(seconds, 1) for seconds in trials],
+        "bare": [round(seconds, 1) for seconds in bare],
+        "overhead_s": round(statistics.median(trials) - statistics.median(bare), 1),
+    }
+    (budget.out / "overhead.json").write_text(json.dumps(found))
+
+
+def bare(budget: Budget) -> None:
+    """The same work without Ray."""
+    import torch
+    from arms.training import run
+
+    from histill.config.runs import PretrainConfig
+    from histill.train.prepare import prepare_pretraining
+
+    torch.set_num_threads(1)
+    run(PretrainConfig, prepare_pretraining, one_step(budget, f"bare-{os.getpid()}"))
+
+
+def one_step(budget: Budget, name: str) -> dict[str, Any]:
+    """A run of one step and one validation, both of 16 tiles."""
+    keys = student(budget, name) | {"teacher": {"classical": True}, "optimiser": {"epochs": 1}}
+    keys["data"] = keys["data"] | {"train": "val"}
+    return keys
+
+
+PARTS = {
+    "prepare": prepare,
+    "overhead": overhead,
+    "full": lambda budget: sweep(budget, "none", "full"),
+    "asha": lambda budget: sweep(budget, "asha", "asha"),
+    "live": live,
+    "bare": bare,
+}
+
+
+if __name__ == "__main__":
+    main()

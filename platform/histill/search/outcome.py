@@ -1,0 +1,76 @@
+"""What came of a sweep."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from histill.search.front import Point, front
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What became of one trial."""
+
+    trial: str
+    values: dict[str, Any]
+    epochs: int
+    quality: float  # the sweep's metric after its last epoch
+    costs: dict[str, float]  # gmacs of its student for one tile, and latency_ms if it was measured
+    model: str | None  # URI of its last checkpoint
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished sweep, its trials best first."""
+
+    run: str
+    metric: str  # what quality is, as training reports it
+    cost: str  # what it stands against
+    trials: tuple[TrialResult, ...]
+    tracking_run: str | None
+    version: str | None = None  # of the registered model that the best student has become
+
+    @property
+    def best(self) -> TrialResult:
+        """The trial of the highest quality."""
+        return self.trials[0]
+
+    @property
+    def points(self) -> list[Point]:
+        """The trials that left a model and have a quality."""
+        with_both = (each for each in self.trials if each.model and not math.isnan(each.quality))
+        return [Point(each.trial, each.quality, each.costs[self.cost]) for each in with_both]
+
+    @property
+    def front(self) -> tuple[str, ...]:
+        """The trials that no other beats in both quality and cost, cheapest first."""
+        return tuple(point.name for point in front(self.points))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each trial: its values by key, then what came of it."""
+        keys = list(dict.fromkeys(key for each in self.trials for key in each.values))
+        return [
+            {"trial": each.trial}
+            | {key: each.values.get(key) for key in keys}
+            | {"epochs": each.epochs, self.metric: each.quality if each.model else None}
+            | {self.cost: each.costs.get(self.cost), "front": each.trial in self.front, "error": each.error}
+            for each in self.trials
+        ]
+
+
+def ranked(trials: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
+    """Best first; those without a model last."""
+
+    def rank(each: TrialResult) -> tuple[bool, bool, float, str]:
+        nothing = math.isnan(each.quality)
+        return each.model is None, nothing, 0.0 if nothing else -each.quality, each.trial
+
+    return tuple(sorted(trials, key=rank))
+
+
+def said_of(metric: str) -> str:
+    """A metric or cost, `val_dice`, as it is shown to people."""
+    known = {"val_dice": "val Dice", "gmacs": "GMACs", "latency_ms": "ms"}
+    return known.get(metric, metric.replace("val_", "val ", 1).replace("_", " "))

@@ -1,0 +1,91 @@
+"""Pictures of a sweep, as PNG."""
+
+import io
+import json
+import warnings
+from typing import Any
+
+from histill.config.search import Draw, SearchConfig
+from histill.search.front import front
+from histill.search.outcome import Sweep, said_of
+
+_COSTS = {"gmacs": "GMACs of one tile", "latency_ms": "ms for one tile, one CPU thread"}
+_DPI = 120
+
+
+def front_picture(sweep: Sweep) -> bytes:
+    """All trials by quality and cost, the front as a line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    points, best = sweep.points, front(sweep.points)
+    axes.scatter([point.cost for point in points], [point.quality for point in points], color="grey", label="trials")
+    axes.plot(
+        [point.cost for point in best], [point.quality for point in best], "o-", drawstyle="steps-post", label="front"
+    )
+    for point in best:
+        axes.annotate(point.name, (point.cost, point.quality), textcoords="offset points", xytext=(4, -10), fontsize=7)
+    axes.set(xlabel=_COSTS[sweep.cost], ylabel=said_of(sweep.metric))
+    axes.margins(0.15)
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def study_pictures(config: SearchConfig, sweep: Sweep) -> dict[str, bytes]:
+    """`parallel_coordinates` of the trials' values and quality, and the `importance` of each key.
+
+    Importance is PED-ANOVA's (Watanabe et al., IJCAI 2023, arXiv 2304.10255): what tells the best trials from all. It
+    needs several trials that differ, and is left out where there are not.
+    """
+    import optuna
+    from optuna.visualization import matplotlib as plots
+
+    study = _study(config, sweep)
+    name = said_of(sweep.metric)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if len(study.trials) < 2:
+            return {}
+        pictures = {"parallel_coordinates": _png(plots.plot_parallel_coordinate(study, target_name=name).figure)}
+        try:
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            axes = plots.plot_param_importances(study, evaluator=evaluator, target_name=name)
+        except (RuntimeError, ValueError):  # too few trials, or no difference between them
+            return pictures
+        return pictures | {"importance": _png(axes.figure)}
+
+
+def _study(config: SearchConfig, sweep: Sweep) -> Any:
+    """The trials that left a model, as Optuna knows them."""
+    import optuna
+
+    study = optuna.create_study(direction="maximize")
+    for trial in sweep.trials:
+        if trial.model and trial.quality == trial.quality:
+            values = {key: _optunas(config.space[key], value) for key, value in trial.values.items()}
+            ranges = {key: _range(config.space[key]) for key in trial.values}
+            study.add_trial(optuna.create_trial(params=values, distributions=ranges, value=trial.quality))
+    return study
+
+
+def _optunas(draw: Draw, value: Any) -> Any:
+    """Optuna's categories know no lists."""
+    return value if draw.choice is None else json.dumps(value)
+
+
+def _range(draw: Draw) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if draw.choice is not None:
+        return CategoricalDistribution([json.dumps(value) for value in draw.choice])
+    if draw.integer is not None:
+        return IntDistribution(*draw.integer)
+    low, high = draw.uniform or draw.loguniform or (0.0, 0.0)
+    return FloatDistribution(low, high, log=draw.loguniform is not None)
+
+
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight")
+    return file.getvalue()

@@ -1,0 +1,41 @@
+"""How many trials the cluster holds at once."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from histill.config.search import SearchConfig
+from histill.errors import InputError
+
+DRIVER_CPUS = 0.1  # of a trial's own process, which waits for its training run
+READING_CPUS = 0.5  # left to the tasks that read tiles, without which trials would wait for data for ever
+
+
+def trials_at_once(config: SearchConfig, nodes: Iterable[Mapping[str, float]]) -> int:
+    """How many trials run at once on `nodes` (resources of each, as Ray names them).
+
+    A worker lies on one node, and on one GPU if it takes a part of one; what a node has left over is of no use to it.
+    Trials that together ask for more than there is would wait for each other. Raises InputError when not one fits.
+    """
+    workers, nodes = config.workers, list(nodes)
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    held = sum(_workers_on(node, workers.cpus, workers.gpus) for node in nodes)
+    free = sum(cpus) - READING_CPUS
+    fit = min(held // workers.count, int(free / (workers.count * workers.cpus + DRIVER_CPUS)))
+    if fit < 1:
+        gpus = sum(node.get("GPU", 0.0) for node in nodes)
+        raise InputError(
+            f"one trial takes {workers.count} x {workers.cpus:g} CPUs and {workers.count} x {workers.gpus:g} GPUs "
+            f"(workers.count, workers.cpus, workers.gpus), {DRIVER_CPUS:g} CPUs for itself, and {READING_CPUS:g} CPUs "
+            f"stay free for reading, but the cluster has {sum(cpus):g} CPUs (at most {max(cpus, default=0):g} on a "
+            f"node) and {gpus:g} GPUs; ask for less per trial."
+        )
+    return min(fit, config.concurrent or fit, config.trials)
+
+
+def _workers_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """How many of a trial's workers one node holds."""
+    fit = math.floor(node.get("CPU", 0.0) / cpus + 1e-9)
+    if not gpus:
+        return fit
+    on_gpus = int(node.get("GPU", 0.0)) * math.floor(1 / gpus + 1e-9) if gpus < 1 else int(node.get("GPU", 0.0) / gpus)
+    return min(fit, on_gpus)

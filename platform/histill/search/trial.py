@@ -1,0 +1,69 @@
+"""One trial: a training run that reports each epoch, and what its student costs, to Tune."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from histill.artifacts.model_folder import ModelCard, build, read_card
+from histill.cluster.failures import known_error
+from histill.config.runs import RunConfig
+from histill.config.search import SearchConfig
+from histill.models.cost import measure_cost, measure_latency_ms
+from histill.search.space import trial_config
+from histill.storage.uris import join
+from histill.train.launch import OpenRun, train_run
+from histill.train.prepare import Prepared, prepare_distillation, prepare_finetuning, prepare_pretraining
+from histill.train.run_folder import finished, run_uri
+
+PREPARE: Mapping[str, Callable[[Any], Prepared]] = {
+    "pretrain_student": prepare_pretraining,
+    "distill_student": prepare_distillation,
+    "finetune_student": prepare_finetuning,
+}
+"""By the job that a trial is a run of."""
+
+
+def run_of(config: SearchConfig, values: Mapping[str, Any], trial: str) -> RunConfig:
+    """The training run of the trial with the id `trial` that has drawn `values`."""
+    return trial_config(config, values, name=trial, runs=join(run_uri(config), "trials"))
+
+
+def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: OpenRun, parent: str | None) -> None:
+    """Train with `values`, in a process of Tune's. A trial that was interrupted goes on from its checkpoint."""
+    from ray import tune
+
+    run = run_of(config, values, tune.get_context().get_trial_id())
+    try:
+        done = finished(run)
+        if done is not None:  # the sweep was interrupted before Tune had noted it
+            card = read_card(done["model"], config.storage)
+            path = done["model"].removeprefix("s3://")
+            tune.report({**done["metrics"], **_costs(card, config.cost), "checkpoint_path": path})
+            return
+        prepared = PREPARE[config.job](run)
+        costs = _costs(prepared.card, config.cost)
+        train_run(prepared, open_run, parent=parent, callbacks=[_to_tune(costs)], show=False, figures=costs)
+    except Exception as error:
+        known = known_error(error)
+        if known is None:
+            raise
+        raise known from None  # what Ray wraps around it does not survive Tune
+
+
+def _costs(card: ModelCard, asked: str) -> dict[str, float]:
+    """What the student costs, by the names of SearchConfig.cost; latency, which takes time to measure, if `asked`."""
+    model = build(card)
+    costs = {"gmacs": measure_cost(model, card.size_px).macs / 1e9}
+    return costs | ({"latency_ms": measure_latency_ms(model, card.size_px)} if asked == "latency_ms" else {})
+
+
+def _to_tune(costs: Mapping[str, float]) -> Any:
+    """A callback of the training run that hands its reports on."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    class WithCosts(TuneReportCallback):
+        """Adds the costs to each."""
+
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            super().after_report(run_context, [{**metrics[0], **costs}], checkpoint)
+
+    return WithCosts()
