@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--processors", type=int, default=os.cpu_count(), help="that Ray may hand out")
-    parser.add_argument("--teacher-steps", type=int, default=60)
+    parser.add_argument("--teacher-steps", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--quick", action="store_true", help="2 trials of 2 epochs on 32 tiles; its ratios mean nothing"
@@ -300,6 +300,7 @@ class Clock:
 
     def picture(self, name: str, png: bytes) -> None: ...
     def table(self, name: str, rows: Any) -> None: ...
+    def flush(self) -> None: ...
     def close(self) -> None: ...
     def finish(self, status: str) -> None: ...
 

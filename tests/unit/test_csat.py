@@ -10,8 +10,10 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import histill.models.csat  # noqa: F401  (registers the models)
+from histill.errors import InputError
 from histill.models.attention import InertGrid, SpatialAttention
 from histill.models.cost import measure_cost
+from histill.models.students import build_segmenter
 
 pytestmark = pytest.mark.unit
 
@@ -45,14 +47,29 @@ def test_csat_tiny_is_small_and_has_every_kind_of_block() -> None:
     assert {"ConvBlock", "TransformerBlock", "LiveGrid"} <= kinds
 
 
-@pytest.mark.parametrize("name", ["csat", "csat_tiny"])
-def test_features_only_gives_four_strides(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "strides"), [("csat", [4, 8, 16, 32]), ("csat_tiny", [4, 8, 16, 32]), ("csat_fine", [2, 4, 8, 16])]
+)
+def test_features_only_gives_four_strides(name: str, strides: list[int]) -> None:
     model = timm.create_model(name, features_only=True)
     channels = model.feature_info.channels()
-    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    assert model.feature_info.reduction() == strides
     assert model.feature_info.module_name() == ["stages.0", "stages.1", "stages.2", "stages.3"]
     shapes = [tuple(feature.shape) for feature in model(tiles(1, 3, 64, 96))]
-    assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)]
+    assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)]
+
+
+@pytest.mark.parametrize("side", [14, 28, 31, 56])
+def test_csat_fine_sees_tiles_of_few_pixels(side: int) -> None:
+    model = timm.create_model("csat_fine", num_classes=6)
+    assert model(tiles(2, 3, side, side)).shape == (2, 6)
+    assert model.forward_features(tiles(1, 3, side, side)).shape[-2:] == (-(-side // 16),) * 2
+    assert measure_cost(timm.create_model("csat_fine", num_classes=6), 56).macs == pytest.approx(0.0478e9, rel=0.01)
+
+
+def test_csat_fine_is_refused_as_the_encoder_of_a_unet() -> None:
+    with pytest.raises(InputError, match="csat_fine"):
+        build_segmenter("csat_fine", 2, (32, 24, 16, 16, 8))
 
 
 @pytest.mark.parametrize("name", ["csat", "csat_tiny"])
@@ -150,7 +167,7 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert gradients(model, tiles(2, 3, 64, 64)).keys() == dict(model.named_parameters()).keys()
 
 
-@pytest.mark.parametrize("name", ["csat", "csat_tiny"])
+@pytest.mark.parametrize("name", ["csat", "csat_fine", "csat_tiny"])
 def test_untrained_stages_keep_the_scale_of_their_input(name: str) -> None:
     torch.manual_seed(0)
     smooth = F.interpolate(torch.randn(4, 3, 12, 12), size=96, mode="bicubic")

@@ -5,11 +5,11 @@ Bioengineering 10(11):1279, 2023, doi 10.3390/bioengineering10111279. Stated are
 multiply-accumulates; we found neither the stage widths nor the input size, so widths and depths are our
 choice, and meet both figures at 384 px (see `histill.models.cost` for how they are counted).
 
-Importing this module registers `csat` and `csat_tiny` with timm.
+Importing this module registers `csat`, `csat_fine` and `csat_tiny` with timm.
 """
 
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,15 +22,16 @@ from histill.models.attention import LiveGrid, SpatialAttention, SpatialAttentio
 
 
 class Stem(nn.Module):
-    """4x4 convolution of stride 4, then LayerNorm."""
+    """4x4 convolution of stride 4, or of stride 2 with overlaps, then LayerNorm."""
 
-    def __init__(self, in_chans: int, channels: int) -> None:
+    def __init__(self, in_chans: int, channels: int, stride: Literal[2, 4]) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_chans, channels, 4, stride=4)
+        self.stride = stride
+        self.conv = nn.Conv2d(in_chans, channels, 4, stride=stride, padding=(4 - stride) // 2)
         self.norm = LayerNorm2d(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.norm(self.conv(_padded(x, 4)))
+        features: Tensor = self.norm(self.conv(_padded(x, self.stride)))
         return features
 
 
@@ -85,8 +86,8 @@ class CSAT(nn.Module):
     """Four stages of gated convolution blocks; transformer blocks end the stages that ask for them.
 
     Takes float [B, in_chans, H, W] of any size; `forward` returns class logits [B, num_classes]. With
-    `features_only=True` timm returns the four stages, at strides 4 to 32. Where a stage does not divide, it is padded
-    with zeros at the right and the bottom.
+    `features_only=True` timm returns the four stages, at strides 4 to 32 (2 to 16 after a stem of stride 2). Where a
+    stage does not divide, it is padded with zeros at the right and the bottom.
 
     Args:
         dims: channels of the stages, strictly increasing.
@@ -94,6 +95,7 @@ class CSAT(nn.Module):
         transformer_depths: transformer blocks at the end of each stage.
         heads, head_dim: of the transformer blocks.
         spatial_attention: "alive", or "inert" for the published form.
+        stem_stride: 4, or 2 for tiles of few pixels.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class CSAT(nn.Module):
         heads: int = 8,
         head_dim: int = 32,
         spatial_attention: SpatialAttentionKind = "alive",
+        stem_stride: Literal[2, 4] = 4,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -115,7 +118,7 @@ class CSAT(nn.Module):
             raise ValueError(f"spatial_attention is {spatial_attention!r} but must be 'alive' or 'inert'.")
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = dims[-1]
-        self.stem = Stem(in_chans, dims[0])
+        self.stem = Stem(in_chans, dims[0], stem_stride)
         depths = [sum(pair) for pair in zip(conv_depths, transformer_depths, strict=True)]
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         starts = accumulate(depths, initial=0)
@@ -132,7 +135,7 @@ class CSAT(nn.Module):
             stages.append(Stage(previous, channels, blocks))
         self.stages = nn.Sequential(*stages)
         self.feature_info = [
-            {"num_chs": channels, "reduction": 4 * 2**index, "module": f"stages.{index}"}
+            {"num_chs": channels, "reduction": stem_stride * 2**index, "module": f"stages.{index}"}
             for index, channels in enumerate(dims)
         ]
         self.head = NormMlpClassifierHead(
@@ -142,7 +145,7 @@ class CSAT(nn.Module):
         _init_classifier(self.head.fc)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last stage's map, [B, dims[-1], H / 32, W / 32], sides rounded up."""
+        """Return the last stage's map, [B, dims[-1], H / s, W / s], sides rounded up; s is 8 * stem_stride."""
         features: Tensor = self.stages(self.stem(x))
         return features
 
@@ -238,7 +241,7 @@ def _default_cfg() -> dict[str, Any]:
 
 
 # timm looks the configurations up by this name in the module of the registered function
-default_cfgs = generate_default_cfgs({"csat": _default_cfg(), "csat_tiny": _default_cfg()})
+default_cfgs = generate_default_cfgs({name: _default_cfg() for name in ("csat", "csat_fine", "csat_tiny")})
 
 
 def _build(variant: str, pretrained: bool, **kwargs: Any) -> CSAT:
@@ -251,6 +254,23 @@ def _build(variant: str, pretrained: bool, **kwargs: Any) -> CSAT:
 def csat(pretrained: bool = False, **kwargs: Any) -> CSAT:
     """CSAT: 3.1 M parameters with 1000 classes, 1.07 GMACs at 384 px (convolutions and linear layers)."""
     return _build("csat", pretrained, **kwargs)
+
+
+@register_model
+def csat_fine(pretrained: bool = False, **kwargs: Any) -> CSAT:
+    """CSAT for whole tiles of few pixels: 1.7 M parameters with 1000 classes, 0.048 GMACs at 56 px.
+
+    At 56 px CSAT sees 14 x 14 patches, and its deep stages 4 x 4 and 2 x 2 of them. Here the stem halves only, so that
+    all stages see twice as many a side, at half the depth. Its maps have strides 2 to 16, so it is no encoder of a
+    U-Net.
+    """
+    sizes: dict[str, Any] = {
+        "stem_stride": 2,
+        "dims": (24, 48, 96, 176),
+        "conv_depths": (1, 1, 3, 2),
+        "transformer_depths": (0, 0, 1, 1),
+    }
+    return _build("csat_fine", pretrained, **{**sizes, **kwargs})
 
 
 @register_model

@@ -112,7 +112,7 @@ def build_segmenter(
             classes=classes,
             **options,
         )
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(
             f"Encoder '{encoder}' with options {options} gives no feature maps for a "
             f"U-Net ({error}); choose a convolutional or hierarchical timm model and options that it takes."

@@ -77,6 +77,10 @@ class MlflowTracker:
 
         self._attempt("parameters", send)
 
+    def flush(self) -> None:
+        """Begin to send what is held back, unless something is being sent."""
+        self._flush(patience_s=0.0)
+
     def close(self) -> None:
         """Send what is left, for at most about 30 s; more may be recorded afterwards."""
         self._flush(patience_s=CLOSE_S)

@@ -32,7 +32,7 @@ class Rungs:
 
 
 def front_scheduler(rungs: Rungs, epochs: int, quality: str, cost: str) -> Any:
-    """A Tune scheduler that stops what `rungs` does not let go on, and all after `epochs`."""
+    """A Tune scheduler that stops what `rungs` does not let go on; after `epochs` a trial ends by itself."""
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     class FrontHalving(FIFOScheduler):
@@ -40,7 +40,7 @@ def front_scheduler(rungs: Rungs, epochs: int, quality: str, cost: str) -> Any:
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             point = Point(trial.trial_id, result[quality], result[cost])
-            go_on = result["epochs"] < epochs and rungs.goes_on(result["epochs"], point)
+            go_on = result["epochs"] >= epochs or rungs.goes_on(result["epochs"], point)
             return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
 
     return FrontHalving()

@@ -18,7 +18,8 @@ _STATES = {"RUNNING": "running", "PENDING": "waiting", "TERMINATED": "done", "ER
 def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
     """A Tune callback that shows one line, and another for each trial that ends.
 
-    It also closes the tracked runs of trials that were stopped, whose own processes cannot: `open_run` takes them up.
+    It also closes the tracked runs of trials that were stopped or have failed, since their own processes do not know
+    which: `open_run` takes them up.
     """
     from ray import tune
 
@@ -28,6 +29,7 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
         def setup(self, **_: Any) -> None:
             # not in __init__: a sweep that goes on brings back the callback of its first start, clock and all
             self.progress: Progress | None = None
+            self.closed: set[str] = set()
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             self._show(trials)
@@ -39,7 +41,27 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
                 text = f"trial {trial.trial_id} {how} after {epochs} epochs: {_figures(point)}"
                 print(text + (", on the front" if point in front(_points(trials)) else ""), file=sys.stderr, flush=True)
             self._show(trials)
-            _close(trial)
+            self._close(trial, "KILLED")
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            self._close(trial, "FAILED")
+
+        def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
+            for trial in trials:  # those that an interruption has cut short
+                self._close(trial, "KILLED")
+            if self.progress is not None:
+                self.progress.close()
+
+        def _close(self, trial: Any, status: str) -> None:
+            run = run_of(config, trial.config, trial.trial_id)
+            if trial.trial_id in self.closed or finished(run) is not None:
+                return
+            self.closed.add(trial.trial_id)
+            record = open_record(run, config.job)
+            if record.tracking_run is not None:
+                tracker = open_run(run.tracking, name=run.name, kind=config.job, config=run, run_id=record.tracking_run)
+                if tracker:
+                    tracker.finish(status)
 
         def _show(self, trials: list[Any]) -> None:
             total = config.trials * config.optimiser.epochs
@@ -65,15 +87,6 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
 
     def _figures(point: Point) -> str:
         return f"{said_of(metric)} {point.quality:.3f} at {point.cost:.3g} {said_of(config.cost)}"
-
-    def _close(trial: Any) -> None:
-        run = run_of(config, trial.config, trial.trial_id)
-        if finished(run) is None:
-            record = open_record(run, config.job)
-            if record.tracking_run is not None:
-                tracker = open_run(run.tracking, name=run.name, kind=config.job, config=run, run_id=record.tracking_run)
-                if tracker:
-                    tracker.finish("KILLED")
 
     return SweepProgress()
 

@@ -173,7 +173,13 @@ def _scheduler(prepared: PreparedSweep) -> Any:
         return FIFOScheduler()
     if config.aim == "front":
         return front_scheduler(Rungs(grace, epochs, config.reduction), epochs, prepared.metric, config.cost)
-    return ASHAScheduler(time_attr="epochs", max_t=epochs, grace_period=grace, reduction_factor=config.reduction)
+    return ASHAScheduler(
+        time_attr="epochs",
+        max_t=epochs,
+        grace_period=grace,
+        reduction_factor=config.reduction,
+        stop_last_trials=False,  # a trial that has come so far ends by itself, and says so in its folder
+    )
 
 
 def _result(prepared: PreparedSweep, result: Any) -> TrialResult:

@@ -62,8 +62,9 @@ def train_run(
     )
     record = record.model_copy(update={"tracking_run": tracker.run_id if tracker else None})
     save_record(config, record)
-    if tracker:
+    if tracker and figures:
         tracker.metrics(figures, 0)
+        tracker.close()  # sent now: a trial that is stopped has no time to
     board = make_board()
     filesystem, path = arrow_filesystem(config.runs, config.storage)
     trainer = TorchTrainer(
@@ -92,7 +93,7 @@ def train_run(
         else:
             result = trainer.fit()
     except BaseException:
-        if tracker:
+        if tracker and parent is None:  # a trial is closed by its sweep, which knows whether it was only stopped
             tracker.finish("FAILED")
         raise
     finally:

@@ -11,6 +11,10 @@ class Tracker(Protocol):
         """Note `values` at the global step `step`."""
         ...
 
+    def flush(self) -> None:
+        """Begin to send what is held back, and do not wait for it."""
+        ...
+
     def close(self) -> None:
         """Send what is still held back."""
         ...

@@ -76,6 +76,7 @@ def _train(assignment: Assignment) -> None:
         if tracker is not None and "loss" in metrics:  # an epoch's end
             figures = {name.replace("val_", "val/", 1): value for name, value in metrics.items() if "val_" in name}
             tracker.metrics({"epoch/loss": metrics["loss"]} | figures, int(metrics["step"]))
+            tracker.flush()  # a sweep may stop its trial for what is reported now
         if rank != 0:
             ray.train.report(metrics)
             return
