@@ -4,12 +4,13 @@
 
 --data holds `ebhi_seg/` (EBHI-Seg, Shi et al., Front. Med. 10:1114673, 2023) with its index.csv: biopsies of six
 classes, 224 px, split by case. A quarter of the training cases is labelled. The teacher, the resolution paper's network
-(DiPalma et al., arXiv 2101.04170), learns from these at 224 px. CSAT students see the same tissue at a half, a quarter,
-an eighth and a sixteenth of the resolution and learn from the labels alone ("labels_only"), or from the teacher's
-answers and last feature map, without labels: on the labelled cases ("distilled") or on all training cases
-("distilled_unlabeled"). All arms of a resolution take as many steps, and show the classes equally often: those of the
-labels, or those that the teacher names. The curve tells how the last arm grows with the unlabelled tiles. The same arms
-with the teacher's own network as the student are run at a quarter, with half as many steps.
+(DiPalma et al., arXiv 2101.04170), learns from these at 224 px. Students (`csat_fine`, CSAT for small tiles) see
+the same tissue at a half, a quarter, an eighth and a sixteenth of the resolution and learn from the labels alone
+("labels_only"), or from the teacher's answers and last feature map, without labels: on the labelled cases ("distilled")
+or on all training cases ("distilled_unlabeled"). All arms of a resolution take as many steps, and show the classes
+equally often: those of the labels, or those that the teacher names. The curve tells how the last arm grows with the
+unlabelled tiles. The same arms are run at a quarter with CSAT itself and, with half as many steps, with the teacher's
+own network as the student.
 
 The runs are the product's own, in processes of this machine (without Ray; on a GPU if there is one); what is finished
 in --out is kept. A seed draws the labelled cases, the weights and the order. Nothing is chosen by the scores, which are
@@ -31,7 +32,8 @@ from typing import Any
 from arms import pool as pools
 from tabulate import tabulate
 
-TEACHER, STUDENT = "resnet_gn", "csat"
+TEACHER, STUDENT = "resnet_gn", "csat_fine"
+OTHERS = ("csat", TEACHER)  # students at the curve's scale, for comparison
 LAYER = "layer4"  # the teacher's last
 TILE_PX = 224
 LABELS, DISTILLED, UNLABELLED = "labels_only", "distilled", "distilled_unlabeled"
@@ -125,8 +127,8 @@ def cells_of(budget: Budget) -> Iterator[Cell]:
         for seed, arm in product(range(seeds), ARMS):
             yield Cell(STUDENT, arm, scale, shares[arm], seed)
         if scale == budget.curve_scale:
-            for seed, arm in product(range(seeds), ARMS):
-                yield Cell(TEACHER, arm, scale, shares[arm], seed)
+            for seed, arm, other in product(range(seeds), ARMS, OTHERS):
+                yield Cell(other, arm, scale, shares[arm], seed)
             for seed, share in product(range(min(2, seeds)), budget.shares):
                 if budget.labelled < share < 1:
                     yield Cell(STUDENT, UNLABELLED, scale, share, seed)
@@ -253,7 +255,11 @@ def summary(budget: Budget, teachers: dict[int, dict[int, float]], values: dict[
         "unlabeled_curve": [[count, value["mean"]] for count, value in curve],
         "unlabeled_curve_sd": [value["sd"] for _, value in curve],
         "teacher": {"scale": 1, "encoder": TEACHER, "gmacs": gmacs, "tiles_per_s": per_s} | own,
-        TEACHER: [{"scale": budget.curve_scale} | arms(TEACHER, budget.curve_scale)],
+        "others": [
+            {"encoder": other, "scale": budget.curve_scale, "gmacs": cost(other, TILE_PX // budget.curve_scale)[0]}
+            | arms(other, budget.curve_scale)
+            for other in OTHERS
+        ],
     }
 
 
@@ -305,14 +311,16 @@ def tables(budget: Budget, found: dict[str, Any]) -> str:
     ]
     curve = zip(found["unlabeled_curve"], found["unlabeled_curve_sd"], strict=True)
     counts, figures = zip(*((count, _said({"mean": mean, "sd": sd})) for (count, mean), sd in curve), strict=True)
-    own = found[TEACHER][0]
     return "\n\n".join(
         (
             tabulate([first, *rows], headers=headers, tablefmt="github", disable_numparse=True),
             tabulate([figures], headers=[f"{count} unlabelled tiles" for count in counts], tablefmt="github"),
             tabulate(
-                [[f"{TEACHER} at 1/{own['scale']}", *(_said(own[arm]) for arm in ARMS)]],
-                headers=["student", *headers[-3:]],
+                [
+                    [f"{other['encoder']} at 1/{other['scale']}", other["gmacs"], *(_said(other[arm]) for arm in ARMS)]
+                    for other in found["others"]
+                ],
+                headers=["student", "GMACs", *headers[-3:]],
                 tablefmt="github",
             ),
         )
