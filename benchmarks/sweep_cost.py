@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -60,6 +60,7 @@ class Budget:
     teacher_steps: int
     overhead_trials: int
     seed: int
+    live_runs: int
 
 
 def main() -> None:
@@ -68,13 +69,16 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--processors", type=int, default=os.cpu_count(), help="that Ray may hand out")
-    parser.add_argument("--teacher-steps", type=int, default=150)
+    parser.add_argument("--teacher-steps", type=int, default=90)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--quick", action="store_true", help="2 trials of 2 epochs on 32 tiles; its ratios mean nothing"
     )
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--live-runs", type=int, help="of the live runs, those to make; the others count as their mean")
+    parser.add_argument(
+        "--out", type=Path, help="folder that is kept, with tiles and teacher; default: a temporary one"
+    )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sweep-cost-") as name:
         budget = Budget(
@@ -86,9 +90,10 @@ def main() -> None:
             teacher_steps=chosen.teacher_steps,
             overhead_trials=5,
             seed=chosen.seed,
+            live_runs=chosen.live_runs or chosen.trials,
         )
         if chosen.quick:
-            budget = Budget(budget.out, 32, 2, 2, budget.processors, 10, 3, budget.seed)
+            budget = Budget(budget.out, 32, 2, 2, budget.processors, 10, 3, budget.seed, 2)
         if chosen.part:
             PARTS[chosen.part](budget)
         else:
@@ -101,17 +106,11 @@ def compare(budget: Budget) -> None:
         measured(budget, part)
     overhead_s = json.loads((budget.out / "overhead.json").read_text())
     cpu = {part: measured(budget, part) for part in ("full", "asha", "live")}
-    found = {part: json.loads((budget.out / f"{part}.json").read_text()) for part in cpu}
-    rows = [
-        [part, f"{cpu[part]:.0f}", f"{cpu[part] / cpu['live']:.3f}", found[part]["epochs"], f"{best['quality']:.4f}"]
-        + [f"{best['values'][key]:.3g}" for key in SPACE]
-        for part in cpu
-        for best in [max(found[part]["trials"], key=lambda trial: trial["quality"])]
-    ]
-    headers = ["", "CPU s", "of live", "epochs", "best val Dice", *SPACE]
-    print(f"\n{tabulate(rows, headers=headers, tablefmt='github', disable_numparse=True)}\n")
-    qualities = [trial["quality"] for trial in found["live"]["trials"]]
-    print(f"val Dice of the live runs: {', '.join(f'{quality:.4f}' for quality in sorted(qualities, reverse=True))}")
+    cpu["live"] *= budget.trials / budget.live_runs
+    found = {part: json.loads((budget.out / f"{part}.json").read_text())["trials"] for part in cpu}
+    totals = [[part, f"{cpu[part]:.0f}", f"{cpu[part] / cpu['live']:.3f}"] for part in cpu]
+    print(f"\n{tabulate(totals, headers=['', 'CPU s', 'of live'], tablefmt='github', disable_numparse=True)}\n")
+    print(f"{tabulate(list(rows(found)), headers='keys', tablefmt='github', floatfmt='.4g')}\n")
     print(f"a trial's own start, s: {overhead_s['trials']}; without Ray: {overhead_s['bare']}")
     print(
         json.dumps(
@@ -124,11 +123,23 @@ def compare(budget: Budget) -> None:
     )
 
 
+def rows(found: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Each trial of the full sweep, best first, with its val Dice there, with ASHA (and its epochs) and live."""
+    others = {part: {str(each["values"]): each for each in found[part]} for part in ("asha", "live")}
+    for each in sorted(found["full"], key=lambda trial: -trial["quality"]):
+        stopped, alone = (others[part].get(str(each["values"]), {}) for part in ("asha", "live"))
+        yield (
+            each["values"]
+            | {"full": each["quality"], "asha": stopped.get("quality"), "epochs with asha": stopped.get("epochs")}
+            | {"live": alone.get("quality")}
+        )
+
+
 def measured(budget: Budget, part: str) -> float:
     """Run a part in processes of its own; the CPU seconds of all of them."""
     begun = time.monotonic()
     command = [sys.executable, __file__, "--part", part]
-    for key in ("out", "tiles", "trials", "epochs", "processors", "teacher_steps", "seed"):
+    for key in ("out", "tiles", "trials", "epochs", "processors", "teacher_steps", "seed", "live_runs"):
         command += [f"--{key.replace('_', '-')}", str(getattr(budget, key))]
     with TreeMeter() as meter:
         subprocess.run(command, check=True, env={**os.environ, **QUIET})
@@ -146,11 +157,12 @@ def prepare(budget: Budget) -> None:
 
     from histill.config.common import Storage
     from histill.config.runs import TeacherConfig
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest import HEADER_NAME, read_manifest
     from histill.train.prepare import prepare_teacher
 
     torch.set_num_threads(budget.processors)
-    make_tiles(budget)
+    if not (budget.out / "tiles" / HEADER_NAME).exists():
+        make_tiles(budget)
     tiles = read_manifest(str(budget.out / "tiles"), Storage())
     keys = base(budget, "teacher") | {
         "network": {"encoder": "resnet50", "decoder_channels": (256, 128, 64, 32, 16), "size_px": TEACHER_PX},
@@ -264,8 +276,10 @@ def sweep(budget: Budget, scheduler: str, part: str) -> None:
 
 
 def live(budget: Budget) -> None:
-    """The runs of the full sweep, one after the other, each with the teacher beside it."""
+    """The runs of the full sweep, each with the teacher beside it, one after the other; best and worst first."""
     drawn = json.loads((budget.out / "full.json").read_text())["trials"]
+    drawn = sorted(drawn, key=lambda each: -each["quality"])
+    drawn = [drawn[0], *drawn[:0:-1]][: budget.live_runs]
     trials = []
     with head(budget, "live"):
         for number, each in enumerate(drawn):
@@ -280,9 +294,8 @@ def live(budget: Budget) -> None:
 
 def keep(budget: Budget, part: str, trials: list[tuple[dict[str, Any], float, int]]) -> None:
     """Write what came of a part."""
-    rows = [{"values": values, "quality": quality} for values, quality, _ in trials]
-    epochs = sum(int(count) for _, _, count in trials)
-    (budget.out / f"{part}.json").write_text(json.dumps({"trials": rows, "epochs": epochs}))
+    found = [{"values": values, "quality": quality, "epochs": int(epochs)} for values, quality, epochs in trials]
+    (budget.out / f"{part}.json").write_text(json.dumps({"trials": found}))
 
 
 @dataclass(frozen=True)
