@@ -93,8 +93,26 @@ def held_before(tiles: Manifest) -> frozenset[str]:
 
 
 @pytest.fixture(scope="module")
-def sweep(searching: Callable[..., SearchConfig], tracking: TrackingServer, held_before: frozenset[str]) -> Sweep:
-    config = searching("sweep", tracking={"experiment": "sweep"}, register_best="swept")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the trials of `sweep` keep their tiles."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def sweep(
+    searching: Callable[..., SearchConfig],
+    tracking: TrackingServer,
+    held_before: frozenset[str],
+    cache: Path,
+    tiles: Manifest,
+) -> Sweep:
+    config = searching(
+        "sweep",
+        tracking={"experiment": "sweep"},
+        register_best="swept",
+        data={"batch_size": 4, "decode_threads": 1, "tiles": tiles.uri, "keep_decoded": True},
+        storage={"cache": {"folder": str(cache), "max_gb": 1.0}},
+    )
     with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": tracking.uri}):  # the driver's; the trials' workers lack it
         return run_sweep(prepare_sweep(config), open_run, registered(config, tracking))
 
@@ -168,6 +186,12 @@ def test_a_sweep_repeated_ranks_alike(searching: Callable[..., SearchConfig]) ->
         return [(trial.values, trial.quality) for trial in sweep.trials]
 
     assert ranking("once") == ranking("again")
+
+
+def test_the_trials_share_their_decoded_tiles(sweep: Sweep, cache: Path, tiles: Manifest) -> None:
+    """A file for each row group that is learned from or scored: all trials see tiles at the same side."""
+    groups = {(row["shard"], row["row_group"]) for row in tiles.table.to_pylist() if row["split"] in ("train", "val")}
+    assert len(list(cache.rglob("*.arrow"))) == len(groups)
 
 
 def test_the_folder_of_the_sweep_means_the_best_model(sweep: Sweep, searching: Callable[..., SearchConfig]) -> None:

@@ -38,13 +38,16 @@ def study_pictures(config: SearchConfig, sweep: Sweep) -> dict[str, bytes]:
     Importance is PED-ANOVA's (Watanabe et al., IJCAI 2023, arXiv 2304.10255): what tells the best trials from all. It
     needs several trials that differ, and is left out where there are not.
     """
+    import matplotlib
     import optuna
     from optuna.visualization import matplotlib as plots
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(config, sweep)
     name = said_of(sweep.metric)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    # Optuna's pictures set a style for all that follow, and warn of what is new or too few to be sure of.
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        warnings.simplefilter("ignore")
         if len(study.trials) < 2:
             return {}
         pictures = {"parallel_coordinates": _png(plots.plot_parallel_coordinate(study, target_name=name).figure)}
@@ -86,6 +89,9 @@ def _range(draw: Draw) -> Any:
 
 
 def _png(figure: Any) -> bytes:
+    from matplotlib import pyplot
+
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight")
+    pyplot.close(figure)
     return file.getvalue()
