@@ -1,7 +1,7 @@
 """A search space: which configuration keys are drawn, and how."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from histill.config.load import validate, with_value
@@ -39,14 +39,21 @@ def trial_config(config: SearchConfig, values: Mapping[str, Any], *, name: str, 
 
 def check_space(config: SearchConfig) -> None:
     """Build the run at both ends of every range, so that a wrong key or value is refused before the first trial."""
-    for key, draw in config.space.items():
+    for key in config.space:
         if any(f"{key}.".startswith(f"{fixed}.") or fixed.startswith(f"{key}.") for fixed in _FIXED):
             raise InputError(f"space.{key}: a sweep cannot draw {key!r}; its trials share it.")
+    for key, values in edges(config):
+        try:
+            trial_config(config, values, name="check", runs=config.runs)
+        except InputError as error:
+            raise InputError(f"space.{key}: {str(error).partition(': ')[2]}") from None
+
+
+def edges(config: SearchConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each key with both bounds of its range, or each of its choices, and what it is only drawn with."""
+    for key, draw in config.space.items():
         for value in draw.ends:
-            try:
-                trial_config(config, _met(config.space, draw) | {key: value}, name="check", runs=config.runs)
-            except InputError as error:
-                raise InputError(f"space.{key}: {str(error).partition(': ')[2]}") from None
+            yield key, _met(config.space, draw) | {key: value}
 
 
 def _met(space: Mapping[str, Draw], draw: Draw) -> dict[str, Any]:

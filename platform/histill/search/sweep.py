@@ -12,13 +12,13 @@ from typing import Any, Protocol
 from histill.cluster.failures import known_error
 from histill.cluster.quiet import verbose
 from histill.config.search import SearchConfig
-from histill.errors import HistillError
+from histill.errors import HistillError, InputError
 from histill.search.halving import Rungs, front_scheduler
 from histill.search.outcome import Sweep, TrialResult, ranked
 from histill.search.pictures import front_picture, study_pictures
 from histill.search.progress import sweep_progress
 from histill.search.room import DRIVER_CPUS, trials_at_once
-from histill.search.space import check_space, drawn
+from histill.search.space import check_space, drawn, edges
 from histill.search.trial import PREPARE, run_of, run_trial
 from histill.storage.control import write_json
 from histill.storage.filesystems import arrow_filesystem
@@ -51,6 +51,11 @@ def prepare_sweep(config: SearchConfig) -> PreparedSweep:
     """Refuse before Ray starts what no trial could do. Raises InputError."""
     check_space(config)
     prepared = PREPARE[config.job](run_of(config, {}, "check"))
+    for key, values in edges(config):
+        try:
+            PREPARE[config.job](run_of(config, values, "check"))
+        except InputError as error:
+            raise InputError(f"space.{key}: {error}") from None
     open_record(config, KIND)
     return PreparedSweep(config, "val_dice" if prepared.card.kind == "segmentation" else "val_balanced_accuracy")
 

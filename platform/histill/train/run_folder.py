@@ -20,6 +20,8 @@ _MAY_CHANGE = {
     "storage",
     "tracking",
     "max_failures",
+    "concurrent",
+    "register_best",
     "checkpoint_every",
     "data.reader",
     "data.read_threads",
