@@ -1,11 +1,13 @@
 """The sweep's progress: how many epochs are trained, trials by state, the best so far and the front."""
 
+import contextlib
 import math
 import sys
 from typing import Any
 
 from histill.cluster.progress import Progress
 from histill.config.search import SearchConfig
+from histill.errors import InputError
 from histill.search.front import Point, front
 from histill.search.outcome import said_of
 from histill.search.trial import run_of
@@ -37,8 +39,8 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             point, epochs = _point(trial), _epochs(trial)
             if point is not None:
-                how = "stopped" if epochs < config.optimiser.epochs else "done"
-                text = f"trial {trial.trial_id} {how} after {epochs} epochs: {_figures(point)}"
+                how, whole = ("stopped" if epochs < config.optimiser.epochs else "done"), config.optimiser.epochs
+                text = f"trial {trial.trial_id} {how} after {epochs} of {whole} epochs: {_figures(point)}"
                 print(text + (", on the front" if point in front(_points(trials)) else ""), file=sys.stderr, flush=True)
             self._show(trials)
             self._close(trial, "KILLED")
@@ -58,7 +60,9 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
                 return
             self.closed.add(trial.trial_id)
             record = open_record(run, config.job)
-            if record.tracking_run is not None:
+            if record.tracking_run is None:
+                return
+            with contextlib.suppress(InputError):  # a server that is away must not end a sweep
                 tracker = open_run(run.tracking, name=run.name, kind=config.job, config=run, run_id=record.tracking_run)
                 if tracker:
                     tracker.finish(status)

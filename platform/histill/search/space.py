@@ -19,6 +19,7 @@ _FIXED = (
     "data.val",
     "teacher",
     "responses",
+    "target",
     "optimiser.epochs",
     "checkpoint_every",
     "workers",
