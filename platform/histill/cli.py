@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import yaml
@@ -66,6 +67,7 @@ def _shown(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Strict]:
     if not isinstance(model, OneOf):
         return model
     named = [value for key, _, value in (each.partition("=") for each in given) if key.lstrip("-") == model.key]
+    named += [value for option, value in pairwise(given) if option == f"--{model.key}"]
     return model.models.get(named[-1] if named else "", next(iter(model.models.values())))
 
 

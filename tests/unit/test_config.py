@@ -198,8 +198,10 @@ def test_a_key_chooses_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=r"job is 'score_model'; it is one of pretrain_student, distill_student, fine"):
         load_config(SEARCHES, None, [*PRETRAIN, "job=score_model"])
     for given, key in (
-        (["--job", "distill_student"], "loss.soft"),
+        ([], "loss.soft"),
         (["job=distill_student"], "loss.divergence.weight"),
+        (["--job=distill_student"], "loss.divergence.weight"),
+        (["--job", "distill_student"], "loss.divergence.weight"),
     ):
         with pytest.raises(SystemExit):
             run_job(SEARCHES, lambda config: Outcome({}), [*given, "--help"])
