@@ -9,12 +9,12 @@ the same tissue at a half, a quarter, an eighth and a sixteenth of the resolutio
 ("labels_only"), or from the teacher's answers and last feature map, without labels: on the labelled cases ("distilled")
 or on all training cases ("distilled_unlabeled"). All arms of a resolution take as many steps, and show the classes
 equally often: those of the labels, or those that the teacher names. The curve tells how the last arm grows with the
-unlabelled tiles. The same arms are run at a quarter with CSAT itself and, with half as many steps, with the teacher's
-own network as the student.
+unlabelled tiles. The same arms are run at a quarter with CSAT itself, for half as many steps, and with the teacher's
+own network as the student, for a quarter of them.
 
 The runs are the product's own, in processes of this machine (without Ray; on a GPU if there is one); what is finished
-in --out is kept. A seed draws the labelled cases, the weights and the order. Nothing is chosen by the scores, which are
-balanced accuracies on other cases. Prints a line for each result, tables, and as its last line one JSON object.
+in --out is kept. A seed draws the labelled cases, the weights and the order. No run is stopped or chosen by the scores,
+which are balanced accuracies on other cases. Prints a line for each result, tables, and last one JSON object.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from arms import pool as pools
 from tabulate import tabulate
 
 TEACHER, STUDENT = "resnet_gn", "csat_fine"
-OTHERS = ("csat", TEACHER)  # students at the curve's scale, for comparison
+OTHERS = {"csat": 2, TEACHER: 4}  # students at the curve's scale, for comparison: part of the steps that they take
 LAYER = "layer4"  # the teacher's last
 TILE_PX = 224
 LABELS, DISTILLED, UNLABELLED = "labels_only", "distilled", "distilled_unlabeled"
@@ -84,19 +84,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: results/magnifications, or results/magnifications_quick")
     parser.add_argument("--quick", action="store_true", help="one seed, two resolutions, a few steps")
     parser.add_argument("--seeds", type=int, default=3, help="at a quarter of the resolution")
-    parser.add_argument("--other-seeds", type=int, default=2, help="at an eighth and a sixteenth")
-    parser.add_argument("--half-seeds", type=int, default=1, help="at half, where a step costs most; 0: none")
+    parser.add_argument("--other-seeds", type=int, default=3, help="at an eighth and a sixteenth")
+    parser.add_argument("--half-seeds", type=int, default=2, help="at half, where a step costs most; 0: none")
     parser.add_argument("--teacher-steps", type=int, default=1000)
     parser.add_argument(
         "--steps",
         type=int,
         default=2400,
-        help="of a student at a quarter of the resolution; a third at half, a quarter at an eighth and a sixteenth",
+        help="of a student at a quarter of the resolution; half of it at an eighth and a sixteenth, a quarter at half",
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once, each on one thread")
     chosen = parser.parse_args()
     seeds = {4: chosen.seeds, 8: chosen.other_seeds, 16: chosen.other_seeds, 2: chosen.half_seeds}
-    steps = {4: chosen.steps, 8: chosen.steps // 4, 16: chosen.steps // 4, 2: chosen.steps // 3}
+    steps = {4: chosen.steps, 8: chosen.steps // 2, 16: chosen.steps // 2, 2: chosen.steps // 4}
     budget = Budget(
         out=(chosen.out or Path("results") / ("magnifications_quick" if chosen.quick else "magnifications")).resolve(),
         teacher_steps=chosen.teacher_steps,
@@ -189,7 +189,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     if kept.exists():
         return cell, json.loads(kept.read_text())
     tiles = read_manifest(str(budget.out / "biopsies"), STORAGE)
-    steps = budget.steps[cell.scale] // (2 if cell.encoder == TEACHER else 1)  # that one learns faster
+    steps = budget.steps[cell.scale] // OTHERS.get(cell.encoder, 1)
     epochs = epochs_for(steps, tiles, BATCH, cell.share, cell.seed)
     keys = keys_of(cell.name, budget.runs, tiles, cell.seed, batch=BATCH, epochs=epochs, lr=budget.lr)
     keys |= {"student": {"encoder": cell.encoder, "size_px": TILE_PX // cell.scale}}

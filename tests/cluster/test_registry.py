@@ -255,6 +255,27 @@ def test_metrics_and_pictures_arrive(config: Tracking, client: MlflowClient, tmp
     assert Path(local).read_bytes() == b"\x89PNG"
 
 
+def test_steps_that_a_resumed_run_repeats_stand_as_they_were(config: Tracking, client: MlflowClient) -> None:
+    tracker = begin(config)
+    for step in range(1, 4):
+        tracker.metrics({"train/loss": 1.0, "val/dice": 0.5}, step)
+    tracker.close()
+    again = begin(config, tracker.run_id)
+    for step in range(2, 6):
+        again.metrics({"train/loss": 2.0}, step)
+    again.metrics({"val/dice": 0.6, "val/miou": 0.4}, 3)
+    again.close()
+    found = {
+        name: [(metric.step, metric.value) for metric in client.get_metric_history(tracker.run_id, name)]
+        for name in ("train/loss", "val/dice", "val/miou")
+    }
+    assert found == {
+        "train/loss": [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0)],
+        "val/dice": [(1, 0.5), (2, 0.5), (3, 0.5)],
+        "val/miou": [(3, 0.4)],
+    }
+
+
 def test_a_pickled_tracker_holds_neither_values_nor_clients(config: Tracking) -> None:
     tracker = begin(config)
     empty = pickle.dumps(tracker)

@@ -19,11 +19,14 @@ def tiles(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -
     return tile_set(f"s3://{s3.bucket}/ray-local/tiles")
 
 
-@pytest.fixture(scope="session")
-def small_run(s3: S3Server, tracking: TrackingServer) -> dict[str, Any]:
-    """The keys of a pretraining run of two epochs of four steps; `name` and `data.tiles` are missing."""
+@pytest.fixture(scope="module")
+def small_run(s3: S3Server, tracking: TrackingServer, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The keys of a pretraining run of two epochs of four steps; `name` and `data.tiles` are missing.
+
+    Each module has a folder of runs of its own, and its names for itself.
+    """
     return {
-        "runs": f"s3://{s3.bucket}/ray-local/runs",
+        "runs": f"s3://{s3.bucket}/runs/{request.module.__name__}",
         "data": {"batch_size": 4, "decode_threads": 1},
         "student": {"encoder": "csat_tiny", "decoder_channels": (16, 16, 8, 8, 8)},
         "teacher": {"classical": True},
@@ -33,7 +36,7 @@ def small_run(s3: S3Server, tracking: TrackingServer) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pretraining(small_run: dict[str, Any]) -> Callable[..., PretrainConfig]:
     """`make(name, tiles, changes)`: a small run on the tile set at `tiles`; `changes` maps dotted keys to values.
 

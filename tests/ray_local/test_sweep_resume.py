@@ -33,11 +33,11 @@ WITHIN_S = 300.0
 def config(small_run: dict[str, Any], tiles: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {
         **small_run,
-        "name": "interrupted",
+        "name": "interrupted-sweep",
         "data": {**small_run["data"], "tiles": tiles.uri},
         "optimiser": {"epochs": EPOCHS},
         "workers": {"count": 1, "cpus": 0.5},
-        "tracking": {**small_run["tracking"], "experiment": "interrupted"},
+        "tracking": {**small_run["tracking"], "experiment": "interrupted-sweep"},
         "space": {"loss.temperature": {"choice": [1.0, 2.0, 4.0]}, "optimiser.lr": {"loguniform": [1e-4, 1e-2]}},
         "trials": TRIALS,
         "concurrent": 1,
@@ -63,7 +63,7 @@ def paths_in(uri: str) -> Iterator[str]:
 def test_finished_trials_stay_and_the_running_one_goes_on(
     config: dict[str, Any], tracking: TrackingServer, ray_local: RayHead, tmp_path: Path
 ) -> None:
-    trials = f"{config['runs']}/interrupted/trials"
+    trials = f"{config['runs']}/interrupted-sweep/trials"
     environment = dict(os.environ)  # with the credentials of S3 and the address of the cluster
     first = subprocess.Popen(
         command(config, tmp_path), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -83,7 +83,7 @@ def test_finished_trials_stay_and_the_running_one_goes_on(
         first.kill()
         first.wait()
     client = MlflowClient(tracking.uri, tracking.uri)
-    (experiment,) = [each for each in client.search_experiments() if each.name == "interrupted"]
+    (experiment,) = [each for each in client.search_experiments() if each.name == "interrupted-sweep"]
     ended = {
         run.info.run_name: run.info.end_time
         for run in client.search_runs([experiment.experiment_id])
@@ -97,7 +97,7 @@ def test_finished_trials_stay_and_the_running_one_goes_on(
     assert "Traceback" not in second.stderr
 
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    parent = runs.pop("interrupted")
+    parent = runs.pop("interrupted-sweep")
     assert parent.info.run_id == outcome["tracking_run"]
     assert len(runs) == TRIALS  # no trial was begun twice
     assert {name: runs[name].info.end_time for name in done} == ended

@@ -91,7 +91,7 @@ def test_two_workers_leave_a_model_and_one_tracked_run(
 ) -> None:
     config = pretraining("two-workers", tiles.uri)
     trained = train(config, witness(tmp_path / "reports"))
-    assert trained.run == f"s3://{s3.bucket}/ray-local/runs/two-workers"
+    assert trained.run == f"{config.runs}/two-workers"
     assert trained.model.startswith(trained.run)
     seen = reports(tmp_path / "reports")
     assert [(report["epochs"], report["tiles"], report["workers"]) for report in seen] == [(1, TILES, 2), (2, TILES, 2)]

@@ -25,6 +25,7 @@ class _Outbox:
     """What a tracker holds in the process that uses it, and only there."""
 
     waiting: list[Value] = field(default_factory=list)
+    known: dict[str, int] | None = None  # the last step of each metric that the server had before us; None: not asked
     flushed_at: float = field(default_factory=time.monotonic)
     sender: threading.Thread | None = None
     client: "MlflowClient | None" = None
@@ -38,7 +39,8 @@ class MlflowTracker:
     It is made on the driver and may be sent to another process: its pickle holds the two strings and nothing
     else. No method raises because of the server: the first failure is logged as one warning, and what is
     recorded while the server is away is lost. Metrics are sent in batches by a thread, so that a slow server
-    does not slow training.
+    does not slow training. What an earlier process has recorded of the run stands: a resumed run repeats the steps
+    since its last checkpoint, and of these the server gets only what it has not.
     """
 
     uri: str
@@ -110,9 +112,13 @@ class MlflowTracker:
         def send(client: "MlflowClient") -> None:
             from mlflow.entities import Metric
 
-            for start in range(0, len(batch), FLUSH_VALUES):
-                metrics = [Metric(*values) for values in batch[start : start + FLUSH_VALUES]]
-                client.log_batch(self.run_id, metrics=metrics)
+            known = self._outbox.known
+            if known is None:
+                recorded = client.get_run(self.run_id).data.to_proto().metrics
+                known = self._outbox.known = {metric.key: metric.step for metric in recorded}
+            metrics = [Metric(*value) for value in batch if value[3] > known.get(value[0], -1)]
+            for start in range(0, len(metrics), FLUSH_VALUES):
+                client.log_batch(self.run_id, metrics=metrics[start : start + FLUSH_VALUES])
 
         self._attempt(f"{len(batch)} metrics", send)
 

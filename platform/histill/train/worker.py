@@ -57,12 +57,19 @@ def _train(assignment: Assignment) -> None:
 
     learner = learner_of(prepared, manifest, ray.train.torch.get_device())
     training, validation = streams_of(prepared, manifest, rank, workers)
+    tracker = assignment.tracker if rank == 0 else None
+
+    def record(metrics: dict[str, float]) -> None:
+        if tracker is not None and "loss" in metrics:  # an epoch's end
+            figures = {name.replace("val_", "val/", 1): value for name, value in metrics.items() if "val_" in name}
+            tracker.metrics({"epoch/loss": metrics["loss"]} | figures, int(metrics["step"]))
+            tracker.flush()  # a sweep may stop its trial for what is reported now
+
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             restore_checkpoint(folder, learner)
-
-    tracker = assignment.tracker if rank == 0 else None
+        record(checkpoint.get_metadata())  # the process that saved it may have died before these were sent
 
     def show(snapshot: Snapshot) -> None:
         if rank == 0:
@@ -73,18 +80,17 @@ def _train(assignment: Assignment) -> None:
             tracker.metrics(values | parts | {"data_wait": snapshot.data_wait}, snapshot.step)
 
     def save(metrics: dict[str, float]) -> None:
-        if tracker is not None and "loss" in metrics:  # an epoch's end
-            figures = {name.replace("val_", "val/", 1): value for name, value in metrics.items() if "val_" in name}
-            tracker.metrics({"epoch/loss": metrics["loss"]} | figures, int(metrics["step"]))
-            tracker.flush()  # a sweep may stop its trial for what is reported now
+        record(metrics)
         if rank != 0:
             ray.train.report(metrics)
             return
         folder = tempfile.mkdtemp(prefix="histill-")  # Ray removes it after the upload, beside the next steps
         save_checkpoint(folder, learner, card)
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        checkpoint.set_metadata(metrics)
         ray.train.report(
             metrics,
-            ray.train.Checkpoint.from_directory(folder),
+            checkpoint,
             checkpoint_dir_name=f"step-{int(metrics['step']):08d}",
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
         )
