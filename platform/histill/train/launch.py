@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from histill.cluster.quiet import verbose
 from histill.config.base import Strict
@@ -11,9 +11,10 @@ from histill.config.common import Tracking
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import is_s3
 from histill.train.board import make_board, shown
-from histill.train.prepare import Prepared
 from histill.train.run_folder import finish, open_record, run_uri, save_record
-from histill.train.worker import Assignment, run_worker
+
+if TYPE_CHECKING:
+    from histill.train.prepare import Prepared
 
 
 class OpenRun(Protocol):
@@ -37,7 +38,7 @@ class Trained:
 
 
 def train_run(
-    prepared: Prepared,
+    prepared: "Prepared",
     open_run: OpenRun,
     *,
     parent: str | None = None,
@@ -68,8 +69,8 @@ def train_run(
     board = make_board()
     filesystem, path = arrow_filesystem(config.runs, config.storage)
     trainer = TorchTrainer(
-        run_worker,
-        train_loop_config={"assignment": Assignment(prepared, board, tracker)},
+        _work,
+        train_loop_config={"assignment": ray.put((prepared, board, tracker))},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers.count,
             use_gpu=config.workers.gpus > 0,
@@ -104,3 +105,12 @@ def train_run(
     if tracker:
         tracker.finish("FINISHED")
     return Trained(run_uri(config), model, metrics, record.tracking_run)
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """In each worker. Ray Train's controller loads it as well, which needs no model: their import takes seconds."""
+    import ray
+
+    from histill.train.worker import Assignment, run_worker
+
+    run_worker(Assignment(*ray.get(settings["assignment"])))

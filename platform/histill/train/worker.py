@@ -23,16 +23,15 @@ from histill.train.tracking import Tracker
 
 @dataclass(frozen=True)
 class Assignment:
-    """What is sent to every worker."""
+    """What every worker is given."""
 
     prepared: Prepared
     board: Any
     tracker: Tracker | None
 
 
-def run_worker(settings: dict[str, Any]) -> None:
+def run_worker(assignment: Assignment) -> None:
     """Train; a HistillError is put on the board first, since Ray would only retry what no retry can mend."""
-    assignment: Assignment = settings["assignment"]
     fatal = ray.get(assignment.board.fatal.remote())
     if fatal is not None:
         raise fatal
