@@ -1,6 +1,6 @@
 """What a sweep costs beside as many separate runs that each ask the teacher, and what Tune and Train cost a trial.
 
-    python benchmarks/sweep_cost.py [--tiles 96] [--trials 8] [--epochs 5] [--processors 2] [--quick]
+    python benchmarks/sweep_cost.py [--tiles 128] [--trials 8] [--epochs 5] [--processors 2] [--quick]
 
 The teacher is a U-Net on ResNet-50 that sees 512 px tiles at 448 px; it learns nuclei (those of the classical teacher)
 on windows for a few steps beforehand, which counts nowhere. Students are CSATs that see the tiles at 96 px; a trial
@@ -65,7 +65,7 @@ class Budget:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiles", type=int, default=96, help="to learn from")
+    parser.add_argument("--tiles", type=int, default=128, help="to learn from")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--processors", type=int, default=os.cpu_count(), help="that Ray may hand out")
@@ -281,7 +281,8 @@ def live(budget: Budget) -> None:
     drawn = sorted(drawn, key=lambda each: -each["quality"])
     drawn = [drawn[0], *drawn[:0:-1]][: budget.live_runs]
     trials = []
-    with head(budget, "live"):
+    with TreeMeter() as meter, head(budget, "live"):
+        before = 0.0
         for number, each in enumerate(drawn):
             keys = student(budget, f"live-{number}")
             for key, value in each["values"].items():
@@ -289,6 +290,8 @@ def live(budget: Budget) -> None:
                 keys[group] = keys.get(group, {}) | {name: value}
             metrics = job("pretrain_student", keys)["metrics"]
             trials.append((each["values"], metrics["val_dice"], metrics["epochs"]))
+            print(json.dumps({"live run": number, "cpu_s": round(meter.cpu_s - before, 1)}), flush=True)
+            before = meter.cpu_s
     keep(budget, "live", trials)
 
 
