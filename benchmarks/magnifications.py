@@ -150,7 +150,7 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
     from histill.artifacts import model_folder
     from histill.config.runs import TeacherConfig
     from histill.config.scoring import HeldOut
-    from histill.evaluate.score_classes import score_classes
+    from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from histill.train.prepare import prepare_teacher
 
@@ -164,12 +164,12 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
     teacher = run(TeacherConfig, prepare_teacher, keys)
     responses(teacher, tiles, budget.out / "responses", layer=LAYER, views=VIEWS, augment={"flips": True})
     network, card, _ = model_folder.load(model_folder.resolve(teacher, STORAGE), STORAGE)
-    values = {}
+    values, held_out = {}, HeldOut(tiles=tiles.uri)
     for scale in (1, *budget.steps):
         folder = budget.out / "lowered" / f"teacher-{seed}-x{scale}"
         folder.mkdir(parents=True, exist_ok=True)
         model_folder.save(str(folder), network, card.model_copy(update={"size_px": TILE_PX // scale}))
-        values[scale] = score_classes(str(folder), HeldOut(tiles=tiles.uri), STORAGE).balanced_accuracy
+        values[scale] = score_model(str(folder), held_out, STORAGE).figures["balanced_accuracy"]
     return seed, values
 
 
@@ -181,7 +181,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     from histill.config.distill import DistillConfig
     from histill.config.finetune import FinetuneConfig
     from histill.config.scoring import HeldOut
-    from histill.evaluate.score_classes import score_classes
+    from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from histill.train.prepare import prepare_distillation, prepare_finetuning
 
@@ -208,7 +208,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
         keys["data"]["balance"] = "response"
         keys["data"]["augment"]["flips"] = False  # the views that the teacher has answered are turned already
         folder = run(DistillConfig, prepare_distillation, keys)
-    value = score_classes(folder, HeldOut(tiles=tiles.uri), STORAGE).balanced_accuracy
+    value = score_model(folder, HeldOut(tiles=tiles.uri), STORAGE).figures["balanced_accuracy"]
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(value))
     return cell, value

@@ -129,13 +129,13 @@ def main() -> None:
     held_out = (f"held_out.tiles={student_tiles}", "held_out.split=test")
     dice: dict[str, list[float]] = {}
     teacher_score = job("score_model", f"model={teacher}", *held_out, f"picture={out / 'teacher.png'}")
-    dice["network teacher (ResNet-18 U-Net)"] = [teacher_score["dice"]]
+    dice["network teacher (ResNet-18 U-Net)"] = [teacher_score["figures"]["dice"]]
     for arm, keys in arms.items():
         for seed in range(arguments.seeds):
             name = arm.replace(", ", "-").replace(" ", "-").lower() + f"-{seed}"
             folder = run("pretrain_student", name, out, *student, *keys, f"seed={seed}", f"data.seed={seed}")
             score = job("score_model", f"model={folder}", *held_out, f"picture={out / name}.png")
-            dice.setdefault(arm, []).append(score["dice"])
+            dice.setdefault(arm, []).append(score["figures"]["dice"])
 
     print(f"\nDice with the masks of {teacher_score['tiles']} tiles of {len(TEST_ORGANS)} unseen organs")
     for arm, values in dice.items():

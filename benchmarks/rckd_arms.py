@@ -171,7 +171,7 @@ def teach(budget: Budget) -> float:
     keys["network"] = {"encoder": TEACHER_ENCODER, "weights": str(weights), "decoder_channels": TEACHER_DECODER}
     teacher = run(TeacherConfig, prepare_teacher, keys)
     responses(teacher, read_manifest(str(budget.out / "biopsies"), STORAGE), budget.out / "responses")
-    dice = score_model(teacher, HeldOut(tiles=tiles.uri), STORAGE).dice
+    dice = score_model(teacher, HeldOut(tiles=tiles.uri), STORAGE).figures["dice"]
     torch.set_num_threads(1)
     return dice
 
@@ -209,7 +209,6 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     from histill.config.finetune import FinetuneConfig
     from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
-    from histill.evaluate.score_classes import score_classes
     from histill.tiles.manifest import read_manifest
     from histill.train.prepare import prepare_finetuning
 
@@ -232,12 +231,8 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     keys["target"] = "classification" if classification else "segmentation"
     keys["class_weights"] = classification
     folder = run(FinetuneConfig, prepare_finetuning, keys)
-    held_out = HeldOut(tiles=tiles.uri)
-    if classification:
-        value = score_classes(folder, held_out, STORAGE).balanced_accuracy
-    else:
-        score = score_model(folder, held_out, STORAGE)
-        value = score.miou if cell.target == "region" else score.dice
+    figures = score_model(folder, HeldOut(tiles=tiles.uri), STORAGE).figures
+    value = figures["balanced_accuracy" if classification else "miou" if cell.target == "region" else "dice"]
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(value))
     return cell, value

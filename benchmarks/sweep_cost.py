@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--live-runs", type=int, help="of the live runs, those to make; the others count as their mean")
     parser.add_argument(
-        "--out", type=Path, help="folder that is kept, with tiles and teacher; default: a temporary one"
+        "--out", type=Path, help="folder that is kept, with the parts that are done; default: a temporary one"
     )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sweep-cost-") as name:
@@ -136,18 +136,20 @@ def rows(found: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
 
 
 def measured(budget: Budget, part: str) -> float:
-    """Run a part in processes of its own; the CPU seconds of all of them."""
-    begun = time.monotonic()
+    """Run a part in processes of its own, unless it is done already in --out; the CPU seconds of all of them."""
+    kept, begun = budget.out / f"{part}-cost.json", time.monotonic()
+    if kept.exists():
+        print(kept.read_text(), flush=True)
+        return float(json.loads(kept.read_text())["cpu_s"])
     command = [sys.executable, __file__, "--part", part]
     for key in ("out", "tiles", "trials", "epochs", "processors", "teacher_steps", "seed", "live_runs"):
         command += [f"--{key.replace('_', '-')}", str(getattr(budget, key))]
     with TreeMeter() as meter:
         subprocess.run(command, check=True, env={**os.environ, **QUIET})
-    seconds = meter.cpu_s
-    print(
-        json.dumps({"part": part, "cpu_s": round(seconds, 1), "wall_s": round(time.monotonic() - begun, 1)}), flush=True
-    )
-    return seconds
+    spent = {"part": part, "cpu_s": round(meter.cpu_s, 1), "wall_s": round(time.monotonic() - begun, 1)}
+    print(json.dumps(spent), flush=True)
+    kept.write_text(json.dumps(spent))
+    return meter.cpu_s
 
 
 def prepare(budget: Budget) -> None:

@@ -215,7 +215,7 @@ def learned(manifest: Manifest, seed: int) -> Learner:
         tile_mpp=0.25,
         size_px=STUDENT_PX,
         tiles_digest="",
-        train_cases="",
+        train_cases=(),
         histill="",
     )
     model = build(card)
@@ -247,7 +247,7 @@ def teacher() -> NetworkTeacher:
         tile_mpp=0.25,
         size_px=TEACHER_PX,
         tiles_digest="",
-        train_cases="",
+        train_cases=(),
         histill="",
     )
     return NetworkTeacher(build(card).eval().requires_grad_(False), CLASSES, "", 0.25, SIDE_PX, TEACHER_PX)

@@ -1,13 +1,14 @@
-"""Make a model the champion, if it passes the gates.
+"""Make a model the champion, if it passes the gates; or go back to the former one.
 
-Scores the candidate and the current champion on the same held-out tiles, registers the candidate in MLflow,
-and moves the alias `champion` to it only when every gate is passed; the former champion gets the alias
-`previous`. The decision and its figures are kept on the registered version.
+Scores the candidate and the current champion on the same held-out tiles, registers the candidate in MLflow with its
+exported formats and its card, and moves the alias `champion` to it only when every gate is passed; the former champion
+gets the alias `previous`. The decision and its figures are kept on the registered version.
 
-Prints the table of gates on stderr and one JSON line on stdout. Exit status: 0 promoted (or champion
-already), 1 a gate refused, 2 bad input.
+Prints the table of gates on stderr and one JSON line on stdout. Exit status: 0 promoted (or champion already, or rolled
+back), 1 a gate refused or another promotion was faster, 2 bad input.
 
-    python jobs/promote_model.py -c jobs/configs/promote_model.yaml model=s3://bucket/runs/student
+    python jobs/promote_model.py -c jobs/configs/promote_model.yaml model=s3://bucket/runs/student --dry-run
+    python jobs/promote_model.py registered_name=nuclei-student --rollback
 """
 
 import sys
@@ -18,18 +19,14 @@ from histill.config.scoring import PromoteConfig
 
 def main(config: PromoteConfig) -> Outcome:
     """Promote the candidate of `config`."""
-    import tempfile
-
     from histill.registry.gates import gate_table
     from histill.registry.promotion import promote
-    from histill.registry.settled import settled_reference
 
-    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
-        held_out = settled_reference(config.held_out, config.tracking, folder, config.storage)
-        promotion = promote(config.model_copy(update={"held_out": held_out}))
+    promotion = promote(config)
     if promotion.gates:
         print(gate_table(promotion.gates), file=sys.stderr)
-    print(f"version {promotion.version} of {promotion.registered_name}: {promotion.decision}", file=sys.stderr)
+    version = "the candidate" if promotion.version is None else f"version {promotion.version}"
+    print(f"{version} of {promotion.registered_name}: {promotion.decision}", file=sys.stderr)
     return Outcome(promotion.values(), ok=promotion.ok)
 
 

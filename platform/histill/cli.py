@@ -1,11 +1,12 @@
 """What every job does around its one call: the command line, the errors, the closing JSON line."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -30,6 +31,20 @@ class Outcome:
     ok: bool = True
 
 
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Whatever prints meanwhile, libraries in other languages included: stdout is for the outcome alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Sequence[str] | None = None) -> int:
     """Parse the configuration, call `main`, print its outcome as one JSON line on stdout; returns the exit status.
 
@@ -46,7 +61,8 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
             return 0
         if arguments.verbose:
             os.environ["HISTILL_VERBOSE"] = "1"
-        outcome = main(config)
+        with _stdout_to_stderr():
+            outcome = main(config)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from what is written.", file=sys.stderr)
         return 130

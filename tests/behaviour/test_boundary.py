@@ -130,8 +130,8 @@ def test_a_teacher_learns_the_boundary_and_is_scored_without_it(
     assert metrics["val_dice"] > 0.85
     for reference in (None, Teacher(classical=True), Teacher(model=model)):
         score = score_model(model, HeldOut(tiles=place.manifest.uri, reference=reference), STORAGE)
-        assert score.class_dice.keys() == {"background", "nucleus"}
-        assert score.dice == score.class_dice["nucleus"] > 0.85
+        assert score.classes.keys() == {"background", "nucleus"}
+        assert score.figures["dice"] == score.classes["nucleus"]["dice"] > 0.85
 
 
 def test_students_learn_the_boundary_from_cached_soft_and_live_hard_answers(
@@ -147,7 +147,7 @@ def test_students_learn_the_boundary_from_cached_soft_and_live_hard_answers(
         student, metrics = place.trained(prepare_pretraining(config))
         assert place.boundary_iou(student) > 0.3, name
         assert metrics["val_dice"] > 0.85, name
-        assert score_model(student, HeldOut(tiles=place.manifest.uri), STORAGE).dice > 0.85, name
+        assert score_model(student, HeldOut(tiles=place.manifest.uri), STORAGE).figures["dice"] > 0.85, name
 
 
 def test_an_encoder_that_knows_the_boundary_is_fine_tuned_without_it(

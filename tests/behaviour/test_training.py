@@ -60,7 +60,7 @@ def card(manifest: Manifest) -> ModelCard:
         tile_mpp=0.5,
         size_px=manifest.header.tile_px,
         tiles_digest=manifest.header.digest,
-        train_cases="",
+        train_cases=(),
         histill="0",
     )
 

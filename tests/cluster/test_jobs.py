@@ -244,7 +244,7 @@ class Desk:
             tile_mpp=mpp,
             size_px=64,
             tiles_digest="tiles",
-            train_cases="cases",
+            train_cases=(),
             histill="0",
         )
         folder = self.folder / "model"

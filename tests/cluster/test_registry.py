@@ -3,11 +3,9 @@
 import json
 import logging
 import pickle
-import runpy
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +14,19 @@ from mlflow import MlflowClient
 
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard
-from histill.cli import run_job
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.scoring import PromoteConfig
 from histill.config.search import PretrainSearch
-from histill.errors import HistillError, InputError
-from histill.evaluate.score import Score
+from histill.errors import InputError
 from histill.local.ports import LOOPBACK, free_ports
 from histill.local.tracking import TrackingServer
-from histill.registry import promotion, server, versions
-from histill.registry.promotion import Promotion, promote
+from histill.registry import server, versions
 from histill.registry.runs import open_run
 from histill.registry.tracking import FLUSH_VALUES, MlflowTracker
 
 pytestmark = pytest.mark.cluster
 
-HELD_OUT_DIGEST = "ab" * 32
 TRAIN_DIGEST = "cd" * 32
 STORAGE = Storage()
 SECRETS = {
@@ -86,7 +79,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]
         tile_mpp=0.5,
         size_px=64,
         tiles_digest=TRAIN_DIGEST,
-        train_cases="ef" * 32,
+        train_cases=(),
         histill="0.1.0",
     )
     made: dict[int, str] = {}
@@ -99,54 +92,6 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]
         return made[number]
 
     return make
-
-
-def score_of(model: str, dice: float, **changes: Any) -> Score:
-    digest = model_folder.load(model, STORAGE)[2]
-    figures: dict[str, Any] = {
-        "model_digest": digest,
-        "tiles": 40,
-        "corrupt": 0,
-        "reference": "masks",
-        "tiles_digest": HELD_OUT_DIGEST,
-        "dice": dice,
-        "miou": dice - 0.1,
-        "class_dice": {"nucleus": dice},
-        "parameters": 60_000,
-        "gmacs": 0.1,
-        "gmacs_with_attention": 0.1,
-        "size_px": 64,
-    }
-    return Score(**(figures | changes))
-
-
-@pytest.fixture
-def promoting(
-    config: Tracking, name: str, make_model: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Promotion]:
-    """Promotes the model of a number; it scores the figures given, and scores them again as champion."""
-    prepared: dict[str, dict[str, Any]] = {}
-
-    def score_model(model: str, *_: Any) -> Score:
-        digest = model_folder.load(model, STORAGE)[2]
-        return score_of(model, **prepared[digest])
-
-    monkeypatch.setattr(promotion, "score_model", score_model)
-    monkeypatch.setattr(promotion, "comparison_rows", lambda *_: b"\x89PNG prepared")
-
-    def run(number: int, gates: dict[str, Any] | None = None, **figures: Any) -> Promotion:
-        model = make_model(number)
-        prepared[model_folder.load(model, STORAGE)[2]] = figures
-        data = {
-            "model": model,
-            "registered_name": name,
-            "held_out": {"tiles": "/tiles"},
-            "gates": gates or {},
-            "tracking": config.model_dump(),
-        }
-        return promote(validate(PromoteConfig, data, "the test"))
-
-    return run
 
 
 def training(**changes: Any) -> PretrainConfig:
@@ -367,14 +312,14 @@ def test_a_model_is_registered_once(
     config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
 ) -> None:
     model = make_model(1)
-    score = score_of(model, dice=0.5, miou=float("nan"))
-    evidence = {"score.json": versions.json_bytes(asdict(score)), "pictures/comparison.png": b"\x89PNG"}
-    assert versions.register(model, name, evidence, config, STORAGE, score.model_digest) == "1"
+    score = {"dice": 0.5, "miou": float("nan")}
+    evidence = {"score.json": versions.json_bytes(score), "pictures/comparison.png": b"\x89PNG"}
+    assert versions.register(model, name, evidence, config, STORAGE, model_folder.load(model, STORAGE)[2]) == "1"
     assert versions.register(model, name, {"search.json": b"{}"}, config, STORAGE) == "1"
     assert versions.register(make_model(2), name, {}, config, STORAGE) == "2"
     version = client.get_model_version(name, "1")
     assert version.tags == {
-        "model_digest": score.model_digest,
+        "model_digest": model_folder.load(model, STORAGE)[2],
         "tiles_digest": TRAIN_DIGEST,
         "teacher_digest": "none",
         "histill": "0.1.0",
@@ -431,144 +376,18 @@ def test_a_pickle_is_not_registered(
 
 
 def test_the_model_registered_is_the_one_scored(config: Tracking, name: str, make_model: Callable[[int], str]) -> None:
-    scored = score_of(make_model(1), dice=0.5).model_digest
+    scored = model_folder.load(make_model(1), STORAGE)[2]
     with pytest.raises(InputError, match="changed while it was scored"):
         versions.register(make_model(2), name, {}, config, STORAGE, scored)
 
 
-def aliases(client: MlflowClient, name: str) -> dict[str, str]:
-    return dict(client.get_registered_model(name).aliases)
-
-
-def test_the_champion_moves_only_past_the_gates(
-    promoting: Callable[..., Promotion], client: MlflowClient, name: str, tmp_path: Path
-) -> None:
-    refused = promoting(1, {"min_dice": 0.6}, dice=0.5)
-    assert (refused.ok, refused.decision, refused.version) == (False, "refused", "1")
-    assert aliases(client, name) == {}
-    tags = client.get_model_version(name, "1").tags
-    assert tags["decision"] == "refused"
-    assert tags["gate.min_dice"] == "failed: 0.5, limit 0.6, short by 0.1"
-
-    first = promoting(2, {"min_dice": 0.6}, dice=0.7)
-    assert (first.decision, first.former, first.champion) == ("promoted", None, None)
-    assert aliases(client, name) == {"champion": "2"}
-
-    worse = promoting(3, dice=0.69)
-    assert (worse.decision, worse.former) == ("refused", "2")
-    assert worse.champion is not None
-    assert worse.champion.dice == 0.7
-    assert aliases(client, name) == {"champion": "2"}
-
-    dear = promoting(4, {"max_gmacs": 0.05}, dice=0.9)
-    assert [gate.name for gate in dear.gates if not gate.passed] == ["max_gmacs"]
-    assert aliases(client, name) == {"champion": "2"}
-
-    better = promoting(5, dice=0.8)
-    assert (better.decision, better.former) == ("promoted", "2")
-    assert aliases(client, name) == {"champion": "5", "previous": "2"}
-    version = client.get_model_version(name, "5")
-    assert version.tags["decision"] == "promoted"
-    record = json.loads(Path(client.download_artifacts(version.run_id, "decision.json", str(tmp_path))).read_text())
-    assert record["decision"] == "promoted"
-    assert record["champion"]["dice"] == 0.7
-    assert record["config"]["registered_name"] == name
-
-
-def test_the_champion_itself_stays(promoting: Callable[..., Promotion], client: MlflowClient, name: str) -> None:
-    promoting(1, dice=0.7)
-    again = promoting(1, {"min_dice": 0.9}, dice=0.7)
-    assert (again.ok, again.decision, again.version) == (True, "already champion", "1")
-    assert aliases(client, name) == {"champion": "1"}
-    assert client.get_model_version(name, "1").tags["decision"] == "promoted"
-
-
-def test_the_job_ends_with_status_1_and_the_table_when_a_gate_refuses(
-    promoting: Callable[..., Promotion],
-    config: Tracking,
-    name: str,
-    make_model: Callable[[int], str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    promoting(1, dice=0.5)
-    job = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "promote_model.py"))
-    command = [f"model={make_model(1)}", f"registered_name={name}", "held_out.tiles=/tiles"]
-    command += [f"tracking.uri={config.uri}", f"tracking.experiment={config.experiment}"]
-    capsys.readouterr()
-    assert run_job(PromoteConfig, job["main"], command) == 0
-    assert json.loads(capsys.readouterr().out)["decision"] == "already champion"
-
-    promoting(2, dice=0.4)
-    command[0] = f"model={make_model(2)}"
-    capsys.readouterr()
-    assert run_job(PromoteConfig, job["main"], command) == 1
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["decision"] == "refused"  # nothing else on stdout
-    (line,) = [line for line in printed.err.splitlines() if line.startswith("max_regression")]
-    assert "FAILED by 0.1" in line
-
-
-def test_a_candidate_without_a_figure_is_refused(
-    promoting: Callable[..., Promotion], client: MlflowClient, name: str
-) -> None:
-    promoted = promoting(1, dice=float("nan"))
-    assert not promoted.ok
-    assert aliases(client, name) == {}
-    run_id = client.get_model_version(name, promoted.version).run_id
-    record = json.loads(Path(client.download_artifacts(run_id, "decision.json")).read_text())
-    assert record["candidate"]["dice"] is None  # NaN is no JSON
-
-
-def test_a_refused_candidate_may_try_again(
-    promoting: Callable[..., Promotion], client: MlflowClient, name: str
-) -> None:
-    promoting(1, {"min_dice": 0.6}, dice=0.5)
-    assert promoting(1, {"min_dice": 0.4}, dice=0.5).version == "1"
-    assert aliases(client, name) == {"champion": "1"}
-    assert client.get_model_version(name, "1").tags["decision"] == "promoted"
-
-
-def test_a_champion_made_meanwhile_is_not_overrun(
-    promoting: Callable[..., Promotion], client: MlflowClient, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    promoting(1, dice=0.5)
-    promoting(2, {"min_dice": 0.9}, dice=0.6)
-    record = promotion._record
-
-    def another_is_faster(*arguments: Any) -> None:
-        record(*arguments)
-        client.set_registered_model_alias(name, versions.CHAMPION, "2")
-
-    monkeypatch.setattr(promotion, "_record", another_is_faster)
-    with pytest.raises(HistillError, match="meanwhile"):
-        promoting(3, dice=0.55)
-    assert aliases(client, name) == {"champion": "2"}
-
-
-def test_tiles_that_the_candidate_learned_from_are_not_held_out(
-    config: Tracking, name: str, make_model: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Header:
-        digest = TRAIN_DIGEST
-
-    monkeypatch.setattr(promotion, "read_header", lambda *_: Header())
-    data = {
-        "model": make_model(1),
-        "registered_name": name,
-        "held_out": {"tiles": "/tiles", "split": "train"},
-        "tracking": config.model_dump(),
-    }
-    with pytest.raises(InputError, match=r"held_out\.split"):
-        promote(validate(PromoteConfig, data, "the test"))
-
-
 def test_no_secret_reaches_the_server(
-    promoting: Callable[..., Promotion], config: Tracking, client: MlflowClient, name: str, tmp_path: Path
+    config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
 ) -> None:
     tracker = begin(config)
     tracker.metrics({"loss": 1.0}, 0)
     tracker.finish("FINISHED")
-    promoting(1, dice=0.7)
+    versions.register(make_model(1), name, {"score.json": b"{}"}, config, STORAGE)
     kept = [client.get_model_version(name, "1").tags, client.get_registered_model(name).tags]
     for run in runs_of(client, config):
         kept.append(run.to_dictionary())
@@ -576,6 +395,6 @@ def test_no_secret_reaches_the_server(
         folder.mkdir()
         client.download_artifacts(run.info.run_id, "", str(folder))
     texts = [repr(kept).encode(), *(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())]
-    assert len(texts) > 4
+    assert len(texts) == 4
     for secret in SECRETS.values():
         assert not [text for text in texts if secret.encode() in text]

@@ -115,7 +115,7 @@ def test_another_teacher_has_another_address(
         tile_mpp=0.5,
         size_px=64,
         tiles_digest="0" * 64,
-        train_cases="0" * 64,
+        train_cases=(),
         histill="0",
     )
     save(str(tmp_path), build(card), card)

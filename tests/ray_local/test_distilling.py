@@ -11,7 +11,7 @@ from histill.config.distill import DistillConfig, DistillLoss
 from histill.config.load import validate, with_value
 from histill.config.runs import RunConfig, TeacherConfig
 from histill.config.scoring import CacheConfig, HeldOut
-from histill.evaluate.score_classes import score_classes
+from histill.evaluate.score import score_model
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.registry.runs import open_run
@@ -63,8 +63,8 @@ def test_all_terms_on_two_workers(configured: Make, teacher: Trained, labelled: 
     assert trained.metrics["tiles"] == 32
     _, card, _ = model_folder.load(trained.model, STORAGE)
     assert (card.kind, card.size_px, card.classes) == ("classification", 32, ("stroma", "tumour"))
-    score = score_classes(trained.run, HeldOut(tiles=labelled.uri, split="val"), STORAGE)
-    assert score.balanced_accuracy == pytest.approx(trained.metrics["val_balanced_accuracy"], abs=1e-6)
+    score = score_model(trained.run, HeldOut(tiles=labelled.uri, split="val"), STORAGE)
+    assert score.figures["balanced_accuracy"] == pytest.approx(trained.metrics["val_balanced_accuracy"], abs=1e-6)
 
 
 def test_cached_answers_and_maps_teach_without_the_teacher(

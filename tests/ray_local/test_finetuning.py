@@ -12,7 +12,7 @@ from histill.config.load import validate, with_value
 from histill.config.runs import PretrainConfig
 from histill.config.scoring import HeldOut
 from histill.errors import InputError
-from histill.evaluate.score_classes import score_classes
+from histill.evaluate.score import score_model
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.registry.runs import open_run
@@ -57,9 +57,9 @@ def test_a_classifier_learns_from_a_pretrained_encoder_and_is_scored_alike_by_th
     assert trained.metrics["val_balanced_accuracy"] == 1.0  # nuclei or none
     _, card, _ = model_folder.load(trained.model, STORAGE)
     assert (card.kind, card.classes, card.decoder_channels) == ("classification", ("stroma", "tumour"), ())
-    score = score_classes(trained.run, HeldOut(tiles=labelled.uri, split="val", batch_size=3), STORAGE)
+    score = score_model(trained.run, HeldOut(tiles=labelled.uri, split="val", batch_size=3), STORAGE)
     for figure in ("balanced_accuracy", "macro_f1", "auroc", "calibration_error"):
-        assert getattr(score, figure) == pytest.approx(trained.metrics[f"val_{figure}"], abs=1e-6)
+        assert score.figures[figure] == pytest.approx(trained.metrics[f"val_{figure}"], abs=1e-6)
     assert score.tiles == 8
 
 

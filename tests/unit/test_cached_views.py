@@ -408,7 +408,7 @@ def test_one_byte_of_the_teacher_changes_the_address(tmp_path: Path) -> None:
         tile_mpp=0.5,
         size_px=64,
         tiles_digest="0" * 64,
-        train_cases="0" * 64,
+        train_cases=(),
         histill="0",
     )
     save(str(tmp_path), build(card), card)

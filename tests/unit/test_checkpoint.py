@@ -28,7 +28,7 @@ CARD = ModelCard(
     tile_mpp=0.5,
     size_px=32,
     tiles_digest="tiles",
-    train_cases="cases",
+    train_cases=(),
     histill="0",
 )
 

@@ -49,6 +49,18 @@ def test_stdout_has_the_json_line_and_nothing_else(capsys: pytest.CaptureFixture
     assert error == ""
 
 
+def test_what_libraries_print_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    def main(config: Example) -> Outcome:
+        print("by Python")
+        os.write(1, b"by C\n")
+        return Outcome({})
+
+    assert run(main) == 0
+    output, error = capfd.readouterr()
+    assert output == "{}\n"
+    assert sorted(error.splitlines()) == ["by C", "by Python"]
+
+
 def test_a_figure_that_is_none_is_null_in_the_json_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda config: Outcome({"dice": float("nan"), "per_class": [0.5, float("inf")]})) == 0
     assert json.loads(capsys.readouterr().out) == {"dice": None, "per_class": [0.5, None]}

@@ -61,7 +61,7 @@ def saved_teacher(folder: Path, **changes: Any) -> str:
         "tile_mpp": 0.5,
         "size_px": 128,
         "tiles_digest": "tiles",
-        "train_cases": "cases",
+        "train_cases": (),
         "histill": "0",
     }
     card = ModelCard(**values | changes)

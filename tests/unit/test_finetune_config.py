@@ -20,9 +20,8 @@ from histill.models.classifiers import Classifier
 from histill.models.encoders import encoder_of
 from histill.models.students import Segmenter
 from histill.stream.views import Views
-from histill.tiles.manifest import Manifest, write_manifest
+from histill.tiles.manifest import Manifest, case_digests, write_manifest
 from histill.train.assemble import make_model, make_task
-from histill.train.checks import cases_digest
 from histill.train.prepare import prepare_finetuning
 
 pytestmark = pytest.mark.unit
@@ -48,7 +47,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, labelled: Manifest) -> 
         tile_mpp=0.5,
         size_px=64,
         tiles_digest="tiles",
-        train_cases="cases",
+        train_cases=(),
         histill="0",
     )
     torch.manual_seed(1)
@@ -245,7 +244,7 @@ def test_what_a_classification_is_sent_out_with(labelled: Manifest, tmp_path: Pa
     prepared = prepare_finetuning(configured(labelled, tmp_path, class_weights=True, student__size_px=32))
     card = prepared.card
     assert (card.kind, card.classes, card.decoder_channels) == ("classification", ("stroma", "tumour"), ())
-    assert card.train_cases == cases_digest(labelled, "train")
+    assert card.train_cases == case_digests(labelled, "train")
     assert prepared.views == Views(32)
     assert prepared.cases is None
     assert prepared.class_weights == pytest.approx((1.0, 1.0))
@@ -258,8 +257,8 @@ def test_what_a_segmentation_of_few_cases_is_sent_out_with(labelled: Manifest, t
     assert prepared.cases is not None
     assert len(prepared.cases) == 1
     assert (prepared.card.kind, prepared.card.classes) == ("segmentation", ("background", "tissue"))
-    assert prepared.card.train_cases == cases_digest(labelled, "train", prepared.cases)
-    assert prepared.card.train_cases != cases_digest(labelled, "train")
+    assert prepared.card.train_cases == case_digests(labelled, "train", prepared.cases)
+    assert prepared.card.train_cases != case_digests(labelled, "train")
     assert prepared.source.masks
     assert make_task(prepared) == Supervised(("background", "tissue"), 0.5)
     assert isinstance(make_model(prepared), Segmenter)

@@ -1,6 +1,5 @@
 """Judges: a split's figures do not depend on how it is cut into batches and workers."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from histill.distill.judges import ClassJudge, OverlapJudge
 from histill.distill.task import Judge
-from histill.metrics.classification import Classification
-from histill.metrics.overlap import Overlap
+from histill.metrics.weighted import class_figures, overlap_figures
 from histill.models.resolution import logits_at_size
 from histill.stream.batches import TileBatch
 
@@ -89,8 +87,8 @@ def test_the_figures_are_those_of_one_pass(make: Any, outputs: Tensor, data: st.
 
 def test_the_figures_of_classes_are_those_of_the_metric() -> None:
     found = judged([class_judge()], CLASS_LOGITS, [(0, list(range(TILES)), 0)])
-    expected = asdict(Classification.of(CLASS_LOGITS, LABELS))
-    assert found == pytest.approx({name: expected[name] for name in found})
+    expected = class_figures(CLASS_LOGITS.double().numpy(), LABELS.numpy(), np.ones((1, TILES)))
+    assert found == pytest.approx({name: value[0] for name, value in expected.items()})
     assert found.keys() == {"balanced_accuracy", "macro_f1", "auroc", "calibration_error", "accuracy"}
 
 
@@ -98,8 +96,8 @@ def test_the_figures_of_pixels_are_those_of_the_metric() -> None:
     found = judged([overlap_judge()], PIXEL_LOGITS, [(0, list(range(TILES)), 0)])
     counts = np.zeros((CLASSES, CLASSES))
     np.add.at(counts, (MASKS.numpy().ravel(), PIXEL_LOGITS.argmax(1).numpy().ravel()), 1)
-    expected = Overlap.of(torch.from_numpy(counts))
-    assert found == {"dice": expected.mean_dice, "miou": expected.mean_iou}
+    expected = overlap_figures(counts[None], np.ones((1, 1)))
+    assert found == {name: value[0] for name, value in expected.items()}
 
 
 @pytest.mark.parametrize(("make", "outputs"), KINDS, ids=["classes", "pixels"])

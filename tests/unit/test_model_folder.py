@@ -36,7 +36,7 @@ CARD = ModelCard(
     tile_mpp=0.5,
     size_px=64,
     tiles_digest="tiles",
-    train_cases="cases",
+    train_cases=(),
     teacher_digest="teacher",
     histill="0",
 )

@@ -125,7 +125,7 @@ def test_a_classifying_teacher_needs_labels_and_sees_any_size(
 def test_a_classifier_is_no_teacher_of_pixels(manifest: Manifest, tmp_path: Path) -> None:
     card = ModelCard(
         kind="classification", encoder="csat_tiny", decoder_channels=(), classes=("a", "b"), mean=(0.5, 0.5, 0.5),
-        std=(0.2, 0.2, 0.2), tile_px=128, tile_mpp=0.5, size_px=64, tiles_digest="", train_cases="", histill="0",
+        std=(0.2, 0.2, 0.2), tile_px=128, tile_mpp=0.5, size_px=64, tiles_digest="", train_cases=(), histill="0",
     )  # fmt: skip
     save(str(tmp_path), build(card), card)
     assert "answers for whole tiles" in refused(manifest, tmp_path / "runs", teacher={"model": str(tmp_path)})
@@ -226,7 +226,7 @@ def test_a_teacher_of_another_resolution_is_refused(manifest: Manifest, tmp_path
         tile_mpp=0.25,
         size_px=128,
         tiles_digest="tiles",
-        train_cases="cases",
+        train_cases=(),
         histill="0",
     )
     folder = tmp_path / "model"

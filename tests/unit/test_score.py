@@ -14,9 +14,9 @@ from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage, Teacher
 from histill.config.scoring import HeldOut
 from histill.errors import InputError
-from histill.evaluate.pictures import comparison_rows
+from histill.evaluate.examiner import Examiner
+from histill.evaluate.pictures import spread_tiles, tiles_picture
 from histill.evaluate.score import score_model
-from histill.evaluate.score_classes import score_classes
 from histill.tiles.manifest import Manifest, write_manifest
 
 pytestmark = pytest.mark.unit
@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
             "tile_mpp": 0.5,
             "size_px": 64,
             "tiles_digest": "tiles",
-            "train_cases": "cases",
+            "train_cases": (),
             "histill": "0",
         }
         card = ModelCard(**values | changes)
@@ -54,12 +54,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     return make
 
 
+def picture(folder: str, held_out: HeldOut, count: int) -> bytes:
+    examiner = Examiner.load(folder, held_out, STORAGE)
+    return tiles_picture(examiner, spread_tiles(examiner, count))
+
+
 def test_a_model_agrees_with_itself(manifest: Manifest, model: Callable[..., str]) -> None:
     folder = model()
     held_out = HeldOut(tiles=manifest.uri, split="train", reference=Teacher(model=folder), batch_size=6)
     score = score_model(folder, held_out, STORAGE)
     assert (score.tiles, score.corrupt) == (16, 0)
-    assert score.miou == pytest.approx(1.0)
+    assert score.figures["miou"] == pytest.approx(1.0)
     assert score.reference.startswith("teacher ")
     assert score.tiles_digest == manifest.header.digest
     assert score.gmacs_with_attention >= score.gmacs > 0
@@ -75,8 +80,8 @@ def test_the_score_is_that_of_every_tile_once_whatever_the_batches(
     ]
     assert scores[0] == scores[1]
     assert scores[0].reference == "masks"
-    assert scores[0].class_dice.keys() == {"background", "nucleus"}
-    assert 0 <= scores[0].dice < 0.9  # an untrained model
+    assert scores[0].classes.keys() == {"background", "nucleus"}
+    assert 0 <= scores[0].figures["dice"] < 0.9  # an untrained model
 
 
 def test_a_small_student_and_its_teacher_see_the_same_tiles(manifest: Manifest, model: Callable[..., str]) -> None:
@@ -134,10 +139,10 @@ def test_a_boundary_is_scored_as_what_it_bounds(manifest: Manifest, model: Calla
     }
     held_out = HeldOut(tiles=manifest.uri, split="train", reference=references[kind])
     score = score_model(folder, held_out, STORAGE)
-    assert score.class_dice.keys() == {"background", "nucleus"}
-    assert score.dice == score.class_dice["nucleus"]
-    assert (score.miou == pytest.approx(1.0)) == (kind == "with one")
-    assert comparison_rows(folder, held_out, 2, STORAGE).startswith(b"\x89PNG")
+    assert score.classes.keys() == {"background", "nucleus"}
+    assert score.figures["dice"] == score.classes["nucleus"]["dice"]
+    assert (score.figures["miou"] == pytest.approx(1.0)) == (kind == "with one")
+    assert picture(folder, held_out, 2).startswith(b"\x89PNG")
 
 
 def test_a_reference_with_a_boundary_is_merged_as_well(manifest: Manifest, model: Callable[..., str]) -> None:
@@ -147,7 +152,7 @@ def test_a_reference_with_a_boundary_is_merged_as_well(manifest: Manifest, model
         score_model(first, HeldOut(tiles=manifest.uri, split="train", reference=Teacher(model=second)), STORAGE)
         for first, second in ((one, other), (other, one))
     )
-    assert there.class_dice == pytest.approx(back.class_dice)
+    assert there.figures == pytest.approx(back.figures)
 
 
 def test_a_mask_of_another_class_is_refused_with_its_tile(
@@ -184,7 +189,7 @@ def test_an_empty_held_out_split_is_refused(
         score_model(model(), HeldOut(tiles=emptied.uri, split=split, reference=reference), STORAGE)
     classifier = model(kind="classification", decoder_channels=(), classes=("stroma", "tumour"))
     with pytest.raises(InputError, match=said):
-        score_classes(classifier, HeldOut(tiles=emptied.uri, split=split), STORAGE)
+        score_model(classifier, HeldOut(tiles=emptied.uri, split=split), STORAGE)
 
 
 def test_a_label_that_the_classifier_does_not_know_is_refused_with_its_tile(
@@ -194,7 +199,7 @@ def test_a_label_that_the_classifier_does_not_know_is_refused_with_its_tile(
     classifier = model(kind="classification", decoder_channels=(), classes=("fat", "stroma"))
     said = rf"^tile case-5/20 of {labelled.uri} has the label 'tumour' .* expected one of fat, stroma: "
     with pytest.raises(InputError, match=said):
-        score_classes(classifier, HeldOut(tiles=labelled.uri), STORAGE)
+        score_model(classifier, HeldOut(tiles=labelled.uri), STORAGE)
 
 
 def test_a_reference_of_another_resolution_is_refused_by_name(manifest: Manifest, model: Callable[..., str]) -> None:
@@ -217,6 +222,6 @@ def test_a_picture_has_a_row_for_each_tile(
     manifest: Manifest, model: Callable[..., str], rows: int, size_px: int, reference: Teacher | None
 ) -> None:
     held_out = HeldOut(tiles=manifest.uri, reference=reference, batch_size=3)
-    picture = Image.open(io.BytesIO(comparison_rows(model(size_px=size_px), held_out, rows, STORAGE)))
+    image = Image.open(io.BytesIO(picture(model(size_px=size_px), held_out, rows)))
     shown = min(rows, 4)
-    assert picture.size == (810, round(90 * (3.1 * shown + 0.3)))
+    assert image.size == (810, round(90 * (3.1 * shown + 0.3)))

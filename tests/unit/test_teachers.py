@@ -37,7 +37,7 @@ FRAME: dict[str, Any] = {
 
 def model_folder(folder: Path, **changes: Any) -> str:
     values: dict[str, Any] = {"encoder": "csat_tiny", "decoder_channels": (16, 16, 8, 8, 8)}
-    values |= {"tiles_digest": "tiles", "train_cases": "cases", "histill": "0"}
+    values |= {"tiles_digest": "tiles", "train_cases": (), "histill": "0"}
     card = ModelCard(**FRAME | values | changes)
     torch.manual_seed(0)
     folder.mkdir()

@@ -41,7 +41,9 @@ class ModelCard(Strict):
     tile_mpp: float = Field(description="microns per pixel of these tiles")
     size_px: int = Field(description="side at which the network sees a tile")
     tiles_digest: str = Field(description="manifest digest of the training tiles")
-    train_cases: str = Field(description="SHA-256 of the sorted names of the training cases")
+    train_cases: tuple[str, ...] = Field(
+        description="digests of the names of the training cases, ascending; the names may be of patients"
+    )
     teacher_digest: str | None = Field(None, description="digest of the teacher whose responses it learned from")
     histill: str = Field(description="version of the code that wrote the folder")
 

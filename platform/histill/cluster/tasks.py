@@ -14,9 +14,15 @@ WAITING_PER_CPU = 2  # tasks handed to Ray for each CPU: enough that none idles,
 
 
 def map_tasks(
-    function: Callable[[T], R], items: Sequence[T], *, cpus: float = 1.0, title: str, unit: str = "slides"
+    function: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    title: str,
+    unit: str = "slides",
 ) -> Iterator[R]:
-    """`function(item)` for every item, as Ray tasks of `cpus` CPUs each; results come as they are done.
+    """`function(item)` for every item, as Ray tasks of `cpus` CPUs and `gpus` GPUs; results come as they are done.
 
     Lost workers are replaced and their items tried again by Ray. Leaving the loop early cancels what is under
     way.
@@ -25,7 +31,10 @@ def map_tasks(
     """
     import ray
 
-    task = ray.remote(function).options(num_cpus=cpus)
+    def work(item: T) -> R:  # Ray takes functions, and `function` may be a partial one
+        return function(item)
+
+    task = ray.remote(work).options(num_cpus=cpus, num_gpus=gpus)
     bound = max(1, int(WAITING_PER_CPU * ray.cluster_resources().get("CPU", 1.0)))
     progress = Progress(title, len(items), unit)
     waiting = iter(items)

@@ -24,8 +24,17 @@ class ScoreConfig(Strict):
         description="model folder (model.safetensors + model.json), a run's folder, or models:/name@alias"
     )
     held_out: HeldOut
-    picture: Uri | None = Field(None, description="PNG of rows tile | reference | model; null: none")
-    picture_rows: int = Field(6, ge=1, le=32, description="rows of the picture")
+    draws: int = Field(1000, ge=0, description="redrawn sets of cases behind the 95 % intervals; 0: none")
+    robustness_tiles: int = Field(
+        256, ge=0, description="tiles that are scored again in other stains, blurred, compressed, halved; 0: none"
+    )
+    speed: bool = Field(True, description="measure how fast the model is on this machine, which takes some seconds")
+    report: Uri | None = Field(None, description="an .html file for the whole score, which needs no server; null: none")
+    picture: Uri | None = Field(None, description="PNG of tiles and what the model says of them; null: none")
+    picture_rows: int = Field(6, ge=1, le=32, description="tiles of the picture")
+    workers: Workers | None = Field(
+        None, description="score on the cluster, in tasks of this size; null: in the job's own process"
+    )
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
 
@@ -72,19 +81,54 @@ class CacheConfig(Strict):
 class Gates(Strict):
     """Conditions that a candidate must meet before it becomes champion."""
 
-    min_dice: float = Field(0.0, ge=0, le=1, description="floor of the mean Dice on the held-out tiles")
-    max_regression: float = Field(0.0, ge=0, le=1, description="how far the mean Dice may lie below the champion's")
-    max_gmacs: float | None = Field(None, gt=0, description="ceiling of the GMACs of one tile; null: none")
-    max_parameters: int | None = Field(None, gt=0, description="ceiling of the parameters; null: none")
+    floors: dict[str, float] = Field({}, description="least value of a figure, e.g. {dice: 0.6}")
+    ceilings: dict[str, float] = Field(
+        {}, description="most of a figure or a cost (gmacs, parameters), e.g. {calibration_error: 0.1, gmacs: 6}"
+    )
+    max_regression: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="how far the main figure (dice, balanced_accuracy) may lie below the champion's: the lower end of "
+        "the paired 95 % interval over cases must not",
+    )
+    cheaper: float | None = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="a candidate that is not surely better than the champion must cost at most this part of its GMACs; "
+        "null: it need be neither",
+    )
+    max_difference: float = Field(
+        0.01, ge=0, description="most that the logits of the exported formats may differ from the model's on real tiles"
+    )
+    draws: int = Field(1000, ge=100, description="redrawn sets of cases behind the intervals")
 
 
 class PromoteConfig(Strict):
-    """A candidate, the champion's name, and the gates between them."""
+    """A candidate, the champion's name, and the gates between them; or the way back to the former champion."""
 
-    model: Uri = Field(description="the candidate's model folder or run folder")
+    model: Uri | None = Field(None, description="the candidate's model folder, run folder, or models:/name/3")
     registered_name: Name = Field(description="name in the model registry")
-    held_out: HeldOut
+    held_out: HeldOut | None = None
     gates: Gates = Gates()
-    picture_rows: int = Field(6, ge=1, le=32, description="rows of the picture")
+    dry_run: bool = Field(False, description="score and judge, and change nothing")
+    rollback: bool = Field(False, description="make the former champion the champion again; needs no model")
+    copy_to: Tracking | None = Field(
+        None, description="the tracking server of production, into whose registry the champion is copied; null: none"
+    )
+    licence: str | None = Field(None, description="licence of the weights, for the model card, e.g. CC-BY-NC-4.0")
+    picture_rows: int = Field(6, ge=1, le=32, description="tiles of the picture")
+    workers: Workers | None = Field(
+        None, description="score the candidate on the cluster, in tasks of this size; null: in the job's own process"
+    )
     storage: Storage = Storage()
-    tracking: Tracking
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "PromoteConfig":
+        if self.rollback and (self.model is not None or self.dry_run):
+            raise ValueError("rollback names no model and is no dry_run; leave them out")
+        if not self.rollback and (self.model is None or self.held_out is None):
+            raise ValueError("a candidate needs model=<folder> and held_out.tiles=<folder>; or set rollback=true")
+        return self

@@ -1,15 +1,13 @@
 """Judges: exact sums over a split, whatever the batches and the number of workers."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from histill.metrics.classification import Classification
-from histill.metrics.multi_label import MultiLabel
-from histill.metrics.overlap import Overlap, confusion
+from histill.metrics.overlap import confusion
+from histill.metrics.weighted import class_figures, label_figures, overlap_figures
 from histill.models.resolution import logits_at_size
 from histill.stream.batches import TileBatch
 
@@ -33,11 +31,11 @@ class OverlapJudge:
     def add(self, output: Tensor, batch: TileBatch) -> None:
         reference = self._reference(batch)
         decided = self._decide(logits_at_size(output, reference.shape[-1]))
-        self.sums += confusion(decided, reference, batch.valid, len(self.sums)).cpu()
+        valid = batch.valid
+        self.sums += confusion(decided[valid], reference[valid], len(self.sums)).sum(0).cpu()
 
     def figures(self) -> dict[str, float]:
-        overlap = Overlap.of(self.sums)
-        return {"dice": overlap.mean_dice, "miou": overlap.mean_iou}
+        return _plain(overlap_figures(self.sums.numpy()[None], np.ones((1, 1))))
 
 
 class ClassJudge:
@@ -71,7 +69,13 @@ class ClassJudge:
 
     def figures(self) -> dict[str, float]:
         seen = self.sums[self.sums[:, -1] > 0]
-        logits, labels = seen[:, : self._classes], seen[:, self._classes : -1].long()
-        kind = MultiLabel.of(logits, labels) if self._multi_label else Classification.of(logits, labels[:, 0])
-        found = asdict(kind)
-        return {name: value for name, value in found.items() if isinstance(value, float)}
+        logits, labels = seen[:, : self._classes].numpy(), seen[:, self._classes : -1].long().numpy()
+        once = np.ones((1, len(seen)))
+        if self._multi_label:
+            return _plain(label_figures(logits, labels, once))
+        return _plain(class_figures(logits, labels[:, 0], once))
+
+
+def _plain(figures: dict[str, np.ndarray]) -> dict[str, float]:
+    """Those of the one weighting there is."""
+    return {name: float(values[0]) for name, values in figures.items()}

@@ -1,62 +1,159 @@
-"""Pictures that show what the figures mean."""
+"""Pictures that show what the figures mean; each is the bytes of a PNG."""
 
 import io
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from histill.artifacts.model_folder import load, resolve
-from histill.config.common import Storage
-from histill.config.scoring import HeldOut
-from histill.distill.boundary import counted
 from histill.errors import InputError
-from histill.evaluate.score import Judged, checked_tiles, judged_batches
+from histill.evaluate.answers import Answers
+from histill.evaluate.examiner import Examiner
+from histill.metrics.weighted import BINS, bin_of
+from histill.stream.batches import TileBatch
 
 _COLOURS = ((0.0, 0.75, 0.25), (0.9, 0.3, 0.0), (0.1, 0.35, 0.9), (0.8, 0.0, 0.7), (0.0, 0.7, 0.8))
+_ACROSS, _NAME = 4, 26  # tiles of a classifier in a row, letters of their names
 
 
-def comparison_rows(model: str, held_out: HeldOut, rows: int, storage: Storage) -> bytes:
-    """A PNG of rows tile | reference | model: evenly spaced tiles of the split, classes outlined, Dice in the titles.
+def spread_tiles(examiner: Examiner, count: int) -> np.ndarray:
+    """Rows of the manifest, int64: `count` tiles of the split, or all, that lie evenly in it."""
+    rows = examiner.rows
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
 
-    Raises InputError as `score_model` does.
+
+def worst_tiles(answers: Answers, count: int) -> np.ndarray:
+    """Rows of the manifest, int64, ascending: the `count` tiles that are answered worst."""
+    return np.sort(answers.rows[np.argsort(answers.per_tile(), kind="stable")[:count]])
+
+
+def tiles_picture(examiner: Examiner, tiles: np.ndarray) -> bytes:
+    """`tiles` (rows of the manifest) and what the model says of them.
+
+    A segmenter's in rows tile | reference | model, classes outlined, Dice in the titles; a classifier's with the class
+    and the probability of what it decided. Raises InputError when none can be decoded.
     """
-    network, card, _ = load(resolve(model, storage), storage)
-    manifest, teacher = checked_tiles(card, held_out, storage)
-    split = manifest.rows_of(held_out.split)
-    wanted = set(split[np.linspace(0, len(split) - 1, min(rows, len(split))).round().astype(int)].tolist())
-    shown: list[tuple[str, Judged, int]] = []
-    for judged in judged_batches(network, card, manifest, teacher, held_out, storage, pictured=True):
-        for slot, tile in enumerate(judged.batch.index.tolist()):
-            if tile in wanted and bool(judged.batch.valid[slot]):
-                shown.append((manifest.table["tile_id"][tile].as_py(), judged, slot))
+    shown = [each for batch in examiner.batches(tiles, whole=True) for each in _shown(examiner, batch)]
     if not shown:
-        raise InputError(f"no tile of split {held_out.split!r} in {held_out.tiles} can be decoded; ingest them again.")
-    names = ("mask" if teacher is None else "teacher", "student" if card.teacher_digest else "model")
-    return _draw(shown, names, len(counted(card.classes)))
+        raise InputError(f"none of {len(tiles)} tiles of {examiner.manifest.uri} can be decoded; ingest them again.")
+    if examiner.kind != "segmentation":
+        return _grid([(name, image, title) for name, image, title, *_ in shown])
+    names = (
+        "mask" if examiner.teacher is None else "teacher",
+        "student" if examiner.card.teacher_digest else "model",
+    )
+    return _rows(shown, names, len(examiner.classes))
 
 
-def _draw(shown: list[tuple[str, Judged, int]], names: tuple[str, str], classes: int) -> bytes:
+def confusion_picture(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
+    """Shares of each reference class, decided class by decided class, with the counts."""
+    from matplotlib.figure import Figure
+
+    table = np.array(counts, np.float64)
+    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+    side = max(3.6, 0.75 * len(classes) + 1.8)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set(xlabel="decided", ylabel="reference")
+    for row, line in enumerate(counts):
+        for place, count in enumerate(line):
+            text = f"{shares[row, place]:.0%}\n{_count(count)}"
+            colour = "white" if shares[row, place] > 0.6 else "black"
+            axis.text(place, row, text, ha="center", va="center", color=colour, fontsize=8)
+    return _png(figure)
+
+
+def reliability_picture(answers: Answers) -> bytes:
+    """How often the model is right at each confidence, and how many tiles there are of it (DeGroot & Fienberg 1983)."""
+    from matplotlib.figure import Figure
+    from scipy.special import expit, softmax
+
+    if answers.kind == "multi_label":
+        confidence, right = expit(answers.said).ravel(), answers.truth.ravel() > 0
+        claimed, held = "probability of a class", "tiles that have it"
+    else:
+        probabilities = softmax(answers.said.astype(np.float64), axis=1)
+        confidence, right = probabilities.max(1), probabilities.argmax(1) == answers.truth
+        claimed, held = "probability of the decided class", "decisions that are right"
+    bins = bin_of(confidence)
+    count = np.bincount(bins, minlength=BINS)
+    share = np.bincount(bins, right, BINS) / np.maximum(count, 1)
+    middle = (np.arange(BINS) + 0.5) / BINS
+    figure = Figure(figsize=(4.6, 4.8), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    upper.plot((0, 1), (0, 1), color="grey", linewidth=1, linestyle=":")
+    upper.bar(middle[count > 0], share[count > 0], width=1 / BINS, edgecolor="white")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"share of {held}")
+    lower.bar(middle, count, width=1 / BINS, edgecolor="white")
+    lower.set(xlabel=claimed, ylabel="tiles")
+    return _png(figure)
+
+
+def _shown(examiner: Examiner, batch: TileBatch) -> Iterator[tuple[Any, ...]]:
+    """The name of each tile, its pixels, a title, and for a segmenter the reference and the decisions."""
+    assert batch.teacher is not None
+    logits = examiner.logits(batch.student)
+    pixels, kind = batch.teacher.permute(0, 2, 3, 1).numpy(), examiner.kind
+    references = examiner.reference(batch) if kind == "segmentation" else batch.label
+    assert references is not None
+    for slot, row in enumerate(batch.index.tolist()):
+        if not bool(batch.valid[slot]):
+            continue
+        name, reference = examiner.manifest.table["tile_id"][row].as_py(), references[slot]
+        if kind == "segmentation":
+            said = examiner.decided(logits[slot : slot + 1])[0]
+            yield name, pixels[slot], f"Dice {_dice(said, reference):.2f}", reference, said
+        else:
+            yield name, pixels[slot], _titled(examiner, logits[slot], reference)
+
+
+def _titled(examiner: Examiner, logits: torch.Tensor, label: torch.Tensor) -> str:
+    classes = examiner.classes
+    if examiner.kind == "multi_label":
+        said, there = (
+            ", ".join(name for name, yes in zip(classes, each.tolist(), strict=True) if yes) or "none"
+            for each in (logits > 0, label > 0)
+        )
+        return f"said {said}\nis {there}"
+    decided = int(logits.argmax())
+    return f"said {classes[decided]} {float(logits.softmax(0)[decided]):.0%}\nis {classes[int(label)]}"
+
+
+def _rows(shown: Sequence[tuple[Any, ...]], names: tuple[str, str], classes: int) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.1 * len(shown) + 0.3), layout="constrained")
     axes = figure.subplots(len(shown), 3, squeeze=False)
-    for row, (name, judged, slot) in zip(axes, shown, strict=True):
-        assert judged.batch.teacher is not None
-        image = judged.batch.teacher[slot].permute(1, 2, 0).numpy()
-        for axis, title, decided in (
-            (row[0], name, None),
-            (row[1], names[0], judged.reference[slot]),
-            (row[2], f"{names[1]}, Dice {_dice(judged, slot):.2f}", judged.decided[slot]),
-        ):
-            axis.imshow(image)
-            axis.set_title(title, fontsize=9)
-            axis.set_axis_off()
+    for row, (name, image, title, reference, said) in zip(axes, shown, strict=True):
+        titled = ((row[0], name, None), (row[1], names[0], reference), (row[2], f"{names[1]}, {title}", said))
+        for axis, text, decided in titled:
+            _show(axis, image, text)
             if decided is not None:
                 _outline(axis, decided, classes)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=90, format="png")
-    return buffer.getvalue()
+    return _png(figure)
+
+
+def _grid(shown: Sequence[tuple[str, np.ndarray, str]]) -> bytes:
+    from matplotlib.figure import Figure
+
+    down = -(-len(shown) // _ACROSS)
+    figure = Figure(figsize=(2.3 * _ACROSS, 2.9 * down), layout="constrained")
+    axes = figure.subplots(down, _ACROSS, squeeze=False).flatten().tolist()
+    for axis, (name, image, title) in zip(axes, shown, strict=False):
+        _show(axis, image, f"{name[-_NAME:]}\n{title}")
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    return _png(figure)
+
+
+def _show(axis: Any, image: np.ndarray, title: str) -> None:
+    axis.imshow(image)
+    axis.set_title(title, fontsize=9)
+    axis.set_axis_off()
 
 
 def _outline(axis: Any, decided: torch.Tensor, classes: int) -> None:
@@ -66,8 +163,18 @@ def _outline(axis: Any, decided: torch.Tensor, classes: int) -> None:
             axis.contour(inside, levels=[0.5], colors=[_COLOURS[(index - 1) % len(_COLOURS)]], linewidths=0.9)
 
 
-def _dice(judged: Judged, slot: int) -> float:
+def _dice(said: torch.Tensor, reference: torch.Tensor) -> float:
     """Dice of the foreground of one tile; 1 when both are empty."""
-    decided, reference = judged.decided[slot] > 0, judged.reference[slot] > 0
-    total = int(decided.sum() + reference.sum())
-    return 2 * int(torch.logical_and(decided, reference).sum()) / total if total else 1.0
+    one, other = said > 0, reference > 0
+    total = int(one.sum() + other.sum())
+    return 2 * int(torch.logical_and(one, other).sum()) / total if total else 1.0
+
+
+def _count(count: int) -> str:
+    return f"{count:,}" if count < 100_000 else f"{count / 1e6:.1f} M"
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=90, format="png")
+    return buffer.getvalue()

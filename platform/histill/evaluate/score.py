@@ -1,157 +1,130 @@
 """One honest score of a model on held-out tiles."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
-import torch
+import numpy as np
+import pyarrow as pa
 
-from histill.artifacts.model_folder import ModelCard, load, resolve
-from histill.cluster.progress import Progress
-from histill.config.common import Storage
+from histill.config.common import Storage, Workers
 from histill.config.scoring import HeldOut
-from histill.distill.boundary import counted, decided
-from histill.distill.masks import masks_among, tile_name
-from histill.errors import InputError
-from histill.metrics.overlap import Overlap, confusion
+from histill.evaluate.answers import MAIN_FIGURE, Answers, Kind
+from histill.evaluate.examiner import Examiner, all_answers
+from histill.evaluate.intervals import Interval, drawn_figures, interval
+from histill.evaluate.parts import Part, by_slide, by_stain
+from histill.metrics.overlap import dice_and_iou
 from histill.models.cost import measure_cost
-from histill.models.resolution import logits_at_size
-from histill.stream.batches import TileBatch
-from histill.stream.read import Source
-from histill.stream.tile_stream import TileStream
-from histill.stream.views import Views
-from histill.teachers.teacher import Teacher, load_teacher
-from histill.tiles.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True)
 class Score:
-    """A model's figures on one split of one tile set."""
+    """A model's figures on one split of one tile set; `metrics/weighted.py` says what they mean."""
 
     model_digest: str
+    kind: Kind
+    split: str
     tiles: int  # counted: the split's tiles less `corrupt`
     corrupt: int
-    reference: str  # "masks" or "teacher <first digits of its digest>"
+    cases: int
+    slides: int
+    reference: str  # "labels", "masks" or "teacher <first digits of its digest>"
     tiles_digest: str
-    dice: float  # mean over the classes but the background, over the whole set; a boundary is no class here
-    miou: float  # mean over all classes, over the whole set
-    class_dice: dict[str, float]
+    figures: dict[str, float]
+    intervals: dict[str, Interval]  # the middle 95 % over redrawn cases
+    classes: dict[str, dict[str, float]]  # each class's own figures
+    confusion: tuple[tuple[int, ...], ...]  # tiles, or pixels, reference by decided class; empty with several labels
+    by_stain: dict[str, Part]
+    by_slide: dict[str, Part]  # the worst first
     parameters: int
     gmacs: float  # convolutions and linear layers, one tile
     gmacs_with_attention: float
     size_px: int
+    robustness: dict[str, float] = field(default_factory=dict)  # the main figure on changed tiles, if asked for
+    speed: dict[str, float | str] = field(default_factory=dict)  # on the machine that scored, if asked for
+
+    @property
+    def main(self) -> str:
+        """The name of the figure that models are compared by."""
+        return MAIN_FIGURE[self.kind]
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One batch with what was decided and what it is judged against, int64 [B, H, W] both, without a boundary."""
-
-    batch: TileBatch
-    decided: torch.Tensor
-    reference: torch.Tensor
-
-
-def score_model(model: str, held_out: HeldOut, storage: Storage) -> Score:
+def score_model(
+    model: str, held_out: HeldOut, storage: Storage, *, draws: int = 0, workers: Workers | None = None
+) -> Score:
     """Score the model folder or finished run `model` on every tile of `held_out`, each counted once.
 
-    Raises InputError for a model of other classes or another resolution than the tiles, an empty split, missing masks.
+    `draws` redrawn sets of cases give the intervals, 0 none. Raises InputError as `Examiner.load` does, and for more
+    undecodable tiles than are allowed.
     """
-    network, card, digest = load(resolve(model, storage), storage)
-    manifest, teacher = checked_tiles(card, held_out, storage)
-    classes = counted(card.classes)
-    counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    seen = corrupt = 0
-    expected = len(manifest.rows_of(held_out.split))
-    progress = Progress(f"scoring {held_out.split}", expected, "tiles")
-    for judged in judged_batches(network, card, manifest, teacher, held_out, storage):
-        counts += confusion(judged.decided, judged.reference, judged.batch.valid, len(classes))
-        present = judged.batch.index >= 0
-        seen += int(present.sum())
-        corrupt += int((present & ~judged.batch.valid).sum())
-        progress.update(seen)
-    progress.close()
-    if seen != expected:
-        raise RuntimeError(f"scoring saw {seen} tiles of {expected}")
-    overlap, cost = Overlap.of(counts), measure_cost(network, card.size_px)
+    examiner = Examiner.load(model, held_out, storage)
+    return score_of(examiner, all_answers(examiner, model, workers), draws=draws)
+
+
+def score_of(examiner: Examiner, answers: Answers, *, draws: int) -> Score:
+    """The score that the answers of the whole split amount to."""
+    cases, slides = (column(examiner, answers, name) for name in ("case", "slide"))
+    cost = measure_cost(examiner.network, examiner.card.size_px)
+    drawn = drawn_figures(answers, cases, draws, seed=0) if draws else {}
+    teacher, against = examiner.teacher, "masks" if answers.kind == "segmentation" else "labels"
     return Score(
-        model_digest=digest,
-        tiles=seen - corrupt,
-        corrupt=corrupt,
-        reference=f"teacher {teacher.digest[:12]}" if teacher else "masks",
-        tiles_digest=manifest.header.digest,
-        dice=overlap.mean_dice,
-        miou=overlap.mean_iou,
-        class_dice=dict(zip(classes, overlap.dice, strict=True)),
+        model_digest=examiner.digest,
+        kind=examiner.kind,
+        split=examiner.held_out.split,
+        tiles=len(answers.rows),
+        corrupt=answers.corrupt,
+        cases=len(np.unique(cases)),
+        slides=len(np.unique(slides)),
+        reference=f"teacher {teacher.digest[:12]}" if teacher else against,
+        tiles_digest=examiner.manifest.header.digest,
+        figures={name: float(values[0]) for name, values in answers.figures().items()},
+        intervals={name: interval(values) for name, values in drawn.items()},
+        classes=_classes(answers, examiner.classes),
+        confusion=_confusion(answers, len(examiner.classes)),
+        by_stain=by_stain(answers, slides),
+        by_slide=by_slide(answers, slides),
         parameters=cost.parameters,
         gmacs=cost.macs / 1e9,
         gmacs_with_attention=cost.macs_with_attention / 1e9,
-        size_px=card.size_px,
+        size_px=examiner.card.size_px,
     )
 
 
-@torch.inference_mode()
-def judged_batches(
-    network: torch.nn.Module,
-    card: ModelCard,
-    manifest: Manifest,
-    teacher: Teacher | None,
-    held_out: HeldOut,
-    storage: Storage,
-    *,
-    pictured: bool = False,
-) -> Iterator[Judged]:
-    """The split's tiles in the manifest's order, with the model's decisions and the reference's.
-
-    `pictured`: the batches bring the tiles at their own size, too, as the teacher's view.
-    """
-    stream = TileStream(
-        manifest=manifest,
-        source=Source(held_out.tiles, manifest.header.digest, storage, masks=teacher is None),
-        split=held_out.split,
-        views=Views(card.size_px, card.tile_px if teacher is not None or pictured else None),
-        batch_size=held_out.batch_size,
-        worker=0,
-        workers=1,
-        max_corrupt=held_out.max_corrupt,
-    )
-    for batch in stream.exact_pass():
-        said = logits_at_size(network(batch.student.float()), card.tile_px)
-        if teacher is not None:
-            assert batch.teacher is not None
-            reference = decided(teacher.respond(batch.teacher).cpu(), teacher.classes)
-        else:
-            reference = masks_among(batch, counted(card.classes), partial(tile_name, manifest))
-        yield Judged(batch, decided(said, card.classes), reference)
+def column(examiner: Examiner, answers: Answers, name: str) -> np.ndarray:
+    """The manifest's column `name` for each answered tile."""
+    values: np.ndarray = examiner.manifest.table[name].take(pa.array(answers.rows)).to_numpy(zero_copy_only=False)
+    return values
 
 
-def tiles_like(card: ModelCard, held_out: HeldOut, storage: Storage) -> Manifest:
-    """The held-out tile set. Raises InputError when its tiles are not like those that the model was trained on."""
-    manifest = read_manifest(held_out.tiles, storage)
-    header = manifest.header
-    if abs(card.tile_mpp / header.mpp - 1) > 0.05 or card.tile_px != header.tile_px:
-        raise InputError(
-            f"the model was trained on tiles of {card.tile_px} px at {card.tile_mpp:g} um/px and {held_out.tiles} has "
-            f"{header.tile_px} px at {header.mpp:g}; cut the tiles like the training ones."
-        )
-    return manifest
+def _classes(answers: Answers, classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    if answers.kind == "segmentation":
+        dice, iou = dice_and_iou(answers.said.sum(0))
+        return {name: {"dice": float(dice[k]), "iou": float(iou[k])} for k, name in enumerate(classes)}
+    if answers.kind == "multi_label":
+        said, there = answers.said > 0, answers.truth > 0
+        return {
+            name: {
+                "tiles": int(there[:, k].sum()),
+                "recall": _share(said[:, k], there[:, k]),
+                "specificity": _share(~said[:, k], ~there[:, k]),
+            }
+            for k, name in enumerate(classes)
+        }
+    right = answers.said.argmax(1) == answers.truth
+    return {
+        name: {"tiles": int((answers.truth == k).sum()), "recall": _share(right, answers.truth == k)}
+        for k, name in enumerate(classes)
+    }
 
 
-def checked_tiles(card: ModelCard, held_out: HeldOut, storage: Storage) -> tuple[Manifest, Teacher | None]:
-    manifest = tiles_like(card, held_out, storage)
-    header = manifest.header
-    if held_out.reference is None:
-        rows = manifest.rows_of(held_out.split)
-        without = int((~manifest.table["has_mask"].to_numpy(zero_copy_only=False)[rows]).sum())
-        if without:
-            raise InputError(
-                f"{without} tiles of split {held_out.split!r} in {held_out.tiles} have no mask; ingest masks, or judge "
-                "agreement with a teacher (held_out.reference.classical=true)."
-            )
-        return manifest, None
-    teacher = load_teacher(held_out.reference, header.mpp, storage)
-    if counted(teacher.classes) != counted(card.classes):
-        raise InputError(
-            f"the model decides among {', '.join(card.classes)} and the reference among {', '.join(teacher.classes)}; "
-            "name a reference with the same classes."
-        )
-    return manifest, teacher
+def _share(what: np.ndarray, among: np.ndarray) -> float:
+    return float(what[among].mean()) if among.any() else float("nan")
+
+
+def _confusion(answers: Answers, classes: int) -> tuple[tuple[int, ...], ...]:
+    if answers.kind == "multi_label":
+        return ()
+    if answers.kind == "segmentation":
+        counts = answers.said.sum(0)
+    else:
+        cells = answers.truth * classes + answers.said.argmax(1)
+        counts = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    return tuple(tuple(row) for row in counts.tolist())

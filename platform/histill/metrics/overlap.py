@@ -1,50 +1,31 @@
-"""Exact counts of decisions, which add up over batches and workers without any rounding."""
+"""Exact counts of decisions for pixels, which add up over batches and workers without any rounding."""
 
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor
 
 
-def confusion(decided: Tensor, reference: Tensor, valid: Tensor, classes: int) -> Tensor:
-    """int64 [K, K] counts of pixels, reference class by decided class, over the valid tiles.
+def confusion(decided: Tensor, reference: Tensor, classes: int) -> Tensor:
+    """int64 [B, K, K] counts of the pixels of each tile, reference class by decided class.
 
-    `decided` and `reference` are int64 [B, H, W] in 0..K-1 where valid (bool [B]).
+    `decided` and `reference` are int64 [B, H, W] in 0..K-1.
     """
-    cells = reference[valid].flatten() * classes + decided[valid].flatten()
-    return torch.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    tiles, cells = len(decided), classes * classes
+    offset = torch.arange(tiles, device=decided.device).reshape(-1, 1) * cells
+    places = offset + reference.flatten(1) * classes + decided.flatten(1)
+    return torch.bincount(places.flatten(), minlength=tiles * cells).reshape(tiles, classes, classes)
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """Dice and IoU of each class over a whole set, from its confusion counts.
+def dice_and_iou(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dice and IoU of each class, float64 [..., K], over all pixels of a set, from its counts [..., K, K].
 
-    Dice_k = 2 TP / (2 TP + FP + FN) and IoU_k = TP / (TP + FP + FN), summed over all pixels of the set, not per image.
-    A class that neither occurs nor is decided has no value (NaN) and no part in the means.
+    Dice_k = 2 TP / (2 TP + FP + FN) and IoU_k = TP / (TP + FP + FN), summed over the set, not averaged over images. A
+    class that neither occurs nor is decided has no value: NaN.
     """
-
-    dice: tuple[float, ...]
-    iou: tuple[float, ...]
-
-    @classmethod
-    def of(cls, counts: Tensor) -> "Overlap":
-        """From int64 [K, K] counts, reference class by decided class."""
-        counts = counts.double().cpu()
-        hit = counts.diagonal()
-        either = counts.sum(0) + counts.sum(1)
-        return cls(tuple((2 * hit / either).tolist()), tuple((hit / (either - hit)).tolist()))
-
-    @property
-    def mean_dice(self) -> float:
-        """Mean Dice of the classes but the background."""
-        return _mean(self.dice[1:])
-
-    @property
-    def mean_iou(self) -> float:
-        """Mean IoU of all classes."""
-        return _mean(self.iou)
-
-
-def _mean(values: tuple[float, ...]) -> float:
-    known = [value for value in values if value == value]
-    return sum(known) / len(known) if known else float("nan")
+    counts = counts.astype(np.float64)
+    hit = np.diagonal(counts, axis1=-2, axis2=-1)
+    either = counts.sum(-1) + counts.sum(-2)
+    known = either > 0
+    nothing = np.full(either.shape, np.nan)
+    dice = np.divide(2 * hit, either, out=nothing.copy(), where=known)
+    return dice, np.divide(hit, either - hit, out=nothing, where=known)

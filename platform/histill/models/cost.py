@@ -1,10 +1,13 @@
 """What a model costs: parameters and multiply-accumulates (MACs), in the two conventions in use."""
 
+import contextlib
 import copy
 import math
+import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +77,58 @@ def measure_latency_ms(model: nn.Module, input_px: int, *, tiles: int = 20) -> f
         torch.set_num_threads(threads)
         model.train(training)
     return 1000 * min(times)
+
+
+def measure_speed(model: nn.Module, input_px: int, device: torch.device) -> dict[str, float | str]:
+    """How fast `model` (on `device`) answers tiles of `input_px` pixels, alone and 32 at once, and what it holds.
+
+    The names say the units; medians. Memory is the most that is held for 32 tiles beyond what was held before: of the
+    GPU, or of this process where there is none.
+    """
+    found: dict[str, float | str] = {"device": _name_of(device)}
+    with torch.inference_mode():
+        for tiles in (1, 32):
+            batch = torch.zeros(tiles, 3, input_px, input_px, device=device)
+            before = _start_of_memory(device)
+            model(batch)
+            times: list[float] = []
+            while sum(times) < 1.0 or len(times) < 5:
+                begun = time.perf_counter()
+                model(batch).cpu()
+                times.append(time.perf_counter() - begun)
+            found[f"ms_at_batch_{tiles}"] = round(1000 * statistics.median(times), 3)
+            found["tiles_per_s"] = round(tiles / statistics.median(times), 1)
+            found["peak_memory_mb"] = round((_most_memory(device) - before) / 1e6, 1)
+    return found
+
+
+def _name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _start_of_memory(device: torch.device) -> int:
+    """Bytes held now; the most that is held is counted from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with contextlib.suppress(OSError):  # not on every system; then the peak is that of the process's whole life
+        Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _most_memory(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    """A line of Linux's account of this process, in bytes; 0 elsewhere."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 
 
 class _ProductCounter(TorchDispatchMode):

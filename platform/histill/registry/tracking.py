@@ -60,7 +60,11 @@ class MlflowTracker:
 
     def picture(self, name: str, png: bytes) -> None:
         """Record a picture (PNG bytes) as `pictures/<name>.png`."""
-        self._attempt("a picture", lambda client: log_file(client, self.run_id, f"pictures/{name}.png", png))
+        self.file(f"pictures/{name}.png", png)
+
+    def file(self, path: str, data: bytes) -> None:
+        """Record `data` as the artifact `path`."""
+        self._attempt(path, lambda client: log_file(client, self.run_id, path, data))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Record rows that share their columns as the table `<name>.json`, which MLflow's page shows."""

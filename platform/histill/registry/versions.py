@@ -139,6 +139,25 @@ def download(registered_name: str, alias_or_version: str, folder: Path, tracking
     return str(folder)
 
 
+def evidence(registered_name: str, version: str, folder: Path, tracking: Tracking) -> dict[str, bytes]:
+    """What lies beside a version's model, path -> content; `folder` is an existing local one for the meantime."""
+    uri = required_server_uri(tracking)
+    client = connect(uri)
+    import mlflow.artifacts
+
+    with server_errors(uri):
+        run_id = client.get_model_version(registered_name, version).run_id
+        mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=str(folder), tracking_uri=uri)
+    files = (path for path in folder.rglob("*") if path.is_file())
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return {path: data for path, data in found.items() if not path.startswith(f"{MODEL_FOLDER}/")}
+
+
+def exists(client: "MlflowClient", registered_name: str) -> bool:
+    """Whether there is any version."""
+    return bool(client.search_model_versions(f"name = '{registered_name}'", max_results=1))
+
+
 def fetch_model(uri: str, tracking: Tracking, into: Path) -> str:
     """A URI that the model folder's reader understands.
 

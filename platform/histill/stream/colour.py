@@ -27,6 +27,16 @@ def jittered(image: np.ndarray, draws: np.ndarray, augment: Augment) -> np.ndarr
     return image
 
 
+def stain_densities(tiles: np.ndarray) -> np.ndarray:
+    """The mean optical density of haematoxylin and of eosin in each tile, float32 [B, 2]; tiles are uint8 [B, 3, H, W].
+
+    By the colour deconvolution of Ruifrok & Johnston (2001); the mean comes first, as unmixing is linear.
+    """
+    basis = _STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)
+    densities = np.stack([_DENSITY[tile].mean((1, 2)) for tile in tiles]) if len(tiles) else np.zeros((0, 3))
+    return (densities @ np.linalg.inv(basis))[:, :2].astype(np.float32)
+
+
 def stain_matrix(signed: np.ndarray, stain: float) -> np.ndarray:
     """float32 [3, 4]: what maps optical densities to those of the jittered stains.
 

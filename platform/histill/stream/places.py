@@ -26,7 +26,11 @@ class Places:
     @classmethod
     def of(cls, manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> "Places":
         """The tiles of `split`, or of those of its `cases`. Raises InputError when there are none."""
-        tiles = manifest.rows_of(split, cases)
+        return cls.at(manifest, manifest.rows_of(split, cases))
+
+    @classmethod
+    def at(cls, manifest: Manifest, tiles: np.ndarray) -> "Places":
+        """The `tiles` themselves, int64, ascending rows of the manifest."""
         coded = pc.dictionary_encode(manifest.table["shard"].combine_chunks())
         shard, row_group, rows = (
             column.to_numpy(zero_copy_only=False).astype(np.int64)[tiles]

@@ -37,6 +37,7 @@ class TileStream:
     worker: int
     workers: int
     cases: frozenset[str] | None = None  # of the split, those that are used; None: all
+    only: np.ndarray | None = None  # int64, ascending rows of the manifest: these alone, whatever their split
     labels: np.ndarray | None = None  # int64 [tiles of the manifest], class indices that batches bring
     read: Read = field(default_factory=ShardReader)
     response_channels: int = 0
@@ -51,6 +52,8 @@ class TileStream:
     @cached_property
     def places(self) -> Places:
         """Raises InputError when the split is empty."""
+        if self.only is not None:
+            return Places.at(self.manifest, self.only)
         return Places.of(self.manifest, self.split, self.cases)
 
     @cached_property

@@ -114,6 +114,12 @@ class Manifest:
         return rows.num_rows, pc.count_distinct(rows["case"]).as_py(), pc.sum(rows["has_mask"]).as_py() or 0
 
 
+def case_digests(manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> tuple[str, ...]:
+    """12 digits of the SHA-256 of the name of each case of a split, or of those that are in `cases`; ascending."""
+    names = manifest.table["case"].take(pa.array(manifest.rows_of(split, cases))).unique().to_pylist()
+    return tuple(sorted(hashlib.sha256(name.encode()).hexdigest()[:12] for name in names))
+
+
 def _parts(label: str) -> list[str]:
     """The labels that stand in one, separated by |."""
     return [part.strip() for part in label.split("|") if part.strip()]

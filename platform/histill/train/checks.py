@@ -1,8 +1,5 @@
 """What every training run is checked for before Ray starts, and the card of the model that it will make."""
 
-import hashlib
-
-import pyarrow as pa
 import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -16,7 +13,7 @@ from histill.models.students import STRIDE, check_encoder
 from histill.storage.control import probe
 from histill.stream.places import balance_groups
 from histill.stream.views import Views, check_window
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest, case_digests, read_manifest
 from histill.train.run_folder import open_record
 
 Rgb = tuple[float, float, float]
@@ -98,7 +95,7 @@ def card_of(
         tile_mpp=manifest.header.mpp,
         size_px=size_of(network, manifest, not classification),
         tiles_digest=manifest.header.digest,
-        train_cases=cases_digest(manifest, config.data.train, cases),
+        train_cases=case_digests(manifest, config.data.train, cases),
         teacher_digest=teacher,
         histill=histill.__version__,
     )
@@ -112,12 +109,6 @@ def _normalisation(network: Network) -> tuple[Rgb, Rgb]:
     """Mean and deviation of RGB in 0..1: those that pretrained weights were made with, else ImageNet's."""
     stated = timm.get_pretrained_cfg(network.encoder) if network.weights is not None else None
     return (stated.mean, stated.std) if stated is not None else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-
-
-def cases_digest(manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> str:
-    """SHA-256 over the sorted names of a split's cases, or of those of them that are in `cases`."""
-    names = manifest.table["case"].take(pa.array(manifest.rows_of(split, cases))).unique().to_pylist()
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
 def check_resolutions(card: ModelCard, teacher_px: int, config: DistillConfig) -> None:

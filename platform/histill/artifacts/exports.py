@@ -1,0 +1,134 @@
+"""A model in the formats that hospitals run, held against the model itself on real tiles.
+
+Every format takes pixels as they are decoded: the normalisation is inside.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from histill.artifacts.model_folder import ModelCard
+
+PT2_NAME, ONNX_NAME, INTERFACE_NAME, README_NAME = "model.pt2", "model.onnx", "interface.json", "README.md"
+INPUT, OUTPUT = "pixels", "logits"
+_MOST_AT_ONCE = 4096
+
+
+def exported(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
+    """`model` as a torch.export program (`model.pt2`) and as ONNX (`model.onnx`), both for any number of tiles."""
+    example = torch.zeros(2, 3, card.size_px, card.size_px)  # two: one would fix the number
+    batch = torch.export.Dim("batch", min=1, max=_MOST_AT_ONCE)
+    model = model.cpu().eval()
+    with _quiet(), tempfile.TemporaryDirectory(prefix="histill-") as folder:
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+        archive = io.BytesIO()
+        torch.export.save(program, archive)
+        path = os.path.join(folder, ONNX_NAME)
+        graph = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+        assert graph is not None
+        graph.save(path)
+        with open(path, "rb") as file:
+            return {PT2_NAME: archive.getvalue(), ONNX_NAME: file.read()}
+
+
+@torch.inference_mode()
+def differences(model: nn.Module, formats: Mapping[str, bytes], tiles: Tensor) -> dict[str, float]:
+    """By format, how much its logits differ at most from the model's for `tiles`, uint8 [N, 3, S, S], or one alone."""
+    import onnxruntime
+
+    pixels = tiles.float()
+    expected = model.cpu().eval()(pixels)
+    program = torch.export.load(io.BytesIO(formats[PT2_NAME])).module()
+    session = onnxruntime.InferenceSession(formats[ONNX_NAME], providers=["CPUExecutionProvider"])
+
+    def onnx(batch: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(session.run(None, {INPUT: batch.numpy()})[0]))
+
+    found = {}
+    for name, run in ((PT2_NAME, program), (ONNX_NAME, onnx)):
+        alone = (run(pixels[:1]) - expected[:1]).abs().max()
+        found[name] = float(torch.maximum((run(pixels) - expected).abs().max(), alone))
+    return found
+
+
+def interface(card: ModelCard, digest: str, found: Mapping[str, float], licence: str | None) -> dict[str, Any]:
+    """How a program feeds the exported formats and reads their answers, and where the model comes from."""
+    side = card.size_px
+    shape: list[int | str] = ["batch", len(card.classes), *([side, side] if card.kind == "segmentation" else [])]
+    return {
+        "input": {
+            "name": INPUT,
+            "dtype": "float32",
+            "shape": ["batch", 3, side, side],
+            "values": "RGB, 0 to 255; mean and deviation are applied inside",
+            "microns_per_pixel": card.mpp,
+            "cut_at": {"side_px": card.tile_px, "microns_per_pixel": card.tile_mpp, "shrink": "area average"},
+        },
+        "output": {
+            "name": OUTPUT,
+            "dtype": "float32",
+            "shape": shape,
+            "classes": list(card.classes),
+            "activation": "sigmoid" if card.multi_label else "softmax",
+        },
+        "normalisation": {"mean": list(card.mean), "std": list(card.std)},
+        "largest_difference": dict(found),
+        "model_digest": digest,
+        "tiles_digest": card.tiles_digest,
+        "teacher_digest": card.teacher_digest,
+        "histill": card.histill,
+        "torch": torch.__version__,
+        "licence": licence,
+    }
+
+
+def readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str, float], scored_on: str) -> str:
+    """The model card for people, Markdown: what the model is, how it is fed, what is known of it."""
+    lines = [
+        f"# A {'classifier' if card.kind == 'classification' else 'segmenter'} of {', '.join(card.classes)}",
+        "",
+        f"- network: {card.encoder}, for H&E tiles at {card.mpp:.4g} um/px",
+        f"- input: `{INPUT}`, float32 [batch, 3, {card.size_px}, {card.size_px}], RGB 0 to 255, from tiles of "
+        f"{card.tile_px} px at {card.tile_mpp:.4g} um/px by area averaging; mean and deviation are applied inside",
+        f"- output: `{OUTPUT}`, float32 {json.dumps(told['output']['shape'])}, {told['output']['activation']} gives "
+        "probabilities",
+        f"- licence: {told['licence'] or 'not stated'}",
+        f"- trained on tiles {card.tiles_digest}, of {len(card.train_cases)} cases",
+        f"- teacher: {card.teacher_digest or 'none'}",
+        f"- model: {told['model_digest']}, histill {card.histill}",
+        "",
+        f"On {scored_on}:",
+        "",
+        *(f"- {name.replace('_', ' ')}: {value:.4f}" for name, value in figures.items()),
+        "",
+        "Formats, and how much their logits differ from the model's at most on real tiles:",
+        "",
+        "- `model.safetensors` with `model.json`: to train on",
+        *(f"- `{name}`: {value:.2g}" for name, value in told["largest_difference"].items()),
+        "",
+        "Research software: not a medical device, and not tested for diagnosis.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters tell of their steps in warnings and logs that no user can act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,50 @@
+"""Figures of parts of a split: each slide, and slides that are stained alike."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from histill.evaluate.answers import MAIN_FIGURE, Answers
+
+STAIN_GROUPS = ("most eosin", "between", "most haematoxylin")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a split and its main figure."""
+
+    tiles: int
+    figure: float
+
+
+def by_slide(answers: Answers, slides: np.ndarray) -> dict[str, Part]:
+    """The main figure of each slide, the worst first; `slides` names the slide of each answered tile."""
+    names, slide = np.unique(slides, return_inverse=True)
+    parts = _parts(answers, dict(enumerate(names.tolist())), slide)
+    return dict(sorted(parts.items(), key=lambda item: (math.isnan(item[1].figure), item[1].figure)))
+
+
+def by_stain(answers: Answers, slides: np.ndarray) -> dict[str, Part]:
+    """The main figure of three groups of slides, by the share of haematoxylin in their mean optical density.
+
+    Labs and scanners stain and see differently: a model that holds for one group alone fails elsewhere. Empty with
+    fewer than three slides.
+    """
+    names, slide = np.unique(slides, return_inverse=True)
+    if len(names) < len(STAIN_GROUPS):
+        return {}
+    sums = np.stack([np.bincount(slide, answers.stains[:, stain]) for stain in (0, 1)])
+    share = sums[0] / np.maximum(sums.sum(0), 1e-12)
+    group = np.empty(len(names), np.int64)
+    group[np.argsort(share, kind="stable")] = np.arange(len(names)) * len(STAIN_GROUPS) // len(names)
+    return _parts(answers, dict(enumerate(STAIN_GROUPS)), group[slide])
+
+
+def _parts(answers: Answers, names: Mapping[int, str], part: np.ndarray) -> dict[str, Part]:
+    main, found = MAIN_FIGURE[answers.kind], {}
+    for number, name in names.items():
+        mine = (part == number).astype(np.float64)
+        found[name] = Part(int(mine.sum()), float(answers.figures(mine[None])[main][0]))
+    return found

@@ -1,0 +1,65 @@
+"""A score as one static page: everything is in the file, so that it opens anywhere and can be filed away."""
+
+import base64
+import math
+from collections.abc import Mapping
+from importlib import resources
+
+from histill.artifacts.model_folder import ModelCard
+from histill.evaluate.robustness import EXPLAINED
+from histill.evaluate.score import Score
+
+TEMPLATE_NAME = "report.html"
+_WORST_SLIDES = 20
+_TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "miou": "mean IoU",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "calibration_error": "calibration error",
+    "ms_at_batch_1": "ms for one tile",
+    "ms_at_batch_32": "ms for 32 tiles",
+    "tiles_per_s": "tiles/s, 32 at once",
+    "peak_memory_mb": "memory for 32 tiles, MB",
+}
+
+
+def report_page(score: Score, card: ModelCard, model: str, tiles: str, pictures: Mapping[str, bytes]) -> str:
+    """HTML of `score`, with `pictures` (title -> PNG) in it; `model` and `tiles` say what was scored on what."""
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"figure": _figure, "title": _title, "share": _share}
+    template = environment.from_string(resources.files(__package__).joinpath(TEMPLATE_NAME).read_text("utf-8"))
+    return template.render(
+        score=score,
+        card=card,
+        model=model,
+        tiles=tiles,
+        worst=dict(list(score.by_slide.items())[:_WORST_SLIDES]),
+        explained=EXPLAINED,
+        columns=list(next(iter(score.classes.values()))),
+        pictures={title: base64.b64encode(png).decode() for title, png in pictures.items()},
+    )
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name.replace("_", " "))
+
+
+def _figure(value: object) -> str:
+    """A number as it is read: shares with three digits, counts with commas; what is not known as a dash."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def _share(value: float, of: float) -> str:
+    """The width of a bar, in per cent."""
+    return "0" if math.isnan(value) or not of else f"{100 * max(0.0, min(1.0, value / of)):.0f}"

@@ -1,0 +1,89 @@
+"""What is left of a model's figure when tiles look worse: other stains, blur, JPEG, half the resolution."""
+
+import io
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import torch
+
+from histill.cluster.progress import Progress
+from histill.config.augment import Augment
+from histill.evaluate.answers import MAIN_FIGURE, Answers
+from histill.evaluate.examiner import Examiner
+from histill.stream import colour
+from histill.stream.decode import shrunk
+from histill.stream.draws import uniform
+
+Change = Callable[[np.ndarray, int], np.ndarray]
+"""From a whole tile, RGB, uint8 [H, W, 3], and its row of the manifest to another of that size."""
+
+UNCHANGED = "unchanged"
+_STAIN, _BLUR_SIGMA_PX, _JPEG_QUALITY = 0.2, 1.5, 30
+
+
+def _other_stain(tile: np.ndarray, row: int) -> np.ndarray:
+    draws = uniform(0, 0, np.array([row]), np.array([0]), colour.DRAWS)[0]
+    return colour.jittered(tile, draws, Augment(flips=False, stain=_STAIN))
+
+
+def _blurred(tile: np.ndarray, row: int) -> np.ndarray:
+    import cv2
+
+    return cv2.GaussianBlur(tile, (0, 0), _BLUR_SIGMA_PX)
+
+
+def _compressed(tile: np.ndarray, row: int) -> np.ndarray:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(tile).save(file, "JPEG", quality=_JPEG_QUALITY)
+    return np.asarray(Image.open(file))
+
+
+def _halved(tile: np.ndarray, row: int) -> np.ndarray:
+    import cv2
+
+    side = tile.shape[0]
+    return cv2.resize(shrunk(tile, side // 2), (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+EXPLAINED: Mapping[str, str] = MappingProxyType(
+    {
+        UNCHANGED: "as they are",
+        "stain": f"haematoxylin and eosin drawn anew, within {_STAIN:.0%}",
+        "blur": f"blurred, Gaussian of {_BLUR_SIGMA_PX:g} px",
+        "jpeg": f"JPEG of quality {_JPEG_QUALITY}",
+        "half_resolution": "half the resolution",
+    }
+)
+CHANGES: Mapping[str, Change] = MappingProxyType(
+    {
+        UNCHANGED: lambda tile, row: tile,
+        "stain": _other_stain,
+        "blur": _blurred,
+        "jpeg": _compressed,
+        "half_resolution": _halved,
+    }
+)
+
+
+def robustness(examiner: Examiner, tiles: int) -> dict[str, float]:
+    """The main figure under each change, on `tiles` tiles of the split that lie evenly in it."""
+    rows = examiner.rows
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(tiles, len(rows))).round().astype(int))]
+    found: dict[str, list[Answers]] = {name: [] for name in CHANGES}
+    progress = Progress("robustness", len(rows) * len(CHANGES), "tiles")
+    done = 0
+    for batch in examiner.batches(rows, whole=True):
+        assert batch.teacher is not None
+        whole, index = batch.teacher.permute(0, 2, 3, 1).numpy(), batch.index.tolist()
+        for name, change in CHANGES.items():
+            changed = (change(tile, row) for tile, row in zip(whole, index, strict=True))
+            seen = np.stack([shrunk(tile, examiner.card.size_px) for tile in changed])
+            found[name].append(examiner.answers(batch, torch.from_numpy(seen).permute(0, 3, 1, 2)))
+            done += int((batch.index >= 0).sum())
+            progress.update(done)
+    progress.close()
+    main = MAIN_FIGURE[examiner.kind]
+    return {name: float(Answers.joined(parts).figures()[main][0]) for name, parts in found.items()}

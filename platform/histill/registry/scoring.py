@@ -1,0 +1,116 @@
+"""A model scored as its user asked: figures, a page, a picture, and a run on the tracking server."""
+
+import dataclasses
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+from histill.config.scoring import ScoreConfig
+from histill.errors import InputError
+from histill.evaluate.answers import Answers
+from histill.evaluate.examiner import Examiner, all_answers
+from histill.evaluate.pictures import (
+    confusion_picture,
+    reliability_picture,
+    spread_tiles,
+    tiles_picture,
+    worst_tiles,
+)
+from histill.evaluate.report import report_page
+from histill.evaluate.robustness import robustness
+from histill.evaluate.score import Score, score_of
+from histill.models.cost import measure_speed
+from histill.registry.runs import open_run
+from histill.registry.settled import settled_reference
+from histill.registry.versions import SCORE_PATH, fetch_model, json_bytes
+from histill.storage.control import write_bytes
+
+KIND = "score_model"
+REPORT_PATH = "report.html"
+
+
+def scored(config: ScoreConfig) -> Score:
+    """Score the model of `config`, write what it asks for, and record it where runs are tracked.
+
+    Raises InputError as `Examiner.load` does, and for workers that could not find the model.
+    """
+    _check_workers(config)
+    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
+        model = fetch_model(config.model, config.tracking, Path(folder))
+        held_out = settled_reference(config.held_out, config.tracking, folder, config.storage)
+        examiner = Examiner.load(model, held_out, config.storage)
+        answers = all_answers(examiner, model, config.workers)
+        score = score_of(examiner, answers, draws=config.draws)
+        if config.robustness_tiles:
+            score = dataclasses.replace(score, robustness=robustness(examiner, config.robustness_tiles))
+        if config.speed:
+            speed = measure_speed(examiner.network, examiner.card.size_px, examiner.device)
+            score = dataclasses.replace(score, speed=speed)
+        if config.picture:
+            picture = tiles_picture(examiner, spread_tiles(examiner, config.picture_rows))
+            write_bytes(config.picture, picture, config.storage)
+            print(f"picture: {config.picture}", file=sys.stderr)
+        _report(config, examiner, answers, score)
+    return score
+
+
+def _check_workers(config: ScoreConfig) -> None:
+    models = {"model": config.model}
+    if config.held_out.reference is not None and config.held_out.reference.model is not None:
+        models["held_out.reference.model"] = config.held_out.reference.model
+    for key, uri in models.items():
+        if config.workers is not None and uri.startswith("models:"):
+            raise InputError(
+                f"workers read the model themselves and {key} is {uri}, which only this job fetches; name the run or "
+                "a model folder in object storage, or leave workers out."
+            )
+
+
+def _report(config: ScoreConfig, examiner: Examiner, answers: Answers, score: Score) -> None:
+    """Write the page and record the score, where either is asked for."""
+    tracker = open_run(
+        config.tracking,
+        name=f"score-{score.model_digest[:12]}",
+        kind=KIND,
+        config=config,
+        run_id=None,
+        tags={"model_digest": score.model_digest, "tiles_digest": score.tiles_digest},
+    )
+    if config.report is None and tracker is None:
+        return
+    pictures = _pictures(examiner, answers, score, config.picture_rows)
+    page = report_page(score, examiner.card, config.model, config.held_out.tiles, pictures).encode()
+    if config.report is not None:
+        write_bytes(config.report, page, config.storage)
+        print(f"report: {config.report}", file=sys.stderr)
+    if tracker is not None:
+        tracker.metrics(_metrics(score), 0)
+        tracker.file(SCORE_PATH, json_bytes(dataclasses.asdict(score)))
+        tracker.file(REPORT_PATH, page)
+        tracker.finish("FINISHED")
+
+
+def _pictures(examiner: Examiner, answers: Answers, score: Score, count: int) -> dict[str, bytes]:
+    """By the title that they have on the page."""
+    found = {"The worst tiles": tiles_picture(examiner, worst_tiles(answers, count))}
+    found["Tiles from all over the split"] = tiles_picture(examiner, spread_tiles(examiner, count))
+    if score.confusion:
+        found["Decisions against the reference"] = confusion_picture(score.confusion, examiner.classes)
+    if score.kind != "segmentation":
+        found["Calibration"] = reliability_picture(answers)
+    return found
+
+
+def _metrics(score: Score) -> dict[str, float]:
+    """What a tracking server can plot and compare."""
+    ends = {
+        f"{name}/{end}": value
+        for name, both in score.intervals.items()
+        for end, value in zip(("low", "high"), both, strict=True)
+    }
+    robust = {f"robustness/{name}": value for name, value in score.robustness.items()}
+    speed = {name: value for name, value in score.speed.items() if isinstance(value, float)}
+    costs = {"parameters": float(score.parameters), "gmacs": score.gmacs}
+    found = score.figures | ends | robust | speed | costs
+    return {name: value for name, value in found.items() if not math.isnan(value)}

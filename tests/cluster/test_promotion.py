@@ -1,0 +1,337 @@
+"""Promotion against a real MLflow server: real models, scored on real tiles, and the ledger of champions."""
+
+import io
+import json
+import runpy
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from histill.artifacts import exports, model_folder
+from histill.artifacts.model_folder import ModelCard, build
+from histill.cli import run_job
+from histill.config.common import Storage, Tracking
+from histill.config.load import validate
+from histill.config.scoring import PromoteConfig
+from histill.errors import HistillError, InputError
+from histill.local.tracking import TrackingServer, mlflow_server
+from histill.registry import ledger, versions
+from histill.registry.promotion import Promotion, promote
+from histill.stream.read import Source
+from histill.stream.tile_stream import TileStream
+from histill.stream.views import Views
+from histill.tiles.manifest import Manifest, case_digests
+
+pytestmark = pytest.mark.cluster
+
+STORAGE = Storage()
+CARD = ModelCard(
+    kind="classification", encoder="resnet_gn", decoder_channels=(), classes=("stroma", "tumour"), mean=(0.7, 0.5, 0.7),
+    std=(0.2, 0.2, 0.2), tile_px=64, tile_mpp=0.5, size_px=64, tiles_digest="cd" * 32, train_cases=("0123456789ab",),
+    histill="0.1.0",
+)  # fmt: skip
+
+
+SECRETS = {"AWS_SECRET_ACCESS_KEY": "planted-secret-of-s3", "MLFLOW_TRACKING_PASSWORD": "planted-password"}
+
+
+@pytest.fixture(autouse=True)
+def planted_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in (SECRETS | {"MLFLOW_TRACKING_USERNAME": "someone"}).items():
+        monkeypatch.setenv(variable, value)
+
+
+@pytest.fixture
+def config(tracking: TrackingServer, request: pytest.FixtureRequest) -> Tracking:
+    return Tracking(uri=tracking.uri, experiment=request.node.name)
+
+
+@pytest.fixture
+def client(tracking: TrackingServer) -> MlflowClient:
+    return MlflowClient(tracking.uri, tracking.uri)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A registered name of the test's own."""
+    return request.node.name.partition("[")[0].replace("_", "-")
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
+    """48 tiles, every second one without nuclei; 32 of four cases to be scored."""
+    return tile_set(tmp_path_factory.mktemp("tiles"), tiles=48, labels=True)
+
+
+@pytest.fixture(scope="module")
+def models(tiles: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Model folders: two that know nothing, two that know nuclei, and one that does for a quarter of the cost."""
+    made = {
+        "poor": model(CARD, None, 0), "poorer": model(CARD, None, 1), "good": model(CARD, tiles, 2),
+        "as good": model(CARD, tiles, 3), "cheap": model(CARD.model_copy(update={"size_px": 32}), tiles, 4),
+    }  # fmt: skip
+    seen = CARD.model_copy(update={"train_cases": case_digests(tiles, "train")})
+    folders = {name: str(tmp_path_factory.mktemp("model")) for name in (*made, "seen")}
+    for name, network in made.items():
+        card = CARD.model_copy(update={"size_px": 32}) if name == "cheap" else CARD
+        model_folder.save(folders[name], network, card)
+    model_folder.save(folders["seen"], made["good"], seen)
+    return folders
+
+
+def model(card: ModelCard, tiles: Manifest | None, seed: int) -> torch.nn.Module:
+    """A network, trained on `tiles` until it knows them."""
+    torch.manual_seed(seed)
+    network = build(card)
+    if tiles is None:
+        return network
+    labels = tiles.labels_among(card.classes, tiles.rows_of("train"))
+    stream = TileStream(
+        tiles, Source(tiles.uri, tiles.header.digest, STORAGE), "train", Views(card.size_px), 8, 0, 1, labels=labels
+    )
+    optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
+    for epoch in range(40):
+        right = 0
+        for batch in stream.training_epoch(epoch, seed=seed):
+            assert batch.label is not None
+            logits = network(batch.student.float())
+            right += int((logits.argmax(1) == batch.label).sum())
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(logits, batch.label).backward()
+            optimiser.step()
+        if right == 32 and epoch > 2:
+            break
+    return network
+
+
+@pytest.fixture
+def promoting(models: dict[str, str], tiles: Manifest, config: Tracking, name: str) -> Callable[..., Promotion]:
+    """`promoting(model, **keys)`: promotes a model of `models`."""
+
+    def run(model: str | None, **keys: Any) -> Promotion:
+        data = {"registered_name": name, "tracking": config.model_dump(), "gates": {"draws": 200}} | keys
+        if model is not None:
+            data |= {"model": models[model], "held_out": {"tiles": tiles.uri, "split": "train"}}
+        return promote(validate(PromoteConfig, data, "the test"))
+
+    return run
+
+
+def aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    return dict(client.get_registered_model(name).aliases)
+
+
+def failed(promotion: Promotion) -> list[str]:
+    return [gate.name for gate in promotion.gates if not gate.passed]
+
+
+def test_the_champion_moves_only_past_the_gates(
+    promoting: Callable[..., Promotion], client: MlflowClient, name: str, tiles: Manifest, tmp_path: Path
+) -> None:
+    refused = promoting("poor", gates={"floors": {"balanced_accuracy": 0.9}})
+    assert (refused.ok, refused.decision, refused.version) == (False, "refused", "1")
+    assert failed(refused) == ["balanced_accuracy"]
+    assert aliases(client, name) == {}
+    tags = client.get_model_version(name, "1").tags
+    assert tags["decision"] == "refused"
+    assert tags["gate.balanced_accuracy"].startswith("failed: ")
+
+    first = promoting("poor")
+    assert (first.decision, first.version, first.former, first.rivalry) == ("promoted", "1", None, None)
+    assert aliases(client, name) == {"champion": "1"}
+    again = promoting("poor", gates={"floors": {"balanced_accuracy": 0.9}})
+    assert (again.ok, again.decision, again.version) == (True, "already champion", "1")
+
+    better = promoting("good")
+    assert (better.decision, better.former) == ("promoted", "1")
+    assert better.rivalry is not None
+    assert better.rivalry.low > 0
+    assert aliases(client, name) == {"champion": "2", "previous": "1"}
+
+    for worse in ("poorer", "as good"):
+        found = promoting(worse)
+        assert (found.decision, found.former) == ("refused", "2")
+        assert failed(found) == (["not worse", "better or cheaper"] if worse == "poorer" else ["better or cheaper"])
+        assert aliases(client, name) == {"champion": "2", "previous": "1"}
+
+    cheaper = promoting("cheap")
+    assert cheaper.decision == "promoted"
+    assert aliases(client, name) == {"champion": "5", "previous": "2"}
+    version = client.get_model_version(name, "5")
+    saved = Path(client.download_artifacts(version.run_id, "", str(tmp_path)))
+    record = json.loads((saved / "decision.json").read_text())
+    assert (record["decision"], record["former"]) == ("promoted", "2")
+    assert record["score"]["figures"]["balanced_accuracy"] == 1.0
+    assert record["rivalry"]["champion"] == "2"
+    assert record["config"]["registered_name"] == name
+    check_exports(saved, tiles)
+    artifacts = [path.read_bytes() for path in saved.rglob("*") if path.is_file()]
+    assert len(artifacts) >= 9
+    assert not [data for data in artifacts if any(secret.encode() in data for secret in SECRETS.values())]
+
+
+def check_exports(saved: Path, tiles: Manifest) -> None:
+    """What was registered answers like the model, for one tile and for many, and its card says how."""
+    network, card, digest = model_folder.load(str(saved / "model"), STORAGE)
+    told = json.loads((saved / "exports" / "interface.json").read_text())
+    assert told["input"]["shape"] == ["batch", 3, 32, 32]
+    assert (told["output"]["classes"], told["model_digest"]) == (["stroma", "tumour"], digest)
+    assert max(told["largest_difference"].values()) < 1e-3
+    readme = (saved / "exports" / "README.md").read_text()
+    assert all(text in readme for text in (digest, tiles.header.digest[:12], "licence: not stated", "1 um/px"))
+    session = onnxruntime.InferenceSession((saved / "exports" / "model.onnx").read_bytes())
+    program = torch.export.load(io.BytesIO((saved / "exports" / "model.pt2").read_bytes())).module()
+    for count in (1, 5):
+        pixels = torch.rand(count, 3, card.size_px, card.size_px) * 255
+        expected = network(pixels).detach().numpy()
+        (said,) = session.run(None, {told["input"]["name"]: pixels.numpy()})
+        np.testing.assert_allclose(said, expected, atol=1e-3)
+        np.testing.assert_allclose(program(pixels).detach().numpy(), expected, atol=1e-3)
+
+
+def test_a_model_that_has_seen_the_cases_is_refused(promoting: Callable[..., Promotion]) -> None:
+    found = promoting("seen")
+    assert failed(found) == ["unseen cases"]
+    (gate,) = [gate for gate in found.gates if not gate.passed]
+    assert gate.value == 4
+
+
+def test_a_dry_run_changes_nothing(promoting: Callable[..., Promotion], client: MlflowClient, name: str) -> None:
+    found = promoting("good", dry_run=True)
+    assert (found.ok, found.decision, found.version) == (True, "would be promoted", None)
+    assert not versions.exists(client, name)
+    refused = promoting("good", dry_run=True, gates={"floors": {"accuracy": 1.1}})
+    assert (refused.ok, refused.decision) == (False, "would be refused")
+
+
+def test_a_rollback_brings_the_former_champion_back(
+    promoting: Callable[..., Promotion], client: MlflowClient, name: str
+) -> None:
+    with pytest.raises(InputError, match=f"'{name}' has no former champion"):
+        promoting(None, rollback=True)
+    promoting("poor")
+    with pytest.raises(InputError, match="no former champion"):
+        promoting(None, rollback=True)
+    promoting("good")
+    back = promoting(None, rollback=True)
+    assert (back.decision, back.version, back.former) == ("rolled back", "1", "2")
+    assert aliases(client, name) == {"champion": "1"}  # there was nobody before it
+    assert client.get_model_version(name, "1").tags["decision"] == "rolled back"
+    with pytest.raises(InputError, match="no former champion"):
+        promoting(None, rollback=True)
+    assert promoting("good").decision == "promoted"
+    assert aliases(client, name) == {"champion": "2", "previous": "1"}
+
+
+def test_the_job_prints_the_table_and_ends_with_1_when_a_gate_refuses(
+    promoting: Callable[..., Promotion], models: dict[str, str], tiles: Manifest, config: Tracking, name: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    promoting("good")
+    job = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "promote_model.py"))
+    command = [f"model={models['poor']}", f"registered_name={name}", f"held_out.tiles={tiles.uri}"]
+    command += [
+        "held_out.split=train",
+        f"tracking.uri={config.uri}",
+        f"tracking.experiment={config.experiment}",
+        "--dry-run",
+    ]
+    capsys.readouterr()
+    assert run_job(PromoteConfig, job["main"], command) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["decision"] == "would be refused"  # nothing else on stdout
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("not worse")]
+    assert "FAILED by 0." in line
+
+
+def registered(models: dict[str, str], config: Tracking, name: str) -> tuple[str, str, str]:
+    numbers = [versions.register(models[each], name, {}, config, STORAGE) for each in ("poor", "good", "as good")]
+    return numbers[0], numbers[1], numbers[2]
+
+
+def test_two_promotions_at_once_cannot_both_win(
+    models: dict[str, str], config: Tracking, client: MlflowClient, name: str
+) -> None:
+    first, *rivals = registered(models, config, name)
+    ledger.begin_term(client, name, ledger.read_ledger(client, name), first)
+    for _ in range(5):
+        seen, start = ledger.read_ledger(client, name), threading.Barrier(2)
+        outcomes: list[str] = []
+
+        def run(version: str, seen: ledger.Ledger = seen, start: threading.Barrier = start) -> None:
+            start.wait()
+            try:
+                ledger.begin_term(client, name, seen, version)
+                outcomes.append(version)  # noqa: B023 - joined below
+            except HistillError:
+                return
+
+        threads = [threading.Thread(target=run, args=(version,)) for version in rivals]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (winner,) = outcomes
+        now = ledger.read_ledger(client, name)
+        assert (now.champion, len(now.terms)) == (winner, len(seen.terms) + 1)
+        assert aliases(client, name)["champion"] == winner
+        ledger.begin_term(client, name, now, first)
+
+
+def test_a_promotion_that_died_before_the_alias_moved_is_ended_by_the_next(
+    models: dict[str, str], config: Tracking, client: MlflowClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = registered(models, config, name)
+    ledger.begin_term(client, name, ledger.read_ledger(client, name), first)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_settle", lambda *_: pytest.fail("killed here"))
+        with pytest.raises(pytest.fail.Exception):
+            ledger.begin_term(client, name, ledger.read_ledger(client, name), second)
+    assert aliases(client, name) == {"champion": first}
+    now = ledger.read_ledger(client, name)
+    assert now.champion == second
+    assert aliases(client, name) == {"champion": second, "previous": first}
+    with pytest.raises(HistillError, match="meanwhile"):
+        ledger.begin_term(client, name, replace(now, champion=first), third)
+
+
+def test_an_alias_that_was_moved_by_hand_is_believed(
+    models: dict[str, str], config: Tracking, client: MlflowClient, name: str
+) -> None:
+    first, second, third = registered(models, config, name)
+    ledger.begin_term(client, name, ledger.read_ledger(client, name), first)
+    client.set_registered_model_alias(name, versions.CHAMPION, second)
+    now = ledger.read_ledger(client, name)
+    assert now.champion == second
+    ledger.begin_term(client, name, now, third)
+    assert aliases(client, name) == {"champion": third, "previous": second}
+
+
+def test_the_champion_is_copied_to_production(
+    promoting: Callable[..., Promotion], config: Tracking, client: MlflowClient, name: str, tmp_path: Path
+) -> None:
+    with mlflow_server(tmp_path / "production") as server:
+        production = Tracking(uri=server.uri, experiment="production")
+        promoting("poor")
+        found = promoting("good", copy_to=production.model_dump())
+        assert found.copied == "1"
+        there = MlflowClient(server.uri, server.uri)
+        assert aliases(there, name) == {"champion": "1"}
+        version = there.get_model_version(name, "1")
+        assert version.tags["copied_from"] == f"version 2 of {config.uri}"
+        assert version.tags["model_digest"] == client.get_model_version(name, "2").tags["model_digest"]
+        saved = Path(there.download_artifacts(version.run_id, "", str(tmp_path)))
+        kept = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
+        formats = {f"exports/{file}" for file in (exports.PT2_NAME, exports.ONNX_NAME, exports.README_NAME)}
+        assert formats | {"model/model.json", "model/model.safetensors", "decision.json", "score.json"} <= kept
+        back = promoting(None, rollback=True, copy_to=production.model_dump())
+        assert (back.version, back.copied) == ("1", "2")
+        assert aliases(there, name) == {"champion": "2", "previous": "1"}

@@ -1,0 +1,66 @@
+"""A score by tasks of the cluster is that of one process."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from histill.artifacts import model_folder
+from histill.artifacts.model_folder import ModelCard, build
+from histill.config.common import Storage, Workers
+from histill.config.scoring import HeldOut, ScoreConfig
+from histill.local.ray_head import RayHead
+from histill.local.s3 import S3Server
+from histill.local.tracking import TrackingServer
+from histill.registry.scoring import scored
+from histill.storage.uris import join
+from histill.tiles.manifest import Manifest
+
+pytestmark = pytest.mark.ray_local
+
+STORAGE = Storage()
+KINDS: dict[str, dict[str, Any]] = {
+    "classification": {"kind": "classification", "decoder_channels": (), "classes": ("stroma", "tumour")},
+    "segmentation": {"decoder_channels": (16, 16, 8, 8, 8), "classes": ("background", "nucleus")},
+}
+
+
+@pytest.fixture(scope="module")
+def labelled(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -> Manifest:
+    """48 tiles, of which 32 are scored: eight row groups in four shards."""
+    return tile_set(f"s3://{s3.bucket}/scoring/tiles", tiles=48, labels=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_workers_counts_every_tile_once(
+    labelled: Manifest, s3: S3Server, tracking: TrackingServer, tmp_path: Path, kind: str
+) -> None:
+    card = ModelCard(
+        encoder="csat_tiny", mean=(0.5,) * 3, std=(0.2,) * 3, tile_px=64, tile_mpp=0.5, size_px=64,
+        tiles_digest="tiles", train_cases=(), histill="0", **KINDS[kind],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model_folder.save(str(tmp_path), build(card), card)
+    model = f"s3://{s3.bucket}/scoring/{kind}"
+    model_folder.copy(str(tmp_path), model, STORAGE)
+
+    def score(**keys: Any) -> dict[str, Any]:
+        held_out = HeldOut(tiles=labelled.uri, split="train", batch_size=5)
+        config = ScoreConfig(
+            model=model, held_out=held_out, draws=50, robustness_tiles=0, speed=False,
+            report=join(f"s3://{s3.bucket}/scoring", f"{kind}.html"), **keys,
+        )  # fmt: skip
+        return dataclasses.asdict(scored(config))
+
+    alone = score()
+    assert alone["tiles"] == 32
+    for count in (1, 3):
+        shared = score(workers=Workers(count=count, cpus=0.5))
+        for figures in ("figures", "intervals", "classes"):
+            for name, value in alone[figures].items():
+                assert shared[figures][name] == pytest.approx(value, abs=1e-6), (figures, name)
+        assert shared["confusion"] == alone["confusion"]
+        assert shared["tiles"] == 32

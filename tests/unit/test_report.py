@@ -1,0 +1,150 @@
+"""The whole score of a model: its page, its robustness, its speed, and what is written where."""
+
+import html.parser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from histill.artifacts.model_folder import ModelCard, build, save
+from histill.config.common import Storage, Workers
+from histill.config.scoring import HeldOut, ScoreConfig
+from histill.errors import InputError
+from histill.evaluate.examiner import Examiner, row_parts
+from histill.evaluate.robustness import CHANGES, EXPLAINED, UNCHANGED, robustness
+from histill.evaluate.score import score_model
+from histill.models.cost import measure_speed
+from histill.registry.scoring import scored
+from histill.tiles.manifest import Manifest
+
+pytestmark = pytest.mark.unit
+
+STORAGE = Storage()
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
+    return tile_set(tmp_path_factory.mktemp("tiles"), tiles=48, labels=True)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    def make(**changes: Any) -> str:
+        values: dict[str, Any] = {
+            "kind": "classification", "encoder": "csat_tiny", "decoder_channels": (), "classes": ("stroma", "tumour"),
+            "mean": (0.5,) * 3, "std": (0.2,) * 3, "tile_px": 64, "tile_mpp": 0.5, "size_px": 32,
+            "tiles_digest": "tiles", "train_cases": (), "histill": "0",
+        }  # fmt: skip
+        folder, card = tmp_path_factory.mktemp("model"), ModelCard(**values | changes)
+        torch.manual_seed(0)
+        save(str(folder), build(card), card)
+        return str(folder)
+
+    return make
+
+
+SEGMENTER = {"kind": "segmentation", "decoder_channels": (16, 16, 8, 8, 8), "classes": ("background", "nucleus")}
+
+
+class Page(html.parser.HTMLParser):
+    """What a page says, and what it loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.said, self.loaded = "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loaded += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.said += data
+
+
+@pytest.mark.parametrize("changes", [{}, SEGMENTER], ids=["classifier", "segmenter"])
+def test_the_page_holds_everything(
+    manifest: Manifest, model: Callable[..., str], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    report = tmp_path / "reports" / "one.html"
+    config = ScoreConfig(
+        model=model(**changes), held_out=HeldOut(tiles=manifest.uri, split="train"), report=str(report),
+        picture=str(tmp_path / "tiles.png"), draws=20, robustness_tiles=6,
+    )  # fmt: skip
+    score = scored(config)
+    page = Page(report.read_text())
+    assert page.loaded
+    assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
+    expected = (*score.classes, *EXPLAINED.values(), score.model_digest, score.tiles_digest, "case-0")
+    for text in (*expected, "Dice" if changes else "AUROC"):
+        assert text in page.said, text
+    assert (tmp_path / "tiles.png").read_bytes().startswith(b"\x89PNG")
+    assert score.intervals.keys() == score.figures.keys()
+    low, high = score.intervals[score.main]
+    assert low <= score.figures[score.main] <= high
+    assert (score.cases, score.slides, score.tiles) == (4, 4, 32)
+    assert sum(map(sum, score.confusion)) == 32 * (64 * 64 if changes else 1)
+    for parts in (score.by_slide, score.by_stain):
+        assert sum(part.tiles for part in parts.values()) == 32
+
+
+def test_a_name_cannot_become_markup(manifest: Manifest, model: Callable[..., str], tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>"
+    report = tmp_path / "one.html"
+    scored(
+        ScoreConfig(
+            model=model(classes=("stroma", "tumour", hostile)), held_out=HeldOut(tiles=manifest.uri),
+            report=str(report), draws=0, robustness_tiles=0, speed=False,
+        )
+    )  # fmt: skip
+    assert hostile not in report.read_text()
+    assert hostile in Page(report.read_text()).said
+
+
+def test_the_unchanged_tiles_are_those_that_are_scored(manifest: Manifest, model: Callable[..., str]) -> None:
+    examiner = Examiner.load(model(**SEGMENTER | {"size_px": 64}), HeldOut(tiles=manifest.uri), STORAGE)
+    found = robustness(examiner, 99)
+    score = score_model(model(**SEGMENTER | {"size_px": 64}), HeldOut(tiles=manifest.uri), STORAGE)
+    assert found.keys() == CHANGES.keys() == EXPLAINED.keys()
+    assert found[UNCHANGED] == pytest.approx(score.figures["dice"])
+    assert len(set(found.values())) == len(found)
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if name != UNCHANGED])
+def test_a_change_changes_the_tile_and_nothing_else(name: str, draw_tile: Callable[..., Any]) -> None:
+    tile, _ = draw_tile(0, 64)
+    before = tile.copy()
+    changed = CHANGES[name](tile, 7)
+    assert (changed.shape, changed.dtype) == (tile.shape, tile.dtype)
+    assert (tile == before).all()
+    assert 1 < np.abs(changed.astype(int) - tile).mean() < 60
+    assert (changed == CHANGES[name](tile, 7)).all()
+
+
+def test_speed_is_measured_at_one_tile_and_at_many() -> None:
+    found = measure_speed(torch.nn.Conv2d(3, 8, 3).eval(), 32, torch.device("cpu"))
+    assert found.keys() == {"device", "ms_at_batch_1", "ms_at_batch_32", "tiles_per_s", "peak_memory_mb"}
+    assert float(found["tiles_per_s"]) == pytest.approx(32_000 / float(found["ms_at_batch_32"]), rel=0.05)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 100])
+def test_parts_are_whole_row_groups_and_together_all(manifest: Manifest, parts: int) -> None:
+    rows = manifest.rows_of("train")
+    cut = row_parts(manifest, rows, parts)
+    assert np.concatenate(cut).tolist() == rows.tolist()
+    assert len(cut) == min(parts, 8)
+    assert all(part[0] % 4 == 0 for part in cut)  # the rows of a group
+
+
+def test_workers_cannot_read_what_only_this_job_fetches() -> None:
+    config = ScoreConfig(model="models:/nuclei@champion", held_out=HeldOut(tiles="s3://t/t"), workers=Workers())
+    with pytest.raises(InputError, match=r"^workers read the model themselves and model is models:/nuclei@champion"):
+        scored(config)
+
+
+def test_a_classifier_is_held_against_no_teacher(manifest: Manifest, model: Callable[..., str]) -> None:
+    held_out = HeldOut.model_validate({"tiles": manifest.uri, "reference": {"classical": True}})
+    with pytest.raises(InputError, match=r"^held_out\.reference is for models that mark pixels"):
+        Examiner.load(model(), held_out, STORAGE)
