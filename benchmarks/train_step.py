@@ -41,12 +41,12 @@ from histill.stream.cached_views import CachedViews
 from histill.stream.read import ShardReader, Source
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
-from histill.teachers.answers import Answering, answer_shard, shards_of
+from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.network import NetworkTeacher
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.tiles.schema import MANIFEST
-from histill.tiles.shards import Tile, write_shard
+from histill.tiles.shards import Tile, shards_of, write_shard
 from histill.train.checkpoint import Learner
 from histill.train.ledger import Position
 from histill.train.loop import Hooks, train

@@ -15,10 +15,11 @@ from histill.config.scoring import CacheConfig
 from histill.storage.control import exists
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
-from histill.teachers.answers import Answering, answer_shard, shards_of
+from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import HEADER_NAME, address, finish_cache
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.shards import shards_of
 from histill.tiles.subsets import few_cases
 from histill.train.assemble import make_task
 from histill.train.loop import Hooks, train

@@ -22,10 +22,11 @@ from histill.stream.cached_views import CachedViews
 from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
-from histill.teachers.answers import Answering, answer_shard, shards_of
+from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import HEADER_NAME, CacheHeader
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest
+from histill.tiles.shards import shards_of
 from histill.train.assemble import make_task
 from histill.train.loop import Hooks, train
 from histill.train.prepare import Prepared, prepare_finetuning, prepare_pretraining, prepare_teacher

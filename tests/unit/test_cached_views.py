@@ -27,12 +27,12 @@ from histill.stream.responses import LIMIT, STEP, logits_of, relative_logits
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import UPRIGHT, Placement, Views, check_window, draw_placements, draws_for
 from histill.teachers import answers
-from histill.teachers.answers import Answering, TileShard, answer_shard, shards_of
+from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import HEADER_NAME, CacheHeader, address, check_views, read_header
 from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import Teacher
 from histill.tiles.manifest import Manifest, digest_of
-from histill.tiles.shards import content_hash
+from histill.tiles.shards import TileShard, content_hash, shards_of
 
 pytestmark = pytest.mark.unit
 

@@ -29,10 +29,11 @@ from histill.stream.cached_views import CachedViews
 from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
-from histill.teachers.answers import Answering, answer_shard, shards_of
+from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import address, decisions, finish_cache
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, write_manifest
+from histill.tiles.shards import shards_of
 from histill.train.assemble import make_model, make_task
 from histill.train.prepare import Prepared, prepare_distillation
 from histill.train.session import labels_of, streams_of

@@ -27,10 +27,11 @@ from histill.losses.logits import bernoulli_kl, binary_cross_entropy
 from histill.metrics.weighted import label_figures
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
-from histill.teachers.answers import Answering, answer_shard, shards_of
+from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import address, finish_cache
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest, write_manifest
+from histill.tiles.shards import shards_of
 from histill.train.assemble import make_model, make_task
 from histill.train.loop import evaluate
 from histill.train.prepare import prepare_distillation, prepare_teacher

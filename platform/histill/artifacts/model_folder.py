@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from histill.models.encoders import Model
+    from histill.tiles.manifest import Header
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 FINISHED_NAME = "finished.json"
+_SAME_MPP = 0.05  # relative difference of resolutions that are taken as one
 
 
 class ModelCard(Strict):
@@ -132,6 +134,15 @@ def load(uri: str, storage: Storage) -> tuple["Model", ModelCard, str]:
             f"the weights in {uri} do not fit its {CARD_NAME} ({reason}); save the two together."
         ) from None
     return model.eval(), card, digest_of(card, data)
+
+
+def check_like(card: ModelCard, header: "Header", tiles: str) -> None:
+    """Raises InputError when the tile set at `tiles` is not like the one that the model was trained on."""
+    if abs(card.tile_mpp / header.mpp - 1) > _SAME_MPP or card.tile_px != header.tile_px:
+        raise InputError(
+            f"the model was trained on tiles of {card.tile_px} px at {card.tile_mpp:g} um/px and {tiles} has "
+            f"{header.tile_px} px at {header.mpp:g}; cut the tiles like the training ones."
+        )
 
 
 def digest_of(card: ModelCard, weights: bytes) -> str:

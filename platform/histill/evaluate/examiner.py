@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histill.artifacts.model_folder import ModelCard, load, resolve
+from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.cluster.connect import connected
 from histill.cluster.progress import Progress
 from histill.cluster.tasks import map_tasks
@@ -54,7 +54,8 @@ class Examiner:
         masks, and labels that are missing or no class of the model.
         """
         network, card, digest = load(resolve(model, storage), storage)
-        manifest = _tiles_like(card, held_out, storage)
+        manifest = read_manifest(held_out.tiles, storage)
+        check_like(card, manifest.header, held_out.tiles)
         teacher = None
         if card.kind == "segmentation":
             teacher = _reference(card, manifest, held_out, storage)
@@ -190,18 +191,6 @@ def row_parts(manifest: Manifest, rows: np.ndarray, parts: int) -> list[np.ndarr
 def _part(model: str, held_out: HeldOut, storage: Storage, gpu: bool, rows: np.ndarray) -> Answers:
     examiner = Examiner.load(model, held_out, storage, gpu=gpu)
     return Answers.joined([examiner.answers(batch) for batch in examiner.batches(rows)])
-
-
-def _tiles_like(card: ModelCard, held_out: HeldOut, storage: Storage) -> Manifest:
-    """The held-out tile set. Raises InputError when its tiles are not like those that the model was trained on."""
-    manifest = read_manifest(held_out.tiles, storage)
-    header = manifest.header
-    if abs(card.tile_mpp / header.mpp - 1) > 0.05 or card.tile_px != header.tile_px:
-        raise InputError(
-            f"the model was trained on tiles of {card.tile_px} px at {card.tile_mpp:g} um/px and {held_out.tiles} has "
-            f"{header.tile_px} px at {header.mpp:g}; cut the tiles like the training ones."
-        )
-    return manifest
 
 
 def _reference(card: ModelCard, manifest: Manifest, held_out: HeldOut, storage: Storage) -> Teacher | None:

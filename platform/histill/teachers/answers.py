@@ -1,7 +1,6 @@
 """The responses to one shard of tiles: read, answered view by view, and written as a shard like it."""
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,23 +12,15 @@ from histill.config.scoring import CacheConfig
 from histill.errors import InputError
 from histill.storage.filesystems import arrow_filesystem, storage_errors
 from histill.storage.retry import retried
-from histill.storage.uris import is_s3, join
+from histill.storage.tables import read_columns, write_table
+from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile, decode_image
 from histill.stream.responses import encode, encode_map, relative_logits, response_columns, response_schema
 from histill.stream.views import Placement, placed
 from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import Teacher
-from histill.tiles.manifest import Manifest
-
-
-@dataclass(frozen=True)
-class TileShard:
-    """A shard of a tile set: `tiles` rows of the manifest from `first` on, in the order of the shard."""
-
-    shard: str
-    first: int
-    tiles: int
+from histill.tiles.shards import TileShard
 
 
 @dataclass(frozen=True)
@@ -39,15 +30,6 @@ class Answering:
     config: CacheConfig
     cached: CachedViews
     tile_px: int
-
-
-def shards_of(manifest: Manifest) -> list[TileShard]:
-    """The shards in the order of the manifest, which is that of their tiles."""
-    shards, firsts, counts = np.unique(
-        manifest.table["shard"].to_numpy(zero_copy_only=False), return_index=True, return_counts=True
-    )
-    found = zip(shards.tolist(), firsts.tolist(), counts.tolist(), strict=True)
-    return sorted((TileShard(*each) for each in found), key=lambda shard: shard.first)
 
 
 def answer_shard(teacher: Teacher, shard: TileShard, how: Answering) -> tuple[int, int]:
@@ -65,7 +47,7 @@ def answer_shard(teacher: Teacher, shard: TileShard, how: Answering) -> tuple[in
     for group in groups:
         answers.append(_responses(teacher, group, first, how))
         first += group.num_rows
-    _write_shard(target, answers, response_schema(views, how.config.layer is not None), storage)
+    write_table(target, answers, response_schema(views, how.config.layer is not None), storage)
     return shard.tiles, sum(_undecodable(answer, views) for answer in answers)
 
 
@@ -156,25 +138,4 @@ def _undecodable(answers: pa.Table, views: int) -> int:
 
 def first_responses(uri: str, views: int, storage: Storage) -> pa.Table | None:
     """The responses to the first of `views` in a shard that an earlier run wrote, None when it did not."""
-    filesystem, path = arrow_filesystem(uri, storage)
-    try:
-        with storage_errors(uri, storage), filesystem.open_input_file(path) as file:
-            return pq.read_table(file, columns=[response_columns(views)[0]])
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return None
-
-
-def _write_shard(uri: str, groups: Iterable[pa.Table], schema: pa.Schema, storage: Storage) -> None:
-    filesystem, path = arrow_filesystem(uri, storage)
-    part = path if is_s3(uri) else f"{path}.part"
-    if not is_s3(uri):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-    with storage_errors(uri, storage):
-        with (
-            filesystem.open_output_stream(part) as sink,
-            pq.ParquetWriter(sink, schema, compression="none") as writer,
-        ):
-            for group in groups:
-                writer.write_table(group)
-        if part != path:
-            os.replace(part, path)
+    return read_columns(uri, [response_columns(views)[0]], storage)

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 
 from histill.config.ingest import IngestConfig
 from histill.storage.control import read_bytes
+from histill.storage.tables import write_table
 from histill.storage.uris import join
 from histill.tiles.cutting import cut
 from histill.tiles.images import ImageRow, read_images
 from histill.tiles.schema import MANIFEST
-from histill.tiles.shards import Tile, content_hash, write_shard, write_table
+from histill.tiles.shards import Tile, content_hash, write_shard
 from histill.tiles.slides import SlideRow, opened
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import split_of
@@ -66,7 +67,7 @@ def make_part(unit: Unit) -> Part:
     part = Part(unit.name, rows, tuple(skipped.unreadable), tuple(skipped.empty))
     note = json.dumps({"unreadable": part.unreadable, "empty": part.empty}).encode()
     marked = rows.replace_schema_metadata({SKIPPED_KEY: note})
-    write_table(_record_uri(unit), marked, unit.config.storage, row_group_size=65536, compression="zstd")
+    write_table(_record_uri(unit), [marked], marked.schema, unit.config.storage, compression="zstd")
     return part
 
 

@@ -1,17 +1,15 @@
-"""Writing shards: Parquet files of encoded tiles."""
+"""Shards: Parquet files of encoded tiles."""
 
 import hashlib
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from histill.config.common import Storage
-from histill.storage.filesystems import arrow_filesystem, storage_errors
-from histill.storage.uris import is_s3
+from histill.storage.tables import write_table
+from histill.tiles.manifest import Manifest
 from histill.tiles.schema import SHARD
 
 
@@ -47,27 +45,23 @@ def write_shard(uri: str, tiles: Sequence[Tile], rows_per_group: int, storage: S
     table = pa.Table.from_pydict(columns, schema=SHARD)
     # JPEG and PNG do not shrink further, and a row group that needs no unpacking is one copy less for the
     # reader.
-    write_table(uri, table, storage, row_group_size=rows_per_group, compression="none")
+    groups = (table.slice(start, rows_per_group) for start in range(0, len(tiles), rows_per_group))
+    write_table(uri, groups, SHARD, storage)
 
 
-def write_table(uri: str, table: pa.Table, storage: Storage, *, row_group_size: int, compression: str) -> None:
-    """Write a Parquet file, whole or not at all. Raises InputError when the storage refuses."""
-    filesystem, path = arrow_filesystem(uri, storage)
-    options = {
-        "row_group_size": row_group_size,
-        "compression": compression,
-        "use_dictionary": False,
-        "write_statistics": False,
-    }
-    with storage_errors(uri, storage):
-        if is_s3(uri):  # the object appears when its upload is completed
-            pq.write_table(table, path, filesystem=filesystem, **options)
-            return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        part = f"{path}.{uuid.uuid4().hex[:8]}.part"
-        try:
-            pq.write_table(table, part, **options)
-            os.replace(part, path)
-        finally:
-            if os.path.exists(part):
-                os.remove(part)
+@dataclass(frozen=True)
+class TileShard:
+    """A shard of a tile set: `tiles` rows of the manifest from `first` on, in the order of the shard."""
+
+    shard: str
+    first: int
+    tiles: int
+
+
+def shards_of(manifest: Manifest) -> list[TileShard]:
+    """The shards in the order of the manifest, which is that of their tiles."""
+    shards, firsts, counts = np.unique(
+        manifest.table["shard"].to_numpy(zero_copy_only=False), return_index=True, return_counts=True
+    )
+    found = zip(shards.tolist(), firsts.tolist(), counts.tolist(), strict=True)
+    return sorted((TileShard(*each) for each in found), key=lambda shard: shard.first)

@@ -1,0 +1,25 @@
+"""Let a model, such as the champion, answer every tile of a set or of slides, and draw heatmaps of the slides.
+
+The predictions are Parquet files, one for each shard of tiles, which are there whole or not at all: a run that was
+interrupted goes on when the same command is given again, and no tile is there twice. Slides are cut as the model's
+tiles were. A heatmap is a PNG, and a GeoJSON that QuPath opens on the slide.
+
+    python jobs/predict_tiles.py model=models:/nuclei-student@champion tiles=s3://bucket/tiles output=s3://bucket/out
+    python jobs/predict_tiles.py model=s3://bucket/runs/first 'slides=[s3://bucket/a.svs]' output=s3://bucket/out
+"""
+
+from histill.cli import Outcome, run_job
+from histill.config.predict import PredictConfig
+
+
+def main(config: PredictConfig) -> Outcome:
+    """Predict with the model of `config`."""
+    from histill.predict.predict import predict
+    from histill.registry.settled import settled_model
+
+    model = settled_model(config.model, config.tracking, config.output, config.storage, name="model")
+    return Outcome(vars(predict(config.model_copy(update={"model": model}))))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_job(PredictConfig, main))

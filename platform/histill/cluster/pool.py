@@ -1,0 +1,41 @@
+"""The same work on many items by a pool of actors that each hold something dear to load, such as a network."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from histill.cluster.quiet import ray_data
+from histill.config.common import Workers
+
+Work = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+def over_pool(
+    items: Sequence[Mapping[str, Any]], make: Callable[..., Work], arguments: tuple[Any, ...], workers: Workers
+) -> Iterator[dict[str, Any]]:
+    """What `make(*arguments)`, called once in each actor, makes of each item; results come as they are done.
+
+    Ray Data lets the pool grow to `workers.count` actors, and does again what a lost one had begun. Items and results
+    are of plain values. Errors of the work are raised as they were.
+    """
+    data = ray_data()
+    dataset = data.from_items(list(items), override_num_blocks=len(items))
+    results = dataset.map_batches(
+        _Actor,
+        fn_constructor_args=(make, arguments),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=data.ActorPoolStrategy(min_size=1, max_size=workers.count),
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus,
+    )
+    yield from results.iter_rows()
+
+
+class _Actor:
+    def __init__(self, make: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
+        self._work = make(*arguments)
+
+    def __call__(self, items: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([dict(self._work(item)) for item in items.to_pylist()])

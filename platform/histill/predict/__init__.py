@@ -1,0 +1,1 @@
+"""A model over a bucket: predictions of every tile, and heatmaps of slides."""

@@ -1,0 +1,134 @@
+"""The predictions for one shard of tiles: read, decoded, answered, and written as a file of its own."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from histill.artifacts.model_folder import load
+from histill.config.predict import PredictConfig
+from histill.distill.boundary import counted, decided
+from histill.models.resolution import logits_at_size
+from histill.storage.tables import read_columns, write_table
+from histill.storage.uris import join
+from histill.stream.batches import TileBatch
+from histill.stream.read import Source
+from histill.stream.tile_stream import TileStream
+from histill.stream.views import Views
+from histill.tiles.manifest import read_manifest
+from histill.tiles.shards import TileShard
+
+PLACE = ("tile_id", "slide", "case", "x", "y")
+
+
+def prediction_schema(masks: bool) -> pa.Schema:
+    """The columns of a prediction file; a tile that could not be decoded has a place and nothing else."""
+    strings = [pa.field(name, pa.string(), nullable=False) for name in PLACE[:3]]
+    numbers = [pa.field(name, pa.int32(), nullable=False) for name in PLACE[3:]]
+    said = [
+        pa.field("class", pa.string()),  # the likeliest; several joined by |; of a segmenter the one of most pixels
+        pa.field("probabilities", pa.list_(pa.float32())),  # of each class; of a segmenter its share of the pixels
+    ]
+    return pa.schema([*strings, *numbers, *said, *([pa.field("mask", pa.binary())] if masks else [])])
+
+
+@dataclass(frozen=True)
+class Predicting:
+    """What to predict with. Small: it is sent to every actor."""
+
+    config: PredictConfig
+    model: str  # a model folder that every node can read
+    tiles: str  # the tile set
+    uri: str  # folder of the predictions
+
+
+class Predictor:
+    """One actor: holds the network, answers shard after shard."""
+
+    def __init__(self, how: Predicting) -> None:
+        config = how.config
+        self._how, self._manifest = how, read_manifest(how.tiles, config.storage)
+        network, self._card, _ = load(how.model, config.storage)
+        gpu = config.workers.gpus > 0
+        if not gpu:
+            torch.set_num_threads(max(1, int(config.workers.cpus)))
+        self._device = torch.device("cuda" if gpu else "cpu")
+        self._network = network.to(self._device)
+        segmenter = self._card.kind == "segmentation"
+        self.classes = counted(self._card.classes) if segmenter else self._card.classes
+
+    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
+        """Write the predictions for a shard, unless an earlier run has; how many tiles, and of these corrupt."""
+        return self.predict(TileShard(**shard))
+
+    def predict(self, shard: TileShard) -> dict[str, Any]:
+        config = self._how.config
+        target, rows = join(self._how.uri, shard.shard), self._rows(shard)
+        if not len(rows):
+            return {"tiles": 0, "corrupt": 0}
+        earlier = read_columns(target, ["class"], config.storage)
+        if earlier is None:
+            earlier = self._predicted(rows)
+            write_table(target, [earlier], earlier.schema, config.storage, compression="zstd")
+        return {"tiles": earlier.num_rows, "corrupt": earlier["class"].null_count}
+
+    def _rows(self, shard: TileShard) -> np.ndarray:
+        """Its tiles, of the split that is asked for, as rows of the manifest."""
+        rows = np.arange(shard.first, shard.first + shard.tiles)
+        split = self._how.config.split
+        if split is None:
+            return rows
+        return rows[self._manifest.table["split"].take(pa.array(rows)).to_numpy(zero_copy_only=False) == split]
+
+    def _predicted(self, rows: np.ndarray) -> pa.Table:
+        config, card = self._how.config, self._card
+        stream = TileStream(
+            manifest=self._manifest,
+            source=Source(self._how.tiles, self._manifest.header.digest, config.storage),
+            split="",
+            only=rows,
+            views=Views(card.size_px),
+            batch_size=config.batch_size,
+            worker=0,
+            workers=1,
+            max_corrupt=len(rows),  # counted over all shards by who asked
+        )
+        said: dict[int, tuple[str, np.ndarray, bytes | None]] = {}
+        with torch.inference_mode():
+            for batch in stream.exact_pass():
+                said |= dict(self._said(batch))
+        table = self._manifest.table.select(PLACE).take(pa.array(rows)).to_pydict()
+        nothing = (None, None, None)
+        answers = [said.get(row, nothing) for row in rows.tolist()]
+        columns = table | {"class": [name for name, *_ in answers], "probabilities": [each for _, each, _ in answers]}
+        if config.masks:
+            columns["mask"] = [mask for *_, mask in answers]
+        return pa.Table.from_pydict(columns, schema=prediction_schema(config.masks))
+
+    def _said(self, batch: TileBatch) -> Iterator[tuple[int, tuple[str, np.ndarray, bytes | None]]]:
+        """Of each tile of the batch that could be decoded: its row, class, probabilities and mask."""
+        card, classes = self._card, np.array(self.classes)
+        logits = self._network(batch.student.to(self._device).float()).float()
+        masks: list[bytes | None] = [None] * len(logits)
+        if card.kind == "segmentation":
+            pixels = decided(logits_at_size(logits, card.tile_px), card.classes)
+            probabilities = torch.nn.functional.one_hot(pixels, len(classes)).float().mean((1, 2)).cpu().numpy()
+            if self._how.config.masks:
+                masks = [_png(each) for each in pixels.to(torch.uint8).cpu().numpy()]
+        else:
+            probabilities = (logits.sigmoid() if card.multi_label else logits.softmax(1)).cpu().numpy()
+        for slot in torch.nonzero(batch.valid).flatten().tolist():
+            shares = probabilities[slot]
+            chosen = classes[shares > 0.5] if card.multi_label else classes[[shares.argmax()]]
+            yield int(batch.index[slot]), ("|".join(chosen), shares, masks[slot])
+
+
+def _png(mask: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    return file.getvalue()

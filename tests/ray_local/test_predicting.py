@@ -1,0 +1,121 @@
+"""Predictions on the cluster: every tile once, whatever kills the job."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pyarrow.fs import FileSelector
+
+from histill.artifacts import model_folder
+from histill.artifacts.model_folder import ModelCard, build
+from histill.config.common import Storage, Workers
+from histill.config.predict import PredictConfig
+from histill.errors import InputError
+from histill.local.ray_head import RayHead
+from histill.local.s3 import S3Server
+from histill.predict.predict import HEADER_NAME, predict
+from histill.storage.control import exists, read_bytes
+from histill.storage.filesystems import arrow_filesystem
+from histill.storage.uris import join
+from histill.tiles.manifest import Manifest
+
+pytestmark = pytest.mark.ray_local
+
+ROOT = Path(__file__).parents[2]
+STORAGE = Storage()
+TILES = 96
+
+
+@pytest.fixture(scope="module")
+def tiles(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -> Manifest:
+    """96 tiles in twelve shards, of six slides."""
+    return tile_set(f"s3://{s3.bucket}/predicting/tiles", tiles=TILES, masks=False)
+
+
+@pytest.fixture(scope="module")
+def model(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    card = ModelCard(
+        kind="classification", encoder="csat_tiny", decoder_channels=(), classes=("stroma", "tumour"), mean=(0.5,) * 3,
+        std=(0.2,) * 3, tile_px=64, tile_mpp=0.5, size_px=64, tiles_digest="tiles", train_cases=(), histill="0",
+    )  # fmt: skip
+    folder, uri = tmp_path_factory.mktemp("model"), f"s3://{s3.bucket}/predicting/model"
+    torch.manual_seed(0)
+    model_folder.save(str(folder), build(card), card)
+    model_folder.copy(str(folder), uri, STORAGE)
+    return uri
+
+
+def files_below(uri: str, suffix: str) -> list[str]:
+    filesystem, path = arrow_filesystem(uri, STORAGE)
+    found = filesystem.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+    return sorted(f"s3://{info.path}" for info in found if info.path.endswith(suffix))
+
+
+def seen(uri: str) -> Counter[str]:
+    tables = [pq.read_table(pa.BufferReader(read_bytes(file, STORAGE))) for file in files_below(uri, ".parquet")]
+    return Counter(name for table in tables for name in table["tile_id"].to_pylist())
+
+
+def test_killed_three_times_every_tile_is_there_once(tiles: Manifest, model: str, s3: S3Server) -> None:
+    output = f"s3://{s3.bucket}/predicting/killed"
+    command = [sys.executable, "jobs/predict_tiles.py", f"model={model}", f"tiles={tiles.uri}", f"output={output}"]
+    command += ["workers.count=1", "workers.cpus=0.5"]
+    for kill in range(3):
+        job = subprocess.Popen(
+            command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 200
+        while job.poll() is None and len(files_below(output, ".parquet")) <= 2 * kill:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        job.kill()
+        job.wait()
+    assert 0 < len(files_below(output, ".parquet")) <= 12
+    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert (outcome["tiles"], outcome["corrupt"], sum(outcome["classes"].values())) == (TILES, 0, TILES)
+    assert seen(outcome["predictions"]) == Counter(tiles.table["tile_id"].to_pylist())
+    assert outcome["heatmaps"] == 6
+    heatmaps = files_below(join(outcome["predictions"], "heatmaps"), "")
+    assert [file.rpartition("/")[2] for file in heatmaps if "case-0" in file] == ["case-0.geojson", "case-0.png"]
+
+
+def test_a_finished_run_is_only_read(tiles: Manifest, model: str, s3: S3Server) -> None:
+    keys: dict[str, Any] = {
+        "model": model,
+        "tiles": tiles.uri,
+        "workers": Workers(count=2, cpus=0.5),
+        "heatmaps": False,
+    }
+    config = PredictConfig(output=f"s3://{s3.bucket}/predicting/twice", **keys)
+    first, again = predict(config), predict(config)
+    assert (first.reused, again.reused) == (False, True)
+    assert vars(first) | {"reused": True} == vars(again)
+    part = predict(config.model_copy(update={"split": "test"}))
+    assert part.predictions != first.predictions
+    assert part.tiles == tiles.header.splits["test"]
+
+
+def test_too_many_corrupt_tiles_leave_the_run_unfinished(
+    model: str, s3: S3Server, tile_set: Callable[..., Manifest], spoil_tile: Callable[..., str]
+) -> None:
+    spoilt = tile_set(f"s3://{s3.bucket}/predicting/spoilt", masks=False)
+    spoil_tile(spoilt, 2)
+    output = f"s3://{s3.bucket}/predicting/corrupt"
+    config = PredictConfig(model=model, tiles=spoilt.uri, output=output, workers=Workers(count=1, cpus=0.5))
+    with pytest.raises(InputError, match=r"^1 tiles of .* max_corrupt allows 0; the others' predictions are kept"):
+        predict(config)
+    found = predict(config.model_copy(update={"max_corrupt": 1}))
+    assert (found.tiles, found.corrupt) == (24, 1)
+    assert exists(join(found.predictions, HEADER_NAME), STORAGE)

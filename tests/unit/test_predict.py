@@ -1,0 +1,166 @@
+"""Predictions of a shard, and what is drawn of them."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from histill.artifacts.model_folder import ModelCard, build, load, save
+from histill.config.common import Storage
+from histill.config.load import validate
+from histill.config.predict import PredictConfig
+from histill.errors import InputError
+from histill.predict.heatmap import SlideMap, heatmap_geojson, heatmap_png
+from histill.predict.shard import Predicting, Predictor, prediction_schema
+from histill.tiles.manifest import Manifest
+from histill.tiles.shards import shards_of
+
+pytestmark = pytest.mark.unit
+
+STORAGE = Storage()
+KINDS: dict[str, dict[str, Any]] = {
+    "classification": {"kind": "classification", "decoder_channels": (), "classes": ("stroma", "tumour")},
+    "multi_label": {"kind": "classification", "decoder_channels": (), "classes": ("a", "b", "c"), "multi_label": True},
+    "segmentation": {"decoder_channels": (16, 16, 8, 8, 8), "classes": ("background", "nucleus", "boundary")},
+}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
+    return tile_set(tmp_path_factory.mktemp("tiles"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    def make(kind: str) -> str:
+        card = ModelCard(
+            encoder="csat_tiny", mean=(0.5,) * 3, std=(0.2,) * 3, tile_px=64, tile_mpp=0.5, size_px=32,
+            tiles_digest="tiles", train_cases=(), histill="0", **KINDS[kind],
+        )  # fmt: skip
+        folder = tmp_path_factory.mktemp("model")
+        torch.manual_seed(0)
+        save(str(folder), build(card), card)
+        return str(folder)
+
+    return make
+
+
+def predicting(model: str, tiles: str, out: Path, **keys: Any) -> Predicting:
+    config = validate(
+        PredictConfig, {"model": model, "tiles": tiles, "output": str(out), "batch_size": 3} | keys, "test"
+    )
+    return Predicting(config, model, tiles, str(out))
+
+
+def predicted(how: Predicting, manifest: Manifest) -> tuple[list[dict[str, Any]], pa.Table]:
+    predictor = Predictor(how)
+    done = [predictor.predict(shard) for shard in shards_of(manifest)]
+    return done, pa.concat_tables(pq.read_table(path) for path in sorted(Path(how.uri).rglob("*.parquet")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tile_has_the_models_own_answer(
+    manifest: Manifest, model: Callable[[str], str], tmp_path: Path, kind: str
+) -> None:
+    folder, segmenter = model(kind), kind == "segmentation"
+    how = predicting(folder, manifest.uri, tmp_path, masks=segmenter)
+    done, table = predicted(how, manifest)
+    assert done == [{"tiles": 8, "corrupt": 0}] * 3
+    assert table.schema == prediction_schema(segmenter)
+    assert table["tile_id"].to_pylist() == manifest.table["tile_id"].to_pylist()
+    assert table.select(["slide", "x", "y"]).to_pylist() == manifest.table.select(["slide", "x", "y"]).to_pylist()
+    network, card, _ = load(folder, STORAGE)
+    first = pq.read_table(Path(manifest.uri, manifest.table["shard"][0].as_py()))["image"][0].as_py()
+    pixels = np.array(Image.open(io.BytesIO(first))).reshape(32, 2, 32, 2, 3).mean((1, 3)).round()
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())[0]
+    row = table.slice(0, 1).to_pylist()[0]
+    if segmenter:
+        mask = np.array(Image.open(io.BytesIO(row["mask"])))
+        assert (mask.shape, mask.max() <= 1) == ((64, 64), True)  # a boundary is no class
+        assert row["probabilities"] == pytest.approx([(mask == k).mean() for k in (0, 1)], abs=1e-6)
+        assert row["class"] == ("background", "nucleus")[int(np.argmax(row["probabilities"]))]
+        return
+    expected = logits.sigmoid() if kind == "multi_label" else logits.softmax(0)
+    assert row["probabilities"] == pytest.approx(expected.tolist(), abs=0.02)  # a JPEG is shrunk in its own domain
+    chosen = [name for name, value in zip(card.classes, row["probabilities"], strict=True) if value > 0.5]
+    assert row["class"] == "|".join(chosen)
+
+
+def test_a_shard_is_predicted_once(manifest: Manifest, model: Callable[[str], str], tmp_path: Path) -> None:
+    how = predicting(model("classification"), manifest.uri, tmp_path)
+    predicted(how, manifest)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    first, *others = sorted(written)
+    first.write_bytes(first.read_bytes()[:99])  # as if a disk had lost the rest
+    done, table = predicted(how, manifest)
+    assert [each["tiles"] for each in done] == [8, 8, 8]
+    assert table.num_rows == 24
+    assert {path: path.stat().st_mtime_ns for path in others} == {path: written[path] for path in others}
+
+
+def test_a_split_alone(manifest: Manifest, model: Callable[[str], str], tmp_path: Path) -> None:
+    done, table = predicted(predicting(model("classification"), manifest.uri, tmp_path, split="test"), manifest)
+    assert [each["tiles"] for each in done] == [0, 0, 4]
+    assert set(table["case"].to_pylist()) == {"case-5"}
+
+
+def test_an_undecodable_tile_has_a_place_and_no_class(
+    tmp_path: Path, tile_set: Callable[..., Manifest], spoil_tile: Callable[..., str], model: Callable[[str], str]
+) -> None:
+    spoilt = tile_set(tmp_path / "tiles")
+    name = spoil_tile(spoilt, 2)
+    done, table = predicted(predicting(model("classification"), spoilt.uri, tmp_path / "out"), spoilt)
+    assert [each["corrupt"] for each in done] == [1, 0, 0]
+    (row,) = [row for row in table.to_pylist() if row["class"] is None]
+    assert (row["tile_id"], row["probabilities"]) == (name, None)
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({}, "exactly one of tiles"),
+        ({"tiles": "/t", "slides": ["/a.svs"]}, "exactly one of tiles"),
+        ({"slides": ["/a.svs"], "split": "test"}, "split is of a tile set"),
+    ],
+)
+def test_one_source_is_named(keys: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        validate(PredictConfig, {"model": "/m", "output": "/o"} | keys, "test")
+
+
+SLIDE = SlideMap(
+    slide="a<b>",
+    classes=("stroma", "tumour"),
+    x=np.array([0, 224, 449, 0]),  # a grid of 224.4 pixels, rounded
+    y=np.array([0, 0, 0, 449]),
+    probabilities=np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.0, 1.0]], np.float32),
+    names=("stroma", "tumour", "stroma", "tumour"),
+)
+
+
+def test_tiles_lie_on_the_grid_of_the_slide() -> None:
+    assert SLIDE.side == 224
+    grid = SLIDE.grid(SLIDE.probabilities[:, 1])
+    np.testing.assert_allclose(grid, [[0.1, 0.8, 0.5], [np.nan] * 3, [1.0, np.nan, np.nan]], atol=1e-6)
+    assert Image.open(io.BytesIO(heatmap_png(SLIDE))).format == "PNG"
+
+
+def test_geojson_has_a_square_for_each_tile() -> None:
+    found = json.loads(heatmap_geojson(SLIDE))
+    assert found["type"] == "FeatureCollection"
+    first, second, *_ = found["features"]
+    assert len(found["features"]) == 4
+    assert first["geometry"] == {"type": "Polygon", "coordinates": [[[0, 0], [224, 0], [224, 224], [0, 224], [0, 0]]]}
+    assert second["properties"]["objectType"] == "tile"
+    assert second["properties"]["classification"]["name"] == "tumour"
+    assert second["properties"]["measurements"] == pytest.approx({"stroma": 0.2, "tumour": 0.8})
+    assert first["properties"]["classification"]["color"] != second["properties"]["classification"]["color"]
