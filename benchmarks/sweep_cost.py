@@ -179,41 +179,33 @@ def make_tiles(budget: Budget) -> None:
     import io
 
     import numpy as np
-    import pyarrow as pa
     import torch
+    from arms.synthetic import write_tile_set
     from contenders.tiles import make_tiles as make_files
     from PIL import Image
 
     from histill.config.common import Storage
     from histill.teachers.classical import ClassicalTeacher
-    from histill.tiles.manifest import write_manifest
-    from histill.tiles.schema import MANIFEST
-    from histill.tiles.shards import Tile, write_shard
+    from histill.tiles.shards import Tile
 
-    count, per_shard = budget.tiles + VAL_TILES, 4 * BATCH
     teacher, made = ClassicalTeacher(MPP), []
-    for number, path in enumerate(make_files(budget.out / "jpeg", count, budget.seed)):
+    for number, path in enumerate(make_files(budget.out / "jpeg", budget.tiles + VAL_TILES, budget.seed)):
         with Image.open(path) as image:
             tile = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
         mask = teacher.respond(tile[None])[0].argmax(0).numpy().astype(np.uint8)
         png = io.BytesIO()
         Image.fromarray(mask).save(png, "PNG")
         made.append(Tile(f"{number}", "slide", "case", 0, 0, MPP, None, path.read_bytes(), png.getvalue()))
-    rows: list[dict[str, Any]] = []
-    for start in range(0, count, per_shard):
-        shard = f"shards/{start:06d}.parquet"
-        part = made[start : start + per_shard]
-        write_shard(str(budget.out / "tiles" / shard), part, BATCH, Storage())
-        rows += [
-            {"tile_id": tile.tile_id, "slide": "slide", "case": "case", "x": 0, "y": 0, "mpp": MPP, "size_px": TILE_PX}
-            | {"label": None, "has_mask": True, "split": "train" if start + place < budget.tiles else "val"}
-            | {"shard": shard, "row_group": place // BATCH, "row": place % BATCH, "content": ""}
-            for place, tile in enumerate(part)
-        ]
-    table = pa.Table.from_pylist(rows, schema=MANIFEST)
-    write_manifest(
-        str(budget.out / "tiles"), table, tile_px=TILE_PX, mpp=MPP, ingest="generator", storage=Storage()
-    )  # fmt: skip
+    splits = ["train"] * budget.tiles + ["val"] * VAL_TILES
+    write_tile_set(
+        str(budget.out / "tiles"),
+        made,
+        splits,
+        tile_px=TILE_PX,
+        per_shard=4 * BATCH,
+        per_group=BATCH,
+        storage=Storage(),
+    )
 
 
 def base(budget: Budget, name: str) -> dict[str, Any]:

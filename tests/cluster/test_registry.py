@@ -5,6 +5,8 @@ import logging
 import pickle
 import socket
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from histill.config.common import Storage, Tracking
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.config.search import PretrainSearch
+from histill.config.send import SendConfig
 from histill.errors import InputError
 from histill.local.ports import LOOPBACK, free_ports
-from histill.local.tracking import TrackingServer
+from histill.local.tracking import TrackingServer, mlflow_server
 from histill.registry import server, versions
 from histill.registry.runs import open_run
 from histill.registry.tracking import FLUSH_VALUES, MlflowTracker
+from histill.registry.unsent import send_unsent
 
 pytestmark = pytest.mark.cluster
 
@@ -299,6 +303,72 @@ def test_a_server_that_cannot_be_used_is_one_sentence(
     assert "secret" not in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
     assert uri is not None or str(nobody.uri) in str(raised.value)
+
+
+def history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in MlflowClient(uri, uri).get_metric_history(run_id, name)]
+
+
+def test_what_a_server_was_not_there_to_take_arrives_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    folder, unsent, (port,) = tmp_path / "mlflow", str(tmp_path / "unsent"), free_ports(1)
+    with mlflow_server(folder, port) as started:
+        where = Tracking(uri=started.uri, experiment="away")
+
+        def begun(run_id: str | None = None) -> MlflowTracker:
+            tracker = open_run(where, name="n", kind="k", config=training(), run_id=run_id, unsent=unsent)
+            assert tracker is not None
+            return tracker
+
+        tracker = begun()
+        tracker.metrics({"loss": 1.0}, 0)
+        tracker.close()
+    for step in range(1, 4):
+        tracker.metrics({"loss": 1.0, "val/dice": float("nan")}, step)
+        tracker.flush()
+    assert len(caplog.records) == 1
+    assert f"wait for it (in the end below {unsent})" in caplog.text
+    with mlflow_server(folder, port):
+        tracker.metrics({"loss": 2.0}, 4)
+        tracker.close()
+        assert "the tracking server http" in caplog.text
+        assert "answers again" in caplog.text
+        assert history(started.uri, tracker.run_id, "loss") == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+        assert [step for step, _ in history(started.uri, tracker.run_id, "val/dice")] == [1, 2, 3]
+    tracker.metrics({"loss": 3.0, "val/dice": float("nan")}, 5)
+    tracker.finish("FINISHED")  # the server is still away
+    assert len(list(Path(unsent).iterdir())) == 2  # metrics, and the status
+    with pytest.raises(InputError, match=f"the tracking server {started.uri} cannot be reached"):
+        send_unsent(SendConfig(unsent=unsent))
+    with mlflow_server(folder, port):
+        caplog.clear()
+        begun()  # the next run brings them along
+        assert "2 metrics of earlier runs were sent" in caplog.text
+        assert history(started.uri, tracker.run_id, "loss")[-2:] == [(4, 2.0), (5, 3.0)]
+        assert MlflowClient(started.uri).get_run(tracker.run_id).info.status == "FINISHED"
+        assert vars(send_unsent(SendConfig(unsent=unsent))) == {"metrics": 0, "runs": 0}
+
+
+def test_a_server_that_asks_for_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make_model: Callable[[int], str]
+) -> None:
+    with mlflow_server(tmp_path / "mlflow", admin_password=SECRETS["MLFLOW_TRACKING_PASSWORD"]) as guarded:
+        where = Tracking(uri=guarded.uri, experiment="guarded")
+        with pytest.raises(InputError, match="refused the credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKI"):
+            begin(where)  # as someone whom it does not know
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        tracker = begin(where)
+        tracker.metrics({"loss": 1.0}, 1)
+        tracker.finish("FINISHED")
+        assert history(guarded.uri, tracker.run_id, "loss") == [(1, 1.0)]
+        assert versions.register(make_model(1), name, {}, where, STORAGE) == "1"
+        fetched = versions.fetch_model(f"models:/{name}/1", where, tmp_path)
+        assert model_folder.load(fetched, STORAGE)[2] == model_folder.load(make_model(1), STORAGE)[2]
+        request = urllib.request.Request(f"{guarded.uri}/api/2.0/mlflow/experiments/get", headers={"Host": "elsewhere"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request)  # a page of another host that has the browser ask
 
 
 def test_no_server_is_no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ from histill.config.distill import DistillConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.ingest import IngestConfig
 from histill.config.load import load_config, parse_yaml, with_overrides
+from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
 from histill.config.search import SEARCHES, DistillSearch, PretrainSearch, SearchConfig
+from histill.config.send import SendConfig
 from histill.errors import InputError
 
 pytestmark = pytest.mark.unit
@@ -217,6 +219,8 @@ CONFIGS: dict[str, Any] = {
     "pretrain_student": PretrainConfig,
     "promote_model": PromoteConfig,
     "score_model": ScoreConfig,
+    "predict_tiles": PredictConfig,
+    "send_metrics": SendConfig,
     "search_students": SEARCHES,
     "train_teacher": TeacherConfig,
 }

@@ -1,6 +1,7 @@
 """A real MLflow tracking server on the loopback, kept in one folder."""
 
 import os
+import secrets
 import sys
 import urllib.error
 import urllib.request
@@ -21,13 +22,16 @@ class TrackingServer:
 
 
 @contextmanager
-def mlflow_server(folder: Path, port: int | None = None, timeout_s: float = 120.0) -> Iterator[TrackingServer]:
+def mlflow_server(
+    folder: Path, port: int | None = None, timeout_s: float = 120.0, admin_password: str | None = None
+) -> Iterator[TrackingServer]:
     """Run a server on the runs, models and artifacts in `folder` until the block is left.
 
     Args:
         folder: holds `mlflow.db`, `artifacts/` and the log `mlflow.log`; the next start goes on from them.
         port: port on the loopback; None takes a free one.
         timeout_s: seconds until the server must have answered.
+        admin_password: ask everybody for a name and a password, and know `admin` by this one (12 letters or more).
 
     Raises:
         HistillError: the server did not come up.
@@ -51,6 +55,9 @@ def mlflow_server(folder: Path, port: int | None = None, timeout_s: float = 120.
         "DO_NOT_TRACK": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
+    if admin_password is not None:
+        command += ["--app-name", "basic-auth"]
+        env |= {"MLFLOW_AUTH_ADMIN_PASSWORD": admin_password, "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32)}
     with running(command, log=log, env=env, cwd=folder) as process:
         wait_until_ready(process, "The MLflow server", log, lambda: _answers(server), timeout_s)
         yield server

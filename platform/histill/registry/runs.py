@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from histill import __version__
 from histill.config.base import Strict
-from histill.config.common import Tracking
-from histill.errors import InputError
+from histill.config.common import Storage, Tracking
+from histill.config.send import SendConfig
+from histill.errors import HistillError, InputError
 from histill.registry.server import (
     check_reachable,
     connect,
@@ -20,6 +21,7 @@ from histill.registry.server import (
     without_userinfo,
 )
 from histill.registry.tracking import MlflowTracker
+from histill.registry.unsent import Unsent, send_unsent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,6 +40,8 @@ def open_run(
     run_id: str | None,
     parent: str | None = None,
     tags: Mapping[str, str] | None = None,
+    unsent: str | None = None,
+    storage: Storage = Storage(),  # noqa: B008 - frozen
 ) -> MlflowTracker | None:
     """Begin the MLflow run of a logical run, or take it up again.
 
@@ -51,6 +55,9 @@ def open_run(
             that the server has lost is replaced by a new one.
         parent: id of the run that this one is a part of.
         tags: further tags.
+        unsent: folder in `storage` for metrics that the server was not there to take; what earlier runs have left in it
+            is sent now. None: such metrics are lost.
+        storage: how `unsent` is reached.
 
     Returns:
         The run's tracker, or None when no server is configured.
@@ -67,17 +74,31 @@ def open_run(
     if parent is not None:
         all_tags["mlflow.parentRunId"] = parent
     params = flat_params(config)
+    kept = None if unsent is None else Unsent(unsent, storage)
     with server_errors(uri):
         run = None if run_id is None else _known_run(client, run_id)
         if run is not None:
             _take_up(client, run, params, all_tags)
-            tracker = MlflowTracker(uri, run.info.run_id)
+            tracker = MlflowTracker(uri, run.info.run_id, kept)
         else:
             if run_id is not None:
                 _LOG.warning("the tracking server %s has lost run %s; a new one goes on.", uri, run_id)
-            tracker = MlflowTracker(uri, begin_run(client, tracking.experiment, name, all_tags))
+            tracker = MlflowTracker(uri, begin_run(client, tracking.experiment, name, all_tags), kept)
     tracker.params(params if run is None else {key: params[key] for key in params.keys() - run.data.params})
+    if kept is not None:
+        _send_earlier(kept)
     return tracker
+
+
+def _send_earlier(kept: Unsent) -> None:
+    """What earlier runs have left; that it is refused is no reason for this one to stop."""
+    try:
+        sent = send_unsent(SendConfig(unsent=kept.uri, storage=kept.storage))
+    except HistillError as error:
+        _LOG.warning("metrics of earlier runs stay in %s: %s", kept.uri, error)
+        return
+    if sent.metrics:
+        _LOG.warning("%d metrics of earlier runs were sent from %s.", sent.metrics, kept.uri)
 
 
 def begin_run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str]) -> str:

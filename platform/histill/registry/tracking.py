@@ -5,9 +5,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from histill.errors import HistillError
 from histill.registry.server import connect, log_file, what_it_said
+from histill.registry.unsent import Status, Unsent, Value, last_steps
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
 FLUSH_VALUES = 500
 FLUSH_S = 5.0
 CLOSE_S = 30.0
+MOST_HELD = 100_000  # values, while a server is away
 _PARAMS_AT_ONCE = 100  # MLflow's limit
-Value = tuple[str, float, int, int]  # name, value, ms since 1970, step
 _LOG = logging.getLogger(__name__)
 
 
@@ -30,32 +32,36 @@ class _Outbox:
     sender: threading.Thread | None = None
     client: "MlflowClient | None" = None
     warned: bool = False
+    held: int = 0  # values that were refused once
 
 
 @dataclass(frozen=True)
 class MlflowTracker:
     """Records metrics, parameters and pictures in the run `run_id` of the server at `uri`.
 
-    It is made on the driver and may be sent to another process: its pickle holds the two strings and nothing
-    else. No method raises because of the server: the first failure is logged as one warning, and what is
-    recorded while the server is away is lost. Metrics are sent in batches by a thread, so that a slow server
-    does not slow training. What an earlier process has recorded of the run stands: a resumed run repeats the steps
-    since its last checkpoint, and of these the server gets only what it has not.
+    It is made on the driver and may be sent to another process: its pickle holds where it writes and nothing
+    else. No method raises because of the server: the first failure is logged as one warning. Metrics are sent in
+    batches by a thread, so that a slow server does not slow training. While the server is away they are held, and sent
+    when it answers again; what is left in the end goes into a file below `unsent`, for `send_unsent`. Pictures and
+    parameters that are refused are lost. What an earlier process has recorded of the run stands: a resumed run repeats
+    the steps since its last checkpoint, and of these the server gets only what it has not.
     """
 
     uri: str
     run_id: str
+    unsent: Unsent | None = None
     _outbox: _Outbox = field(default_factory=_Outbox, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MlflowTracker, (self.uri, self.run_id)
+        return MlflowTracker, (self.uri, self.run_id, self.unsent)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record `values` at `step`; they are sent every 5 s, or as soon as 500 have gathered."""
         outbox = self._outbox
         now_ms = int(time.time() * 1000)
         outbox.waiting += [(name, float(value), now_ms, step) for name, value in values.items()]
-        if len(outbox.waiting) >= FLUSH_VALUES or time.monotonic() - outbox.flushed_at >= FLUSH_S:
+        many = len(outbox.waiting) >= FLUSH_VALUES and not outbox.held
+        if many or time.monotonic() - outbox.flushed_at >= FLUSH_S:
             self._flush(patience_s=0.0)
 
     def picture(self, name: str, png: bytes) -> None:
@@ -90,14 +96,27 @@ class MlflowTracker:
     def close(self) -> None:
         """Send what is left, for at most about 30 s; more may be recorded afterwards."""
         self._flush(patience_s=CLOSE_S)
-        sender = self._outbox.sender
-        if self._outbox.waiting or (sender is not None and sender.is_alive()):
+        outbox = self._outbox
+        if outbox.sender is not None and outbox.sender.is_alive():
             self._warn("the last metrics", f"did not answer within {CLOSE_S:.0f} s")
+        elif outbox.waiting:
+            values, outbox.waiting = outbox.waiting, []
+            self._keep(values, None)
 
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    def finish(self, status: Status) -> None:
         """Send what is left and set the run's status."""
         self.close()
-        self._attempt("the run's status", lambda client: client.set_terminated(self.run_id, status))
+        if not self._attempt("the run's status", lambda client: client.set_terminated(self.run_id, status)):
+            self._keep([], status)
+
+    def _keep(self, values: list[Value], status: Status | None) -> None:
+        """Leave what could not be sent where `send_unsent` finds it."""
+        if self.unsent is None:
+            return
+        try:
+            self.unsent.keep(self.uri, self.run_id, values, status)
+        except HistillError as error:
+            _LOG.warning("%d metrics of run %s are lost: %s", len(values), self.run_id, error)
 
     def _flush(self, patience_s: float) -> None:
         outbox = self._outbox
@@ -105,26 +124,33 @@ class MlflowTracker:
             outbox.sender.join(patience_s)
             if outbox.sender.is_alive():
                 return
-        batch, outbox.waiting = outbox.waiting, []
         outbox.flushed_at = time.monotonic()
-        if batch and self._client() is not None:
+        if outbox.waiting and self._client() is not None:
+            batch, outbox.waiting = outbox.waiting, []
             outbox.sender = threading.Thread(target=self._send, args=(batch,), name="histill-metrics", daemon=True)
             outbox.sender.start()
             outbox.sender.join(patience_s)
 
     def _send(self, batch: list[Value]) -> None:
+        outbox = self._outbox
+
         def send(client: "MlflowClient") -> None:
             from mlflow.entities import Metric
 
-            known = self._outbox.known
-            if known is None:
-                recorded = client.get_run(self.run_id).data.to_proto().metrics
-                known = self._outbox.known = {metric.key: metric.step for metric in recorded}
-            metrics = [Metric(*value) for value in batch if value[3] > known.get(value[0], -1)]
+            if outbox.known is None:
+                outbox.known = last_steps(client, self.run_id)
+            metrics = [Metric(*value) for value in batch if value[3] > outbox.known.get(value[0], -1)]
             for start in range(0, len(metrics), FLUSH_VALUES):
                 client.log_batch(self.run_id, metrics=metrics[start : start + FLUSH_VALUES])
 
-        self._attempt(f"{len(batch)} metrics", send)
+        if self._attempt(f"{len(batch)} metrics", send):
+            if outbox.held:
+                _LOG.warning("the tracking server %s answers again; %d metrics were sent late.", self.uri, outbox.held)
+                outbox.held = 0
+            return
+        outbox.known = None  # a part of the batch may have arrived
+        outbox.waiting = (batch + outbox.waiting)[-MOST_HELD:]
+        outbox.held = len(outbox.waiting)
 
     def _client(self) -> "MlflowClient | None":
         # Made by the caller's thread, never by the sender's: MLflow's import beside another can deadlock.
@@ -135,20 +161,22 @@ class MlflowTracker:
                 self._warn("everything", what_it_said(error))
         return self._outbox.client
 
-    def _attempt(self, what: str, send: "Callable[[MlflowClient], object]") -> None:
+    def _attempt(self, what: str, send: "Callable[[MlflowClient], object]") -> bool:
         client = self._client()
         if client is None:
-            return
+            return False
         try:
             send(client)
         except Exception as error:  # whatever a server does, training outlives it
             self._warn(what, what_it_said(error))
+            return False
+        return True
 
     def _warn(self, what: str, said: str) -> None:
         if not self._outbox.warned:
             self._outbox.warned = True
+            later = "are missing there" if self.unsent is None else f"wait for it (in the end below {self.unsent.uri})"
             _LOG.warning(
-                "the tracking server %s %s; training goes on, and %s of run %s and what else it refuses "
-                "are missing there.",
-                *(self.uri, said, what, self.run_id),
+                "the tracking server %s %s; training goes on, and %s of run %s and what else it refuses %s.",
+                *(self.uri, said, what, self.run_id, later),
             )

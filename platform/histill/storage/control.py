@@ -49,6 +49,25 @@ def exists(uri: str, storage: Storage) -> bool:
     return True
 
 
+def files_in(uri: str, storage: Storage) -> list[str]:
+    """The files right below the folder `uri`, ascending; none where there is no such folder."""
+    filesystem, path = control_filesystem(uri, storage)
+    with storage_errors(uri, storage):
+        try:
+            found = filesystem.ls(path, detail=True, refresh=True) if is_s3(uri) else filesystem.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+    names = (each["name"].rpartition("/")[2] for each in found if each["type"] == "file")
+    return sorted(f"{uri.rstrip('/')}/{name}" for name in names)
+
+
+def remove(uri: str, storage: Storage) -> None:
+    """Remove one file. Raises FileNotFoundError, and InputError when the storage refuses."""
+    filesystem, path = control_filesystem(uri, storage)
+    with storage_errors(uri, storage):
+        filesystem.rm_file(path)
+
+
 def read_json(uri: str, storage: Storage) -> Any:
     """A JSON file's value. Raises FileNotFoundError, and InputError when it is not JSON."""
     try:
@@ -86,5 +105,4 @@ def probe(uri: str, storage: Storage) -> None:
         with contextlib.suppress(FileNotFoundError), storage_errors(uri, storage):
             filesystem.call_s3("get_object", Bucket=bucket, Key=key)
     write_bytes(marker, b"", storage)
-    with storage_errors(uri, storage):
-        filesystem.rm_file(path)
+    remove(marker, storage)

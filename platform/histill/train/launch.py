@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from histill.cluster.quiet import verbose
 from histill.config.base import Strict
-from histill.config.common import Tracking
+from histill.config.common import Storage, Tracking
 from histill.storage.filesystems import arrow_filesystem
-from histill.storage.uris import is_s3
+from histill.storage.uris import is_s3, join
 from histill.train.board import make_board, shown
 from histill.train.run_folder import finish, open_record, run_uri, save_record
 
@@ -17,13 +17,28 @@ if TYPE_CHECKING:
     from histill.train.prepare import Prepared
 
 
+UNSENT = "_unsent"  # folder beside the runs, whose names begin otherwise
+
+
 class OpenRun(Protocol):
     """How a tracked run is begun or gone on with; the registry's `open_run`."""
 
     def __call__(
-        self, tracking: Tracking, *, name: str, kind: str, config: Strict, run_id: str | None, parent: str | None = None
+        self,
+        tracking: Tracking,
+        *,
+        name: str,
+        kind: str,
+        config: Strict,
+        run_id: str | None,
+        parent: str | None = None,
+        unsent: str | None = None,
+        storage: Storage = ...,
     ) -> Any:
-        """A tracker with a `run_id`, or None when nothing is tracked."""
+        """A tracker with a `run_id`, or None when nothing is tracked.
+
+        Metrics that the server was not there to take are kept in the folder `unsent` of `storage`.
+        """
         ...
 
 
@@ -59,7 +74,14 @@ def train_run(
     config = prepared.config
     record = open_record(config, prepared.kind)
     tracker = open_run(
-        config.tracking, name=config.name, kind=prepared.kind, config=config, run_id=record.tracking_run, parent=parent
+        config.tracking,
+        name=config.name,
+        kind=prepared.kind,
+        config=config,
+        run_id=record.tracking_run,
+        parent=parent,
+        unsent=join(config.runs, UNSENT),
+        storage=config.storage,
     )
     record = record.model_copy(update={"tracking_run": tracker.run_id if tracker else None})
     save_record(config, record)

@@ -1,0 +1,82 @@
+"""Metrics that a tracking server was not there to take: kept as files, and sent when it is."""
+
+import contextlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from histill.config.common import Storage
+from histill.config.send import SendConfig
+from histill.registry.server import check_reachable, connect, server_errors
+from histill.storage.control import files_in, read_json, remove, write_json
+from histill.storage.uris import join
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Value = tuple[str, float, int, int]  # name, value, ms since 1970, step
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """A folder for what a run could not send."""
+
+    uri: str
+    storage: Storage
+
+    def keep(self, server: str, run_id: str, values: Sequence[Value], status: Status | None) -> None:
+        """Write values and status into a new file. Raises InputError when the storage refuses."""
+        rows = [[name, str(value), ms, step] for name, value, ms, step in values]  # text, since JSON knows no NaN
+        record = {"server": server, "run_id": run_id, "values": rows, "status": status}
+        write_json(join(self.uri, f"{uuid.uuid4().hex}.json"), record, self.storage)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What was sent, and to how many runs."""
+
+    metrics: int
+    runs: int
+
+
+def send_unsent(config: SendConfig) -> Sent:
+    """Send what runs have kept in `config.unsent`, each value once, and remove what is sent.
+
+    Raises InputError when a server still does not answer, or refuses; what is left is kept then.
+    """
+    metrics, runs = 0, set()
+    for file in files_in(config.unsent, config.storage):
+        try:
+            record = read_json(file, config.storage)
+        except FileNotFoundError:
+            continue  # another has sent it meanwhile
+        uri, run_id = record["server"], record["run_id"]
+        check_reachable(uri)
+        client = connect(uri)
+        values = [(name, float(value), ms, step) for name, value, ms, step in record["values"]]
+        with server_errors(uri):
+            metrics += _sent(client, run_id, values)
+            if record["status"] is not None:
+                client.set_terminated(run_id, record["status"])
+        with contextlib.suppress(FileNotFoundError):
+            remove(file, config.storage)
+        runs.add(run_id)
+    return Sent(metrics, len(runs))
+
+
+def last_steps(client: "MlflowClient", run_id: str) -> dict[str, int]:
+    """The last step of each metric that the server has of a run."""
+    return {metric.key: metric.step for metric in client.get_run(run_id).data.to_proto().metrics}
+
+
+def _sent(client: "MlflowClient", run_id: str, values: Sequence[Value]) -> int:
+    from mlflow.entities import Metric
+
+    known = last_steps(client, run_id)
+    metrics = [Metric(*value) for value in values if value[3] > known.get(value[0], -1)]
+    for start in range(0, len(metrics), _AT_ONCE):
+        client.log_batch(run_id, metrics=metrics[start : start + _AT_ONCE])
+    return len(metrics)
