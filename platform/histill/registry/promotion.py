@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from histill.artifacts import exports, model_folder
 from histill.artifacts.model_folder import ModelCard
@@ -136,8 +137,6 @@ def _examined(model: str, held_out: HeldOut, config: PromoteConfig) -> _Candidat
     answers = all_answers(examiner, model, config.workers)
     formats = exports.exported(examiner.network, examiner.card)
     tiles = [batch.student[batch.valid] for batch in examiner.batches(spread_tiles(examiner, _TILES_COMPARED))]
-    import torch
-
     found = exports.differences(examiner.network, formats, torch.cat(tiles))
     score = score_of(examiner, answers, draws=config.gates.draws)
     return _Candidate(model, examiner, answers, score, formats, found)
