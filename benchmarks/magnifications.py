@@ -91,12 +91,12 @@ def main() -> None:
         "--steps",
         type=int,
         default=2400,
-        help="of a student at a quarter of the resolution; half of it at an eighth and a sixteenth, a quarter at half",
+        help="of a student at a quarter of the resolution; half of it at an eighth and a sixteenth, an eighth at half",
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once, each on one thread")
     chosen = parser.parse_args()
     seeds = {4: chosen.seeds, 8: chosen.other_seeds, 16: chosen.other_seeds, 2: chosen.half_seeds}
-    steps = {4: chosen.steps, 8: chosen.steps // 2, 16: chosen.steps // 2, 2: chosen.steps // 4}
+    steps = {4: chosen.steps, 8: chosen.steps // 2, 16: chosen.steps // 2, 2: chosen.steps // 8}
     budget = Budget(
         out=(chosen.out or Path("results") / ("magnifications_quick" if chosen.quick else "magnifications")).resolve(),
         teacher_steps=chosen.teacher_steps,
