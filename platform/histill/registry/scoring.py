@@ -22,6 +22,7 @@ from histill.evaluate.robustness import robustness
 from histill.evaluate.score import Score, score_of
 from histill.models.cost import measure_speed
 from histill.registry.runs import open_run
+from histill.registry.server import check_tracking, server_uri
 from histill.registry.settled import settled_reference
 from histill.registry.versions import SCORE_PATH, fetch_model, json_bytes
 from histill.storage.control import write_bytes
@@ -33,9 +34,11 @@ REPORT_PATH = "report.html"
 def scored(config: ScoreConfig) -> Score:
     """Score the model of `config`, write what it asks for, and record it where runs are tracked.
 
-    Raises InputError as `Examiner.load` does, and for workers that could not find the model.
+    Raises InputError as `Examiner.load` does, for workers that could not find the model, and for a tracking server that
+    does not answer.
     """
     _check_workers(config)
+    check_tracking(config.tracking)  # before the work
     with tempfile.TemporaryDirectory(prefix="histill-") as folder:
         model = fetch_model(config.model, config.tracking, Path(folder))
         held_out = settled_reference(config.held_out, config.tracking, folder, config.storage)
@@ -69,6 +72,13 @@ def _check_workers(config: ScoreConfig) -> None:
 
 def _report(config: ScoreConfig, examiner: Examiner, answers: Answers, score: Score) -> None:
     """Write the page and record the score, where either is asked for."""
+    if config.report is None and server_uri(config.tracking) is None:
+        return
+    pictures = _pictures(examiner, answers, score, config.picture_rows)
+    page = report_page(score, examiner.card, config.model, config.held_out.tiles, pictures).encode()
+    if config.report is not None:
+        write_bytes(config.report, page, config.storage)
+        print(f"report: {config.report}", file=sys.stderr)
     tracker = open_run(
         config.tracking,
         name=f"score-{score.model_digest[:12]}",
@@ -77,13 +87,6 @@ def _report(config: ScoreConfig, examiner: Examiner, answers: Answers, score: Sc
         run_id=None,
         tags={"model_digest": score.model_digest, "tiles_digest": score.tiles_digest},
     )
-    if config.report is None and tracker is None:
-        return
-    pictures = _pictures(examiner, answers, score, config.picture_rows)
-    page = report_page(score, examiner.card, config.model, config.held_out.tiles, pictures).encode()
-    if config.report is not None:
-        write_bytes(config.report, page, config.storage)
-        print(f"report: {config.report}", file=sys.stderr)
     if tracker is not None:
         tracker.metrics(_metrics(score), 0)
         tracker.file(SCORE_PATH, json_bytes(dataclasses.asdict(score)))
