@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard, build
-from histill.config.common import Storage, Workers
+from histill.config.common import Storage, Tracking, Workers
 from histill.config.scoring import HeldOut, ScoreConfig
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
@@ -34,6 +35,19 @@ def labelled(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]
     return tile_set(f"s3://{s3.bucket}/scoring/tiles", tiles=48, labels=True)
 
 
+def check_recorded(client: MlflowClient, experiment: str, score: dict[str, Any]) -> None:
+    """The run on the tracking server holds the figures, the page and everything behind them."""
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    (run,) = client.search_runs([found.experiment_id])
+    assert (run.info.status, run.data.tags["model_digest"]) == ("FINISHED", score["model_digest"])
+    for name, value in score["figures"].items():
+        assert run.data.metrics[name] == pytest.approx(value)
+        assert run.data.metrics[f"{name}/low"] == pytest.approx(score["intervals"][name][0])
+    assert run.data.metrics["gmacs"] == score["gmacs"]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"report.html", "score.json"}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_workers_counts_every_tile_once(
     labelled: Manifest, s3: S3Server, tracking: TrackingServer, tmp_path: Path, kind: str
@@ -55,8 +69,10 @@ def test_any_number_of_workers_counts_every_tile_once(
         )  # fmt: skip
         return dataclasses.asdict(scored(config))
 
-    alone = score()
+    where = Tracking(uri=tracking.uri, experiment=f"scoring-{kind}")
+    alone = score(tracking=where)
     assert alone["tiles"] == 32
+    check_recorded(MlflowClient(tracking.uri, tracking.uri), where.experiment, alone)
     for count in (1, 3):
         shared = score(workers=Workers(count=count, cpus=0.5))
         for figures in ("figures", "intervals", "classes"):
