@@ -71,6 +71,7 @@ def test_nan_fails(name: str) -> None:
     result = judged(Gates(floors={"dice": 0.1}), score, rivalry, replace(SOUND, difference=math.nan))[name]
     assert not result.passed
     assert math.isnan(result.shortfall)
+    assert ("several cases" in result.note) == (name == "not worse")
 
 
 def test_the_first_model_has_nobody_to_be_worse_than() -> None:

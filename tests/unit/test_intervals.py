@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from histill.evaluate.answers import Answers
-from histill.evaluate.intervals import drawn_figures, interval
+from histill.evaluate.intervals import drawn_figures, interval, paired_difference
 from histill.evaluate.parts import STAIN_GROUPS, by_slide, by_stain
 
 pytestmark = pytest.mark.unit
@@ -59,6 +59,15 @@ def test_the_same_seed_draws_the_same_cases_for_every_model() -> None:
 def test_an_unknown_figure_has_no_interval() -> None:
     assert all(map(math.isnan, interval(np.array([math.nan, math.nan]))))
     assert interval(np.array([math.nan, 1.0])) == (1.0, 1.0)
+
+
+def test_a_single_case_has_no_spread() -> None:
+    one, other = answers([True] * 8), answers([True, False] * 4)
+    difference, spread = paired_difference(one, other, np.array(["a"] * 8), "accuracy", 50)
+    assert difference == 0.5
+    assert all(map(math.isnan, spread))
+    low, high = paired_difference(one, other, np.array(["a", "b"] * 4), "accuracy", 50)[1]
+    assert (low, high) == (0.0, 1.0)
 
 
 def test_slides_come_with_the_worst_first() -> None:

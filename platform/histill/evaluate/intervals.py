@@ -30,13 +30,14 @@ def paired_difference(
 ) -> tuple[float, Interval]:
     """How far `figure` of `one` lies above that of `other`, and the middle 95 % of that over the same redrawn cases.
 
-    Both must have answered the same tiles, of which `cases` names the cases.
+    Both must have answered the same tiles, of which `cases` names the cases. A single case has no interval: NaN.
     """
     if not np.array_equal(one.rows, other.rows):
         raise ValueError("two models are compared on different tiles")
     drawn = [drawn_figures(each, cases, draws, seed=0)[figure] for each in (one, other)]
     whole = [float(each.figures()[figure][0]) for each in (one, other)]
-    return whole[0] - whole[1], interval(drawn[0] - drawn[1])
+    spread = interval(drawn[0] - drawn[1]) if len(np.unique(cases)) > 1 else (float("nan"), float("nan"))
+    return whole[0] - whole[1], spread
 
 
 def interval(values: np.ndarray) -> Interval:

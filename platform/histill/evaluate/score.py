@@ -29,7 +29,7 @@ class Score:
     reference: str  # "labels", "masks" or "teacher <first digits of its digest>"
     tiles_digest: str
     figures: dict[str, float]
-    intervals: dict[str, Interval]  # the middle 95 % over redrawn cases
+    intervals: dict[str, Interval]  # the middle 95 % over redrawn cases; empty for a single case
     classes: dict[str, dict[str, float]]  # each class's own figures
     confusion: tuple[tuple[int, ...], ...]  # tiles, or pixels, reference by decided class; empty with several labels
     by_stain: dict[str, Part]
@@ -63,7 +63,8 @@ def score_of(examiner: Examiner, answers: Answers, *, draws: int) -> Score:
     """The score that the answers of the whole split amount to."""
     cases, slides = (column(examiner, answers, name) for name in ("case", "slide"))
     cost = measure_cost(examiner.network, examiner.card.size_px)
-    drawn = drawn_figures(answers, cases, draws, seed=0) if draws else {}
+    several = len(np.unique(cases)) > 1  # of one case nobody knows the spread
+    drawn = drawn_figures(answers, cases, draws, seed=0) if draws and several else {}
     teacher, against = examiner.teacher, "masks" if answers.kind == "segmentation" else "labels"
     return Score(
         model_digest=examiner.digest,

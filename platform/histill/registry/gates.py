@@ -91,6 +91,8 @@ def _against(score: Score, rivalry: Rivalry | None, gates: Gates) -> tuple[GateR
         f"{main} {rivalry.difference:+.4f} ({rivalry.low:+.4f} to {rivalry.high:+.4f}) "
         f"against {rivalry.figure:.4f} of version {rivalry.champion}"
     )
+    if math.isnan(rivalry.low):
+        note += "; a spread needs held-out tiles of several cases"
     results = [_at_least("not worse", rivalry.low, -gates.max_regression, note)]
     if gates.cheaper is not None:
         share = score.gmacs / rivalry.gmacs if rivalry.gmacs else math.nan
