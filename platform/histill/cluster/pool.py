@@ -16,8 +16,8 @@ def over_pool(
 ) -> Iterator[dict[str, Any]]:
     """What `make(*arguments)`, called once in each actor, makes of each item; results come as they are done.
 
-    Ray Data lets the pool grow to `workers.count` actors, and does again what a lost one had begun. Items and results
-    are of plain values. Errors of the work are raised as they were.
+    Ray Data runs the pool of at most `workers.count` actors, and does again what a lost one had begun. Items and
+    results are of plain values. Errors of the work are raised as they were.
     """
     data = ray_data()
     dataset = data.from_items(list(items), override_num_blocks=len(items))
@@ -26,7 +26,13 @@ def over_pool(
         fn_constructor_args=(make, arguments),
         batch_size=1,
         batch_format="pyarrow",
-        compute=data.ActorPoolStrategy(min_size=1, max_size=workers.count),
+        # all at once where there is room: a pool that grows by itself keeps the others waiting
+        compute=data.ActorPoolStrategy(
+            min_size=1,
+            max_size=workers.count,
+            initial_size=min(workers.count, max(1, len(items))),
+            max_tasks_in_flight_per_actor=2,  # one waits while one is worked on; more, and the last ones lie unevenly
+        ),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
     )
