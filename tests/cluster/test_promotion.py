@@ -22,7 +22,7 @@ from histill.config.common import Storage, Tracking
 from histill.config.load import validate
 from histill.config.scoring import PromoteConfig
 from histill.errors import HistillError, InputError
-from histill.local.tracking import TrackingServer, mlflow_server
+from histill.local.tracking import mlflow_server
 from histill.registry import ledger, versions
 from histill.registry.promotion import Promotion, promote
 from histill.stream.read import Source
@@ -47,22 +47,6 @@ SECRETS = {"AWS_SECRET_ACCESS_KEY": "planted-secret-of-s3", "MLFLOW_TRACKING_PAS
 def planted_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in (SECRETS | {"MLFLOW_TRACKING_USERNAME": "someone"}).items():
         monkeypatch.setenv(variable, value)
-
-
-@pytest.fixture
-def config(tracking: TrackingServer, request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(uri=tracking.uri, experiment=request.node.name)
-
-
-@pytest.fixture
-def client(tracking: TrackingServer) -> MlflowClient:
-    return MlflowClient(tracking.uri, tracking.uri)
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A registered name of the test's own."""
-    return request.node.name.partition("[")[0].replace("_", "-")
 
 
 @pytest.fixture(scope="module")

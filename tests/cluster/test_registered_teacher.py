@@ -13,7 +13,6 @@ from histill.config.common import Storage, Teacher, Tracking
 from histill.config.scoring import HeldOut
 from histill.errors import InputError
 from histill.local.s3 import S3Server
-from histill.local.tracking import TrackingServer
 from histill.registry.settled import settled_reference, settled_teacher
 from histill.registry.versions import register
 from histill.storage.control import read_bytes, write_bytes
@@ -23,11 +22,6 @@ from histill.teachers.teacher import load_teacher
 pytestmark = pytest.mark.cluster
 
 STORAGE = Storage()
-
-
-@pytest.fixture
-def config(tracking: TrackingServer, request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(uri=tracking.uri, experiment=request.node.name)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from histill.config.search import PretrainSearch
 from histill.config.send import SendConfig
 from histill.errors import InputError
 from histill.local.ports import LOOPBACK, free_ports
-from histill.local.tracking import TrackingServer, mlflow_server
+from histill.local.tracking import mlflow_server
 from histill.registry import server, versions
 from histill.registry.runs import open_run
 from histill.registry.tracking import FLUSH_VALUES, MlflowTracker
@@ -48,25 +48,9 @@ def planted_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def config(tracking: TrackingServer, request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(uri=tracking.uri, experiment=request.node.name)
-
-
-@pytest.fixture
-def client(tracking: TrackingServer) -> MlflowClient:
-    return MlflowClient(tracking.uri, tracking.uri)
-
-
-@pytest.fixture
 def nobody() -> Tracking:
     """Where no server listens."""
     return Tracking(uri=f"http://{LOOPBACK}:{free_ports(1)[0]}")
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A registered name of the test's own."""
-    return request.node.name.partition("[")[0].replace("_", "-")
 
 
 @pytest.fixture(scope="module")

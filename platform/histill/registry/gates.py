@@ -68,7 +68,7 @@ def judge(score: Score, rivalry: Rivalry | None, provenance: Provenance, gates: 
         *_against(score, rivalry, gates),
         _at_most("exported formats", provenance.difference, gates.max_difference, "logits differ by at most"),
         _none("unseen cases", provenance.seen_cases, "no held-out case in training"),
-        _none("digests", len(provenance.missing), "tiles and teacher named", ", ".join(provenance.missing)),
+        _none("digests", len(provenance.missing), "tiles and cases on record", ", ".join(provenance.missing)),
     )
 
 
@@ -128,4 +128,4 @@ def _failure(result: GateResult) -> str:
 def _number(value: float) -> str:
     if math.isnan(value):
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) != 0 else f"{value:.4f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:.4f}"
