@@ -9,6 +9,7 @@ back), 1 a gate refused or another promotion was faster, 2 bad input.
 
     python jobs/promote_model.py -c jobs/configs/promote_model.yaml model=s3://bucket/runs/student --dry-run
     python jobs/promote_model.py registered_name=nuclei-student --rollback
+    python jobs/promote_model.py -c my.yaml model=s3://bucket/runs/student --copy-to http://mlflow.production:5000
 """
 
 import sys

@@ -303,9 +303,8 @@ def test_the_champion_is_copied_to_production(
     promoting: Callable[..., Promotion], config: Tracking, client: MlflowClient, name: str, tmp_path: Path
 ) -> None:
     with mlflow_server(tmp_path / "production") as server:
-        production = Tracking(uri=server.uri, experiment="production")
         promoting("poor")
-        found = promoting("good", copy_to=production.model_dump())
+        found = promoting("good", copy_to=server.uri)
         assert found.copied == "1"
         there = MlflowClient(server.uri, server.uri)
         assert aliases(there, name) == {"champion": "1"}
@@ -316,6 +315,6 @@ def test_the_champion_is_copied_to_production(
         kept = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
         formats = {f"exports/{file}" for file in (exports.PT2_NAME, exports.ONNX_NAME, exports.README_NAME)}
         assert formats | {"model/model.json", "model/model.safetensors", "decision.json", "score.json"} <= kept
-        back = promoting(None, rollback=True, copy_to=production.model_dump())
+        back = promoting(None, rollback=True, copy_to=server.uri)
         assert (back.version, back.copied) == ("1", "2")
         assert aliases(there, name) == {"champion": "2", "previous": "1"}

@@ -114,8 +114,8 @@ class PromoteConfig(Strict):
     gates: Gates = Gates()
     dry_run: bool = Field(False, description="score and judge, and change nothing")
     rollback: bool = Field(False, description="make the former champion the champion again; needs no model")
-    copy_to: Tracking | None = Field(
-        None, description="the tracking server of production, into whose registry the champion is copied; null: none"
+    copy_to: Uri | None = Field(
+        None, description="tracking server of production, into whose registry the champion is copied; null: none"
     )
     licence: str | None = Field(None, description="licence of the weights, for the model card, e.g. CC-BY-NC-4.0")
     picture_rows: int = Field(6, ge=1, le=32, description="tiles of the picture")

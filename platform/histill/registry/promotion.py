@@ -92,7 +92,7 @@ def promote(config: PromoteConfig) -> Promotion:
     """
     uri = required_server_uri(config.tracking)
     if config.copy_to is not None:
-        required_server_uri(config.copy_to)
+        required_server_uri(Tracking(uri=config.copy_to))
     client = connect(uri)
     if config.rollback:
         with server_errors(uri):
@@ -241,7 +241,7 @@ def _copied(promotion: Promotion, config: PromoteConfig) -> Promotion:
     if config.copy_to is None or not promotion.ok:
         return promotion
     assert promotion.version is not None
-    version = copy_version(promotion.registered_name, promotion.version, config.tracking, config.copy_to)
+    version = copy_version(promotion.registered_name, promotion.version, config.tracking, Tracking(uri=config.copy_to))
     return dataclasses.replace(promotion, copied=version)
 
 
