@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import ray.train
 
+from histill.config.common import Storage
 from histill.config.runs import PretrainConfig
 from histill.local.fault_proxy import KINDS, Faults, fault_proxy
 from histill.local.s3 import S3Server
 from histill.registry.runs import open_run
+from histill.storage.retry import retried
 from histill.stream.draws import tally
 from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
@@ -41,8 +43,7 @@ def ledger_of(path: Path, kill_after: int | None = None) -> Any:
 
     class Ledger(ray.train.UserCallback):
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            with checkpoint.as_directory() as folder:
-                position = json.loads(Path(folder, "position.json").read_text())
+            position = retried(lambda: position_in(checkpoint), Storage(), what="a checkpoint's position")
             with path.open("a") as file:
                 file.write(json.dumps(position | {"workers": len(metrics)}) + "\n")
             if len(path.read_text().splitlines()) == kill_after:
@@ -52,6 +53,11 @@ def ledger_of(path: Path, kill_after: int | None = None) -> Any:
                 os.kill(alive[-1].pid, signal.SIGKILL)
 
     return Ledger()
+
+
+def position_in(checkpoint: Any) -> dict[str, Any]:
+    with checkpoint.as_directory() as folder:
+        return json.loads(Path(folder, "position.json").read_text())
 
 
 def positions(path: Path) -> list[dict[str, Any]]:
