@@ -85,18 +85,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, two resolutions, a few steps")
     parser.add_argument("--seeds", type=int, default=3, help="at a quarter of the resolution")
     parser.add_argument("--other-seeds", type=int, default=3, help="at an eighth and a sixteenth")
-    parser.add_argument("--half-seeds", type=int, default=2, help="at half, where a step costs most; 0: none")
+    parser.add_argument("--half-seeds", type=int, default=3, help="at a half, where a step costs most; 0: none")
     parser.add_argument("--teacher-steps", type=int, default=1000)
     parser.add_argument(
         "--steps",
         type=int,
         default=2400,
-        help="of a student at a quarter of the resolution; half of it at an eighth and a sixteenth, an eighth at half",
+        help="of a student at a half and a quarter of the resolution; half of it at an eighth and a sixteenth",
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once, each on one thread")
     chosen = parser.parse_args()
     seeds = {4: chosen.seeds, 8: chosen.other_seeds, 16: chosen.other_seeds, 2: chosen.half_seeds}
-    steps = {4: chosen.steps, 8: chosen.steps // 2, 16: chosen.steps // 2, 2: chosen.steps // 8}
+    steps = {4: chosen.steps, 8: chosen.steps // 2, 16: chosen.steps // 2, 2: chosen.steps}
     budget = Budget(
         out=(chosen.out or Path("results") / ("magnifications_quick" if chosen.quick else "magnifications")).resolve(),
         teacher_steps=chosen.teacher_steps,
