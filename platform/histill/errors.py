@@ -7,3 +7,7 @@ class HistillError(Exception):
 
 class InputError(HistillError):
     """The user's input (config, credentials, tiles, models) is at fault. Jobs exit with status 2."""
+
+
+class AwayError(InputError):
+    """A server does not answer, which may pass by itself."""

@@ -265,7 +265,7 @@ def gradients(manifest: Manifest, config: PretrainConfig, worker: int, workers: 
     return {name: parameter.grad for name, parameter in learns.model.named_parameters()}
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, 3, 4])
 @pytest.mark.parametrize("padded", [False, True], ids=["full batch", "padded batch"])
 def test_the_gradient_does_not_depend_on_the_number_of_workers(
     tmp_path: Path, tile_set: Callable[..., Manifest], workers: int, padded: bool

@@ -121,14 +121,26 @@ def test_two_workers_leave_a_model_and_one_tracked_run(
     assert len(client.search_runs([run.info.experiment_id])) == 1
 
 
-def test_a_lost_worker_costs_no_tile(tiles: Manifest, pretraining: Make, client: MlflowClient, tmp_path: Path) -> None:
+def test_a_lost_worker_costs_no_tile(
+    tiles: Manifest, pretraining: Make, client: MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three, which share a batch of four tiles unevenly."""
     # One is killed here; a second is allowed: a worker of the restarted group once died by itself, for no known cause.
-    config = pretraining("lost-worker", tiles.uri, {"max_failures": 2})
+    config = pretraining("lost-worker", tiles.uri, {"max_failures": 2, "workers.count": 3})
     trained = train(config, witness(tmp_path / "reports", kill_after=1))
     seen = reports(tmp_path / "reports")
-    assert [(report["epochs"], report["tiles"], report["workers"]) for report in seen] == [(1, TILES, 2), (2, TILES, 2)]
+    assert [(report["epochs"], report["tiles"], report["workers"]) for report in seen] == [(1, TILES, 3), (2, TILES, 3)]
+    assert f"going on from step {STEPS} with 3 workers\n" in capsys.readouterr().err
     run = only_run(client, config.name)
     assert (run.info.run_id, run.info.status) == (trained.tracking_run, "FINISHED")
+
+
+def test_a_span_of_workers_takes_as_many_as_it_may(tiles: Manifest, pretraining: Make, tmp_path: Path) -> None:
+    config = pretraining("span", tiles.uri, {"workers.count": {"min": 1, "max": 2}})
+    trained = train(config, witness(tmp_path / "reports"))
+    seen = reports(tmp_path / "reports")
+    assert [(report["epochs"], report["tiles"], report["workers"]) for report in seen] == [(1, TILES, 2), (2, TILES, 2)]
+    assert trained.metrics["tiles"] == TILES
 
 
 def test_an_interrupted_run_goes_on_with_fewer_workers(

@@ -1,6 +1,10 @@
 """Checkpoints: going on from one is the same as never having stopped, and nothing in them is a pickle."""
 
 import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +14,9 @@ from safetensors import safe_open
 from histill.artifacts.model_folder import ModelCard, build, load
 from histill.config.common import Storage
 from histill.config.runs import Optimiser
-from histill.errors import InputError
+from histill.errors import HistillError, InputError
 from histill.models.deep import DeepAnswers
-from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint
+from histill.train.checkpoint import Learner, checkpoint_name, restore_checkpoint, save_checkpoint
 from histill.train.ledger import Position
 from histill.train.schedule import make_optimiser
 
@@ -59,7 +63,7 @@ def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(tmp_pat
         step(through, number)
     for number in range(2):
         step(stopped, number)
-    place = {"epoch": 3, "step": 2, "tiles": 7, "corrupt": 1, "tally": -(2**63)}
+    place = {"epoch": 3, "step": 2, "tiles": 7, "corrupt": 1, "tally": -(2**63), "before": (9, 5)}
     stopped.position = stopped.position.model_copy(update=place)
     save_checkpoint(str(tmp_path), stopped, CARD)
     resumed = learner(99, deep=deep)
@@ -120,3 +124,61 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, changed: dict[st
     with pytest.raises(InputError, match=named):
         restore_checkpoint(str(tmp_path), other)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.model.state_dict().items())
+
+
+def test_checkpoints_sort_by_their_steps() -> None:
+    names = [checkpoint_name(step) for step in (4, 30, 100_000, 99_999_999)]
+    assert names == sorted(names) == ["step-00000004", "step-00000030", "step-00100000", "step-99999999"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """`disk(bytes)`: the folder of a file system of that size."""
+    mounted: list[Path] = []
+
+    def mount(size: int) -> Path:
+        folder = tmp_path / f"disk-{len(mounted)}"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.5], ids=["within the weights", "within the optimiser's tensors"])
+def test_a_full_disk_is_named(small_disk: Callable[[int], Path], share: float) -> None:
+    trained = learner(0)
+    step(trained, 0)
+    disk = small_disk(int(share * sum(4 * weights.numel() for weights in trained.model.parameters())))
+    folder = disk / "histill-abc"
+    folder.mkdir()
+    with pytest.raises(HistillError) as caught:
+        save_checkpoint(str(folder), trained, CARD)
+    message = str(caught.value)
+    assert message.startswith(f"the disk below {disk} on {socket.gethostname()} is full")
+    assert "set TMPDIR" in message
+    assert "the run goes on from its last checkpoint." in message
+    assert "\n" not in message
+    assert (folder / "model.safetensors").exists() == (share > 1)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+@pytest.mark.parametrize("name", ["model.json", "position.json"])
+def test_a_disk_that_is_full_at_the_last_bytes_is_named_as_well(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(HistillError, match=f"the disk below {tmp_path.parent} on .* is full"):
+        save_checkpoint(str(tmp_path), learner(0), CARD)
+
+
+def test_another_failure_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="No such file or directory") as caught:
+        save_checkpoint(str(tmp_path / "missing"), learner(0), CARD)
+    assert not isinstance(caught.value, HistillError)
+    (tmp_path / "position.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save_checkpoint(str(tmp_path), learner(0), CARD)

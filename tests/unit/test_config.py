@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 from histill.cli import Outcome, run_job
+from histill.config.check import CheckConfig
+from histill.config.common import WorkerGroup, Workers
 from histill.config.distill import DistillConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.ingest import IngestConfig
-from histill.config.load import load_config, parse_yaml, with_overrides
+from histill.config.load import dotted_keys, load_config, nested_models, parse_yaml, with_overrides
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
@@ -122,7 +124,7 @@ def test_a_missing_file_is_named() -> None:
         ("student.mpp=0", ("'student.mpp'", "0")),
         ("storage.cache={folder: cache, max_gb: 1}", ("storage.cache.folder", "cache", "absolute path")),
         ("storage.cache={folder: /tmp/cache, max_gb: 0}", ("storage.cache.max_gb", "0")),
-        ("data.batch_size=3", ("data.batch_size 3", "workers.count 2")),
+        ("data.batch_size=1", ("data.batch_size 1", "workers.count 2", "at least 2", "fewer parts or workers")),
     ],
 )
 def test_refusals_of_a_training_run(override: str, said: tuple[str, ...]) -> None:
@@ -182,6 +184,90 @@ def test_a_top_level_key_may_be_an_option() -> None:
     assert (seen[0].register_best, seen[0].trials, seen[0].data.batch_size, seen[0].compile) == ("csat", 3, 8, True)
 
 
+@pytest.mark.parametrize(
+    ("count", "fewest", "most"), [("3", 3, 3), ("{min: 1, max: 4}", 1, 4), ("{max: 2, min: 2}", 2, 2)]
+)
+def test_a_run_takes_a_number_of_workers_or_a_span(tmp_path: Path, count: str, fewest: int, most: int) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"workers:\n  count: {count}\n  cpus: 0.5\n")
+    for config in (
+        load_config(PretrainConfig, None, [*PRETRAIN, f"workers.count={count}"]),
+        load_config(PretrainConfig, str(path), PRETRAIN),
+    ):
+        assert (config.workers.fewest, config.workers.most) == (fewest, most)
+    assert load_config(PretrainConfig, None, PRETRAIN).workers == WorkerGroup(count=2)
+
+
+def test_a_spans_ends_may_be_set_one_by_one() -> None:
+    config = load_config(PretrainConfig, None, [*PRETRAIN, "workers.count.min=1", "workers.count.max=3"])
+    assert (config.workers.fewest, config.workers.most) == (1, 3)
+
+
+NO_COUNTS = ["0", "-1", "1.0", "2.5", "true", "'2'", "many", "null", "[1, 4]", "{}"]
+NO_SPANS = ["{min: 0, max: 4}", "{min: 3, max: 2}", "{min: 1}", "{max: 4}", "{min: 1, max: 4, most: 5}"]
+NO_ENDS = ["{min: 1.0, max: 4}", "{min: '1', max: 4}", "{min: 1, max: null}"]
+
+
+@pytest.mark.parametrize("count", [*NO_COUNTS, *NO_SPANS, *NO_ENDS])
+def test_what_is_neither_a_number_of_workers_nor_a_span_is_refused(count: str) -> None:
+    message = refused_pretraining(f"workers.count={count}")
+    assert "workers.count" in message
+    assert "expected a number of workers, or {min: 1, max: 4} with a min of 1 or more and no smaller max" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("count", "end"), [("{min: true, max: 4}", "min"), ("{min: 1, max: true}", "max")])
+def test_true_is_no_end_of_a_span(count: str, end: str) -> None:
+    assert f"'workers.count.{end}' is True" in refused_pretraining(f"workers.count={count}")
+
+
+@pytest.mark.filterwarnings("error")  # pydantic only warns of what it cannot write
+def test_a_printed_span_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [*PRETRAIN, "workers.count={min: 1, max: 4}"]
+    assert run_job(PretrainConfig, lambda config: Outcome({}), ["--print-config", *keys]) == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert load_config(PretrainConfig, str(printed)) == load_config(PretrainConfig, None, keys)
+
+
+def test_a_span_leaves_every_worker_of_the_largest_world_its_tiles() -> None:
+    span = "workers.count={min: 1, max: 4}"
+    message = refused_pretraining(span, "optimiser.accumulate=2", "data.batch_size=7")
+    assert (
+        "data.batch_size 7 is less than a tile for each of optimiser.accumulate 2 parts of workers.count 4" in message
+    )
+    assert "choose at least 8" in message
+    load_config(PretrainConfig, None, [*PRETRAIN, span, "optimiser.accumulate=2", "data.batch_size=8"])
+
+
+def test_batch_jobs_take_a_number_of_workers_alone() -> None:
+    with pytest.raises(InputError, match=r"'workers\.count'"):
+        load_config(CacheConfig, None, ["workers.count={min: 1, max: 4}"])
+
+
+def test_a_sweep_refuses_a_span() -> None:
+    keys = [*PRETRAIN, "space={loss.temperature: {uniform: [1, 2]}}"]
+    with pytest.raises(InputError, match=r"workers\.count is a span, and a sweep .*; set it to a number of workers\."):
+        load_config(SEARCHES, None, [*keys, "workers.count={min: 1, max: 2}"])
+    assert load_config(SEARCHES, None, [*keys, "workers.count={min: 2, max: 2}"]).workers.most == 2
+
+
+def test_a_number_or_a_span_is_one_key(capsys: pytest.CaptureFixture[str]) -> None:
+    """What may be a plain value has no keys below it; what may be missing has."""
+    assert list(dotted_keys(WorkerGroup)) == ["cpus", "gpus", "count"]
+    assert nested_models(int | Workers) == nested_models(int | Workers | None) == nested_models(int) == []
+    assert nested_models(Workers | None) == [Workers]
+    assert nested_models(tuple[Workers, ...]) == []
+    assert nested_models(Workers | WorkerGroup) == [Workers, WorkerGroup]
+    with pytest.raises(SystemExit):
+        run_job(PretrainConfig, lambda config: Outcome({}), ["--help"])
+    help_text = capsys.readouterr().out
+    assert "  workers.count " in help_text
+    assert "workers.count.min" not in help_text
+    assert "storage.cache.folder" in help_text
+    assert "did you mean 'workers.count'?" in refused_pretraining("workers.cuont=2")
+
+
 def test_tiles_are_kept_decoded_only_in_a_cache() -> None:
     assert "set storage.cache" in refused_pretraining("data.keep_decoded=true")
 
@@ -212,6 +298,7 @@ def test_a_key_chooses_the_model(capsys: pytest.CaptureFixture[str]) -> None:
 
 CONFIGS: dict[str, Any] = {
     "cache_responses": CacheConfig,
+    "check_cluster": CheckConfig,
     "distill_student": DistillConfig,
     "finetune_student": FinetuneConfig,
     "ingest_images": IngestConfig,

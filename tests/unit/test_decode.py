@@ -1,7 +1,10 @@
 """Decoding: JPEG and PNG give pixels, everything else is a corrupt tile and nothing worse."""
 
 import contextlib
+import errno
 import io
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +85,62 @@ def test_a_decompression_bomb_is_corrupt(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for decode in (decode_image, decode_mask):
         with pytest.raises(CorruptTile):
+            decode(png(IMAGE), SIDE)
+
+
+TIGHT = """
+import resource, sys
+import numpy as np
+from histill.stream.decode import decode_image
+data, side = sys.stdin.buffer.read(), int(sys.argv[1])
+into = np.zeros((side, side, 3), np.uint8)
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 500_000, held + 500_000))
+try:
+    decode_image(data, side, into=into)
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process as Linux does")
+def test_a_sound_jpeg_that_finds_no_memory_is_not_a_corrupt_tile() -> None:
+    side = 1024
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG", progressive=True)  # all of whose coefficients are held at once
+    assert decode_image(buffer.getvalue(), side).shape == noise.shape
+    done = subprocess.run([sys.executable, "-c", TIGHT, str(side)], input=buffer.getvalue(), capture_output=True)
+    assert done.stdout.decode().startswith("no memory is left to decode a tile"), done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("Insufficient memory (case 4)"),  # libjpeg-turbo
+        OSError("out of memory when reading image file"),  # Pillow
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=str,
+)
+def test_a_lack_of_memory_costs_no_tile(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", fail)
+    monkeypatch.setattr(Image, "open", fail)
+    for decode, data in ((decode_image, JPEG), (decode_image, png(IMAGE)), (decode_mask, png(MASK))):
+        with pytest.raises(MemoryError, match="no memory is left"):
+            decode(data, SIDE)
+
+
+def test_any_other_fault_of_the_codecs_is_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EINVAL, "of another kind")
+
+    monkeypatch.setattr(Image, "open", fail)
+    for decode in (decode_image, decode_mask):
+        with pytest.raises(CorruptTile, match="of another kind"):
             decode(png(IMAGE), SIDE)
 
 

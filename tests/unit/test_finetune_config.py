@@ -110,34 +110,34 @@ def test_what_makes_no_sense_is_refused(labelled: Manifest, changes: dict[str, A
     assert said in message
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "workers", "accumulate", "tiles"), [(4, 1, 3, 4), (8, 2, 8, 4), (6, 2, 2, 3), (2, 1, 4, 2)]
-)
-def test_batches_that_do_not_divide_into_parts_are_refused(
-    batch_size: int, workers: int, accumulate: int, tiles: int
+def shared_out(batch_size: int, workers: int, accumulate: int) -> RunConfig:
+    data = {
+        "name": "run",
+        "runs": "runs",
+        "data": {"tiles": "tiles", "batch_size": batch_size},
+        "workers": {"count": workers},
+        "optimiser": {"accumulate": accumulate},
+    }
+    return validate(RunConfig, data, "the test")
+
+
+@pytest.mark.parametrize(("batch_size", "workers", "accumulate"), [(3, 1, 4), (15, 2, 8), (2, 3, 1), (1, 2, 1)])
+def test_batches_with_less_than_a_tile_for_each_part_are_refused(
+    batch_size: int, workers: int, accumulate: int
 ) -> None:
-    data = {
-        "name": "run",
-        "runs": "runs",
-        "data": {"tiles": "tiles", "batch_size": batch_size},
-        "workers": {"count": workers},
-        "optimiser": {"accumulate": accumulate},
-    }
-    message = one_sentence(lambda: validate(RunConfig, data, "the test"))
-    assert f"a worker's {tiles} tiles" in message
-    assert f"optimiser.accumulate {accumulate} parts; choose a divisor" in message
+    message = one_sentence(lambda: shared_out(batch_size, workers, accumulate))
+    assert f"data.batch_size {batch_size} is less than a tile" in message
+    assert (
+        f"optimiser.accumulate {accumulate} parts of workers.count {workers}; choose at least {workers * accumulate}"
+        in message
+    )
 
 
-@pytest.mark.parametrize(("batch_size", "workers", "accumulate"), [(8, 2, 4), (6, 2, 3), (4, 1, 1), (4, 4, 1)])
-def test_batches_that_divide_pass(batch_size: int, workers: int, accumulate: int) -> None:
-    data = {
-        "name": "run",
-        "runs": "runs",
-        "data": {"tiles": "tiles", "batch_size": batch_size},
-        "workers": {"count": workers},
-        "optimiser": {"accumulate": accumulate},
-    }
-    assert validate(RunConfig, data, "the test").optimiser.accumulate == accumulate
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "accumulate"), [(8, 2, 4), (4, 1, 3), (7, 2, 3), (4, 1, 1), (4, 4, 1), (8, 3, 1)]
+)
+def test_batches_with_a_tile_for_each_part_pass(batch_size: int, workers: int, accumulate: int) -> None:
+    assert shared_out(batch_size, workers, accumulate).optimiser.accumulate == accumulate
 
 
 def refused(manifest: Manifest, runs: Path, **changes: Any) -> str:

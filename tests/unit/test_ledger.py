@@ -1,5 +1,6 @@
 """The ledger: an epoch passes when every planned tile was consumed once, however the work was shared out."""
 
+import json
 from itertools import pairwise
 from typing import Any
 
@@ -109,12 +110,25 @@ def test_corrupt_tiles_are_allowed_up_to_the_limit(limit: int, passes: bool) -> 
 
 def test_the_next_epoch_begins_with_nothing_consumed() -> None:
     position = after(batch([1, 2, 3], [True, True, False]), position=start(epoch=4))
-    assert position.next_epoch() == start(epoch=5)
+    assert position.next_epoch() == start(epoch=5, before=(3, tally(np.array([1, 2, 3]))))
+
+
+def test_what_an_epoch_has_consumed_stays_known_through_the_next_alone() -> None:
+    first = after(batch([1, 2, 3])).next_epoch()
+    second = after(batch([7]), position=first, step=1)
+    assert second.before == first.before == (3, tally(np.array([1, 2, 3])))
+    assert second.next_epoch().before == (1, tally(np.array([7])))
+
+
+def test_a_position_of_an_older_checkpoint_is_read() -> None:
+    older = start(epoch=2, step=9, tiles=5).model_dump(mode="json")
+    assert older.pop("before") == [0, 0]
+    assert Position.model_validate_json(json.dumps(older)) == start(epoch=2, step=9, tiles=5)
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**40))
 def test_a_position_comes_back_from_json(fingerprint: int, tiles: int) -> None:
-    position = start(epoch=2, step=9, tiles=tiles, corrupt=1, tally=fingerprint)
+    position = start(epoch=2, step=9, tiles=tiles, corrupt=1, tally=fingerprint, before=(tiles, fingerprint))
     assert Position.model_validate_json(position.model_dump_json()) == position
 
 

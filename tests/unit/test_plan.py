@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histill.stream.plan import PADDING, EpochPlan, Step, balanced_copies, sequential_steps, steps_of
+from histill.stream.plan import PADDING, EpochPlan, Step, balanced_copies, columns_of, sequential_steps, steps_of
 
 pytestmark = pytest.mark.unit
 
@@ -19,6 +19,13 @@ group_sizes = st.one_of(
 batch_sizes = st.one_of(st.integers(1, 80), st.sampled_from([2, 3, 7, 31, 61, 67, 79]))
 buffers = st.sampled_from([1, 2, 16, 100, 10**6])
 seeds = st.integers(0, 2**40)
+
+
+@st.composite
+def worlds(draw: st.DrawFn, count: int = 1) -> tuple[int, ...]:
+    """A batch size, and `count` numbers of workers of which each has at least one of its columns."""
+    batch_size = draw(batch_sizes)
+    return batch_size, *(draw(st.integers(1, min(batch_size, 9))) for _ in range(count))
 
 
 def planned(sizes: list[int], batch_size: int, seed: int = 0, epoch: int = 0, buffer_tiles: int = 128) -> EpochPlan:
@@ -60,47 +67,58 @@ def test_epochs_and_seeds_give_other_orders(change: dict[str, int]) -> None:
     assert (first != global_batches(planned([8] * 25, 16, **change))).mean() > 0.9
 
 
+@given(st.integers(1, 200), st.data())
+def test_columns_are_shared_out_without_gap_and_as_equally_as_can_be(batch_size: int, draw: st.DataObject) -> None:
+    workers = draw.draw(st.integers(1, batch_size))
+    edges = [columns_of(worker, workers, batch_size) for worker in range(workers)]
+    assert [column for begin, end in edges for column in range(begin, end)] == list(range(batch_size))
+    widths = [end - begin for begin, end in edges]
+    assert min(widths) >= 1
+    assert max(widths) - min(widths) <= 1
+
+
 @moderate
-@given(group_sizes, st.integers(1, 13), st.integers(1, 6), seeds, buffers)
+@given(group_sizes, worlds(), seeds, buffers)
 def test_workers_columns_joined_are_the_global_batch(
-    sizes: list[int], share: int, workers: int, seed: int, buffer_tiles: int
+    sizes: list[int], world: tuple[int, int], seed: int, buffer_tiles: int
 ) -> None:
-    plan = planned(sizes, share * workers, seed, 1, buffer_tiles)
+    batch_size, workers = world
+    plan = planned(sizes, batch_size, seed, 1, buffer_tiles)
     shares = [list(steps_of(plan, worker, workers)) for worker in range(workers)]
     whole = list(steps_of(plan, 0, 1))
     assert {len(steps) for steps in shares} == {len(whole)}
     for number, step in enumerate(whole):
         parts = [steps[number] for steps in shares]
-        assert all(len(part.entries) == share for part in parts)
+        widths = [len(part.entries) for part in parts]
+        assert max(widths) - min(widths) <= 1
         assert np.array_equal(np.concatenate([part.entries for part in parts]), step.entries)
         assert {(part.number, part.planned) for part in parts} == {(number, step.planned)}
 
 
 @moderate
-@given(group_sizes, st.sampled_from([1, 6, 12, 48, 60]), st.sampled_from([1, 2, 3, 6]), buffers, st.data())
-def test_any_number_of_workers_goes_on_from_any_step_with_the_same_rest(
-    sizes: list[int], batch_size: int, workers: int, buffer_tiles: int, draw: st.DataObject
+@given(group_sizes, worlds(count=2), buffers, st.data())
+def test_an_epoch_whose_world_changes_in_the_middle_has_every_entry_once_and_in_its_batch(
+    sizes: list[int], world: tuple[int, int, int], buffer_tiles: int, draw: st.DataObject
 ) -> None:
-    if batch_size % workers:
-        workers = 1
+    batch_size, first, second = world
     plan = planned(sizes, batch_size, 3, 1, buffer_tiles)
     whole = global_batches(plan)
-    from_step = draw.draw(st.integers(0, plan.steps))
-    shares = [list(steps_of(plan, worker, workers, from_step)) for worker in range(workers)]
-    assert {len(steps) for steps in shares} == {plan.steps - from_step}
-    for number in range(plan.steps - from_step):
-        joined = np.concatenate([steps[number].entries for steps in shares])
-        assert np.array_equal(joined, whole[from_step + number])
-        assert {steps[number].number for steps in shares} == {from_step + number}
+    change = draw.draw(st.integers(0, plan.steps))
+    before = [list(steps_of(plan, worker, first))[:change] for worker in range(first)]
+    after = [list(steps_of(plan, worker, second, change)) for worker in range(second)]
+    assert {len(steps) for steps in after} == {plan.steps - change}
+    seen = [steps for shares in (before, after) for steps in zip(*shares, strict=True)]
+    assert [{part.number for part in parts} for parts in seen] == [{number} for number in range(plan.steps)]
+    for number, parts in enumerate(seen):
+        assert np.array_equal(np.concatenate([part.entries for part in parts]), whole[number])
 
 
 @moderate
-@given(group_sizes, st.sampled_from([1, 6, 12, 48]), st.sampled_from([1, 2, 3, 6]), buffers, st.data())
+@given(group_sizes, worlds(), buffers, st.data())
 def test_what_a_step_needs_is_open_and_nothing_is_opened_twice_or_in_vain(
-    sizes: list[int], batch_size: int, workers: int, buffer_tiles: int, draw: st.DataObject
+    sizes: list[int], world: tuple[int, int], buffer_tiles: int, draw: st.DataObject
 ) -> None:
-    if batch_size % workers:
-        workers = 1
+    batch_size, workers = world
     plan = planned(sizes, batch_size, 5, 2, buffer_tiles)
     from_step = draw.draw(st.integers(0, plan.steps))
     for worker in range(workers):
@@ -249,11 +267,14 @@ def test_more_tiles_held_mix_a_batch_that_is_wider_than_the_lanes() -> None:
     assert many > 0.95 * shuffled
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 20), st.integers(1, 4))
-def test_sequential_steps_keep_the_order_and_drop_nothing(sizes: list[int], share: int, workers: int) -> None:
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=20), worlds())
+def test_sequential_steps_keep_the_order_and_drop_nothing(sizes: list[int], world: tuple[int, int]) -> None:
+    batch_size, workers = world
     starts, entries = np.cumsum([0, *sizes]), sum(sizes)
-    shares = [list(sequential_steps(starts, worker, workers, share * workers)) for worker in range(workers)]
-    assert {len(steps) for steps in shares} == {-(-entries // (share * workers))}
+    shares = [list(sequential_steps(starts, worker, workers, batch_size)) for worker in range(workers)]
+    assert {len(steps) for steps in shares} == {-(-entries // batch_size)}
+    widths = [len(step.entries) for steps in shares for step in steps]
+    assert max(widths) - min(widths) <= 1
     joined = np.concatenate([step.entries for steps in zip(*shares, strict=True) for step in steps])
     assert joined[:entries].tolist() == list(range(entries))
     assert (joined[entries:] == PADDING).all()

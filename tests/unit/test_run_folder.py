@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 
 from histill.config.load import validate, with_value
 from histill.config.runs import PretrainConfig
 from histill.errors import InputError
-from histill.train.run_folder import finish, open_record, run_uri, save_record
+from histill.train.run_folder import finish, open_record, remove_orphans, run_uri, save_record
 
 pytestmark = pytest.mark.unit
 
@@ -48,6 +49,7 @@ def test_the_same_configuration_goes_on_with_its_tracked_run(tmp_path: Path) -> 
     "change",
     [
         {"workers__count": 4},
+        {"workers__count": {"min": 1, "max": 4}},
         {"workers__cpus": 0.5},
         {"storage__endpoint": "http://elsewhere:9000"},
         {"tracking__uri": "http://elsewhere:5000"},
@@ -101,3 +103,22 @@ def test_a_finished_name_is_refused_whatever_the_configuration(tmp_path: Path) -
     for again in (first, config(tmp_path, optimiser__lr=0.5)):
         with pytest.raises(InputError, match="is finished; choose another name"):
             open_record(again, KIND)
+
+
+def test_a_span_of_workers_may_become_a_number_again(tmp_path: Path) -> None:
+    first = config(tmp_path, workers__count={"min": 1, "max": 4})
+    save_record(first, open_record(first, KIND).model_copy(update={"tracking_run": "abc"}))
+    assert open_record(config(tmp_path), KIND).tracking_run == "abc"
+
+
+def test_checkpoints_that_nobody_knows_of_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("step-00000002", "step-00000004", "step-00000006", "stepping", "other"):
+        (tmp_path / name / "below").mkdir(parents=True)
+        (tmp_path / name / "below" / "file").write_text(name)
+    (tmp_path / "run.json").write_text("{}")
+    remove_orphans(LocalFileSystem(), str(tmp_path), {"step-00000004", "step-00000006"})
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["other", "run.json", "step-00000004", "step-00000006", "stepping"]
+    assert (tmp_path / "step-00000006" / "below" / "file").read_text() == "step-00000006"
+    remove_orphans(LocalFileSystem(), str(tmp_path), [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run.json", "stepping"]

@@ -2,13 +2,14 @@
 
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from histill.config.common import Storage
-from histill.errors import InputError
+from histill.errors import AwayError, InputError
 from histill.storage import control
-from histill.storage.filesystems import arrow_filesystem, storage_error
+from histill.storage.filesystems import arrow_filesystem, storage_error, storage_errors
 from histill.storage.uris import beside, join, stem
 
 pytestmark = pytest.mark.unit
@@ -97,3 +98,46 @@ def test_errors_of_object_storage_are_sentences(raised: str, said: str) -> None:
     assert said in message
     assert "s3://bucket/key" in message
     assert "http://127.0.0.1:1" in message
+
+
+@pytest.mark.parametrize(
+    ("raised", "away"),
+    [
+        (OSError("AWS Error NETWORK_CONNECTION: curlCode: 7, Couldn't connect to server"), True),
+        (OSError("AWS Error NETWORK_CONNECTION: curlCode: 28, Timeout was reached"), True),
+        (OSError('Could not connect to the endpoint URL: "http://127.0.0.1:1/bucket"'), True),
+        (ConnectionResetError("Connection reset by peer"), True),
+        (OSError("AWS Error SIGNATURE_DOES_NOT_MATCH during PutObject"), False),
+        (OSError("An error occurred (InvalidAccessKeyId) when calling PutObject"), False),
+        (OSError("AWS Error ACCESS_DENIED during HeadObject"), False),
+        (OSError("AWS Error NO_SUCH_BUCKET during PutObject"), False),
+        (OSError("Unable to locate credentials"), False),
+        (OSError("something else"), False),
+    ],
+    ids=str,
+)
+def test_a_server_that_is_away_is_told_from_one_that_refuses(raised: OSError, away: bool) -> None:
+    """The first may pass by itself, so workers are replaced; the second ends the run."""
+    error = storage_error("s3://bucket/key", Storage(endpoint="http://127.0.0.1:1"), raised)
+    assert isinstance(error, InputError)
+    assert type(error) is (AwayError if away else InputError)
+
+
+def test_nothing_listens_there() -> None:
+    """What the two clients really raise."""
+    storage = Storage(endpoint="http://127.0.0.1:1", attempts=1, connect_timeout_s=1, request_timeout_s=1)
+    environment = {
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "something",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with patch.dict(os.environ, environment):
+        with pytest.raises(AwayError, match=r"http://127\.0\.0\.1:1 cannot be reached"):
+            control.read_bytes("s3://bucket/key", storage)
+        filesystem, path = arrow_filesystem("s3://bucket/key", storage)
+        with pytest.raises(AwayError), storage_errors("s3://bucket/key", storage):
+            filesystem.open_input_file(path)
+
+
+def test_a_local_file_is_never_away() -> None:
+    assert type(storage_error("/data/file", STORAGE, OSError("Connection timed out"))) is InputError

@@ -1,9 +1,9 @@
 """The parts that several jobs share: storage, tracking, workers."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from histill.config.base import Strict, Uri
 
@@ -40,6 +40,11 @@ class Storage(Strict):
     request_timeout_s: float = Field(30.0, gt=0, description="seconds to wait for an answer")
     attempts: int = Field(5, ge=1, description="tries of one request, with exponential backoff")
     retry_base_s: float = Field(0.5, gt=0, description="longest wait before the second try, doubled with every further")
+    profiles: dict[str, str] = Field(
+        {},
+        description="bucket: AWS profile whose keys are used for it, e.g. {tiles: reader, runs: writer}; each node has "
+        "them in ~/.aws/credentials; other buckets: the usual chain",
+    )
     cache: ShardCache | None = Field(None, description="keep row groups on the nodes' own disks; null: read them again")
 
 
@@ -50,12 +55,57 @@ class Tracking(Strict):
     experiment: str = Field("histill", description="MLflow experiment")
 
 
-class Workers(Strict):
-    """The worker group of one training run, or the pool of one batch job."""
+class Worker(Strict):
+    """What one worker is given."""
 
-    count: int = Field(2, ge=1, description="number of workers")
     cpus: float = Field(1.0, gt=0, description="CPUs reserved for each worker; leave some for reading tiles")
     gpus: float = Field(0.0, ge=0, description="GPUs reserved for each worker")
+
+
+class Workers(Worker):
+    """The pool of a batch job."""
+
+    count: int = Field(2, ge=1, description="number of workers")
+
+
+class Elastic(Strict):
+    """A worker group that shrinks with lost nodes and grows with new ones."""
+
+    min: int
+    max: int
+
+
+def _a_number_or_a_span(value: Any) -> int | Elastic:
+    match value:
+        case bool():
+            pass
+        case int() if value >= 1:
+            return value
+        case Elastic():
+            return value
+        case {"min": int(least), "max": int(most), **others} if not others and 1 <= least <= most:
+            return Elastic(min=least, max=most)
+    raise ValueError("expected a number of workers, or {min: 1, max: 4} with a min of 1 or more and no smaller max")
+
+
+class WorkerGroup(Worker):
+    """The worker group of a training run."""
+
+    count: Annotated[int | Elastic, BeforeValidator(_a_number_or_a_span)] = Field(
+        2,
+        description="number of workers, or {min: 1, max: 4}: go on with fewer while nodes are lost, and with more once "
+        "they are back",
+    )
+
+    @property
+    def fewest(self) -> int:
+        """The smallest world that may train."""
+        return self.count.min if isinstance(self.count, Elastic) else self.count
+
+    @property
+    def most(self) -> int:
+        """The largest world that may train."""
+        return self.count.max if isinstance(self.count, Elastic) else self.count
 
 
 class Teacher(Strict):

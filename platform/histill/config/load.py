@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Generic, TypeVar
 
 import yaml
@@ -152,9 +153,10 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
 
 
 def nested_models(annotation: Any) -> list[type[BaseModel]]:
-    """The models inside an annotation such as `A | B | None`, unless they stand in a tuple or mapping."""
+    """The models inside an annotation such as `A | B | None`; none in a tuple, a mapping, or beside a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if getattr(annotation, "__origin__", None) in (tuple, list, dict):
         return []
-    return [model for part in getattr(annotation, "__args__", ()) for model in nested_models(part)]
+    below = [nested_models(part) for part in getattr(annotation, "__args__", ()) if part is not NoneType]
+    return [model for models in below for model in models] if all(below) else []

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from histill.config.augment import Augment
 from histill.config.base import Strict, Uri
-from histill.config.common import Name, Split, Storage, Teacher, Tracking, Workers
+from histill.config.common import Name, Split, Storage, Teacher, Tracking, WorkerGroup
 
 STRIDE = 32
 """Of a U-Net: the sides of what it sees are multiples of it."""
@@ -124,7 +124,7 @@ class RunConfig(Strict):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the student's activations")
     compile: bool = Field(False, description="torch.compile the student; costs a minute or two before the first step")
     max_failures: int = Field(2, ge=0, description="how often lost workers are replaced before the run gives up")
-    workers: Workers = Workers()
+    workers: WorkerGroup = WorkerGroup()
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
 
@@ -135,16 +135,12 @@ class RunConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def _even_batches(self) -> "RunConfig":
-        if self.data.batch_size % self.workers.count:
+    def _tiles_for_every_worker(self) -> "RunConfig":
+        tiles, workers, parts = self.data.batch_size, self.workers.most, self.optimiser.accumulate
+        if tiles < workers * parts:
             raise ValueError(
-                f"data.batch_size {self.data.batch_size} does not divide among workers.count {self.workers.count}; "
-                "choose a multiple"
-            )
-        if self.data.batch_size // self.workers.count % self.optimiser.accumulate:
-            raise ValueError(
-                f"a worker's {self.data.batch_size // self.workers.count} tiles of a batch do not divide into "
-                f"optimiser.accumulate {self.optimiser.accumulate} parts; choose a divisor"
+                f"data.batch_size {tiles} is less than a tile for each of optimiser.accumulate {parts} parts of "
+                f"workers.count {workers}; choose at least {workers * parts}, or fewer parts or workers"
             )
         return self
 

@@ -81,6 +81,14 @@ class SearchConfig(RunConfig):
         return self
 
     @model_validator(mode="after")
+    def _trials_of_one_size(self) -> "SearchConfig":
+        if self.workers.fewest < self.workers.most:
+            raise ValueError(
+                "workers.count is a span, and a sweep gives every trial the same room; set it to a number of workers"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _conditions_come_before(self) -> "SearchConfig":
         known: dict[str, Draw] = {}
         for key, draw in self.space.items():

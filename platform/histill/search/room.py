@@ -1,8 +1,8 @@
 """How many trials the cluster holds at once."""
 
-import math
 from collections.abc import Iterable, Mapping
 
+from histill.cluster.room import workers_on
 from histill.config.search import SearchConfig
 from histill.errors import InputError
 
@@ -18,24 +18,15 @@ def trials_at_once(config: SearchConfig, nodes: Iterable[Mapping[str, float]]) -
     """
     workers, nodes = config.workers, list(nodes)
     cpus = [node.get("CPU", 0.0) for node in nodes]
-    held = sum(_workers_on(node, workers.cpus, workers.gpus) for node in nodes)
+    held = sum(workers_on(node, workers) for node in nodes)
     free = sum(cpus) - READING_CPUS
-    fit = min(held // workers.count, int(free / (workers.count * workers.cpus + DRIVER_CPUS)))
+    fit = min(held // workers.most, int(free / (workers.most * workers.cpus + DRIVER_CPUS)))
     if fit < 1:
         gpus = sum(node.get("GPU", 0.0) for node in nodes)
         raise InputError(
-            f"one trial takes {workers.count} x {workers.cpus:g} CPUs and {workers.count} x {workers.gpus:g} GPUs "
+            f"one trial takes {workers.most} x {workers.cpus:g} CPUs and {workers.most} x {workers.gpus:g} GPUs "
             f"(workers.count, workers.cpus, workers.gpus), {DRIVER_CPUS:g} CPUs for itself, and {READING_CPUS:g} CPUs "
             f"stay free for reading, but the cluster has {sum(cpus):g} CPUs (at most {max(cpus, default=0):g} on a "
             f"node) and {gpus:g} GPUs; ask for less per trial."
         )
     return min(fit, config.concurrent or fit, config.trials)
-
-
-def _workers_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """How many of a trial's workers one node holds."""
-    fit = math.floor(node.get("CPU", 0.0) / cpus + 1e-9)
-    if not gpus:
-        return fit
-    on_gpus = int(node.get("GPU", 0.0)) * math.floor(1 / gpus + 1e-9) if gpus < 1 else int(node.get("GPU", 0.0) / gpus)
-    return min(fit, on_gpus)

@@ -11,7 +11,7 @@ from typing import Any
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.storage.filesystems import control_filesystem, storage_errors
-from histill.storage.uris import is_s3
+from histill.storage.uris import is_s3, join
 
 
 def read_bytes(uri: str, storage: Storage) -> bytes:
@@ -96,13 +96,17 @@ def probe(uri: str, storage: Storage) -> None:
 
     Raises InputError in one sentence when the storage cannot be reached, or refuses the credentials or the writing.
     """
-    marker = f"{uri.rstrip('/')}/.probe"
+    marker = join(uri, ".probe")
+    if not is_s3(uri):
+        write_bytes(marker, b"", storage)
+        remove(marker, storage)
+        return
     filesystem, path = control_filesystem(marker, storage)
-    if is_s3(uri):
-        # Reading comes first: a server that makes a missing bucket at the first write would hide a misspelt name. It
-        # is a plain GET, since the HEAD that fsspec begins with is not told what is wrong.
-        bucket, _, key = path.removeprefix("s3://").partition("/")
-        with contextlib.suppress(FileNotFoundError), storage_errors(uri, storage):
-            filesystem.call_s3("get_object", Bucket=bucket, Key=key)
-    write_bytes(marker, b"", storage)
-    remove(marker, storage)
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    # Reading comes first: a server that makes a missing bucket at the first write would hide a misspelt name. It is a
+    # plain GET, since the HEAD that fsspec begins with is not told what is wrong.
+    with contextlib.suppress(FileNotFoundError), storage_errors(uri, storage):
+        filesystem.call_s3("get_object", Bucket=bucket, Key=key)
+    with storage_errors(uri, storage):
+        filesystem.pipe_file(path, b"")
+        filesystem.rm_file(path)

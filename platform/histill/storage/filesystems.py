@@ -2,18 +2,22 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from histill.config.common import Storage
-from histill.errors import InputError
-from histill.storage.uris import is_s3
+from histill.errors import AwayError, InputError
+from histill.storage.retry import passing
+from histill.storage.uris import bucket_of, is_s3
 
 if TYPE_CHECKING:
     import fsspec
     from pyarrow import fs
 
-CREDENTIALS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile or role of the AWS chain)"
+CREDENTIALS_HINT = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile or role of the AWS chain, or storage.profiles)"
+)
 
 
 def endpoint_of(storage: Storage) -> str | None:
@@ -40,7 +44,34 @@ def arrow_filesystem(uri: str, storage: Storage, *, attempts: int | None = None)
         options |= {"endpoint_override": endpoint, "region": storage.region or "us-east-1"}
     elif storage.region:
         options["region"] = storage.region
+    if (profile := profile_of(uri, storage)) is not None:
+        options |= _keys_of(profile)
     return fs.S3FileSystem(**options), arrow_path(uri)
+
+
+def profile_of(uri: str, storage: Storage) -> str | None:
+    """The AWS profile that is named for the bucket of `uri`; None: the usual chain."""
+    return storage.profiles.get(bucket_of(uri) or "")
+
+
+def _keys_of(profile: str) -> dict[str, str]:
+    """The keys of an AWS profile, as pyarrow takes them. It knows no profiles, but that of $AWS_PROFILE."""
+    import botocore.exceptions
+    import botocore.session
+
+    try:
+        credentials = botocore.session.Session(profile=profile).get_credentials()
+    except botocore.exceptions.ProfileNotFound:
+        credentials = None
+    if credentials is None:
+        raise InputError(
+            f"storage.profiles names the AWS profile {profile!r}, and {socket.gethostname()} has none with keys; add "
+            "it to ~/.aws/credentials (or $AWS_SHARED_CREDENTIALS_FILE) on every node."
+        )
+    keys = credentials.get_frozen_credentials()
+    return {"access_key": keys.access_key, "secret_key": keys.secret_key} | (
+        {"session_token": keys.token} if keys.token else {}
+    )
 
 
 def arrow_path(uri: str) -> str:
@@ -62,8 +93,12 @@ def control_filesystem(uri: str, storage: Storage) -> tuple["fsspec.AbstractFile
         "read_timeout": storage.request_timeout_s,
         "retries": {"max_attempts": storage.attempts, "mode": "standard"},
     }
+    keys: dict[str, Any] = {}
+    if (profile := profile_of(uri, storage)) is not None:
+        own = _keys_of(profile)
+        keys = {"key": own["access_key"], "secret": own["secret_key"], "token": own.get("session_token")}
     filesystem = fsspec.filesystem(
-        "s3", client_kwargs=client, config_kwargs=config, use_listings_cache=False, default_fill_cache=False
+        "s3", client_kwargs=client, config_kwargs=config, use_listings_cache=False, default_fill_cache=False, **keys
     )
     return filesystem, uri
 
@@ -110,8 +145,13 @@ def storage_error(uri: str, storage: Storage, error: Exception) -> InputError:
             mark in text
             for mark in ("NETWORK_CONNECTION", "Connect", "timed out", "Timeout", "curlCode", "Could not connect")
         ):
-            return InputError(
+            return AwayError(
                 f"{where} cannot be reached for {uri}; start it, or set storage.endpoint "
                 "(or AWS_ENDPOINT_URL) to where it is."
+            )
+        if isinstance(error, OSError) and (reason := passing(error)) is not None:
+            return AwayError(
+                f"{where} does not serve {uri} at present ({reason}); look after the server, and give the same command "
+                "again."
             )
     return InputError(f"{uri} cannot be used: {str(error).splitlines()[0] if str(error) else type(error).__name__}.")

@@ -8,6 +8,11 @@ def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
+def bucket_of(uri: str) -> str | None:
+    """The bucket that `uri` lies in; None where it is a local path."""
+    return uri.removeprefix("s3://").partition("/")[0] if is_s3(uri) else None
+
+
 def join(uri: str, *parts: str) -> str:
     """`uri` with `parts` below it."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])

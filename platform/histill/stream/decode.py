@@ -1,5 +1,6 @@
 """From encoded bytes to pixels; the codecs release the GIL, so threads decode side by side."""
 
+import errno
 import io
 
 import numpy as np
@@ -35,7 +36,7 @@ def decode_image(
     except CorruptTile:
         raise
     except _FAULTS as error:
-        raise CorruptTile(str(error) or "not an image") from None
+        raise _corrupt(error, "") from None
     _check(image.shape[0], image.shape[1], size_px)
     return shrunk(image, size_px // reduction)
 
@@ -46,7 +47,7 @@ def decode_mask(data: bytes | memoryview, size_px: int) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as opened:
             mask = np.asarray(opened)
     except _FAULTS as error:
-        raise CorruptTile(f"mask: {error}") from None
+        raise _corrupt(error, "mask: ") from None
     if mask.shape != (size_px, size_px) or mask.dtype != np.uint8:
         raise CorruptTile(f"mask: {mask.shape} {mask.dtype} instead of {(size_px, size_px)} uint8")
     return mask
@@ -70,3 +71,11 @@ def shrunk(image: np.ndarray, side: int) -> np.ndarray:
 def _check(height: int, width: int, size_px: int) -> None:
     if (height, width) != (size_px, size_px):
         raise CorruptTile(f"{width}x{height} px instead of {size_px}x{size_px}")
+
+
+def _corrupt(error: Exception, what: str) -> CorruptTile:
+    """The fault of a tile. Raises MemoryError where it is the machine's, which must not cost a tile."""
+    said = str(error).lower()  # the first is libjpeg's word for it, the second Pillow's
+    if "insufficient memory" in said or "out of memory" in said or getattr(error, "errno", None) == errno.ENOMEM:
+        raise MemoryError(f"no memory is left to decode a tile ({error})") from None
+    return CorruptTile(f"{what}{error or 'not an image'}")

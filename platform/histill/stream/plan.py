@@ -113,15 +113,20 @@ class Step:
     """One worker's part of one global batch."""
 
     number: int
-    entries: np.ndarray  # int64 [batch_size / workers], PADDING where none is left
+    entries: np.ndarray  # int64 [the worker's columns], PADDING where none is left
     opened: np.ndarray  # int64, ascending: entries that this step or a later one of the same window needs
     planned: int  # entries in the whole global batch
 
 
+def columns_of(worker: int, workers: int, batch_size: int) -> tuple[int, int]:
+    """Where the columns of a global batch begin and end that are `worker`'s; no worker has two more than another."""
+    return batch_size * worker // workers, batch_size * (worker + 1) // workers
+
+
 def steps_of(plan: EpochPlan, worker: int, workers: int, from_step: int = 0) -> Iterator[Step]:
     """What `worker` of `workers` consumes from `from_step` on: its columns of the global batches."""
-    share, width = plan.batch_size // workers, plan.lane_width
-    begin, end = worker * share, (worker + 1) * share
+    width = plan.lane_width
+    begin, end = columns_of(worker, workers, plan.batch_size)
     lanes = [
         _lane_steps(plan, lane, max(begin - lane * width, 0), min(end - lane * width, width), from_step)
         for lane in range(begin // width, -(-end // width))
@@ -157,17 +162,17 @@ def _lane_steps(
 
 def sequential_steps(starts: np.ndarray, worker: int, workers: int, batch_size: int) -> Iterator[Step]:
     """The steps of an evaluation: every entry in the order of the storage, the tail padded; `starts` as in a plan."""
-    share, entries, opened_to = batch_size // workers, int(starts[-1]), 0
+    begin, end = columns_of(worker, workers, batch_size)
+    entries, opened_to = int(starts[-1]), 0
     for number in range(-(-entries // batch_size)):
-        first = number * batch_size + worker * share
-        mine = np.arange(first, first + share)
+        mine = number * batch_size + np.arange(begin, end)
         mine[mine >= entries] = PADDING
         opened = np.zeros(0, np.int64)
         if mine.max() >= opened_to:  # a row group is opened once, with all that this worker needs of it
-            end = int(starts[np.searchsorted(starts, mine.max(), side="right")])
-            opened = np.arange(opened_to, end)
-            opened = opened[opened % batch_size // share == worker]
-            opened_to = end
+            last = int(starts[np.searchsorted(starts, mine.max(), side="right")])
+            opened = np.arange(opened_to, last)
+            opened = opened[(opened % batch_size >= begin) & (opened % batch_size < end)]
+            opened_to = last
         yield Step(number, mine, opened, min(batch_size, entries - number * batch_size))
 
 

@@ -16,7 +16,7 @@ from histill.errors import InputError
 from histill.storage.cache import RowGroupCache
 from histill.storage.filesystems import arrow_filesystem, arrow_path, storage_errors
 from histill.storage.retry import retried
-from histill.storage.uris import is_s3, join
+from histill.storage.uris import bucket_of, join
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile
 from histill.stream.views import pixels_of
@@ -67,7 +67,7 @@ class ShardReader:
     def __init__(self, threads: int = 4) -> None:
         self.threads = threads
         self._shards: OrderedDict[str, tuple[pa.NativeFile, pq.FileMetaData]] = OrderedDict()
-        self._clients: dict[tuple[bool, Storage], FileSystem] = {}  # kept, so that connections are used again
+        self._clients: dict[tuple[str | None, str], FileSystem] = {}  # kept, so that connections are used again
         self._caches: dict[str, RowGroupCache] = {}
         self._lock = threading.Lock()
 
@@ -166,7 +166,7 @@ class ShardReader:
             if uri in self._shards:
                 self._shards.move_to_end(uri)
                 return self._shards[uri]
-            kind = is_s3(uri), storage
+            kind = _kind_of_client(uri, storage)
             if kind not in self._clients:
                 self._clients[kind], _ = arrow_filesystem(uri, storage, attempts=_CLIENT_ATTEMPTS)
             client = self._clients[kind]
@@ -182,7 +182,12 @@ class ShardReader:
         """Next time with a new client: one that has failed often hands on every error without a second try."""
         with self._lock:
             self._shards.pop(uri, None)
-            self._clients.pop((is_s3(uri), storage), None)
+            self._clients.pop(_kind_of_client(uri, storage), None)
+
+
+def _kind_of_client(uri: str, storage: Storage) -> tuple[str | None, str]:
+    """What those have in common that one client can read."""
+    return bucket_of(uri), storage.model_dump_json()
 
 
 def _decoded(table: pa.Table, kept: Kept) -> pa.Table:

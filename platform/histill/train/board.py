@@ -7,28 +7,31 @@ import contextlib
 import logging
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from histill.cluster.progress import Progress
+from histill.cluster.progress import Progress, clock
 from histill.train.snapshot import Snapshot
+
+_SAY_SO_AFTER_S = 60.0  # without a step
 
 
 class Board:
-    """A Ray actor's state: the newest snapshot, warnings not yet shown, and an error no retry can mend."""
+    """A Ray actor's state: the newest snapshot, lines not yet shown, and an error no retry can mend."""
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
-        self._warnings: list[str] = []
+        self._lines: list[str] = []
         self._fatal: Exception | None = None
 
     def show(self, snapshot: Snapshot) -> None:
         """Keep the newest snapshot."""
         self._snapshot = snapshot
 
-    def warn(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         """Queue a line for the user."""
-        self._warnings.append(text)
+        self._lines.append(text)
 
     def fail(self, error: Exception) -> None:
         """Note an error that retrying cannot mend."""
@@ -40,15 +43,18 @@ class Board:
 
     def take(self) -> tuple[Snapshot | None, list[str]]:
         """The newest snapshot and the queued lines, which are then forgotten."""
-        warnings, self._warnings = self._warnings, []
-        return self._snapshot, warnings
+        lines, self._lines = self._lines, []
+        return self._snapshot, lines
 
 
 def make_board() -> Any:
-    """A board as a Ray actor that costs no CPU of the cluster."""
+    """A board as a Ray actor that costs no CPU of the cluster. It stays with the driver, so that no other node takes it
+    along when it is lost."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return ray.remote(num_cpus=0)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
 
 
 class ToBoard(logging.Handler):
@@ -60,7 +66,7 @@ class ToBoard(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the formatted message."""
-        self._board.warn.remote(self.format(record))
+        self._board.tell.remote(f"warning: {self.format(record)}")
 
 
 @contextlib.contextmanager
@@ -82,17 +88,23 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
     progress: Progress | None = None
     shown_step = -1
     last = False
+    moved = said = time.monotonic()
     while not last:
         last = stop.wait(1.0)
         try:
-            snapshot, warnings = ray.get(board.take.remote(), timeout=10)
+            snapshot, lines = ray.get(board.take.remote(), timeout=10)
         except ray.exceptions.RayError:
             return
-        for text in warnings:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+        for text in lines:
+            print(text if text.startswith("warning: ") else f"{title}: {text}", file=sys.stderr, flush=True)
+        now = time.monotonic()
         if snapshot is None or snapshot.step == shown_step:
+            if now - said >= _SAY_SO_AFTER_S:
+                said = now
+                with contextlib.suppress(ray.exceptions.RayError):
+                    print(f"{title}: no step for {clock(now - moved)}; {_room()}", file=sys.stderr, flush=True)
             continue
-        shown_step = snapshot.step
+        shown_step, moved, said = snapshot.step, now, now
         per_step = snapshot.tiles // snapshot.step
         if progress is None:
             progress = Progress(title, snapshot.steps * per_step, "tiles")
@@ -104,3 +116,13 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
         )
     if progress:
         progress.close()
+
+
+def _room() -> str:
+    """What a run that does not move may be waiting for."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    whole, free = ray.cluster_resources(), ray.available_resources()
+    parts = [f"{free.get(kind, 0.0):g} of {whole[kind]:g} {kind}s free" for kind in ("CPU", "GPU") if whole.get(kind)]
+    return f"the cluster has {len(nodes)} node{'s' * (len(nodes) != 1)} and {' and '.join(parts) or 'no CPU'}"

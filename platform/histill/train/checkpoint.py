@@ -1,18 +1,22 @@
 """Checkpoints: a model folder plus the optimiser's tensors and the loop's position. Nothing is pickled."""
 
+import errno
 import os
+import socket
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import nn
 
 from histill.artifacts.model_folder import WEIGHTS_NAME, ModelCard, save
-from histill.errors import InputError
+from histill.errors import HistillError, InputError
 from histill.models.deep import DeepAnswers
 from histill.models.matching import Matching
 from histill.train.ledger import Position
+from histill.train.run_folder import CHECKPOINTS
 
 OPTIMISER_NAME = "optimiser.safetensors"
 LEARNED_NAME = "learned.safetensors"  # what learns, where it is not what is kept
@@ -40,8 +44,26 @@ class Learner:
             self.average.update(self.model, step=step)
 
 
+def checkpoint_name(step: int) -> str:
+    """The folder, within its run's, of the checkpoint after `step` global steps."""
+    return f"{CHECKPOINTS}{step:08d}"
+
+
 def save_checkpoint(folder: str, learner: Learner, card: ModelCard) -> None:
-    """Write the learner into an existing local folder."""
+    """Write the learner into an existing local folder. Raises HistillError when the disk is full."""
+    try:
+        _write(folder, learner, card)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
+            raise
+        raise HistillError(
+            f"the disk below {os.path.dirname(folder)} on {socket.gethostname()} is full, and a checkpoint goes there "
+            "before it is kept; free some room, or set TMPDIR to another disk there, and give the same command again: "
+            "the run goes on from its last checkpoint."
+        ) from None
+
+
+def _write(folder: str, learner: Learner, card: ModelCard) -> None:
     save(folder, learner.shipped, card)
     if learner.shipped is not learner.model:
         learned = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}

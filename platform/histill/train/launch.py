@@ -1,5 +1,6 @@
 """From a prepared run to a finished one, on Ray Train."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -8,15 +9,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from histill.cluster.quiet import verbose
 from histill.config.base import Strict
 from histill.config.common import Storage, Tracking
-from histill.storage.filesystems import arrow_filesystem
+from histill.storage.steady import steady_filesystem
 from histill.storage.uris import is_s3, join
 from histill.train.board import make_board, shown
-from histill.train.run_folder import finish, open_record, run_uri, save_record
+from histill.train.run_folder import finish, open_record, remove_orphans, run_uri, save_record
 
 if TYPE_CHECKING:
     from histill.train.prepare import Prepared
 
 
+_LOOK_FOR_NODES_S = 30.0  # a run that may grow goes back to its last checkpoint for it
 UNSENT = "_unsent"  # folder beside the runs, whose names begin otherwise
 
 
@@ -88,16 +90,19 @@ def train_run(
     if tracker and figures:
         tracker.metrics(figures, 0)
         tracker.close()  # sent now: a trial that is stopped has no time to
+    workers = config.workers
+    # A group of a fixed size waits for its nodes; an elastic one asks for its old size so long, and only then shrinks.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300" if workers.fewest == workers.most else "40")
     board = make_board()
-    filesystem, path = arrow_filesystem(config.runs, config.storage)
+    filesystem, path = steady_filesystem(config.runs, config.storage)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"assignment": ray.put((prepared, board, tracker))},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers.count,
-            use_gpu=config.workers.gpus > 0,
-            resources_per_worker={"CPU": config.workers.cpus}
-            | ({"GPU": config.workers.gpus} if config.workers.gpus else {}),
+            num_workers=(workers.fewest, workers.most) if workers.fewest < workers.most else workers.most,
+            elastic_resize_monitor_interval_s=_LOOK_FOR_NODES_S,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
         ),
         run_config=ray.train.RunConfig(
             name=config.name,
@@ -123,6 +128,8 @@ def train_run(
         ray.kill(board)
     model = ("s3://" if is_s3(config.runs) else "") + result.checkpoint.path
     metrics = {key: float(value) for key, value in result.metrics.items() if isinstance(value, int | float)}
+    kept = {os.path.basename(checkpoint.path) for checkpoint, _ in result.best_checkpoints or []}
+    remove_orphans(filesystem, join(path, config.name), kept)
     finish(config, model, metrics)
     if tracker:
         tracker.finish("FINISHED")

@@ -22,11 +22,15 @@ class Position(Strict):
     tiles: int = 0
     corrupt: int = 0  # of these, tiles that could not be decoded
     tally: int = 0  # their fingerprint, see stream/draws.py
+    before: tuple[int, int] = (0, 0)  # tiles and tally of the epoch before
     batch_size: int
     tiles_digest: str
 
     def next_epoch(self) -> "Position":
-        return self.model_copy(update={"epoch": self.epoch + 1, "step": 0, "tiles": 0, "corrupt": 0, "tally": 0})
+        before = (self.tiles, self.tally)
+        return self.model_copy(
+            update={"epoch": self.epoch + 1, "step": 0, "tiles": 0, "corrupt": 0, "tally": 0, "before": before}
+        )
 
 
 class Consumed:

@@ -17,21 +17,24 @@ from histill.distill.task import Student, Task
 from histill.errors import HistillError
 from histill.stream.batches import TileBatch
 from histill.stream.tile_stream import TileStream
-from histill.train.checkpoint import Learner
-from histill.train.ledger import Consumed, advanced, check_epoch, summed_over_workers
+from histill.train.checkpoint import Learner, checkpoint_name
+from histill.train.ledger import Consumed, Position, advanced, check_epoch, summed_over_workers
 from histill.train.schedule import learning_rate
 from histill.train.snapshot import Snapshot
 
 T = TypeVar("T")
 LOG_EVERY_S = 2.0
+LOOK_EVERY_S = 2.0
+_WARM_STEPS = 4
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop tells the outside. `save` is called by every worker, equally often."""
+    """What the loop tells the outside, and asks it. Every worker calls `save` and `leaving` equally often."""
 
     show: Callable[[Snapshot], None]
     save: Callable[[dict[str, float]], None]
+    leaving: Callable[[], bool] = lambda: False  # whether a node will soon be taken away; alike on every worker
 
 
 def train(
@@ -51,6 +54,7 @@ def train(
     steps = training.steps * config.optimiser.epochs
     device = next(learner.model.parameters()).device
     student = _in_precision(parallel, config.precision, device)
+    watch = _Watch(hooks.leaving)
     while learner.position.epoch < config.optimiser.epochs:
         epoch, first = learner.position.epoch, learner.position.step
         meter, consumed = _Meter(training.batch_size, device), Consumed()
@@ -75,13 +79,14 @@ def train(
             learner.optimiser.step()
             learner.average_step(global_step)
             meter.stepped(norm)
-            if meter.due():
+            if meter.due() and step + 1 < training.steps:  # the epoch's end is shown anyway
                 hooks.show(meter.snapshot(epoch, global_step, steps, lr))
-            if (step + 1) % config.checkpoint_every == 0 and step + 1 < training.steps:
-                _check_finite(meter, epoch, step)
+            notice = watch.first_notice()
+            if ((step + 1) % config.checkpoint_every == 0 or notice) and step + 1 < training.steps:
+                _check_finite(meter, learner.position, epoch, step, training.steps)
                 learner.position = advanced(learner.position, step + 1, consumed)
                 hooks.save({"epochs": epoch, "step": global_step + 1, "tiles": learner.position.tiles})
-        _check_finite(meter, epoch, training.steps - 1)
+        _check_finite(meter, learner.position, epoch, training.steps - 1, training.steps)
         done = advanced(learner.position, training.steps, consumed)
         check_epoch(done, training.tiles_of_epoch(epoch, seed=config.data.seed), config.data.max_corrupt)
         loss = meter.mean_loss()
@@ -128,10 +133,10 @@ def _in_precision(model: nn.Module, precision: str, device: torch.device) -> Stu
 
 
 def _parts(batch: TileBatch, count: int) -> Iterator[tuple[TileBatch, bool]]:
-    """The rows of `batch` in `count` equal parts, and whether a part is the last."""
-    rows = len(batch.index) // count
+    """The rows of `batch` in `count` parts, as equal as can be, and whether a part is the last."""
+    rows = len(batch.index)
     for number in range(count):
-        part = slice(number * rows, (number + 1) * rows)
+        part = slice(rows * number // count, rows * (number + 1) // count)
         tensors = {name: value[part] for name, value in vars(batch).items() if torch.is_tensor(value)}
         yield TileBatch(**(vars(batch) | tensors)), number == count - 1
 
@@ -226,9 +231,39 @@ class _Meter:
         return float(total[0] / total[1].clamp_min(1))
 
 
-def _check_finite(meter: _Meter, epoch: int, step: int) -> None:
-    if not meter.finite():
-        raise HistillError(
-            f"the loss or its gradient is not a number by step {step} of epoch {epoch}; the last checkpoint is "
-            "kept: lower optimiser.lr or the loss weights and start a new run."
-        )
+def _check_finite(meter: _Meter, saved: Position, epoch: int, step: int, steps: int) -> None:
+    if meter.finite():
+        return
+    kept = saved.epoch * steps + saved.step
+    good = (
+        f"{checkpoint_name(kept)} in the run's folder is the last good checkpoint" if kept else "no checkpoint is kept"
+    )
+    raise HistillError(
+        f"the loss or its gradient is not a number by step {step} of epoch {epoch}, and the run stops; {good}: lower "
+        "optimiser.lr or the loss weights and start a new run."
+    )
+
+
+class _Watch:
+    """Asks now and then whether a node is leaving: all workers at the same steps, about every other second."""
+
+    def __init__(self, leaving: Callable[[], bool]) -> None:
+        self._leaving = leaving
+        self._steps = 0
+        self._every: int | None = None
+        self._noticed = False
+        self._begun = 0.0
+
+    def first_notice(self) -> bool:
+        """To be called after each step; true once, at the first step that knows."""
+        self._steps += 1
+        if self._steps == _WARM_STEPS:
+            self._begun = time.monotonic()
+        elif self._steps == 2 * _WARM_STEPS:
+            spent = torch.tensor([time.monotonic() - self._begun, 1.0], dtype=torch.float64)
+            total, workers = summed_over_workers(spent).tolist()
+            self._every = max(1, round(LOOK_EVERY_S * _WARM_STEPS * workers / max(total, 1e-9)))
+        elif self._every is not None and self._steps % self._every == 0 and not self._noticed:
+            self._noticed = self._leaving()
+            return self._noticed
+        return False

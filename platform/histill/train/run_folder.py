@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -13,6 +14,10 @@ from histill.errors import InputError
 from histill.storage.control import exists, read_json, write_json
 from histill.storage.uris import join
 
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+CHECKPOINTS = "step-"  # what the names of their folders begin with
 RECORD_NAME = "run.json"
 # How the work is carried out may change between two starts of a run; what is computed may not.
 _MAY_CHANGE = {
@@ -85,6 +90,15 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
 def finish(config: RunConfig, model: str, metrics: dict[str, float]) -> None:
     """Mark the run finished, with its final model folder and metrics."""
     write_json(join(run_uri(config), FINISHED_NAME), {"model": model, "metrics": metrics}, config.storage)
+
+
+def remove_orphans(filesystem: "FileSystem", folder: str, kept: Collection[str]) -> None:
+    """Remove checkpoints that a lost worker has left half written: Ray Train knows of those in `kept` alone."""
+    from pyarrow.fs import FileSelector
+
+    for found in filesystem.get_file_info(FileSelector(folder)):
+        if found.base_name.startswith(CHECKPOINTS) and found.base_name not in kept:
+            filesystem.delete_dir(found.path)
 
 
 def _difference(old: RunRecord, new: RunRecord) -> str:

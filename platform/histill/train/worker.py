@@ -9,11 +9,11 @@ import ray.train
 import ray.train.torch
 import torch
 
-from histill.errors import HistillError
+from histill.errors import AwayError, HistillError
 from histill.tiles.manifest import read_manifest
 from histill.train.assemble import make_task
 from histill.train.board import ToBoard
-from histill.train.checkpoint import restore_checkpoint, save_checkpoint
+from histill.train.checkpoint import checkpoint_name, restore_checkpoint, save_checkpoint
 from histill.train.loop import Hooks, train
 from histill.train.prepare import Prepared
 from histill.train.session import learner_of, streams_of
@@ -31,7 +31,10 @@ class Assignment:
 
 
 def run_worker(assignment: Assignment) -> None:
-    """Train; a HistillError is put on the board first, since Ray would only retry what no retry can mend."""
+    """Train; a HistillError is put on the board first, since Ray would only retry what no retry can mend.
+
+    Not so a server that is away: it may be back for those that replace these workers.
+    """
     fatal = ray.get(assignment.board.fatal.remote())
     if fatal is not None:
         raise fatal
@@ -39,6 +42,8 @@ def run_worker(assignment: Assignment) -> None:
     logging.getLogger("histill").addHandler(handler)
     try:
         _train(assignment)
+    except AwayError:
+        raise
     except HistillError as error:
         ray.get(assignment.board.fail.remote(error))
         raise
@@ -68,6 +73,9 @@ def _train(assignment: Assignment) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             restore_checkpoint(folder, learner)
+        if rank == 0:
+            done = learner.position.epoch * training.steps + learner.position.step
+            assignment.board.tell.remote(f"going on from step {done} with {workers} worker{'s' * (workers > 1)}")
         record(checkpoint.get_metadata())  # the process that saved it may have died before these were sent
 
     def show(snapshot: Snapshot) -> None:
@@ -90,15 +98,18 @@ def _train(assignment: Assignment) -> None:
         ray.train.report(
             metrics,
             checkpoint,
-            checkpoint_dir_name=f"step-{int(metrics['step']):08d}",
+            checkpoint_dir_name=checkpoint_name(int(metrics["step"])),
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
         )
+
+    def leaving() -> bool:
+        return ray.train.get_preemption_info() is not None
 
     parallel = ray.train.torch.prepare_model(learner.model)
     if config.compile:
         parallel = torch.compile(parallel)
     try:
-        train(learner, parallel, make_task(prepared), training, validation, config, Hooks(show, save))
+        train(learner, parallel, make_task(prepared), training, validation, config, Hooks(show, save, leaving))
     finally:
         if tracker is not None:
             tracker.close()

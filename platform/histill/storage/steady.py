@@ -1,0 +1,114 @@
+"""A file system for Ray Train's own files, whose requests are tried again.
+
+Ray Train writes its state and the checkpoints itself, through the file system that it is given, and one request that
+fails for good ends the run: in a worker one of its replacements is used up, in the controller all is over. The S3
+client's own tries cover a second or two, a server's restart takes longer.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from pyarrow import fs
+
+from histill.config.common import Storage
+from histill.storage.filesystems import arrow_filesystem
+from histill.storage.retry import retried
+from histill.storage.uris import is_s3
+
+T = TypeVar("T")
+
+
+def steady_filesystem(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]:
+    """pyarrow's file system for `uri` and the path within it; on S3, one that bears a server's restart.
+
+    A file is read and written whole, by way of the memory: it is for checkpoints of small models, not for tiles.
+    """
+    filesystem, path = arrow_filesystem(uri, storage)
+    return (fs.PyFileSystem(_Steady(filesystem, storage)) if is_s3(uri) else filesystem), path
+
+
+class _Steady(fs.FileSystemHandler):
+    """Every operation of `inner`, repeated while it fails in ways that pass."""
+
+    def __init__(self, inner: fs.FileSystem, storage: Storage) -> None:
+        self.inner = inner
+        self.storage = storage
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Steady) and bool(self.inner.equals(other.inner))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Steady, (self.inner, self.storage)
+
+    def _tried(self, what: str, action: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        return retried(partial(action, *arguments, **options), self.storage, what=what)
+
+    def get_type_name(self) -> str:
+        return f"steady+{self.inner.type_name}"
+
+    def normalize_path(self, path: str) -> str:
+        return str(self.inner.normalize_path(path))
+
+    def get_file_info(self, paths: Sequence[str]) -> Any:
+        return self._tried(paths[0] if paths else "", self.inner.get_file_info, paths)
+
+    def get_file_info_selector(self, selector: fs.FileSelector) -> Any:
+        return self._tried(selector.base_dir, self.inner.get_file_info, selector)
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        self._tried(path, self.inner.create_dir, path, recursive=recursive)
+
+    def delete_dir(self, path: str) -> None:
+        self._tried(path, self.inner.delete_dir, path)
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        self._tried(path, self.inner.delete_dir_contents, path, missing_dir_ok=missing_dir_ok)
+
+    def delete_root_dir_contents(self) -> None:
+        raise NotImplementedError("nothing of a run removes all buckets")
+
+    def delete_file(self, path: str) -> None:
+        self._tried(path, self.inner.delete_file, path)
+
+    def move(self, src: str, dest: str) -> None:
+        self._tried(src, self.inner.move, src, dest)
+
+    def copy_file(self, src: str, dest: str) -> None:
+        self._tried(src, self.inner.copy_file, src, dest)
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return self.open_input_file(path)
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        def whole() -> pa.Buffer:
+            with self.inner.open_input_file(path) as file:
+                return file.read_buffer()
+
+        return pa.BufferReader(self._tried(path, whole))
+
+    def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
+        def write(content: bytes) -> None:
+            with self.inner.open_output_stream(path, metadata=metadata) as file:
+                file.write(content)
+
+        return pa.PythonFile(_Whole(lambda content: self._tried(path, write, content)), mode="w")
+
+    def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
+        raise NotImplementedError("objects are written whole")
+
+
+class _Whole(io.BytesIO):
+    """Hands all that was written to `write` when it is closed."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def close(self) -> None:
+        if not self.closed:
+            content = self.getvalue()
+            super().close()
+            self._write(content)

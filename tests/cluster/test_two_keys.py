@@ -1,0 +1,129 @@
+"""One key that reads the tiles, another that writes the runs: each is used for its bucket, and can do no more."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from pyarrow.fs import FileSelector
+
+from histill.config.common import Storage
+from histill.errors import InputError
+from histill.local.s3 import REGION, Identity, S3Server, reader, s3_server
+from histill.storage.control import exists, probe, read_json, write_json
+from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
+from histill.stream.read import GroupRead, ShardReader, Source
+from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.shards import shards_of
+
+ROOT = Path(__file__).parents[2]
+TILES, RUNS = "two-keys-tiles", "two-keys-runs"
+PROFILES = {TILES: "reader", RUNS: "writer"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A store with two buckets, and the environment of somebody who has a key for each of them and no other."""
+
+    server: S3Server
+    environment: dict[str, str]
+    tiles: str
+    runs: str
+    secrets: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def site(tile_set: Callable[..., Manifest], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("two-keys")
+    writer = Identity("writer", (f"Read:{RUNS}", f"List:{RUNS}", f"Write:{RUNS}"))
+    mine = (reader(TILES), writer)
+    with s3_server(folder, TILES, mine) as server:
+        with patch.dict(os.environ, server.environment()):
+            control_filesystem(f"s3://{RUNS}", Storage())[0].mkdir(RUNS)
+            tiles = tile_set(f"s3://{TILES}/tiles", tiles=12).uri
+        file = folder / "credentials"
+        file.write_text(
+            "".join(
+                f"[{profile}]\naws_access_key_id = {key.access_key}\naws_secret_access_key = {key.secret_key}\n"
+                for profile, key in zip(PROFILES.values(), mine, strict=True)
+            )
+        )
+        file.chmod(0o600)
+        environment = {
+            "AWS_ENDPOINT_URL": server.endpoint,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_SHARED_CREDENTIALS_FILE": str(file),
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        yield Site(server, environment, tiles, f"s3://{RUNS}/runs", tuple(key.secret_key for key in mine))
+
+
+@pytest.fixture
+def owner_of_both(site: Site, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in site.environment.items():
+        monkeypatch.setenv(name, value)
+    return Storage(profiles=PROFILES)
+
+
+def test_tiles_are_read_and_runs_are_written(site: Site, owner_of_both: Storage) -> None:
+    manifest = read_manifest(site.tiles, owner_of_both)
+    source = Source(site.tiles, manifest.header.digest, owner_of_both)
+    first = GroupRead(shards_of(manifest)[0].shard, 0, np.arange(1), np.arange(1))
+    assert ShardReader().read(source, first)["entry"].to_pylist() == [0]
+    probe(site.runs, owner_of_both)
+    write_json(f"{site.runs}/first.json", {"kept": True}, owner_of_both)
+    assert read_json(f"{site.runs}/first.json", owner_of_both) == {"kept": True}
+    files, path = arrow_filesystem(site.runs, owner_of_both)
+    assert [found.base_name for found in files.get_file_info(FileSelector(path))] == ["first.json"]
+
+
+@pytest.mark.parametrize("uri", [f"s3://{TILES}/tiles/new", f"s3://{TILES}/runs"])
+def test_the_readers_key_writes_nothing(owner_of_both: Storage, uri: str) -> None:
+    with pytest.raises(InputError, match=f"denied access for {uri}"):
+        probe(uri, owner_of_both)
+    files, path = arrow_filesystem(uri, owner_of_both)
+    with (
+        pytest.raises(InputError, match="denied access"),
+        storage_errors(uri, owner_of_both),
+        files.open_output_stream(f"{path}/shard.parquet") as stream,
+    ):
+        stream.write(b"tiles")
+
+
+def test_the_writers_key_reads_no_tiles(site: Site, owner_of_both: Storage) -> None:
+    with pytest.raises(InputError, match="denied access"):
+        exists(f"{site.tiles}/manifest.json", Storage(profiles={TILES: "writer"}))
+
+
+def test_a_job_whose_outputs_go_where_its_key_only_reads(site: Site) -> None:
+    runs = f"s3://{TILES}/runs"
+    said = refusal(site, runs, f"storage.profiles={json.dumps(PROFILES)}")
+    assert said.startswith(f"error: {site.server.endpoint} denied access for {runs}; set AWS_ACCESS_KEY_ID")
+
+
+def test_a_profile_that_is_missing_is_named(site: Site) -> None:
+    assert refusal(site, site.runs, "storage.profiles={two-keys-runs: nobody}").startswith(
+        "error: storage.profiles names the AWS profile 'nobody'"
+    )
+
+
+def refusal(site: Site, runs: str, *changes: str) -> str:
+    """The one line of a job that may not begin."""
+    mine = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "RAY_", "MLFLOW_"))}
+    command = [sys.executable, "jobs/pretrain_student.py", "name=read-only", f"runs={runs}", f"data.tiles={site.tiles}"]
+    finished = subprocess.run(
+        [*command, "teacher.classical=true", *changes],
+        cwd=ROOT, env=mine | site.environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert not [secret for secret in site.secrets if secret in finished.stderr]
+    (line,) = finished.stderr.splitlines()
+    return line

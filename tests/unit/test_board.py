@@ -1,0 +1,137 @@
+"""The board: what workers tell, and the lines that a user sees of it."""
+
+import logging
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from histill.cluster import progress
+from histill.errors import InputError
+from histill.train import board
+from histill.train.board import Board, ToBoard, shown
+from histill.train.snapshot import Snapshot
+
+pytestmark = pytest.mark.unit
+
+ROOM = "the cluster has room"
+
+
+def snapshot(step: int) -> Snapshot:
+    return Snapshot(0, step, 100, step * 8, 0.5, {}, 1e-3, 10.0, 0.25)
+
+
+def actor(state: Board) -> Any:
+    """As Ray has it, with `ray.get` replaced by nothing."""
+    names = ("take", "tell", "show")
+    return SimpleNamespace(**{name: SimpleNamespace(remote=getattr(state, name)) for name in names})
+
+
+def test_lines_are_taken_once_and_in_order() -> None:
+    state = Board()
+    assert state.take() == (None, [])
+    state.tell("one")
+    state.tell("two")
+    state.show(snapshot(1))
+    state.show(snapshot(2))
+    assert state.take() == (snapshot(2), ["one", "two"])
+    assert state.take() == (snapshot(2), [])
+
+
+def test_an_error_stays() -> None:
+    state, error = Board(), InputError("culprit.")
+    assert state.fatal() is None
+    state.fail(error)
+    assert state.fatal() is state.fatal() is error
+
+
+def test_warnings_of_workers_are_told_as_such() -> None:
+    state = Board()
+    handler = ToBoard(actor(state))
+    logger = logging.Logger("histill.test")
+    logger.addHandler(handler)
+    logger.info("of no interest")
+    logger.warning("tile %d is masked out.", 7)
+    assert state.take()[1] == ["warning: tile 7 is masked out."]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """`seen(seconds, events)`: the lines of so many seconds; `events` maps a second to what is done to the board."""
+
+    def show(seconds: int, events: dict[int, Callable[[Board], None]]) -> list[str]:
+        now, state = [100], Board()
+        clock = SimpleNamespace(monotonic=lambda: float(now[0]))
+        monkeypatch.setattr(board, "time", clock)
+        monkeypatch.setattr(progress, "time", clock)
+        monkeypatch.setattr(ray, "get", lambda value, timeout: value)
+        monkeypatch.setattr(board, "_room", lambda: ROOM)
+
+        def wait(timeout: float) -> bool:
+            now[0] += 1
+            events.get(now[0] - 100, lambda state: None)(state)
+            return now[0] - 100 >= seconds
+
+        stop: Any = SimpleNamespace(wait=wait)
+        board._show(actor(state), "first", stop)
+        return capsys.readouterr().err.splitlines()
+
+    return show
+
+
+def test_what_workers_tell_is_shown_under_the_runs_name(seen: Callable[..., list[str]]) -> None:
+    lines = seen(
+        3,
+        {
+            1: lambda state: state.tell("going on from step 4 with 2 workers"),
+            3: lambda state: state.tell("warning: tile 7 is masked out."),  # in the last second
+        },
+    )
+    assert lines == ["first: going on from step 4 with 2 workers", "warning: tile 7 is masked out."]
+
+
+def test_a_run_that_begins_with_no_step_says_so_each_minute(seen: Callable[..., list[str]]) -> None:
+    assert seen(59, {}) == []
+    assert seen(130, {}) == [f"first: no step for 1:00; {ROOM}", f"first: no step for 2:00; {ROOM}"]
+
+
+def test_a_run_that_stands_still_says_for_how_long_and_is_silent_once_it_moves(
+    seen: Callable[..., list[str]],
+) -> None:
+    events = {
+        10: lambda state: state.show(snapshot(1)),
+        40: lambda state: state.show(snapshot(2)),
+        45: lambda state: state.show(snapshot(2)),  # the same again is no step
+        170: lambda state: state.show(snapshot(3)),
+    }
+    lines = seen(225, events)
+    still = [line for line in lines if "no step" in line]
+    assert still == [f"first: no step for 1:00; {ROOM}", f"first: no step for 2:00; {ROOM}"]
+    assert [line for line in lines if "8/800 tiles" in line]
+    assert lines.index(still[0]) > 0  # after the steps
+
+
+def test_the_room_counts_living_nodes_and_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": False}, {"Alive": True}])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "memory": 1e9})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 0.5, "memory": 1e9})
+    assert board._room() == "the cluster has 2 nodes and 0.5 of 8 CPUs free"
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
+    assert board._room() == "the cluster has 2 nodes and 8 of 8 CPUs free and 0 of 1 GPUs free"
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    assert board._room() == "the cluster has 2 nodes and no CPU"
+
+
+def test_what_is_told_until_the_block_ends_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray, "get", lambda value, timeout: value)
+    state = Board()
+    with shown(actor(state), "first"):
+        state.tell("going on")
+    assert capsys.readouterr().err == "first: going on\n"
+    assert "board" not in {thread.name for thread in threading.enumerate()}

@@ -1,0 +1,400 @@
+"""The loop, on tiles in memory: what it computes does not depend on how many workers share a batch, or how unevenly."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from histill.config.load import validate, with_value
+from histill.config.runs import RckdLoss, RunConfig
+from histill.distill.classify import Classify
+from histill.distill.rckd import Rckd
+from histill.distill.supervised import Supervised
+from histill.distill.task import Student, Task, Terms
+from histill.errors import HistillError
+from histill.stream.batches import TileBatch
+from histill.stream.plan import EpochPlan, Step, sequential_steps, steps_of
+from histill.train import ledger, loop
+from histill.train.checkpoint import Learner
+from histill.train.ledger import Position
+from histill.train.loop import Hooks, train
+
+pytestmark = pytest.mark.unit
+
+TILES, VAL, BATCH, SIDE = 45, 11, 8, 4  # six steps, the last of five tiles
+STEPS = 6
+CORRUPT = 7  # cannot be decoded
+CLASSES = ("stroma", "tumour")
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    """Scalars that the loop makes are float64 as well."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The parts of a `TileStream` that the loop uses, from a set of random tiles."""
+
+    worker: int
+    workers: int
+    tiles: int = TILES
+    batch_size: int = BATCH
+
+    @property
+    def steps(self) -> int:
+        return -(-self.tiles // self.batch_size)
+
+    @property
+    def places(self) -> Any:
+        return SimpleNamespace(tiles=np.arange(self.tiles))
+
+    def tiles_of_epoch(self, epoch: int, *, seed: int) -> np.ndarray:
+        return np.arange(self.tiles)
+
+    def training_epoch(self, epoch: int, *, seed: int, augment: Any, from_step: int) -> Iterator[TileBatch]:
+        plan = EpochPlan(np.arange(0, self.tiles + 1, 5), self.batch_size, seed, epoch, 16)
+        return map(self._batch, steps_of(plan, self.worker, self.workers, from_step))
+
+    def exact_pass(self) -> Iterator[TileBatch]:
+        return map(self._batch, sequential_steps(np.array([0, self.tiles]), self.worker, self.workers, self.batch_size))
+
+    def _batch(self, step: Step) -> TileBatch:
+        random = np.random.default_rng(3)
+        pixels = random.integers(0, 256, (self.tiles, 3, SIDE, SIDE), np.uint8)
+        masks = random.integers(0, 2, (self.tiles, SIDE, SIDE), np.uint8)
+        levels = random.integers(0, 256, (self.tiles, 1, SIDE, SIDE), np.uint8)
+        there = step.entries >= 0
+        return TileBatch(
+            student=torch.from_numpy(pixels[step.entries] * there[:, None, None, None]),
+            teacher=None,
+            valid=torch.from_numpy(there & (step.entries != CORRUPT)),
+            index=torch.from_numpy(step.entries),
+            label=torch.from_numpy(np.where(there, step.entries % 3 % 2, -1)),
+            mask=torch.from_numpy(masks[step.entries]),
+            response=torch.from_numpy(levels[step.entries]),
+            planned=step.planned,
+        )
+
+
+class Doubled(nn.Module):
+    """A network in float64, so that equal means equal."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__()
+        last = nn.Sequential(nn.Flatten(), nn.Linear(5 * SIDE * SIDE, 2)) if target == "classes" else nn.Conv2d(5, 2, 1)
+        self.layers = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.GELU(), last).double()
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        return self.layers(tiles.double() / 255)
+
+
+TASKS: dict[str, Task] = {
+    "classes": Classify(CLASSES, (0.5, 1.5)),
+    "masks": Supervised(CLASSES, 1.0),
+    "responses": Rckd(CLASSES, RckdLoss(soft=1.0, hard=0.5, dice=0.5), None),
+}
+
+
+def configured(**changes: Any) -> RunConfig:
+    data: dict[str, Any] = {
+        "name": "run",
+        "runs": "unused",
+        "data": {"tiles": "unused", "batch_size": BATCH, "max_corrupt": 1},
+        "optimiser": {"epochs": 2, "lr": 0.5, "clip_norm": 1e6},
+        "workers": {"count": 1},
+        "checkpoint_every": 1000,
+    }
+    for key, value in changes.items():
+        data = with_value(data, key.replace("__", "."), value)
+    return validate(RunConfig, data, "the test")
+
+
+def learner(target: str) -> Learner:
+    torch.manual_seed(0)
+    model = Doubled(target)
+    optimiser = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=0.1)
+    return Learner(model, optimiser, Position(batch_size=BATCH, tiles_digest="tiles"))
+
+
+@dataclass
+class World:
+    """Workers that are threads: sums over them, and the mean of their gradients as DDP takes it."""
+
+    size: int
+    monkeypatch: pytest.MonkeyPatch
+    here: threading.local = field(default_factory=threading.local)
+    given: dict[int, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.barrier = threading.Barrier(self.size, timeout=60)
+        for module in (ledger, loop):
+            self.monkeypatch.setattr(module, "summed_over_workers", self.sum)
+
+    def sum(self, value: Tensor) -> Tensor:
+        self.given[self.here.worker] = value
+        self.barrier.wait()
+        total = sum(self.given[worker] for worker in range(self.size))
+        self.barrier.wait()
+        return total
+
+    def average_gradients(self, learns: Learner) -> list[list[Tensor]]:
+        """Before each step of the optimiser. The list fills with what reaches it."""
+        seen = []
+
+        def average(*_: Any) -> None:
+            for parameter in learns.model.parameters():
+                assert parameter.grad is not None
+                parameter.grad = self.sum(parameter.grad) / self.size
+            seen.append([parameter.grad.clone() for parameter in learns.model.parameters()])
+
+        learns.optimiser.register_step_pre_hook(average)
+        return seen
+
+    def each(self, work: Callable[[int], Any]) -> list[Any]:
+        """`work(worker)` of all of them side by side."""
+
+        def begin(worker: int) -> Any:
+            self.here.worker = worker
+            try:
+                return work(worker)
+            except BaseException:
+                self.barrier.abort()  # else the others would wait
+                raise
+
+        with ThreadPoolExecutor(self.size) as pool:
+            return list(pool.map(begin, range(self.size)))
+
+
+class Lost(Exception):
+    """A node is gone."""
+
+
+@dataclass
+class Ran:
+    """What one worker saw."""
+
+    learner: Learner
+    gradients: list[list[Tensor]]
+    saved: list[dict[str, float]]
+
+
+def run(
+    config: RunConfig,
+    task: Task,
+    target: str,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    after: Learner | None = None,
+    lost_at: int | None = None,
+    leaving: Callable[[], bool] = lambda: False,
+) -> list[Ran]:
+    """Each worker's run, from the state of `after`; until just after the save at step `lost_at`."""
+    monkeypatch.setattr(loop, "_in_precision", lambda model, *_: model)
+    world = World(workers, monkeypatch)
+    learners = [learner(target) for _ in range(workers)]
+
+    def work(worker: int) -> Ran:
+        learns = learners[worker]
+        if after is not None:
+            learns.model.load_state_dict(after.model.state_dict())
+            learns.position = after.position
+        ran = Ran(learns, world.average_gradients(learns), [])
+
+        def save(metrics: dict[str, float]) -> None:
+            ran.saved.append(metrics)
+            if metrics["step"] == lost_at:
+                raise Lost
+
+        streams: Any = Stream(worker, workers), Stream(worker, workers, VAL)
+        with contextlib.suppress(Lost):
+            train(learns, learns.model, task, *streams, config, Hooks(lambda snapshot: None, save, leaving))
+        return ran
+
+    return world.each(work)
+
+
+def assert_equal(found: list[list[Tensor]], expected: list[list[Tensor]]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for gradient, wanted in zip(one, other, strict=True):
+            assert wanted.norm() > 0
+            torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", TASKS)
+@pytest.mark.parametrize(("workers", "accumulate"), [(2, 1), (3, 1), (5, 1), (3, 2), (1, 3)])
+def test_gradients_and_figures_are_those_of_one_worker(
+    target: str, workers: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of the padded batch, where a worker may have no tile at all, and of that with a corrupt tile."""
+    (alone,) = run(configured(), TASKS[target], target, 1, monkeypatch)
+    assert len(alone.gradients) == 2 * STEPS
+    shared = run(configured(optimiser__accumulate=accumulate), TASKS[target], target, workers, monkeypatch)
+    for worker in shared:
+        assert_equal(worker.gradients, alone.gradients)
+        assert worker.learner.position == alone.learner.position
+        for found, expected in zip(worker.saved, alone.saved, strict=True):
+            assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("worlds", [(3, 2), (1, 4), (5, 3)])
+def test_a_world_that_changes_in_the_middle_changes_nothing(
+    worlds: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, task = configured(checkpoint_every=4), TASKS["classes"]
+    (alone,) = run(config, task, "classes", 1, monkeypatch)
+    before = run(config, task, "classes", worlds[0], monkeypatch, lost_at=STEPS + 4)[0]
+    after = run(config, task, "classes", worlds[1], monkeypatch, after=before.learner)[0]
+    assert [saved["step"] for saved in before.saved + after.saved] == [4, STEPS, STEPS + 4, 2 * STEPS]
+    assert_equal(before.gradients + after.gradients, alone.gradients)
+    assert after.learner.position == alone.learner.position
+    assert after.saved[-1]["val_auroc"] == pytest.approx(alone.saved[-1]["val_auroc"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "widths"), [(8, 3, [2, 3, 3]), (3, 3, [1, 1, 1]), (4, 1, [4]), (5, 2, [2, 3])]
+)
+def test_the_parts_of_a_batch_hold_each_row_once(rows: int, count: int, widths: list[int]) -> None:
+    entries = np.arange(rows)
+    whole = Stream(0, 1)._batch(Step(0, entries, entries, rows))
+    parts = list(loop._parts(whole, count))
+    assert [len(part.index) for part, _ in parts] == widths
+    assert [last for _, last in parts] == [False] * (count - 1) + [True]
+    for name in ("student", "valid", "index", "label", "mask", "response"):
+        assert torch.equal(torch.cat([getattr(part, name) for part, _ in parts]), getattr(whole, name)), name
+    assert {(part.planned, part.teacher) for part, _ in parts} == {(rows, None)}
+
+
+class Clock:
+    """Each worker's own, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.here = threading.local()
+        monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.here.now))
+
+
+def asked_at(paces: list[float], monkeypatch: pytest.MonkeyPatch, known_from: float = 1e9) -> list[Any]:
+    """For each worker, whose steps take so many seconds, the steps at which it asked, and those that gave notice."""
+    world, clock = World(len(paces), monkeypatch), Clock(monkeypatch)
+
+    def work(worker: int) -> tuple[list[int], list[int]]:
+        clock.here.now, asked, noticed = 100.0, [], []
+
+        def leaving() -> bool:
+            asked.append(step)
+            return step >= known_from
+
+        watch = loop._Watch(leaving)
+        for step in range(1, 101):
+            clock.here.now += paces[worker]
+            if watch.first_notice():
+                noticed.append(step)
+        return asked, noticed
+
+    return world.each(work)
+
+
+@pytest.mark.parametrize(
+    ("pace", "every"), [(0.1, 20), (0.5, 4), (1.9, 1), (30.0, 1)], ids=["quick", "slow", "of two seconds", "very slow"]
+)
+def test_a_worker_asks_about_every_two_seconds(pace: float, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((asked, noticed),) = asked_at([pace], monkeypatch)
+    assert asked == [step for step in range(9, 101) if step % every == 0]
+    assert noticed == []
+
+
+def test_workers_of_unequal_pace_ask_at_equal_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the mean of their paces: to ask is to wait for each other."""
+    of_all = asked_at([0.1, 0.2, 0.6], monkeypatch)
+    assert of_all == [([step for step in range(9, 101) if step % 7 == 0], [])] * 3
+
+
+def test_notice_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked_at([0.5, 0.5], monkeypatch, known_from=30) == [([12, 16, 20, 24, 28, 32], [32])] * 2
+
+
+def test_a_clock_that_stands_still_asks_hardly_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked_at([0.0], monkeypatch) == [([], [])]
+
+
+@pytest.mark.parametrize(
+    ("noticed_at", "steps"),
+    [
+        (10, [STEPS, 10, 2 * STEPS]),
+        (2 * STEPS, [STEPS, 2 * STEPS]),  # saved anyhow
+    ],
+    ids=["inside an epoch", "at its end"],
+)
+def test_a_run_saves_once_when_a_node_is_leaving(
+    noticed_at: int, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LOOK_EVERY_S", 0.0)  # asks at each step but the first eight
+    counts: dict[int, int] = {}
+
+    def leaving() -> bool:
+        asks = counts[threading.get_ident()] = counts.get(threading.get_ident(), 8) + 1
+        return asks >= noticed_at
+
+    of_all = run(configured(), TASKS["classes"], "classes", 3, monkeypatch, leaving=leaving)
+    assert [[saved["step"] for saved in ran.saved] for ran in of_all] == [steps] * 3
+
+
+@dataclass(frozen=True)
+class Breaks:
+    """A task whose loss is no number at its `at`-th batch."""
+
+    task: Task
+    at: int
+    asked: list[int] = field(default_factory=list)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.task.classes
+
+    def loss(self, model: Student, batch: TileBatch) -> Terms:
+        self.asked.append(0)
+        terms = self.task.loss(model, batch)
+        return replace(terms, loss=terms.loss * float("nan")) if len(self.asked) == self.at else terms
+
+    def judge(self, tiles: np.ndarray) -> Any:
+        return self.task.judge(tiles)
+
+
+@pytest.mark.parametrize(
+    ("at", "place", "kept"),
+    [
+        (2, "by step 3 of epoch 0", None),
+        (5, "by step 5 of epoch 0", 4),
+        (STEPS + 1, "by step 3 of epoch 1", STEPS),
+        (2 * STEPS, "by step 5 of epoch 1", STEPS + 4),
+    ],
+)
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(
+    at: int, place: str, kept: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_in_precision", lambda model, *_: model)
+    saved: list[float] = []
+    streams: Any = Stream(0, 1), Stream(0, 1, VAL)
+    learns, hooks = learner("classes"), Hooks(lambda snapshot: None, lambda metrics: saved.append(metrics["step"]))
+    task = Breaks(TASKS["classes"], at)
+    with pytest.raises(HistillError) as caught:
+        train(learns, learns.model, task, *streams, configured(checkpoint_every=4), hooks)
+    message = str(caught.value)
+    assert f"not a number {place}, and the run stops; " in message
+    assert ("no checkpoint is kept:" in message) == (kept is None)
+    assert saved == [step for step in (4, STEPS, STEPS + 4) if step <= (kept or 0)]
+    if kept:
+        assert f"; step-{kept:08d} in the run's folder is the last good checkpoint: lower optimiser.lr" in message

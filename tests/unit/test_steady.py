@@ -1,0 +1,188 @@
+"""The file system for Ray Train's own files: every request is tried again, and a file is there whole or not at all."""
+
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from histill.config.common import Storage
+from histill.storage import retry, steady
+from histill.storage.steady import steady_filesystem
+
+pytestmark = pytest.mark.unit
+
+STORAGE = Storage(attempts=4)
+AWAY = "AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7, Couldn't connect to server"
+DENIED = "AWS Error ACCESS_DENIED during PutObject operation: Access Denied"
+
+
+class Flaky:
+    """A local folder that fails each kind of request `times` times before it is served; files when they are closed."""
+
+    type_name = "flaky"
+
+    def __init__(self, folder: Path, times: int, message: str = AWAY) -> None:
+        self._files = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
+        self._times, self._message = times, message
+        self.asked: Counter[str] = Counter()
+
+    def _ask(self, name: str) -> None:
+        self.asked[name] += 1
+        if self.asked[name] <= self._times:
+            raise OSError(self._message)
+
+    def normalize_path(self, path: str) -> str:
+        return path  # asks nobody
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def request(*arguments: Any, **options: Any) -> Any:
+            if name != "open_output_stream":
+                self._ask(name)
+                return getattr(self._files, name)(*arguments, **options)
+            return _Closing(self._files.open_output_stream(*arguments, **options), lambda: self._ask(name))
+
+        return request
+
+
+class _Closing:
+    """A stream whose upload fails at the end, as one of S3 does."""
+
+    def __init__(self, stream: Any, check: Callable[[], None]) -> None:
+        self._stream, self._check = stream, check
+
+    def __enter__(self) -> Any:
+        return self._stream
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._check()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that were waited for, without waiting."""
+    seconds: list[float] = []
+    monkeypatch.setattr(retry.time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> Callable[..., Any]:
+    """`files(times, message)`: a steady file system whose server is a `Flaky`, and that."""
+
+    def make(times: int, message: str = AWAY) -> tuple[fs.FileSystem, Flaky]:
+        inner = Flaky(tmp_path, times, message)
+        monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage: (inner, uri.removeprefix("s3://")))
+        made, path = steady_filesystem("s3://runs/first", STORAGE)
+        assert path == "runs/first"
+        return made, inner
+
+    return make
+
+
+def test_local_files_need_no_second_try(tmp_path: Path) -> None:
+    filesystem, path = steady_filesystem(str(tmp_path), STORAGE)
+    assert type(filesystem) is fs.LocalFileSystem
+    assert path == str(tmp_path)
+
+
+def test_every_request_is_repeated_until_it_is_served(
+    files: Callable[..., Any], tmp_path: Path, waits: list[float]
+) -> None:
+    filesystem, inner = files(3)
+    content = bytes(range(256)) * 5000
+    filesystem.create_dir("runs/first", recursive=True)
+    with filesystem.open_output_stream("runs/first/a") as stream:
+        for start in range(0, len(content), 99_991):
+            stream.write(content[start : start + 99_991])
+    assert (tmp_path / "runs" / "first" / "a").read_bytes() == content
+    with filesystem.open_input_stream("runs/first/a") as stream:
+        assert stream.read() == content
+    with filesystem.open_input_file("runs/first/a") as file:
+        file.seek(1000)
+        assert file.read(2000) == content[1000:3000]
+    filesystem.copy_file("runs/first/a", "runs/first/b")
+    filesystem.move("runs/first/b", "runs/first/c")
+    filesystem.delete_file("runs/first/a")
+    assert filesystem.get_file_info("runs/first/c").size == len(content)
+    assert [info.base_name for info in filesystem.get_file_info(fs.FileSelector("runs/first"))] == ["c"]
+    filesystem.delete_dir_contents("runs/first")
+    assert list((tmp_path / "runs" / "first").iterdir()) == []
+    filesystem.delete_dir("runs/first")
+    assert not (tmp_path / "runs" / "first").exists()
+    asked = set(inner.asked)
+    assert asked == {
+        *("create_dir", "open_output_stream", "open_input_file", "copy_file", "move", "delete_file"),
+        *("get_file_info", "delete_dir_contents", "delete_dir"),
+    }
+    assert len(waits) == 3 * len(asked)
+
+
+def test_what_stays_away_is_raised_after_the_last_try_and_not_lost_with_the_stream(
+    files: Callable[..., Any], waits: list[float]
+) -> None:
+    filesystem, inner = files(100)
+    stream = filesystem.open_output_stream("file")
+    stream.write(b"content")
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        stream.close()
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        filesystem.get_file_info("file")
+    assert inner.asked == {"open_output_stream": 4, "get_file_info": 4}
+    assert len(waits) == 6
+
+
+@pytest.mark.parametrize(("message", "error"), [(DENIED, OSError), ("", FileNotFoundError)])
+def test_what_lasts_is_raised_at_once(
+    files: Callable[..., Any], waits: list[float], message: str, error: type[OSError]
+) -> None:
+    filesystem, inner = files(1 if message else 0, message)
+    with pytest.raises(error):
+        filesystem.open_input_file("missing")
+    assert inner.asked == {"open_input_file": 1}
+    assert waits == []
+
+
+def test_a_file_that_is_being_written_is_not_there_yet(files: Callable[..., Any], tmp_path: Path) -> None:
+    filesystem, _ = files(0)
+    (tmp_path / "file").write_bytes(b"before")
+    with filesystem.open_output_stream("file") as stream:
+        stream.write(b"after")
+        stream.flush()
+        assert (tmp_path / "file").read_bytes() == b"before"
+    assert (tmp_path / "file").read_bytes() == b"after"
+
+
+def test_folders_are_copied_there_and_back(files: Callable[..., Any], tmp_path: Path) -> None:
+    """As Ray Train does, by pyarrow's own threads."""
+    filesystem, inner = files(2)
+    source, target = tmp_path / "source", tmp_path / "back"
+    (source / "below").mkdir(parents=True)
+    content = {"a": b"", "below/b": bytes(3_000_001)}
+    for name, data in content.items():
+        (source / name).write_bytes(data)
+    fs.copy_files(str(source), "there", destination_filesystem=filesystem)
+    fs.copy_files("there", str(target), source_filesystem=filesystem)
+    assert {name: (target / name).read_bytes() for name in content} == content
+    assert inner.asked["open_output_stream"] > 2
+
+
+def test_it_reaches_workers_as_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray pickles it, and holds what came back against what it has."""
+    local = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage: (local, "runs"))
+    filesystem, _ = steady_filesystem("s3://runs", STORAGE)
+    copied = pickle.loads(pickle.dumps(filesystem))  # noqa: S301
+    assert copied == filesystem
+    assert copied.handler.storage == STORAGE
+    with copied.open_output_stream("file") as stream:
+        stream.write(b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    elsewhere = fs.SubTreeFileSystem(str(tmp_path / "below"), fs.LocalFileSystem())
+    monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage: (elsewhere, "runs"))
+    assert steady_filesystem("s3://runs", STORAGE)[0] != filesystem
+    assert filesystem != local
