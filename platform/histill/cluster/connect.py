@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -14,16 +15,18 @@ from histill.errors import InputError
 OWN_TOKEN = "~/.ray/auth_token"  # where Ray keeps one
 CONNECT_S = 5.0  # seconds to wait for the cluster's port to answer
 LOCAL = "local"  # Ray's own word for "start one here"
+_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")  # in what Ray says of a mismatch: the cluster's, and its own
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[None]:
+def connected(*, hook: bool = True) -> Iterator[None]:
     """Connect to the cluster at $RAY_ADDRESS, or start Ray on this machine and end it afterwards.
 
     A connection that is already open is used and left open. With HISTILL_VERBOSE=1 the workers' output is
-    shown.
+    shown. Without `hook` the workers do not run `tell_address`, and may be on nodes without histill.
 
-    Raises InputError when the address does not answer or the token is missing or wrong.
+    Raises InputError when the address does not answer, the token is missing or wrong, or the cluster is of other
+    versions.
     """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
@@ -39,14 +42,14 @@ def connected() -> Iterator[None]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
-    _init(address)
+    _init(address, hook)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _init(address: str) -> None:
+def _init(address: str, hook: bool) -> None:
     import ray
 
     try:
@@ -57,10 +60,16 @@ def _init(address: str) -> None:
                 include_dashboard=True if address == LOCAL else None,
                 log_to_driver=verbose(),
                 logging_level=logging.INFO if verbose() else logging.ERROR,
-                runtime_env={"worker_process_setup_hook": "histill.cluster.connect.tell_address"},
+                runtime_env={"worker_process_setup_hook": "histill.cluster.connect.tell_address"} if hook else None,
             )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         text = str(error)
+        if len(found := _VERSIONS.findall(text)) == 2:
+            theirs, ours = (f"Ray {version}, Python {python}" for version, python in found)
+            raise InputError(
+                f"Ray at {address} is of other versions ({theirs}) than this process ({ours}); install the same "
+                "here and there, or submit the job to the cluster with `ray job submit`."
+            ) from None
         reason = text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
         raise InputError(
             f"Ray at {address} cannot be joined ({reason}); check RAY_ADDRESS, or unset it to start Ray here."
@@ -108,7 +117,7 @@ def _check_address(address: str) -> None:
         return
     if not separator or not port.isdigit():
         raise InputError(f"RAY_ADDRESS is {address!r}; host:port was expected, or nothing to start Ray here.")
-    refusal = _refusal(f"{host}:{port}")
+    refusal = _refusal(f"{host}:{port}", _token())
     if refusal == "UNAUTHENTICATED":
         raise InputError(
             f"Ray at {address} refuses a missing or wrong token; set RAY_AUTH_MODE=token and "
@@ -121,13 +130,23 @@ def _check_address(address: str) -> None:
         )
 
 
-def _refusal(target: str) -> str | None:
+def asks_for_token(address: str) -> bool | None:
+    """Whether the cluster whose GCS is at `address` (host:port) refuses who shows no token; None: it says neither.
+
+    Raises nothing. With RAY_USE_TLS=1 it is not asked: who has no certificate is refused before.
+    """
+    refusal = _refusal(address, None)
+    if refusal is None:
+        return os.environ.get("RAY_USE_TLS") == "1"
+    return True if refusal == "UNAUTHENTICATED" else None
+
+
+def _refusal(target: str, token: str | None) -> str | None:
     """The gRPC status with which the GCS answers a harmless question, or None when it answers it."""
     import grpc
 
     if os.environ.get("RAY_USE_TLS") == "1":  # Ray's certificates are needed; leave it to Ray
         return None
-    token = _token()
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     with grpc.insecure_channel(target) as channel:
         ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")

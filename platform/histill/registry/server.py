@@ -84,6 +84,14 @@ def check_reachable(uri: str) -> None:
         raise _unreachable(uri) from None
 
 
+def check_accepted(uri: str) -> None:
+    """Raise InputError when nobody answers at `uri`, or the server refuses whoever asks; nothing is written."""
+    check_reachable(uri)
+    client = connect(uri)
+    with server_errors(uri):
+        client.search_experiments(max_results=1)
+
+
 def connect(uri: str) -> "MlflowClient":
     """A client of the server at `uri`; nothing is asked of it yet."""
     for name, value in _DEFAULTS.items():

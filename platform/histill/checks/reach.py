@@ -1,0 +1,215 @@
+"""What this process can read and write: object storage and the tracking server. Run in driver and nodes."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from histill.checks.rows import Verdict, verdict_of
+from histill.config.check import CheckConfig
+from histill.config.common import Storage
+from histill.errors import InputError
+from histill.registry.server import check_accepted
+from histill.storage.control import remove
+from histill.storage.filesystems import arrow_filesystem, control_filesystem, endpoint_of, storage_errors
+from histill.storage.uris import is_s3, join
+
+if TYPE_CHECKING:
+    import fsspec
+
+CHECKS = READ, WRITE, CONDITIONAL, TRACKING = "read", "write", "conditional write", "MLflow"
+_ADVICE = {
+    READ: "check `read`, storage.endpoint (or AWS_ENDPOINT_URL) and the storage server's log",
+    WRITE: "check `write`, storage.endpoint (or AWS_ENDPOINT_URL) and the storage server's log",
+    CONDITIONAL: "look into the storage server's log",
+    TRACKING: "check tracking.uri (or MLFLOW_TRACKING_URI) and the tracking server's log",
+}
+_SOON_S = 10.0
+_OURS = ".check-"  # how the names of the probe's own files begin
+
+
+def reach(config: CheckConfig, written: str | None = None) -> dict[str, Verdict]:
+    """Check -> verdict, for what `config` names; never raises.
+
+    `written` is the name of a file that the driver has put below `config.write`: it must be there.
+    """
+    verdicts: dict[str, Verdict] = {}
+    for check, look in _looks(config, written).items():
+        if check == CONDITIONAL and verdicts[WRITE].state == "failed":
+            continue  # it would fail for the same reason
+        try:
+            verdicts[check] = look()
+        except Exception as error:
+            verdicts[check] = verdict_of(error, _ADVICE[check])
+    return verdicts
+
+
+def _looks(config: CheckConfig, written: str | None) -> dict[str, Callable[[], Verdict]]:
+    storage = _impatient(config.storage)
+    looks: dict[str, Callable[[], Verdict]] = {}
+    if config.read is not None:
+        looks[READ] = partial(reading, config.read, storage)
+    if config.write is not None:
+        looks[WRITE] = partial(writing, config.write, storage, written)
+        if is_s3(config.write):
+            looks[CONDITIONAL] = partial(conditional_writing, config.write, storage)
+    if config.tracking.uri is not None:
+        looks[TRACKING] = partial(tracking, config.tracking.uri)
+    return looks
+
+
+@contextlib.contextmanager
+def marker(uri: str, storage: Storage) -> Iterator[str]:
+    """While the block lasts, the name of a file below `uri`. Raises InputError when the storage refuses."""
+    storage = _impatient(storage)
+    name = _name()
+    _write(uri, name, storage)
+    try:
+        yield name
+    finally:
+        _remove(uri, name, storage)
+
+
+def reading(uri: str, storage: Storage) -> Verdict:
+    """Find a file below `uri` by the client for control files, and read of it by the one for tiles."""
+    found = _first_file(uri, storage)
+    if found is None:
+        return Verdict("failed", f"there is no file below {uri}", "correct `read`, or make what belongs there first")
+    filesystem, path = arrow_filesystem(found, storage)
+    with storage_errors(found, storage), filesystem.open_input_stream(path) as stream:
+        stream.read(1)
+    return Verdict("ok", f"{uri} can be read")
+
+
+def writing(uri: str, storage: Storage, written: str | None) -> Verdict:
+    """Write a file below `uri` by the client for tiles, read and remove it by the other; find the driver's, too."""
+    _refuse_a_missing_bucket(uri, storage)
+    mine = _name()
+    _write(uri, mine, storage)
+    try:
+        same = _holds_its_name(uri, mine, storage)
+    finally:
+        _remove(uri, mine, storage)
+    if not same:
+        found = f"a file written to {uri} does not come back as it was written"
+        return Verdict("failed", found, "look into the storage server's log")
+    if written is None or _holds_its_name(uri, written, storage):
+        return Verdict("ok", f"{uri} can be written")
+    if is_s3(uri):
+        found = f"what the driver wrote to {uri} is not there at {endpoint_of(storage) or 'AWS S3'}"
+        return Verdict("failed", found, "set AWS_ENDPOINT_URL everywhere to the same server, or storage.endpoint")
+    found = f"what the driver wrote to {uri} is not there: the folder is another one here"
+    return Verdict("failed", found, "name a folder that all nodes share by its absolute path, or an s3:// one")
+
+
+def conditional_writing(uri: str, storage: Storage) -> Verdict:
+    """Whether the server refuses to write over an object when asked not to (`If-None-Match: *`).
+
+    histill does not rely on it, so that a server without it is a warning.
+    """
+    mine = _name()
+    filesystem, _ = _control(uri, storage)
+    where = endpoint_of(storage) or "AWS S3"
+    mend = "nothing for histill; update the server if other programs that write there rely on it"
+    try:
+        if not _put_if_absent(filesystem, join(uri, mine)):
+            return Verdict("warning", f"{where} refuses to write a new object if there is none (If-None-Match)", mend)
+        if _put_if_absent(filesystem, join(uri, mine)):
+            return Verdict("warning", f"{where} writes over an object in spite of If-None-Match", mend)
+    except OSError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return Verdict("warning", f"{where} does not know conditional writes ({reason[:100]})", mend)
+    finally:
+        _remove(uri, mine, storage)
+    return Verdict("ok", "a second writer of one object is refused")
+
+
+def tracking(uri: str) -> Verdict:
+    """Whether the tracking server answers, and takes the credentials."""
+    check_accepted(uri)
+    return Verdict("ok", f"{uri} answers")
+
+
+def _put_if_absent(filesystem: "fsspec.AbstractFileSystem", uri: str) -> bool:
+    """Write an empty object if there is none; whether it was written."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=b"", IfNoneMatch="*")
+    except OSError as error:
+        # s3fs makes a FileExistsError of it only where the server names the condition
+        said = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+        if isinstance(error, FileExistsError) or said in ("PreconditionFailed", "412"):
+            return False
+        raise
+    return True
+
+
+def _refuse_a_missing_bucket(uri: str, storage: Storage) -> None:
+    # Some servers make a missing bucket at the first write, which would hide a misspelt name.
+    if is_s3(uri):
+        _first_file(uri, storage)
+
+
+def _write(uri: str, name: str, storage: Storage) -> None:
+    filesystem, path = arrow_filesystem(join(uri, name), storage)
+    with storage_errors(uri, storage):
+        if not is_s3(uri):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(name.encode())
+
+
+def _holds_its_name(uri: str, name: str, storage: Storage) -> bool:
+    """Whether the file `name` below `uri` is there, and whole."""
+    filesystem, path = _control(join(uri, name), storage)
+    try:
+        with storage_errors(uri, storage):
+            return bool(filesystem.cat_file(path) == name.encode())
+    except FileNotFoundError:
+        return False
+
+
+def _remove(uri: str, name: str, storage: Storage) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        remove(join(uri, name), storage)
+
+
+def _first_file(uri: str, storage: Storage) -> str | None:
+    filesystem, path = _control(uri, storage)
+    if not is_s3(uri):
+        walk = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+        return next((each for each in walk if not _is_ours(each)), None)
+    bucket, _, key = uri.removeprefix("s3://").rstrip("/").partition("/")
+    try:
+        with storage_errors(uri, storage):
+            listed: dict[str, Any] = filesystem.call_s3(
+                "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=10
+            )
+    except FileNotFoundError:  # and not for want of the bucket
+        where = endpoint_of(storage) or "AWS S3"
+        raise InputError(
+            f"{where} does not list {uri} as an S3 server does; set storage.endpoint (or AWS_ENDPOINT_URL) to one."
+        ) from None
+    keys = (str(each["Key"]) for each in listed.get("Contents", ()))
+    return next((f"s3://{bucket}/{each}" for each in keys if not each.endswith("/") and not _is_ours(each)), None)
+
+
+def _is_ours(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(_OURS)
+
+
+def _impatient(storage: Storage) -> Storage:
+    """`storage` with one try and short waits: a probe is to answer soon."""
+    return storage.model_copy(update={"attempts": 1, "request_timeout_s": min(_SOON_S, storage.request_timeout_s)})
+
+
+def _control(uri: str, storage: Storage) -> tuple["fsspec.AbstractFileSystem", str]:
+    filesystem, path = control_filesystem(uri, storage)
+    filesystem.retries = 1  # of s3fs, which repeats what its client has given up
+    return filesystem, path
+
+
+def _name() -> str:
+    return f"{_OURS}{uuid.uuid4().hex}"

@@ -1,0 +1,166 @@
+"""The probe as its user runs it: all green on a whole site, and each red with its mend."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from histill.config.common import Storage
+from histill.local.ray_head import RayHead, ray_head
+from histill.local.s3 import Identity, S3Server, reader, s3_server
+from histill.local.tracking import TrackingServer
+from histill.storage.control import files_in, write_bytes
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[2]
+BUCKET = "checks"
+CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+
+@dataclass(frozen=True)
+class Store:
+    """An S3 server with one file to read, and a reader of it."""
+
+    server: S3Server
+    reader: Identity
+
+    def environment_of_reader(self) -> dict[str, str]:
+        keys = {"AWS_ACCESS_KEY_ID": self.reader.access_key, "AWS_SECRET_ACCESS_KEY": self.reader.secret_key}
+        return self.server.environment() | keys
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    identity = reader(BUCKET)
+    with s3_server(tmp_path_factory.mktemp("s3"), BUCKET, [identity]) as server:
+        with patch.dict(os.environ, server.environment()):
+            write_bytes(f"s3://{BUCKET}/tiles/manifest.json", b"{}", Storage(endpoint=server.endpoint))
+        yield Store(server, identity)
+
+
+@pytest.fixture(scope="module")
+def head(store: Store, tracking: TrackingServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    """A head that asks for a token, and finds S3 and MLflow."""
+    env = {**store.server.environment(), "MLFLOW_TRACKING_URI": tracking.uri}
+    with ray_head(tmp_path_factory.mktemp("ray"), cpus=3, env=env) as head:
+        yield head
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the job said."""
+
+    status: int
+    table: str
+    rows: list[dict[str, str]]
+
+    def states(self, check: str) -> dict[str, str]:
+        """State by place."""
+        return {row["where"]: row["state"] for row in self.rows if row["check"] == check}
+
+    def red(self) -> dict[str, tuple[str, str]]:
+        """What was found and its mend, by check."""
+        return {row["check"]: (row["found"], row["mend"]) for row in self.rows if row["state"] == "failed"}
+
+
+def probe(
+    *arguments: str, env: Mapping[str, str], secrets: list[str], python: tuple[str, ...] = (), storage: bool = True
+) -> Probed:
+    """Run the job; no secret may be in what it says, and no traceback."""
+    mine = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "RAY_", "MLFLOW_"))}
+    where = [f"read=s3://{BUCKET}/tiles", f"write=s3://{BUCKET}/runs"] if storage else []
+    done = subprocess.run(
+        # the machine of the tests may be full, and so busy that its clock is read late
+        [sys.executable, *python, "jobs/check_cluster.py", *where, "min_free_gb=0", "max_skew_s=60", *arguments],
+        cwd=ROOT,
+        env=mine | dict(env),
+        capture_output=True,
+        text=True,
+    )
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said, said
+    assert not [secret for secret in secrets if secret in said]
+    (line,) = done.stdout.splitlines()
+    outcome: dict[str, Any] = json.loads(line)
+    assert outcome["failed"] == sum(row["state"] == "failed" for row in outcome["checks"])
+    assert done.returncode == (1 if outcome["failed"] else 0)
+    assert all(row["mend"] for row in outcome["checks"] if row["state"] in ("failed", "warning"))
+    return Probed(done.returncode, done.stderr, outcome["checks"])
+
+
+def test_a_whole_site_is_green(head: RayHead, store: Store, tracking: TrackingServer) -> None:
+    assert head.token_path is not None
+    env = {**store.server.environment(), **head.environment(), "MLFLOW_TRACKING_URI": tracking.uri}
+    secrets = [store.server.secret_key, head.token_path.read_text()]
+    probed = probe("nodes=1", "workers.count={min: 2, max: 8}", env=env, secrets=secrets)
+    # shared memory and GPUs are the machine's
+    others = [row for row in probed.rows if row["check"] not in ("/dev/shm", "GPUs", "free disk")]
+    assert {row["state"] for row in others} == {"ok"}, probed.table
+    assert [row["check"] for row in others] == [
+        *("Ray", "nodes", "token auth", "room", "token file", "versions", "histill", "clock"),
+        *("read", "write", "conditional write", "MLflow"),
+    ]
+    assert probed.status == 0
+    (where,) = probed.states("MLflow")
+    assert where.startswith("driver, ")
+    assert where.endswith(" (head)")
+    assert "room for 3 of 8 workers of 1 CPU, and 2 are enough" in probed.table
+    with patch.dict(os.environ, store.server.environment()):
+        left = files_in(f"s3://{BUCKET}/runs", Storage(endpoint=store.server.endpoint))
+    assert not [each for each in left if not each.endswith("/")]  # SeaweedFS keeps the empty folder for a while
+
+
+def test_a_wrong_token_and_a_wrong_secret_key(head: RayHead, store: Store) -> None:
+    wrong = {"AWS_SECRET_ACCESS_KEY": "hunter2" * 5, "RAY_AUTH_TOKEN": "b" * 64}
+    env = {**store.server.environment(), **head.environment(), **wrong}
+    probed = probe(env=env, secrets=[store.server.secret_key, *wrong.values()])
+    red = probed.red()
+    assert set(red) == {"Ray", "read", "write"}
+    assert "refuses a missing or wrong token" in red["Ray"][0]
+    assert "RAY_AUTH_TOKEN_PATH" in red["Ray"][1]
+    for check in ("read", "write"):
+        found, mend = red[check]
+        assert found.startswith(f"{store.server.endpoint} refused the secret key for s3://{BUCKET}/")
+        assert mend.startswith(CREDENTIALS)
+
+
+def test_a_reader_cannot_write_and_mlflow_is_away(store: Store) -> None:
+    env = {**store.environment_of_reader(), "MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
+    probed = probe(env=env, secrets=[store.reader.secret_key])
+    assert probed.table.startswith("RAY_ADDRESS is not set: a Ray is started on this machine, and checked.\n")
+    red = probed.red()
+    assert set(red) == {"write", "MLflow"}
+    assert list(probed.states("read").values()) == ["ok"]
+    (where,) = probed.states("write")
+    assert where.startswith("driver, ")  # and the node
+    found, mend = red["write"]
+    assert found == f"{store.server.endpoint} denied access for s3://{BUCKET}/runs"
+    assert mend.startswith(CREDENTIALS)
+    found, mend = red["MLflow"]
+    assert found == "the tracking server http://127.0.0.1:1 cannot be reached"
+    assert mend.startswith("start it, or correct tracking.uri")
+
+
+def test_a_node_with_another_histill_and_a_missing_bucket(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "histill").mkdir()
+    (tmp_path / "histill" / "__init__.py").write_text('"""Of last year."""\n')
+    # The driver does not heed PYTHONPATH, and the Ray that it starts does.
+    env = {**store.server.environment(), "PYTHONPATH": str(tmp_path)}
+    missing = "s3://no-such-bucket/x"
+    probed = probe(f"read={missing}", f"write={missing}", env=env, secrets=[], python=("-I",), storage=False)
+    red = probed.red()
+    assert set(red) == {"histill", "read", "write"}
+    assert red["histill"][0] == f"{tmp_path}/histill is another histill than the driver's"
+    assert "py_modules" in red["histill"][1]
+    for check in ("read", "write"):
+        assert red[check][0].startswith(f"the bucket of {missing} does not exist")
+        assert list(probed.states(check)) == ["driver"]
+    assert list(probed.states("storage").values()) == ["skipped"]
