@@ -31,7 +31,7 @@ class RayHead:
         return {
             "RAY_ADDRESS": self.address,
             "RAY_API_SERVER_ADDRESS": self.dashboard_url,
-            **_auth(self.token_path),
+            **token_environment(self.token_path),
         }
 
 
@@ -62,7 +62,7 @@ def ray_head(
     folder.mkdir(parents=True, exist_ok=True)
     token_path = folder / "ray_token" if token_auth else None
     if token_path is not None:
-        _write_token(token_path)
+        write_token(token_path)
     gcs, dashboard, objects, nodes, client, agent, agent_grpc, envs, *metrics = free_ports(11)
     head = RayHead(f"{LOOPBACK}:{gcs}", f"http://{LOOPBACK}:{dashboard}", token_path)
     # Ray puts Unix sockets deep below this folder, and their paths may not exceed 107 bytes.
@@ -87,11 +87,12 @@ def ray_head(
     ]
     log = folder / "ray.log"
     whole_env = {
-        **_base_environment(temp),
+        **base_environment(),
+        "TMPDIR": str(temp),  # the processes that are killed do not tidy up
         "DASHBOARD_METRIC_PORT": str(metrics[1]),
         "AUTOSCALER_METRIC_PORT": str(metrics[2]),
         **(env or {}),
-        **_auth(token_path),
+        **token_environment(token_path),
     }
     with running(command, log=log, env=whole_env, cwd=folder, scratch=[temp]) as process:
         try:
@@ -101,28 +102,30 @@ def ray_head(
             _keep_logs(temp, folder / "ray_logs")
 
 
-def _base_environment(temp: Path) -> dict[str, str]:
+def base_environment() -> dict[str, str]:
+    """What every Ray that is started here has: this environment's programs, one thread a process, no reports."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     scripts = sysconfig.get_path("scripts")
     return {
         **inherited,
         # `python` in a submitted job's entrypoint is this environment's
         "PATH": os.pathsep.join([scripts, inherited.get("PATH", os.defpath)]),
-        "TMPDIR": str(temp),  # the processes that are killed do not tidy up
         "OMP_NUM_THREADS": "1",
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
 
 
-def _auth(token_path: Path | None) -> dict[str, str]:
+def token_environment(token_path: Path | None) -> dict[str, str]:
+    """The variables by which Ray asks for the token in the file, or for none."""
     # Set in both cases: when it is unset, Ray decides by whether ~/.ray/auth_token exists.
     if token_path is None:
         return {"RAY_AUTH_MODE": "disabled"}
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)}
 
 
-def _write_token(path: Path) -> None:
+def write_token(path: Path) -> None:
+    """Make a new token that the file's owner alone can read."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
@@ -130,15 +133,16 @@ def _write_token(path: Path) -> None:
 
 def _answers(head: RayHead) -> bool:
     """Whether the job server answers and the node has joined, without which a job would wait."""
-    jobs = _get(head, "/api/jobs/")
-    nodes = _get(head, "/nodes?view=summary")
+    jobs = ask_dashboard(head, "/api/jobs/")
+    nodes = ask_dashboard(head, "/nodes?view=summary")
     if jobs is None or nodes is None:
         return False
     states = [node.get("raylet", {}).get("state") for node in nodes["data"]["summary"]]
     return "ALIVE" in states
 
 
-def _get(head: RayHead, path: str) -> Any:
+def ask_dashboard(head: RayHead, path: str) -> Any:
+    """What the dashboard answers, as JSON; None while it does not."""
     request = urllib.request.Request(head.dashboard_url + path)
     if head.token_path is not None:
         request.add_header("Authorization", f"Bearer {head.token_path.read_text()}")

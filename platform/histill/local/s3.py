@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on the loopback, kept in one folder."""
+"""A real S3 server (SeaweedFS), kept in one folder."""
 
 import json
 import os
@@ -54,18 +54,25 @@ def reader(bucket: str) -> Identity:
 
 @contextmanager
 def s3_server(
-    folder: Path, bucket: str, identities: Sequence[Identity] = (), timeout_s: float = 60.0
+    folder: Path,
+    bucket: str,
+    identities: Sequence[Identity] = (),
+    timeout_s: float = 60.0,
+    host: str = LOOPBACK,
+    earlier: S3Server | None = None,
 ) -> Iterator[S3Server]:
     """Run a server on the objects in `folder` until the block is left.
 
     The objects stay in `folder` and are there again at the next start; ports and credentials are new each
-    time.
+    time, unless it goes on as an `earlier` one.
 
     Args:
         folder: where objects, settings (`s3.json`, readable by the owner only) and the log (`s3.log`) lie.
         bucket: made if missing.
         identities: further credentials that the server accepts.
         timeout_s: seconds until the server must have answered a signed request.
+        host: address that the server listens on.
+        earlier: a server of before, whose endpoint and credentials this one takes over.
 
     Raises:
         HistillError: the server's binary is missing, or the server did not come up.
@@ -74,18 +81,22 @@ def s3_server(
     data = folder / "objects"
     data.mkdir(parents=True, exist_ok=True)
     owner = Identity("owner", _OWNER_ACTIONS)
+    if earlier is not None:
+        owner = Identity("owner", _OWNER_ACTIONS, earlier.access_key, earlier.secret_key)
     settings = folder / "s3.json"
     _write_settings(settings, (owner, *identities))
     ports = free_ports(5)
     s3, master, volume, filer, admin = ports
-    server = S3Server(f"http://{LOOPBACK}:{s3}", bucket, owner.access_key, owner.secret_key)
+    if earlier is not None:
+        s3 = int(earlier.endpoint.rpartition(":")[2])
+    server = S3Server(f"http://{host}:{s3}", bucket, owner.access_key, owner.secret_key)
     command = [
         _weed(),
         "-logtostderr",  # else it writes its logs to /tmp
         "mini",
         f"-dir={data}",
-        f"-ip={LOOPBACK}",
-        f"-ip.bind={LOOPBACK}",
+        f"-ip={host}",
+        f"-ip.bind={host}",
         f"-s3.port={s3}",
         f"-master.port={master}",
         f"-volume.port={volume}",
@@ -104,7 +115,7 @@ def s3_server(
     log = folder / "s3.log"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "WEED_"))}
     env["GOMEMLIMIT"] = "700MiB"
-    with running(command, log=log, env=env, cwd=folder, scratch=_sockets(ports)) as process:
+    with running(command, log=log, env=env, cwd=folder, scratch=_sockets((s3, *ports[1:]))) as process:
         wait_until_ready(process, "The S3 server", log, lambda: _answers(server), timeout_s)
         yield server
 

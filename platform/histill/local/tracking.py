@@ -1,4 +1,4 @@
-"""A real MLflow tracking server on the loopback, kept in one folder."""
+"""A real MLflow tracking server, kept in one folder."""
 
 import os
 import secrets
@@ -23,15 +23,20 @@ class TrackingServer:
 
 @contextmanager
 def mlflow_server(
-    folder: Path, port: int | None = None, timeout_s: float = 120.0, admin_password: str | None = None
+    folder: Path,
+    port: int | None = None,
+    timeout_s: float = 120.0,
+    admin_password: str | None = None,
+    host: str = LOOPBACK,
 ) -> Iterator[TrackingServer]:
     """Run a server on the runs, models and artifacts in `folder` until the block is left.
 
     Args:
         folder: holds `mlflow.db`, `artifacts/` and the log `mlflow.log`; the next start goes on from them.
-        port: port on the loopback; None takes a free one.
+        port: its port; None takes a free one.
         timeout_s: seconds until the server must have answered.
         admin_password: ask everybody for a name and a password, and know `admin` by this one (12 letters or more).
+        host: address that the server listens on.
 
     Raises:
         HistillError: the server did not come up.
@@ -39,13 +44,13 @@ def mlflow_server(
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     port = free_ports(1)[0] if port is None else port
-    server = TrackingServer(f"http://{LOOPBACK}:{port}")
+    server = TrackingServer(f"http://{host}:{port}")
     command = [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
         *("--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"),
-        *("--host", LOOPBACK, "--port", str(port), "--workers", "1"),
-        *("--allowed-hosts", f"{LOOPBACK}:{port},localhost:{port}"),
+        *("--host", host, "--port", str(port), "--workers", "1"),
+        *("--allowed-hosts", f"{host}:{port},localhost:{port}"),
     ]
     log = folder / "mlflow.log"
     env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}

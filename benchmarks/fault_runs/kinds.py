@@ -1,0 +1,298 @@
+"""What is done to runs: each kind of fault, and the runs that it is done to."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from fault_runs.run import JOB, Run, Verdict
+from fault_runs.tiles import Setting
+from histill.local.ray_cluster import Node
+from histill.local.site import Site
+
+WORKER = "ray::RayTrainWorker"
+READER = "ray::MapBatches"
+ELASTIC = {"workers.count": "{min: 1, max: 2}"}
+CUT_S, S3_AWAY_S, TRACKING_AWAY_S = 25.0, 6.0, 120.0
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where faults are made."""
+
+    site: Site
+    setting: Setting
+    reference: Callable[[int], dict[str, float]]  # the metrics of an undisturbed run of so many epochs
+
+    def run(self, name: str, epochs: int, changes: Mapping[str, str] | None = None) -> Run:
+        """A run of its own."""
+        return Run(self.site, self.setting, name, epochs, dict(changes or {}))
+
+    def verdict(self, run: Run) -> Verdict:
+        """Of a run that is left to its end."""
+        return run.verdict(self.reference(run.epochs))
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Those that work."""
+        return self.site.cluster.nodes
+
+    def processes(self, name: str) -> list[int]:
+        """Of all working nodes."""
+        return [pid for node in self.nodes for pid in node.named(name)]
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """All nodes are up again when the block is left."""
+        try:
+            yield
+        finally:
+            alive = self.site.cluster.alive()
+            for node in self.nodes:
+                if node.host.address not in alive:
+                    node.kill()
+                    node.start()
+            self.site.cluster.wait_for(*self.nodes)
+
+
+Fault = Callable[[Range, Run, int], AbstractContextManager[None]]
+"""Does its harm, the how manieth of its run, at the block's beginning; the run must get over it within the block."""
+
+
+@contextlib.contextmanager
+def worker_killed(place: Range, run: Run, number: int) -> Iterator[None]:
+    """SIGKILL to a process that trains, now one, now the other."""
+    kill(place.processes(WORKER)[number % 2 : number % 2 + 1])
+    yield
+
+
+@contextlib.contextmanager
+def raylet_killed(place: Range, run: Run, number: int) -> Iterator[None]:
+    """SIGKILL to a node's raylet; the node is started again at once, as a cluster's autoscaler would."""
+    node = place.nodes[number % 2]
+    node.kill_raylet()
+    node.kill()
+    node.start()
+    yield
+
+
+@contextlib.contextmanager
+def link_cut(place: Range, run: Run, number: int) -> Iterator[None]:
+    """A node's cable is out for longer than the health check waits; what runs there then ends by itself."""
+    node = place.nodes[number % 2]
+    node.host.cut()
+    time.sleep(CUT_S)
+    node.host.mend()
+    place.site.cluster.wait_for(node, alive=False)
+    node.kill()
+    node.start()
+    yield
+
+
+@contextlib.contextmanager
+def node_lost_elastic(place: Range, run: Run, number: int) -> Iterator[None]:
+    """A node is gone; the run shrinks, goes on, and grows when the node is back."""
+    node = place.nodes[number % 2]
+    node.kill()
+    yield
+    before = worlds(run)
+    node.start()
+    place.site.cluster.wait_for(node)
+    run.wait_until(lambda: len(worlds(run)) > len(before) and worlds(run)[-1] == 2, timeout_s=120)
+    if not {1, 2} <= set(worlds(run)):
+        run.notes.append(f"the world was {worlds(run)}")
+
+
+@contextlib.contextmanager
+def preempted(place: Range, run: Run, number: int) -> Iterator[None]:
+    """SIGTERM to a node that takes its leave: a checkpoint is written first, and nothing is repeated before it."""
+    node, done = place.nodes[number % 2], set(run.witness.sights)
+    node.terminate()
+    if not run.wait_until(lambda: any(is_within_epoch(run, name) for name in set(run.witness.sights) - done), 60):
+        run.notes.append("no checkpoint was written at the notice")
+    place.site.cluster.wait_for(node, alive=False, timeout_s=180)
+    yield
+    node.kill()
+    node.start()
+    place.site.cluster.wait_for(node)
+
+
+@contextlib.contextmanager
+def driver_killed(place: Range, run: Run, number: int) -> Iterator[None]:
+    """SIGKILL to the job's driver; the same command is given again."""
+    kill(place.site.cluster.head_node.named(JOB))
+    run.finish(120)
+    run.start()
+    yield
+
+
+@contextlib.contextmanager
+def s3_restarted(place: Range, run: Run, number: int) -> Iterator[None]:
+    """The S3 server is ended and started again; tiles and checkpoints wait."""
+    place.site.s3_process.stop()
+    time.sleep(S3_AWAY_S)
+    place.site.s3_process.start()
+    yield
+
+
+@contextlib.contextmanager
+def disk_full(place: Range, run: Run, number: int) -> Iterator[None]:
+    """The disk of each node is full when a checkpoint is to be written: one sentence; freed, the command goes on."""
+    for node in place.nodes:
+        node.fill_disk()
+    said = run.finish(180)
+    for node in place.nodes:
+        node.free_disk()
+    if run.process.returncode != 1 or "is full, and a checkpoint goes there" not in said or "Traceback" in said:
+        run.notes.append(f"said: {run.last_words()[-400:]}")
+    run.start()
+    yield
+
+
+@contextlib.contextmanager
+def out_of_memory(place: Range, run: Run, number: int) -> Iterator[None]:
+    """What the kernel does when memory is out: SIGKILL to a task that reads and decodes; every other time the worker's
+    own address space is bounded, so that the next tile finds no memory."""
+    if number % 2:
+        (pid, *_) = place.processes(WORKER)
+        subprocess.run(["prlimit", "--pid", str(pid), "--as=1000000"], check=True)
+    elif run.wait_until(lambda: bool(place.processes(READER)), 60):
+        kill(place.processes(READER))
+    yield
+
+
+def suffered(place: Range, run: Run, faults: Sequence[Fault], steps_between: int) -> Verdict:
+    """Of a run that gets one fault after the other, each after a checkpoint and some new steps."""
+    numbers: dict[Fault, int] = {}
+    with place.whole():
+        for fault in faults:
+            if not run.wait_for_steps(run.steps() + steps_between):
+                break
+            at, number = time.time(), numbers.get(fault, 0)
+            numbers[fault] = number + 1
+            run.injected += 1
+            with fault(place, run, number):
+                if not run.resumed_after(at):
+                    break
+        return place.verdict(run)
+
+
+@dataclass(frozen=True)
+class Faults:
+    """One run that gets the same fault several times."""
+
+    fault: Fault
+    steps_between: int = 4
+    epochs: int = 24
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, place: Range, times: int) -> list[Verdict]:
+        name = self.fault.__name__.replace("_", "-")
+        with place.run(name, self.epochs, self.changes) as run:
+            return [suffered(place, run, [self.fault] * times, self.steps_between)]
+
+
+def node_late(place: Range, times: int) -> list[Verdict]:
+    """A run that needs two nodes begins while there is one."""
+    verdicts = []
+    for number in range(times):
+        with place.whole():
+            late = place.nodes[number % 2]
+            late.kill()
+            place.site.cluster.wait_for(late, alive=False)
+            with place.run(f"node-late-{number}", 24) as run:
+                time.sleep(20)
+                late.start()
+                run.injected += 1
+                verdicts.append(place.verdict(run))
+    return verdicts
+
+
+def tracking_away(place: Range, times: int) -> list[Verdict]:
+    """The MLflow server is away for two minutes."""
+    verdicts = []
+    for number in range(times):
+        with place.run(f"tracking-away-{number}", 100) as run:
+            run.wait_for_steps(8)
+            place.site.tracking_process.stop()
+            run.injected += 1
+            time.sleep(TRACKING_AWAY_S)
+            place.site.tracking_process.start()
+            if run.ended:
+                run.notes.append("the run ended before the server was back")
+            verdicts.append(place.verdict(run))
+    return verdicts
+
+
+def loss_not_a_number(place: Range, times: int) -> list[Verdict]:
+    """A weight decay that makes the weights grow without bound: the run stops, and says which checkpoint is good."""
+    verdicts = []
+    for number in range(times):
+        name = f"not-a-number-{number}"
+        with place.run(name, 24, {"optimiser.weight_decay": "3e4", "seed": str(number)}) as run:
+            said = run.finish(300)
+            run.injected += 1
+            left = run.witness.left()
+            good = f"{left[-1] if left else 'no checkpoint'} in the run's folder is the last good checkpoint"
+            faults = []
+            if run.process.returncode != 1 or good not in said or "Traceback" in said or not left:
+                faults.append(f"{left} left; said: {run.last_words()[-400:]}")
+            elif not all_finite(run, left[-1]):
+                faults.append(f"{left[-1]} is not finite")
+            verdicts.append(Verdict(name, 1, 0, 0, len(run.witness.sights), float("nan"), [], faults, {}))
+    return verdicts
+
+
+def one_of_each(place: Range, times: int) -> list[Verdict]:
+    """One run that gets different faults."""
+    faults = [worker_killed, preempted, driver_killed, s3_restarted, raylet_killed]
+    with place.run("one-of-each", 16, ELASTIC) as run:
+        return [suffered(place, run, faults * times, 4)]
+
+
+KINDS: dict[str, tuple[Callable[[Range, int], list[Verdict]], int]] = {
+    "worker_killed": (Faults(worker_killed), 16),
+    "raylet_killed": (Faults(raylet_killed), 6),
+    "link_cut": (Faults(link_cut), 4),
+    "node_late": (node_late, 2),
+    "node_lost_elastic": (Faults(node_lost_elastic, 8, 60, ELASTIC), 4),
+    "preempted": (Faults(preempted, 8, 60, ELASTIC | {"checkpoint_every": "1000"}), 4),
+    "driver_killed": (Faults(driver_killed, 8), 5),
+    "s3_restarted": (Faults(s3_restarted, 8), 8),
+    "tracking_away": (tracking_away, 1),
+    "disk_full": (Faults(disk_full, 8), 3),
+    "loss_not_a_number": (loss_not_a_number, 3),
+    "out_of_memory": (Faults(out_of_memory, changes={"data.reader": "ray_data"}), 8),
+}
+"""Each kind, and how often it is done."""
+
+
+def kill(pids: Sequence[int]) -> None:
+    """SIGKILL to those that are still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def worlds(run: Run) -> list[int]:
+    """The sizes of the worker groups that went on from a checkpoint, as the console says them."""
+    lines = run.log.read_text(errors="replace").splitlines()
+    return [int(line.split(" with ")[1].split()[0]) for line in lines if ": going on from step " in line]
+
+
+def is_within_epoch(run: Run, name: str) -> bool:
+    """Whether a checkpoint is none that an epoch ends with."""
+    return int(run.witness.sights[name].position["step"]) > 0
+
+
+def all_finite(run: Run, name: str) -> bool:
+    """Whether the weights of a checkpoint are numbers."""
+    import torch
+    from safetensors.torch import load
+
+    with run.witness.files().open_input_file(f"{run.witness.folder}/{name}/model.safetensors") as file:
+        return all(bool(torch.isfinite(tensor).all()) for tensor in load(file.read()).values())

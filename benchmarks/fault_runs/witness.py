@@ -1,0 +1,110 @@
+"""A witness of a run: reads the ledger of every checkpoint from outside, while it is there."""
+
+import contextlib
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pyarrow import fs
+
+from histill.local.s3 import REGION, S3Server
+from histill.stream.draws import tally
+
+_POLL_S = 0.3
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A checkpoint's ledger, and when it was seen (`time.time()`)."""
+
+    position: dict[str, Any]
+    seen_at: float
+
+    def steps(self, per_epoch: int) -> int:
+        """Global steps before it."""
+        return int(self.position["epoch"]) * per_epoch + int(self.position["step"])
+
+
+@dataclass
+class Witness:
+    """Looks at the checkpoints of a run until the block is left. Errors of the storage are waited out."""
+
+    server: S3Server
+    folder: str  # bucket/prefix of the run
+    sights: dict[str, Sight] = field(default_factory=dict)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "Witness":
+        self._thread = threading.Thread(target=self._watch, name="witness", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.look()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_POLL_S):
+            self.look()
+
+    def look(self) -> None:
+        """Read what has not been read."""
+        with contextlib.suppress(OSError, ValueError):
+            files = self.files()
+            for found in files.get_file_info(fs.FileSelector(self.folder, allow_not_found=True)):
+                if found.base_name.startswith("step-") and found.base_name not in self.sights:
+                    with files.open_input_file(f"{found.path}/position.json") as file:
+                        self.sights[found.base_name] = Sight(json.loads(file.read()), time.time())
+
+    def files(self) -> fs.S3FileSystem:
+        """A client without patience."""
+        return fs.S3FileSystem(
+            access_key=self.server.access_key,
+            secret_key=self.server.secret_key,
+            endpoint_override=self.server.endpoint,
+            region=REGION,
+            connect_timeout=1,
+            request_timeout=5,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
+        )
+
+    def left(self) -> list[str]:
+        """The checkpoints that are there now."""
+        found = self.files().get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
+        return sorted(each.base_name for each in found if each.base_name.startswith("step-"))
+
+
+def against_plan(sights: dict[str, Sight], batches: list[list[list[int]]]) -> tuple[int, int, int]:
+    """Tiles lost and tiles repeated, of all epochs, and how many ledgers were compared.
+
+    `batches` are the tiles of each global batch of each epoch, as a single reader sees them. The ledger of a checkpoint
+    must be that of exactly the batches before it, and at an epoch's end that of the whole epoch before; an epoch whose
+    end nobody saw counts as lost.
+    """
+    lost = repeated = 0
+    ended = set()
+    for sight in sights.values():
+        position = sight.position
+        epoch, step = position["epoch"], position["step"]
+        if epoch < len(batches):
+            before = [tile for batch in batches[epoch][:step] for tile in batch]
+            counts = _difference(position["tiles"], position["tally"], before)
+            lost, repeated = lost + counts[0], repeated + counts[1]
+        if step == 0 and epoch:
+            ended.add(epoch)
+            whole = [tile for batch in batches[epoch - 1] for tile in batch]
+            counts = _difference(*position["before"], whole)
+            lost, repeated = lost + counts[0], repeated + counts[1]
+    unseen = set(range(1, len(batches) + 1)) - ended
+    return lost + sum(len(batch) for epoch in unseen for batch in batches[epoch - 1]), repeated, len(sights)
+
+
+def _difference(tiles: int, fingerprint: int, planned: list[int]) -> tuple[int, int]:
+    lost, repeated = max(0, len(planned) - tiles), max(0, tiles - len(planned))
+    if not lost and not repeated and fingerprint != tally(np.array(planned, np.int64)):
+        return 1, 1
+    return lost, repeated

@@ -1,0 +1,96 @@
+"""A cluster under fire: runs of training on three hosts whose processes, nodes, cables and servers are broken.
+
+    python benchmarks/faults.py [--quick] [--kinds worker_killed link_cut ...] [--times 1]
+
+Needs root and network namespaces: a Ray head and two working nodes on hosts of their own, an S3 and an MLflow server
+outside, token authentication on; every run is submitted from outside by `ray job submit`. Each run must end like an
+undisturbed one of the same seed: every tile of each epoch seen once, by the ledgers of all its checkpoints; one MLflow
+run with a history without gap or repeat; the loss within 1 %; no checkpoint left over. Prints a line for each run, a
+table, and as its last line one JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from fault_runs.kinds import KINDS, Range, one_of_each
+from fault_runs.run import Run, Verdict
+from fault_runs.tiles import make_tiles
+from tabulate import tabulate
+
+from histill.local.site import site
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
+    parser.add_argument("--quick", action="store_true", help="one run that gets five different faults")
+    parser.add_argument("--times", type=int, help="how often each kind is done; default: more of what is quick")
+    parser.add_argument("--out", type=Path, help="keeps consoles and logs there")
+    chosen = parser.parse_args()
+    kinds = {"one_of_each": (one_of_each, 1)} if chosen.quick else {kind: KINDS[kind] for kind in chosen.kinds}
+    out = Path(tempfile.mkdtemp(prefix="faults-")) if chosen.out is None else chosen.out.resolve()
+    verdicts: dict[str, list[Verdict]] = {}
+    with site(out, notice_s=15) as where:
+        setting = make_tiles(where)
+        known: dict[int, dict[str, float]] = {}
+
+        def reference(epochs: int) -> dict[str, float]:
+            if epochs not in known:
+                with Run(where, setting, f"undisturbed-{epochs}", epochs) as run:
+                    verdict = run.verdict(None)
+                if verdict.faults:
+                    raise SystemExit(f"the undisturbed run of {epochs} epochs: {verdict.faults}")
+                known[epochs] = verdict.metrics
+            return known[epochs]
+
+        for number, (kind, (fault, times)) in enumerate(kinds.items(), start=1):
+            begun = time.monotonic()
+            verdicts[kind] = fault(Range(where, setting, reference), chosen.times or times)
+            for verdict in verdicts[kind]:
+                said = "; ".join(verdict.faults) or "as undisturbed"
+                took = f"{time.monotonic() - begun:.0f} s; kind {number} of {len(kinds)}"
+                print(f"{verdict.name}: {verdict.injected} faults, {said} ({took})", flush=True)
+    print(f"\n{table(verdicts)}\n\nconsoles and logs: {out}")
+    every = [verdict for each in verdicts.values() for verdict in each]
+    print(
+        json.dumps(
+            {
+                "injected": sum(verdict.injected for verdict in every),
+                "survived": sum(verdict.survived for verdict in every),
+                "lost_tiles": sum(verdict.lost for verdict in every),
+                "repeated_tiles": sum(verdict.repeated for verdict in every),
+            }
+        )
+    )
+    if any(verdict.faults for verdict in every):
+        raise SystemExit(1)
+
+
+def table(verdicts: dict[str, list[Verdict]]) -> str:
+    """A row for each kind."""
+    rows = []
+    for kind, each in verdicts.items():
+        resumed = [seconds for verdict in each for seconds in verdict.resumed_s]
+        rows.append(
+            {
+                "fault": kind,
+                "runs": len(each),
+                "injected": sum(verdict.injected for verdict in each),
+                "survived": sum(verdict.survived for verdict in each),
+                "ledgers": sum(verdict.ledgers for verdict in each),
+                "lost": sum(verdict.lost for verdict in each),
+                "repeated": sum(verdict.repeated for verdict in each),
+                "loss differs by": f"{np.nanmax([0.0, *(verdict.loss_difference for verdict in each)]):.1e}",
+                "to a new checkpoint, s": f"{statistics.median(resumed):.0f} ({max(resumed):.0f})" if resumed else "",
+            }
+        )
+    return tabulate(rows, headers="keys")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""A whole site on one machine: a Ray cluster of several hosts, S3 and MLflow outside of them, a user at a console."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from histill.local.hosts import network
+from histill.local.ray_cluster import RayCluster, Share, ray_cluster
+from histill.local.s3 import Identity, S3Server, s3_server
+from histill.local.tracking import TrackingServer, mlflow_server
+
+ROOT = Path(__file__).parents[3]
+BUCKET = "site"
+
+
+class Server:
+    """A server that can be stopped, and comes back at the same address with the same content."""
+
+    def __init__(self, start: Callable[[], AbstractContextManager[object]]) -> None:
+        self._start = start
+        self._stack = ExitStack()
+        self._stack.enter_context(start())
+
+    def stop(self) -> None:
+        """End it."""
+        self._stack.close()
+
+    def start(self) -> None:
+        """Bring it back and wait until it answers."""
+        self._stack.enter_context(self._start())
+
+
+@dataclass(frozen=True)
+class Site:
+    """What runs, and how a user reaches it."""
+
+    folder: Path
+    cluster: RayCluster
+    s3: S3Server
+    s3_process: Server
+    tracking: TrackingServer
+    tracking_process: Server
+
+    def environment(self) -> dict[str, str]:
+        """Of the user's console: the cluster's job server and its token; nothing of the S3 server."""
+        mine = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "RAY_", "MLFLOW_"))}
+        return mine | self.cluster.environment()
+
+    def submit(
+        self, script: str, *arguments: str, env: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> "subprocess.Popen[str]":
+        """`ray job submit` of a job of this checkout, from outside the cluster; what it says goes to `log`, or pipes.
+
+        `env` are variables of the job itself.
+        """
+        runtime = {"py_modules": ["platform/histill"], "env_vars": dict(env or {})}
+        command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."]
+        output = subprocess.PIPE if log is None else log.open("w")
+        return subprocess.Popen(
+            [*command, "--runtime-env-json", str(runtime).replace("'", '"'), "--", "python", script, *arguments],
+            cwd=ROOT,
+            env=self.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+@contextmanager
+def site(
+    folder: Path,
+    *,
+    hosts: int = 3,
+    cpus: float = 1,
+    joining: int | None = None,
+    notice_s: int = 0,
+    identities: Sequence[Identity] = (),
+    share: Share | None = None,
+) -> Iterator[Site]:
+    """A site in `folder` until the block is left; see `ray_cluster` for the options.
+
+    Raises HistillError where hosts cannot be made.
+    """
+    with ExitStack() as stack:
+        net = stack.enter_context(network(hosts))
+        stores, runs = folder / "s3", folder / "mlflow"
+        stores.mkdir(parents=True)
+        runs.mkdir()
+        # Both are started once for their addresses, and from then on as their own successors.
+        with s3_server(stores, BUCKET, identities, host=net.outside) as s3:
+            pass
+        s3_process = Server(lambda: s3_server(stores, BUCKET, identities, host=net.outside, earlier=s3))
+        stack.callback(s3_process.stop)
+        with mlflow_server(runs, host=net.outside) as tracking:
+            port = int(tracking.uri.rpartition(":")[2])
+        tracking_process = Server(lambda: mlflow_server(runs, port, host=net.outside))
+        stack.callback(tracking_process.stop)
+        env = {**s3.environment(), "MLFLOW_TRACKING_URI": tracking.uri}
+        cluster = stack.enter_context(
+            ray_cluster(net, folder / "ray", cpus=cpus, env=env, joining=joining, notice_s=notice_s, share=share)
+        )
+        yield Site(folder, cluster, s3, s3_process, tracking, tracking_process)

@@ -1,0 +1,94 @@
+"""The benchmark's witness: its judgement of ledgers finds every tile that a run has lost or seen twice."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histill.stream.draws import tally
+from histill.train.ledger import Position
+
+pytestmark = pytest.mark.unit
+
+_PATH = Path(__file__).parents[2] / "benchmarks" / "fault_runs" / "witness.py"
+_spec = importlib.util.spec_from_file_location("witness", _PATH)
+assert _spec is not None
+assert _spec.loader is not None
+witness = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(witness)
+
+Epochs = list[list[list[int]]]
+EPOCHS: Epochs = [[[4, 1], [0, 3], [2]], [[2, 0], [1, 4], [3]], [[0, 1], [2, 3], [4]]]
+
+
+def sights(consumed: Epochs, at: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """What is seen of a run that consumed these batches: its checkpoints at (epoch, step)."""
+    found = {}
+    for epoch, step in at:
+        tiles = [tile for batch in consumed[epoch][:step] for tile in batch] if epoch < len(consumed) else []
+        last = [tile for batch in consumed[epoch - 1] for tile in batch] if epoch else []
+        position = Position(
+            epoch=epoch,
+            step=step,
+            tiles=len(tiles),
+            tally=tally(np.array(tiles, np.int64)),
+            before=(len(last), tally(np.array(last, np.int64))),
+            batch_size=2,
+            tiles_digest="tiles",
+        )
+        found[f"step-{epoch:04d}{step:04d}"] = witness.Sight(position.model_dump(mode="json"), 0.0)
+    return found
+
+
+ENDS = [(1, 0), (2, 0), (3, 0)]
+
+
+@given(st.sets(st.tuples(st.integers(0, 2), st.integers(1, 2))))
+def test_an_honest_run_loses_and_repeats_nothing(inside: set[tuple[int, int]]) -> None:
+    at = [*ENDS, *inside]
+    assert witness.against_plan(sights(EPOCHS, at), EPOCHS) == (0, 0, len(at))
+
+
+def changed(epoch: int, batch: int, tiles: list[int]) -> Epochs:
+    return [
+        [tiles if (e, b) == (epoch, batch) else list(one) for b, one in enumerate(batches)]
+        for e, batches in enumerate(EPOCHS)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("consumed", "lost", "repeated"),
+    [
+        (changed(1, 1, [1]), 1, 0),
+        (changed(2, 2, []), 1, 0),
+        (changed(0, 0, [4, 1, 1]), 0, 1),
+        (changed(2, 0, [0, 0]), 1, 1),
+        (changed(1, 0, [2, 2, 0, 0]), 0, 2),
+    ],
+    ids=["lost", "last lost", "repeated", "one for another", "a batch twice"],
+)
+def test_the_ends_of_epochs_show_what_was_lost_or_repeated(consumed: Epochs, lost: int, repeated: int) -> None:
+    assert witness.against_plan(sights(consumed, ENDS), EPOCHS) == (lost, repeated, 3)
+
+
+def test_a_ledger_inside_an_epoch_shows_it_as_well() -> None:
+    """Where a tile is lost in one batch and made up for in the next, the end of the epoch is none the wiser."""
+    consumed = changed(1, 0, [2])
+    consumed[1][1] = [0, 1, 4]
+    assert witness.against_plan(sights(consumed, ENDS), EPOCHS) == (0, 0, 3)
+    assert witness.against_plan(sights(consumed, [*ENDS, (1, 1), (1, 2)]), EPOCHS) == (1, 0, 5)
+
+
+@pytest.mark.parametrize("unseen", ENDS)
+def test_an_epoch_whose_end_nobody_saw_counts_as_lost(unseen: tuple[int, int]) -> None:
+    at = [end for end in ENDS if end != unseen] + [(unseen[0] - 1, 2)]
+    assert witness.against_plan(sights(EPOCHS, at), EPOCHS) == (5, 0, 3)
+
+
+def test_without_a_ledger_all_is_lost() -> None:
+    assert witness.against_plan({}, EPOCHS) == (15, 0, 0)
