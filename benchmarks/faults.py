@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from fault_runs.kinds import KINDS, Range, one_of_each
+from fault_runs.kinds import KINDS, NOTICE_S, Range, one_of_each
 from fault_runs.run import Run, Verdict
 from fault_runs.tiles import make_tiles
 from tabulate import tabulate
@@ -35,7 +35,7 @@ def main() -> None:
     kinds = {"one_of_each": (one_of_each, 1)} if chosen.quick else {kind: KINDS[kind] for kind in chosen.kinds}
     out = Path(tempfile.mkdtemp(prefix="faults-")) if chosen.out is None else chosen.out.resolve()
     verdicts: dict[str, list[Verdict]] = {}
-    with site(out, notice_s=15) as where:
+    with site(out, notice_s=NOTICE_S) as where:
         setting = make_tiles(where)
         known: dict[int, dict[str, float]] = {}
 

@@ -18,6 +18,8 @@ WORKER = "ray::RayTrainWorker"
 READER = "ray::MapBatches"
 ELASTIC = {"workers.count": "{min: 1, max: 2}"}
 CUT_S, S3_AWAY_S, TRACKING_AWAY_S = 25.0, 6.0, 120.0
+NOTICE_S = 15
+USUAL, LONG = 32, 200  # epochs of a run: enough for its faults; more minutes than a server is away
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,14 @@ def node_lost_elastic(place: Range, run: Run, number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def preempted(place: Range, run: Run, number: int) -> Iterator[None]:
-    """SIGTERM to a node that takes its leave: a checkpoint is written first, and nothing is repeated before it."""
+    """A node takes leave and is gone, at SIGTERM as in a pod or at a cloud's notice: a checkpoint is written first."""
     node, done = place.nodes[number % 2], set(run.witness.sights)
-    node.terminate()
+    at_notice = node.take_leave(NOTICE_S) if number % 2 else node.terminate()
     if not run.wait_until(lambda: any(is_within_epoch(run, name) for name in set(run.witness.sights) - done), 60):
         run.notes.append("no checkpoint was written at the notice")
+    if at_notice is not None:
+        at_notice.wait(4 * NOTICE_S)
+        node.kill()
     place.site.cluster.wait_for(node, alive=False, timeout_s=180)
     yield
     node.kill()
@@ -187,7 +192,7 @@ class Faults:
 
     fault: Fault
     steps_between: int = 4
-    epochs: int = 24
+    epochs: int = USUAL
     changes: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, place: Range, times: int) -> list[Verdict]:
@@ -204,7 +209,7 @@ def node_late(place: Range, times: int) -> list[Verdict]:
             late = place.nodes[number % 2]
             late.kill()
             place.site.cluster.wait_for(late, alive=False)
-            with place.run(f"node-late-{number}", 24) as run:
+            with place.run(f"node-late-{number}", USUAL) as run:
                 time.sleep(20)
                 late.start()
                 run.injected += 1
@@ -216,7 +221,7 @@ def tracking_away(place: Range, times: int) -> list[Verdict]:
     """The MLflow server is away for two minutes."""
     verdicts = []
     for number in range(times):
-        with place.run(f"tracking-away-{number}", 100) as run:
+        with place.run(f"tracking-away-{number}", LONG) as run:
             run.wait_for_steps(8)
             place.site.tracking_process.stop()
             run.injected += 1
@@ -259,8 +264,8 @@ KINDS: dict[str, tuple[Callable[[Range, int], list[Verdict]], int]] = {
     "raylet_killed": (Faults(raylet_killed), 6),
     "link_cut": (Faults(link_cut), 4),
     "node_late": (node_late, 2),
-    "node_lost_elastic": (Faults(node_lost_elastic, 8, 60, ELASTIC), 4),
-    "preempted": (Faults(preempted, 8, 60, ELASTIC | {"checkpoint_every": "1000"}), 4),
+    "node_lost_elastic": (Faults(node_lost_elastic, 8, LONG, ELASTIC), 3),
+    "preempted": (Faults(preempted, 8, LONG, ELASTIC | {"checkpoint_every": "1000"}), 3),
     "driver_killed": (Faults(driver_killed, 8), 5),
     "s3_restarted": (Faults(s3_restarted, 8), 8),
     "tracking_away": (tracking_away, 1),

@@ -44,7 +44,6 @@ class Node:
     command: list[str]
     env: Mapping[str, str]
     folder: Path
-    notice_s: int = 0  # seconds that `terminate` leaves it to say goodbye
     _stack: ExitStack = field(default_factory=ExitStack)
     _leader: int = 0
     _disk: Path = Path()
@@ -56,8 +55,6 @@ class Node:
         self._mount(temp / "disk")
         env = {**self.env, "TMPDIR": str(temp / "disk"), "HISTILL_NODE": self.host.name}
         command = [*self.command, f"--temp-dir={temp}"]
-        if self.notice_s:
-            command = [sys.executable, "-m", "histill.cluster.notice", str(self.notice_s), "--", *command]
         process = self._stack.enter_context(
             running(
                 self.host.command(*command),
@@ -101,8 +98,14 @@ class Node:
             _signal(pid, signal.SIGKILL)
 
     def terminate(self) -> None:
-        """SIGTERM to the node's first process, as a cloud does that takes the machine back."""
+        """SIGTERM to `ray start`, as Kubernetes sends it to a pod that must go; it takes leave first."""
         _signal(self._leader, signal.SIGTERM)
+
+    def take_leave(self, seconds: int) -> "subprocess.Popen[bytes]":
+        """What a node's watch does when the cloud has given notice of so many seconds."""
+        command = self.host.command(sys.executable, "-m", "histill.cluster.notice", str(seconds))
+        with open(self.folder / f"{self.host.name}.log", "ab") as log:
+            return subprocess.Popen(command, env=dict(self.env), cwd=self.folder, stdout=log, stderr=subprocess.STDOUT)
 
     def named(self, part: str) -> list[int]:
         """The node's processes whose command line holds `part`."""
@@ -160,7 +163,7 @@ def ray_cluster(
         cpus: CPUs of each working node; the head has none.
         env: variables for Ray and all its workers, such as the credentials of the object store.
         joining: how many working nodes join at once; the others wait for `start`. None: all.
-        notice_s: nodes that are terminated take their leave, for at most so many seconds.
+        notice_s: seconds that a node which is terminated takes for its leave.
         share: what a node's processes are started under, such as `cpu_share`.
     """
     folder = folder.resolve()
@@ -174,23 +177,23 @@ def ray_cluster(
         **base_environment(),
         **QUICK,
         "GLOO_SOCKET_IFNAME": "eth0",  # else it binds the loopback, which no other host reaches
+        "RAY_ADDRESS": address,  # hosts see each other's processes, by which Ray would find a cluster
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(notice_s),
         **(env or {}),
         **token_environment(token),
     }
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     with ExitStack() as stack:
 
-        def node(host: Host, arguments: Sequence[str], notice_s: int = 0) -> Node:
+        def node(host: Host, arguments: Sequence[str]) -> Node:
             under = [] if share is None else stack.enter_context(share(host))
-            each = Node(
-                host, [*under, *start, f"--node-ip-address={host.address}", *arguments], whole, folder, notice_s
-            )
+            each = Node(host, [*under, *start, f"--node-ip-address={host.address}", *arguments], whole, folder)
             stack.callback(each.close)
             return each
 
         head_arguments = ["--head", "--num-cpus=0", f"--port={GCS_PORT}", f"--dashboard-host={first.address}"]
         head_node = node(first, head_arguments)
-        nodes = tuple(node(host, [f"--address={address}", f"--num-cpus={cpus:g}"], notice_s) for host in others)
+        nodes = tuple(node(host, [f"--address={address}", f"--num-cpus={cpus:g}"]) for host in others)
         head_node.start()
         cluster = RayCluster(head, head_node, nodes)
         cluster.wait_for(head_node)

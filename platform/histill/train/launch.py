@@ -92,7 +92,7 @@ def train_run(
         tracker.close()  # sent now: a trial that is stopped has no time to
     workers = config.workers
     # A group of a fixed size waits for its nodes; an elastic one asks for its old size so long, and only then shrinks.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300" if workers.fewest == workers.most else "40")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300" if workers.fewest == workers.most else "15")
     board = make_board()
     filesystem, path = steady_filesystem(config.runs, config.storage)
     trainer = TorchTrainer(
