@@ -1,6 +1,7 @@
 """Where entries lie: each row group is read once for what is opened of it, and balanced epochs stay consistent."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +52,16 @@ def check_consistent(places: Places, manifest: Manifest) -> None:
             assert row["row"] == places.rows[entry]
             assert row["shard"] == places.shards[places.shard[group]]
             assert row["row_group"] == places.row_group[group]
+
+
+@given(interleaved, st.lists(st.integers(0, 60), max_size=3))
+def test_a_manifest_in_chunks_has_the_same_places(splits: list[str], cuts: list[int]) -> None:
+    whole = manifest_of(splits)
+    edges = sorted({0, len(splits), *(cut for cut in cuts if cut < len(splits))})
+    parts = [whole.table.slice(begin, end - begin) for begin, end in pairwise(edges)]
+    chunked = Places.of(Manifest(whole.uri, whole.header, pa.concat_tables(parts)), "train")
+    check_consistent(chunked, whole)
+    assert chunked.shards == Places.of(whole, "train").shards
 
 
 @given(interleaved, st.integers(1, 7))

@@ -31,7 +31,8 @@ class Places:
     @classmethod
     def at(cls, manifest: Manifest, tiles: np.ndarray) -> "Places":
         """The `tiles` themselves, int64, ascending rows of the manifest."""
-        coded = pc.dictionary_encode(manifest.table["shard"].combine_chunks())
+        # Coded before its chunks are combined: the names of 70 million tiles are more bytes than one array holds.
+        coded = pc.dictionary_encode(manifest.table["shard"]).unify_dictionaries().combine_chunks()
         shard, row_group, rows = (
             column.to_numpy(zero_copy_only=False).astype(np.int64)[tiles]
             for column in (coded.indices, manifest.table["row_group"], manifest.table["row"])
