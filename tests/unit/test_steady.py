@@ -1,6 +1,7 @@
 """The file system for Ray Train's own files: every request is tried again, and a file is there whole or not at all."""
 
 import pickle
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -
 
     def make(times: int, message: str = AWAY) -> tuple[fs.FileSystem, Flaky]:
         inner = Flaky(tmp_path, times, message)
-        monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage: (inner, uri.removeprefix("s3://")))
+        monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage, **_: (inner, uri.removeprefix("s3://")))
         made, path = steady_filesystem("s3://runs/first", STORAGE)
         assert path == "runs/first"
         return made, inner
@@ -132,8 +133,19 @@ def test_what_stays_away_is_raised_after_the_last_try_and_not_lost_with_the_stre
         stream.close()
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
         filesystem.get_file_info("file")
-    assert inner.asked == {"open_output_stream": 4, "get_file_info": 4}
-    assert len(waits) == 6
+    assert inner.asked == {"open_output_stream": 12, "get_file_info": 12}
+    assert len(waits) == 22
+
+
+@pytest.mark.parametrize(("attempts", "made"), [(1, 12), (20, 20)])
+def test_its_patience_is_that_of_a_restart_or_more(
+    files: Callable[..., Any], attempts: int, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "STORAGE", Storage(attempts=attempts))
+    filesystem, inner = files(100)
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        filesystem.get_file_info("file")
+    assert inner.asked == {"get_file_info": made}
 
 
 @pytest.mark.parametrize(("message", "error"), [(DENIED, OSError), ("", FileNotFoundError)])
@@ -174,15 +186,15 @@ def test_folders_are_copied_there_and_back(files: Callable[..., Any], tmp_path: 
 def test_it_reaches_workers_as_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ray pickles it, and holds what came back against what it has."""
     local = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage: (local, "runs"))
+    monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage, **_: (local, "runs"))
     filesystem, _ = steady_filesystem("s3://runs", STORAGE)
     copied = pickle.loads(pickle.dumps(filesystem))  # noqa: S301
     assert copied == filesystem
-    assert copied.handler.storage == STORAGE
+    assert copied.handler.storage == filesystem.handler.storage
     with copied.open_output_stream("file") as stream:
         stream.write(b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
     elsewhere = fs.SubTreeFileSystem(str(tmp_path / "below"), fs.LocalFileSystem())
-    monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage: (elsewhere, "runs"))
+    monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage, **_: (elsewhere, "runs"))
     assert steady_filesystem("s3://runs", STORAGE)[0] != filesystem
     assert filesystem != local

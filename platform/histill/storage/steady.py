@@ -19,15 +19,21 @@ from histill.storage.retry import retried
 from histill.storage.uris import is_s3
 
 T = TypeVar("T")
+_ATTEMPTS = 12  # with the waits between them about a minute, since nothing else waits for the controller's files
+_CLIENT_ATTEMPTS = 2  # of the S3 client itself
 
 
 def steady_filesystem(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]:
     """pyarrow's file system for `uri` and the path within it; on S3, one that bears a server's restart.
 
-    A file is read and written whole, by way of the memory: it is for checkpoints of small models, not for tiles.
+    A request is tried for about a minute, or as often as `storage.attempts` says if that is more. A file is read and
+    written whole, by way of the memory: it is for checkpoints of small models, not for tiles.
     """
-    filesystem, path = arrow_filesystem(uri, storage)
-    return (fs.PyFileSystem(_Steady(filesystem, storage)) if is_s3(uri) else filesystem), path
+    if not is_s3(uri):
+        return arrow_filesystem(uri, storage)
+    filesystem, path = arrow_filesystem(uri, storage, attempts=_CLIENT_ATTEMPTS)
+    patient = storage.model_copy(update={"attempts": max(storage.attempts, _ATTEMPTS)})
+    return fs.PyFileSystem(_Steady(filesystem, patient)), path
 
 
 class _Steady(fs.FileSystemHandler):
