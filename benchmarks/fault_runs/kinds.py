@@ -17,9 +17,10 @@ from histill.local.site import Site
 WORKER = "ray::RayTrainWorker"
 READER = "ray::MapBatches"
 ELASTIC = {"workers.count": "{min: 1, max: 2}"}
+BY_EPOCH = {"checkpoint_every": "1000"}
 CUT_S, S3_AWAY_S, TRACKING_AWAY_S = 25.0, 6.0, 120.0
 NOTICE_S = 15
-USUAL, LONG = 32, 200  # epochs of a run: enough for its faults; more minutes than a server is away
+USUAL, LONG = 32, 100  # epochs of a run: enough for its faults; more minutes than a server is away
 
 
 @dataclass(frozen=True)
@@ -264,8 +265,8 @@ KINDS: dict[str, tuple[Callable[[Range, int], list[Verdict]], int]] = {
     "raylet_killed": (Faults(raylet_killed), 6),
     "link_cut": (Faults(link_cut), 4),
     "node_late": (node_late, 2),
-    "node_lost_elastic": (Faults(node_lost_elastic, 8, LONG, ELASTIC), 3),
-    "preempted": (Faults(preempted, 8, LONG, ELASTIC | {"checkpoint_every": "1000"}), 3),
+    "node_lost_elastic": (Faults(node_lost_elastic, 8, LONG, ELASTIC | BY_EPOCH), 3),
+    "preempted": (Faults(preempted, 8, LONG, ELASTIC | BY_EPOCH), 3),
     "driver_killed": (Faults(driver_killed, 8), 5),
     "s3_restarted": (Faults(s3_restarted, 8), 8),
     "tracking_away": (tracking_away, 1),

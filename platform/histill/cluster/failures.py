@@ -20,6 +20,7 @@ def known_error(error: BaseException | None) -> HistillError | None:
             # Ray Data appends lines of advice to whatever a task of its own raises
             return type(current)(str(current).partition("\n")[0])
         failures = getattr(current, "worker_failures", None)  # ray.train's WorkerGroupError
-        queue += [cause, current.__cause__, current.__context__]
+        of_controller = getattr(current, "controller_failure", None)  # ray.train's ControllerError
+        queue += [cause, of_controller, current.__cause__, current.__context__]
         queue += list(failures.values()) if isinstance(failures, Mapping) else []
     return None

@@ -73,6 +73,8 @@ def train_run(
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from histill.train.no_retry import NoRetry
+
     config = prepared.config
     record = open_record(config, prepared.kind)
     tracker = open_run(
@@ -110,7 +112,7 @@ def train_run(
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, NoRetry()],
             logging_config=ray.train.LoggingConfig(log_level="INFO" if verbose() else "CRITICAL"),
         ),
     )
