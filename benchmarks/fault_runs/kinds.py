@@ -18,6 +18,7 @@ WORKER = "ray::RayTrainWorker"
 READER = "ray::MapBatches"
 ELASTIC = {"workers.count": "{min: 1, max: 2}"}
 BY_EPOCH = {"checkpoint_every": "1000"}
+READ_BY_TASKS = {"data.reader": "ray_data", "workers.cpus": "0.5"}  # who leave CPUs for the tasks
 CUT_S, S3_AWAY_S, TRACKING_AWAY_S = 25.0, 6.0, 120.0
 NOTICE_S = 15
 USUAL, LONG = 32, 100  # epochs of a run: enough for its faults; more minutes than a server is away
@@ -272,7 +273,7 @@ KINDS: dict[str, tuple[Callable[[Range, int], list[Verdict]], int]] = {
     "tracking_away": (tracking_away, 1),
     "disk_full": (Faults(disk_full, 8), 3),
     "loss_not_a_number": (loss_not_a_number, 3),
-    "out_of_memory": (Faults(out_of_memory, changes={"data.reader": "ray_data"}), 8),
+    "out_of_memory": (Faults(out_of_memory, changes=READ_BY_TASKS), 8),
 }
 """Each kind, and how often it is done."""
 
