@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -162,12 +161,8 @@ def disk_full(place: Range, run: Run, number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def out_of_memory(place: Range, run: Run, number: int) -> Iterator[None]:
-    """What the kernel does when memory is out: SIGKILL to a task that reads and decodes; every other time the worker's
-    own address space is bounded, so that the next tile finds no memory."""
-    if number % 2:
-        (pid, *_) = place.processes(WORKER)
-        subprocess.run(["prlimit", "--pid", str(pid), "--as=1000000"], check=True)
-    elif run.wait_until(lambda: bool(place.processes(READER)), 60):
+    """What the kernel does when memory is out: SIGKILL to the tasks that read and decode."""
+    if run.wait_until(lambda: bool(place.processes(READER)), 60):
         kill(place.processes(READER))
     yield
 

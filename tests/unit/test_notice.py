@@ -32,11 +32,11 @@ def test_other_arguments_are_answered_with_how_to_use_it(
 def cluster(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A cluster with a node here, whose port answers until the clock says `gone_at`; notes what it is asked."""
     asked = SimpleNamespace(now=0.0, gone_at=1e9, commands=[], addresses=[], left=0, status=0, host="127.0.0.1")
-    context = SimpleNamespace(get_node_id=lambda: NODE_ID, gcs_address="10.0.0.1:6379")
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379")
 
     def nodes() -> list[dict[str, Any]]:
-        mine = {"NodeID": NODE_ID, "NodeManagerAddress": asked.host, "NodeManagerPort": 7}
-        return [{"NodeID": "b2" * 28, "NodeManagerAddress": "10.0.0.7", "NodeManagerPort": 7}, mine]
+        mine = {"NodeID": NODE_ID, "NodeManagerAddress": asked.host, "NodeManagerPort": 7, "Alive": True}
+        return [mine | {"NodeID": "b2" * 28, "NodeManagerAddress": "192.0.2.7"}, mine | {"Alive": False}, mine]
 
     def sleep(seconds: float) -> None:
         asked.now += seconds
@@ -97,7 +97,7 @@ def test_it_ends_when_the_node_is_gone_or_the_time_is_up(
 def test_a_node_of_another_machine_is_left_alone(cluster: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     cluster.host = "192.0.2.1"  # nobody's, by RFC 5737
     assert main(["90"]) == 1
-    assert capsys.readouterr().err == "error: Ray at auto has no node on this machine; run this where the node is.\n"
+    assert capsys.readouterr().err == "error: Ray at auto has 0 nodes on this machine; run this where one node is.\n"
     assert cluster.commands == []
     assert cluster.left == 1
 

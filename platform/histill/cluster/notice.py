@@ -48,15 +48,14 @@ def _this_node() -> tuple[dict[str, Any], str]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise HistillError(f"no node of Ray's is found here ({reason}); set RAY_ADDRESS to the cluster's.") from None
     try:
-        context = ray.get_runtime_context()
-        (node,) = [each for each in ray.nodes() if each["NodeID"] == context.get_node_id()]
-        if not _is_here(
-            node["NodeManagerAddress"]
-        ):  # a driver may be given a node elsewhere, which must not be drained
-            raise HistillError(f"Ray at {address} has no node on this machine; run this where the node is.")
-        return node, str(context.gcs_address)
+        # not the node that the driver was given, which may be another's where hosts share their folders
+        here = [node for node in ray.nodes() if node["Alive"] and _is_here(node["NodeManagerAddress"])]
+        gcs_address = str(ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
+    if len(here) != 1:
+        raise HistillError(f"Ray at {address} has {len(here)} nodes on this machine; run this where one node is.")
+    return here[0], gcs_address
 
 
 def _is_here(address: str) -> bool:
