@@ -28,7 +28,7 @@ from histill.local.site import site
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
-    parser.add_argument("--quick", action="store_true", help="one run that gets five different faults")
+    parser.add_argument("--quick", action="store_true", help="one run that gets four different faults")
     parser.add_argument("--times", type=int, help="how often each kind is done; default: more of what is quick")
     parser.add_argument("--out", type=Path, help="keeps consoles and logs there")
     chosen = parser.parse_args()

@@ -251,9 +251,8 @@ def loss_not_a_number(place: Range, times: int) -> list[Verdict]:
 
 def one_of_each(place: Range, times: int) -> list[Verdict]:
     """One run that gets different faults."""
-    faults = [worker_killed, preempted, driver_killed, s3_restarted, raylet_killed]
-    with place.run("one-of-each", 16, ELASTIC) as run:
-        return [suffered(place, run, faults * times, 4)]
+    with place.run("one-of-each", 16) as run:
+        return [suffered(place, run, [worker_killed, driver_killed, s3_restarted, raylet_killed] * times, 4)]
 
 
 KINDS: dict[str, tuple[Callable[[Range, int], list[Verdict]], int]] = {
