@@ -78,16 +78,16 @@ class Run:
 
     def wait_for_steps(self, steps: int, timeout_s: float = _WAIT_S) -> bool:
         """Wait until a checkpoint is seen after `steps` or more; False when the run ends, or stands still, before."""
-        return self.wait_until(lambda: self.steps() >= steps, timeout_s)
+        arrived = self.wait_until(lambda: self.steps() >= steps, timeout_s)
+        if not arrived and not self.ended:
+            self.notes.append(f"stood still after step {self.steps()}")
+        return arrived
 
     def wait_until(self, true: Callable[[], bool], timeout_s: float = _WAIT_S) -> bool:
         """Wait until `true()`; False when the run ends or the time is up before."""
         deadline = time.monotonic() + timeout_s
         while not true():
-            if self.ended:
-                return False
-            if time.monotonic() > deadline:
-                self.notes.append(f"stood still after step {self.steps()}")
+            if self.ended or time.monotonic() > deadline:
                 return False
             time.sleep(0.2)
         return True
