@@ -11,17 +11,19 @@ table, and as its last line one JSON object.
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from fault_runs.kinds import KINDS, NOTICE_S, Range, one_of_each
 from fault_runs.run import Run, Verdict
 from fault_runs.tiles import make_tiles
 from tabulate import tabulate
 
+from histill.errors import HistillError
 from histill.local.site import site
 
 
@@ -32,25 +34,39 @@ def main() -> None:
     parser.add_argument("--times", type=int, help="how often each kind is done; default: more of what is quick")
     parser.add_argument("--out", type=Path, help="keeps consoles and logs there")
     chosen = parser.parse_args()
+    if chosen.out is not None and chosen.out.exists() and any(chosen.out.iterdir()):
+        parser.error(f"{chosen.out} is not empty; consoles and logs go into a folder of their own.")
+    try:
+        judge(chosen)
+    except HistillError as error:
+        raise SystemExit(str(error)) from None
+
+
+def judge(chosen: argparse.Namespace) -> None:
+    """Make the faults, and say what became of the runs."""
     kinds = {"one_of_each": (one_of_each, 1)} if chosen.quick else {kind: KINDS[kind] for kind in chosen.kinds}
     out = Path(tempfile.mkdtemp(prefix="faults-")) if chosen.out is None else chosen.out.resolve()
     verdicts: dict[str, list[Verdict]] = {}
     with site(out, notice_s=NOTICE_S) as where:
         setting = make_tiles(where)
-        known: dict[int, dict[str, float]] = {}
+        known: dict[str, Mapping[str, float]] = {}
 
-        def reference(epochs: int) -> dict[str, float]:
-            if epochs not in known:
-                with Run(where, setting, f"undisturbed-{epochs}", epochs) as run:
+        def reference(changes: Mapping[str, str]) -> Mapping[str, float]:
+            what = json.dumps(changes, sort_keys=True)
+            if what not in known:
+                with Run(where, setting, f"undisturbed-{len(known)}", dict(changes)) as run:
                     verdict = run.verdict(None)
                 if verdict.faults:
-                    raise SystemExit(f"the undisturbed run of {epochs} epochs: {verdict.faults}")
-                known[epochs] = verdict.metrics
-            return known[epochs]
+                    raise HistillError(f"the undisturbed run with {what}: {verdict.faults}")
+                known[what] = verdict.metrics
+            return known[what]
 
         for number, (kind, (fault, times)) in enumerate(kinds.items(), start=1):
             begun = time.monotonic()
-            verdicts[kind] = fault(Range(where, setting, reference), chosen.times or times)
+            try:
+                verdicts[kind] = fault(Range(where, setting, reference), chosen.times or times)
+            except HistillError as error:  # the others are still worth to know
+                verdicts[kind] = [Verdict(kind, chosen.times or times, [str(error)])]
             for verdict in verdicts[kind]:
                 said = "; ".join(verdict.faults) or "as undisturbed"
                 took = f"{time.monotonic() - begun:.0f} s; kind {number} of {len(kinds)}"
@@ -76,6 +92,8 @@ def table(verdicts: dict[str, list[Verdict]]) -> str:
     rows = []
     for kind, each in verdicts.items():
         resumed = [seconds for verdict in each for seconds in verdict.resumed_s]
+        behind = [steps for verdict in each for steps in verdict.behind]
+        differences = [verdict.loss_difference for verdict in each if not math.isnan(verdict.loss_difference)]
         rows.append(
             {
                 "fault": kind,
@@ -85,8 +103,9 @@ def table(verdicts: dict[str, list[Verdict]]) -> str:
                 "ledgers": sum(verdict.ledgers for verdict in each),
                 "lost": sum(verdict.lost for verdict in each),
                 "repeated": sum(verdict.repeated for verdict in each),
-                "loss differs by": f"{np.nanmax([0.0, *(verdict.loss_difference for verdict in each)]):.1e}",
+                "loss differs by": f"{max(differences):.1e}" if differences else "",
                 "to a new checkpoint, s": f"{statistics.median(resumed):.0f} ({max(resumed):.0f})" if resumed else "",
+                "steps done again": f"{statistics.median(behind):.0f} ({max(behind)})" if behind else "",
             }
         )
     return tabulate(rows, headers="keys")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -10,17 +11,22 @@ from dataclasses import dataclass, field
 
 from fault_runs.run import JOB, Run, Verdict
 from fault_runs.tiles import Setting
+from fault_runs.witness import against_plan
+from histill.errors import HistillError
 from histill.local.ray_cluster import Node
 from histill.local.site import Site
 
 WORKER = "ray::RayTrainWorker"
 READER = "ray::MapBatches"
+LONG = {  # a run of minutes: a student that takes its time, saved when an epoch ends, or when there is a reason
+    "optimiser.epochs": "120",
+    "student.decoder_channels": "[256, 256, 128, 128, 128]",
+    "checkpoint_every": "1000",
+}
 ELASTIC = {"workers.count": "{min: 1, max: 2}"}
-BY_EPOCH = {"checkpoint_every": "1000"}
 READ_BY_TASKS = {"data.reader": "ray_data", "workers.cpus": "0.5"}  # who leave CPUs for the tasks
 CUT_S, S3_AWAY_S, TRACKING_AWAY_S = 25.0, 6.0, 120.0
 NOTICE_S = 15
-USUAL, LONG = 32, 100  # epochs of a run: enough for its faults; more minutes than a server is away
 
 
 @dataclass(frozen=True)
@@ -29,15 +35,18 @@ class Range:
 
     site: Site
     setting: Setting
-    reference: Callable[[int], dict[str, float]]  # the metrics of an undisturbed run of so many epochs
+    reference: Callable[
+        [Mapping[str, str]], Mapping[str, float]
+    ]  # the metrics of an undisturbed run with these changes
 
-    def run(self, name: str, epochs: int, changes: Mapping[str, str] | None = None) -> Run:
+    def run(self, name: str, changes: Mapping[str, str] | None = None) -> Run:
         """A run of its own."""
-        return Run(self.site, self.setting, name, epochs, dict(changes or {}))
+        return Run(self.site, self.setting, name, dict(changes or {}))
 
     def verdict(self, run: Run) -> Verdict:
         """Of a run that is left to its end."""
-        return run.verdict(self.reference(run.epochs))
+        same = {key: value for key, value in run.changes.items() if key in LONG}  # the rest must change nothing
+        return run.verdict(self.reference(same))
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -54,9 +63,10 @@ class Range:
         try:
             yield
         finally:
-            alive = self.site.cluster.alive()
             for node in self.nodes:
-                if node.host.address not in alive:
+                try:
+                    self.site.cluster.wait_for(node, timeout_s=10)
+                except HistillError:
                     node.kill()
                     node.start()
             self.site.cluster.wait_for(*self.nodes)
@@ -69,15 +79,16 @@ Fault = Callable[[Range, Run, int], AbstractContextManager[None]]
 @contextlib.contextmanager
 def worker_killed(place: Range, run: Run, number: int) -> Iterator[None]:
     """SIGKILL to a process that trains, now one, now the other."""
-    kill(place.processes(WORKER)[number % 2 : number % 2 + 1])
+    kill(run, lambda: place.processes(WORKER)[number % 2 :][:1])
     yield
 
 
 @contextlib.contextmanager
 def raylet_killed(place: Range, run: Run, number: int) -> Iterator[None]:
-    """SIGKILL to a node's raylet; the node is started again at once, as a cluster's autoscaler would."""
+    """SIGKILL to a node's raylet, which takes the node's workers along; then the node is started again."""
     node = place.nodes[number % 2]
-    node.kill_raylet()
+    kill(run, lambda: node.named("raylet/raylet"))
+    place.site.cluster.wait_for(node, alive=False)
     node.kill()
     node.start()
     yield
@@ -102,12 +113,7 @@ def node_lost_elastic(place: Range, run: Run, number: int) -> Iterator[None]:
     node = place.nodes[number % 2]
     node.kill()
     yield
-    before = worlds(run)
-    node.start()
-    place.site.cluster.wait_for(node)
-    run.wait_until(lambda: len(worlds(run)) > len(before) and worlds(run)[-1] == 2, timeout_s=120)
-    if not {1, 2} <= set(worlds(run)):
-        run.notes.append(f"the world was {worlds(run)}")
+    shrunk_and_grown(place, run, node)
 
 
 @contextlib.contextmanager
@@ -118,19 +124,29 @@ def preempted(place: Range, run: Run, number: int) -> Iterator[None]:
     if not run.wait_until(lambda: any(is_within_epoch(run, name) for name in set(run.witness.sights) - done), 60):
         run.notes.append("no checkpoint was written at the notice")
     if at_notice is not None:
-        at_notice.wait(4 * NOTICE_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            at_notice.wait(4 * NOTICE_S)
         node.kill()
     place.site.cluster.wait_for(node, alive=False, timeout_s=180)
     yield
     node.kill()
+    shrunk_and_grown(place, run, node)
+
+
+def shrunk_and_grown(place: Range, run: Run, node: Node) -> None:
+    """A run whose node is gone has gone on with one worker; now the node comes back, and the run takes it in."""
+    shrunk = run.resumptions()
     node.start()
     place.site.cluster.wait_for(node)
+    grown = run.wait_until(lambda: len(run.resumptions()) > len(shrunk) and run.resumptions()[-1][1] == 2, 120)
+    if shrunk[-1][1] != 1 or not grown:
+        run.notes.append(f"did not shrink and grow: {run.resumptions()} after {shrunk}")
 
 
 @contextlib.contextmanager
 def driver_killed(place: Range, run: Run, number: int) -> Iterator[None]:
     """SIGKILL to the job's driver; the same command is given again."""
-    kill(place.site.cluster.head_node.named(JOB))
+    kill(run, lambda: place.site.cluster.head_node.named(JOB))
     run.finish(120)
     run.start()
     yield
@@ -162,9 +178,11 @@ def disk_full(place: Range, run: Run, number: int) -> Iterator[None]:
 @contextlib.contextmanager
 def out_of_memory(place: Range, run: Run, number: int) -> Iterator[None]:
     """What the kernel does when memory is out: SIGKILL to the tasks that read and decode."""
-    if run.wait_until(lambda: bool(place.processes(READER)), 60):
-        kill(place.processes(READER))
+    kill(run, lambda: place.processes(READER))
     yield
+
+
+STEPS_GO_ON = (s3_restarted, out_of_memory)  # faults that end no worker
 
 
 def suffered(place: Range, run: Run, faults: Sequence[Fault], steps_between: int) -> Verdict:
@@ -174,11 +192,12 @@ def suffered(place: Range, run: Run, faults: Sequence[Fault], steps_between: int
         for fault in faults:
             if not run.wait_for_steps(run.steps() + steps_between):
                 break
-            at, number = time.time(), numbers.get(fault, 0)
+            then, number = run.now(), numbers.get(fault, 0)
             numbers[fault] = number + 1
             run.injected += 1
             with fault(place, run, number):
-                if not run.resumed_after(at):
+                went_on = run.wait_for_steps(then.steps + 8) if fault in STEPS_GO_ON else run.resumed_after(then)
+                if not went_on:
                     break
         return place.verdict(run)
 
@@ -189,12 +208,11 @@ class Faults:
 
     fault: Fault
     steps_between: int = 4
-    epochs: int = USUAL
     changes: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, place: Range, times: int) -> list[Verdict]:
         name = self.fault.__name__.replace("_", "-")
-        with place.run(name, self.epochs, self.changes) as run:
+        with place.run(name, self.changes) as run:
             return [suffered(place, run, [self.fault] * times, self.steps_between)]
 
 
@@ -206,7 +224,7 @@ def node_late(place: Range, times: int) -> list[Verdict]:
             late = place.nodes[number % 2]
             late.kill()
             place.site.cluster.wait_for(late, alive=False)
-            with place.run(f"node-late-{number}", USUAL) as run:
+            with place.run(f"node-late-{number}") as run:
                 time.sleep(20)
                 late.start()
                 run.injected += 1
@@ -235,7 +253,7 @@ def loss_not_a_number(place: Range, times: int) -> list[Verdict]:
     verdicts = []
     for number in range(times):
         name = f"not-a-number-{number}"
-        with place.run(name, 24, {"optimiser.weight_decay": "3e4", "seed": str(number)}) as run:
+        with place.run(name, {"optimiser.weight_decay": "3e4", "seed": str(number)}) as run:
             said = run.finish(300)
             run.injected += 1
             left = run.witness.left()
@@ -245,13 +263,14 @@ def loss_not_a_number(place: Range, times: int) -> list[Verdict]:
                 faults.append(f"{left} left; said: {run.last_words()[-400:]}")
             elif not all_finite(run, left[-1]):
                 faults.append(f"{left[-1]} is not finite")
-            verdicts.append(Verdict(name, 1, 0, 0, len(run.witness.sights), float("nan"), [], faults, {}))
+            lost, repeated, ledgers = against_plan(run.witness.sights, place.setting.batches, whole=False)
+            verdicts.append(Verdict(name, 1, faults, lost, repeated, ledgers))
     return verdicts
 
 
 def one_of_each(place: Range, times: int) -> list[Verdict]:
     """One run that gets different faults."""
-    with place.run("one-of-each", 16) as run:
+    with place.run("one-of-each", {"optimiser.epochs": "16"}) as run:
         return [suffered(place, run, [worker_killed, driver_killed, s3_restarted, raylet_killed] * times, 4)]
 
 
@@ -260,10 +279,10 @@ KINDS: dict[str, tuple[Callable[[Range, int], list[Verdict]], int]] = {
     "raylet_killed": (Faults(raylet_killed), 6),
     "link_cut": (Faults(link_cut), 4),
     "node_late": (node_late, 2),
-    "node_lost_elastic": (Faults(node_lost_elastic, 8, LONG, ELASTIC | BY_EPOCH), 3),
-    "preempted": (Faults(preempted, 8, LONG, ELASTIC | BY_EPOCH), 3),
-    "driver_killed": (Faults(driver_killed, 8), 5),
-    "s3_restarted": (Faults(s3_restarted, 8), 8),
+    "node_lost_elastic": (Faults(node_lost_elastic, 8, LONG | ELASTIC), 2),
+    "preempted": (Faults(preempted, 8, LONG | ELASTIC), 2),
+    "driver_killed": (Faults(driver_killed, 8), 6),
+    "s3_restarted": (Faults(s3_restarted, 8), 9),
     "tracking_away": (tracking_away, 1),
     "disk_full": (Faults(disk_full, 8), 3),
     "loss_not_a_number": (loss_not_a_number, 3),
@@ -272,17 +291,23 @@ KINDS: dict[str, tuple[Callable[[Range, int], list[Verdict]], int]] = {
 """Each kind, and how often it is done."""
 
 
-def kill(pids: Sequence[int]) -> None:
-    """SIGKILL to those that are still there."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def kill(run: Run, victims: Callable[[], Sequence[int]]) -> None:
+    """SIGKILL to the `victims`, as soon as one of them is there to be hit."""
+
+    def hit() -> bool:
+        return bool([pid for pid in victims() if is_hit(pid)])
+
+    if not run.wait_until(hit, 60):
+        run.notes.append("there was nothing to kill")
 
 
-def worlds(run: Run) -> list[int]:
-    """The sizes of the worker groups that went on from a checkpoint, as the console says them."""
-    lines = run.log.read_text(errors="replace").splitlines()
-    return [int(line.split(" with ")[1].split()[0]) for line in lines if ": going on from step " in line]
+def is_hit(pid: int) -> bool:
+    """SIGKILL to a process; whether there was one."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def is_within_epoch(run: Run, name: str) -> bool:

@@ -1,10 +1,11 @@
 """One run of pretraining, submitted from outside to a site, and what its end must look like."""
 
 import json
+import math
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,64 +13,105 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 
-from fault_runs.tiles import Setting
+from fault_runs.tiles import BATCH, Setting
 from fault_runs.witness import Witness, against_plan
 from histill.local.site import Site
 
 JOB = "jobs/pretrain_student.py"
 EXPERIMENT = "faults"
 _WAIT_S = 300.0
+_GOING_ON = re.compile(r": going on from step (\d+) with (\d+) worker")
+_SHOWN = re.compile(r" (\d+)/\d+ tiles ")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a run is, as seen from outside."""
+
+    at: float
+    steps: int
+    resumptions: int
 
 
 @dataclass
 class Run:
-    """A run of `epochs`, as far as a user sees it. `start` may be called again for the same name."""
+    """A run, as far as a user sees it. `start` may be called again for the same name."""
 
     site: Site
     setting: Setting
     name: str
-    epochs: int
     changes: dict[str, str] = field(default_factory=dict)
     injected: int = 0
     notes: list[str] = field(default_factory=list)
-    resumed_s: list[float] = field(default_factory=list)  # from a fault to the first step that is new
+    resumed_s: list[float] = field(default_factory=list)  # from a fault to the first checkpoint of a new step
+    behind: list[int] = field(default_factory=list)  # steps that were done before the fault and again after it
+    _starts: int = 0
     _kept: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> "Run":
         self.witness = self._kept.enter_context(Witness(self.site.s3, f"{self.site.s3.bucket}/runs/{self.name}"))
         self.client = MlflowClient(self.site.tracking.uri, self.site.tracking.uri)
         self.log = self.site.folder / f"{self.name}.log"
-        self.said: list[str] = []
         self.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        if not self.ended:
+            self._stop()
         self._kept.close()
 
-    def start(self) -> None:
-        """Submit the job."""
-        keys = {
+    def _stop(self) -> None:
+        """End the job, so that the next one has the cluster for itself."""
+        self.site.stop(self._submission)
+        self.process.kill()
+        self.process.wait()
+
+    def keys(self) -> dict[str, str]:
+        """The run's configuration."""
+        return {
             "name": self.name,
             "runs": f"s3://{self.site.s3.bucket}/runs",
             "data.tiles": self.setting.tiles,
-            "data.batch_size": "8",
+            "data.batch_size": str(BATCH),
             "student.encoder": "csat_tiny",
             "student.decoder_channels": "[16, 16, 8, 8, 8]",
             "teacher.classical": "true",
-            "optimiser.epochs": str(self.epochs),
+            "optimiser.epochs": "32",
             "tracking.experiment": EXPERIMENT,
             "checkpoint_every": "4",
             "max_failures": "50",
             "workers.count": "2",
         } | self.changes
-        self.process = self.site.submit(JOB, *(f"{key}={value}" for key, value in keys.items()), log=self.log)
+
+    def start(self) -> None:
+        """Submit the job."""
+        self._starts += 1
+        self._submission = f"{self.name}-{self._starts}"
+        self._said_before = len(self._console()) if self.log.exists() else 0
+        arguments = [f"{key}={value}" for key, value in self.keys().items()]
+        self.process = self.site.submit(JOB, *arguments, log=self.log, submission=self._submission)
+
+    def _console(self) -> str:
+        return self.log.read_text(errors="replace")
 
     def steps(self) -> int:
         """Steps that checkpoints prove."""
         return max((sight.steps(self.setting.per_epoch) for sight in list(self.witness.sights.values())), default=0)
+
+    def resumptions(self) -> list[tuple[int, int]]:
+        """The step from which each later worker group went on, and its size, as the console says."""
+        return [(int(step), int(workers)) for step, workers in _GOING_ON.findall(self._console())]
+
+    def now(self) -> Moment:
+        """How far the run is."""
+        text = self._console()
+        shown = [int(tiles) // BATCH for tiles in _SHOWN.findall(text)[-1:]]
+        return Moment(time.time(), max([self.steps(), *shown]), len(_GOING_ON.findall(text)))
+
+    @property
+    def epochs(self) -> int:
+        """How many it has."""
+        return int(self.keys()["optimiser.epochs"])
 
     @property
     def ended(self) -> bool:
@@ -92,33 +134,43 @@ class Run:
             time.sleep(0.2)
         return True
 
-    def resumed_after(self, fault_at: float) -> bool:
-        """Wait for the first checkpoint of steps that were not done when the fault came; note how long it took."""
-        done = self.steps()
-        if not self.wait_for_steps(done + 1):
+    def resumed_after(self, fault: Moment) -> bool:
+        """Wait until new workers have gone on and saved a step that was new to them; note how long it took.
+
+        A checkpoint that was under way when the fault came does not count.
+        """
+        if not self.wait_until(lambda: len(self.resumptions()) > fault.resumptions):
+            self.notes.append("no worker went on")
             return False
-        new = [sight.seen_at for sight in self.witness.sights.values() if sight.steps(self.setting.per_epoch) > done]
-        self.resumed_s.append(min(new) - fault_at)
+        began, from_step = time.time(), self.resumptions()[-1][0]
+
+        def saved() -> list[float]:
+            sights = list(self.witness.sights.values())
+            new = [sight for sight in sights if sight.steps(self.setting.per_epoch) > from_step]
+            return [sight.seen_at for sight in new if sight.seen_at > began]
+
+        if not self.wait_until(lambda: bool(saved())):
+            self.notes.append(f"nothing was saved after step {from_step}")
+            return False
+        self.resumed_s.append(min(saved()) - fault.at)
+        self.behind.append(max(0, fault.steps - from_step))
         return True
 
     def finish(self, timeout_s: float = 600.0) -> str:
-        """Wait for the job's end; what it has said."""
+        """Wait for the job's end; what it has said since it was started last."""
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.notes.append(f"not ended within {timeout_s:.0f} s")
-            self.process.kill()
-            self.process.wait()
-        text = self.log.read_text(errors="replace")
-        self.said.append(text)
-        return text
+            self._stop()
+        return self._console()[self._said_before :]
 
     def last_words(self) -> str:
         """The job's own lines, without Ray's."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        lines = self._console()[self._said_before :].splitlines()
         return "\n".join(line for line in lines if not re.match(r"\S+ \S+\s+(INFO|SUCC|WARNING|ERR)\b", line))[-1500:]
 
-    def verdict(self, reference: dict[str, float] | None) -> "Verdict":
+    def verdict(self, reference: Mapping[str, float] | None) -> "Verdict":
         """What is true of the finished run."""
         text = self.finish()
         self._kept.close()
@@ -127,20 +179,30 @@ class Run:
         if self.process.returncode or not found:
             faults.append(f"the job ended with {self.process.returncode}: {self.last_words()[-400:]}")
         metrics: dict[str, Any] = json.loads(found[-1])["metrics"] if found else {}
-        batches = [[list(batch) for batch in epoch] for epoch in self.setting.batches[: self.epochs]]
-        lost, repeated, ledgers = against_plan(self.witness.sights, batches)
+        lost, repeated, ledgers = against_plan(self.witness.sights, self.setting.batches[: self.epochs])
         if lost or repeated:
             faults.append(f"{lost} tiles lost, {repeated} repeated")
         faults += self._history()
         left = self.witness.left()
         if metrics and (len(left) > 2 or left[-1:] != [f"step-{int(metrics['step']):08d}"]):
             faults.append(f"checkpoints left: {left}")
-        difference = float("nan")
+        difference = math.nan
         if metrics and reference:
             difference = abs(metrics["loss"] - reference["loss"]) / reference["loss"]
             if not difference < 0.01:
                 faults.append(f"loss {metrics['loss']:.4f} instead of {reference['loss']:.4f}")
-        return Verdict(self.name, self.injected, lost, repeated, ledgers, difference, self.resumed_s, faults, metrics)
+        return Verdict(
+            name=self.name,
+            injected=self.injected,
+            lost=lost,
+            repeated=repeated,
+            ledgers=ledgers,
+            loss_difference=difference,
+            resumed_s=self.resumed_s,
+            behind=self.behind,
+            faults=faults,
+            metrics=metrics,
+        )
 
     def _history(self) -> list[str]:
         """What is wrong with the run's record."""
@@ -166,13 +228,14 @@ class Verdict:
 
     name: str
     injected: int
-    lost: int
-    repeated: int
-    ledgers: int
-    loss_difference: float
-    resumed_s: list[float]
     faults: list[str]
-    metrics: dict[str, Any]
+    lost: int = 0
+    repeated: int = 0
+    ledgers: int = 0
+    loss_difference: float = math.nan  # relative; not a number: nothing was compared
+    resumed_s: Sequence[float] = ()
+    behind: Sequence[int] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def survived(self) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,12 +79,14 @@ class Witness:
         return sorted(each.base_name for each in found if each.base_name.startswith("step-"))
 
 
-def against_plan(sights: dict[str, Sight], batches: list[list[list[int]]]) -> tuple[int, int, int]:
+def against_plan(
+    sights: dict[str, Sight], batches: Sequence[Sequence[Sequence[int]]], whole: bool = True
+) -> tuple[int, int, int]:
     """Tiles lost and tiles repeated, of all epochs, and how many ledgers were compared.
 
     `batches` are the tiles of each global batch of each epoch, as a single reader sees them. The ledger of a checkpoint
-    must be that of exactly the batches before it, and at an epoch's end that of the whole epoch before; an epoch whose
-    end nobody saw counts as lost.
+    must be that of exactly the batches before it, and at an epoch's end that of the whole epoch before. Of a `whole`
+    run, an epoch whose end nobody saw counts as lost.
     """
     lost = repeated = 0
     ended = set()
@@ -99,7 +102,7 @@ def against_plan(sights: dict[str, Sight], batches: list[list[list[int]]]) -> tu
             whole = [tile for batch in batches[epoch - 1] for tile in batch]
             counts = _difference(*position["before"], whole)
             lost, repeated = lost + counts[0], repeated + counts[1]
-    unseen = set(range(1, len(batches) + 1)) - ended
+    unseen = set(range(1, len(batches) + 1)) - ended if whole else set()
     return lost + sum(len(batch) for epoch in unseen for batch in batches[epoch - 1]), repeated, len(sights)
 
 

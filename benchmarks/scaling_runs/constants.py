@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histill.config.common import Storage
+from histill.config.ingest import IngestConfig
 from histill.local.fault_proxy import fault_proxy
 from histill.local.s3 import s3_server
 from histill.stream.cached_views import CachedViews
@@ -32,7 +33,7 @@ from histill.tiles.schema import MANIFEST
 from scaling_runs.paper import Constants
 from scaling_runs.workloads import Workload, write_tiles
 
-PER_GROUP, PER_SHARD = 64, 1024  # the product's defaults
+PER_GROUP, PER_SHARD = (IngestConfig.model_fields[name].default for name in ("rows_per_group", "rows_per_shard"))
 WORKERS, BATCH, VIEW_PX = 64, 64, 224
 TYPICAL = Workload("typical", "", (), 512, VIEW_PX, False, True, 0, 0, 0, 0)  # JPEG tiles of 512 px
 _SPLIT = "train"

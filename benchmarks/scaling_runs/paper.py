@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from histill.stream.read import OPEN_SHARDS
+
 COMPUTE = "GPU"
-_OPEN_SHARDS = 512  # footers that a worker keeps: stream/read.py
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def requests_per_tile(made: Constants, tiles: float) -> float:
     order and a worker keeps the footers of 512 files, half of them of responses: P = 1 - 256 / shards.
     """
     shards = tiles / made.shard_tiles
-    shut = max(0.0, 1 - _OPEN_SHARDS / 2 / shards)
+    shut = max(0.0, 1 - OPEN_SHARDS / 2 / shards)
     return made.reads_per_tile * (made.requests_per_read + shut * made.requests_per_open)
 
 

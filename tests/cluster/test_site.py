@@ -9,12 +9,15 @@ import pytest
 
 from histill.local.hosts import missing
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(1800)  # four or five minutes on a quiet machine
-@pytest.mark.skipif(missing() is not None, reason=str(missing()))
 def test_a_run_that_loses_workers_nodes_servers_and_its_driver_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    if (why := missing()) is not None:
+        pytest.skip(why)
     command = [sys.executable, "benchmarks/faults.py", "--quick", "--out", str(tmp_path / "site")]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     said = finished.stdout + finished.stderr

@@ -22,6 +22,8 @@ from histill.stream.read import GroupRead, ShardReader, Source
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).parents[2]
 TILES, RUNS = "two-keys-tiles", "two-keys-runs"
 PROFILES = {TILES: "reader", RUNS: "writer"}
@@ -53,6 +55,7 @@ def site(tile_set: Callable[..., Manifest], tmp_path_factory: pytest.TempPathFac
                 f"[{profile}]\naws_access_key_id = {key.access_key}\naws_secret_access_key = {key.secret_key}\n"
                 for profile, key in zip(PROFILES.values(), mine, strict=True)
             )
+            + "[borrowed]\naws_access_key_id = key\naws_secret_access_key = secret\naws_session_token = for-an-hour\n"
         )
         file.chmod(0o600)
         environment = {
@@ -113,6 +116,11 @@ def test_a_profile_that_is_missing_is_named(site: Site) -> None:
     assert refusal(site, site.runs, "storage.profiles={two-keys-runs: nobody}").startswith(
         "error: storage.profiles names the AWS profile 'nobody'"
     )
+
+
+def test_keys_that_expire_in_the_middle_of_a_run_are_refused(site: Site, owner_of_both: Storage) -> None:
+    with pytest.raises(InputError, match=r"the AWS profile 'borrowed', whose keys on .* expire"):
+        exists(f"{site.tiles}/manifest.json", Storage(profiles={TILES: "borrowed"}))
 
 
 def refusal(site: Site, runs: str, *changes: str) -> str:

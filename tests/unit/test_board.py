@@ -10,7 +10,6 @@ import pytest
 import ray
 
 from histill.cluster import progress
-from histill.errors import InputError
 from histill.train import board
 from histill.train.board import Board, ToBoard, shown
 from histill.train.snapshot import Snapshot
@@ -39,13 +38,6 @@ def test_lines_are_taken_once_and_in_order() -> None:
     state.show(snapshot(2))
     assert state.take() == (snapshot(2), ["one", "two"])
     assert state.take() == (snapshot(2), [])
-
-
-def test_an_error_stays() -> None:
-    state, error = Board(), InputError("culprit.")
-    assert state.fatal() is None
-    state.fail(error)
-    assert state.fatal() is state.fatal() is error
 
 
 def test_warnings_of_workers_are_told_as_such() -> None:

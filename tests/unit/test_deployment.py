@@ -97,6 +97,14 @@ def copies() -> Iterator[tuple[list[str], str]]:
         yield sources, target
 
 
+def test_nodes_get_the_shared_memory_that_ray_works_out(cluster: dict[str, Any]) -> None:
+    """One size for all nodes is too small for the large ones, whose object stores then go to disk."""
+    options = [option for key in ("run_options", "head_run_options", "worker_run_options") for option in
+               cluster["docker"].get(key, [])]  # fmt: skip
+    assert options
+    assert not [option for option in options if "shm" in option]
+
+
 # One version, one image
 
 

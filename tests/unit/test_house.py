@@ -1,6 +1,7 @@
 """The layout that the rest relies on."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,15 @@ def test_git_tracks_only_the_package_in_platform() -> None:
         ["git", "ls-files", "platform"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert [path for path in listed if not path.startswith("platform/histill/")] == []
+
+
+def test_every_test_belongs_to_the_suite_of_its_folder() -> None:
+    of_another = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").glob("*/test_*.py")
+        if not re.search(rf"^pytestmark = \[?pytest\.mark\.{path.parent.name}\b", path.read_text(), re.MULTILINE)
+    ]
+    assert of_another == []
 
 
 @pytest.mark.parametrize("folder", ["platform", "jobs"])

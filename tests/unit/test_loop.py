@@ -261,7 +261,8 @@ def test_a_world_that_changes_in_the_middle_changes_nothing(
     assert [saved["step"] for saved in before.saved + after.saved] == [4, STEPS, STEPS + 4, 2 * STEPS]
     assert_equal(before.gradients + after.gradients, alone.gradients)
     assert after.learner.position == alone.learner.position
-    assert after.saved[-1]["val_auroc"] == pytest.approx(alone.saved[-1]["val_auroc"])
+    for figure in ("loss", "val_auroc"):  # the loss of the whole epoch, not of its rest
+        assert after.saved[-1][figure] == pytest.approx(alone.saved[-1][figure])
 
 
 @pytest.mark.parametrize(
@@ -286,8 +287,11 @@ class Clock:
         monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.here.now))
 
 
-def asked_at(paces: list[float], monkeypatch: pytest.MonkeyPatch, known_from: float = 1e9) -> list[Any]:
-    """For each worker, whose steps take so many seconds, the steps at which it asked, and those that gave notice."""
+def asked_at(
+    paces: list[float], monkeypatch: pytest.MonkeyPatch, known_from: float = 1e9, slow_from: float = 1e9
+) -> list[Any]:
+    """For each worker, whose steps take so many seconds (from `slow_from` on ten times as many), the steps at which it
+    asked, and those that gave notice."""
     world, clock = World(len(paces), monkeypatch), Clock(monkeypatch)
 
     def work(worker: int) -> tuple[list[int], list[int]]:
@@ -299,7 +303,7 @@ def asked_at(paces: list[float], monkeypatch: pytest.MonkeyPatch, known_from: fl
 
         watch = loop._Watch(leaving)
         for step in range(1, 101):
-            clock.here.now += paces[worker]
+            clock.here.now += paces[worker] * (10 if step >= slow_from else 1)
             if watch.first_notice():
                 noticed.append(step)
         return asked, noticed
@@ -308,26 +312,37 @@ def asked_at(paces: list[float], monkeypatch: pytest.MonkeyPatch, known_from: fl
 
 
 @pytest.mark.parametrize(
-    ("pace", "every"), [(0.1, 20), (0.5, 4), (1.9, 1), (30.0, 1)], ids=["quick", "slow", "of two seconds", "very slow"]
+    ("pace", "at"),
+    [
+        (0.1, [1, 3, 7, 15, 31, 51, 71, 91]),
+        (0.5, [1, *range(3, 101, 4)]),
+        (1.9, list(range(1, 101))),
+        (30.0, list(range(1, 101))),
+    ],
+    ids=["quick", "slow", "of two seconds", "very slow"],
 )
-def test_a_worker_asks_about_every_two_seconds(pace: float, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    ((asked, noticed),) = asked_at([pace], monkeypatch)
-    assert asked == [step for step in range(9, 101) if step % every == 0]
-    assert noticed == []
+def test_a_worker_asks_about_every_two_seconds(pace: float, at: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked_at([pace], monkeypatch) == [(at, [])]
+
+
+def test_a_worker_that_becomes_slower_asks_at_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose first steps were quick, since their tiles lay ready, or whose epochs are short."""
+    ((asked, _),) = asked_at([0.1], monkeypatch, slow_from=32)
+    assert asked == [1, 3, 7, 15, 31, *range(51, 101, 2)]
 
 
 def test_workers_of_unequal_pace_ask_at_equal_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the mean of their paces: to ask is to wait for each other."""
     of_all = asked_at([0.1, 0.2, 0.6], monkeypatch)
-    assert of_all == [([step for step in range(9, 101) if step % 7 == 0], [])] * 3
+    assert of_all == [([1, 3, *range(7, 101, 7)], [])] * 3
 
 
 def test_notice_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asked_at([0.5, 0.5], monkeypatch, known_from=30) == [([12, 16, 20, 24, 28, 32], [32])] * 2
+    assert asked_at([0.5, 0.5], monkeypatch, known_from=30) == [([1, *range(3, 32, 4)], [31])] * 2
 
 
 def test_a_clock_that_stands_still_asks_hardly_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asked_at([0.0], monkeypatch) == [([], [])]
+    assert asked_at([0.0], monkeypatch) == [([1, 3, 7, 15, 31, 63], [])]
 
 
 @pytest.mark.parametrize(
@@ -341,11 +356,11 @@ def test_a_clock_that_stands_still_asks_hardly_ever(monkeypatch: pytest.MonkeyPa
 def test_a_run_saves_once_when_a_node_is_leaving(
     noticed_at: int, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "LOOK_EVERY_S", 0.0)  # asks at each step but the first eight
+    monkeypatch.setattr(loop, "LOOK_EVERY_S", 0.0)  # asks at each step
     counts: dict[int, int] = {}
 
     def leaving() -> bool:
-        asks = counts[threading.get_ident()] = counts.get(threading.get_ident(), 8) + 1
+        asks = counts[threading.get_ident()] = counts.get(threading.get_ident(), 0) + 1
         return asks >= noticed_at
 
     of_all = run(configured(), TASKS["classes"], "classes", 3, monkeypatch, leaving=leaving)

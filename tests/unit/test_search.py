@@ -10,7 +10,7 @@ from histill.config.search import PretrainSearch
 from histill.errors import InputError
 from histill.search.outcome import Sweep, TrialResult, ranked
 from histill.search.pictures import front_picture, study_pictures
-from histill.search.room import trials_at_once
+from histill.search.room import trials_at_once, trials_that_fit
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +56,13 @@ def test_bounds_on_the_trials_at_once() -> None:
     nodes = [{"CPU": 8.0}]
     assert trials_at_once(config(workers={"count": 1}, concurrent=2), nodes) == 2
     assert trials_at_once(config(workers={"count": 1}, trials=3), nodes) == 3
+
+
+def test_trials_may_be_begun_for_nodes_that_are_still_to_come() -> None:
+    """As in a cluster that starts nodes with GPUs when something waits for them."""
+    several = config(workers={"count": 1, "gpus": 1.0}, concurrent=4)
+    assert trials_that_fit(several, [{"CPU": 8.0}]) == 0
+    assert trials_at_once(several, [{"CPU": 8.0}]) == 4
 
 
 @pytest.mark.parametrize("workers", [{"count": 4, "cpus": 3.0}, {"count": 1, "gpus": 0.5}, {"count": 16}])

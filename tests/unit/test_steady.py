@@ -91,6 +91,34 @@ def test_local_files_need_no_second_try(tmp_path: Path) -> None:
     assert path == str(tmp_path)
 
 
+class Forgetful(Flaky):
+    """Does what it is asked, and breaks off before it says so."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def request(*arguments: Any, **options: Any) -> Any:
+            done = getattr(self._files, name)(*arguments, **options)
+            self._ask(name)
+            return done
+
+        return request
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("delete_file", ["a"]), ("delete_dir", ["b"]), ("move", ["a", "c"])])
+def test_what_is_gone_already_since_only_the_reply_was_lost_is_no_error(
+    name: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "b").mkdir()
+    inner = Forgetful(tmp_path, 1)
+    monkeypatch.setattr(steady, "arrow_filesystem", lambda *_, **__: (inner, ""))
+    filesystem, _ = steady_filesystem("s3://runs", STORAGE)
+    getattr(filesystem, name)(*arguments)
+    assert not (tmp_path / arguments[0]).exists()
+    assert len(waits) == 1
+    with pytest.raises(FileNotFoundError):  # what was never there
+        getattr(filesystem, name)(*arguments)
+
+
 def test_every_request_is_repeated_until_it_is_served(
     files: Callable[..., Any], tmp_path: Path, waits: list[float]
 ) -> None:

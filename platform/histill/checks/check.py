@@ -75,7 +75,10 @@ def _facts(config: CheckConfig, nodes: Sequence[Node]) -> tuple[dict[str, Facts]
         return PACKAGES, folders, each.resources.get("GPU", 0.0), patience_s
 
     by_value(node)
-    answers, silent = ask(nodes, node.facts, arguments, config.timeout_s)
+    try:
+        answers, silent = ask(nodes, node.facts, arguments, config.timeout_s)
+    except Exception as error:  # Ray itself has gone meanwhile
+        answers, silent = {}, {each.name: error for each in nodes}
     return {DRIVER: node.facts(PACKAGES, {}, 0, patience_s)} | answers, silent
 
 
@@ -127,7 +130,10 @@ def _of_the_reach(config: CheckConfig, nodes: Sequence[Node], answers: Mapping[s
         with contextlib.ExitStack() as stack:
             name = None
             if config.write is not None and found[DRIVER][WRITE].state == "ok":
-                name = stack.enter_context(marker(config.write, config.storage))
+                try:
+                    name = stack.enter_context(marker(config.write, config.storage))
+                except Exception as error:
+                    found[DRIVER][WRITE] = verdict_of(error)
             theirs, silent = ask(same, reach, lambda _: (config, name), config.timeout_s)
         found |= theirs
         wrong = {place: verdict_of(error) for place, error in silent.items()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from histill.checks.rows import Verdict, verdict_of
 from histill.config.check import CheckConfig
 from histill.config.common import Storage
-from histill.errors import InputError
+from histill.errors import HistillError, InputError
 from histill.registry.server import check_accepted
 from histill.storage.control import remove
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, endpoint_of, storage_errors
@@ -69,7 +69,8 @@ def marker(uri: str, storage: Storage) -> Iterator[str]:
     try:
         yield name
     finally:
-        _remove(uri, name, storage)
+        with contextlib.suppress(OSError, HistillError):  # what was found meanwhile is worth more than an empty file
+            _remove(uri, name, storage)
 
 
 def reading(uri: str, storage: Storage) -> Verdict:

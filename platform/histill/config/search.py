@@ -51,7 +51,9 @@ class SearchConfig(RunConfig):
     job: str
     space: dict[str, Draw] = Field(min_length=1, description="dotted key -> how its value is drawn")
     trials: int = Field(8, ge=1, description="number of trials")
-    concurrent: int | None = Field(None, ge=1, description="trials at once; null: as many as the cluster holds")
+    concurrent: int | None = Field(
+        None, ge=1, description="trials at once; null: as many as the nodes hold that are up"
+    )
     sampler: Literal["tpe", "random"] = Field("tpe", description="Optuna's TPE, or random")
     scheduler: Literal["asha", "none", "pbt"] = Field(
         "asha", description="ASHA stops hopeless trials early; none: every trial trains to its end"

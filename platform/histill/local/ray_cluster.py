@@ -92,11 +92,6 @@ class Node:
             _signal(pid, signal.SIGKILL)
         self._stack.close()
 
-    def kill_raylet(self) -> None:
-        """SIGKILL to the raylet alone; `start` after it as after `kill`."""
-        for pid in self.named("raylet/raylet"):
-            _signal(pid, signal.SIGKILL)
-
     def terminate(self) -> None:
         """SIGTERM to `ray start`, as Kubernetes sends it to a pod that must go; it takes leave first."""
         _signal(self._leader, signal.SIGTERM)
@@ -128,18 +123,24 @@ class RayCluster:
         """The variables that let `ray job submit` reach the cluster from outside."""
         return self.head.environment()
 
-    def alive(self) -> list[str]:
-        """The addresses of the nodes that Ray believes to be alive, the head's included."""
+    def alive(self) -> list[str] | None:
+        """The addresses of the nodes that Ray believes to be alive, the head's included; None: it did not answer."""
         answer = ask_dashboard(self.head, "/nodes?view=summary")
-        summaries = [] if answer is None else answer["data"]["summary"]
+        if answer is None:
+            return None
         return [
-            each["raylet"]["nodeManagerAddress"] for each in summaries if each.get("raylet", {}).get("state") == "ALIVE"
+            each["raylet"]["nodeManagerAddress"]
+            for each in answer["data"]["summary"]
+            if each.get("raylet", {}).get("state") == "ALIVE"
         ]
 
     def wait_for(self, *nodes: Node, alive: bool = True, timeout_s: float = 120.0) -> None:
         """Wait until Ray takes each of `nodes` for alive, or for dead. Raises HistillError when the time is up."""
         deadline = time.monotonic() + timeout_s
-        while any((node.host.address in self.alive()) is not alive for node in nodes):
+        while True:
+            known = self.alive()
+            if known is not None and all((node.host.address in known) is alive for node in nodes):
+                return
             if time.monotonic() > deadline:
                 raise HistillError(f"of {[node.host.name for node in nodes]} not all are {'up' if alive else 'down'}")
             time.sleep(_POLL_S)

@@ -1,5 +1,6 @@
 """A whole site on one machine: a Ray cluster of several hosts, S3 and MLflow outside of them, a user at a console."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from histill.local.tracking import TrackingServer, mlflow_server
 
 ROOT = Path(__file__).parents[3]
 BUCKET = "site"
+_RAY_JOB = (sys.executable, "-m", "ray.scripts.scripts", "job")
 
 
 class Server:
@@ -51,23 +53,37 @@ class Site:
         return mine | self.cluster.environment()
 
     def submit(
-        self, script: str, *arguments: str, env: Mapping[str, str] | None = None, log: Path | None = None
+        self,
+        script: str,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        submission: str | None = None,
     ) -> "subprocess.Popen[str]":
-        """`ray job submit` of a job of this checkout, from outside the cluster; what it says goes to `log`, or pipes.
+        """`ray job submit` of a job of this checkout, from outside the cluster.
 
-        `env` are variables of the job itself.
+        Args:
+            env: variables of the job itself.
+            log: what the command says is added to this file; None: it goes to a pipe.
+            submission: a name that `stop` takes.
         """
-        runtime = {"py_modules": ["platform/histill"], "env_vars": dict(env or {})}
-        command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."]
-        output = subprocess.PIPE if log is None else log.open("w")
-        return subprocess.Popen(
-            [*command, "--runtime-env-json", str(runtime).replace("'", '"'), "--", "python", script, *arguments],
-            cwd=ROOT,
-            env=self.environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        runtime = json.dumps({"py_modules": ["platform/histill"], "env_vars": dict(env or {})})
+        named = [] if submission is None else [f"--submission-id={submission}"]
+        command = [*_RAY_JOB, "submit", *named, "--working-dir", ".", "--runtime-env-json", runtime, "--", "python"]
+        with ExitStack() as opened:
+            return subprocess.Popen(
+                [*command, script, *arguments],
+                cwd=ROOT,
+                env=self.environment(),
+                stdout=subprocess.PIPE if log is None else opened.enter_context(log.open("a")),
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def stop(self, submission: str) -> None:
+        """`ray job stop`, for a job whose console is gone or no longer listened to."""
+        command = [*_RAY_JOB, "stop", submission]
+        subprocess.run(command, cwd=ROOT, env=self.environment(), capture_output=True, timeout=120)
 
 
 @contextmanager

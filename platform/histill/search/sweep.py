@@ -17,7 +17,7 @@ from histill.search.halving import Rungs, front_scheduler
 from histill.search.outcome import Sweep, TrialResult, ranked
 from histill.search.pictures import front_picture, study_pictures
 from histill.search.progress import sweep_progress
-from histill.search.room import DRIVER_CPUS, trials_at_once
+from histill.search.room import DRIVER_CPUS, trials_at_once, trials_that_fit
 from histill.search.space import check_space, drawn, edges
 from histill.search.trial import PREPARE, run_of, run_trial
 from histill.storage.control import write_json
@@ -146,9 +146,13 @@ def _tune_config(prepared: PreparedSweep) -> Any:
 
     config = prepared.config
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    at_once, fit = trials_at_once(config, nodes), trials_that_fit(config, nodes)
+    if fit < at_once:
+        text = f"{config.name}: {at_once} trials are begun at once, the nodes that are up have room for {fit}"
+        print(text, file=sys.stderr, flush=True)
     return tune.TuneConfig(
         num_samples=config.trials,
-        max_concurrent_trials=trials_at_once(config, nodes),
+        max_concurrent_trials=at_once,
         search_alg=searcher(config, prepared.metric),
         scheduler=_scheduler(prepared),
         trial_dirname_creator=lambda trial: trial.trial_id,

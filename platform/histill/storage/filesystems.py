@@ -69,9 +69,12 @@ def _keys_of(profile: str) -> dict[str, str]:
             "it to ~/.aws/credentials (or $AWS_SHARED_CREDENTIALS_FILE) on every node."
         )
     keys = credentials.get_frozen_credentials()
-    return {"access_key": keys.access_key, "secret_key": keys.secret_key} | (
-        {"session_token": keys.token} if keys.token else {}
-    )
+    if keys.token:
+        raise InputError(
+            f"storage.profiles names the AWS profile {profile!r}, whose keys on {socket.gethostname()} expire, maybe "
+            "in the middle of a run; name one with an access key of its own, or none, and use the node's role."
+        )
+    return {"access_key": keys.access_key, "secret_key": keys.secret_key}
 
 
 def arrow_path(uri: str) -> str:
@@ -96,7 +99,7 @@ def control_filesystem(uri: str, storage: Storage) -> tuple["fsspec.AbstractFile
     keys: dict[str, Any] = {}
     if (profile := profile_of(uri, storage)) is not None:
         own = _keys_of(profile)
-        keys = {"key": own["access_key"], "secret": own["secret_key"], "token": own.get("session_token")}
+        keys = {"key": own["access_key"], "secret": own["secret_key"]}
     filesystem = fsspec.filesystem(
         "s3", client_kwargs=client, config_kwargs=config, use_listings_cache=False, default_fill_cache=False, **keys
     )

@@ -1,4 +1,4 @@
-"""Second tries for reads from object storage.
+"""Second tries for requests to object storage.
 
 Measured against broken replies with pyarrow 25: with `AwsStandardS3RetryStrategy(max_attempts=n)` the SDK itself
 repeats a request after a 503, a reset, a stall and a body shorter than its Content-Length: n tries in all, with waits
@@ -44,8 +44,8 @@ def retried(action: Callable[[], T], storage: Storage, *, what: str) -> T:
     call it inside `storage_errors`, which would hide the original error from it.
 
     Args:
-        action: reads something whole; must be safe to repeat.
-        what: what is read, for the log.
+        action: reads or writes something whole; must be safe to repeat.
+        what: what it is for, for the log.
 
     Raises:
         whatever the last try raised.

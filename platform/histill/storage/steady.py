@@ -52,6 +52,21 @@ class _Steady(fs.FileSystemHandler):
     def _tried(self, what: str, action: Callable[..., T], *arguments: Any, **options: Any) -> T:
         return retried(partial(action, *arguments, **options), self.storage, what=what)
 
+    def _tried_once_done(self, path: str, action: Callable[..., None], *arguments: str) -> None:
+        """For what takes `path` away: an earlier try may have done it, and only its reply been lost."""
+        tries = 0
+
+        def remove() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                action(*arguments)
+            except FileNotFoundError:
+                if tries == 1:
+                    raise
+
+        self._tried(path, remove)
+
     def get_type_name(self) -> str:
         return f"steady+{self.inner.type_name}"
 
@@ -68,7 +83,7 @@ class _Steady(fs.FileSystemHandler):
         self._tried(path, self.inner.create_dir, path, recursive=recursive)
 
     def delete_dir(self, path: str) -> None:
-        self._tried(path, self.inner.delete_dir, path)
+        self._tried_once_done(path, self.inner.delete_dir, path)
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
         self._tried(path, self.inner.delete_dir_contents, path, missing_dir_ok=missing_dir_ok)
@@ -77,10 +92,10 @@ class _Steady(fs.FileSystemHandler):
         raise NotImplementedError("nothing of a run removes all buckets")
 
     def delete_file(self, path: str) -> None:
-        self._tried(path, self.inner.delete_file, path)
+        self._tried_once_done(path, self.inner.delete_file, path)
 
     def move(self, src: str, dest: str) -> None:
-        self._tried(src, self.inner.move, src, dest)
+        self._tried_once_done(src, self.inner.move, src, dest)
 
     def copy_file(self, src: str, dest: str) -> None:
         self._tried(src, self.inner.copy_file, src, dest)

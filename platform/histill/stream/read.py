@@ -21,7 +21,7 @@ from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile
 from histill.stream.views import pixels_of
 
-_OPEN_SHARDS = 512
+OPEN_SHARDS = 512
 _CLIENT_ATTEMPTS = 2  # of the S3 client itself; what it hands on is tried again here, and said so in the log
 
 
@@ -174,7 +174,7 @@ class ShardReader:
         shard = file, pq.read_metadata(file)
         with self._lock:
             self._shards[uri] = shard
-            while len(self._shards) > _OPEN_SHARDS:
+            while len(self._shards) > OPEN_SHARDS:
                 self._shards.popitem(last=False)
         return shard
 

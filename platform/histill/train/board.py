@@ -18,12 +18,11 @@ _SAY_SO_AFTER_S = 60.0  # without a step
 
 
 class Board:
-    """A Ray actor's state: the newest snapshot, lines not yet shown, and an error no retry can mend."""
+    """A Ray actor's state: the newest snapshot, and lines not yet shown."""
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
         self._lines: list[str] = []
-        self._fatal: Exception | None = None
 
     def show(self, snapshot: Snapshot) -> None:
         """Keep the newest snapshot."""
@@ -32,14 +31,6 @@ class Board:
     def tell(self, text: str) -> None:
         """Queue a line for the user."""
         self._lines.append(text)
-
-    def fail(self, error: Exception) -> None:
-        """Note an error that retrying cannot mend."""
-        self._fatal = self._fatal or error
-
-    def fatal(self) -> Exception | None:
-        """The noted error."""
-        return self._fatal
 
     def take(self) -> tuple[Snapshot | None, list[str]]:
         """The newest snapshot and the queued lines, which are then forgotten."""

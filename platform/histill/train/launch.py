@@ -1,14 +1,15 @@
 """From a prepared run to a finished one, on Ray Train."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from histill.cluster.quiet import verbose
 from histill.config.base import Strict
-from histill.config.common import Storage, Tracking
+from histill.config.common import Storage, Tracking, WorkerGroup
 from histill.storage.steady import steady_filesystem
 from histill.storage.uris import is_s3, join
 from histill.train.board import make_board, shown
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from histill.train.prepare import Prepared
 
 
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _LOOK_FOR_NODES_S = 30.0  # a run that may grow goes back to its last checkpoint for it
 UNSENT = "_unsent"  # folder beside the runs, whose names begin otherwise
 
@@ -93,8 +95,6 @@ def train_run(
         tracker.metrics(figures, 0)
         tracker.close()  # sent now: a trial that is stopped has no time to
     workers = config.workers
-    # A group of a fixed size waits for its nodes; an elastic one asks for its old size so long, and only then shrinks.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300" if workers.fewest == workers.most else "15")
     board = make_board()
     filesystem, path = steady_filesystem(config.runs, config.storage)
     trainer = TorchTrainer(
@@ -117,10 +117,7 @@ def train_run(
         ),
     )
     try:
-        if show:
-            with shown(board, config.name):
-                result = trainer.fit()
-        else:
+        with shown(board, config.name) if show else nullcontext(), _patience(workers):
             result = trainer.fit()
     except BaseException:
         if tracker and parent is None:  # a trial is closed by its sweep, which knows whether it was only stopped
@@ -136,6 +133,20 @@ def train_run(
     if tracker:
         tracker.finish("FINISHED")
     return Trained(run_uri(config), model, metrics, record.tracking_run)
+
+
+@contextmanager
+def _patience(workers: WorkerGroup) -> Iterator[None]:
+    """Unless the user has said how long: a group of a fixed size waits for its nodes; an elastic one asks for its old
+    size a little while, and then shrinks."""
+    if _START_TIMEOUT in os.environ:
+        yield
+        return
+    os.environ[_START_TIMEOUT] = "300" if workers.fewest == workers.most else "15"
+    try:
+        yield
+    finally:
+        del os.environ[_START_TIMEOUT]
 
 
 def _work(settings: dict[str, Any]) -> None:

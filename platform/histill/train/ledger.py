@@ -22,14 +22,22 @@ class Position(Strict):
     tiles: int = 0
     corrupt: int = 0  # of these, tiles that could not be decoded
     tally: int = 0  # their fingerprint, see stream/draws.py
+    loss: float = 0.0  # its sum over them, but for the corrupt ones
     before: tuple[int, int] = (0, 0)  # tiles and tally of the epoch before
     batch_size: int
     tiles_digest: str
 
+    @property
+    def mean_loss(self) -> float:
+        """Over the epoch's tiles so far, whichever workers saw them."""
+        return self.loss / max(1, self.tiles - self.corrupt)
+
     def next_epoch(self) -> "Position":
-        before = (self.tiles, self.tally)
-        return self.model_copy(
-            update={"epoch": self.epoch + 1, "step": 0, "tiles": 0, "corrupt": 0, "tally": 0, "before": before}
+        return Position(
+            epoch=self.epoch + 1,
+            before=(self.tiles, self.tally),
+            batch_size=self.batch_size,
+            tiles_digest=self.tiles_digest,
         )
 
 
@@ -52,8 +60,11 @@ class Consumed:
         return tiles, corrupt, fingerprint
 
 
-def advanced(position: Position, step: int, consumed: Consumed) -> Position:
-    """`position` moved to `step` of its epoch. Every worker must ask for it equally often."""
+def advanced(position: Position, step: int, consumed: Consumed, loss: float) -> Position:
+    """`position` moved to `step` of its epoch, up to which the loss sums up to `loss`.
+
+    Every worker must ask for it equally often.
+    """
     tiles, corrupt, fingerprint = consumed.take()
     total = np.array([position.tally, fingerprint], np.int64).sum()  # modulo 2^64
     return position.model_copy(
@@ -62,6 +73,7 @@ def advanced(position: Position, step: int, consumed: Consumed) -> Position:
             "tiles": position.tiles + tiles,
             "corrupt": position.corrupt + corrupt,
             "tally": int(total),
+            "loss": loss,
         }
     )
 

@@ -25,7 +25,6 @@ from histill.train.snapshot import Snapshot
 T = TypeVar("T")
 LOG_EVERY_S = 2.0
 LOOK_EVERY_S = 2.0
-_WARM_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def train(
     student = _in_precision(parallel, config.precision, device)
     watch = _Watch(hooks.leaving)
     while learner.position.epoch < config.optimiser.epochs:
-        epoch, first = learner.position.epoch, learner.position.step
+        epoch, first, earlier_loss = learner.position.epoch, learner.position.step, learner.position.loss
         meter, consumed = _Meter(training.batch_size, device), Consumed()
         parallel.train()
         rest_frozen(learner.model)
@@ -84,12 +83,11 @@ def train(
             notice = watch.first_notice()
             if ((step + 1) % config.checkpoint_every == 0 or notice) and step + 1 < training.steps:
                 _check_finite(meter, learner.position, epoch, step, training.steps)
-                learner.position = advanced(learner.position, step + 1, consumed)
+                learner.position = advanced(learner.position, step + 1, consumed, earlier_loss + meter.loss())
                 hooks.save({"epochs": epoch, "step": global_step + 1, "tiles": learner.position.tiles})
         _check_finite(meter, learner.position, epoch, training.steps - 1, training.steps)
-        done = advanced(learner.position, training.steps, consumed)
+        done = advanced(learner.position, training.steps, consumed, earlier_loss + meter.loss())
         check_epoch(done, training.tiles_of_epoch(epoch, seed=config.data.seed), config.data.max_corrupt)
-        loss = meter.mean_loss()
         figures = evaluate(learner.shipped, task, validation, device)
         learner.position = done.next_epoch()
         hooks.show(meter.snapshot(epoch, (epoch + 1) * training.steps - 1, steps, lr))
@@ -97,7 +95,7 @@ def train(
             {
                 "epochs": epoch + 1,
                 "step": (epoch + 1) * training.steps,
-                "loss": loss,
+                "loss": done.mean_loss,
                 "tiles": done.tiles,
             }
             | {f"val_{name}": value for name, value in figures.items()}
@@ -225,10 +223,9 @@ class _Meter:
             data_wait=self._waited / spent,
         )
 
-    def mean_loss(self) -> float:
-        """Over the valid tiles of all workers."""
-        total = summed_over_workers(self._loss)
-        return float(total[0] / total[1].clamp_min(1))
+    def loss(self) -> float:
+        """Its sum over the valid tiles of all workers."""
+        return float(summed_over_workers(self._loss[0]))
 
 
 def _check_finite(meter: _Meter, saved: Position, epoch: int, step: int, steps: int) -> None:
@@ -245,25 +242,28 @@ def _check_finite(meter: _Meter, saved: Position, epoch: int, step: int, steps: 
 
 
 class _Watch:
-    """Asks now and then whether a node is leaving: all workers at the same steps, about every other second."""
+    """Asks now and then whether a node is leaving: all workers at the same steps, about every other second.
+
+    How many steps that is, each look tells for the next one: between two of them there may be a validation or a
+    checkpoint, and steps may become slower.
+    """
 
     def __init__(self, leaving: Callable[[], bool]) -> None:
         self._leaving = leaving
-        self._steps = 0
-        self._every: int | None = None
+        self._steps, self._until_next = 0, 1
+        self._looked_at = time.monotonic()
         self._noticed = False
-        self._begun = 0.0
 
     def first_notice(self) -> bool:
         """To be called after each step; true once, at the first step that knows."""
         self._steps += 1
-        if self._steps == _WARM_STEPS:
-            self._begun = time.monotonic()
-        elif self._steps == 2 * _WARM_STEPS:
-            spent = torch.tensor([time.monotonic() - self._begun, 1.0], dtype=torch.float64)
-            total, workers = summed_over_workers(spent).tolist()
-            self._every = max(1, round(LOOK_EVERY_S * _WARM_STEPS * workers / max(total, 1e-9)))
-        elif self._every is not None and self._steps % self._every == 0 and not self._noticed:
-            self._noticed = self._leaving()
-            return self._noticed
-        return False
+        if self._noticed or self._steps < self._until_next:
+            return False
+        now = time.monotonic()
+        spent = torch.tensor([now - self._looked_at, 1.0], dtype=torch.float64)
+        total, workers = summed_over_workers(spent).tolist()
+        in_time = round(self._steps * LOOK_EVERY_S * workers / max(total, 1e-9))
+        self._until_next = max(1, min(in_time, 2 * self._steps))  # a few quick steps are no promise
+        self._steps, self._looked_at = 0, now
+        self._noticed = self._leaving()
+        return self._noticed

@@ -9,7 +9,6 @@ import ray.train
 import ray.train.torch
 import torch
 
-from histill.errors import AwayError, HistillError
 from histill.tiles.manifest import read_manifest
 from histill.train.assemble import make_task
 from histill.train.board import ToBoard
@@ -31,22 +30,11 @@ class Assignment:
 
 
 def run_worker(assignment: Assignment) -> None:
-    """Train; a HistillError is put on the board first, since Ray would only retry what no retry can mend.
-
-    Not so a server that is away: it may be back for those that replace these workers.
-    """
-    fatal = ray.get(assignment.board.fatal.remote())
-    if fatal is not None:
-        raise fatal
+    """Train; histill's warnings go to the board."""
     handler = ToBoard(assignment.board)
     logging.getLogger("histill").addHandler(handler)
     try:
         _train(assignment)
-    except AwayError:
-        raise
-    except HistillError as error:
-        ray.get(assignment.board.fail.remote(error))
-        raise
     finally:
         logging.getLogger("histill").removeHandler(handler)
 
