@@ -19,7 +19,7 @@ from histill.local.site import Site
 WORKER = "ray::RayTrainWorker"
 READER = "ray::MapBatches"
 LONG = {  # a run of minutes: a student that takes its time, saved when an epoch ends, or when there is a reason
-    "optimiser.epochs": "120",
+    "optimiser.epochs": "80",
     "student.decoder_channels": "[256, 256, 128, 128, 128]",
     "checkpoint_every": "1000",
 }
@@ -190,6 +190,9 @@ def suffered(place: Range, run: Run, faults: Sequence[Fault], steps_between: int
     numbers: dict[Fault, int] = {}
     with place.whole():
         for fault in faults:
+            if not run.wait_until(lambda: all(node.named(WORKER) for node in place.nodes)):
+                run.notes.append("did not train on both nodes")  # an elastic run may begin with one, and then grow
+                break
             if not run.wait_for_steps(run.steps() + steps_between):
                 break
             then, number = run.now(), numbers.get(fault, 0)

@@ -17,7 +17,7 @@ from histill.stream.views import Views
 from histill.tiles.manifest import read_manifest
 from histill.tiles.shards import Tile
 
-TILES, TILE_PX, BATCH, EPOCHS = 96, 32, 8, 121
+TILES, TILE_PX, BATCH, EPOCHS = 96, 32, 8, 81
 
 
 @dataclass(frozen=True)
