@@ -52,6 +52,7 @@ class Run:
         self.witness = self._kept.enter_context(Witness(self.site.s3, f"{self.site.s3.bucket}/runs/{self.name}"))
         self.client = MlflowClient(self.site.tracking.uri, self.site.tracking.uri)
         self.log = self.site.folder / f"{self.name}.log"
+        self.log.touch()
         self.start()
         return self
 
@@ -87,7 +88,7 @@ class Run:
         """Submit the job."""
         self._starts += 1
         self._submission = f"{self.name}-{self._starts}"
-        self._said_before = len(self._console()) if self.log.exists() else 0
+        self._said_before, self._resumed_before = len(self._console()), len(self.resumptions())
         arguments = [f"{key}={value}" for key, value in self.keys().items()]
         self.process = self.site.submit(JOB, *arguments, log=self.log, submission=self._submission)
 
@@ -139,7 +140,8 @@ class Run:
 
         A checkpoint that was under way when the fault came does not count.
         """
-        if not self.wait_until(lambda: len(self.resumptions()) > fault.resumptions):
+        # A job that fails has its last lines repeated by Ray, so that a new job's are counted from its start.
+        if not self.wait_until(lambda: len(self.resumptions()) > max(fault.resumptions, self._resumed_before)):
             self.notes.append("no worker went on")
             return False
         began, from_step = time.time(), self.resumptions()[-1][0]
