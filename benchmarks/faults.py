@@ -15,6 +15,7 @@ import math
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,8 +66,9 @@ def judge(chosen: argparse.Namespace) -> None:
             begun = time.monotonic()
             try:
                 verdicts[kind] = fault(Range(where, setting, reference), chosen.times or times)
-            except HistillError as error:  # the others are still worth to know
-                verdicts[kind] = [Verdict(kind, chosen.times or times, [str(error)])]
+            except Exception as error:  # the others are still worth to know
+                traceback.print_exc()
+                verdicts[kind] = [Verdict(kind, chosen.times or times, [repr(error)])]
             for verdict in verdicts[kind]:
                 said = "; ".join(verdict.faults) or "as undisturbed"
                 took = f"{time.monotonic() - begun:.0f} s; kind {number} of {len(kinds)}"

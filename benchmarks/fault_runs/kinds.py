@@ -27,6 +27,7 @@ ELASTIC = {"workers.count": "{min: 1, max: 2}"}
 READ_BY_TASKS = {"data.reader": "ray_data", "workers.cpus": "0.5"}  # who leave CPUs for the tasks
 CUT_S, S3_AWAY_S, TRACKING_AWAY_S = 25.0, 6.0, 120.0
 NOTICE_S = 15
+FIRST_AT = 16  # steps: by then Ray has a checkpoint for certain; the newest that is seen may not be in its books
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def shrunk_and_grown(place: Range, run: Run, node: Node) -> None:
     node.start()
     place.site.cluster.wait_for(node)
     grown = run.wait_until(lambda: len(run.resumptions()) > len(shrunk) and run.resumptions()[-1][1] == 2, 120)
-    if shrunk[-1][1] != 1 or not grown:
+    if [workers for _, workers in shrunk[-1:]] != [1] or not grown:
         run.notes.append(f"did not shrink and grow: {run.resumptions()} after {shrunk}")
 
 
@@ -185,15 +186,22 @@ def out_of_memory(place: Range, run: Run, number: int) -> Iterator[None]:
 STEPS_GO_ON = (s3_restarted, out_of_memory)  # faults that end no worker
 
 
+def on_both_nodes(place: Range, run: Run) -> bool:
+    """Whether a run trains on both nodes, as one of a fixed size does; one that may shrink may begin with one worker."""
+    if not ELASTIC.items() <= run.changes.items():
+        return True
+    grown = run.wait_until(lambda: all(node.named(WORKER) for node in place.nodes))
+    if not grown:
+        run.notes.append("did not train on both nodes")
+    return grown
+
+
 def suffered(place: Range, run: Run, faults: Sequence[Fault], steps_between: int) -> Verdict:
     """Of a run that gets one fault after the other, each after a checkpoint and some new steps."""
     numbers: dict[Fault, int] = {}
     with place.whole():
         for fault in faults:
-            if not run.wait_until(lambda: all(node.named(WORKER) for node in place.nodes)):
-                run.notes.append("did not train on both nodes")  # an elastic run may begin with one, and then grow
-                break
-            if not run.wait_for_steps(run.steps() + steps_between):
+            if not on_both_nodes(place, run) or not run.wait_for_steps(max(FIRST_AT, run.steps() + steps_between)):
                 break
             then, number = run.now(), numbers.get(fault, 0)
             numbers[fault] = number + 1
