@@ -187,7 +187,7 @@ STEPS_GO_ON = (s3_restarted, out_of_memory)  # faults that end no worker
 
 
 def on_both_nodes(place: Range, run: Run) -> bool:
-    """Whether a run trains on both nodes, as one of a fixed size does; one that may shrink may begin with one worker."""
+    """Whether a run trains on both nodes, as one of a fixed size does; another may begin with one worker."""
     if not ELASTIC.items() <= run.changes.items():
         return True
     grown = run.wait_until(lambda: all(node.named(WORKER) for node in place.nodes))
