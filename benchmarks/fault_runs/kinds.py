@@ -274,7 +274,7 @@ def loss_not_a_number(place: Range, times: int) -> list[Verdict]:
                 faults.append(f"{left} left; said: {run.last_words()[-400:]}")
             elif not all_finite(run, left[-1]):
                 faults.append(f"{left[-1]} is not finite")
-            lost, repeated, ledgers = against_plan(run.witness.sights, place.setting.batches, whole=False)
+            lost, repeated, ledgers = against_plan(run.witness.sights, place.setting.batches, finished=False)
             verdicts.append(Verdict(name, 1, faults, lost, repeated, ledgers))
     return verdicts
 

@@ -80,13 +80,13 @@ class Witness:
 
 
 def against_plan(
-    sights: dict[str, Sight], batches: Sequence[Sequence[Sequence[int]]], whole: bool = True
+    sights: dict[str, Sight], batches: Sequence[Sequence[Sequence[int]]], finished: bool = True
 ) -> tuple[int, int, int]:
     """Tiles lost and tiles repeated, of all epochs, and how many ledgers were compared.
 
     `batches` are the tiles of each global batch of each epoch, as a single reader sees them. The ledger of a checkpoint
-    must be that of exactly the batches before it, and at an epoch's end that of the whole epoch before. Of a `whole`
-    run, an epoch whose end nobody saw counts as lost.
+    must be that of exactly the batches before it, and at an epoch's end that of the whole epoch before. Of a
+    `finished` run, an epoch whose end nobody saw counts as lost.
     """
     lost = repeated = 0
     ended = set()
@@ -102,7 +102,7 @@ def against_plan(
             whole = [tile for batch in batches[epoch - 1] for tile in batch]
             counts = _difference(*position["before"], whole)
             lost, repeated = lost + counts[0], repeated + counts[1]
-    unseen = set(range(1, len(batches) + 1)) - ended if whole else set()
+    unseen = set(range(1, len(batches) + 1)) - ended if finished else set()
     return lost + sum(len(batch) for epoch in unseen for batch in batches[epoch - 1]), repeated, len(sights)
 
 

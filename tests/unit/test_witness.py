@@ -54,6 +54,12 @@ def test_an_honest_run_loses_and_repeats_nothing(inside: set[tuple[int, int]]) -
     assert witness.against_plan(sights(EPOCHS, at), EPOCHS) == (0, 0, len(at))
 
 
+def test_a_run_that_was_stopped_is_judged_by_what_it_has_done() -> None:
+    at = [(1, 0), (1, 1)]
+    assert witness.against_plan(sights(EPOCHS, at), EPOCHS, finished=False) == (0, 0, 2)
+    assert witness.against_plan(sights(EPOCHS, at), EPOCHS)[0] == 10  # of a finished one two epochs are missing
+
+
 def changed(epoch: int, batch: int, tiles: list[int]) -> Epochs:
     return [
         [tiles if (e, b) == (epoch, batch) else list(one) for b, one in enumerate(batches)]
