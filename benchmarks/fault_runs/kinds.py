@@ -36,9 +36,8 @@ class Range:
 
     site: Site
     setting: Setting
-    reference: Callable[
-        [Mapping[str, str]], Mapping[str, float]
-    ]  # the metrics of an undisturbed run with these changes
+    # the metrics of an undisturbed run with these changes
+    reference: Callable[[Mapping[str, str]], Mapping[str, float]]
 
     def run(self, name: str, changes: Mapping[str, str] | None = None) -> Run:
         """A run of its own."""
