@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,24 +53,55 @@ def tissue_fractions(mask: np.ndarray, step: float, corners: list[tuple[int, int
     return np.asarray((sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]) / area)
 
 
-def cut(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Iterator[Tile]:
-    """The tiles of one slide or region that show enough tissue, row by row.
+@dataclass(frozen=True)
+class Layout:
+    """Where the tiles of a slide, or of a region of one, lie. Pixels are those of level 0 unless said otherwise."""
 
-    JPEGs keep full colour resolution (4:4:4): halved, it smears the haematoxylin of small nuclei.
+    level0_mpp: float
+    scale: float  # level-0 pixels per pixel of a tile
+    side: float  # of a tile
+    corners: list[tuple[int, int]]  # x, y of every square of the grid, row by row
+    fractions: np.ndarray  # float64 [n], the share of tissue in each
+    overview: np.ndarray  # uint8 [h, w, 3], RGB: the whole slide
+    tissue: np.ndarray  # bool [h, w]
+    step: float  # level-0 pixels per pixel of the overview
+
+    def kept(self, min_tissue: float) -> list[tuple[int, int]]:
+        """The corners of the squares that show enough tissue."""
+        pairs = zip(self.corners, self.fractions.tolist(), strict=True)
+        return [corner for corner, fraction in pairs if fraction >= min_tissue]
+
+
+def lay_out(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Layout:
+    """The grid of a slide or region, and its tissue.
 
     Raises InputError when the slide's resolution is unknown, contradictory or too coarse.
     """
-    import simplejpeg
-
     level0_mpp = slide_mpp(slide, row, source.slide_mpp)
     scale = scale_to(source.tile_mpp, level0_mpp, row.uri)
     side = tile_px * scale
     corners = grid(slide.dimensions, row.region, side)
     step = max(1.0, min(side / OVERVIEW_PER_TILE, COARSEST_UM / level0_mpp))
-    fractions = tissue_fractions(tissue_mask(overview(slide, step)), step, corners, side)
-    for (x, y), fraction in zip(corners, fractions, strict=True):
-        if fraction < source.min_tissue:
-            continue
-        pixels = np.ascontiguousarray(read_square(slide, x, y, side, tile_px))
+    picture = overview(slide, step)
+    tissue = tissue_mask(picture)
+    fractions = tissue_fractions(tissue, step, corners, side)
+    return Layout(level0_mpp, scale, side, corners, fractions, picture, tissue, step)
+
+
+def cut(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Iterator[Tile]:
+    """The tiles of one slide or region that show enough tissue, row by row. Raises InputError as `lay_out` does."""
+    yield from cut_tiles(slide, row, lay_out(slide, row, source, tile_px), source, tile_px)
+
+
+def cut_tiles(slide: "OpenSlide", row: SlideRow, layout: Layout, source: SlideSource, tile_px: int) -> Iterator[Tile]:
+    """The tiles of a layout that show enough tissue, row by row.
+
+    JPEGs keep full colour resolution (4:4:4): halved, it smears the haematoxylin of small nuclei.
+    """
+    import simplejpeg
+
+    mpp = layout.level0_mpp * layout.scale
+    for x, y in layout.kept(source.min_tissue):
+        pixels = np.ascontiguousarray(read_square(slide, x, y, layout.side, tile_px))
         image = simplejpeg.encode_jpeg(pixels, quality=source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
-        yield Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, level0_mpp * scale, None, image, None)
+        yield Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, mpp, None, image, None)

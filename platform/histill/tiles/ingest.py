@@ -19,6 +19,7 @@ from histill.storage.uris import is_s3, join
 from histill.tiles.images import image_rows
 from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest, write_manifest
 from histill.tiles.parts import Part, Unit, make_part
+from histill.tiles.slide_records import join_regions
 from histill.tiles.slides import SlideRow, opened, scale_to, slide_mpp, slide_rows
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import check_pinned
@@ -75,6 +76,7 @@ def ingest(config: IngestConfig) -> IngestReport:
         ingest=digest,
         storage=config.storage,
         skipped=skipped,
+        slides=join_regions(part.slide for part in ordered if part.slide),
     )
     reused = sum(part.reused for part in ordered)
     return IngestReport(manifest, skipped, False, len(units) - reused, reused)

@@ -19,6 +19,7 @@ from histill.errors import InputError
 from histill.storage.control import exists, read_bytes, read_json, write_bytes, write_json
 from histill.storage.uris import join
 from histill.tiles.schema import MANIFEST
+from histill.tiles.slide_records import SlideRecord, write_slides
 
 TABLE_NAME = "manifest.parquet"
 HEADER_NAME = "manifest.json"
@@ -38,6 +39,7 @@ class Header(Strict):
     masks: int = Field(description="tiles that have a mask")
     ingest: str = Field(description="digest of the configuration that cut the tiles")
     skipped: tuple[str, ...] = Field((), description="a sentence for each slide or image that gave no tile")
+    slides: str | None = Field(None, description="SHA-256 of the record of the slides; none in a set of images")
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,9 @@ def write_manifest(
     ingest: str,
     storage: Storage,
     skipped: tuple[str, ...] = (),
+    slides: Sequence[SlideRecord] = (),
 ) -> Manifest:
-    """Write the rows, then the header: a tile set without its header is not finished."""
+    """Write the rows and the record of the slides, then the header: a set without its header is not finished."""
     table = table.select(MANIFEST.names).cast(MANIFEST).combine_chunks()
     splits = table["split"].value_counts().to_pylist()
     buffer = io.BytesIO()
@@ -158,6 +161,7 @@ def write_manifest(
         masks=int(np.count_nonzero(table["has_mask"].to_numpy(zero_copy_only=False))),
         ingest=ingest,
         skipped=skipped,
+        slides=write_slides(uri, slides, storage) if slides else None,
     )
     write_bytes(join(uri, TABLE_NAME), buffer.getvalue(), storage)
     write_json(join(uri, HEADER_NAME), header.model_dump(mode="json"), storage)

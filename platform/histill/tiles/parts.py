@@ -10,18 +10,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histill.config.ingest import IngestConfig
+from histill.config.load import validate
 from histill.storage.control import read_bytes
 from histill.storage.tables import write_table
 from histill.storage.uris import join
-from histill.tiles.cutting import cut
+from histill.tiles.cutting import cut_tiles, lay_out
 from histill.tiles.images import ImageRow, read_images
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, write_shard
+from histill.tiles.slide_records import SlideRecord, record_slide
 from histill.tiles.slides import SlideRow, opened
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import split_of
 
-SKIPPED_KEY = b"histill.skipped"  # metadata of a part's record: JSON, so that it is one file and done at once
+NOTE_KEY = b"histill.part"  # metadata of a part's record: JSON, so that it is one file and done at once
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,15 @@ class Part:
     rows: pa.Table
     unreadable: tuple[str, ...]
     empty: tuple[str, ...]
+    slide: SlideRecord | None = None  # of a slide that could be read
     reused: bool = False
 
 
 @dataclass
-class _Skipped:
+class _Found:
     unreadable: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    slide: SlideRecord | None = None
 
 
 def make_part(unit: Unit) -> Part:
@@ -61,12 +65,15 @@ def make_part(unit: Unit) -> Part:
     earlier = _recorded(unit)
     if earlier is not None and not earlier.unreadable:
         return earlier
-    skipped = _Skipped()
-    tiles = _slide_tiles(unit, skipped) if unit.slide else _image_tiles(unit, skipped)
+    found = _Found()
+    tiles = _slide_tiles(unit, found) if unit.slide else _image_tiles(unit, found)
     rows = _write_shards(tiles, unit)
-    part = Part(unit.name, rows, tuple(skipped.unreadable), tuple(skipped.empty))
-    note = json.dumps({"unreadable": part.unreadable, "empty": part.empty}).encode()
-    marked = rows.replace_schema_metadata({SKIPPED_KEY: note})
+    if unit.slide and found.unreadable:  # what could be read of a damaged slide is no slide
+        rows = rows.slice(0, 0)
+    part = Part(unit.name, rows, tuple(found.unreadable), tuple(found.empty), found.slide)
+    slide = part.slide.model_dump(mode="json") if part.slide else None
+    note = json.dumps({"unreadable": part.unreadable, "empty": part.empty, "slide": slide}).encode()
+    marked = rows.replace_schema_metadata({NOTE_KEY: note})
     write_table(_record_uri(unit), [marked], marked.schema, unit.config.storage, compression="zstd")
     return part
 
@@ -78,39 +85,42 @@ def _record_uri(unit: Unit) -> str:
 def _recorded(unit: Unit) -> Part | None:
     try:
         table = pq.read_table(io.BytesIO(read_bytes(_record_uri(unit), unit.config.storage)))
-        note = json.loads((table.schema.metadata or {})[SKIPPED_KEY])
+        note = json.loads((table.schema.metadata or {})[NOTE_KEY])
     except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError):
         return None
     rows = table.replace_schema_metadata(None).cast(MANIFEST)
-    return Part(unit.name, rows, tuple(note["unreadable"]), tuple(note["empty"]), reused=True)
+    slide = validate(SlideRecord, note["slide"], _record_uri(unit)) if note["slide"] else None
+    return Part(unit.name, rows, tuple(note["unreadable"]), tuple(note["empty"]), slide, reused=True)
 
 
-def _slide_tiles(unit: Unit, skipped: _Skipped) -> Iterator[Tile]:
+def _slide_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
     config, row = unit.config, unit.slide
     assert row is not None
     assert config.slides is not None
     count = 0
     try:
         with opened(row.uri, config.storage) as slide:
-            for tile in cut(slide, row, config.slides, config.tile_px):
+            layout = lay_out(slide, row, config.slides, config.tile_px)
+            for tile in cut_tiles(slide, row, layout, config.slides, config.tile_px):
                 count += 1
                 yield tile
+            found.slide = record_slide(slide, row, layout, count, config.storage)
     except Unreadable as reason:
-        skipped.unreadable.append(str(reason))
+        found.unreadable.append(str(reason))
         return
     if not count:
         region = "" if row.whole else f" (region {row.region})"
-        skipped.empty.append(
+        found.empty.append(
             f"slide {row.uri}{region} has no tile of {config.tile_px} px with {config.slides.min_tissue:.0%} tissue."
         )
 
 
-def _image_tiles(unit: Unit, skipped: _Skipped) -> Iterator[Tile]:
+def _image_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
     config = unit.config
     assert config.images is not None
     for result in read_images(unit.images, config.tile_px, config.images.mpp, config.storage):
         if isinstance(result, Unreadable):
-            skipped.unreadable.append(str(result))
+            found.unreadable.append(str(result))
         else:
             yield result
 

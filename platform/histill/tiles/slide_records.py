@@ -1,0 +1,107 @@
+"""The record of every slide of a tile set: where its tiles lie on it, and which slide it was when it was cut."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from histill.config.base import Strict
+from histill.config.common import Storage
+from histill.config.load import validate
+from histill.errors import InputError
+from histill.storage.control import json_value, read_bytes, write_bytes
+from histill.storage.uris import join
+from histill.tiles.slide_files import fingerprint_source, identify_slide
+
+if TYPE_CHECKING:
+    from openslide import OpenSlide
+
+    from histill.tiles.cutting import Layout
+    from histill.tiles.manifest import Manifest
+    from histill.tiles.slide_index import SlideRow
+
+RECORDS_NAME = "slides.json"
+
+
+class SlideRecord(Strict):
+    """One slide as it was cut. Pixels are those of level 0, counted from its top left corner."""
+
+    name: str = Field(description="as in the column `slide` of the manifest")
+    cases: tuple[str, ...] = Field(description="one, or those of its regions")
+    source: str = Field(description="path or URI of the file")
+    identity: str = Field(description="the same for every copy and every file of one slide, see `identify_slide`")
+    fingerprint: str = Field(description="size and time of the file, or ETag of the object; cheap to ask for again")
+    mpp: float = Field(description="microns per pixel of level 0")
+    width: int
+    height: int
+    origin: tuple[int, int] = Field(description="x, y of what the scanner took in (OpenSlide's bounds), else 0, 0")
+    tile_side: float = Field(description="side of a tile in pixels of level 0; may be fractional")
+    tiles: int = Field(description="tiles of the set; 0 for a slide that gave none")
+    tissue: float = Field(description="share of the slide that is tissue, 0 to 1")
+
+
+def record_slide(slide: "OpenSlide", row: "SlideRow", layout: "Layout", tiles: int, storage: Storage) -> SlideRecord:
+    """The record of an open slide, or of a region, that gave so many tiles."""
+    width, height = slide.dimensions
+    left, top = (int(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+    return SlideRecord(
+        name=row.name,
+        cases=(row.case,),
+        source=row.uri,
+        identity=identify_slide(slide, row.uri, storage),
+        fingerprint=fingerprint_source(row.uri, storage),
+        mpp=layout.level0_mpp,
+        width=width,
+        height=height,
+        origin=(left, top),
+        tile_side=layout.side,
+        tiles=tiles,
+        tissue=float(layout.tissue.mean()),
+    )
+
+
+def join_regions(records: Iterable[SlideRecord]) -> tuple[SlideRecord, ...]:
+    """One record for each slide from those of its regions, in the order of their first."""
+    slides: dict[str, SlideRecord] = {}
+    for record in records:
+        earlier = slides.get(record.name)
+        if earlier is not None:
+            cases = tuple(dict.fromkeys((*earlier.cases, *record.cases)))
+            record = earlier.model_copy(update={"cases": cases, "tiles": earlier.tiles + record.tiles})
+        slides[record.name] = record
+    return tuple(slides.values())
+
+
+def write_slides(uri: str, records: Iterable[SlideRecord], storage: Storage) -> str:
+    """Keep the records beside the manifest of the tile set `uri`; the SHA-256 of the file, for its header."""
+    values = [json_value(record.model_dump(mode="json")) for record in records]
+    data = f"{json.dumps(values, indent=1, sort_keys=True)}\n".encode()
+    write_bytes(join(uri, RECORDS_NAME), data, storage)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_slides(manifest: "Manifest", storage: Storage) -> Mapping[str, SlideRecord]:
+    """The record of each slide by its name, in the order of the manifest.
+
+    Raises InputError when the set has none (it was made of images, or by an earlier version), and when the file is
+    missing or not the one that the header names.
+    """
+    uri = join(manifest.uri, RECORDS_NAME)
+    if manifest.header.slides is None:
+        raise InputError(
+            f"{manifest.uri} has no record of its slides (it was cut by an earlier version, or is made of images); "
+            "ingest the slides again into another folder."
+        )
+    try:
+        data = read_bytes(uri, storage)
+    except FileNotFoundError:
+        raise InputError(f"{uri} is missing; ingest the slides again.") from None
+    if hashlib.sha256(data).hexdigest() != manifest.header.slides:
+        raise InputError(
+            f"{uri} does not match the digest in the tile set's header: it was cut short or overwritten; ingest the "
+            "slides again."
+        )
+    records = [validate(SlideRecord, value, uri) for value in json.loads(data)]
+    return {record.name: record for record in records}
