@@ -1,6 +1,9 @@
 """Storage on the local disk; object storage is tested against a real server."""
 
+import errno
+import fcntl
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
 
@@ -141,3 +144,71 @@ def test_nothing_listens_there() -> None:
 
 def test_a_local_file_is_never_away() -> None:
     assert type(storage_error("/data/file", STORAGE, OSError("Connection timed out"))) is InputError
+
+
+def test_a_file_is_made_once_and_by_one(tmp_path: Path) -> None:
+    uri = str(tmp_path / "new" / "claim.json")
+    assert control.create_bytes(uri, b"mine", STORAGE)
+    assert control.create_bytes(uri, b"mine", STORAGE)  # as when only the reply was lost
+    assert not control.create_bytes(uri, b"yours", STORAGE)
+    assert control.read_bytes(uri, STORAGE) == b"mine"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: control.create_bytes(f"{uri}.{n // 8}", b"%d" % n, STORAGE), range(80)))
+    assert [sum(made[start : start + 8]) for start in range(0, 80, 8)] == [1] * 10
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_without_hard_links_one_makes_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    uri = str(tmp_path / "claim.json")
+    assert control.create_bytes(uri, b"mine", STORAGE)
+    assert not control.create_bytes(uri, b"yours", STORAGE)
+    assert os.listdir(tmp_path) == ["claim.json"]
+
+
+def test_a_file_is_replaced_by_one_of_those_who_have_read_it(tmp_path: Path) -> None:
+    uri = str(tmp_path / "state.json")
+    assert not control.swap_bytes(uri, b"", b"new", STORAGE)
+    control.write_bytes(uri, b"0", STORAGE)
+    for number in range(10):
+        before, after = b"%d" % number, b"%d" % (number + 1)
+        with ThreadPoolExecutor(4) as pool:
+            said = list(pool.map(lambda who, b=before: control.swap_bytes(uri, b, b"by %d" % who, STORAGE), range(4)))
+        assert sum(said) == 1
+        assert control.read_bytes(uri, STORAGE) == b"by %d" % said.index(True)
+        control.write_bytes(uri, after, STORAGE)
+    assert os.listdir(tmp_path) == ["state.json"]
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, OSError, SystemExit])
+def test_a_write_that_ends_in_the_middle_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]
+) -> None:
+    uri = str(tmp_path / "file")
+    control.write_bytes(uri, b"old", STORAGE)
+
+    def end(_: int) -> None:
+        raise raised
+
+    monkeypatch.setattr(os, "fsync", end)
+    with pytest.raises((raised, InputError)):
+        control.write_bytes(uri, b"new", STORAGE)
+    with pytest.raises((raised, InputError)):
+        control.create_bytes(str(tmp_path / "other"), b"new", STORAGE)
+    assert os.listdir(tmp_path) == ["file"]
+    assert control.read_bytes(uri, STORAGE) == b"old"
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    left, written, others = (tmp_path / f"{name}.part" for name in ("a[1].00000001", "a[1].00000002", "b.00000003"))
+    for part in (left, written, others):
+        part.write_bytes(b"half")
+    with written.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        control.write_bytes(str(tmp_path / "a[1]"), b"whole", STORAGE)
+        assert sorted(os.listdir(tmp_path)) == ["a[1]", written.name, others.name]
+    control.write_bytes(str(tmp_path / "a[1]"), b"whole", STORAGE)
+    assert sorted(os.listdir(tmp_path)) == ["a[1]", others.name]

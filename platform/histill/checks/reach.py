@@ -13,7 +13,9 @@ from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.registry.server import check_accepted
 from histill.storage.control import remove
+from histill.storage.files import put_file
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, endpoint_of, storage_errors
+from histill.storage.objects import create_object, put_object
 from histill.storage.uris import is_s3, join
 
 if TYPE_CHECKING:
@@ -108,16 +110,16 @@ def writing(uri: str, storage: Storage, written: str | None) -> Verdict:
 def conditional_writing(uri: str, storage: Storage) -> Verdict:
     """Whether the server refuses to write over an object when asked not to (`If-None-Match: *`).
 
-    histill does not rely on it, so that a server without it is a warning.
+    Without it two jobs that begin one output at the same time may not see each other, which is a warning.
     """
     mine = _name()
     filesystem, _ = _control(uri, storage)
     where = endpoint_of(storage) or "AWS S3"
-    mend = "nothing for histill; update the server if other programs that write there rely on it"
+    mend = "update the server, or never give two jobs one output or name at the same time"
     try:
-        if not _put_if_absent(filesystem, join(uri, mine)):
+        if not create_object(filesystem, join(uri, mine), b""):
             return Verdict("warning", f"{where} refuses to write a new object if there is none (If-None-Match)", mend)
-        if _put_if_absent(filesystem, join(uri, mine)):
+        if create_object(filesystem, join(uri, mine), b""):
             return Verdict("warning", f"{where} writes over an object in spite of If-None-Match", mend)
     except OSError as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -133,20 +135,6 @@ def tracking(uri: str) -> Verdict:
     return Verdict("ok", f"{uri} answers")
 
 
-def _put_if_absent(filesystem: "fsspec.AbstractFileSystem", uri: str) -> bool:
-    """Write an empty object if there is none; whether it was written."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    try:
-        filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=b"", IfNoneMatch="*")
-    except OSError as error:
-        # s3fs makes a FileExistsError of it only where the server names the condition
-        said = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
-        if isinstance(error, FileExistsError) or said in ("PreconditionFailed", "412"):
-            return False
-        raise
-    return True
-
-
 def _refuse_a_missing_bucket(uri: str, storage: Storage) -> None:
     # Some servers make a missing bucket at the first write, which would hide a misspelt name.
     if is_s3(uri):
@@ -154,12 +142,12 @@ def _refuse_a_missing_bucket(uri: str, storage: Storage) -> None:
 
 
 def _write(uri: str, name: str, storage: Storage) -> None:
-    filesystem, path = arrow_filesystem(join(uri, name), storage)
+    filesystem, path = _control(join(uri, name), storage)
     with storage_errors(uri, storage):
-        if not is_s3(uri):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(name.encode())
+        if is_s3(uri):
+            put_object(filesystem, path, name.encode())
+        else:
+            put_file(path, name.encode())
 
 
 def _holds_its_name(uri: str, name: str, storage: Storage) -> bool:

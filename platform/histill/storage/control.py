@@ -3,14 +3,15 @@
 import contextlib
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from histill.config.common import Storage
 from histill.errors import InputError
+from histill.storage.files import create_file, put_file, swap_file
 from histill.storage.filesystems import control_filesystem, storage_errors
+from histill.storage.objects import create_object, put_object, swap_object
 from histill.storage.uris import is_s3, join
 
 
@@ -27,13 +28,39 @@ def write_bytes(uri: str, data: bytes, storage: Storage) -> None:
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
         if is_s3(uri):
-            filesystem.pipe_file(path, data)
-            return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        part = f"{path}.{uuid.uuid4().hex[:8]}.part"
-        with open(part, "wb") as file:
-            file.write(data)
-        os.replace(part, path)
+            put_object(filesystem, path, data)
+        else:
+            put_file(path, data)
+
+
+def create_bytes(uri: str, data: bytes, storage: Storage) -> bool:
+    """Write the file whole if there is none; whether it holds `data` now.
+
+    Of several writers at once one prevails. Those that write the same `data` all succeed, so whoever wants to be the
+    only one puts something of their own into it. (And a writer whose request was repeated, since only the reply was
+    lost, finds their own.)
+    """
+    filesystem, path = control_filesystem(uri, storage)
+    with storage_errors(uri, storage):
+        with contextlib.suppress(FileNotFoundError):  # also for servers that do not know conditional writes
+            return bool(filesystem.cat_file(path) == data)
+        create = partial(create_object, filesystem) if is_s3(uri) else create_file
+        return create(path, data) or _holds(uri, data, storage)
+
+
+def swap_bytes(uri: str, expected: bytes, data: bytes, storage: Storage) -> bool:
+    """Write the file whole if it holds `expected`; whether it holds `data` now. Of several at once one prevails."""
+    filesystem, path = control_filesystem(uri, storage)
+    with storage_errors(uri, storage):
+        swap = partial(swap_object, filesystem) if is_s3(uri) else swap_file
+        return swap(path, expected, data) or _holds(uri, data, storage)
+
+
+def _holds(uri: str, data: bytes, storage: Storage) -> bool:
+    try:
+        return read_bytes(uri, storage) == data
+    except FileNotFoundError:
+        return False
 
 
 def exists(uri: str, storage: Storage) -> bool:

@@ -1,0 +1,118 @@
+"""Local files that are there whole or not at all, whoever writes beside and whatever ends the writer.
+
+A file is written under a name of its own beside its target, `<target>.<8 hex digits>.part`, brought to the disk, and
+then renamed. The writer holds a lock on it, so that whoever writes the same target later can tell what a killed writer
+has left, and removes it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import os
+import uuid
+from collections.abc import Iterator
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+
+
+def put_file(path: str, data: bytes) -> None:
+    """Write `path` whole: a reader sees the old file or the new one, never a part."""
+    with _part(path) as part:
+        _write(part, data)
+        os.replace(part, path)
+        _sync_folder(path)
+
+
+def create_file(path: str, data: bytes) -> bool:
+    """Write `path` whole if there is no such file; whether it was written."""
+    with _part(path) as part:
+        _write(part, data)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _create_in_place(path, data)
+        _sync_folder(path)
+        return True
+
+
+def swap_file(path: str, expected: bytes, data: bytes) -> bool:
+    """Write `path` whole if it holds `expected`; whether it was written. Of several at once one does it."""
+    try:
+        with open(path, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file.fileno(), path) or file.read() != expected:
+                return False
+            put_file(path, data)
+            return True
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _part(path: str) -> Iterator[str]:
+    """A locked, empty file beside `path`, which is removed in the end if it is still there."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    _sweep(path)
+    while True:
+        part = f"{path}.{uuid.uuid4().hex[:8]}.part"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks: what is left there stays
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, part):  # not swept between the two lines above
+                yield part
+                return
+        finally:
+            os.close(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
+
+
+def _sweep(path: str) -> None:
+    """Remove what writers of `path` have left that are no more."""
+    for part in glob.glob(f"{glob.escape(path)}.????????.part"):
+        with contextlib.suppress(OSError):  # it is gone, or its writer is at work
+            descriptor = os.open(part, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(part)
+            finally:
+                os.close(descriptor)
+
+
+def _write(path: str, data: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _create_in_place(path: str, data: bytes) -> bool:
+    """For file systems without hard links: one creates it, though a reader may see a part."""
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
+
+
+def _sync_folder(path: str) -> None:
+    """The name itself on the disk, so that no later file outlives it."""
+    descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems know no such thing
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
