@@ -4,6 +4,7 @@ import io
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -146,24 +147,41 @@ def test_tables_in_chunks_are_read_whole(manifest: Manifest) -> None:
         assert np.array_equal(batch.student[slot].permute(1, 2, 0).numpy(), pixels(entry))
 
 
-def test_padding_is_masked_out(manifest: Manifest) -> None:
+def test_padding_is_masked_out_and_shows_other_tiles(manifest: Manifest) -> None:
     buffers = Buffers()
     lent = [buffers.lend((4, SIDE, SIDE, 3)), buffers.lend((4, SIDE, SIDE)), buffers.lend((4, 1, SIDE, SIDE))]
     for array in lent:
         array[:] = 77  # what was there before must not show
     del lent, array
-    steps = steps_for([[4, -1, 6, -1]], [[4, 6]])
+    steps = steps_for([[0, 3, 1, 2], [4, -1, 6, -1]], [[0, 1, 2, 3], [4, 6]])
+    steps[1] = replace(steps[1], fill=np.array([3, 2]))
     places = Places.of(manifest, "train")
-    (batch,) = decoded_batches(steps, iter([table(4, 6)]), places, manifest, buffers, decoding())
+    tables = iter([table(0, 1, 2, 3), table(4, 6)])
+    _, batch = decoded_batches(steps, tables, places, manifest, buffers, decoding())
     assert batch.valid.tolist() == [True, False, True, False]
     assert batch.index.tolist() == [14, -1, 16, -1]
     assert batch.mask is not None
     assert batch.response is not None
-    assert batch.student[[1, 3]].sum() == 0
+    for slot, entry in enumerate([4, 3, 6, 2]):
+        assert np.array_equal(batch.student[slot].permute(1, 2, 0).numpy(), pixels(entry))
     assert batch.mask[[1, 3]].sum() == 0
     assert (batch.response[[1, 3]] == ZERO).all()
     (empty,) = batches(manifest, [[-1, -1]], [])
     assert not empty.valid.any()
+
+
+def test_a_tile_that_fills_a_place_and_is_spoilt_is_named_once_and_replaced(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = steps_for([[0, 1], [2, -1]], [[0, 1], [2]])
+    steps[1] = replace(steps[1], fill=np.array([1]))
+    tables = iter([table(0), table(1, image=b"spoilt"), table(2)])
+    first, last = running(manifest, steps, tables, max_corrupt=1)
+    assert (first.valid.tolist(), last.valid.tolist()) == ([True, False], [True, False])
+    assert len(caplog.messages) == 1
+    for batch, entry in ((first, 0), (last, 2)):
+        for slot in range(2):
+            assert np.array_equal(batch.student[slot].permute(1, 2, 0).numpy(), pixels(entry))
 
 
 def test_masks_and_responses_are_left_out_unless_asked_for(manifest: Manifest) -> None:
@@ -232,7 +250,7 @@ def test_an_unusable_tile_is_named_and_masked_out(
         (batch,) = batches(manifest, [[0, 6, 2]], tables, max_corrupt=1)
     assert batch.valid.tolist() == [True, False, True]
     assert batch.index.tolist() == [10, 16, 12]  # it counts as seen
-    assert batch.student[1].sum() == 0
+    assert np.array_equal(batch.student[1].permute(1, 2, 0).numpy(), pixels(0))  # no black tile is averaged
     assert batch.mask is not None
     assert batch.mask[1].sum() == 0
     assert batch.response is not None

@@ -11,8 +11,8 @@ from histill.errors import InputError
 from histill.models.classifiers import Classifier, build_classifier
 from histill.models.encoders import Model, carry_encoder, encoder_of, freeze_encoder, parameters_by_depth
 from histill.models.students import Segmenter, build_segmenter
-from histill.train.loop import rest_frozen
 from histill.train.schedule import make_optimiser
+from histill.train.statistics import rest_frozen
 
 pytestmark = pytest.mark.unit
 

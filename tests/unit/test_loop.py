@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from histill.config.load import validate, with_value
@@ -22,10 +23,11 @@ from histill.distill.task import Student, Task, Terms
 from histill.errors import HistillError
 from histill.stream.batches import TileBatch
 from histill.stream.plan import EpochPlan, Step, sequential_steps, steps_of
-from histill.train import ledger, loop
+from histill.train import ledger, loop, statistics
 from histill.train.checkpoint import Learner
 from histill.train.ledger import Position
 from histill.train.loop import Hooks, train
+from histill.train.statistics import resting
 
 pytestmark = pytest.mark.unit
 
@@ -75,9 +77,10 @@ class Stream:
         pixels = random.integers(0, 256, (self.tiles, 3, SIDE, SIDE), np.uint8)
         masks = random.integers(0, 2, (self.tiles, SIDE, SIDE), np.uint8)
         levels = random.integers(0, 256, (self.tiles, 1, SIDE, SIDE), np.uint8)
-        there = step.entries >= 0
+        there, shown = step.entries >= 0, step.entries.copy()
+        shown[~there] = step.fill
         return TileBatch(
-            student=torch.from_numpy(pixels[step.entries] * there[:, None, None, None]),
+            student=torch.from_numpy(pixels[shown]),
             teacher=None,
             valid=torch.from_numpy(there & (step.entries != CORRUPT)),
             index=torch.from_numpy(step.entries),
@@ -139,7 +142,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.barrier = threading.Barrier(self.size, timeout=60)
-        for module in (ledger, loop):
+        for module in (ledger, loop, statistics):
             self.monkeypatch.setattr(module, "summed_over_workers", self.sum)
 
     def sum(self, value: Tensor) -> Tensor:
@@ -200,11 +203,12 @@ def run(
     after: Learner | None = None,
     lost_at: int | None = None,
     leaving: Callable[[], bool] = lambda: False,
+    made: Callable[[str], Learner] = learner,
 ) -> list[Ran]:
     """Each worker's run, from the state of `after`; until just after the save at step `lost_at`."""
     monkeypatch.setattr(loop, "_in_precision", lambda model, *_: model)
     world = World(workers, monkeypatch)
-    learners = [learner(target) for _ in range(workers)]
+    learners = [made(target) for _ in range(workers)]
 
     def work(worker: int) -> Ran:
         learns = learners[worker]
@@ -263,6 +267,65 @@ def test_a_world_that_changes_in_the_middle_changes_nothing(
     assert after.learner.position == alone.learner.position
     for figure in ("loss", "val_auroc"):  # the loss of the whole epoch, not of its rest
         assert after.saved[-1][figure] == pytest.approx(alone.saved[-1][figure])
+
+
+class Normed(Doubled):
+    """With a batch norm of the pixels themselves, so that its statistics are those of tiles."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.layers.insert(0, nn.BatchNorm2d(3).double())
+
+
+def normed(target: str) -> Learner:
+    learns = learner(target)
+    torch.manual_seed(0)
+    model = Normed(target)
+    optimiser = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=0.1)
+    return replace(learns, model=model, optimiser=optimiser, average=ModelEmaV3(model, decay=0.5))
+
+
+def tracked(streams: list[Stream], epochs: int, saved: int) -> tuple[np.ndarray, np.ndarray]:
+    """What BatchNorm2d of torch's defaults tracks of the pixels, meaned over workers after step `saved` and epochs."""
+    mean, var = np.zeros((len(streams), 3)), np.ones((len(streams), 3))
+    for epoch in range(epochs):
+        epochs_of = [each.training_epoch(epoch, seed=0, augment=None, from_step=0) for each in streams]
+        for step, parts in enumerate(zip(*epochs_of, strict=True), start=1):
+            for worker, part in enumerate(parts):
+                if part.index.tolist() in ([CORRUPT], [CORRUPT, -1]):  # nothing to average
+                    continue
+                values = part.student.numpy().transpose(1, 0, 2, 3).reshape(3, -1) / 255
+                mean[worker] += 0.1 * (values.mean(1) - mean[worker])
+                var[worker] += 0.1 * (values.var(1, ddof=1) - var[worker])
+            if step in (saved, STEPS):
+                mean[:], var[:] = mean.mean(0), var.mean(0)
+    return mean[0], var[0]
+
+
+@pytest.mark.parametrize("workers", [1, 3, 5])
+def test_batch_norms_keep_statistics_of_all_workers_tiles_alone(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of empty places, of which a worker may have nothing else, and not of one worker only; the same on each."""
+    ran = run(configured(checkpoint_every=4), TASKS["masks"], "masks", workers, monkeypatch, made=normed)
+    mean, var = tracked([Stream(worker, workers) for worker in range(workers)], epochs=2, saved=4)
+    for each in ran:
+        state = each.learner.model.state_dict()
+        np.testing.assert_allclose(state["layers.0.running_mean"], mean, rtol=1e-9)
+        np.testing.assert_allclose(state["layers.0.running_var"], var, rtol=1e-9)
+        assert each.learner.average is not None
+        for name, value in each.learner.average.module.state_dict().items():
+            torch.testing.assert_close(value, ran[0].learner.average.module.state_dict()[name])  # type: ignore[union-attr]
+
+
+def test_a_batch_norm_rests_where_no_tile_counts() -> None:
+    norm = nn.BatchNorm2d(3, momentum=0.3)
+    with resting(norm, rest=True):
+        norm(torch.rand(4, 3, 2, 2, dtype=torch.float32).double())
+    assert norm.running_mean is not None
+    assert norm.running_mean.tolist() == [0, 0, 0]
+    assert norm.momentum == 0.3
+    with resting(norm, rest=False):
+        norm(torch.ones(4, 3, 2, 2).double())
+    assert norm.running_mean.tolist() == pytest.approx([0.3, 0.3, 0.3])
 
 
 @pytest.mark.parametrize(

@@ -127,16 +127,40 @@ def test_what_a_step_needs_is_open_and_nothing_is_opened_twice_or_in_vain(
 
 def hold_against_what_is_open(steps: list[Step]) -> None:
     waiting: set[int] = set()
+    of_last: set[int] = set()  # what the step before needed is still at hand
     opened: list[int] = []
     for step in steps:
         assert (np.diff(step.opened) > 0).all()
         opened += step.opened.tolist()
         waiting |= set(step.opened.tolist())
-        needed = set(step.entries[step.entries != PADDING].tolist())
-        assert needed <= waiting
+        needed = {*step.entries[step.entries != PADDING].tolist(), *step.fill.tolist()}
+        assert needed <= waiting | of_last
         waiting -= needed
+        of_last = needed
     assert len(set(opened)) == len(opened)
     assert not waiting  # what is opened is consumed, and by this worker
+
+
+@moderate
+@given(group_sizes, worlds(), buffers, st.data())
+def test_places_that_are_left_show_the_batch_before_whatever_the_world_and_the_start(
+    sizes: list[int], world: tuple[int, int], buffer_tiles: int, draw: st.DataObject
+) -> None:
+    batch_size, workers = world
+    plan = planned(sizes, batch_size, 5, 2, buffer_tiles)
+    from_step = draw.draw(st.integers(0, plan.steps - 1))
+    *others, last = zip(*(steps_of(plan, worker, workers, from_step) for worker in range(workers)), strict=True)
+    assert not sum(len(part.fill) for parts in others for part in parts)
+    hold_fill_against(last, global_batches(plan))
+
+
+def hold_fill_against(last: tuple[Step, ...], batches: np.ndarray) -> None:
+    """Of all workers' parts of the last of `batches`: the same columns of the one before, or its own, repeated."""
+    joined = np.concatenate([part.entries for part in last])
+    left = joined == PADDING
+    expected = batches[-2][left] if len(batches) > 1 else np.resize(joined[~left], len(joined))[left]
+    assert [len(part.fill) for part in last] == [int((part.entries == PADDING).sum()) for part in last]
+    assert np.array_equal(np.concatenate([part.fill for part in last]), expected)
 
 
 @moderate
@@ -279,8 +303,11 @@ def test_sequential_steps_keep_the_order_and_drop_nothing(sizes: list[int], worl
     assert joined[:entries].tolist() == list(range(entries))
     assert (joined[entries:] == PADDING).all()
     assert sum(step.planned for step in shares[0]) == entries
+    hold_fill_against(tuple(steps[-1] for steps in shares), joined.reshape(-1, batch_size))
     for steps in shares:
         hold_against_what_is_open(steps)
+        if len(steps) == 1:
+            continue  # it opens what fills it, too
         # A row group is read once, however many steps it lasts.
         groups = [np.unique(np.searchsorted(starts, step.opened, side="right")) for step in steps]
         assert len(np.concatenate(groups)) == len(np.unique(np.concatenate(groups)))

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise, repeat
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ from histill.stream import responses
 from histill.stream.buffers import Buffers
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile, decode_mask
+from histill.stream.encoded import EncodedRow, encoded_rows
 from histill.stream.geometry import composed, turned_planes
 from histill.stream.places import Places
 from histill.stream.plan import Step
@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 class TileBatch:
     """One worker's part of one global batch.
 
-    Masks and responses show the same window of the tile as the views do, at the tile's own resolution.
+    Places without a valid tile show other tiles of the epoch, so that what a network averages over its batch is of real
+    tiles alone; everything else about them is empty. Masks and responses show the same window of the tile as the views
+    do, at the tile's own resolution.
     """
 
     student: torch.Tensor  # uint8 [B, 3, s, s], channels last in memory
@@ -76,26 +78,16 @@ class Decoding:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """The bytes of one entry; slices of its row group's table, not copies."""
-
-    image: memoryview | None  # None: decoded already
-    pixels: memoryview | None  # of the whole tile, at the side of the larger view
-    mask: memoryview | None
-    response: memoryview | None
-    map: memoryview | None
-
-
-@dataclass(frozen=True)
 class _Job:
     """One entry to decode into one slot of a batch."""
 
     slot: int
     tile: int  # row of the manifest
-    row: _Row
+    row: EncodedRow
     place: Placement
     answer: Placement  # within its stored response
     draws: np.ndarray
+    counts: bool  # False: it is shown where no tile is left
 
 
 class _Arrays:
@@ -111,14 +103,22 @@ class _Arrays:
         self.response = buffers.lend((count, channels, side, side)) if channels else None
         self.map = None if how.map_shape is None else np.zeros((count, *how.map_shape), np.float32)
         self.valid = np.ones(count, bool)
+        self.shown = np.ones(count, bool)  # whether there are pixels, if only of a tile that does not count
 
     def clear(self, slot: int) -> None:
-        self.valid[slot] = False
+        self.valid[slot] = self.shown[slot] = False
         for array in (*self.views, self.mask, self.map):
             if array is not None:
                 array[slot] = 0
         if self.response is not None:
             self.response[slot] = responses.ZERO
+
+    def fill(self) -> None:
+        """Repeat the tiles that are shown in the places where none is."""
+        empty, shown = np.flatnonzero(~self.shown), np.flatnonzero(self.shown)
+        if len(empty) and len(shown):
+            for view in self.views:
+                view[empty] = view[np.resize(shown, len(empty))]
 
     def batch(self, index: np.ndarray, label: np.ndarray | None, planned: int) -> TileBatch:
         views = [torch.from_numpy(view).permute(0, 3, 1, 2) for view in self.views]
@@ -145,9 +145,11 @@ def decoded_batches(
 ) -> Iterator[TileBatch]:
     """The batches of `steps` from `tables`, which bring the entries that the steps open, in that order.
 
-    A tile that cannot be decoded is named in the log and masked out; the (how.max_corrupt + 1)-th raises InputError.
+    A tile that cannot be decoded is named in the log and masked out, with another of the batch in its place; the
+    (how.max_corrupt + 1)-th raises InputError.
     """
-    waiting: dict[int, _Row] = {}
+    waiting: dict[int, EncodedRow] = {}
+    rows: dict[int, EncodedRow] = {}
     decoding: deque[tuple[_Arrays, Step, list[Future[list[tuple[int, CorruptTile]]]]]] = deque()
     corrupt = missing = 0
 
@@ -157,6 +159,7 @@ def decoded_batches(
         for tile, fault in (found for job in jobs for found in job.result()):
             corrupt += 1
             _report_corrupt(manifest, tile, fault, corrupt, how.max_corrupt)
+        arrays.fill()
         index = places.tiles_of(step.entries)
         label = None if how.labels is None else how.labels[index]  # a copy
         if label is not None:
@@ -171,10 +174,12 @@ def decoded_batches(
                 table = next(tables, None)
                 if table is None:
                     raise RuntimeError(f"the stream ended before step {step.number} was filled")
-                waiting.update(_rows(table))
+                waiting.update(encoded_rows(table))
                 missing -= table.num_rows  # below 0: it brought entries of later steps, too
             arrays = _Arrays(buffers, len(step.entries), how)
-            jobs = _jobs(step, arrays, waiting, places, how)
+            needed = dict.fromkeys(np.concatenate([step.entries[step.entries >= 0], step.fill]).tolist())
+            rows = {entry: rows.get(entry) or waiting.pop(entry) for entry in needed}  # what fills may be of the last
+            jobs = _jobs(step, arrays, rows, places, how)
             # A few tiles at a time: a task for each would cost as much as a tenth of a small view.
             size = max(1, len(jobs) // (2 * how.threads))
             parts = [jobs[start : start + size] for start in range(0, len(jobs), size)]
@@ -193,40 +198,19 @@ def _one_thread_each() -> None:
     cv2.setNumThreads(1)  # the pool's threads are all that may run
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[int, _Row]]:
-    columns = [_encoded(table, name) for name in ("image", "pixels", "mask", "response", "map")]
-    return zip(table["entry"].to_pylist(), map(_Row, *columns), strict=True)
-
-
-def _encoded(table: pa.Table, name: str) -> Iterable[memoryview | None]:
-    """The bytes of each row of a binary column, None where there are none.
-
-    Slices of Arrow's own buffer: a scalar for each row would cost a twentieth of decoding it.
-    """
-    if name not in table.column_names:
-        return repeat(None, table.num_rows)
-    column = table[name].chunk(0) if table[name].num_chunks == 1 else table[name].combine_chunks()
-    _, offsets, data = column.buffers()
-    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].tolist()
-    content = memoryview(data or b"").cast("B")
-    rows: list[memoryview | None] = [content[start:end] for start, end in pairwise(ends)]
-    if column.null_count:
-        for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)):
-            rows[row] = None
-    return rows
-
-
-def _jobs(step: Step, arrays: _Arrays, waiting: dict[int, _Row], places: Places, how: Decoding) -> list[_Job]:
-    present = np.flatnonzero(step.entries >= 0)
-    for slot in np.flatnonzero(step.entries < 0):
+def _jobs(step: Step, arrays: _Arrays, rows: dict[int, EncodedRow], places: Places, how: Decoding) -> list[_Job]:
+    present, left = np.flatnonzero(step.entries >= 0), np.flatnonzero(step.entries < 0)
+    for slot in left:
         arrays.clear(int(slot))
-    entries = step.entries[present]
+    arrays.shown[left[: len(step.fill)]] = True
+    slots = np.concatenate([present, left[: len(step.fill)]])
+    entries = np.concatenate([step.entries[present], step.fill])
     tiles = places.tiles_of(entries)
     draws = draws_for(how.seed, how.epoch, tiles, places.copies_of(entries))
     places_of_tiles, places_of_answers = _placements(tiles, draws, how)
-    drawn = zip(present, tiles, entries, places_of_tiles, places_of_answers, draws, strict=True)
+    drawn = zip(slots, tiles, entries, places_of_tiles, places_of_answers, draws, strict=True)
     return [
-        _Job(int(slot), int(tile), waiting.pop(int(entry)), place, answer, draw[3:])
+        _Job(int(slot), int(tile), rows[int(entry)], place, answer, draw[3:], bool(step.entries[slot] >= 0))
         for slot, tile, entry, place, answer, draw in drawn
     ]
 
@@ -253,7 +237,8 @@ def _decode(jobs: list[_Job], arrays: _Arrays, how: Decoding) -> list[tuple[int,
             _decode_one(job, arrays, how)
         except CorruptTile as fault:
             arrays.clear(job.slot)
-            faults.append((job.tile, fault))
+            if job.counts:
+                faults.append((job.tile, fault))
     return faults
 
 
@@ -265,6 +250,8 @@ def _decode_one(job: _Job, arrays: _Arrays, how: Decoding) -> None:
     view_into(
         [view[job.slot] for view in arrays.views], data, how.tile_px, how.views, place, colours, decoded_px=decoded_px
     )
+    if not job.counts:
+        return
     if arrays.mask is not None:
         if row.mask is None:
             raise CorruptTile("it has no mask")

@@ -7,7 +7,7 @@ groups.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 PADDING = -1
 _LANES = 128
 _GROUPS_PER_LANE = 8
+_NOTHING = np.zeros(0, np.int64)
 _OF_GROUPS, _OF_WINDOWS, _OF_BALANCE = 1, 2, 3  # what a generator is for: without it some would draw the same numbers
 
 
@@ -116,6 +117,7 @@ class Step:
     entries: np.ndarray  # int64 [the worker's columns], PADDING where none is left
     opened: np.ndarray  # int64, ascending: entries that this step or a later one of the same window needs
     planned: int  # entries in the whole global batch
+    fill: np.ndarray = field(default_factory=lambda: _NOTHING)  # int64 [places where none is left], shown there instead
 
 
 def columns_of(worker: int, workers: int, batch_size: int) -> tuple[int, int]:
@@ -124,27 +126,55 @@ def columns_of(worker: int, workers: int, batch_size: int) -> tuple[int, int]:
 
 
 def steps_of(plan: EpochPlan, worker: int, workers: int, from_step: int = 0) -> Iterator[Step]:
-    """What `worker` of `workers` consumes from `from_step` on: its columns of the global batches."""
-    width = plan.lane_width
+    """What `worker` of `workers` consumes from `from_step` on: its columns of the global batches.
+
+    The places that are left in the last batch show what stood there in the batch before, so that a network that
+    averages over its batch sees as many tiles as always, none of them twice. A lone batch repeats its own entries.
+    """
     begin, end = columns_of(worker, workers, plan.batch_size)
+    last = plan.steps - 1
+    left = np.arange(begin, end) >= plan.entries - last * plan.batch_size  # in the last batch
+    first = max(0, min(from_step, last - 1)) if left.any() else from_step
+    before = unread = _NOTHING
+    for number, (entries, opened) in enumerate(_columns(plan, begin, end, first), start=first):
+        if number < from_step:  # which an earlier start has consumed
+            before, unread = entries, np.setdiff1d(opened, entries[~left])
+            continue
+        fill = _NOTHING
+        if number == last and left.any():
+            fill = before[left] if last else _repeated(plan, np.arange(begin, end)[left])
+            unread = unread if last else fill
+        planned = min(plan.batch_size, plan.entries - number * plan.batch_size)
+        yield Step(number, entries, np.union1d(opened, unread), planned, fill)
+        before, unread = entries, _NOTHING
+
+
+def _repeated(plan: EpochPlan, columns: np.ndarray) -> np.ndarray:
+    """The entries of the only batch, over and over, in the `columns` beyond them."""
+    whole, _ = next(_columns(plan, 0, plan.batch_size, 0))
+    return whole[columns % plan.entries]
+
+
+def _columns(plan: EpochPlan, begin: int, end: int, from_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each step the entries of the columns `begin` to `end`, and which entries are opened, ascending."""
+    width = plan.lane_width
     lanes = [
         _lane_steps(plan, lane, max(begin - lane * width, 0), min(end - lane * width, width), from_step)
         for lane in range(begin // width, -(-end // width))
     ]
-    for number in range(from_step, plan.steps):
+    for _ in range(from_step, plan.steps):
         parts = [next(lane) for lane in lanes]
-        planned = min(plan.batch_size, plan.entries - number * plan.batch_size)
         opened = np.sort(np.concatenate([opened for _, opened in parts]))
-        yield Step(number, np.concatenate([entries for entries, _ in parts]), opened, planned)
+        yield np.concatenate([entries for entries, _ in parts]), opened
 
 
 def _lane_steps(
     plan: EpochPlan, lane: int, begin: int, end: int, from_step: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each step the entries of the columns `begin` to `end` of a lane, and those of them in windows opened now."""
-    width, nothing = plan.lane_width, np.zeros(0, np.int64)
+    width = plan.lane_width
     windows = plan.windows(lane, from_step * width)
-    waiting, column = nothing, 0  # `column` of the first entry of the next window
+    waiting, column = _NOTHING, 0  # `column` of the first entry of the next window
     # Lanes that start with a row group would all need their next one at the same step. Each opens it earlier by another
     # part of a row group, so that reading is even.
     needed = width + plan.entries * lane // (plan.lanes * (len(plan.starts) - 1))
@@ -157,23 +187,29 @@ def _lane_steps(
         entries = np.full(width, PADDING, np.int64)
         entries[: min(width, len(waiting))] = waiting[:width]
         waiting = waiting[width:]
-        yield entries[begin:end], np.concatenate([nothing, *opened])
+        yield entries[begin:end], np.concatenate([_NOTHING, *opened])
 
 
 def sequential_steps(starts: np.ndarray, worker: int, workers: int, batch_size: int) -> Iterator[Step]:
-    """The steps of an evaluation: every entry in the order of the storage, the tail padded; `starts` as in a plan."""
+    """The steps of an evaluation: every entry in the order of the storage; `starts` as in a plan.
+
+    The tail is padded, and filled as in `steps_of`.
+    """
     begin, end = columns_of(worker, workers, batch_size)
     entries, opened_to = int(starts[-1]), 0
     for number in range(-(-entries // batch_size)):
-        mine = number * batch_size + np.arange(begin, end)
-        mine[mine >= entries] = PADDING
-        opened = np.zeros(0, np.int64)
+        places = number * batch_size + np.arange(begin, end)
+        left = places >= entries
+        fill = places[left] - batch_size if number else places[left] % entries
+        mine = np.where(left, PADDING, places)
+        opened = _NOTHING
         if mine.max() >= opened_to:  # a row group is opened once, with all that this worker needs of it
             last = int(starts[np.searchsorted(starts, mine.max(), side="right")])
             opened = np.arange(opened_to, last)
             opened = opened[(opened % batch_size >= begin) & (opened % batch_size < end)]
             opened_to = last
-        yield Step(number, mine, opened, min(batch_size, entries - number * batch_size))
+        opened = opened if number else np.union1d(opened, fill)
+        yield Step(number, mine, opened, min(batch_size, entries - number * batch_size), fill)
 
 
 def balanced_copies(groups: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:

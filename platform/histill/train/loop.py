@@ -21,6 +21,7 @@ from histill.train.checkpoint import Learner, checkpoint_name
 from histill.train.ledger import Consumed, Position, advanced, check_epoch, summed_over_workers
 from histill.train.schedule import learning_rate
 from histill.train.snapshot import Snapshot
+from histill.train.statistics import average_statistics, rest_frozen, resting
 
 T = TypeVar("T")
 LOG_EVERY_S = 2.0
@@ -68,8 +69,11 @@ def train(
             for group in learner.optimiser.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             learner.optimiser.zero_grad(set_to_none=True)
-            for part, last in _parts(_moved(batch, device), config.optimiser.accumulate):
-                with contextlib.nullcontext() if last else _unsynchronised(parallel):
+            for here, last in _parts(batch, config.optimiser.accumulate):
+                part = _moved(here, device)
+                alone = contextlib.nullcontext() if last else _unsynchronised(parallel)
+                spoilt = bool((here.index >= 0).any()) and not here.valid.any()  # nothing to show in their place
+                with alone, resting(learner.model, rest=spoilt):
                     terms = task.loss(student, part)
                     share = part.valid.sum() * training.workers / batch.planned  # DDP averages over workers, not tiles
                     (terms.loss * share).backward()
@@ -84,10 +88,12 @@ def train(
             if ((step + 1) % config.checkpoint_every == 0 or notice) and step + 1 < training.steps:
                 _check_finite(meter, learner.position, epoch, step, training.steps)
                 learner.position = advanced(learner.position, step + 1, consumed, earlier_loss + meter.loss())
+                _average(learner, training.workers)
                 hooks.save({"epochs": epoch, "step": global_step + 1, "tiles": learner.position.tiles})
         _check_finite(meter, learner.position, epoch, training.steps - 1, training.steps)
         done = advanced(learner.position, training.steps, consumed, earlier_loss + meter.loss())
         check_epoch(done, training.tiles_of_epoch(epoch, seed=config.data.seed), config.data.max_corrupt)
+        _average(learner, training.workers)
         figures = evaluate(learner.shipped, task, validation, device)
         learner.position = done.next_epoch()
         hooks.show(meter.snapshot(epoch, (epoch + 1) * training.steps - 1, steps, lr))
@@ -100,6 +106,13 @@ def train(
             }
             | {f"val_{name}": value for name, value in figures.items()}
         )
+
+
+def _average(learner: Learner, workers: int) -> None:
+    """One state for all workers, of which the first one's is saved and each one's is scored."""
+    average_statistics(learner.model, workers)
+    if learner.average is not None:
+        average_statistics(learner.average.module, workers)
 
 
 @torch.inference_mode()
@@ -143,14 +156,6 @@ def _unsynchronised(parallel: nn.Module) -> contextlib.AbstractContextManager[No
     """Gradients of all parts but the last need not go around."""
     wrapped = getattr(parallel, "_orig_mod", parallel)  # what torch.compile wraps
     return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
-
-
-def rest_frozen(model: nn.Module) -> None:
-    """Leave modules that learn nothing in evaluation mode, or their statistics would drift and their paths drop."""
-    for module in model.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            module.eval()
 
 
 def _moved(batch: TileBatch, device: torch.device) -> TileBatch:

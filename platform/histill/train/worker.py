@@ -93,7 +93,8 @@ def _train(assignment: Assignment) -> None:
     def leaving() -> bool:
         return ray.train.get_preemption_info() is not None
 
-    parallel = ray.train.torch.prepare_model(learner.model)
+    # each worker's batch norms keep statistics of its own tiles, which the loop averages; torch would keep the first's
+    parallel = ray.train.torch.prepare_model(learner.model, parallel_strategy_kwargs={"broadcast_buffers": False})
     if config.compile:
         parallel = torch.compile(parallel)
     try:
