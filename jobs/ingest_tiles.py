@@ -35,13 +35,15 @@ def main(config: IngestConfig) -> Outcome:
             "tiles": header.tiles,
             "splits": header.splits,
             "skipped": len(report.skipped),
+            "skipped_reasons": report.skipped,
+            "notes": report.notes,
             "reused": report.reused,
         }
     )
 
 
 def summary(report: "IngestReport", config: IngestConfig) -> str:
-    """The splits as a table, empty ones named, and what was skipped."""
+    """The splits as a table, empty ones named, what was skipped, and what else to know."""
     from tabulate import tabulate
 
     rows = []
@@ -51,6 +53,7 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
         rows.append((split, cases, tiles, masks, "EMPTY: pin a case to it" if wanted and not tiles else ""))
     lines = [tabulate(rows, headers=("split", "cases", "tiles", "masks", ""), tablefmt="simple")]
     lines += [f"skipped: {reason}" for reason in report.skipped]
+    lines += [f"note: {note}" for note in report.notes]
     state = f"{report.parts_done} parts done, {report.parts_reused} kept from before"
     if report.reused:
         state = "was there already"

@@ -32,10 +32,15 @@ OPENERS = 8  # slides opened at once to ask for their resolution
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did; `skipped` holds a sentence for each slide or image that gave no tile."""
+    """What an ingest did.
+
+    `skipped` holds a sentence for each slide or image that gave no tile, `notes` one for whatever else of the sources
+    a user should know; both stand in the header as well.
+    """
 
     manifest: Manifest
     skipped: tuple[str, ...]
+    notes: tuple[str, ...]
     reused: bool
     parts_done: int
     parts_reused: int
@@ -57,7 +62,7 @@ def ingest(config: IngestConfig) -> IngestReport:
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     finished = _earlier(config, record, digest)
     if finished is not None:
-        return IngestReport(finished, finished.header.skipped, True, 0, len(units))
+        return IngestReport(finished, finished.header.skipped, finished.header.notes, True, 0, len(units))
     if config.slides:
         _check_resolutions([unit.slide for unit in units if unit.slide], config)
     write_json(join(config.output, RECORD_NAME), record, config.storage)
@@ -68,6 +73,7 @@ def ingest(config: IngestConfig) -> IngestReport:
     rows = pa.concat_tables([part.rows for part in ordered])
     if not rows.num_rows:
         raise InputError(f"the sources gave no tile for {config.output}: {' '.join(skipped[:NAMED])}")
+    notes: tuple[str, ...] = ()
     manifest = write_manifest(
         config.output,
         rows,
@@ -76,10 +82,11 @@ def ingest(config: IngestConfig) -> IngestReport:
         ingest=digest,
         storage=config.storage,
         skipped=skipped,
+        notes=notes,
         slides=join_regions(part.slide for part in ordered if part.slide),
     )
     reused = sum(part.reused for part in ordered)
-    return IngestReport(manifest, skipped, False, len(units) - reused, reused)
+    return IngestReport(manifest, skipped, notes, False, len(units) - reused, reused)
 
 
 def _tile_mpp(config: IngestConfig) -> float:

@@ -39,6 +39,7 @@ class Header(Strict):
     masks: int = Field(description="tiles that have a mask")
     ingest: str = Field(description="digest of the configuration that cut the tiles")
     skipped: tuple[str, ...] = Field((), description="a sentence for each slide or image that gave no tile")
+    notes: tuple[str, ...] = Field((), description="a sentence for whatever else a user should know of the sources")
     slides: str | None = Field(None, description="SHA-256 of the record of the slides; none in a set of images")
 
 
@@ -143,6 +144,7 @@ def write_manifest(
     ingest: str,
     storage: Storage,
     skipped: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
     slides: Sequence[SlideRecord] = (),
 ) -> Manifest:
     """Write the rows and the record of the slides, then the header: a set without its header is not finished."""
@@ -161,6 +163,7 @@ def write_manifest(
         masks=int(np.count_nonzero(table["has_mask"].to_numpy(zero_copy_only=False))),
         ingest=ingest,
         skipped=skipped,
+        notes=notes,
         slides=write_slides(uri, slides, storage) if slides else None,
     )
     write_bytes(join(uri, TABLE_NAME), buffer.getvalue(), storage)
