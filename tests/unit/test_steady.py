@@ -1,5 +1,8 @@
 """The file system for Ray Train's own files: every request is tried again, and a file is there whole or not at all."""
 
+import errno
+import gc
+import os
 import pickle
 import sys
 from collections import Counter
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from pyarrow import fs
 
 from histill.config.common import Storage
@@ -41,26 +45,16 @@ class Flaky:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def request(*arguments: Any, **options: Any) -> Any:
-            if name != "open_output_stream":
-                self._ask(name)
-                return getattr(self._files, name)(*arguments, **options)
-            return _Closing(self._files.open_output_stream(*arguments, **options), lambda: self._ask(name))
+            self._ask(name)
+            return getattr(self._files, name)(*arguments, **options)
 
         return request
 
-
-class _Closing:
-    """A stream whose upload fails at the end, as one of S3 does."""
-
-    def __init__(self, stream: Any, check: Callable[[], None]) -> None:
-        self._stream, self._check = stream, check
-
-    def __enter__(self) -> Any:
-        return self._stream
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-        self._check()
+    def pipe_file(self, uri: str, content: bytes, **_: Any) -> None:
+        """fsspec's word for writing a file whole."""
+        self._ask("pipe_file")
+        with self._files.open_output_stream(uri.removeprefix("s3://")) as stream:
+            stream.write(content)
 
 
 @pytest.fixture
@@ -71,13 +65,19 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
+def serve(monkeypatch: pytest.MonkeyPatch, inner: Any) -> None:
+    """Let `inner` stand for the server, whichever client asks it."""
+    monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage, **_: (inner, uri.removeprefix("s3://")))
+    monkeypatch.setattr(steady, "control_filesystem", lambda uri, storage: (inner, uri))
+
+
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> Callable[..., Any]:
     """`files(times, message)`: a steady file system whose server is a `Flaky`, and that."""
 
     def make(times: int, message: str = AWAY) -> tuple[fs.FileSystem, Flaky]:
         inner = Flaky(tmp_path, times, message)
-        monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage, **_: (inner, uri.removeprefix("s3://")))
+        serve(monkeypatch, inner)
         made, path = steady_filesystem("s3://runs/first", STORAGE)
         assert path == "runs/first"
         return made, inner
@@ -145,7 +145,7 @@ def test_every_request_is_repeated_until_it_is_served(
     assert not (tmp_path / "runs" / "first").exists()
     asked = set(inner.asked)
     assert asked == {
-        *("create_dir", "open_output_stream", "open_input_file", "copy_file", "move", "delete_file"),
+        *("create_dir", "pipe_file", "open_input_file", "copy_file", "move", "delete_file"),
         *("get_file_info", "delete_dir_contents", "delete_dir"),
     }
     assert len(waits) == 3 * len(asked)
@@ -161,7 +161,7 @@ def test_what_stays_away_is_raised_after_the_last_try_and_not_lost_with_the_stre
         stream.close()
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
         filesystem.get_file_info("file")
-    assert inner.asked == {"open_output_stream": 12, "get_file_info": 12}
+    assert inner.asked == {"pipe_file": 12, "get_file_info": 12}
     assert len(waits) == 22
 
 
@@ -197,6 +197,48 @@ def test_a_file_that_is_being_written_is_not_there_yet(files: Callable[..., Any]
     assert (tmp_path / "file").read_bytes() == b"after"
 
 
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, RuntimeError])
+def test_what_an_exception_closes_is_not_there(
+    files: Callable[..., Any], tmp_path: Path, raised: type[BaseException]
+) -> None:
+    filesystem, inner = files(0)
+
+    def begin() -> None:
+        with filesystem.open_output_stream("file") as stream:
+            stream.write(b"half")
+            raise raised
+
+    with pytest.raises(raised):
+        begin()
+    left = filesystem.open_output_stream("file")
+    left.write(b"half")
+    del left
+    gc.collect()
+    assert (os.listdir(tmp_path), inner.asked) == ([], {})
+    try:
+        raise raised
+    except raised:  # a note of what has gone wrong is written whole
+        with filesystem.open_output_stream("file") as stream:
+            stream.write(b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
+def test_a_server_that_is_away_is_asked_again_by_the_other_client_too(
+    files: Callable[..., Any], waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filesystem, inner = files(0)
+    answers = [EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), OSError(errno.EREMOTEIO, "Internal"), None]
+
+    def put(*_: Any, **__: Any) -> None:
+        if (error := answers.pop(0)) is not None:
+            raise error
+
+    monkeypatch.setattr(inner, "pipe_file", put, raising=False)
+    with filesystem.open_output_stream("file") as stream:
+        stream.write(b"content")
+    assert (answers, len(waits)) == ([], 2)
+
+
 def test_folders_are_copied_there_and_back(files: Callable[..., Any], tmp_path: Path) -> None:
     """As Ray Train does, by pyarrow's own threads."""
     filesystem, inner = files(2)
@@ -208,7 +250,7 @@ def test_folders_are_copied_there_and_back(files: Callable[..., Any], tmp_path: 
     fs.copy_files(str(source), "there", destination_filesystem=filesystem)
     fs.copy_files("there", str(target), source_filesystem=filesystem)
     assert {name: (target / name).read_bytes() for name in content} == content
-    assert inner.asked["open_output_stream"] > 2
+    assert inner.asked["pipe_file"] > 2
 
 
 def test_it_reaches_workers_as_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -219,9 +261,6 @@ def test_it_reaches_workers_as_itself(monkeypatch: pytest.MonkeyPatch, tmp_path:
     copied = pickle.loads(pickle.dumps(filesystem))  # noqa: S301
     assert copied == filesystem
     assert copied.handler.storage == filesystem.handler.storage
-    with copied.open_output_stream("file") as stream:
-        stream.write(b"content")
-    assert (tmp_path / "file").read_bytes() == b"content"
     elsewhere = fs.SubTreeFileSystem(str(tmp_path / "below"), fs.LocalFileSystem())
     monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage, **_: (elsewhere, "runs"))
     assert steady_filesystem("s3://runs", STORAGE)[0] != filesystem

@@ -35,6 +35,8 @@ _PASSING = re.compile(
     r")\b|(?P<status>HTTP status (?:408|429|5\d\d))\b"
 )
 
+_OF_S3FS = {errno.EBUSY: "SLOW_DOWN", errno.EREMOTEIO: "INTERNAL_FAILURE"}  # its words for them
+
 
 def retried(action: Callable[[], T], storage: Storage, *, what: str) -> T:
     """`action()`, tried up to `storage.attempts` times while it fails in ways that pass.
@@ -70,7 +72,7 @@ def passing(error: OSError) -> str | None:
     """A word for why a second try may succeed, free of addresses and credentials; None when it would not."""
     if isinstance(error, ConnectionError | TimeoutError):
         return type(error).__name__
-    if error.errno == errno.EBUSY:
-        return "SLOW_DOWN"  # s3fs' word for it
+    if error.errno in _OF_S3FS:
+        return _OF_S3FS[error.errno]
     found = _PASSING.search(str(error))
     return None if found is None else found["name"] or found["status"]

@@ -6,6 +6,7 @@ client's own tries cover a second or two, a server's restart takes longer.
 """
 
 import io
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -14,7 +15,9 @@ import pyarrow as pa
 from pyarrow import fs
 
 from histill.config.common import Storage
-from histill.storage.filesystems import arrow_filesystem
+from histill.errors import AwayError
+from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_error
+from histill.storage.objects import put_object
 from histill.storage.retry import retried
 from histill.storage.uris import is_s3
 
@@ -34,6 +37,20 @@ def steady_filesystem(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]:
     filesystem, path = arrow_filesystem(uri, storage, attempts=_CLIENT_ATTEMPTS)
     patient = storage.model_copy(update={"attempts": max(storage.attempts, _ATTEMPTS)})
     return fs.PyFileSystem(_Steady(filesystem, patient)), path
+
+
+def _put(path: str, content: bytes, storage: Storage) -> None:
+    """Write the object `path`. Not by a stream of pyarrow's: it completes an upload even as an exception closes it."""
+    impatient = storage.model_copy(update={"attempts": _CLIENT_ATTEMPTS})
+    filesystem, uri = control_filesystem(f"s3://{path}", impatient)
+    try:
+        put_object(filesystem, uri, content)
+    except OSError:
+        raise
+    except Exception as error:  # of botocore and aiohttp, whose words for a server that is away are no OSErrors
+        if isinstance(storage_error(uri, storage, error), AwayError):
+            raise ConnectionError(type(error).__name__) from None
+        raise
 
 
 class _Steady(fs.FileSystemHandler):
@@ -111,25 +128,32 @@ class _Steady(fs.FileSystemHandler):
         return pa.BufferReader(self._tried(path, whole))
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        def write(content: bytes) -> None:
-            with self.inner.open_output_stream(path, metadata=metadata) as file:
-                file.write(content)
-
-        return pa.PythonFile(_Whole(lambda content: self._tried(path, write, content)), mode="w")
+        return pa.PythonFile(_Whole(lambda content: self._tried(path, _put, path, content, self.storage)), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
         raise NotImplementedError("objects are written whole")
 
 
-class _Whole(io.BytesIO):
-    """Hands all that was written to `write` when it is closed."""
+class _Whole:
+    """Hands all that was written to `write` when it is closed, unless an exception closes it or nobody does."""
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
-        super().__init__()
         self._write = write
+        self._content = io.BytesIO()
+        self._raised_before = sys.exception()
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        return self._content.write(data)
+
+    def tell(self) -> int:
+        return self._content.tell()
+
+    def flush(self) -> None:
+        """Nothing is there before all is."""
 
     def close(self) -> None:
         if not self.closed:
-            content = self.getvalue()
-            super().close()
-            self._write(content)
+            self.closed = True
+            if sys.exception() is self._raised_before:
+                self._write(self._content.getvalue())

@@ -1,50 +1,76 @@
-"""Parquet files that are there whole or not at all."""
+"""Parquet files that are there whole or not at all, say what they are a part of, and are checked when read back."""
 
-import os
-import uuid
+import io
 from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histill.config.common import Storage
+from histill.storage.control import write_bytes
 from histill.storage.filesystems import arrow_filesystem, storage_errors
-from histill.storage.uris import is_s3
+
+_BELONGS_TO = b"histill.belongs_to"
 
 
 def write_table(
-    uri: str, groups: Iterable[pa.Table], schema: pa.Schema, storage: Storage, *, compression: str = "none"
-) -> None:
-    """Write a file with a row group for each of `groups`, whole or not at all.
+    uri: str,
+    groups: Iterable[pa.Table],
+    schema: pa.Schema,
+    storage: Storage,
+    *,
+    compression: str = "none",
+    belongs_to: str | None = None,
+) -> int:
+    """Write a file with a row group for each of `groups`, whole or not at all; how many bytes.
+
+    It is made in memory, since a stream that an exception closes completes an upload. `belongs_to` names what the
+    file is a part of, so that it is not taken for a part of something else.
 
     Raises InputError when the storage refuses.
     """
-    filesystem, path = arrow_filesystem(uri, storage)
-    # An object appears when its upload is completed.
-    part = path if is_s3(uri) else f"{path}.{uuid.uuid4().hex[:8]}.part"
-    if not is_s3(uri):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+    if belongs_to is not None:
+        schema = schema.with_metadata({**(schema.metadata or {}), _BELONGS_TO: belongs_to})
     options = {"compression": compression, "use_dictionary": False, "write_statistics": False}
-    try:
-        with (
-            storage_errors(uri, storage),
-            filesystem.open_output_stream(part) as sink,
-            pq.ParquetWriter(sink, schema, **options) as writer,
-        ):
-            for group in groups:
-                writer.write_table(group)
-        if part != path:
-            os.replace(part, path)
-    finally:
-        if part != path and os.path.exists(part):
-            os.remove(part)
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, schema, write_page_checksum=True, **options) as writer:
+        for group in groups:
+            writer.write_table(group.cast(schema))
+    data = sink.getvalue()
+    write_bytes(uri, data, storage)
+    return len(data)
 
 
-def read_columns(uri: str, columns: list[str], storage: Storage) -> pa.Table | None:
-    """Some columns of a file, None when it is not there or not whole."""
+def read_columns(uri: str, columns: list[str], storage: Storage, *, belongs_to: str | None = None) -> pa.Table | None:
+    """Some columns of a file; None when it is not there, not whole, damaged, or a part of something else."""
     filesystem, path = arrow_filesystem(uri, storage)
+
+    def read() -> pa.Table | None:
+        try:
+            with filesystem.open_input_file(path) as file:
+                return pq.read_table(file, columns=columns, page_checksum_verification=True)
+        except (pa.ArrowInvalid, OSError) as error:
+            if is_damage(error):
+                return None
+            raise
+
     try:
-        with storage_errors(uri, storage), filesystem.open_input_file(path) as file:
-            return pq.read_table(file, columns=columns)
-    except (FileNotFoundError, pa.ArrowInvalid):
+        with storage_errors(uri, storage):
+            table = read()
+    except FileNotFoundError:
         return None
+    if belongs_to is not None and table is not None and not is_part_of(table.schema.metadata, belongs_to):
+        return None
+    return table
+
+
+def is_part_of(metadata: dict[bytes, bytes] | None, belongs_to: str) -> bool:
+    """Whether a file with this metadata is a part of what it should be a part of."""
+    return (metadata or {}).get(_BELONGS_TO) == belongs_to.encode()
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether the Parquet reader found fault with the bytes of a file, and not the storage with the request."""
+    if isinstance(error, pa.ArrowInvalid):
+        return True
+    return isinstance(error, OSError) and error.errno is None and "AWS Error" not in str(error)
