@@ -10,7 +10,8 @@ from PIL import Image
 from histill.config.common import Storage
 from histill.config.ingest import Columns, ImageSource
 from histill.errors import InputError
-from histill.tiles.images import checked_image, image_rows, normalised_mask, read_images
+from histill.tiles.image_index import image_rows
+from histill.tiles.images import checked_image, normalised_mask, read_images
 from histill.tiles.shards import Tile
 from histill.tiles.sources import Unreadable
 

@@ -3,64 +3,20 @@
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histill.config.common import Storage
-from histill.config.ingest import ImageSource
-from histill.errors import InputError
-from histill.storage.uris import beside
+from histill.tiles.image_index import ImageRow
 from histill.tiles.shards import Tile
-from histill.tiles.sources import Unreadable, read_file, read_index
+from histill.tiles.sources import Unreadable, read_file
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 READERS = 4  # threads of one task: decoding and waiting for storage both release the interpreter
 KEPT_FORMATS = ("JPEG", "PNG")
-
-
-@dataclass(frozen=True)
-class ImageRow:
-    """One image of an index; `name` is its path as the index writes it."""
-
-    name: str
-    uri: str
-    case: str
-    label: str | None
-    mask: str | None
-
-
-def image_rows(source: ImageSource, storage: Storage) -> list[ImageRow]:
-    """The rows of the index. Raises InputError naming a missing column or a doubled image."""
-    columns = source.columns
-    named = columns.model_fields_set
-    optional = [column for key in ("label", "mask") if (column := getattr(columns, key)) is not None and key in named]
-    required = [columns.image, columns.case]
-    table = read_index(source.index, storage, needed=required)
-    for column in optional:
-        if column not in table[0]:
-            raise InputError(f"the index {source.index} has no column {column!r}; it has {', '.join(table[0])}.")
-    rows, seen = [], set()
-    for row in table:
-        name = row[columns.image]
-        if name in seen:
-            raise InputError(f"the index {source.index} names the image {name} twice; remove one of the rows.")
-        seen.add(name)
-        mask = row.get(columns.mask, "") if columns.mask else ""
-        label = row.get(columns.label, "") if columns.label else ""
-        rows.append(
-            ImageRow(
-                name=name,
-                uri=beside(source.index, name),
-                case=row[columns.case],
-                label=label or None,
-                mask=beside(source.index, mask) if mask else None,
-            )
-        )
-    return rows
 
 
 def read_images(rows: Sequence[ImageRow], tile_px: int, mpp: float, storage: Storage) -> list[Tile | Unreadable]:

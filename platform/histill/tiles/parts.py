@@ -15,7 +15,8 @@ from histill.storage.control import read_bytes
 from histill.storage.tables import write_table
 from histill.storage.uris import join
 from histill.tiles.cutting import cut_tiles, lay_out
-from histill.tiles.images import ImageRow, read_images
+from histill.tiles.image_index import ImageRow
+from histill.tiles.images import read_images
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, write_shard
 from histill.tiles.slide_records import SlideRecord, record_slide

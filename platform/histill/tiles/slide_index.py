@@ -6,8 +6,8 @@ from histill.config.common import Storage
 from histill.config.ingest import SlideSource
 from histill.errors import InputError
 from histill.storage.uris import beside, stem
+from histill.tiles.index import plain, read_index
 from histill.tiles.resolution import PLAUSIBLE_MPP
-from histill.tiles.sources import read_index
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -39,10 +39,10 @@ def slide_rows(source: SlideSource, storage: Storage) -> list[SlideRow]:
     their tiles could not be told apart.
     """
     if source.index is None:
-        rows = [SlideRow(path, case=stem(path)) for path in source.paths]
+        rows = [SlideRow(path, case=plain(stem(path))) for path in source.paths]
     else:
-        table = read_index(source.index, storage, needed=("slide",))
-        rows = [_row(source.index, values) for values in table]
+        index = read_index(source.index, storage, needed=("slide",))
+        rows = [_row(source.index, values) for values in index.rows]
     for position, row in enumerate(rows):
         for earlier in rows[:position]:
             if earlier.name != row.name:
@@ -86,7 +86,7 @@ def _row(index: str, values: dict[str, str]) -> SlideRow:
             f"{index}: mpp of slide {uri} is {mpp:g}; between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]:g} "
             "microns per pixel were expected."
         )
-    return SlideRow(uri, values.get("case", "") or stem(uri), mpp, region)
+    return SlideRow(uri, plain(values.get("case", "") or stem(uri)), mpp, region)
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

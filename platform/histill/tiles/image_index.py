@@ -1,0 +1,162 @@
+"""The rows of an index of images: which image, which case, which label; what is doubled or unused is said."""
+
+import os
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from histill.config.common import Storage
+from histill.config.ingest import Columns, ImageSource
+from histill.errors import InputError
+from histill.storage.uris import beside, is_s3
+from histill.tiles.index import Index, lines_named, plain, read_index
+
+# What a column of labels or masks is called elsewhere.
+LIKE_LABEL = ("label", "labels", "class", "classes", "category", "target", "diagnosis", "subtype", "y")
+LIKE_MASK = ("mask", "masks", "segmentation", "annotation")
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One image of an index; `name` is its path as the index writes it."""
+
+    name: str
+    uri: str
+    case: str
+    label: str | None
+    mask: str | None
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """The images, and a sentence for everything in the index that has no part in them."""
+
+    rows: list[ImageRow]
+    notes: tuple[str, ...]
+
+
+def image_rows(source: ImageSource, storage: Storage) -> list[ImageRow]:
+    """The rows of `read_image_index`."""
+    return read_image_index(source, storage).rows
+
+
+def read_image_index(source: ImageSource, storage: Storage) -> ImageIndex:
+    """The index that `source` names. Cases and labels come in Unicode's composed form.
+
+    Raises InputError naming the lines of a missing column, of one file named twice (also by another path, such as
+    `a.png` and `./a.png`, or a link), of an image that is its own mask, and of labels that differ only in case or
+    spaces.
+    """
+    columns = source.columns
+    index = read_index(source.index, storage, needed=[columns.image, columns.case])
+    for key in ("label", "mask"):
+        column = getattr(columns, key)
+        if column is not None and key in columns.model_fields_set and column not in index.columns:
+            raise InputError(
+                f"the index {source.index} has no column {column!r}; it has {', '.join(filter(None, index.columns))}."
+            )
+    rows = [_row(source, values) for values in index.rows]
+    _check_doubled(source.index, rows, index.lines)
+    _check_labels(source.index, rows, index.lines)
+    return ImageIndex(rows, (*index.notes, *_notes(columns, index, rows)))
+
+
+def _row(source: ImageSource, values: dict[str, str]) -> ImageRow:
+    columns = source.columns
+    name = values[columns.image]
+    mask = values.get(columns.mask, "") if columns.mask else ""
+    label = plain(values.get(columns.label, "")) if columns.label else ""
+    return ImageRow(
+        name=name,
+        uri=_resolved(beside(source.index, name)),
+        case=plain(values[columns.case]),
+        label=label or None,
+        mask=_resolved(beside(source.index, mask)) if mask else None,
+    )
+
+
+def _resolved(uri: str) -> str:
+    """`uri` without `.` and `..`, which a file system resolves and object storage does not."""
+    dotted = is_s3(uri) and {".", ".."} & set(uri.split("/"))
+    return f"s3://{posixpath.normpath(uri.removeprefix('s3://'))}" if dotted else uri
+
+
+def _file_of(uri: str) -> str:
+    """What is equal for two names of one file."""
+    return plain(uri if is_s3(uri) else os.path.realpath(uri))
+
+
+def _check_doubled(uri: str, rows: Sequence[ImageRow], lines: Sequence[int]) -> None:
+    seen: dict[str, int] = {}
+    for position, row in enumerate(rows):
+        file = _file_of(row.uri)
+        earlier = seen.setdefault(file, position)
+        if earlier != position:
+            other = "" if rows[earlier].name == row.name else f" (as {rows[earlier].name})"
+            raise InputError(
+                f"the index {uri} names the image {row.name} twice{other}, on lines {lines[earlier]} and "
+                f"{lines[position]}; remove one of the rows."
+            )
+        if row.mask is not None and _file_of(row.mask) == file:
+            raise InputError(
+                f"line {lines[position]} of the index {uri} names {row.name} as an image and as its mask; name the "
+                "mask, or leave it empty."
+            )
+
+
+def _check_labels(uri: str, rows: Sequence[ImageRow], lines: Sequence[int]) -> None:
+    written: dict[str, tuple[str, int]] = {}
+    for row, line in zip(rows, lines, strict=True):
+        for part in (row.label or "").split("|"):
+            earlier, first = written.setdefault(_alike(part), (part.strip(), line))
+            if earlier != part.strip():
+                raise InputError(
+                    f"the index {uri} writes one label in two ways, {earlier!r} on line {first} and "
+                    f"{part.strip()!r} on line {line}; write them alike."
+                )
+
+
+def _alike(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def _notes(columns: Columns, index: Index, rows: Sequence[ImageRow]) -> list[str]:
+    notes = _unused_notes(columns, index)
+    for what, column, values in (
+        ("label", columns.label, [row.label for row in rows]),
+        ("mask", columns.mask, [row.mask for row in rows]),
+    ):
+        without = [line for line, value in zip(index.lines, values, strict=True) if value is None]
+        if column in index.columns and without:
+            notes.append(f"{len(without)} of {len(rows)} images have no {what} ({lines_named(without)}).")
+    masks: dict[str, list[int]] = {}
+    cases: dict[str, dict[str, int]] = {}
+    for row, line in zip(rows, index.lines, strict=True):
+        if row.mask is not None:
+            masks.setdefault(_file_of(row.mask), []).append(line)
+        cases.setdefault(_alike(row.case), {}).setdefault(row.case, line)
+    notes += [f"the mask {mask} is that of {len(those)} images ({lines_named(those)})."
+              for mask, those in masks.items() if len(those) > 1]  # fmt: skip
+    notes += [
+        f"the cases {' and '.join(map(repr, names))} ({lines_named(list(names.values()))}) differ only in case or "
+        "spaces and count as different ones."
+        for names in cases.values()
+        if len(names) > 1
+    ]
+    return notes
+
+
+def _unused_notes(columns: Columns, index: Index) -> list[str]:
+    unused = index.unused((columns.image, columns.case, columns.label, columns.mask))
+    notes = [f"columns of the index that are not used: {', '.join(unused)}."] if unused else []
+    for key, column, names in (("label", columns.label, LIKE_LABEL), ("mask", columns.mask, LIKE_MASK)):
+        likely = _first_like(unused, names)
+        if column is not None and column not in index.columns and likely:
+            notes.append(f"no image has a {key}: the index has no column {column!r}; images.columns.{key}={likely} "
+                         f"takes it from {likely!r}.")  # fmt: skip
+    return notes
+
+
+def _first_like(columns: Iterable[str], names: Sequence[str]) -> str | None:
+    found = [column for column in columns if column.casefold() in names]
+    return min(found, key=lambda column: names.index(column.casefold()), default=None)
