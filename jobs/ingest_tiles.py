@@ -23,6 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 def main(config: IngestConfig) -> Outcome:
     from histill.storage.control import probe
     from histill.tiles.ingest import ingest
+    from histill.tiles.summary import class_counts, missing_classes
 
     probe(config.output, config.storage)
     report = ingest(config)
@@ -36,15 +37,18 @@ def main(config: IngestConfig) -> Outcome:
             "splits": header.splits,
             "skipped": len(report.skipped),
             "skipped_reasons": report.skipped,
-            "notes": report.notes,
+            "notes": [*report.notes, *missing_classes(report.manifest)],
+            "classes": class_counts(report.manifest),
             "reused": report.reused,
         }
     )
 
 
 def summary(report: "IngestReport", config: IngestConfig) -> str:
-    """The splits as a table, empty ones named, what was skipped, and what else to know."""
+    """The splits as a table, empty ones named, the classes by split, what was skipped and what is worth knowing."""
     from tabulate import tabulate
+
+    from histill.tiles.summary import class_counts, missing_classes
 
     rows = []
     for split in SPLITS:
@@ -52,8 +56,12 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
         wanted = getattr(config.split, split) > 0 or bool(config.split.pinned.get(split))
         rows.append((split, cases, tiles, masks, "EMPTY: pin a case to it" if wanted and not tiles else ""))
     lines = [tabulate(rows, headers=("split", "cases", "tiles", "masks", ""), tablefmt="simple")]
+    if classes := class_counts(report.manifest):
+        counts = [(name, *(found.get(split, 0) for split in SPLITS)) for name, found in classes.items()]
+        lines += ["", tabulate(counts, headers=("tiles of the class", *SPLITS), tablefmt="simple"), ""]
     lines += [f"skipped: {reason}" for reason in report.skipped]
     lines += [f"note: {note}" for note in report.notes]
+    lines += [f"warning: {warning}" for warning in missing_classes(report.manifest)]
     state = f"{report.parts_done} parts done, {report.parts_reused} kept from before"
     if report.reused:
         state = "was there already"

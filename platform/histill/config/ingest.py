@@ -1,9 +1,15 @@
 """Configuration of `jobs/ingest_tiles.py`."""
 
-from pydantic import Field, model_validator
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
 
 from histill.config.base import Strict, Uri
 from histill.config.common import Split, Storage
+
+CaseName = Annotated[str, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]
+"""A case, in Unicode's composed form, as cases of an index are."""
 
 
 class SlideSource(Strict):
@@ -66,7 +72,7 @@ class SplitRule(Strict):
     val: float = Field(0.1, ge=0, le=1, description="fraction of the cases")
     test: float = Field(0.1, ge=0, le=1, description="fraction of the cases")
     seed: int = Field(0, description="seed of the hash")
-    pinned: dict[Split, tuple[str, ...]] = Field({}, description="cases put into a split by name")
+    pinned: dict[Split, tuple[CaseName, ...]] = Field({}, description="cases put into a split by name")
 
     @model_validator(mode="after")
     def _whole(self) -> "SplitRule":

@@ -97,8 +97,8 @@ def _records(uri: str, text: str) -> Iterator[tuple[int, list[str]]]:
             values = next(reader, None)
         except csv.Error as error:
             raise InputError(
-                f"line {line} of the index {uri} has a quote that is not closed, or one inside a quoted value ({error});"
-                " close it, or write it twice."
+                f"line {line} of the index {uri} has a quote that is not closed, or one inside a quoted value "
+                f"({error}); close it, or write it twice."
             ) from None
         if values is None:
             return

@@ -16,13 +16,14 @@ from histill.config.ingest import IngestConfig, SlideSource
 from histill.errors import InputError
 from histill.storage.control import exists, read_bytes, read_json, write_json
 from histill.storage.uris import is_s3, join
-from histill.tiles.images import image_rows
+from histill.tiles.image_index import read_image_index
 from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest, write_manifest
 from histill.tiles.parts import Part, Unit, make_part
 from histill.tiles.slide_records import join_regions
 from histill.tiles.slides import SlideRow, opened, scale_to, slide_mpp, slide_rows
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import check_pinned
+from histill.tiles.summary import equal_content
 
 RECORD_NAME = "ingest.json"
 NOT_CONTENT = ("storage", "output", "max_unreadable")  # keys that change no tile
@@ -57,7 +58,7 @@ def ingest(config: IngestConfig) -> IngestReport:
     Raises InputError when the sources or the storage cannot be used, when the output holds tiles of another
     configuration, and when more than `max_unreadable` files cannot be read.
     """
-    units = _units(config)
+    units, notes = _units(config)
     record = _record(config)
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     finished = _earlier(config, record, digest)
@@ -73,7 +74,7 @@ def ingest(config: IngestConfig) -> IngestReport:
     rows = pa.concat_tables([part.rows for part in ordered])
     if not rows.num_rows:
         raise InputError(f"the sources gave no tile for {config.output}: {' '.join(skipped[:NAMED])}")
-    notes: tuple[str, ...] = ()
+    notes = (*notes, *(equal_content(rows) if config.images else ()))
     manifest = write_manifest(
         config.output,
         rows,
@@ -96,22 +97,27 @@ def _tile_mpp(config: IngestConfig) -> float:
     return config.images.mpp
 
 
-def _units(config: IngestConfig) -> list[Unit]:
-    """The pieces of work, in the order of their tiles. Raises InputError for a wrong index or pinned case."""
+def _units(config: IngestConfig) -> tuple[list[Unit], tuple[str, ...]]:
+    """The pieces of work, in the order of their tiles, and what is to be said of the index.
+
+    Raises InputError for a wrong index or pinned case.
+    """
     if config.slides:
         slides = slide_rows(config.slides, config.storage)
         check_pinned(config.split, (row.case for row in slides))
         # Names of slides may hold anything; the number keeps them apart and the rest is for those who look.
         names = [f"{number:05d}-{re.sub(r'[^A-Za-z0-9._-]', '_', row.name)}" for number, row in enumerate(slides)]
-        return [Unit(name, config, slide=row) for name, row in zip(names, slides, strict=True)]
+        return [Unit(name, config, slide=row) for name, row in zip(names, slides, strict=True)], ()
     assert config.images is not None
-    images = image_rows(config.images, config.storage)
+    index = read_image_index(config.images, config.storage)
+    images = index.rows
     check_pinned(config.split, (row.case for row in images))
     starts = range(0, len(images), config.rows_per_shard)
-    return [
+    units = [
         Unit(f"{number:05d}-images", config, images=tuple(images[start : start + config.rows_per_shard]))
         for number, start in enumerate(starts)
     ]
+    return units, index.notes
 
 
 def _within_limit(units: list[Unit], config: IngestConfig) -> Iterator[Part]:

@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -120,7 +121,7 @@ class Manifest:
 def case_digests(manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> tuple[str, ...]:
     """12 digits of the SHA-256 of the name of each case of a split, or of those that are in `cases`; ascending."""
     names = manifest.table["case"].take(pa.array(manifest.rows_of(split, cases))).unique().to_pylist()
-    return tuple(sorted(hashlib.sha256(name.encode()).hexdigest()[:12] for name in names))
+    return tuple(sorted({hashlib.sha256(normalize("NFC", name).encode()).hexdigest()[:12] for name in names}))
 
 
 def _parts(label: str) -> list[str]:

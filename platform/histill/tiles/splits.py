@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 from collections.abc import Iterable
+from unicodedata import normalize
 
 from histill.config.common import Split
 from histill.config.ingest import SplitRule
@@ -15,8 +16,9 @@ def split_of(case: str, rule: SplitRule) -> Split:
     The answer does not depend on the other cases, so cases that come later move none of those already placed;
     for the same reason the fractions hold only on average, and a handful of cases is better pinned.
     """
+    name = normalize("NFC", case)
     for split, cases in rule.pinned.items():
-        if case in cases:
+        if name in cases:
             return split
     position = _position(case, rule.seed)
     if position < rule.train:
@@ -29,7 +31,7 @@ def split_of(case: str, rule: SplitRule) -> Split:
 
 def check_pinned(rule: SplitRule, cases: Iterable[str]) -> None:
     """Raise InputError when a pinned case does not occur among `cases`."""
-    present = sorted(set(cases))
+    present = sorted({normalize("NFC", case) for case in cases})
     for split, pinned in rule.pinned.items():
         for case in pinned:
             if case not in present:
