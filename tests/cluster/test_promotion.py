@@ -169,6 +169,9 @@ def check_exports(saved: Path, tiles: Manifest) -> None:
     assert told["input"]["shape"] == ["batch", 3, 32, 32]
     assert (told["output"]["classes"], told["model_digest"]) == (["stroma", "tumour"], digest)
     assert max(told["largest_difference"].values()) < 1e-3
+    assert (saved / "exports" / told["input"]["prepared_by"]["program"]).read_bytes() == exports.preparation()[
+        exports.PREPARE_NAME
+    ]
     readme = (saved / "exports" / "README.md").read_text()
     assert all(text in readme for text in (digest, tiles.header.digest[:12], "licence: not stated", "1 um/px"))
     session = onnxruntime.InferenceSession((saved / "exports" / "model.onnx").read_bytes())

@@ -4,13 +4,15 @@ Every format takes pixels as they are decoded: the normalisation is inside.
 """
 
 import contextlib
+import inspect
 import io
 import json
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from histill.artifacts.model_folder import ModelCard
+from histill.stream import prepare_tile
 
 PT2_NAME, ONNX_NAME, INTERFACE_NAME, README_NAME = "model.pt2", "model.onnx", "interface.json", "README.md"
+PREPARE_NAME = "prepare_tile.py"
 INPUT, OUTPUT = "pixels", "logits"
 _MOST_AT_ONCE = 4096
 
@@ -41,13 +45,25 @@ def exported(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
             return {PT2_NAME: archive.getvalue(), ONNX_NAME: file.read()}
 
 
+def preparation() -> dict[str, bytes]:
+    """The program that makes a format's input of a tile's bytes: the very one by which histill decodes."""
+    return {PREPARE_NAME: inspect.getsource(prepare_tile).encode()}
+
+
 @torch.inference_mode()
-def differences(model: nn.Module, formats: Mapping[str, bytes], tiles: Tensor) -> dict[str, float]:
-    """By format, how much its logits differ at most from the model's for `tiles`, uint8 [N, 3, S, S], or one alone."""
+def differences(
+    model: nn.Module, formats: Mapping[str, bytes], tiles: Tensor, card: ModelCard, cut: Sequence[bytes]
+) -> dict[str, float]:
+    """By format, how much its logits differ at most from the model's, for all tiles at once or for the first alone.
+
+    The model sees `tiles`, uint8 [N, 3, S, S], as histill's stream brings them; the format what `prepare_tile` makes
+    of `cut`, the bytes of the same N tiles, as a program outside does.
+    """
     import onnxruntime
 
-    pixels = tiles.float()
-    expected = model.cpu().eval()(pixels)
+    prepared = np.stack([prepare_tile.prepare_tile(each, card.tile_px, card.size_px) for each in cut])
+    pixels = torch.from_numpy(prepared.transpose(0, 3, 1, 2).astype(np.float32))
+    expected = model.cpu().eval()(tiles.float())
     program = torch.export.load(io.BytesIO(formats[PT2_NAME])).module()
     session = onnxruntime.InferenceSession(formats[ONNX_NAME], providers=["CPUExecutionProvider"])
 
@@ -63,6 +79,8 @@ def differences(model: nn.Module, formats: Mapping[str, bytes], tiles: Tensor) -
 
 def interface(card: ModelCard, digest: str, found: Mapping[str, float], licence: str | None) -> dict[str, Any]:
     """How a program feeds the exported formats and reads their answers, and where the model comes from."""
+    import cv2
+
     side = card.size_px
     shape: list[int | str] = ["batch", len(card.classes), *([side, side] if card.kind == "segmentation" else [])]
     return {
@@ -72,7 +90,13 @@ def interface(card: ModelCard, digest: str, found: Mapping[str, float], licence:
             "shape": ["batch", 3, side, side],
             "values": "RGB, 0 to 255; mean and deviation are applied inside",
             "microns_per_pixel": card.mpp,
-            "cut_at": {"side_px": card.tile_px, "microns_per_pixel": card.tile_mpp, "shrink": "area average"},
+            "cut_at": {"side_px": card.tile_px, "microns_per_pixel": card.tile_mpp},
+            "prepared_by": {
+                "program": PREPARE_NAME,
+                "call": f"prepare_tile(tile, tile_px={card.tile_px}, size_px={side})",
+                "steps": prepare_tile.list_steps(card.tile_px, side),
+                "made_with": {"simplejpeg": version("simplejpeg"), "opencv": cv2.__version__},
+            },
         },
         "output": {
             "name": OUTPUT,
@@ -83,6 +107,7 @@ def interface(card: ModelCard, digest: str, found: Mapping[str, float], licence:
         },
         "normalisation": {"mean": list(card.mean), "std": list(card.std)},
         "largest_difference": dict(found),
+        "largest_difference_of": "logits, from the bytes of a cut tile on: the format with prepared_by, and histill",
         "model_digest": digest,
         "tiles_digest": card.tiles_digest,
         "teacher_digest": card.teacher_digest,
@@ -99,7 +124,7 @@ def readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str, float
         "",
         f"- network: {card.encoder}, for H&E tiles at {card.mpp:.4g} um/px",
         f"- input: `{INPUT}`, float32 [batch, 3, {card.size_px}, {card.size_px}], RGB 0 to 255, from tiles of "
-        f"{card.tile_px} px at {card.tile_mpp:.4g} um/px by area averaging; mean and deviation are applied inside",
+        f"{card.tile_px} px at {card.tile_mpp:.4g} um/px by `{PREPARE_NAME}`; mean and deviation are applied inside",
         f"- output: `{OUTPUT}`, float32 {json.dumps(told['output']['shape'])}, {told['output']['activation']} gives "
         "probabilities",
         f"- licence: {told['licence'] or 'not stated'}",
@@ -111,7 +136,8 @@ def readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str, float
         "",
         *(f"- {name.replace('_', ' ')}: {value:.4f}" for name, value in figures.items()),
         "",
-        "Formats, and how much their logits differ from the model's at most on real tiles:",
+        "Formats, and how much their logits differ at most from the model's within histill, from the bytes of real",
+        f"tiles on, which `{PREPARE_NAME}` (it needs numpy, OpenCV and simplejpeg) prepares for them:",
         "",
         "- `model.safetensors` with `model.json`: to train on",
         *(f"- `{name}`: {value:.2g}" for name, value in told["largest_difference"].items()),

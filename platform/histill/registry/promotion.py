@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from histill.artifacts import exports, model_folder
 from histill.artifacts.model_folder import ModelCard
@@ -15,6 +14,7 @@ from histill.config.common import Storage, Tracking
 from histill.config.scoring import HeldOut, PromoteConfig
 from histill.errors import InputError
 from histill.evaluate.answers import Answers
+from histill.evaluate.cut_tiles import read_cut_tiles
 from histill.evaluate.examiner import Examiner, all_answers
 from histill.evaluate.intervals import paired_difference
 from histill.evaluate.pictures import spread_tiles, tiles_picture
@@ -136,8 +136,8 @@ def _examined(model: str, held_out: HeldOut, config: PromoteConfig) -> _Candidat
     examiner = Examiner.load(model, held_out, config.storage)
     answers = all_answers(examiner, model, config.workers)
     formats = exports.exported(examiner.network, examiner.card)
-    tiles = [batch.student[batch.valid] for batch in examiner.batches(spread_tiles(examiner, _TILES_COMPARED))]
-    found = exports.differences(examiner.network, formats, torch.cat(tiles))
+    tiles, cut = read_cut_tiles(examiner, spread_tiles(examiner, _TILES_COMPARED))
+    found = exports.differences(examiner.network, formats, tiles, examiner.card, cut)
     score = score_of(examiner, answers, draws=config.gates.draws)
     return _Candidate(model, examiner, answers, score, formats, found)
 
@@ -194,7 +194,9 @@ def _evidence(candidate: _Candidate, config: PromoteConfig) -> dict[str, bytes]:
     card: ModelCard = examiner.card
     told = exports.interface(card, score.model_digest, candidate.differences, config.licence)
     scored_on = f"{score.tiles} held-out tiles of {score.cases} cases ({score.tiles_digest[:12]}, {score.split})"
-    files = candidate.files | {
+    files = {
+        **candidate.files,
+        **exports.preparation(),
         exports.INTERFACE_NAME: versions.json_bytes(told),
         exports.README_NAME: exports.readme(card, told, score.figures, scored_on).encode(),
     }

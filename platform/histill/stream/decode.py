@@ -7,6 +7,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from histill.stream.prepare_tile import reduction_for, shrunk
+
+__all__ = ["CorruptTile", "decode_image", "decode_mask", "reduction_for", "shrunk"]
 _FAULTS = (ValueError, OSError, SyntaxError, Image.DecompressionBombError)  # what the codecs raise
 
 
@@ -51,21 +54,6 @@ def decode_mask(data: bytes | memoryview, size_px: int) -> np.ndarray:
     if mask.shape != (size_px, size_px) or mask.dtype != np.uint8:
         raise CorruptTile(f"mask: {mask.shape} {mask.dtype} instead of {(size_px, size_px)} uint8")
     return mask
-
-
-def reduction_for(size_px: int, needed_px: int) -> int:
-    """The largest of 8, 4, 2 and 1 by which a tile of `size_px` divides and still has `needed_px` pixels."""
-    return next(by for by in (8, 4, 2, 1) if size_px % by == 0 and size_px // by >= needed_px)
-
-
-def shrunk(image: np.ndarray, side: int) -> np.ndarray:
-    """`image` (uint8 [H, H, 3]) averaged over areas to [side, side, 3]; the image itself when it has that side."""
-    import cv2
-
-    # Halving has a vectorised path that costs a third of averaging over 4 x 4 pixels at once.
-    while image.shape[0] % 2 == 0 and image.shape[0] // 2 >= side:
-        image = cv2.resize(image, (image.shape[0] // 2,) * 2, interpolation=cv2.INTER_AREA)
-    return image if image.shape[0] == side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def _check(height: int, width: int, size_px: int) -> None:

@@ -1,0 +1,92 @@
+"""From a tile as it was cut to the pixels that a network sees; numpy, OpenCV and simplejpeg are all that it needs.
+
+histill decodes by the rules of this file, and it lies beside every exported model, so that a program that runs the
+model can feed it the same pixels, digit for digit:
+
+    pixels = prepare_tile(open("tile.jpg", "rb").read(), tile_px=512, size_px=224)  # uint8 [224, 224, 3], RGB
+    batch = pixels.transpose(2, 0, 1)[None].astype("float32")                       # float32 [1, 3, 224, 224]
+
+The steps are these; `list_steps(512, 224)` gives them with their sides.
+1. A JPEG is decoded by libjpeg-turbo at 1, 1/2, 1/4 or 1/8 of its side: the smallest that divides it and is no smaller
+   than what the network sees. That happens in the DCT domain (scale_num=1, scale_denom=2, 4 or 8), with the accurate
+   integer transform (JDCT_ISLOW) and smooth upsampling of chroma (do_fancy_upsampling). A PNG is decoded whole.
+2. While a half has no fewer pixels than what is seen: the mean of each 2 x 2 pixels, rounded half up.
+3. What is left, a factor below 2: the mean over areas, cv2.INTER_AREA.
+One area average over all pixels, without these steps, gives other values: up to tens of levels at single pixels.
+"""
+
+import numpy as np
+
+
+def prepare_tile(tile: bytes | np.ndarray, tile_px: int, size_px: int) -> np.ndarray:
+    """What a network that sees tiles of `tile_px` at `size_px` is shown: RGB, uint8 [size_px, size_px, 3].
+
+    Args:
+        tile: the bytes of a JPEG or PNG of 8 bits per channel, or pixels, RGB, uint8 [tile_px, tile_px, 3], which are
+            treated as those of a PNG. Orientation tags are not looked at.
+        tile_px: side of the tile.
+        size_px: side at which the network sees it, `tile_px` or less.
+
+    Raises ValueError when the tile is no such image.
+    """
+    import cv2
+    import simplejpeg
+
+    if not 0 < size_px <= tile_px:
+        raise ValueError(f"the network sees {size_px} px, which must lie between 1 and the tile's {tile_px} px")
+    if isinstance(tile, np.ndarray):
+        pixels, expected = np.ascontiguousarray(tile), tile_px
+    elif simplejpeg.is_jpeg(tile):
+        height, width, *_ = simplejpeg.decode_jpeg_header(tile, strict=True)
+        _check_shape((height, width, 3), tile_px)
+        expected = tile_px // reduction_for(tile_px, size_px)
+        pixels = simplejpeg.decode_jpeg(tile, colorspace="RGB", strict=True, min_height=expected, min_width=expected)
+    else:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        decoded = cv2.imdecode(np.frombuffer(tile, np.uint8), flags)
+        if decoded is None:
+            raise ValueError("the tile is neither a JPEG nor a PNG, or it is damaged")
+        pixels, expected = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), tile_px
+    _check_shape(pixels.shape, expected)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"the pixels are {pixels.dtype} and uint8 was expected")
+    return shrunk(pixels, size_px)
+
+
+def reduction_for(size_px: int, needed_px: int) -> int:
+    """The largest of 8, 4, 2 and 1 by which a tile of `size_px` divides and still has `needed_px` pixels."""
+    return next(by for by in (8, 4, 2, 1) if size_px % by == 0 and size_px // by >= needed_px)
+
+
+def shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    """`image` (uint8 [H, H, 3]) averaged over areas to [side, side, 3]; the image itself when it has that side."""
+    import cv2
+
+    # Halving has a vectorised path that costs a third of averaging over 4 x 4 pixels at once.
+    while image.shape[0] % 2 == 0 and image.shape[0] // 2 >= side:
+        image = cv2.resize(image, (image.shape[0] // 2,) * 2, interpolation=cv2.INTER_AREA)
+    return image if image.shape[0] == side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+
+
+def list_steps(tile_px: int, size_px: int) -> list[str]:
+    """What `prepare_tile` does to a JPEG, then to a PNG, of `tile_px` that is seen at `size_px`, in words."""
+    reduction = reduction_for(tile_px, size_px)
+    side = tile_px // reduction
+    scale = "whole" if reduction == 1 else f"at 1/{reduction} in the DCT domain, to {side} px"
+    return [
+        f"JPEG: decode {scale}, JDCT_ISLOW, fancy upsampling{_list_shrinking(side, size_px)}",
+        f"PNG: decode whole{_list_shrinking(tile_px, size_px)}",
+    ]
+
+
+def _list_shrinking(side: int, size_px: int) -> str:
+    words = ""
+    while side % 2 == 0 and side // 2 >= size_px:
+        side //= 2
+        words += f"; mean of 2 x 2 pixels, rounded half up, to {side} px"
+    return words if side == size_px else f"{words}; mean over areas (cv2.INTER_AREA) to {size_px} px"
+
+
+def _check_shape(shape: tuple[int, ...], side: int) -> None:
+    if shape != (side, side, 3):
+        raise ValueError(f"the tile is {' x '.join(map(str, shape))} and {side} x {side} x 3 was expected")

@@ -1,0 +1,174 @@
+"""The program that exported models are shipped with gives the pixels that the stream shows."""
+
+import io
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import simplejpeg
+import torch
+from PIL import Image
+
+from histill.artifacts import exports
+from histill.artifacts.model_folder import ModelCard, build, save
+from histill.config.common import Storage
+from histill.config.scoring import HeldOut
+from histill.evaluate.cut_tiles import read_cut_tiles
+from histill.evaluate.examiner import Examiner
+from histill.stream.views import Placement, Views, view_into
+from histill.tiles.manifest import Manifest
+
+pytestmark = pytest.mark.unit
+
+SIZES = [(512, 224), (512, 256), (256, 224), (64, 64), (500, 112), (512, 64), (300, 75), (250, 60), (97, 41), (32, 3)]
+
+
+@pytest.fixture(scope="module")
+def prepare(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarray]:
+    """The shipped file's function: the file alone, as a program outside has it."""
+    (name, source), *others = exports.preparation().items()
+    assert (name, others) == ("prepare_tile.py", [])
+    path = tmp_path_factory.mktemp("exports") / name
+    path.write_bytes(source)
+    function: Callable[..., np.ndarray] = runpy.run_path(str(path))["prepare_tile"]
+    return function
+
+
+def drawn(side: int) -> np.ndarray:
+    """Sharp edges in every channel, where ways of shrinking differ most."""
+    random = np.random.default_rng(side)
+    blobs = random.integers(0, 256, (side // 3 + 1, side // 3 + 1, 3)).repeat(3, 0).repeat(3, 1)[:side, :side]
+    return np.ascontiguousarray((blobs + random.integers(-9, 10, blobs.shape)).clip(0, 255).astype(np.uint8))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+FORMATS: dict[str, Callable[[np.ndarray], bytes]] = {
+    "444": lambda pixels: simplejpeg.encode_jpeg(pixels, quality=90, colorsubsampling="444"),
+    "422": lambda pixels: simplejpeg.encode_jpeg(pixels, quality=75, colorsubsampling="422"),
+    "420": lambda pixels: simplejpeg.encode_jpeg(pixels, quality=60, colorsubsampling="420"),
+    "grey": lambda pixels: simplejpeg.encode_jpeg(pixels[..., :1].copy(), colorspace="GRAY", colorsubsampling="Gray"),
+    "png": png,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("tile_px", "size_px"), SIZES)
+def test_the_pixels_are_the_streams(prepare: Callable[..., np.ndarray], tile_px: int, size_px: int, name: str) -> None:
+    data = FORMATS[name](drawn(tile_px))
+    shown = np.zeros((size_px, size_px, 3), np.uint8)
+    view_into([shown], data, tile_px, Views(size_px), Placement(0, 0, tile_px, 0), None)
+    np.testing.assert_array_equal(prepare(data, tile_px, size_px), shown)
+
+
+def test_the_steps_are_those_that_are_told(prepare: Callable[..., np.ndarray]) -> None:
+    """Each step by numpy: halves are means of 2 x 2 rounded half up, the rest is an exact mean over areas."""
+    pixels = drawn(500)
+    told = exports.prepare_tile.list_steps(500, 112)
+    assert told[1] == (
+        "PNG: decode whole; mean of 2 x 2 pixels, rounded half up, to 250 px; mean of 2 x 2 pixels, rounded half up, "
+        "to 125 px; mean over areas (cv2.INTER_AREA) to 112 px"
+    )
+    assert told[0].startswith("JPEG: decode at 1/4 in the DCT domain, to 125 px")
+    halved = pixels.astype(int)
+    for side in (250, 125):
+        halved = (halved.reshape(side, 2, side, 2, 3).sum((1, 3)) + 2) >> 2
+    edges = np.arange(113) * 125 / 112
+    weights = np.array([np.clip(np.minimum(b, np.arange(1, 126)) - np.maximum(a, np.arange(125)), 0, 1)
+                        for a, b in pairwise(edges)]) / (125 / 112)  # fmt: skip
+    averaged = np.einsum("ik,jl,klc->ijc", weights, weights, halved)
+    for tile in (pixels, png(pixels)):
+        assert np.abs(prepare(tile, 500, 112) - averaged).max() < 0.51
+
+
+@pytest.mark.parametrize(
+    ("tile", "named"),
+    [
+        (b"text", "neither a JPEG nor a PNG"),
+        (png(drawn(32)), "32 x 32 x 3 and 64 x 64 x 3 was expected"),
+        (FORMATS["444"](drawn(128)), "128 x 128 x 3 and 64 x 64 x 3 was expected"),
+        (np.zeros((64, 64, 3)), "float64 and uint8"),
+    ],
+)
+def test_what_is_no_such_tile_is_refused(
+    prepare: Callable[..., np.ndarray], tile: bytes | np.ndarray, named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        prepare(tile, 64, 32)
+
+
+def test_a_tile_is_not_enlarged(prepare: Callable[..., np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="sees 65 px"):
+        prepare(drawn(64), 64, 65)
+
+
+def test_the_shipped_file_needs_neither_histill_nor_pillow() -> None:
+    program = (
+        "import sys\nsys.modules['PIL'] = sys.modules['histill'] = sys.modules['torch'] = None\n"
+        f"exec({exports.preparation()['prepare_tile.py'].decode()!r})\n"
+        f"print(prepare_tile({png(drawn(32))!r}, 32, 8).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "(8, 8, 3)\n", done.stderr
+
+
+@pytest.fixture(scope="module")
+def examiner(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Examiner:
+    """Of tiles of 64 px, JPEG and PNG, that the model sees at 32."""
+    tiles, folder = tile_set(tmp_path_factory.mktemp("tiles"), labels=True), tmp_path_factory.mktemp("model")
+    card = ModelCard(
+        kind="classification", encoder="csat_tiny", decoder_channels=(), classes=("stroma", "tumour"), mean=(0.5,) * 3,
+        std=(0.2,) * 3, tile_px=64, tile_mpp=0.5, size_px=32, tiles_digest="tiles", train_cases=(), histill="0",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    save(str(folder), build(card), card)
+    return Examiner.load(str(folder), HeldOut(tiles=tiles.uri, split="train"), Storage())
+
+
+def test_parity_begins_at_the_cut_tiles_bytes(
+    examiner: Examiner, prepare: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = examiner.rows[[0, 3, 5, 14]]
+    tiles, cut = read_cut_tiles(examiner, rows)
+    stored = {row["tile_id"]: row["image"] for row in _shards(examiner.manifest)}
+    assert cut == [stored[name] for name in examiner.manifest.table["tile_id"].take(rows).to_pylist()]
+    for seen, data in zip(tiles.permute(0, 2, 3, 1).numpy(), cut, strict=True):
+        np.testing.assert_array_equal(prepare(data, 64, 32), seen)
+    formats = exports.exported(examiner.network, examiner.card)
+    found = exports.differences(examiner.network, formats, tiles, examiner.card, cut)
+    assert max(found.values()) < 1e-4
+    with torch.inference_mode():
+        expected = examiner.network(tiles.float()).numpy()
+    pixels = np.stack([prepare(data, 64, 32) for data in cut]).transpose(0, 3, 1, 2).astype(np.float32)
+    (said,) = onnxruntime.InferenceSession(formats["model.onnx"]).run(None, {"pixels": pixels})
+    np.testing.assert_allclose(said, expected, atol=1e-4)
+    monkeypatch.setattr(  # a preparation that is another's shows in the figure
+        exports.prepare_tile, "prepare_tile", lambda data, *_: np.array(Image.open(io.BytesIO(data)).resize((32, 32)))
+    )
+    assert min(exports.differences(examiner.network, formats, tiles, examiner.card, cut).values()) > 1e-3
+
+
+def test_an_interface_says_how_a_tile_is_prepared(examiner: Examiner) -> None:
+    told = exports.interface(examiner.card, "ab" * 32, {"model.onnx": 1e-6}, None)
+    assert told["input"]["prepared_by"]["call"] == "prepare_tile(tile, tile_px=64, size_px=32)"
+    assert "area" not in str(told["input"]["cut_at"])
+    assert "1/2 in the DCT domain, to 32 px" in told["input"]["prepared_by"]["steps"][0]
+    text = exports.readme(examiner.card, told, {}, "tiles")
+    assert "prepare_tile.py" in text
+    assert "area averag" not in text
+
+
+def _shards(manifest: Manifest) -> list[dict[str, object]]:
+    import pyarrow.parquet as pq
+
+    return [row for path in sorted(Path(manifest.uri, "shards").iterdir()) for row in pq.read_table(path).to_pylist()]
