@@ -9,14 +9,17 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel
 
 from histill.cluster.failures import known_error
 from histill.config.base import Strict
+from histill.config.faults import is_shown
 from histill.config.load import OneOf, load_config, nested_models
+from histill.config.redact import redact, redact_all
 from histill.errors import InputError
 from histill.storage.control import json_value
 
@@ -52,12 +55,13 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
 
     0: done. 1: a gate refused, or the job could not go on. 2: bad input. 130: interrupted.
     """
+    sys.excepthook = _print_redacted
     given = sys.argv[1:] if argv is None else argv
     arguments = _parser(_shown(model, given)).parse_intermixed_args(given)
     try:
         config = load_config(model, arguments.config, [*arguments.overrides, *(arguments.options or ())])
         if arguments.print_config:
-            print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+            print(yaml.safe_dump(redact_all(config.model_dump(mode="json")), sort_keys=False), end="")
             return 0
         if arguments.verbose:
             os.environ["HISTILL_VERBOSE"] = "1"
@@ -71,11 +75,30 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
         if known is None:
             raise
         if arguments.verbose:
-            traceback.print_exc()
-        print(f"error: {known}", file=sys.stderr)
+            _print_redacted(type(error), error, error.__traceback__)
+        print(f"error: {redact(str(known))}", file=sys.stderr)
         return 2 if isinstance(known, InputError) else 1
     print(json.dumps(json_value(outcome.values), sort_keys=True, allow_nan=False), flush=True)
     return 0 if outcome.ok else 1
+
+
+def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback on stderr, without the secrets that what failed may have told in its message."""
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Knows no abbreviated options, and does not repeat what was given with one that it does not know."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        said, colon, arguments = message.partition(": ")
+        if said == "unrecognized arguments":
+            names = [word.partition("=")[0] for word in arguments.split() if word.startswith("--")]
+            message = f"{said}{colon}{' '.join(name for name in names if is_shown(name[2:]))}"
+        super().error(redact(message))
 
 
 def _shown(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Strict]:
@@ -89,7 +112,7 @@ def _shown(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Strict]:
 
 def _parser(model: type[Strict]) -> argparse.ArgumentParser:
     module = sys.modules["__main__"]
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=(getattr(module, "__doc__", None) or model.__doc__ or "").strip(),
         epilog="keys (one without a dot may also be given as an option, --name NAME):\n" + "\n".join(_key_lines(model)),
         formatter_class=argparse.RawDescriptionHelpFormatter,

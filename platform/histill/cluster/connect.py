@@ -6,15 +6,34 @@ import os
 import re
 import secrets
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 from histill.cluster.quiet import start_of_ray, verbose
-from histill.errors import InputError
+from histill.config.redact import redact
+from histill.errors import AwayError, InputError
 
 OWN_TOKEN = "~/.ray/auth_token"  # where Ray keeps one
 CONNECT_S = 5.0  # seconds to wait for the cluster's port to answer
 LOCAL = "local"  # Ray's own word for "start one here"
+_MAY_PASS = ("timed out", "Timed out", "TimeoutError", "Failed to connect", "UNAVAILABLE")
+_BUSY: tuple[type[InputError], str] = (
+    AwayError,
+    "end what else keeps its processors, memory or /dev/shm busy (`free -h`, `df -h /dev/shm /tmp`) and give the same "
+    "command again, or join a cluster by RAY_ADDRESS",
+)
+_STARTS: tuple[tuple[tuple[str, ...], type[InputError], str], ...] = (
+    (("No space left", "Errno 28"), InputError, "make room below $RAY_TMPDIR (or /tmp) and in /dev/shm"),
+    (("AF_UNIX path",), InputError, "set RAY_TMPDIR to a folder with a shorter path"),
+    (
+        ("Permission denied", "No such file", "Not a directory", "Read-only"),
+        InputError,
+        "set RAY_TMPDIR to a folder that you may write to",
+    ),
+    (("ddress already in use", " port "), InputError, "end the other Ray on this machine, or join it by RAY_ADDRESS"),
+    (("oken", "TOKEN", "uthentic"), InputError, "unset RAY_AUTH_MODE, or set RAY_AUTH_TOKEN_PATH to a file that holds a token"),
+)
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")  # in what Ray says of a mismatch: the cluster's, and its own
 
 
@@ -62,18 +81,32 @@ def _init(address: str, hook: bool) -> None:
                 logging_level=logging.INFO if verbose() else logging.ERROR,
                 runtime_env={"worker_process_setup_hook": "histill.cluster.connect.tell_address"} if hook else None,
             )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        text = str(error)
-        if len(found := _VERSIONS.findall(text)) == 2:
-            theirs, ours = (f"Ray {version}, Python {python}" for version, python in found)
-            raise InputError(
-                f"Ray at {address} is of other versions ({theirs}) than this process ({ours}); install the same "
-                "here and there, or submit the job to the cluster with `ray job submit`."
-            ) from None
-        reason = text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
-        raise InputError(
-            f"Ray at {address} cannot be joined ({reason}); check RAY_ADDRESS, or unset it to start Ray here."
-        ) from None
+    except Exception as error:  # Ray raises plain ones
+        if verbose():
+            traceback.print_exception(error)
+        raise _start_error(address, error) from None
+
+
+def _start_error(address: str, error: Exception) -> InputError:
+    """What Ray's failure to start or to join means, in one sentence."""
+    text = redact(str(error))
+    if len(found := _VERSIONS.findall(text)) == 2:
+        theirs, ours = (f"Ray {version}, Python {python}" for version, python in found)
+        return InputError(
+            f"Ray at {redact(address)} is of other versions ({theirs}) than this process ({ours}); install the same "
+            "here and there, or submit the job to the cluster with `ray job submit`."
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    reason = lines[0][:200].rstrip(". ") if lines else type(error).__name__
+    away = any(sign in text for sign in _MAY_PASS)
+    if address != LOCAL:
+        return (AwayError if away else InputError)(
+            f"Ray at {redact(address)} cannot be joined ({reason}); check RAY_ADDRESS, or unset it to start Ray here."
+        )
+    if "startup" in text or "GCS" in text:
+        reason = "it did not answer in time"
+    kind, mend = next(((kind, mend) for signs, kind, mend in _STARTS if any(sign in text for sign in signs)), _BUSY)
+    return kind(f"Ray cannot be started on this machine ({reason}); {mend}.")
 
 
 def tell_address() -> None:
@@ -107,25 +140,26 @@ def _prepare_own_cluster() -> None:
 
 def _check_address(address: str) -> None:
     """Raise InputError at once where Ray would try for long, and say little, about an address or a token."""
+    shown = redact(address)
     if "://" in address:
         raise InputError(
-            f"RAY_ADDRESS is {address}; host:port of the cluster's GCS was expected, or submit this job "
-            f"there with `ray job submit --address {address}`."
+            f"RAY_ADDRESS is {shown}; host:port of the cluster's GCS was expected, or submit this job "
+            f"there with `ray job submit --address {shown}`."
         )
     host, separator, port = address.rpartition(":")
     if address == "auto":
         return
     if not separator or not port.isdigit():
-        raise InputError(f"RAY_ADDRESS is {address!r}; host:port was expected, or nothing to start Ray here.")
+        raise InputError(f"RAY_ADDRESS is {shown!r}; host:port was expected, or nothing to start Ray here.")
     refusal = _refusal(f"{host}:{port}", _token())
     if refusal == "UNAUTHENTICATED":
         raise InputError(
-            f"Ray at {address} refuses a missing or wrong token; set RAY_AUTH_MODE=token and "
+            f"Ray at {shown} refuses a missing or wrong token; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the token it was started with."
         )
     if refusal in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
         raise InputError(
-            f"no Ray answers at RAY_ADDRESS={address}; start it, correct the address (the port is the GCS's, "
+            f"no Ray answers at RAY_ADDRESS={shown}; start it, correct the address (the port is the GCS's, "
             "6379 unless chosen otherwise, not the dashboard's), or unset it to start Ray here."
         )
 
@@ -165,5 +199,5 @@ def _token() -> str | None:
         return given.strip()
     try:
         return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or OWN_TOKEN).expanduser().read_text().strip()
-    except OSError:
+    except (OSError, ValueError):
         return None

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from histill.config.base import Strict, Uri
+from histill.config.base import ModelUri, ServerUri, Strict, Uri
+from histill.config.places import BUCKET
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 """A run's or model's name: letters, digits, `.`, `_` and `-`; it becomes part of paths."""
@@ -34,7 +35,7 @@ class ShardCache(Strict):
 class Storage(Strict):
     """How object storage is reached. Credentials come from the environment or the usual AWS chain, never from here."""
 
-    endpoint: Uri | None = Field(None, description="S3 endpoint URL; null: $AWS_ENDPOINT_URL, else AWS itself")
+    endpoint: ServerUri | None = Field(None, description="S3 endpoint URL; null: $AWS_ENDPOINT_URL, else AWS itself")
     region: str | None = Field(None, description="S3 region; null: the AWS chain's")
     connect_timeout_s: float = Field(5.0, gt=0, description="seconds to wait for a connection")
     request_timeout_s: float = Field(30.0, gt=0, description="seconds to wait for an answer")
@@ -47,11 +48,21 @@ class Storage(Strict):
     )
     cache: ShardCache | None = Field(None, description="keep row groups on the nodes' own disks; null: read them again")
 
+    @field_validator("profiles")
+    @classmethod
+    def _by_bucket(cls, profiles: dict[str, str]) -> dict[str, str]:
+        for bucket in profiles:
+            if BUCKET.fullmatch(bucket) is None:
+                raise ValueError(f"{bucket!r} is not the name of a bucket alone; write it without s3:// and slashes")
+        return profiles
+
 
 class Tracking(Strict):
     """Where runs are recorded."""
 
-    uri: Uri | None = Field(None, description="MLflow tracking server; null: $MLFLOW_TRACKING_URI, else no tracking")
+    uri: ServerUri | None = Field(
+        None, description="MLflow tracking server; null: $MLFLOW_TRACKING_URI, else no tracking"
+    )
     experiment: str = Field("histill", description="MLflow experiment")
 
 
@@ -112,7 +123,7 @@ class Teacher(Strict):
     """The teacher: the classical one, a network from a model folder, or an ONNX file. Exactly one."""
 
     classical: bool = Field(False, description="nuclei by colour deconvolution, no training needed")
-    model: Uri | None = Field(
+    model: ModelUri | None = Field(
         None, description="a trained teacher: a finished run, a model folder, or models:/name@alias of the registry"
     )
     onnx: Uri | None = Field(None, description="an .onnx file, with its card (a .json of the same name) beside it")

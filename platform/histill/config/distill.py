@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from histill.config.base import Strict, Uri
+from histill.config.base import ModelUri, Strict, Uri
 from histill.config.common import Teacher
 from histill.config.runs import Network, RunConfig
 
@@ -115,7 +115,7 @@ class DistillConfig(RunConfig):
         "null: the teacher runs beside the student",
     )
     loss: DistillLoss = DistillLoss()
-    encoder: Uri | None = Field(
+    encoder: ModelUri | None = Field(
         None, description="where the student starts: a run, model folder or models:/name@alias; null: fresh weights"
     )
     fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from histill.config.base import Uri
+from histill.config.base import ModelUri
 from histill.config.runs import Network, RunConfig
 
 
@@ -13,7 +13,7 @@ class FinetuneConfig(RunConfig):
 
     target: Literal["classification", "segmentation"] = Field(description="whole tiles by label, or pixels by mask")
     student: Network = Network()
-    encoder: Uri | None = Field(
+    encoder: ModelUri | None = Field(
         None, description="pretrained student: its run, model folder or models:/name@alias; null: from scratch"
     )
     classes: tuple[str, ...] | None = Field(

@@ -2,14 +2,14 @@
 
 from pydantic import Field, model_validator
 
-from histill.config.base import Strict, Uri
+from histill.config.base import ModelUri, Strict, Uri
 from histill.config.common import Split, Storage, Tracking, Workers
 
 
 class PredictConfig(Strict):
     """A model over a tile set, or over slides, which are cut as the model's tiles were."""
 
-    model: Uri = Field(
+    model: ModelUri = Field(
         description="model folder, a finished run's folder, or models:/name@champion, which is copied to `output`"
     )
     tiles: Uri | None = Field(None, description="folder of a tile set")

@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from histill.config.augment import Augment
-from histill.config.base import Strict, Uri
+from histill.config.base import ModelUri, ServerUri, Strict, Uri
 from histill.config.common import Name, Split, Storage, Teacher, Tracking, Workers
 
 
@@ -20,7 +20,7 @@ class HeldOut(Strict):
 class ScoreConfig(Strict):
     """A model folder and the tiles to score it on."""
 
-    model: Uri = Field(
+    model: ModelUri = Field(
         description="model folder (model.safetensors + model.json), a run's folder, or models:/name@alias"
     )
     held_out: HeldOut
@@ -108,13 +108,13 @@ class Gates(Strict):
 class PromoteConfig(Strict):
     """A candidate, the champion's name, and the gates between them; or the way back to the former champion."""
 
-    model: Uri | None = Field(None, description="the candidate's model folder, run folder, or models:/name/3")
+    model: ModelUri | None = Field(None, description="the candidate's model folder, run folder, or models:/name/3")
     registered_name: Name = Field(description="name in the model registry")
     held_out: HeldOut | None = None
     gates: Gates = Gates()
     dry_run: bool = Field(False, description="score and judge, and change nothing")
     rollback: bool = Field(False, description="make the former champion the champion again; needs no model")
-    copy_to: Uri | None = Field(
+    copy_to: ServerUri | None = Field(
         None, description="tracking server of production, into whose registry the champion is copied; null: none"
     )
     licence: str | None = Field(None, description="licence of the weights, for the model card, e.g. CC-BY-NC-4.0")

@@ -1,9 +1,9 @@
 """How the tracking server is reached, and what its refusals mean."""
 
 import contextlib
+import http.client
 import logging
 import os
-import re
 import tempfile
 import urllib.error
 import urllib.request
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from histill.config.common import Tracking
+from histill.config.places import read_server
+from histill.config.redact import redact
 from histill.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ _DEFAULTS = {
     # a hospital's jobs report to nobody
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-_USERINFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
 
 
 def server_uri(tracking: Tracking) -> str | None:
@@ -47,12 +48,13 @@ def server_uri(tracking: Tracking) -> str | None:
             "the address in MLFLOW_TRACKING_URI holds credentials; take them out and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead."
         )
-    if not uri.startswith(("http://", "https://")):
+    try:
+        return read_server(uri).rstrip("/")
+    except ValueError:
         raise InputError(
             f"the tracking server {uri} is not an http(s):// address; start one with `mlflow server` and set "
             "tracking.uri to its address."
-        )
-    return uri.rstrip("/")
+        ) from None
 
 
 def required_server_uri(tracking: Tracking) -> str:
@@ -80,7 +82,7 @@ def check_reachable(uri: str) -> None:
             return
     except urllib.error.HTTPError:
         return
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         raise _unreachable(uri) from None
 
 
@@ -148,8 +150,8 @@ def log_file(client: "MlflowClient", run_id: str, path: str, data: bytes) -> Non
 
 
 def without_userinfo(text: str) -> str:
-    """`text` with the `user:password@` of every URL in it taken out."""
-    return _USERINFO.sub(r"\1", text)
+    """`text` without the secrets in it, such as the `user:password@` and the query of every address."""
+    return redact(text)
 
 
 def _unreachable(uri: str) -> InputError:

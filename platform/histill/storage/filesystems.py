@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from histill.config.common import Storage
+from histill.config.places import read_server
 from histill.errors import AwayError, InputError
 from histill.storage.retry import passing
-from histill.storage.uris import bucket_of, is_s3
+from histill.storage.uris import bucket_of, is_s3, local_path
 
 if TYPE_CHECKING:
     import fsspec
@@ -21,8 +22,19 @@ CREDENTIALS_HINT = (
 
 
 def endpoint_of(storage: Storage) -> str | None:
-    """The configured S3 endpoint, or the environment's, or None for AWS itself."""
-    return storage.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    """The configured S3 endpoint, or the environment's, or None for AWS itself.
+
+    Raises InputError when the environment's is no http(s) address, or holds credentials.
+    """
+    if storage.endpoint:
+        return storage.endpoint
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if given := os.environ.get(name):
+            try:
+                return read_server(given)
+            except ValueError as error:
+                raise InputError(f"{name} cannot be used: {error}.") from None
+    return None
 
 
 def arrow_filesystem(uri: str, storage: Storage, *, attempts: int | None = None) -> tuple["fs.FileSystem", str]:
@@ -79,7 +91,7 @@ def _keys_of(profile: str) -> dict[str, str]:
 
 def arrow_path(uri: str) -> str:
     """The path of `uri` within pyarrow's file system for it."""
-    return uri.removeprefix("s3://").rstrip("/") if is_s3(uri) else os.path.abspath(uri)
+    return uri.removeprefix("s3://").rstrip("/") if is_s3(uri) else local_path(uri)
 
 
 def control_filesystem(uri: str, storage: Storage) -> tuple["fsspec.AbstractFileSystem", str]:
@@ -87,7 +99,7 @@ def control_filesystem(uri: str, storage: Storage) -> tuple["fsspec.AbstractFile
     import fsspec
 
     if not is_s3(uri):
-        return fsspec.filesystem("file"), os.path.abspath(uri)
+        return fsspec.filesystem("file"), local_path(uri)
     client: dict[str, Any] = {"endpoint_url": endpoint_of(storage)}
     if storage.region:
         client["region_name"] = storage.region

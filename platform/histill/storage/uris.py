@@ -2,6 +2,10 @@
 
 import os
 
+from histill.config.places import is_windows, name_foreign
+from histill.config.redact import redact
+from histill.errors import InputError
+
 
 def is_s3(uri: str) -> bool:
     """Whether `uri` lies in object storage."""
@@ -13,13 +17,23 @@ def bucket_of(uri: str) -> str | None:
     return uri.removeprefix("s3://").partition("/")[0] if is_s3(uri) else None
 
 
+def local_path(uri: str) -> str:
+    """The absolute path that a `uri` outside object storage names. Raises InputError for other kinds of addresses."""
+    _refuse_foreign(uri)
+    return os.path.abspath(uri)
+
+
 def join(uri: str, *parts: str) -> str:
     """`uri` with `parts` below it."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def beside(uri: str, relative: str) -> str:
-    """The URI of `relative`, a path as written in the file `uri`; absolute ones stay as they are."""
+    """The URI of `relative`, a path as written in the file `uri`; absolute ones stay as they are.
+
+    Raises InputError for a path of Windows, and for an address of another kind than s3://.
+    """
+    _refuse_foreign(relative)
     if is_s3(relative) or os.path.isabs(relative):
         return relative
     folder = uri.rpartition("/")[0]
@@ -29,3 +43,9 @@ def beside(uri: str, relative: str) -> str:
 def stem(uri: str) -> str:
     """The file's name without folder and extension."""
     return os.path.splitext(uri.rstrip("/").rpartition("/")[2])[0]
+
+
+def _refuse_foreign(uri: str) -> None:
+    said = "a path of Windows is not read here" if is_windows(uri) else name_foreign(uri)
+    if said is not None:
+        raise InputError(f"{redact(uri)} cannot be used: {said}.")

@@ -1,0 +1,81 @@
+"""The keys of a configuration's model, dotted, and which of them was meant by a wrong one."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from types import NoneType
+from typing import Any
+
+from pydantic import BaseModel
+
+_NEAR = 0.6  # least likeness of a key that is suggested
+_SPELLINGS = (  # American for British
+    (re.compile(r"(is|ys)(?=e|ation|er|ing)"), {"is": "iz", "ys": "yz"}),
+    (re.compile(r"our(?=s?(?:\b|_|\.))"), {"our": "or"}),
+    (re.compile(r"(ll)(?=ed|ing|er)"), {"ll": "l"}),
+    (re.compile(r"(tre|nce)(?=s?(?:\b|_|\.))"), {"tre": "ter", "nce": "nse"}),
+    (re.compile(r"grey"), {"grey": "gray"}),
+)
+
+
+def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    """Every leaf key of `model`, dotted, in the order of declaration."""
+    for name, field in model.model_fields.items():
+        below = nested_models(field.annotation)
+        if not below:
+            yield prefix + name
+        for sub in below:
+            yield from dotted_keys(sub, f"{prefix}{name}.")
+
+
+def nested_models(annotation: Any) -> list[type[BaseModel]]:
+    """The models inside an annotation such as `A | B | None`; none in a tuple, a mapping, or beside a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if getattr(annotation, "__origin__", None) in (tuple, list, dict):
+        return []
+    below = [nested_models(part) for part in getattr(annotation, "__args__", ()) if part is not NoneType]
+    return [model for models in below for model in models] if all(below) else []
+
+
+def sections(names: Iterable[str]) -> list[str]:
+    """The dotted keys that have keys below them."""
+    found = [name.rpartition(".")[0] for name in names]
+    above = {".".join(name.split(".")[:end]) for name in found if name for end in range(1, name.count(".") + 2)}
+    return sorted(above)
+
+
+def nearest_key(key: str, names: Sequence[str]) -> str | None:
+    """The full key among `names` that was most likely meant by `key`, or None when none is near.
+
+    British and American spellings are one; the right name in a wrong section, or in none, counts as near.
+    """
+    names = [*names, *sections(names)]
+    best = max(names, key=lambda name: _likeness(_american(key), _american(name)), default=None)
+    return best if best is not None and _likeness(_american(key), _american(best)) >= _NEAR else None
+
+
+def _likeness(key: str, name: str) -> float:
+    """0 to 1; the right name in a wrong section counts, and more in one that is alike."""
+    section, _, last = key.rpartition(".")
+    its_section, _, its_last = name.rpartition(".")
+    abbreviated = its_last == _initials(last) or last == _initials(its_last)
+    alike = 1.0 if last == its_last else 0.95 if abbreviated else _ratio(last, its_last)
+    beside = _ratio(section, its_section)
+    return 0.9 * alike + 0.1 * beside if alike >= (_NEAR if beside > _NEAR else 0.8) else 0.0
+
+
+def _initials(name: str) -> str | None:
+    """`wd` of `weight_decay`; None of a single word."""
+    return "".join(part[:1] for part in name.split("_")) if "_" in name else None
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
+
+
+def _american(key: str) -> str:
+    key = key.lower().replace("-", "_")
+    for pattern, spelt in _SPELLINGS:
+        key = pattern.sub(lambda found: spelt[found[0]], key)  # noqa: B023 - used at once
+    return key

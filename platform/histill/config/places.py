@@ -1,0 +1,135 @@
+"""What keys that name a place may hold: a local path, s3://bucket/key, a registered model, or a server's address."""
+
+import os
+import re
+import unicodedata
+
+from histill.config.redact import begins_with_login, holds_credentials
+
+MODEL = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))$")
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<rest>.*)", re.DOTALL)
+# Those that are taken for one without a slash as well: a file may be called 12:30.svs, but not gs:bucket.
+_SCHEMES = re.compile(
+    "s3[an]?|gc?s|az|abfss?|adl|wasbs?|azureml|hdfs|viewfs|dbfs|https?|ftps?|sftp|ssh|scp|smb|nfs|webdavs?|davs?|file|"
+    "arn|oss|cosn?|obs|r2|b2|minio|swift|hf|mlflow-artifacts|models"
+)
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SERVER = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+)(:(?P<port>[0-9]{1,5}))?(/[^\s?#@\\]*)?")
+_VARIABLE = re.compile(r"\$\{|\$\(|(^|/)\$[A-Za-z_]\w*(/|$)|%[A-Za-z_]\w*%")
+_INVISIBLE = re.compile("[\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]")
+_CREDENTIALS = "set the AWS_* or MLFLOW_TRACKING_* environment variables instead"
+EXPECTED = "a local path or s3://bucket/key"
+
+
+def read_place(text: str) -> str:
+    """`text` as a local path or `s3://bucket/key`: `~` and `file://` are resolved, other kinds of addresses refused.
+
+    Raises ValueError, whose message says what was expected and repeats nothing that could be a secret.
+    """
+    _refuse_credentials(text)
+    _refuse_what_nobody_meant(text)
+    if is_windows(text):
+        raise ValueError(f"a path of Windows, which is not read here; give {EXPECTED}")
+    if "\\" in text:
+        raise ValueError("it holds a backslash; separate folders by /")
+    if _VARIABLE.search(text):
+        raise ValueError("a variable in it was not replaced, as only a shell does; write the place itself")
+    if text.startswith("s3://"):
+        return _s3_address(text)
+    if (said := name_foreign(text)) is not None:
+        path = _path_of_file_address(text)
+        if path is None:
+            raise ValueError(said)
+        return read_place(path)
+    if "://" in text:
+        raise ValueError(f"it holds :// in the middle; give {EXPECTED}")
+    if re.match(r"s3[an]?//", text, re.IGNORECASE):
+        raise ValueError("a colon is missing; write s3://bucket/key")
+    if text.startswith("//"):
+        raise ValueError(f"it begins with //, as a share of Windows; give {EXPECTED}")
+    return _without_tilde(text)
+
+
+def read_model_place(text: str) -> str:
+    """As `read_place`, or `models:/name@alias` or `models:/name/3` of the registry."""
+    if not re.match(r"models:", text, re.IGNORECASE):
+        return read_place(text)
+    _refuse_what_nobody_meant(text)
+    if MODEL.match(text) is None:
+        raise ValueError("it names no version of a registered model; write models:/name@alias or models:/name/3")
+    return text
+
+
+def read_server(text: str) -> str:
+    """`text` if it is an http(s):// address of a server, without login and query. Raises ValueError."""
+    _refuse_credentials(text)
+    if "@" in text:
+        raise ValueError(f"the address holds credentials; take them out and {_CREDENTIALS}")
+    match = _SERVER.fullmatch(text)
+    if match is None or int(match["port"] or 0) > 65535:
+        raise ValueError("not an http(s):// address such as http://host:5000")
+    return text
+
+
+def name_foreign(text: str) -> str | None:
+    """What to say of an address of a kind that is neither read nor written; None: it is a path, or s3://."""
+    match = _SCHEME.match(text.lstrip())
+    if text.startswith("s3://") or match is None:
+        return None
+    scheme, rest = match["scheme"].lower(), match["rest"]
+    if not rest.startswith(("/", ":", "\\")) and not _SCHEMES.fullmatch(scheme):
+        return None
+    if scheme == "s3":
+        return "an address in S3 begins with s3:// in small letters, then the bucket; write s3://bucket/key"
+    if scheme == "models":
+        return f"registered models are no place here; give {EXPECTED}"
+    if scheme == "file":
+        return "of file: addresses only file:///folder/name is read, without % escapes; give the path itself"
+    return f"{scheme}: addresses are neither read nor written; give {EXPECTED}"
+
+
+def is_windows(text: str) -> bool:
+    """Whether it is an absolute path of Windows."""
+    return re.match(r"[A-Za-z]:[\\/]|\\\\", text) is not None
+
+
+def _refuse_credentials(text: str) -> None:
+    if holds_credentials(text) or begins_with_login(text):
+        scheme, separator, _ = text.partition("://")
+        kind = f"{scheme}:// " if separator and re.fullmatch(r"[A-Za-z0-9+.-]{1,20}", scheme) else ""
+        raise ValueError(f"the {kind}address holds credentials or a query; take them out and {_CREDENTIALS}")
+
+
+def _refuse_what_nobody_meant(text: str) -> None:
+    if not text.strip():
+        raise ValueError(f"it is empty; give {EXPECTED}")
+    if text != text.strip():
+        raise ValueError("it begins or ends with a space; take it out")
+    odd = next((each for each in text if _INVISIBLE.match(each) or unicodedata.category(each) in ("Cc", "Cs")), None)
+    if odd is not None:
+        raise ValueError(f"it holds the invisible character U+{ord(odd):04X}; type it again")
+
+
+def _s3_address(text: str) -> str:
+    bucket, _, key = text.removeprefix("s3://").partition("/")
+    if BUCKET.fullmatch(bucket) is None:
+        raise ValueError("it names no bucket; write s3://bucket/key")
+    if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")) and key:
+        raise ValueError("a folder of an s3:// address has no name, or is a dot or two; give each one a name")
+    return text
+
+
+def _path_of_file_address(text: str) -> str | None:
+    """The path of file:/path, file:///path and file://localhost/path; None of any other address."""
+    match = re.fullmatch(r"file:(?://(?:localhost)?)?(?P<path>/[^/%?#].*|/)", text, re.IGNORECASE | re.DOTALL)
+    return None if match is None or "%" in match["path"] else match["path"]
+
+
+def _without_tilde(text: str) -> str:
+    """`~/...` as a path of this machine's user."""
+    if not text.startswith("~"):
+        return text
+    path = os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
+    if path.startswith("~"):
+        raise ValueError("~ is replaced for a folder of your own only; write the path itself")
+    return path

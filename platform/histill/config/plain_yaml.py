@@ -1,0 +1,125 @@
+"""YAML as plain values, in which nothing is lost or read as another thing than what was typed."""
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from histill.config.redact import HIDDEN, names_secret
+
+_INT, _FLOAT, _STR = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "str"))
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+# Readers of YAML 1.1 and 1.2 make different values of these, and people mean a name or a number as it stands.
+_AMBIGUOUS = re.compile(r"[-+]?(0[0-9_]+|0b[01_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|.*_.*)")
+_MOST_NODES = 100_000  # aliases count as what they stand for
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-3 as a string, since it has no dot; everyone who types a learning rate means the number."""
+
+    def construct_document(self, node: Any) -> Any:
+        _count(node)
+        return self.construct_object(node, deep=True)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if node.tag == _TIMESTAMP:
+            raise _refused(node, f"{node.value} could be a date or a name; put it in quotes")
+        if node.tag not in _PLAIN_TAGS:
+            raise _refused(node, "a tag (!...) is not read; write the value without it")
+        if node.tag in (_INT, _FLOAT) and _AMBIGUOUS.fullmatch(node.value):
+            raise _refused(
+                node,
+                f"{node.value} is read in different ways by different programs; put it in quotes if it is a name, else "
+                "write the number in plain digits",
+            )
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of PyYAML's own conversions
+            raise _refused(node, "a value is not what its form promises; put it in quotes") from None
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """YAML text as plain Python values: None, bool, int, float, str, list, and dict with texts as keys.
+
+    Raises yaml.YAMLError, whose `problem` repeats no value but a number or a date: for a key that is given twice in one
+    mapping, a key that is no text, a tag, a scalar that other programs read otherwise (007, 1_000, 12:30, a date), and
+    what is no YAML at all.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+
+
+def say_problem(error: yaml.YAMLError) -> str:
+    """What is wrong, and where, to go on with after the name of what was read; no word of it that could be a secret."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    where = f" at line {mark.line + 1}" if mark else ""
+    problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
+    if mark and names_secret(mark.get_snippet(max_length=400) or ""):
+        return f" holds what is no plain value{where}; put it in quotes"
+    if isinstance(error, _Refusal):
+        return f"{where}: {problem}"
+    # PyYAML quotes aliases, tags and characters of the text, and its own tokens
+    problem = re.sub(r"'[^']*'", lambda quoted: quoted[0] if quoted[0][1] == "<" else HIDDEN, problem)
+    return f" is not valid YAML{where}: {problem}; put texts in quotes"
+
+
+class _Refusal(yaml.constructor.ConstructorError):
+    """What the loader refuses in words of its own."""
+
+
+def _refused(node: Any, problem: str) -> _Refusal:
+    return _Refusal(None, None, problem, node.start_mark)
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Refuse keys that are no texts, since 1 and '1' would be two, and those given twice; the last would win."""
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        merged = key.tag == "tag:yaml.org,2002:merge"
+        if key.tag != _STR and not merged:
+            what = (
+                f"the key {key.value or 'null'}" if isinstance(key, yaml.ScalarNode) else "a list or mapping as a key"
+            )
+            raise _refused(key, f"{what} is no text; put it in quotes")
+        line = key.start_mark.line + 1
+        if (before := lines.get(key.value)) is not None:
+            first = "on the same line" if before == line else f"at line {before}"
+            raise _refused(key, f"the key {_shown(key.value)} is given twice, first {first}; keep one of them")
+        lines[key.value] = line
+
+
+def _shown(key: str) -> str:
+    return repr(key) if re.fullmatch(r"[\w.<-]{1,60}", key) else "there"
+
+
+def _count(root: Any) -> None:
+    """Refuse what aliases make larger than any configuration, or endless."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: Any) -> int:
+        if id(node) in open_nodes:
+            raise _refused(node, "an alias stands for what it is a part of")
+        if id(node) not in sizes:
+            open_nodes.add(id(node))
+            below = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for item in below for part in (item if isinstance(item, tuple) else (item,))]
+            sizes[id(node)] = 1 + sum(map(size, parts))
+            open_nodes.remove(id(node))
+        if sizes[id(node)] > _MOST_NODES:
+            raise _refused(node, "its aliases stand for too much")
+        return sizes[id(node)]
+
+    size(root)

@@ -1,0 +1,101 @@
+"""Which key was meant by a wrong one: the nearest full key, whatever its spelling or section."""
+
+from pathlib import Path
+
+import pytest
+
+from histill.config.distill import DistillConfig
+from histill.config.ingest import IngestConfig
+from histill.config.keys import dotted_keys, nearest_key
+from histill.config.load import load_config
+from histill.config.predict import PredictConfig
+from histill.config.runs import PretrainConfig, TeacherConfig
+from histill.config.scoring import PromoteConfig, ScoreConfig
+from histill.errors import InputError
+
+pytestmark = pytest.mark.unit
+
+RUN = ["name=a", "runs=r", "data.tiles=t", "teacher.classical=true"]
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("optimizer.epochs=3", "optimiser.epochs"),
+        ("optimizer.lr=1e-3", "optimiser.lr"),
+        ("optimizer.weight_decay=0.1", "optimiser.weight_decay"),
+        ("optimizer={epochs: 3}", "optimiser.epochs"),
+        ("optimizer={epochs: 3, lr: 1e-3}", "optimiser"),
+        ("optimizer={}", "optimiser"),
+        ("optimiser.epoch=3", "optimiser.epochs"),
+        ("optimiser.learning_rate=1e-3", "optimiser.lr"),
+        ("optimiser.wd=0.1", "optimiser.weight_decay"),
+        ("epochs=3", "optimiser.epochs"),
+        ("lr=1e-3", "optimiser.lr"),
+        ("data.lr=1e-3", "optimiser.lr"),
+        ("training.epochs=3", "optimiser.epochs"),
+        ("batch_size=3", "data.batch_size"),
+        ("tiles=x", "data.tiles"),
+        ("data.flips=true", "data.augment.flips"),
+        ("data.augment.shared_colors=true", "data.augment.shared_colours"),
+        ("data.shared_colors=true", "data.augment.shared_colours"),
+        ("augment.crop_px=64", "data.augment.crop_px"),
+        ("storage.endpiont=http://h", "storage.endpoint"),
+        ("storage.retries=3", "storage.retry_base_s"),
+        ("storage.cache.max_gigabytes=3", "storage.cache.max_gb"),
+        ("student.decoder_chanels=[1]", "student.decoder_channels"),
+        ("studnet.encoder=csat", "student.encoder"),
+        ("loss.temprature=2", "loss.temperature"),
+        ("worker.count=2", "workers.count"),
+        ("workers.gpu=1", "workers.gpus"),
+        ("Optimiser.Epochs=3", "optimiser.epochs"),
+        ("checkpoint-every=3", "checkpoint_every"),
+    ],
+)
+def test_the_key_that_was_meant_is_named_in_full(override: str, meant: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(PretrainConfig, None, [*RUN, override])
+    assert f"is not a key; did you mean {meant!r}?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "wrong", "meant"),
+    [
+        (DistillConfig, "labeled", "labelled"),
+        (DistillConfig, "loss.labeled", "labelled"),
+        (DistillConfig, "loss.divergence.temprature", "loss.divergence.temperature"),
+        (PromoteConfig, "license", "licence"),
+        (PromoteConfig, "gates.floor", "gates.floors"),
+        (PromoteConfig, "floors", "gates.floors"),
+        (ScoreConfig, "tiles", "held_out.tiles"),
+        (ScoreConfig, "held_out.classical", "held_out.reference.classical"),
+        (PredictConfig, "heatmap", "heatmaps"),
+        (PredictConfig, "slide", "slides"),
+        (IngestConfig, "images.tile_px", "tile_px"),
+        (IngestConfig, "images.colums.case", "images.columns.case"),
+        (IngestConfig, "pinned", "split.pinned"),
+        (TeacherConfig, "classes_weights", "class_weights"),
+    ],
+)
+def test_across_jobs(model: type, wrong: str, meant: str) -> None:
+    assert nearest_key(wrong, list(dotted_keys(model))) == meant
+
+
+@pytest.mark.parametrize("wrong", ["xyzzy", "data.xyzzy", "q.w.e.r.t.y", "über"])
+def test_what_is_like_no_key_is_answered_with_those_there_are(wrong: str) -> None:
+    assert nearest_key(wrong, list(dotted_keys(PretrainConfig))) is None
+    with pytest.raises(InputError, match=r"the keys (there )?are "):
+        load_config(PretrainConfig, None, [*RUN, f"{wrong}=1"])
+
+
+def test_every_key_is_nearest_to_itself() -> None:
+    for model in (PretrainConfig, DistillConfig, PromoteConfig, IngestConfig):
+        names = list(dotted_keys(model))
+        assert [nearest_key(name, names) for name in names] == names
+
+
+def test_a_dotted_key_within_a_file_is_told_from_a_wrong_one(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("data.batch_size: 64\n")
+    with pytest.raises(InputError, match=r"'data\.batch_size' \(value 64\) is not a key as it stands; write data, and"):
+        load_config(PretrainConfig, str(path), RUN)

@@ -1,0 +1,205 @@
+"""YAML and overrides: nothing given twice, nothing read as another thing, and one true sentence about each."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from histill.config.ingest import IngestConfig
+from histill.config.load import load_config, parse_yaml, with_overrides
+from histill.config.runs import TeacherConfig
+from histill.config.scoring import PromoteConfig
+from histill.errors import InputError
+
+pytestmark = pytest.mark.unit
+
+RUN = ["name=a", "runs=runs", "data.tiles=tiles"]
+IMAGES = ["output=out", "images={index: index.csv, mpp: 0.25}"]
+PROMOTE = ["registered_name=x", "rollback=true"]
+
+
+def refused(model: Any, *overrides: str, path: Path | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        load_config(model, None if path is None else str(path), overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("gates:\n  floors: {dice: 0.6}\ngates:\n  cheaper: null\n", "gates", (3, 1)),
+        ("gates:\n  floors:\n    dice: 0.6\n    miou: 0.1\n    dice: 0.1\n", "dice", (5, 3)),
+        ("gates: {floors: {dice: 0.6,\n  'dice': 0.1}}\n", "dice", (2, 1)),
+        ("workers:\n- a: {x: 1}\n- b: [{x: 1}, {x: 1,\n    x: 1}]\n", "x", (4, 3)),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n  y: 2\n  <<: *a\n", "<<", (5, 3)),
+    ],
+)
+def test_a_key_given_twice_in_a_file_is_refused_with_both_lines(
+    tmp_path: Path, text: str, key: str, lines: tuple[int, int]
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    said = refused(PromoteConfig, path=path)
+    assert said.endswith(f"job.yaml at line {lines[0]}: the key {key!r} is given twice, first at line {lines[1]}; keep one of them.")  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["gates={floors: {dice: 0.6, dice: 0.1}}"], "the key 'dice' is given twice, first on the same line"),
+        (["gates.draws=200", "gates.draws=300"], "override 'gates.draws' is given twice"),
+        (["gates.draws=200", "gates.draws=200"], "override 'gates.draws' is given twice"),
+        (["gates.draws=200", "gates={cheaper: null}"], "override 'gates' takes back what 'gates.draws' sets"),
+        (["gates={draws: 200}", "gates.draws=300"], "override 'gates.draws' takes back what 'gates' sets"),
+        (["gates={draws: 200, cheaper: null}", "gates={draws: 300}"], "override 'gates' is given twice"),
+        (["held_out=null", "held_out.tiles=x"], "override 'held_out.tiles' takes back what 'held_out' sets"),
+    ],
+)
+def test_overrides_do_not_undo_each_other(overrides: list[str], said: str) -> None:
+    assert f"{said}; keep one of them." in refused(PromoteConfig, *PROMOTE, *overrides)
+
+
+def test_overrides_may_add_to_each_other_and_replace_the_file() -> None:
+    given = with_overrides({"gates": {"draws": 100}}, ["gates={cheaper: 0.5}", "gates.floors={dice: 0.6}", "dry=1"])
+    assert given == {"gates": {"cheaper": 0.5, "floors": {"dice": 0.6}}, "dry": 1}
+
+
+@pytest.mark.parametrize(
+    "text", ["{1: a, '1': b}", "{yes: a}", "{null: a}", "{1.5: a}", "{? [a] : b}", "{2026-01-01: a}", "{001: a}"]
+)
+def test_keys_are_texts(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=r"quotes"):
+        parse_yaml(text)
+
+
+def test_a_merged_mapping_gives_way_to_what_is_written_beside_it() -> None:
+    assert parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
+
+
+@pytest.mark.parametrize(
+    "text", ["007", "-012", "1_000", "0b11", "12:30", "1:30:00", "190:20:30.15", "0o", "1_0.5", "08_1"]
+)
+def test_what_programs_read_differently_is_no_number(text: str) -> None:
+    """YAML 1.1 makes octals, sixties and bare digits of these, YAML 1.2 other numbers or texts."""
+    if text == "0o":
+        assert parse_yaml(text) == "0o"
+        return
+    if text == "08_1":  # of no YAML a number
+        assert parse_yaml(text) == text
+        return
+    for key in ("split.pinned={train: [%s]}", "tile_px=%s", "images.columns.label=%s"):
+        said = refused(IngestConfig, *IMAGES[: 1 if "images" in key else 2], key % text)
+        assert f"{text} is read in different ways by different programs; put it in quotes" in said
+    assert load_config(IngestConfig, None, [*IMAGES, f"split.pinned={{train: ['{text}']}}"]).split.pinned == {
+        "train": (text,)
+    }
+
+
+@pytest.mark.parametrize("text", ["2026-01-31", "2026-13-45", "2026-01-31 10:00:00", "2026-01-31T10:00:00Z"])
+def test_a_date_is_no_name(text: str) -> None:
+    assert f"{text} could be a date or a name; put it in quotes" in refused(TeacherConfig, *RUN, f"classes=[a, {text}]")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            "[no, yes]",
+            "'classes' holds false (so YAML reads no, off and false) and true (so YAML reads yes, on and true), and",
+        ),
+        ("[off, tumour]", "'classes' holds false (so YAML reads no, off and false), and"),
+        ("[null, tumour]", "'classes' holds null (so YAML reads null, ~ and nothing), and"),
+        ("[~, '', ]", "'classes' holds null (so YAML reads null, ~ and nothing), and"),
+        ("[1, 2]", "'classes' holds the number 1 and the number 2, and"),
+        ("[1e3, a]", "'classes' holds the number 1000.0, and"),
+        ("[.nan, .inf]", "'classes' holds the number nan and the number inf, and"),
+    ],
+)
+def test_what_yaml_makes_of_names_is_said_in_one_true_sentence(values: str, said: str) -> None:
+    message = refused(TeacherConfig, *RUN, f"classes={values}")
+    assert message.startswith(f"the command line: {said} text was expected; put ")
+    assert message.count(". ") == 0
+    assert message.endswith(" in quotes as you typed it.")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("images={index: i, mpp: 0.5, columns: {label: on}}", "'images.columns.label' holds true"),
+        ("images={index: i, mpp: 0.5, columns: {case: 12}}", "'images.columns.case' holds the number 12"),
+        ("images={index: 12, mpp: 0.5}", "'images.index' holds the number 12"),
+        ("images={index: i, mpp: .nan}", "'images.mpp' is nan: a finite number was expected"),
+        ("images={index: i, mpp: .inf}", "'images.mpp' is inf: a finite number was expected"),
+        ("images={index: i, mpp: 1e400}", "'images.mpp' is inf: a finite number was expected"),
+        ("images=index.csv", "'images' is 'index.csv': it has keys of its own; set images.index"),
+        ("slides={paths: a.svs, mpp: 0.5}", "'slides.paths' is 'a.svs': a list such as [a, b] was expected"),
+    ],
+)
+def test_each_kind_of_value_has_its_sentence(override: str, said: str) -> None:
+    assert said in refused(IngestConfig, IMAGES[0], override)
+
+
+def test_gates_take_no_nan() -> None:
+    assert "finite number" in refused(PromoteConfig, *PROMOTE, "gates.floors={dice: .nan}")
+    assert "finite number" in refused(PromoteConfig, *PROMOTE, "gates.ceilings={gmacs: .inf}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "!!int x",
+            "!!timestamp x",
+            "!!bool 12",
+            "!!binary x",
+            "!!set {a}",
+            "!!omap [a: 1]",
+            "!local x",
+            "!!python/name:os.x",
+        ),
+        *(
+            "*nowhere",
+            "a: &a [*a]",
+            "&a {b: *a}",
+            "[" * 4000,
+            "{" * 4000,
+            "- " * 4000,
+            "9" * 5000,
+            "\x01",
+            "a: =",
+            "%TAG x",
+        ),
+        *("a: 1\n--- \nb: 1", "\ud800", '"\\q"', "'open", "{<<: 3}", "@a", "`a", "a: b: c", "\t- a", "? {a: 1}\n: 2"),
+        "x: &x [1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 8)}]\n" for a, b in zip("xabcdefg", "abcdefgh", strict=True)),
+    ],
+    ids=lambda text: ascii(text[:12]),
+)
+def test_what_is_no_plain_yaml_is_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
+    assert refused(PromoteConfig, *PROMOTE, f"gates={text}")
+    path = tmp_path / "job.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    assert "job.yaml" in refused(PromoteConfig, path=path)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"a: \xc3\x28", b"\x00", b"\x80"])
+def test_a_file_of_other_bytes_is_refused_in_a_sentence(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(data)
+    assert "job.yaml" in refused(PromoteConfig, path=path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_of_unicode_are_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("registered_name: x\nrollback: true\nlicence: Größe\n", encoding=encoding)
+    assert load_config(PromoteConfig, str(path)).licence == "Größe"
+
+
+@pytest.mark.parametrize("path", ["nowhere.yaml", "s3://bucket/job.yaml", "a\x00b", "."])
+def test_a_config_that_is_no_file_is_refused(path: str) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(PromoteConfig, path)
