@@ -50,7 +50,7 @@ def test_who_does_not_answer_says_nothing_of_tokens() -> None:
         (OSError("validate_socket_filename failed: AF_UNIX path length"), InputError, "a shorter path"),
         (PermissionError(13, "Permission denied", "/x"), InputError, "a folder that you may write to"),
         (ValueError("Ray component gcs is trying to use a port number 1 used by"), InputError, "end the other Ray"),
-        (RuntimeError("RAY_AUTH_TOKEN_PATH is set but file cannot be opened"), InputError, "a file that holds a token"),
+        (RuntimeError("RAY_AUTH_TOKEN_PATH is set but file cannot be opened"), InputError, "a file that holds one"),
         (Exception("first line\nsecond line http://u:PLANTED@h"), AwayError, "(first line)"),
         (Exception("cannot reach http://u:PLANTED/x@h?token=PLANTED"), AwayError, "(cannot reach http://h"),
         (Exception(), AwayError, "(Exception)"),

@@ -32,7 +32,11 @@ _STARTS: tuple[tuple[tuple[str, ...], type[InputError], str], ...] = (
         "set RAY_TMPDIR to a folder that you may write to",
     ),
     (("ddress already in use", " port "), InputError, "end the other Ray on this machine, or join it by RAY_ADDRESS"),
-    (("oken", "TOKEN", "uthentic"), InputError, "unset RAY_AUTH_MODE, or set RAY_AUTH_TOKEN_PATH to a file that holds a token"),
+    (
+        ("oken", "TOKEN", "uthentic"),
+        InputError,
+        "unset RAY_AUTH_MODE, or set RAY_AUTH_TOKEN_PATH to a file that holds one",
+    ),
 )
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")  # in what Ray says of a mismatch: the cluster's, and its own
 
