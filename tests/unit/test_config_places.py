@@ -111,7 +111,18 @@ def test_what_is_no_servers_address_is_refused_wherever_it_enters(text: str, mon
 
 NO_PLACES = {  # texts of other kinds, by the last part of their keys
     *("name", "encoder", "region", "experiment", "layer", "student_layer", "teacher_layer", "teacher_layers", "image"),
-    *("case", "label", "mask", "classes", "licence", "registered_name", "register_best", "folder", "profiles"),
+    *(
+        "case",
+        "label",
+        "mask",
+        "classes",
+        "licence",
+        "registered_name",
+        "register_best",
+        "folder",
+        "profiles",
+        "pinned",
+    ),
     "space",  # its values are checked by `check_space`, as below
 }
 
