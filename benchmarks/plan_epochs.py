@@ -28,7 +28,7 @@ from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import read_manifest, write_manifest
 from histill.tiles.schema import MANIFEST
-from histill.tiles.shards import Tile, write_shard
+from histill.tiles.shards import Tile, content_hash, write_shard
 
 TILE_PX, PER_GROUP, GROUPS_PER_SHARD, SHARDS = 512, 64, 4, 8
 BATCH = 64
@@ -137,8 +137,9 @@ def write_large_set(uri: str, images: list[bytes], tiles: int, storage: Storage)
         write_shard(f"{uri}/shards/{shard}.parquet", rows, PER_GROUP, storage)
     number = np.arange(tiles)
     names = pa.array([f"shards/{shard}.parquet" for shard in range(SHARDS)])
+    contents = pa.array([content_hash(image, None) for image in images])
     slides = pa.array([f"slide-{slide}" for slide in range(tiles // 5000 + 1)])
-    constant = {"mpp": 0.5, "size_px": TILE_PX, "label": None, "has_mask": False, "split": "train", "content": "0" * 32}
+    constant = {"mpp": 0.5, "size_px": TILE_PX, "label": None, "has_mask": False, "split": "train"}
     columns = {
         "tile_id": pa.array(np.char.add("tile-", number.astype(str))),
         "slide": slides.take(pa.array(number // 5000)),
@@ -148,6 +149,7 @@ def write_large_set(uri: str, images: list[bytes], tiles: int, storage: Storage)
         "shard": names.take(pa.array(number // per_shard % SHARDS)),
         "row_group": number // PER_GROUP % GROUPS_PER_SHARD,
         "row": number % PER_GROUP,
+        "content": contents.take(pa.array(number % per_shard % len(images))),
     } | {name: pa.repeat(pa.scalar(value, MANIFEST.field(name).type), tiles) for name, value in constant.items()}
     table = pa.table(columns).select(MANIFEST.names).cast(MANIFEST)
     write_manifest(uri, table, tile_px=TILE_PX, mpp=0.5, ingest="generator", storage=storage)

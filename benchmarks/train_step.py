@@ -46,7 +46,7 @@ from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.network import NetworkTeacher
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.tiles.schema import MANIFEST
-from histill.tiles.shards import Tile, shards_of, write_shard
+from histill.tiles.shards import Tile, content_hash, shards_of, write_shard
 from histill.train.checkpoint import Learner
 from histill.train.ledger import Position
 from histill.train.loop import Hooks, train
@@ -267,7 +267,11 @@ def tile_set(folder: Path, tiles: int) -> Manifest:
         rows += [
             {"tile_id": tile.tile_id, "slide": "slide", "case": "case", "x": 0, "y": 0, "mpp": 0.25, "size_px": SIDE_PX}
             | {"label": None, "has_mask": False, "split": "train" if start + place < tiles else "val", "shard": shard}
-            | {"row_group": place // PER_GROUP, "row": place % PER_GROUP, "content": ""}
+            | {
+                "row_group": place // PER_GROUP,
+                "row": place % PER_GROUP,
+                "content": content_hash(tile.image, tile.mask),
+            }
             for place, tile in enumerate(part)
         ]
     table = pa.Table.from_pylist(rows, schema=MANIFEST)

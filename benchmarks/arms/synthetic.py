@@ -9,7 +9,7 @@ from histill.config.common import Storage
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.tiles.schema import MANIFEST
-from histill.tiles.shards import Tile, write_shard
+from histill.tiles.shards import Tile, content_hash, write_shard
 
 
 def write_tile_set(
@@ -25,7 +25,7 @@ def write_tile_set(
             {"tile_id": tile.tile_id, "slide": tile.slide, "case": tile.case, "x": tile.x, "y": tile.y, "mpp": tile.mpp}
             | {"size_px": tile_px, "label": tile.label, "has_mask": tile.mask is not None}
             | {"split": splits[start + place], "shard": shard, "row_group": place // per_group}
-            | {"row": place % per_group, "content": ""}
+            | {"row": place % per_group, "content": content_hash(tile.image, tile.mask)}
             for place, tile in enumerate(part)
         ]
     table = pa.Table.from_pylist(rows, schema=MANIFEST)

@@ -18,7 +18,7 @@ from histill.teachers.cache import address, finish_cache
 from histill.teachers.classical import ClassicalTeacher
 from histill.tiles.manifest import write_manifest
 from histill.tiles.schema import MANIFEST
-from histill.tiles.shards import Tile, TileShard, write_shard
+from histill.tiles.shards import Tile, TileShard, content_hash, write_shard
 from histill.train.prepare import Prepared, prepare_finetuning, prepare_pretraining
 
 MPP, PER_GROUP, GROUPS_PER_SHARD = 0.5, 16, 4
@@ -101,7 +101,7 @@ def write_tiles(
         tiles = [Tile(str(first + number), "s", "c", 0, 0, MPP, None, image, None) for number, image in enumerate(part)]
         shards.append(TileShard(f"shards/{first:06d}.parquet", first, len(tiles)))
         write_shard(join(uri, shards[-1].shard), tiles, per_group, storage)
-    table = _rows(workload.tile_px, [shard.shard for shard in shards], len(images), per_shard, per_group)
+    table = _rows(workload.tile_px, [shard.shard for shard in shards], images, per_shard, per_group)
     manifest = write_manifest(uri, table, tile_px=workload.tile_px, mpp=MPP, ingest="generator", storage=storage)
     teacher = ClassicalTeacher(MPP)
     responses = join(f"{uri}-responses", address(teacher.digest, manifest.header.digest))
@@ -115,12 +115,12 @@ def write_tiles(
     return responses
 
 
-def _rows(tile_px: int, shards: Sequence[str], tiles: int, per_shard: int, per_group: int) -> pa.Table:
-    """The manifest's rows, the `tiles` of the shards again and again."""
+def _rows(tile_px: int, shards: Sequence[str], images: Sequence[bytes], per_shard: int, per_group: int) -> pa.Table:
+    """The manifest's rows, the `images` of the shards again and again."""
     number = np.arange(ROWS + _VAL_ROWS)
-    place = number % tiles
+    place = number % len(images)
     constant = {
-        "slide": "s", "case": "c", "x": 0, "y": 0, "mpp": MPP, "size_px": tile_px, "has_mask": False, "content": "",
+        "slide": "s", "case": "c", "x": 0, "y": 0, "mpp": MPP, "size_px": tile_px, "has_mask": False,
     }  # fmt: skip
     columns = {
         "tile_id": pa.array(number.astype(str)),
@@ -129,6 +129,7 @@ def _rows(tile_px: int, shards: Sequence[str], tiles: int, per_shard: int, per_g
         "shard": pa.array(shards).take(pa.array(place // per_shard)),
         "row_group": place % per_shard // per_group,
         "row": place % per_group,
+        "content": pa.array([content_hash(image, None) for image in images]).take(pa.array(place)),
     } | {name: pa.repeat(pa.scalar(value, MANIFEST.field(name).type), len(number)) for name, value in constant.items()}
     return pa.table(columns).select(MANIFEST.names).cast(MANIFEST)
 

@@ -11,6 +11,7 @@ import pytest
 
 from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
+from histill.storage.tables import write_table
 from histill.stream.cached_views import CachedViews
 from histill.stream.places import Places
 from histill.stream.read import GroupRead, ShardReader, Source
@@ -51,7 +52,9 @@ def respond(manifest: Manifest, folder: Path, tile_ids: list[str] | None = None,
     for shard in manifest.table["shard"].unique().to_pylist():
         of_shard = np.flatnonzero(manifest.table["shard"].to_numpy(zero_copy_only=False) == shard)
         (folder / shard).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(answers.take(pa.array(of_shard)), folder / shard, row_group_size=4)
+        rows = answers.take(pa.array(of_shard))
+        groups = [rows.slice(start, 4) for start in range(0, len(rows), 4)]
+        write_table(str(folder / shard), groups, rows.schema, Storage(), belongs_to=folder.name)
     return CachedViews(str(folder), views)
 
 

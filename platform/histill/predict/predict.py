@@ -100,7 +100,7 @@ def _predicted(how: Predicting, manifest: Manifest, expected: int) -> tuple[int,
     done = corrupt = 0
     begun = time.monotonic()
     progress = Progress("predicting", expected, "tiles")
-    shards = [asdict(shard) for shard in shards_of(manifest)]
+    shards = [shard.plain() for shard in shards_of(manifest)]
     for shard in over_pool(shards, Predictor, (how,), how.config.workers):
         done, corrupt = done + shard["tiles"], corrupt + shard["corrupt"]
         progress.update(done)

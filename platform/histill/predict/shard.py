@@ -15,7 +15,7 @@ from histill.config.predict import PredictConfig
 from histill.distill.boundary import counted, decided
 from histill.models.resolution import logits_at_size
 from histill.storage.tables import read_columns, write_table
-from histill.storage.uris import join
+from histill.storage.uris import folder_name, join
 from histill.stream.batches import TileBatch
 from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
@@ -71,11 +71,20 @@ class Predictor:
         target, rows = join(self._how.uri, shard.shard), self._rows(shard)
         if not len(rows):
             return {"tiles": 0, "corrupt": 0}
-        earlier = read_columns(target, ["class"], config.storage)
+        earlier = self._earlier(target, rows)
         if earlier is None:
             earlier = self._predicted(rows)
-            write_table(target, [earlier], earlier.schema, config.storage, compression="zstd")
+            name = folder_name(self._how.uri)
+            write_table(target, [earlier], earlier.schema, config.storage, compression="zstd", belongs_to=name)
         return {"tiles": earlier.num_rows, "corrupt": earlier["class"].null_count}
+
+    def _earlier(self, uri: str, rows: np.ndarray) -> pa.Table | None:
+        """What an earlier run wrote for these tiles; None if some could not be decoded: they may have been mended."""
+        storage, name = self._how.config.storage, folder_name(self._how.uri)
+        found = read_columns(uri, ["tile_id", "class"], storage, belongs_to=name)
+        if found is None or found["class"].null_count:
+            return None
+        return found if found["tile_id"].equals(self._manifest.table["tile_id"].take(pa.array(rows))) else None
 
     def _rows(self, shard: TileShard) -> np.ndarray:
         """Its tiles, of the split that is asked for, as rows of the manifest."""

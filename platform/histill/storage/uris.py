@@ -40,6 +40,11 @@ def beside(uri: str, relative: str) -> str:
     return f"{folder}/{relative}" if folder else relative
 
 
+def folder_name(uri: str) -> str:
+    """The last part of `uri`."""
+    return (uri.rstrip("/") if is_s3(uri) else os.path.abspath(uri)).rpartition("/")[2]
+
+
 def stem(uri: str) -> str:
     """The file's name without folder and extension."""
     return os.path.splitext(uri.rstrip("/").rpartition("/")[2])[0]

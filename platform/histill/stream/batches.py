@@ -246,7 +246,8 @@ def _decode_one(job: _Job, arrays: _Arrays, how: Decoding) -> None:
     row, place = job.row, job.place
     colours = (job.draws, how.augment) if how.augment.colours else None
     data, decoded_px = (row.image, None) if row.pixels is None else (row.pixels, max(how.views.sides))
-    assert data is not None
+    if not data:
+        raise CorruptTile("its bytes are not those that the manifest names")
     view_into(
         [view[job.slot] for view in arrays.views], data, how.tile_px, how.views, place, colours, decoded_px=decoded_px
     )
@@ -279,6 +280,6 @@ def _report_corrupt(manifest: Manifest, tile: int, fault: CorruptTile, count: in
     if count > limit:
         raise InputError(
             f"{name} cannot be used ({fault}); it is undecodable tile number {count} and "
-            f"max_corrupt allows {limit}: ingest the tiles again or raise the limit."
+            f"max_corrupt allows {limit}: delete the shard and repeat the ingest that made it, or raise the limit."
         ) from None
     logger.warning("%s cannot be used (%s) and is masked out.", name, fault)

@@ -11,6 +11,7 @@ import numpy as np
 
 from histill.config.augment import Augment
 from histill.errors import InputError
+from histill.storage.uris import folder_name
 from histill.stream.responses import map_columns, response_columns
 from histill.stream.views import UPRIGHT, Placement, Views, draw_placements, draws_for
 
@@ -32,6 +33,11 @@ class CachedViews:
     views: int = 1
     seed: int = 0
     augment: Augment = UPRIGHT  # windows and symmetries; no colours
+
+    @property
+    def name(self) -> str:
+        """The address of what they answer, which is their folder's name and stands in each shard."""
+        return folder_name(self.uri)
 
     def view_of(self, epoch: int) -> int:
         """The view that `epoch` learns from: each in turn."""

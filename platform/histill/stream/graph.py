@@ -1,12 +1,14 @@
 """The Ray Data graph: row groups named by the plan in, encoded tables out, in order."""
 
 from collections.abc import Generator, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from histill.cluster.quiet import ray_data
 from histill.stream.read import GroupRead, ShardReader, Source
+from histill.tiles.contents import Expected
 
 
 def read_by_ray_data(source: Source, reads: Iterable[GroupRead], *, reads_per_task: int = 4) -> Generator[pa.Table]:
@@ -14,10 +16,7 @@ def read_by_ray_data(source: Source, reads: Iterable[GroupRead], *, reads_per_ta
 
     Bytes stay encoded: a decoded tile is about nine times as large, and moving it costs as much as decoding it.
     """
-    items = [
-        {"shard": read.shard, "row_group": read.row_group, "rows": read.rows.tolist(), "entries": read.entries.tolist()}
-        for read in reads
-    ]
+    items = [_item(read) for read in reads]
     if not items:
         return
     # from_items makes its blocks here; from_arrow would ask a task of one whole CPU for their sizes, and among trials
@@ -30,6 +29,19 @@ def read_by_ray_data(source: Source, reads: Iterable[GroupRead], *, reads_per_ta
     yield from tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
 
 
+def _item(read: GroupRead) -> dict[str, Any]:
+    """The read as plain values."""
+    ids, contents = ([], []) if read.expected is None else read.expected.lists()
+    place = {"shard": read.shard, "row_group": read.row_group, "checked": read.expected is not None}
+    return place | {"rows": read.rows.tolist(), "entries": read.entries.tolist(), "ids": ids, "contents": contents}
+
+
+def _read(item: dict[str, Any]) -> GroupRead:
+    """The inverse."""
+    expected = Expected(item["ids"], item["contents"]) if item["checked"] else None
+    return GroupRead(item["shard"], item["row_group"], np.array(item["rows"]), np.array(item["entries"]), expected)
+
+
 class _Read:
     """The read of one task, as a callable that carries its source (a closure over it would be pickled whole)."""
 
@@ -38,8 +50,4 @@ class _Read:
 
     def __call__(self, plan: pa.Table) -> Iterator[pa.Table]:
         reader = ShardReader()
-        reads = (
-            GroupRead(item["shard"], item["row_group"], np.array(item["rows"]), np.array(item["entries"]))
-            for item in plan.to_pylist()
-        )
-        yield from reader(self.source, reads)
+        yield from reader(self.source, map(_read, plan.to_pylist()))

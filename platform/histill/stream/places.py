@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from histill.errors import InputError
 from histill.stream.plan import PADDING, balanced_copies
 from histill.stream.read import GroupRead
+from histill.tiles.contents import Expected
 from histill.tiles.manifest import Manifest
 
 
@@ -22,6 +23,8 @@ class Places:
     shards: tuple[str, ...]  # of the tile set
     shard: np.ndarray  # int64 [groups], index into `shards`
     row_group: np.ndarray  # int64 [groups]
+    manifest: pa.Table | None = None  # tile_id and content, which what is read is held against
+    bounds: np.ndarray | None = None  # int64 [groups, 2], the first of its rows and the one after the last
 
     @classmethod
     def of(cls, manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> "Places":
@@ -34,12 +37,23 @@ class Places:
         # Coded before its chunks are combined: the names of 70 million tiles are more bytes than one array holds.
         coded = pc.dictionary_encode(manifest.table["shard"]).unify_dictionaries().combine_chunks()
         shard, row_group, rows = (
-            column.to_numpy(zero_copy_only=False).astype(np.int64)[tiles]
+            column.to_numpy(zero_copy_only=False).astype(np.int64)
             for column in (coded.indices, manifest.table["row_group"], manifest.table["row"])
         )
-        new = np.flatnonzero((np.diff(shard) != 0) | (np.diff(row_group) != 0)) + 1
-        starts = np.concatenate([[0], new, [len(tiles)]])
-        return cls(tiles, rows, starts, tuple(coded.dictionary.to_pylist()), shard[starts[:-1]], row_group[starts[:-1]])
+        begins = _starts(shard, row_group)
+        shard, row_group, rows = shard[tiles], row_group[tiles], rows[tiles]
+        starts = _starts(shard, row_group)
+        group = np.searchsorted(begins, tiles[starts[:-1]], side="right")
+        return cls(
+            tiles,
+            rows,
+            starts,
+            tuple(coded.dictionary.to_pylist()),
+            shard[starts[:-1]],
+            row_group[starts[:-1]],
+            manifest.table.select(["tile_id", "content"]),
+            np.stack([begins[group - 1], begins[group]], axis=1),
+        )
 
     def balanced(self, groups: np.ndarray, *, seed: int, epoch: int) -> "Places":
         """The entries of an epoch in which each of `groups` (int64 [entries]) has an equal share."""
@@ -53,6 +67,8 @@ class Places:
             self.shards,
             self.shard[kept],
             self.row_group[kept],
+            self.manifest,
+            None if self.bounds is None else self.bounds[kept],
         )
 
     def tiles_of(self, entries: np.ndarray) -> np.ndarray:
@@ -67,9 +83,23 @@ class Places:
         """What must be read for ascending `entries`, each row group once."""
         groups, first = np.unique(np.searchsorted(self.starts, entries, side="right") - 1, return_index=True)
         return [
-            GroupRead(self.shards[self.shard[group]], int(self.row_group[group]), self.rows[part], part)
+            GroupRead(
+                self.shards[self.shard[group]], int(self.row_group[group]), self.rows[part], part, self._expected(group)
+            )
             for group, part in zip(groups, np.split(entries, first[1:]), strict=bool(len(groups)))
         ]
+
+    def _expected(self, group: int) -> Expected | None:
+        if self.manifest is None or self.bounds is None:
+            return None
+        first, end = self.bounds[group].tolist()
+        return Expected.of(self.manifest, first, end - first)
+
+
+def _starts(shard: np.ndarray, row_group: np.ndarray) -> np.ndarray:
+    """Where each row group starts, and at last the number of rows."""
+    new = np.flatnonzero((np.diff(shard) != 0) | (np.diff(row_group) != 0)) + 1
+    return np.concatenate([[0], new, [len(shard)]])
 
 
 def balance_groups(manifest: Manifest, tiles: np.ndarray, by: str) -> np.ndarray:

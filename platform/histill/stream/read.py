@@ -1,13 +1,15 @@
 """Row groups of a tile set (and of its cached responses), read but not decoded."""
 
+import contextlib
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
@@ -16,10 +18,12 @@ from histill.errors import InputError
 from histill.storage.cache import RowGroupCache
 from histill.storage.filesystems import arrow_filesystem, arrow_path, storage_errors
 from histill.storage.retry import retried
-from histill.storage.uris import bucket_of, join
+from histill.storage.tables import is_damage, is_part_of
+from histill.storage.uris import bucket_of, is_s3, join
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile
 from histill.stream.views import pixels_of
+from histill.tiles.contents import Expected, without_damaged
 
 OPEN_SHARDS = 512
 _CLIENT_ATTEMPTS = 2  # of the S3 client itself; what it hands on is tried again here, and said so in the log
@@ -55,6 +59,7 @@ class GroupRead:
     row_group: int
     rows: np.ndarray
     entries: np.ndarray
+    expected: Expected | None = None  # of every tile of the row group; None: what is read is not checked
 
 
 class ShardReader:
@@ -66,7 +71,7 @@ class ShardReader:
 
     def __init__(self, threads: int = 4) -> None:
         self.threads = threads
-        self._shards: OrderedDict[str, tuple[pa.NativeFile, pq.FileMetaData]] = OrderedDict()
+        self._shards: OrderedDict[str, tuple[pa.NativeFile | None, pq.FileMetaData]] = OrderedDict()
         self._clients: dict[tuple[str | None, str], FileSystem] = {}  # kept, so that connections are used again
         self._caches: dict[str, RowGroupCache] = {}
         self._lock = threading.Lock()
@@ -93,58 +98,110 @@ class ShardReader:
 
     def read(self, source: Source, read: GroupRead) -> pa.Table:
         """One row group's table."""
-        columns = ["image", "mask"] if source.masks else ["image"]
-        uri = join(source.tiles, read.shard)
-        table = self._row_group(uri, source.digest, read, [*columns, "tile_id"], source.storage, source.kept)
+        table = self._tiles(source, read)
         if source.responses is not None:
-            folder, answered = source.responses.uri, {"response": source.responses.column(source.view)}
+            answered = {"response": source.responses.column(source.view)}
             if source.maps:
                 answered["map"] = source.responses.map_column(source.view)
-            uri = join(folder, read.shard)
-            # The folder of cached responses is named by what they answer, so its URI stands for their content.
-            answers = self._row_group(uri, folder, read, ["tile_id", *answered.values()], source.storage)
+            answers = self._answers(source.responses, source.storage, read, list(answered.values()))
             if answers["tile_id"] != table["tile_id"]:
-                raise InputError(f"responses {uri} belong to other tiles; cache the responses again.")
+                uri = join(source.responses.uri, read.shard)
+                raise InputError(f"responses {uri} belong to other tiles; delete them and cache the responses again.")
             for name, column in answered.items():
                 table = table.append_column(name, answers[column])
         return table.drop_columns(["tile_id"]).append_column("entry", pa.array(read.entries, pa.int64()))
 
+    def _tiles(self, source: Source, read: GroupRead) -> pa.Table:
+        uri, kept = join(source.tiles, read.shard), source.kept
+        columns = ["image", "mask", "tile_id"] if source.masks else ["image", "tile_id"]
+
+        def fetch() -> tuple[pa.Table, bool]:
+            table, sound = self._sound(uri, read, columns, source.storage)
+            return (table if kept is None or not sound else _decoded(table, kept)), sound
+
+        decoded = "" if kept is None else f"/decoded at {kept.side}"
+        return self._row_group(uri, source.digest, read, columns, source.storage, fetch, decoded)
+
+    def _sound(self, uri: str, read: GroupRead, columns: list[str], storage: Storage) -> tuple[pa.Table, bool]:
+        """A row group of tiles without what is damaged, and whether nothing is."""
+        if read.expected is None:
+            return self._fetched(uri, read.row_group, columns, storage), True
+        place = f"row group {read.row_group} of shard {uri}"
+        for _ in range(2):  # the footer may be that of a shard which has been replaced since
+            table = self._fetched(uri, read.row_group, columns, storage)
+            with contextlib.suppress(InputError):
+                if (found := without_damaged(table, read.expected, place))[1]:
+                    return found
+            self._forget(uri, storage)
+        return without_damaged(table, read.expected, place)
+
+    def _answers(self, cached: CachedViews, storage: Storage, read: GroupRead, columns: list[str]) -> pa.Table:
+        uri, columns = join(cached.uri, read.shard), ["tile_id", *columns]
+
+        def fetch() -> tuple[pa.Table, bool]:
+            table = self._fetched(uri, read.row_group, columns, storage, belongs_to=cached.name)
+            # those without a response may be answered later, once their tiles are mended
+            return table, all(pc.min(pc.binary_length(table[name])).as_py() for name in columns)
+
+        # The folder of cached responses is named by what they answer, so its URI stands for their content.
+        return self._row_group(uri, cached.uri, read, columns, storage, fetch)
+
     def _row_group(
-        self, uri: str, set_id: str, read: GroupRead, columns: list[str], storage: Storage, kept: Kept | None = None
+        self,
+        uri: str,
+        set_id: str,
+        read: GroupRead,
+        columns: list[str],
+        storage: Storage,
+        fetch: Callable[[], tuple[pa.Table, bool]],
+        kind: str = "",
     ) -> pa.Table:
-        cache, key = self._cache(set_id, storage), f"{read.shard}/{read.row_group}/{','.join(columns)}"
-        if kept is not None:
-            key += f"/decoded at {kept.side}"
+        """The rows of the row group that are asked for, from the cache or from `fetch`, which says if they may stay."""
+        cache, key = self._cache(set_id, storage), f"{read.shard}/{read.row_group}/{','.join(columns)}{kind}"
         table = cache.get(key) if cache else None
         if table is None:
-            table = self._fetched(uri, read.row_group, columns, storage)
-            if cache:
-                table = table if kept is None else _decoded(table, kept)
+            table, lasting = fetch()
+            if cache and lasting:
                 cache.put(key, table)
         if max(read.rows) >= table.num_rows:
             raise InputError(f"shard {uri} has fewer rows than its manifest says; delete it and make it again.")
         return table if len(read.rows) == table.num_rows else table.take(pa.array(read.rows))
 
-    def _fetched(self, uri: str, row_group: int, columns: list[str], storage: Storage) -> pa.Table:
+    def _fetched(
+        self, uri: str, row_group: int, columns: list[str], storage: Storage, belongs_to: str | None = None
+    ) -> pa.Table:
+        """Columns of a row group; those of responses, which belong to a cache, against their checksums."""
+
         def fetch() -> pa.Table:
             try:
-                file, footer = self._shard(uri, storage)
-                # Neighbouring columns come with one request; the buffers go with this reader, not with the shard.
-                parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=True)
-                return parquet.read_row_group(row_group, columns=columns, use_threads=False)
-            except OSError:
+                with self._shard(uri, storage) as (file, footer):
+                    if belongs_to is not None and not is_part_of(footer.metadata, belongs_to):
+                        raise InputError(
+                            f"responses {uri} are not of {belongs_to}, as their folder says; delete them and cache the "
+                            "responses again."
+                        )
+                    # Neighbouring columns come with one request; the buffers go with this reader, not with the shard.
+                    checked = belongs_to is not None
+                    parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=True, page_checksum_verification=checked)
+                    return parquet.read_row_group(row_group, columns=columns, use_threads=False)
+            except (OSError, pa.ArrowInvalid, IndexError) as error:
                 self._forget(uri, storage)
-                raise
+                if not isinstance(error, IndexError) and not is_damage(error):
+                    raise
+                again = "cache the responses again" if belongs_to is not None else "repeat the ingest that made it"
+                raise InputError(
+                    f"shard {uri} cannot be read (row group {row_group}: {str(error).splitlines()[0]}); "
+                    f"it is truncated, overwritten or damaged, so delete it and {again}."
+                ) from None
 
         try:
             with storage_errors(uri, storage):
                 table = retried(fetch, storage, what=f"shard {uri}")
         except FileNotFoundError:
-            raise InputError(f"shard {uri} is missing though the manifest names it; ingest the tiles again.") from None
-        except (pa.ArrowInvalid, IndexError) as error:
+            if belongs_to is not None:
+                raise InputError(f"responses {uri} are missing; cache the responses again.") from None
             raise InputError(
-                f"shard {uri} cannot be read (row group {row_group}: {str(error).splitlines()[0]}); "
-                "it is truncated or overwritten, so delete it and make it again."
+                f"shard {uri} is missing though the manifest names it; repeat the ingest that made it."
             ) from None
         for column in columns:
             if column not in table.column_names:
@@ -161,22 +218,30 @@ class ShardReader:
                 self._caches[set_id] = RowGroupCache(storage.cache.folder, storage.cache.max_bytes, set_id)
             return self._caches[set_id]
 
-    def _shard(self, uri: str, storage: Storage) -> tuple[pa.NativeFile, pq.FileMetaData]:
+    @contextlib.contextmanager
+    def _shard(self, uri: str, storage: Storage) -> Iterator[tuple[pa.NativeFile, pq.FileMetaData]]:
+        """The open shard and its footer. Of a local file only the footer is kept, since open ones are limited."""
         with self._lock:
-            if uri in self._shards:
+            file, footer = self._shards.get(uri, (None, None))
+            if footer is not None:
                 self._shards.move_to_end(uri)
-                return self._shards[uri]
             kind = _kind_of_client(uri, storage)
             if kind not in self._clients:
                 self._clients[kind], _ = arrow_filesystem(uri, storage, attempts=_CLIENT_ATTEMPTS)
             client = self._clients[kind]
-        file = client.open_input_file(arrow_path(uri))
-        shard = file, pq.read_metadata(file)
-        with self._lock:
-            self._shards[uri] = shard
-            while len(self._shards) > OPEN_SHARDS:
-                self._shards.popitem(last=False)
-        return shard
+        if file is None:
+            file = client.open_input_file(arrow_path(uri))
+        try:
+            if footer is None:
+                footer = pq.read_metadata(file)
+                with self._lock:
+                    self._shards[uri] = (file if is_s3(uri) else None), footer
+                    while len(self._shards) > OPEN_SHARDS:
+                        self._shards.popitem(last=False)
+            yield file, footer
+        finally:
+            if not is_s3(uri):
+                file.close()
 
     def _forget(self, uri: str, storage: Storage) -> None:
         """Next time with a new client: one that has failed often hands on every error without a second try."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from histill.config.scoring import CacheConfig
 from histill.errors import InputError
 from histill.storage.filesystems import arrow_filesystem, storage_errors
 from histill.storage.retry import retried
-from histill.storage.tables import read_columns, write_table
+from histill.storage.tables import is_damage, read_columns, write_table
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile, decode_image
@@ -20,6 +21,7 @@ from histill.stream.responses import encode, encode_map, relative_logits, respon
 from histill.stream.views import Placement, placed
 from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import Teacher
+from histill.tiles.contents import without_damaged
 from histill.tiles.shards import TileShard
 
 
@@ -35,42 +37,59 @@ class Answering:
 def answer_shard(teacher: Teacher, shard: TileShard, how: Answering) -> tuple[int, int]:
     """Write the responses to `shard`, unless an earlier run has; (tiles, undecodable).
 
-    It is written whole or not at all. Raises InputError when the tiles cannot be read.
+    It is written whole or not at all. A shard with undecodable tiles is answered again: it may have been mended since.
+    Raises InputError when the tiles cannot be read or are others than the manifest's.
     """
     storage, views = how.config.storage, how.cached.views
-    target = join(how.cached.uri, shard.shard)
-    earlier = first_responses(target, views, storage)
-    if earlier is not None:
-        return earlier.num_rows, _undecodable(earlier, views)
-    groups = _groups(join(how.config.tiles, shard.shard), shard.tiles, storage)
+    earlier = first_responses(how.cached, shard, storage)
+    if earlier is not None and not _undecodable(earlier, views):
+        return earlier.num_rows, 0
+    groups = _groups(join(how.config.tiles, shard.shard), shard, storage)
     answers, first = [], shard.first
     for group in groups:
         answers.append(_responses(teacher, group, first, how))
         first += group.num_rows
-    write_table(target, answers, response_schema(views, how.config.layer is not None), storage)
+    schema = response_schema(views, how.config.layer is not None)
+    write_table(join(how.cached.uri, shard.shard), answers, schema, storage, belongs_to=how.cached.name)
     return shard.tiles, sum(_undecodable(answer, views) for answer in answers)
 
 
-def _groups(uri: str, tiles: int, storage: Storage) -> list[pa.Table]:
-    """The encoded tiles of each row group."""
+def _groups(uri: str, tiles: TileShard, storage: Storage) -> list[pa.Table]:
+    """The encoded tiles of each row group, without the bytes of those that are damaged."""
+    # Another mask makes no other response, but tells as well that the shard is damaged.
+    columns = ["tile_id", "image", "mask"]
 
     def read() -> list[pa.Table]:
         source, path = arrow_filesystem(uri, storage)
         with source.open_input_file(path) as file:
-            shard = pq.ParquetFile(file, pre_buffer=True)
-            return [shard.read_row_group(index, columns=["tile_id", "image"]) for index in range(shard.num_row_groups)]
+            try:
+                shard = pq.ParquetFile(file, pre_buffer=True)
+                return [shard.read_row_group(index, columns=columns) for index in range(shard.num_row_groups)]
+            except (pa.ArrowInvalid, OSError) as error:
+                if not is_damage(error):
+                    raise
+                raise InputError(
+                    f"shard {uri} cannot be read ({str(error).splitlines()[0]}); it is truncated or damaged, so delete "
+                    "it and repeat the ingest that made it."
+                ) from None
 
     try:
         with storage_errors(uri, storage):
             groups = retried(read, storage, what=f"shard {uri}")
-    except (pa.ArrowInvalid, FileNotFoundError) as error:
+    except FileNotFoundError:
+        raise InputError(f"shard {uri} is missing; repeat the ingest that made it.") from None
+    if (rows := sum(group.num_rows for group in groups)) != tiles.tiles:
         raise InputError(
-            f"shard {uri} cannot be read ({str(error).splitlines()[0]}); "
-            "it is missing or truncated, so ingest the tiles again."
-        ) from None
-    if (rows := sum(group.num_rows for group in groups)) != tiles:
-        raise InputError(f"shard {uri} has {rows} tiles and its manifest says {tiles}; ingest the tiles again.")
-    return groups
+            f"shard {uri} has {rows} tiles and its manifest says {tiles.tiles}; delete it and repeat the ingest that "
+            "made it."
+        )
+    if tiles.expected is None:
+        return groups
+    firsts = accumulate((group.num_rows for group in groups), initial=0)
+    return [
+        without_damaged(group, tiles.expected.part(first, group.num_rows), f"row group {index} of shard {uri}")[0]
+        for index, (group, first) in enumerate(zip(groups, firsts, strict=False))
+    ]
 
 
 def _responses(teacher: Teacher, group: pa.Table, first: int, how: Answering) -> pa.Table:
@@ -136,6 +155,10 @@ def _undecodable(answers: pa.Table, views: int) -> int:
     return sum(not response for response in first.to_pylist())
 
 
-def first_responses(uri: str, views: int, storage: Storage) -> pa.Table | None:
-    """The responses to the first of `views` in a shard that an earlier run wrote, None when it did not."""
-    return read_columns(uri, [response_columns(views)[0]], storage)
+def first_responses(cached: CachedViews, shard: TileShard, storage: Storage) -> pa.Table | None:
+    """The responses to the first view of `shard`; None when there are none, or none that are whole and of its tiles."""
+    columns = [response_columns(cached.views)[0], "tile_id"]
+    found = read_columns(join(cached.uri, shard.shard), columns, storage, belongs_to=cached.name)
+    if found is None or shard.expected is None:
+        return found
+    return found if found["tile_id"].to_pylist() == shard.expected.lists()[0] else None

@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 from unicodedata import normalize
 
 import numpy as np
@@ -29,7 +30,7 @@ HEADER_NAME = "manifest.json"
 class Header(Strict):
     """What one must know of a tile set before reading its rows."""
 
-    version: int = 2
+    version: Literal[3] = 3
     digest: str = Field(description="SHA-256 over the rows, contents included: the name of the tile set")
     table: str = Field(description="SHA-256 of the bytes of the rows' file, which is quicker to check")
     tiles: int

@@ -25,6 +25,6 @@ MANIFEST = pa.schema(
         pa.field("shard", pa.string(), nullable=False),  # relative to the tile set's folder
         pa.field("row_group", pa.int32(), nullable=False),
         pa.field("row", pa.int32(), nullable=False),  # within the row group
-        pa.field("content", pa.string(), nullable=False),  # hex BLAKE2b-128 of image and mask bytes
+        pa.field("content", pa.string(), nullable=False),  # hex XXH3-128 of the image's bytes, then of the mask's
     ]
 )

@@ -1,16 +1,19 @@
 """Shards: Parquet files of encoded tiles."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from histill.config.common import Storage
 from histill.storage.tables import write_table
+from histill.tiles.contents import Expected, content_hash
 from histill.tiles.manifest import Manifest
 from histill.tiles.schema import SHARD
+
+__all__ = ["Tile", "TileShard", "content_hash", "shards_of", "write_shard"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,6 @@ class Tile:
     label: str | None
     image: bytes
     mask: bytes | None
-
-
-def content_hash(image: bytes, mask: bytes | None) -> str:
-    """Hex BLAKE2b-128 over the image's bytes, then the mask's."""
-    digest = hashlib.blake2b(image, digest_size=16)
-    digest.update(mask or b"")
-    return digest.hexdigest()
 
 
 def write_shard(uri: str, tiles: Sequence[Tile], rows_per_group: int, storage: Storage) -> None:
@@ -56,6 +52,11 @@ class TileShard:
     shard: str
     first: int
     tiles: int
+    expected: Expected | None = field(default=None, compare=False, repr=False)  # None: what is read is not checked
+
+    def plain(self) -> dict[str, Any]:
+        """It without what is expected, as plain values."""
+        return {"shard": self.shard, "first": self.first, "tiles": self.tiles}
 
 
 def shards_of(manifest: Manifest) -> list[TileShard]:
@@ -63,5 +64,7 @@ def shards_of(manifest: Manifest) -> list[TileShard]:
     shards, firsts, counts = np.unique(
         manifest.table["shard"].to_numpy(zero_copy_only=False), return_index=True, return_counts=True
     )
+    rows = manifest.table.select(["tile_id", "content"])
     found = zip(shards.tolist(), firsts.tolist(), counts.tolist(), strict=True)
-    return sorted((TileShard(*each) for each in found), key=lambda shard: shard.first)
+    made = (TileShard(name, first, count, Expected.of(rows, first, count)) for name, first, count in found)
+    return sorted(made, key=lambda shard: shard.first)

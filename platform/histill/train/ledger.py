@@ -91,7 +91,8 @@ def check_epoch(position: Position, planned: np.ndarray, max_corrupt: int) -> No
     if position.corrupt > max_corrupt:
         raise InputError(
             f"{position.corrupt} tiles of epoch {position.epoch} could not be decoded and data.max_corrupt allows "
-            f"{max_corrupt}; the warnings above name them: ingest the tiles again or raise the limit."
+            f"{max_corrupt}; the warnings above name them: delete their shards and repeat the ingest that made them, "
+            "or raise the limit."
         )
 
 
