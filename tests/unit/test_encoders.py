@@ -1,5 +1,7 @@
 """The encoder within a model: carried to another, frozen, and learned at a rate for each depth."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -231,3 +233,15 @@ def test_paths_do_not_drop_within_frozen_blocks() -> None:
     assert not torch.equal(features(model), before)
     rest_frozen(model)
     assert torch.equal(features(model), before)
+
+
+def test_the_package_registers_its_encoders_with_timm() -> None:
+    """In a process that has imported nothing else of histill, as a notebook has."""
+    code = (
+        "import histill.models, timm\n"
+        "model = timm.create_model('csat_tiny', num_classes=2)\n"
+        "names = ['csat', 'csat_fine', 'csat_tiny', 'resnet_gn']\n"
+        "print(model.num_classes, [timm.is_model(name) for name in names])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "2 [True, True, True, True]\n", done.stderr

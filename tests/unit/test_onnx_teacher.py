@@ -1,7 +1,10 @@
 """ONNX teachers: they answer as the same network in torch, and what their card does not describe is refused."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from torch import Tensor
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.teachers import onnx as onnx_teacher
+from histill.teachers import onnx_weights
 from histill.teachers.onnx import OnnxTeacher
 
 pytestmark = pytest.mark.unit
@@ -202,26 +206,221 @@ def test_a_gpu_that_onnx_runtime_does_not_know_is_said(
     assert onnx_teacher._providers("uri", False) == ["CPUExecutionProvider"]
 
 
-def external(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    """`model` with one tensor in another file."""
+DATA = "nuclei.onnx.data"
+
+
+def external(model: onnx.ModelProto, *entries: tuple[str, Any]) -> onnx.ModelProto:
+    """`model` whose first weights are said to lie in another file."""
     tensor = model.graph.initializer[0]
-    if where == "attribute":
-        tensor = TensorProto(name="hidden", dims=[1], data_type=TensorProto.FLOAT)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="secret.bin")
-    if where == "attribute":
-        model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=tensor))
+    for key, value in entries:
+        tensor.external_data.add(key=key, value=str(value))
     return model
 
 
-@pytest.mark.parametrize("where", ["initializer", "attribute"])
-def test_weights_in_other_files_are_refused(
-    write: Callable[..., str], tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def write_apart(write: Callable[..., str], tmp_path: Path) -> Callable[..., str]:
+    """`write_apart(seed)`: a teacher whose weights and biases lie in `nuclei.onnx.data`; returns the graph's path."""
+
+    def make(seed: int = 0, **changes: Any) -> str:
+        model = network(seed=seed)
+        parts = [numpy_helper.to_array(weight).tobytes() for weight in model.graph.initializer]
+        for position, weight in enumerate(model.graph.initializer):
+            weight.ClearField("raw_data")
+            weight.data_location = TensorProto.EXTERNAL
+            offset = sum(len(part) + 8 for part in parts[:position])
+            for key, value in (("location", DATA), ("offset", offset), ("length", len(parts[position]))):
+                weight.external_data.add(key=key, value=str(value))
+        (tmp_path / DATA).write_bytes(bytes(8).join(parts))
+        return write(model, **changes)
+
+    return make
+
+
+def test_weights_beside_the_graph_answer_as_those_inside(
+    write: Callable[..., str], write_apart: Callable[..., str]
 ) -> None:
-    (tmp_path / "secret.bin").write_bytes(bytes(1000))
+    apart = OnnxTeacher.load(write_apart(), STORAGE).respond(tiles(32))
+    inside = OnnxTeacher.load(write(network()), STORAGE).respond(tiles(32))
+    torch.testing.assert_close(apart, inside, atol=0, rtol=0)
+    whole = OnnxTeacher.load(write_apart(size_px=32), STORAGE).respond(tiles(32))
+    np.testing.assert_allclose(whole.numpy(), expected_z(tiles(32), 2, 32), atol=1e-4)
+
+
+def test_what_torchs_exporter_writes_by_default_is_a_teacher(write: Callable[..., str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(3, 2, 1).eval()
+    write(network())  # for the card
+    shapes = ({0: torch.export.Dim("batch")},)
+    example = torch.zeros(2, 3, 16, 16)
+    torch.onnx.export(model, (example,), tmp_path / "nuclei.onnx", dynamo=True, dynamic_shapes=shapes, verbose=False)
+    assert (tmp_path / DATA).is_file()
+    (tmp_path / "nuclei.json").write_text(json.dumps(CARD | {"size_px": 16, "tile_px": 16}))
+    teacher = OnnxTeacher.load(str(tmp_path / "nuclei.onnx"), STORAGE)
+    normalised = (tiles(16, 2) / 255 - torch.tensor(CARD["mean"]).view(3, 1, 1)) / torch.tensor(CARD["std"]).view(
+        3, 1, 1
+    )
+    torch.testing.assert_close(teacher.respond(tiles(16, 2)), model(normalised).detach(), atol=1e-5, rtol=0)
+
+
+def test_a_published_model_with_weights_beside_it_is_a_teacher(
+    tmp_path: Path, draw_tile: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """SHELL, a segmenter of epithelium and stroma (MIT licence), as its package brings it.
+
+    Its channels are epithelium, stroma and background; it was trained on separated stains rather than on RGB, so what
+    is compared here are its answers, not what they are worth.
+    """
+    try:
+        package = distribution("lavlab-shell")
+    except PackageNotFoundError:
+        pytest.skip("lavlab-shell is not installed; `pip install --no-deps lavlab-shell`, whose wheel has 6 MB.")
+    for name in ("model_v1.onnx", "model_v1.onnx.data"):
+        shutil.copy(str(package.locate_file(f"shell/weights/{name}")), tmp_path / name)
+    card = {"classes": ["epithelium", "stroma", "background"], "tile_mpp": 1.0, "tile_px": 128, "size_px": 128}
+    card |= {"mean": [0, 0, 0], "std": [1, 1, 1], "output": "logits"}
+    (tmp_path / "model_v1.json").write_text(json.dumps(card))
+    uri = str(tmp_path / "model_v1.onnx")
+    teacher = OnnxTeacher.load(uri, STORAGE)
+    shown = torch.from_numpy(np.stack([draw_tile(seed, 128)[0] for seed in (1, 2)])).permute(0, 3, 1, 2)
+    session = onnxruntime.InferenceSession(uri, providers=["CPUExecutionProvider"])  # which finds the weights by itself
+    expected = session.run(None, {"input": (shown.numpy() / np.float32(255)).astype(np.float32)})[0]
+    logits = teacher.respond(shown)
+    assert logits.shape == (2, 3, 128, 128)
+    np.testing.assert_allclose(logits.numpy(), expected, atol=1e-3)
+    assert np.ptp(expected) > 0.1  # it does tell places apart
+
+
+def test_the_digest_is_of_the_weights_too(write_apart: Callable[..., str], tmp_path: Path) -> None:
+    uri = write_apart()
+    first = OnnxTeacher.load(uri, STORAGE).digest
+    assert OnnxTeacher.load(uri, STORAGE).digest == first
+    graph = Path(uri).read_bytes()
+    write_apart(seed=1)
+    assert Path(uri).read_bytes() == graph  # the same graph, other weights
+    assert OnnxTeacher.load(uri, STORAGE).digest != first
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        *(
+            "../nuclei.onnx.data",
+            "/etc/passwd",
+            "./nuclei.onnx.data",
+            "sub/nuclei.onnx.data",
+            "..",
+            ".",
+            "",
+            "a\\b",
+            "a\nb",
+        ),
+        *(
+            "s3://bucket/x",
+            "file:///etc/passwd",
+            "C:\\x",
+            "*/_ORT_MEM_ADDR_/*",
+            "nuclei.onnx.data/",
+            "a\x00b",
+            "x" * 256,
+        ),
+    ],
+)
+def test_weights_under_any_other_name_are_refused(
+    write: Callable[..., str], tmp_path: Path, location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / DATA).write_bytes(bytes(1000))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / DATA).write_bytes(bytes(1000))
     monkeypatch.chdir(tmp_path)
-    assert "in another file, which is not loaded; export it again" in refused(write(external(network(), where)))
+    message = refused(write(external(network(), ("location", location))))
+    assert "in another file, " in message
+    assert "which is not loaded, since it is no plain name in the same folder; export it again" in message
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [("location", DATA), ("location", "/etc/passwd")],
+        [("location", "/etc/passwd"), ("location", DATA)],
+        [("location", DATA), ("offset", -8)],
+        [("location", DATA), ("offset", "0x8")],
+        [("location", DATA), ("length", "1e3")],
+        [("location", DATA), ("offset", "9" * 30)],
+        [("location", DATA), ("basepath", "/etc")],
+    ],
+    ids=str,
+)
+def test_an_unsound_word_on_where_weights_lie_is_refused(
+    write: Callable[..., str], tmp_path: Path, entries: list[tuple[str, Any]]
+) -> None:
+    (tmp_path / DATA).write_bytes(bytes(1000))
+    assert "says in no sound way where the weights 'weight' lie" in refused(write(external(network(), *entries)))
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 25), (1, 24), (24, 24), (10**17, 24), (0, None)])
+def test_weights_beyond_the_files_end_are_refused(
+    write: Callable[..., str], tmp_path: Path, offset: int, length: int | None
+) -> None:
+    (tmp_path / DATA).write_bytes(bytes(23 if length is None else 24))  # of 2 x 3 float32
+    entries = [("location", DATA), ("offset", offset), *([] if length is None else [("length", length)])]
+    said = f"bytes, and {tmp_path}/nuclei.onnx looks for the weights 'weight' at {offset} to {offset + (length or 24)}"
+    assert said in refused(write(external(network(), *entries)))
+
+
+def test_weights_of_another_length_than_their_shape_are_refused(write: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / DATA).write_bytes(bytes(1000))
+    assert "cannot be loaded" in refused(write(external(network(), ("location", DATA), ("length", 12))))
+
+
+def test_a_missing_file_of_weights_is_named(write_apart: Callable[..., str], tmp_path: Path) -> None:
+    uri = write_apart()
+    (tmp_path / DATA).unlink()
+    assert refused(uri) == f"{tmp_path}/{DATA} is missing, where {uri} keeps its weights; copy it there as well."
+
+
+def test_weights_do_not_lead_out_of_the_folder(write_apart: Callable[..., str], tmp_path: Path) -> None:
+    uri = write_apart()
+    inside, outside = tmp_path / "blob", tmp_path.parent / f"{tmp_path.name}-outside"
+    (tmp_path / DATA).rename(outside)
+    (tmp_path / DATA).symlink_to(outside)
+    assert "leads out of its folder" in refused(uri)
+    outside.rename(inside)
+    (tmp_path / DATA).unlink()
+    (tmp_path / DATA).symlink_to("blob")  # as caches of models have it
+    assert OnnxTeacher.load(uri, STORAGE).classes == tuple(CARD["classes"])
+    inside.unlink()
+    os.mkfifo(inside)
+    assert "is no file with weights" in refused(uri)
+
+
+def test_a_folder_that_is_a_link_is_as_good(write_apart: Callable[..., str], tmp_path: Path) -> None:
+    write_apart()
+    link = tmp_path.parent / f"{tmp_path.name}-link"
+    link.symlink_to(tmp_path)
+    assert OnnxTeacher.load(str(link / "nuclei.onnx"), STORAGE).dense
+
+
+def test_too_many_bytes_of_weights_are_refused(
+    write_apart: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = write_apart()
+    monkeypatch.setattr(onnx_weights, "MOST_BYTES", 39)
+    assert "has 40 bytes, and 39 are the most that are loaded" in refused(uri)
+
+
+def test_weights_in_several_files_or_of_a_node_are_refused(write: Callable[..., str], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    several = external(network(), ("location", "one"))
+    several.graph.initializer.reverse()
+    assert "keeps its weights in 2 other files" in refused(write(external(several, ("location", "two"))))
+    hidden = TensorProto(name="hidden", dims=[1], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    hidden.external_data.add(key="location", value="one")
+    model = network()
+    model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=hidden))
+    assert "'hidden' of a node in another file, which is not loaded; export it again" in refused(write(model))
 
 
 @pytest.mark.parametrize("data", [b"", b"not a graph", b"\x80\x04K\x01."], ids=["empty", "text", "pickle"])

@@ -1,12 +1,14 @@
 """The program that exported models are shipped with gives the pixels that the stream shows."""
 
+import contextlib
 import io
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -135,6 +137,21 @@ def examiner(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., M
     return Examiner.load(str(folder), HeldOut(tiles=tiles.uri, split="train"), Storage())
 
 
+@contextlib.contextmanager
+def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
+    """The ids of the modules that are moved to a device, or to another type, meanwhile."""
+    moved: set[int] = set()
+    apply = torch.nn.Module._apply
+
+    def noted(module: torch.nn.Module, *how: Any, **more: Any) -> torch.nn.Module:
+        moved.add(id(module))
+        return apply(module, *how, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.Module, "_apply", noted)
+        yield moved
+
+
 def test_parity_begins_at_the_cut_tiles_bytes(
     examiner: Examiner, prepare: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,8 +161,14 @@ def test_parity_begins_at_the_cut_tiles_bytes(
     assert cut == [stored[name] for name in examiner.manifest.table["tile_id"].take(rows).to_pylist()]
     for seen, data in zip(tiles.permute(0, 2, 3, 1).numpy(), cut, strict=True):
         np.testing.assert_array_equal(prepare(data, 64, 32), seen)
-    formats = exports.exported(examiner.network, examiner.card)
-    found = exports.differences(examiner.network, formats, tiles, examiner.card, cut)
+    network = examiner.network.train()
+    with moves(monkeypatch) as moved:
+        formats = exports.exported(network, examiner.card)
+        found = exports.differences(network, formats, tiles, examiner.card, cut)
+        assert moved
+        assert not moved & set(map(id, network.modules()))  # one on a GPU stays there
+        assert network.training
+    network.eval()
     assert max(found.values()) < 1e-4
     with torch.inference_mode():
         expected = examiner.network(tiles.float()).numpy()

@@ -4,6 +4,7 @@ Every format takes pixels as they are decoded: the normalisation is inside.
 """
 
 import contextlib
+import copy
 import inspect
 import io
 import json
@@ -29,10 +30,13 @@ _MOST_AT_ONCE = 4096
 
 
 def exported(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
-    """`model` as a torch.export program (`model.pt2`) and as ONNX (`model.onnx`), both for any number of tiles."""
+    """`model` as a torch.export program (`model.pt2`) and as ONNX (`model.onnx`), both for any number of tiles.
+
+    `model` stays where and as it is, be it on a GPU.
+    """
     example = torch.zeros(2, 3, card.size_px, card.size_px)  # two: one would fix the number
     batch = torch.export.Dim("batch", min=1, max=_MOST_AT_ONCE)
-    model = model.cpu().eval()
+    model = _copied_to_cpu(model)
     with _quiet(), tempfile.TemporaryDirectory(prefix="histill-") as folder:
         program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
         archive = io.BytesIO()
@@ -43,6 +47,11 @@ def exported(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
         graph.save(path)
         with open(path, "rb") as file:
             return {PT2_NAME: archive.getvalue(), ONNX_NAME: file.read()}
+
+
+def _copied_to_cpu(model: nn.Module) -> nn.Module:
+    """A copy to evaluate: `nn.Module.cpu` and `eval` change the module itself, which others go on to use."""
+    return copy.deepcopy(model).cpu().eval()
 
 
 def preparation() -> dict[str, bytes]:
@@ -63,7 +72,7 @@ def differences(
 
     prepared = np.stack([prepare_tile.prepare_tile(each, card.tile_px, card.size_px) for each in cut])
     pixels = torch.from_numpy(prepared.transpose(0, 3, 1, 2).astype(np.float32))
-    expected = model.cpu().eval()(tiles.float())
+    expected = _copied_to_cpu(model)(tiles.float())
     program = torch.export.load(io.BytesIO(formats[PT2_NAME])).module()
     session = onnxruntime.InferenceSession(formats[ONNX_NAME], providers=["CPUExecutionProvider"])
 

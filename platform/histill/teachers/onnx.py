@@ -1,18 +1,16 @@
-"""An ONNX teacher: a segmentation network as one `.onnx` file, and beside it a JSON card that says how it is fed."""
+"""An ONNX teacher: a segmentation network as an `.onnx` file, and beside it a JSON card that says how it is fed."""
 
 import contextlib
 import hashlib
 import logging
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
-from google.protobuf.message import DecodeError, Message
 from pydantic import Field, ValidationError
 
 from histill.config.base import Strict
@@ -20,6 +18,7 @@ from histill.config.common import Storage
 from histill.errors import InputError
 from histill.models.resolution import at_size, logits_at_size
 from histill.storage.control import read_bytes
+from histill.teachers.onnx_weights import read_graph
 from histill.teachers.sides import seen_px
 
 SUFFIX = ".onnx"
@@ -57,19 +56,23 @@ class OnnxTeacher:
     def load(cls, uri: str, storage: Storage, *, gpu: bool = False) -> "OnnxTeacher":
         """From `uri`, an `.onnx` file, and the card beside it.
 
-        Raises InputError when one is missing, when the network keeps weights in other files, or when it does not take
-        and answer what the card says.
+        Its weights lie inside, or in one file with a plain name beside it, such as `teacher.onnx.data`.
+
+        Raises InputError when a file is missing, when weights lie anywhere else, or when the network does not take and
+        answer what the card says.
         """
         card = read_card(uri, storage)
         try:
-            data = read_bytes(uri, storage)
+            graph = read_graph(uri, storage)
         except FileNotFoundError:
             raise InputError(f"{uri} is missing; set teacher.onnx to an {SUFFIX} file.") from None
-        _check_self_contained(uri, data)
         with _runtime_errors(f"{uri} cannot be loaded; export it again"):
-            session = onnxruntime.InferenceSession(data, _options(), providers=_providers(uri, gpu))
+            session = onnxruntime.InferenceSession(graph.data, _options(graph.weights), providers=_providers(uri, gpu))
         _check_input(uri, session, card)
-        teacher = cls(uri, session, card, hashlib.sha256(card.model_dump_json().encode() + data).hexdigest())
+        digest = hashlib.sha256(card.model_dump_json().encode() + graph.data)
+        for weights in graph.weights.values():
+            digest.update(hashlib.sha256(weights).digest())
+        teacher = cls(uri, session, card, digest.hexdigest())
         teacher._check_answer()
         return teacher
 
@@ -175,32 +178,6 @@ def _kind(answer: np.ndarray) -> str:
     return "probabilities" if within and adds_up else "logits"
 
 
-def _check_self_contained(uri: str, data: bytes) -> None:
-    """Refuse weights in other files: the runtime would read any path that the graph names."""
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError:
-        raise InputError(f"{uri} is not an ONNX file; other formats are not loaded.") from None
-    for tensor in _tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise InputError(
-                f"{uri} keeps the weights {tensor.name!r} in another file, which is not loaded; "
-                "export it again with the weights inside."
-            )
-
-
-def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """Every tensor anywhere in a model: of graphs, subgraphs, attributes and functions."""
-    if isinstance(message, onnx.TensorProto):
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for below in (value,) if isinstance(value, Message) else value:
-                yield from _tensors(below)
-
-
 def _check_input(uri: str, session: onnxruntime.InferenceSession, card: OnnxCard) -> None:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
@@ -220,8 +197,11 @@ def _check_input(uri: str, session: onnxruntime.InferenceSession, card: OnnxCard
         )
 
 
-def _options() -> onnxruntime.SessionOptions:
+def _options(weights: Mapping[str, bytes]) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
+    if weights:
+        sizes = [len(data) for data in weights.values()]
+        options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
     options.intra_op_num_threads = torch.get_num_threads()  # the worker's share of the node
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # tiles are decoded beside it
     options.log_severity_level = 4  # what goes wrong is raised as well
