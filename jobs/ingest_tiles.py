@@ -45,10 +45,12 @@ def main(config: IngestConfig) -> Outcome:
 
 
 def summary(report: "IngestReport", config: IngestConfig) -> str:
-    """The splits as a table, empty ones named, the classes by split, what was skipped and what is worth knowing."""
+    """The splits as a table, empty ones named, classes by split, slides, what was skipped and what is worth knowing."""
     from tabulate import tabulate
 
-    from histill.tiles.summary import class_counts, missing_classes
+    from histill.tiles.parts import THUMBNAILS
+    from histill.tiles.slide_records import read_slides
+    from histill.tiles.summary import SLIDES, class_counts, missing_classes, slide_rows
 
     rows = []
     for split in SPLITS:
@@ -59,6 +61,12 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
     if classes := class_counts(report.manifest):
         counts = [(name, *(found.get(split, 0) for split in SPLITS)) for name, found in classes.items()]
         lines += ["", tabulate(counts, headers=("tiles of the class", *SPLITS), tablefmt="simple"), ""]
+    if report.manifest.header.slides:
+        records = read_slides(report.manifest, config.storage)
+        headers = ("slide", "case", "tiles", "tissue", "um/px")
+        few = f" ({SLIDES} with the least tissue)" if len(records) > SLIDES else ""
+        lines += ["", tabulate(slide_rows(records.values()), headers=headers, tablefmt="simple", disable_numparse=True)]
+        lines += [f"{len(records)} slides{few}; pictures of what was cut: {config.output}/{THUMBNAILS}", ""]
     lines += [f"skipped: {reason}" for reason in report.skipped]
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"warning: {warning}" for warning in missing_classes(report.manifest)]

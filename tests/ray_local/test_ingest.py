@@ -18,12 +18,13 @@ from histill.config.ingest import IngestConfig
 from histill.config.load import validate
 from histill.errors import InputError
 from histill.local.s3 import S3Server
-from histill.storage.control import read_bytes, write_bytes
+from histill.storage.control import exists, read_bytes, write_bytes
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import join
 from histill.tiles.ingest import IngestReport, ingest
 from histill.tiles.manifest import HEADER_NAME, read_manifest
 from histill.tiles.shards import content_hash
+from histill.tiles.slide_records import read_slides
 
 pytestmark = [pytest.mark.ray_local, pytest.mark.usefixtures("ray_local")]
 
@@ -201,7 +202,7 @@ def test_object_storage(s3: S3Server, images: Path, tmp_path: Path) -> None:
 def slides_config(output: str, index: str, **changes: Any) -> IngestConfig:
     data = {
         "output": output,
-        "slides": {"index": index, "mpp": 1.0},
+        "slides": {"index": index, "mpp": 1.0, "split_within_slide": True},
         "split": {"pinned": {"train": ["upper"], "test": ["lower"]}},
         "rows_per_shard": 5,
         "rows_per_group": 2,
@@ -223,8 +224,18 @@ def test_regions_of_a_real_slide_from_object_storage(s3: S3Server, tmp_path: Pat
         check_contents(report, storage)
         assert report.manifest.counts_of("train")[1] == report.manifest.counts_of("test")[1] == 1
         assert report.manifest.header.tiles >= 6
+        record = read_slides(report.manifest, storage)["slide"]
+        assert (record.width, record.height, record.mpp) == (2220, 2967, 0.499)
+        assert record.tile_side == pytest.approx(256 / 0.499)
+        assert record.identity == "6335ea0e6cc54c2cba64bb265d3c713a50cd84484924e3a9c109558c13521d5c"  # OpenSlide's
+        assert exists(f"{place}/set/thumbnails/00000-slide.png", storage)
         digests.append(report.manifest.header.digest)
     assert digests[0] == digests[1]
+    config = slides_config(f"{folder}/set", f"{folder}/slides.csv", storage={"endpoint": s3.endpoint})
+    assert ingest(config).reused
+    write_bytes(f"{folder}/slide.svs", CMU.read_bytes() + b"more", storage)
+    with pytest.raises(InputError, match=r"slide\.svs has been replaced since"):
+        ingest(config)
 
 
 def test_slides_that_cannot_be_read_are_named(tmp_path: Path) -> None:

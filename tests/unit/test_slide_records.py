@@ -2,21 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import tifffile
 
-import histill.tiles.ingest
 from histill.config.common import Storage
-from histill.config.ingest import IngestConfig
-from histill.config.load import validate
 from histill.errors import InputError
-from histill.tiles.ingest import IngestReport, ingest
 from histill.tiles.manifest import write_manifest
 from histill.tiles.slide_files import fingerprint_source
 from histill.tiles.slide_records import RECORDS_NAME, read_slides
@@ -26,42 +19,13 @@ pytestmark = pytest.mark.unit
 STORAGE = Storage()
 
 
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def map_here(function: Callable[[Any], Any], items: list[Any], **_: Any) -> Iterator[Any]:
-        return map(function, items)
-
-    monkeypatch.setattr(histill.tiles.ingest, "connected", nullcontext)
-    monkeypatch.setattr(histill.tiles.ingest, "map_tasks", map_here)
-
-
-def write_slide(path: Path, seed: int = 0, *, width: int = 640, height: int = 512, mpp: float = 0.5) -> str:
-    """Eosin with noise in the left 256 columns, glass in the rest."""
-    pixels = np.full((height, width, 3), 244.0)
-    noise = np.random.default_rng(seed).normal(0, 8, (height, 256, 3))
-    pixels[:, :256] = np.array((200, 110, 170)) + noise
-    data = np.clip(pixels, 0, 255).astype(np.uint8)
-    resolution = (1e4 / mpp, 1e4 / mpp)
-    tifffile.imwrite(path, data, tile=(256, 256), photometric="rgb", resolution=resolution, resolutionunit="CENTIMETER")
-    return str(path)
-
-
-def ingest_slides(folder: Path, index: str, **changes: Any) -> IngestReport:
-    (folder / "slides.csv").write_text(index)
-    data = {
-        "output": str(folder / "set"),
-        "slides": {"index": str(folder / "slides.csv"), "mpp": 1.0},
-        "tile_px": 64,
-        "split": {"train": 1.0, "val": 0.0, "test": 0.0},
-    }
-    return ingest(validate(IngestConfig, data | changes, "test"))
-
-
-def test_every_slide_has_a_record(tmp_path: Path) -> None:
+def test_every_slide_has_a_record(
+    tmp_path: Path, write_slide: Callable[..., str], ingest_slides: Callable[..., Any]
+) -> None:
     source = write_slide(tmp_path / "a.tiff")
     write_slide(tmp_path / "b.tiff", seed=1, mpp=0.25)
     text = "slide,case,left,top,right,bottom\na.tiff,x,0,0,1,0.5\nb.tiff,y,,,,\na.tiff,z,0,0.5,1,1\n"
-    report = ingest_slides(tmp_path, text)
+    report = ingest_slides(tmp_path, text, slides={"split_within_slide": True})
     records = read_slides(report.manifest, STORAGE)
     assert list(records) == ["a", "b"]
     record = records["a"]
@@ -78,7 +42,9 @@ def test_every_slide_has_a_record(tmp_path: Path) -> None:
         assert each.tiles == report.manifest.table["slide"].to_pylist().count(name)
 
 
-def test_a_file_that_is_not_the_headers_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_headers_is_refused(
+    tmp_path: Path, write_slide: Callable[..., str], ingest_slides: Callable[..., Any]
+) -> None:
     write_slide(tmp_path / "a.tiff")
     manifest = ingest_slides(tmp_path, "slide\na.tiff\n").manifest
     path = tmp_path / "set" / RECORDS_NAME
@@ -91,7 +57,9 @@ def test_a_file_that_is_not_the_headers_is_refused(tmp_path: Path) -> None:
         read_slides(manifest, STORAGE)
 
 
-def test_a_set_without_records_says_so(tmp_path: Path) -> None:
+def test_a_set_without_records_says_so(
+    tmp_path: Path, write_slide: Callable[..., str], ingest_slides: Callable[..., Any]
+) -> None:
     write_slide(tmp_path / "a.tiff")
     table = ingest_slides(tmp_path, "slide\na.tiff\n").manifest.table
     older = write_manifest(str(tmp_path / "old"), table, tile_px=64, mpp=1.0, ingest="i", storage=STORAGE)

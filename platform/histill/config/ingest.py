@@ -19,11 +19,18 @@ class SlideSource(Strict):
     index: Uri | None = Field(
         None,
         description="CSV with a column `slide` and optionally `case`, `mpp`, and `left`, `top`, `right`, `bottom` "
-        "(a region, as fractions of the slide)",
+        "(a region, as fractions of the slide such as 0.25 or 1/3)",
+    )
+    split_within_slide: bool = Field(
+        False,
+        description="whether regions of one slide that are cases of their own, such as the cores of a tissue "
+        "microarray, may go to different splits; else one slide in two splits is refused",
     )
     mpp: float | None = Field(None, gt=0, description="microns per pixel of the tiles")
     magnification: float | None = Field(None, gt=0, description="instead of mpp; 40 means 0.25 um/px, 20 means 0.5")
-    slide_mpp: float | None = Field(None, gt=0, description="microns per pixel of slides that do not record it")
+    slide_mpp: float | None = Field(
+        None, gt=0, description="microns per pixel of slides that do not record it, or contradict themselves"
+    )
     min_tissue: float = Field(0.25, ge=0, le=1, description="smallest tissue fraction of a tile that is kept")
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of the tiles")
 

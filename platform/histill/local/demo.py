@@ -106,7 +106,8 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
         tiles = demo.job(
             "ingest_tiles",
             f"-c jobs/configs/ingest_slides.yaml output={root}/tiles tile_px=160 slides.index={_index(slide)} "
-            f"slides.mpp=0.5 rows_per_group=16 'split.pinned={{{pins}}}'" + (f" slides.slide_mpp={mpp}" if mpp else ""),
+            f"slides.mpp=0.5 slides.split_within_slide=true rows_per_group=16 'split.pinned={{{pins}}}'"
+            + (f" slides.slide_mpp={mpp}" if mpp else ""),
         )
         counts = ", ".join(f"{tiles['splits'].get(split, 0)} {split}" for split in BANDS)
         found += [f"{tiles['tiles']} tiles of 160 px at 0.5 um/px ({counts})", f"{root}/tiles"]

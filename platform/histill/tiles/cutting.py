@@ -16,22 +16,32 @@ if TYPE_CHECKING:
     from openslide import OpenSlide
 
 OVERVIEW_PER_TILE = 16  # pixels of the overview along a tile's side
+ROUNDING = 1e-9  # relative; a fraction as text has nine digits or more, or means another pixel
+SINGLE = 2.0**-23  # relative precision of a 32-bit float
 COARSEST_UM = 16.0  # microns per pixel of the overview at which small pieces of tissue are still found
 
 
 def grid(extent: tuple[int, int], region: tuple[float, float, float, float], side: float) -> list[tuple[int, int]]:
     """Top left corners (x, y) of the squares of `side` pixels that tile a region without overlap, row by row.
 
+    What decimals of a fraction, or a resolution in a TIFF's 32-bit floats, lose costs no row and no column: a tile
+    may reach beyond the region's edge by so much.
+
     Args:
         extent: width and height in pixels.
         region: left, top, right, bottom as fractions of the extent.
         side: may be fractional; corners are rounded down to whole pixels.
     """
-    width, height = extent
-    left, top = math.ceil(region[0] * width), math.ceil(region[1] * height)
-    across = int((math.floor(region[2] * width) - left) / side)
-    down = int((math.floor(region[3] * height) - top) / side)
-    return [(left + int(i * side), top + int(j * side)) for j in range(down) for i in range(across)]
+    columns, rows = (_starts(extent[axis], region[axis], region[axis + 2], side) for axis in (0, 1))
+    return [(x, y) for y in rows for x in columns]
+
+
+def _starts(extent: int, begin: float, end: float, side: float) -> list[int]:
+    """Where squares begin along one axis."""
+    first = math.ceil(begin * extent * (1 - ROUNDING))
+    last = math.floor(end * extent * (1 + ROUNDING))
+    count = max(0, math.floor((last - first) / side * (1 + SINGLE)))
+    return [first + math.floor(number * side * (1 + SINGLE)) for number in range(count)]
 
 
 def tissue_fractions(mask: np.ndarray, step: float, corners: list[tuple[int, int]], side: float) -> np.ndarray:
@@ -70,6 +80,13 @@ class Layout:
         """The corners of the squares that show enough tissue."""
         pairs = zip(self.corners, self.fractions.tolist(), strict=True)
         return [corner for corner, fraction in pairs if fraction >= min_tissue]
+
+    def overview_of(self, region: tuple[float, float, float, float]) -> np.ndarray:
+        """The part of the overview that shows a region, at least a pixel."""
+        height, width = self.tissue.shape
+        left, top = int(region[0] * width), int(region[1] * height)
+        right, bottom = (math.ceil(end * size) for end, size in zip(region[2:], (width, height), strict=True))
+        return self.overview[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def lay_out(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Layout:

@@ -16,17 +16,20 @@ from histill.config.ingest import IngestConfig, SlideSource
 from histill.errors import InputError
 from histill.storage.control import exists, read_bytes, read_json, write_json
 from histill.storage.uris import is_s3, join
+from histill.tiles.doubles import Sightings, add_sighting, note_doubles
 from histill.tiles.image_index import read_image_index
 from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest, write_manifest
 from histill.tiles.parts import Part, Unit, make_part
-from histill.tiles.slide_records import join_regions
-from histill.tiles.slides import SlideRow, opened, scale_to, slide_mpp, slide_rows
+from histill.tiles.slide_index import read_slide_index
+from histill.tiles.slide_records import find_replaced, join_regions, read_slides
+from histill.tiles.slides import SlideRow, opened, scale_to, slide_mpp
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import check_pinned
 from histill.tiles.summary import equal_content
 
 RECORD_NAME = "ingest.json"
-NOT_CONTENT = ("storage", "output", "max_unreadable")  # keys that change no tile
+# Keys that change no tile.
+NOT_CONTENT: Any = {"storage": True, "output": True, "max_unreadable": True, "slides": {"split_within_slide"}}
 NAMED = 5  # unreadable files that an error lists
 OPENERS = 8  # slides opened at once to ask for their resolution
 
@@ -63,18 +66,26 @@ def ingest(config: IngestConfig) -> IngestReport:
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     finished = _earlier(config, record, digest)
     if finished is not None:
+        _check_replaced(finished, config)
         return IngestReport(finished, finished.header.skipped, finished.header.notes, True, 0, len(units))
     if config.slides:
         _check_resolutions([unit.slide for unit in units if unit.slide], config)
     write_json(join(config.output, RECORD_NAME), record, config.storage)
+    rows_of = {unit.name: unit.slide for unit in units}
+    parts: dict[str, Part] = {}
+    seen: Sightings = {}
     with connected():
-        parts = {part.name: part for part in _within_limit(units, config)}
+        for part in _within_limit(units, config):
+            parts[part.name] = part
+            row = rows_of[part.name]
+            if row and part.slide and part.slide.tiles:
+                add_sighting(seen, part.slide.identity, row, config)
     ordered = [parts[unit.name] for unit in units]  # the order of completion is chance
     skipped = tuple(reason for part in ordered for reason in (*part.unreadable, *part.empty))
     rows = pa.concat_tables([part.rows for part in ordered])
     if not rows.num_rows:
         raise InputError(f"the sources gave no tile for {config.output}: {' '.join(skipped[:NAMED])}")
-    notes = (*notes, *(equal_content(rows) if config.images else ()))
+    notes = (*notes, *note_doubles(seen), *equal_content(rows))
     manifest = write_manifest(
         config.output,
         rows,
@@ -103,11 +114,12 @@ def _units(config: IngestConfig) -> tuple[list[Unit], tuple[str, ...]]:
     Raises InputError for a wrong index or pinned case.
     """
     if config.slides:
-        slides = slide_rows(config.slides, config.storage)
+        listed = read_slide_index(config.slides, config.storage)
+        slides = listed.rows
         check_pinned(config.split, (row.case for row in slides))
         # Names of slides may hold anything; the number keeps them apart and the rest is for those who look.
         names = [f"{number:05d}-{re.sub(r'[^A-Za-z0-9._-]', '_', row.name)}" for number, row in enumerate(slides)]
-        return [Unit(name, config, slide=row) for name, row in zip(names, slides, strict=True)], ()
+        return [Unit(name, config, slide=row) for name, row in zip(names, slides, strict=True)], listed.notes
     assert config.images is not None
     index = read_image_index(config.images, config.storage)
     images = index.rows
@@ -137,22 +149,45 @@ def _within_limit(units: list[Unit], config: IngestConfig) -> Iterator[Part]:
 
 
 def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
-    """Ask every slide for its resolution first, so that none ends the job hours later.
+    """Ask every slide for its resolution, and whether it is another's twin, before one ends the job hours later.
 
     Slides in object storage are asked when they are fetched. Unreadable ones are left to their part.
     """
     source = config.slides
     assert source is not None
 
-    def check(row: SlideRow, source: SlideSource = source) -> None:
+    def check(row: SlideRow, source: SlideSource = source) -> str | None:
         try:
             with opened(row.uri, config.storage) as slide:
                 scale_to(source.tile_mpp, slide_mpp(slide, row, source.slide_mpp), row.uri)
+                return slide.properties.get("openslide.quickhash-1")
         except Unreadable:
-            return
+            return None
 
+    seen: Sightings = {}
+    for row in rows:
+        add_sighting(seen, row.uri, row, config)
+    local = [row for row in rows if not is_s3(row.uri)]
     with ThreadPoolExecutor(OPENERS) as pool:
-        list(pool.map(check, [row for row in rows if not is_s3(row.uri)]))
+        found: Sightings = {}
+        for row, identity in zip(local, pool.map(check, local), strict=True):
+            if identity is not None:
+                add_sighting(found, identity, row, config)
+
+
+def _check_replaced(manifest: Manifest, config: IngestConfig) -> None:
+    """Raise InputError when a slide of a finished set has been replaced: its tiles would be the old one's."""
+    if manifest.header.slides is None:
+        return
+    records = list(read_slides(manifest, config.storage).values())
+    with ThreadPoolExecutor(OPENERS) as pool:
+        replaced = pool.map(lambda record: find_replaced(record, config.storage), records)
+        for record, other in zip(records, replaced, strict=True):
+            if other:
+                raise InputError(
+                    f"slide {record.source} has been replaced since {config.output} was cut from it; name another "
+                    "output, or put the old slide back."
+                )
 
 
 def _record(config: IngestConfig) -> dict[str, Any]:
@@ -160,7 +195,7 @@ def _record(config: IngestConfig) -> dict[str, Any]:
     source = config.slides or config.images
     index = source.index if source else None
     content = hashlib.sha256(read_bytes(index, config.storage)).hexdigest() if index else None
-    return {**config.model_dump(mode="json", exclude=set(NOT_CONTENT)), "sha256 of the index": content}
+    return {**config.model_dump(mode="json", exclude=NOT_CONTENT), "sha256 of the index": content}
 
 
 def _earlier(config: IngestConfig, record: dict[str, Any], digest: str) -> Manifest | None:

@@ -11,20 +11,24 @@ import pyarrow.parquet as pq
 
 from histill.config.ingest import IngestConfig
 from histill.config.load import validate
-from histill.storage.control import read_bytes
+from histill.storage.control import read_bytes, write_bytes
 from histill.storage.tables import write_table
 from histill.storage.uris import join
 from histill.tiles.cutting import cut_tiles, lay_out
+from histill.tiles.empty_slides import explain_empty
 from histill.tiles.image_index import ImageRow
 from histill.tiles.images import read_images
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, write_shard
-from histill.tiles.slide_records import SlideRecord, record_slide
+from histill.tiles.slide_records import SlideRecord, find_replaced, record_slide
 from histill.tiles.slides import SlideRow, opened
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import split_of
+from histill.tiles.thumbnail import draw_thumbnail
 
 NOTE_KEY = b"histill.part"  # metadata of a part's record: JSON, so that it is one file and done at once
+
+THUMBNAILS = "thumbnails"  # folder in the tile set
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,12 @@ class _Found:
 def make_part(unit: Unit) -> Part:
     """Write the unit's shards and then its record, unless an earlier run did; runs as a task on the cluster.
 
-    A part with unreadable sources is made again: they may have been replaced since.
+    A part with unreadable sources is made again, since they may have been replaced, as is one whose slide has been.
 
     Raises InputError when the storage refuses or a slide's resolution cannot be used.
     """
     earlier = _recorded(unit)
-    if earlier is not None and not earlier.unreadable:
+    if earlier is not None and not earlier.unreadable and not _is_outdated(earlier, unit):
         return earlier
     found = _Found()
     tiles = _slide_tiles(unit, found) if unit.slide else _image_tiles(unit, found)
@@ -94,6 +98,11 @@ def _recorded(unit: Unit) -> Part | None:
     return Part(unit.name, rows, tuple(note["unreadable"]), tuple(note["empty"]), slide, reused=True)
 
 
+def _is_outdated(part: Part, unit: Unit) -> bool:
+    """Whether the part's slide has been replaced since."""
+    return part.slide is not None and find_replaced(part.slide, unit.config.storage)
+
+
 def _slide_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
     config, row = unit.config, unit.slide
     assert row is not None
@@ -106,14 +115,13 @@ def _slide_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
                 count += 1
                 yield tile
             found.slide = record_slide(slide, row, layout, count, config.storage)
+            if not count:
+                found.empty.append(explain_empty(row, slide.dimensions, layout, config.slides, config.tile_px))
     except Unreadable as reason:
         found.unreadable.append(str(reason))
         return
-    if not count:
-        region = "" if row.whole else f" (region {row.region})"
-        found.empty.append(
-            f"slide {row.uri}{region} has no tile of {config.tile_px} px with {config.slides.min_tissue:.0%} tissue."
-        )
+    picture = draw_thumbnail(row, layout, config.slides.min_tissue)
+    write_bytes(join(config.output, THUMBNAILS, f"{unit.name}.png"), picture, config.storage)
 
 
 def _image_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:

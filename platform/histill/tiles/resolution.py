@@ -1,7 +1,10 @@
 """Microns per pixel of a slide, and pixels of a slide per pixel of a tile."""
 
 import math
+from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 from histill.errors import InputError
 
@@ -13,48 +16,114 @@ if TYPE_CHECKING:
 PLAUSIBLE_MPP = (0.01, 20.0)  # a TIFF's default of 72 dots per inch would be 353 um/px
 SAME_MPP = 0.02  # relative difference of two statements about one slide
 SAME_SCALE = 0.01  # relative difference below which pixels are taken as they are
+OME_MICRONS = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25_400.0}
+TIFF_MICRONS = {"inch": 25_400.0, "centimeter": 10_000.0}
 
 
 def slide_mpp(slide: "OpenSlide", row: "SlideRow", fallback: float | None) -> float:
     """Microns per pixel of level 0: what the slide records, else what its row declares, else `fallback`.
 
-    It is never guessed, not even from the objective power, which says nothing of the camera.
+    It is never guessed, not even from the objective power, which says nothing of the camera. Where the slide's own
+    records contradict each other, row or fallback says which is right.
 
-    Raises InputError when nobody states it, when the slide's pixels are not square, and when slide and row
-    disagree.
+    Raises InputError when nobody states it, when the slide's pixels are not square, and when slide and row, or two
+    records of the slide, disagree.
     """
     recorded = _recorded_mpp(slide, row.uri)
-    if recorded is None:
-        stated = row.mpp if row.mpp is not None else fallback
+    stated = row.mpp if row.mpp is not None else fallback
+    for (one, here), (other, there) in combinations(recorded.items(), 2):
+        if not _same(here, there):
+            agreeing = [mpp for mpp in recorded.values() if stated is not None and _same(mpp, stated)]
+            if agreeing:
+                return agreeing[0]
+            raise InputError(
+                f"slide {row.uri} contradicts itself: {here:g} um/px in {one} and {there:g} in {other}; look it up and "
+                "put the right one into the column mpp of the slide's row in the index, or slide_mpp."
+            )
+    if not recorded:
         if stated is None:
             raise InputError(
                 f"slide {row.uri} does not record its microns per pixel; "
                 "look it up and set slides.slide_mpp, or the column mpp of the slide's row in the index."
             )
         return stated
-    if row.mpp is not None and abs(recorded / row.mpp - 1) > SAME_MPP:
+    mpp = next(iter(recorded.values()))
+    if row.mpp is not None and not _same(mpp, row.mpp):
         raise InputError(
-            f"slide {row.uri} records {recorded:g} um/px and the index declares {row.mpp:g}; "
+            f"slide {row.uri} records {mpp:g} um/px and the index declares {row.mpp:g}; "
             "correct the column mpp or leave it empty."
         )
-    return recorded
+    return mpp
 
 
-def _recorded_mpp(slide: "OpenSlide", uri: str) -> float | None:
-    sides = []
-    for key in ("openslide.mpp-x", "openslide.mpp-y"):
-        try:
-            sides.append(float(slide.properties.get(key, "nan")))
-        except ValueError:
-            sides.append(math.nan)
-    if not all(PLAUSIBLE_MPP[0] <= side <= PLAUSIBLE_MPP[1] for side in sides):
-        return None
-    across, down = sides
-    if abs(across / down - 1) > SAME_MPP:
-        raise InputError(
-            f"slide {uri} has pixels of {across:g} x {down:g} um; only square pixels can be tiled, so resample it."
-        )
-    return (across + down) / 2
+def _same(one: float, other: float) -> bool:
+    return abs(one / other - 1) <= SAME_MPP
+
+
+def _recorded_mpp(slide: "OpenSlide", uri: str) -> dict[str, float]:
+    """What the slide records, um/px, by where it stands; implausible values are none.
+
+    Raises InputError for pixels that are not square.
+    """
+    properties = slide.properties
+    tags = _tiff_sides(properties)
+    generic = properties.get("openslide.vendor") == "generic-tiff"  # then OpenSlide's are those of the tags
+    sides = {
+        "its TIFF tags" if generic else "the scanner's record": (
+            _number(properties.get("openslide.mpp-x")),
+            _number(properties.get("openslide.mpp-y")),
+        ),
+        "its OME-XML": _ome_sides(properties.get("tiff.ImageDescription", ""), slide.dimensions),
+    }
+    sides.setdefault("its TIFF tags", tags)
+    found = {}
+    for where, (across, down) in sides.items():
+        if not all(PLAUSIBLE_MPP[0] <= side <= PLAUSIBLE_MPP[1] for side in (across, down)):
+            continue
+        if not _same(across, down):
+            raise InputError(
+                f"slide {uri} has pixels of {across:g} x {down:g} um by {where}; only square pixels can be tiled, so "
+                "resample it."
+            )
+        found[where] = (across + down) / 2
+    return found
+
+
+def _number(text: str | None) -> float:
+    """The number, nan for none."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
+
+
+def _tiff_sides(properties: Mapping[str, str]) -> tuple[float, float]:
+    """Microns per pixel across and down by XResolution and YResolution, nan where they say nothing."""
+    microns = TIFF_MICRONS.get(properties.get("tiff.ResolutionUnit", ""), math.nan)
+    across, down = (_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
+    return microns / (across or math.nan), microns / (down or math.nan)
+
+
+def _ome_sides(description: str, extent: tuple[int, int]) -> tuple[float, float]:
+    """Microns per pixel across and down by the OME-XML of a TIFF's first page, nan where it says nothing.
+
+    Of several images it is the one of the slide's extent, else the first. Units as in the OME schema, 2016-06.
+    """
+    if "PhysicalSize" not in description:
+        return math.nan, math.nan
+    try:
+        elements = list(ElementTree.fromstring(description).iter())
+    except ElementTree.ParseError:
+        return math.nan, math.nan
+    images = [dict(element.items()) for element in elements if element.tag.rpartition("}")[2] == "Pixels"]
+    size = tuple(map(str, extent))
+    image = next((each for each in images if (each.get("SizeX"), each.get("SizeY")) == size), next(iter(images), {}))
+    across, down = (
+        _number(image.get(f"PhysicalSize{axis}"))
+        * OME_MICRONS.get(image.get(f"PhysicalSize{axis}Unit", "µm"), math.nan)
+        for axis in "XY"
+    )
+    return across, down
 
 
 def scale_to(tile_mpp: float, level0_mpp: float, uri: str) -> float:

@@ -1,11 +1,13 @@
-"""The file of a slide: opened wherever it lies, and told from others."""
+"""The file of a slide: opened wherever it lies, refused with the right reason, and told from others."""
 
 import contextlib
 import hashlib
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from histill.config.common import Storage
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
     from openslide import OpenSlide
 
 CHUNK = 16 * 2**20  # bytes read at once
+SEVERAL_FILES = {".mrxs": "MIRAX", ".dcm": "DICOM", ".vms": "Hamamatsu VMS", ".vmu": "Hamamatsu VMU"}
+DESCRIPTORS = "/proc/self/fd"  # where Linux shows open files under a name, those without one too
 
 
 @contextlib.contextmanager
 def opened(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
-    """The slide, open; one in object storage is fetched into a temporary file that is removed at the end.
+    """The slide, open; one in object storage is fetched into a temporary file without a name, gone with the process.
 
     Raises Unreadable when OpenSlide cannot use it, be it on opening or inside the block.
     """
@@ -28,8 +32,7 @@ def opened(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
 
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(_local_copy(uri, storage)) if is_s3(uri) else os.path.abspath(uri)
-        if not os.path.isfile(path):
-            raise Unreadable(f"slide {uri} does not exist; correct its path.")
+        _check_file(path, uri)
         try:
             yield stack.enter_context(openslide.OpenSlide(path))
         except openslide.OpenSlideUnsupportedFormatError:
@@ -37,22 +40,104 @@ def opened(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
                 f"slide {uri} is not in a format that OpenSlide reads; convert it to a pyramidal TIFF."
             ) from None
         except openslide.OpenSlideError as error:
-            raise Unreadable(f"slide {uri} is damaged ({error}); replace it.") from None
+            raise Unreadable(f"slide {uri} {_reason(str(error))}") from None
+
+
+def _check_file(path: str, uri: str) -> None:
+    """Raise Unreadable for what OpenSlide would call by another name, or would open although it is not the slide."""
+    if os.path.isdir(path):
+        raise Unreadable(f"slide {uri} is a folder; name the slide's file (of DICOM any one of them) in it.")
+    if not os.path.isfile(path):
+        raise Unreadable(f"slide {uri} does not exist; correct its path.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(132)
+    except OSError as error:
+        raise Unreadable(f"slide {uri} cannot be read ({error.strerror}); see to its permissions.") from None
+    if not head:
+        raise Unreadable(f"slide {uri} is empty (0 bytes); copy it again.")
+    base, extension = os.path.splitext(path)
+    if extension.lower() == ".mrxs" and not os.path.isfile(os.path.join(base, "Slidedat.ini")):
+        raise Unreadable(f"slide {uri} lacks its folder {os.path.basename(base)}/ (MIRAX); copy it beside the file.")
+    if is_s3(uri) and head[128:] == b"DICM":
+        raise _of_several(uri, "DICOM")
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        _check_depth(path, uri)
+
+
+def _check_depth(path: str, uri: str) -> None:
+    """Raise Unreadable for a TIFF of more than 8 bits per channel, of which OpenSlide keeps the upper 8."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            bits = tiff.pages.first.bitspersample
+    except Exception:  # what is damaged is OpenSlide's to name
+        return
+    if bits > 8:
+        raise Unreadable(f"slide {uri} has {bits} bits per channel; convert it to 8-bit RGB.")
+
+
+def _of_several(uri: str, kind: str) -> Unreadable:
+    return Unreadable(
+        f"slide {uri} is one file of several ({kind}), which are not fetched together from object storage; put the "
+        "slide on a disk that every node mounts and give that path, or convert it to a pyramidal TIFF."
+    )
+
+
+def _reason(said: str) -> str:
+    """What OpenSlide's error means for who has the slide."""
+    codec = re.search(r"Unsupported TIFF compression: (\d+)", said)
+    if codec:
+        return (
+            f"has tiles compressed as {_codec_name(int(codec[1]))}, which OpenSlide does not decode; convert it to a "
+            "pyramidal TIFF with JPEG tiles."
+        )
+    if re.search(r"unsupported (?!marker)|not supported|can ?not handle", said, re.IGNORECASE):
+        return f"holds what OpenSlide does not read ({said}); convert it to a pyramidal TIFF with JPEG tiles."
+    if "SOP instance" in said:
+        return f"lacks some of its DICOM files ({said}); copy all of them into one folder."
+    return f"is damaged ({said}); replace it."
+
+
+def _codec_name(number: int) -> str:
+    import tifffile
+
+    try:
+        return f"{tifffile.COMPRESSION(number).name} (TIFF compression {number})"
+    except ValueError:
+        return f"TIFF compression {number}"
 
 
 @contextlib.contextmanager
 def _local_copy(uri: str, storage: Storage) -> Iterator[str]:
-    import pyarrow.fs as fs
+    """The path of a copy that no kill leaves behind, but for SQLite files and where there is no /proc."""
+    kind = SEVERAL_FILES.get(os.path.splitext(uri)[1].lower())
+    if kind is not None:
+        raise _of_several(uri, kind)
+    with tempfile.TemporaryFile(prefix="histill-slide-") as copy:
+        _fetch(uri, copy, storage)
+        copy.seek(0)
+        # SQLite (Sakura's slides) resolves links, and finds nothing where a file has no name.
+        if os.path.isdir(DESCRIPTORS) and copy.read(15) != b"SQLite format 3":
+            yield f"{DESCRIPTORS}/{copy.fileno()}"
+            return
+        copy.seek(0)
+        with tempfile.NamedTemporaryFile(prefix="histill-slide-", suffix=os.path.splitext(uri)[1]) as named:
+            shutil.copyfileobj(copy, named, CHUNK)
+            named.flush()
+            yield named.name
 
+
+def _fetch(uri: str, into: IO[bytes], storage: Storage) -> None:
     filesystem, key = arrow_filesystem(uri, storage)
-    with tempfile.TemporaryDirectory(prefix="histill-slide-") as folder:
-        path = os.path.join(folder, os.path.basename(key))
-        try:
-            with storage_errors(uri, storage):
-                fs.copy_files(key, path, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
-        except FileNotFoundError:
-            raise Unreadable(f"slide {uri} does not exist; correct its path.") from None
-        yield path
+    try:
+        with storage_errors(uri, storage), filesystem.open_input_stream(key) as stream:
+            while chunk := stream.read(CHUNK):
+                into.write(chunk)
+    except FileNotFoundError:
+        raise Unreadable(f"slide {uri} does not exist; correct its path.") from None
+    into.flush()
 
 
 def identify_slide(slide: "OpenSlide", uri: str, storage: Storage) -> str:
@@ -85,11 +170,10 @@ def fingerprint_source(uri: str, storage: Storage) -> str:
             about = filesystem.info(key)
         return f"{about['size']}-{str(about.get('ETag', '')).strip(chr(34))}"
     path = os.path.abspath(uri)
-    found = hashlib.sha256()
-    for each in [path, *_companions(path)]:
-        stat = os.stat(each)
-        found.update(f"{os.path.basename(each)}:{stat.st_size}:{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return found.hexdigest()[:32]
+    stats = {os.path.basename(each): os.stat(each) for each in [path, *_companions(path)]}
+    text = "\n".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats.items())
+    size = sum(stat.st_size for stat in stats.values())
+    return f"{size}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:32]}"
 
 
 def _companions(path: str) -> list[str]:

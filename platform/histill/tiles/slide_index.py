@@ -1,15 +1,19 @@
 """Which slides, or regions of slides, a source names."""
 
+import os
+import posixpath
 from dataclasses import dataclass
+from fractions import Fraction
 
 from histill.config.common import Storage
 from histill.config.ingest import SlideSource
 from histill.errors import InputError
-from histill.storage.uris import beside, stem
+from histill.storage.uris import beside, is_s3, stem
 from histill.tiles.index import plain, read_index
 from histill.tiles.resolution import PLAUSIBLE_MPP
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+SIDES = ("left", "top", "right", "bottom")
 
 
 @dataclass(frozen=True)
@@ -31,50 +35,76 @@ class SlideRow:
         """Whether the row takes in all of the slide."""
         return self.region == WHOLE
 
+    def overlaps(self, other: "SlideRow") -> bool:
+        """Whether a tile of one row's region can show what one of the other's shows, if both are of one slide."""
+        one, two = self.region, other.region
+        return max(one[0], two[0]) < min(one[2], two[2]) and max(one[1], two[1]) < min(one[3], two[3])
+
+
+@dataclass(frozen=True)
+class SlideIndex:
+    """The slides, and a sentence for everything in the index that has no part in them."""
+
+    rows: list[SlideRow]
+    notes: tuple[str, ...]
+
 
 def slide_rows(source: SlideSource, storage: Storage) -> list[SlideRow]:
+    """The rows of `read_slide_index`."""
+    return read_slide_index(source, storage).rows
+
+
+def read_slide_index(source: SlideSource, storage: Storage) -> SlideIndex:
     """The slides that `source` names.
 
     Raises InputError for a row that cannot be understood, two slides of one name, and regions that overlap:
     their tiles could not be told apart.
     """
+    notes: tuple[str, ...] = ()
     if source.index is None:
-        rows = [SlideRow(path, case=plain(stem(path))) for path in source.paths]
+        rows = [SlideRow(_tidy(path), case=plain(stem(path))) for path in source.paths]
     else:
         index = read_index(source.index, storage, needed=("slide",))
         rows = [_row(source.index, values) for values in index.rows]
-    for position, row in enumerate(rows):
-        for earlier in rows[:position]:
-            if earlier.name != row.name:
-                continue
-            if earlier.uri != row.uri:
-                raise InputError(f"{earlier.uri} and {row.uri} are both named {row.name!r}; rename one of the files.")
-            if _overlap(earlier.region, row.region):
-                raise InputError(
-                    f"slide {row.uri} is named twice with regions that overlap; give each row a region "
-                    "(left, top, right, bottom) of its own or remove one."
-                )
-            if earlier.mpp != row.mpp:
-                raise InputError(
-                    f"slide {row.uri} is declared with two values of mpp, {earlier.mpp} and {row.mpp}; a slide has one."
-                )
-    return rows
+        unused = index.unused(("slide", "case", "mpp", *SIDES))
+        notes = index.notes
+        if unused:
+            notes += (f"columns of the index that are not used: {', '.join(unused)}.",)
+    named: dict[str, list[SlideRow]] = {}
+    for row in rows:
+        for earlier in named.setdefault(row.name, []):
+            _check_pair(earlier, row)
+        named[row.name].append(row)
+    return SlideIndex(rows, notes)
+
+
+def _check_pair(earlier: SlideRow, row: SlideRow) -> None:
+    if earlier.uri != row.uri:
+        raise InputError(f"{earlier.uri} and {row.uri} are both named {row.name!r}; rename one of the files.")
+    if earlier.overlaps(row):
+        raise InputError(
+            f"slide {row.uri} is named twice with regions that overlap; give each row a region "
+            "(left, top, right, bottom) of its own or remove one."
+        )
+    if earlier.mpp != row.mpp:
+        raise InputError(
+            f"slide {row.uri} is declared with two values of mpp, {earlier.mpp} and {row.mpp}; a slide has one."
+        )
 
 
 def _row(index: str, values: dict[str, str]) -> SlideRow:
-    uri = beside(index, values["slide"])
-    sides = ("left", "top", "right", "bottom")
+    uri = _tidy(beside(index, values["slide"]))
     numbers: dict[str, float | None] = {}
-    for column in ("mpp", *sides):
+    for column in ("mpp", *SIDES):
         text = values.get(column, "")
         try:
-            numbers[column] = float(text) if text else None
-        except ValueError:
+            numbers[column] = float(Fraction(text)) if text else None
+        except (ValueError, ZeroDivisionError):
             raise InputError(f"{index}: {column} of slide {uri} is {text!r}; a number was expected.") from None
-    given = [numbers[side] for side in sides if numbers[side] is not None]
+    given = [numbers[side] for side in SIDES if numbers[side] is not None]
     region = WHOLE
     if given:
-        left, top, right, bottom = region = tuple(numbers[side] or 0.0 for side in sides)  # type: ignore[assignment]
+        left, top, right, bottom = region = tuple(numbers[side] or 0.0 for side in SIDES)  # type: ignore[assignment]
         if len(given) < 4 or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise InputError(
                 f"{index}: the region of slide {uri} is {region}; fractions with 0 <= left < right <= 1 and "
@@ -89,5 +119,8 @@ def _row(index: str, values: dict[str, str]) -> SlideRow:
     return SlideRow(uri, plain(values.get("case", "") or stem(uri)), mpp, region)
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
+def _tidy(uri: str) -> str:
+    """`uri` without `.`, `..` and doubled slashes, so that one file has one name."""
+    if is_s3(uri):
+        return f"s3://{posixpath.normpath(uri.removeprefix('s3://'))}"
+    return os.path.normpath(uri)

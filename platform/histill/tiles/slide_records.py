@@ -12,15 +12,16 @@ from histill.config.common import Storage
 from histill.config.load import validate
 from histill.errors import InputError
 from histill.storage.control import json_value, read_bytes, write_bytes
-from histill.storage.uris import join
-from histill.tiles.slide_files import fingerprint_source, identify_slide
+from histill.storage.uris import is_s3, join
+from histill.tiles.resolution import slide_mpp
+from histill.tiles.slide_files import fingerprint_source, identify_slide, opened
+from histill.tiles.slide_index import SlideRow
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
 
     from histill.tiles.cutting import Layout
     from histill.tiles.manifest import Manifest
-    from histill.tiles.slide_index import SlideRow
 
 RECORDS_NAME = "slides.json"
 
@@ -42,7 +43,7 @@ class SlideRecord(Strict):
     tissue: float = Field(description="share of the slide that is tissue, 0 to 1")
 
 
-def record_slide(slide: "OpenSlide", row: "SlideRow", layout: "Layout", tiles: int, storage: Storage) -> SlideRecord:
+def record_slide(slide: "OpenSlide", row: SlideRow, layout: "Layout", tiles: int, storage: Storage) -> SlideRecord:
     """The record of an open slide, or of a region, that gave so many tiles."""
     width, height = slide.dimensions
     left, top = (int(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
@@ -72,6 +73,33 @@ def join_regions(records: Iterable[SlideRecord]) -> tuple[SlideRecord, ...]:
             record = earlier.model_copy(update={"cases": cases, "tiles": earlier.tiles + record.tiles})
         slides[record.name] = record
     return tuple(slides.values())
+
+
+def find_replaced(record: SlideRecord, storage: Storage) -> bool:
+    """Whether another slide, or the same with other records, lies where this one lay; one that is gone does not.
+
+    An object with another ETag is another slide. Of a file with another time size, identity, resolution and extent are
+    asked, since copying a file changes its time.
+    """
+    try:
+        now = fingerprint_source(record.source, storage)
+    except FileNotFoundError:
+        return False
+    if now == record.fingerprint:
+        return False
+    if is_s3(record.source) or now.partition("-")[0] != record.fingerprint.partition("-")[0]:
+        return True
+    try:
+        with opened(record.source, storage) as slide:
+            row = SlideRow(record.source, record.cases[0])
+            same = identify_slide(slide, record.source, storage) == record.identity
+            return (
+                not same
+                or slide.dimensions != (record.width, record.height)
+                or slide_mpp(slide, row, record.mpp) != record.mpp
+            )
+    except InputError:
+        return True
 
 
 def write_slides(uri: str, records: Iterable[SlideRecord], storage: Storage) -> str:

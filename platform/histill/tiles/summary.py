@@ -1,11 +1,26 @@
-"""What a tile set holds that its user should see: classes by split, classes that a split lacks, equal tiles."""
+"""What a tile set holds that its user should see: its slides, classes by split and those a split lacks, equal tiles."""
+
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from histill.tiles.manifest import Manifest
+from histill.tiles.slide_records import SlideRecord
 
 NAMED = 5  # classes in a sentence
+SLIDES = 30  # in a table; those with the least tissue
+
+
+def slide_rows(records: Iterable[SlideRecord]) -> list[tuple[str, str, int, str, str]]:
+    """Name, cases, tiles, tissue and um/px of each slide, in their order; of many, those that show the least tissue."""
+    shown = list(records)
+    if len(shown) > SLIDES:
+        shown = sorted(shown, key=lambda record: record.tissue)[:SLIDES]
+    return [
+        (record.name, ", ".join(record.cases), record.tiles, f"{record.tissue:.0%}", f"{record.mpp:.4g}")
+        for record in shown
+    ]
 
 
 def class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:

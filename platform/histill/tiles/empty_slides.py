@@ -1,0 +1,51 @@
+"""Why a slide gave no tile."""
+
+import numpy as np
+
+from histill.config.ingest import SlideSource
+from histill.tiles.cutting import Layout
+from histill.tiles.slide_index import SlideRow
+from histill.tiles.tissue import CHROMA_BOUNDS, DARKEST
+
+MOST = 0.5  # share of a picture that makes it black or grey
+GLASS = 200  # brightest channel above which a colourless pixel is empty glass
+COLOURED = 0.01  # share of coloured pixels that are no tissue: ink
+
+
+def explain_empty(row: SlideRow, extent: tuple[int, int], layout: Layout, source: SlideSource, tile_px: int) -> str:
+    """One sentence: the slide or region, what it lacks for a tile, and what to do.
+
+    Args:
+        extent: width and height of level 0.
+    """
+    region = "" if row.whole else " (region {:g}, {:g}, {:g}, {:g})".format(*row.region)
+    name = f"slide {row.uri}{region}"
+    left, top, right, bottom = row.region
+    wide, high = (right - left) * extent[0], (bottom - top) * extent[1]
+    if not layout.corners:
+        return (
+            f"{name} is {wide:.0f} x {high:.0f} px of {layout.level0_mpp:g} um, smaller than a tile, which takes "
+            f"{layout.side:.0f} x {layout.side:.0f} of them ({tile_px} px of {source.tile_mpp:g} um); set a smaller "
+            "tile_px or a finer slides.mpp."
+        )
+    most = float(layout.fractions.max())
+    if most > 0:
+        return (
+            f"{name} has no tile of {tile_px} px with {source.min_tissue:.0%} tissue, the most is {most:.1%}; set a "
+            "smaller slides.min_tissue."
+        )
+    look = _look_of(layout.overview_of(row.region))
+    return f"{name} shows no tissue: {look}; set slides.min_tissue=0 to cut it all the same."
+
+
+def _look_of(picture: np.ndarray) -> str:
+    """What an overview without tissue, uint8 [H, W, 3], looks like."""
+    brightest = picture.max(axis=-1).astype(int)
+    chroma = brightest - picture.min(axis=-1)
+    if (chroma > CHROMA_BOUNDS[0]).mean() > COLOURED:
+        return "what is coloured on it is pale, in specks, or blue or green as ink is"
+    if (brightest <= DARKEST).mean() > MOST:
+        return "it is black"
+    if (brightest < GLASS).mean() > COLOURED:
+        return "it is grey, and tissue is told from glass by its colour"
+    return "it is blank"

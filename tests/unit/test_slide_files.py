@@ -1,0 +1,152 @@
+"""What is said of a slide that cannot be used, and that a fetched one leaves no file."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as fs
+import pytest
+import tifffile
+from openslide import OpenSlide
+
+import histill.tiles.slide_files
+from histill.config.common import Storage
+from histill.tiles.slide_files import opened
+from histill.tiles.sources import Unreadable
+
+pytestmark = pytest.mark.unit
+
+STORAGE = Storage()
+
+
+def reason(path: str | Path) -> str:
+    with pytest.raises(Unreadable) as caught, opened(str(path), STORAGE) as slide:
+        slide.read_region((0, 0), 0, slide.dimensions)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("codec", "name"),
+    [
+        (50001, "WEBP"),
+        (34712, "JPEG2000"),
+        (33003, "APERIO_JP2000_YCBC"),
+        (50002, "JPEGXL"),
+        (34925, "LZMA"),
+        (60123, "as TIFF compression 60123"),
+    ],
+)
+def test_a_codec_that_openslide_lacks_is_no_damage(
+    tmp_path: Path, codec: int, name: str, write_slide: Callable[..., str]
+) -> None:
+    path = write_slide(tmp_path / "a.tiff")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages.first.tags["Compression"].overwrite(codec)
+    said = reason(path)
+    assert name in said
+    assert str(codec) in said
+    assert "pyramidal TIFF with JPEG tiles" in said
+    assert "damaged" not in said
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_more_than_eight_bits_are_refused(tmp_path: Path, dtype: str) -> None:
+    """OpenSlide keeps the upper 8 of 16 bits: a slide of 12 bits would be nearly black."""
+    path = tmp_path / "deep.tiff"
+    tifffile.imwrite(path, np.full((256, 256, 3), 3000, dtype), tile=(256, 256), photometric="rgb")
+    assert f"has {np.dtype(dtype).itemsize * 8} bits per channel; convert it to 8-bit RGB" in reason(path)
+
+
+def test_files_that_are_no_slides(tmp_path: Path, write_slide: Callable[..., str]) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "is a folder; name the slide's file" in reason(tmp_path / "folder")
+    (tmp_path / "empty.svs").touch()
+    assert "is empty (0 bytes)" in reason(tmp_path / "empty.svs")
+    assert "does not exist" in reason(tmp_path / "none.svs")
+    (tmp_path / "m.mrxs").write_bytes(b"\xff\xd8\xff\xe0")
+    assert "lacks its folder m/ (MIRAX)" in reason(tmp_path / "m.mrxs")
+    stripes = tmp_path / "stripes.tiff"
+    tifffile.imwrite(stripes, np.zeros((64, 64, 3), np.uint8), photometric="rgb")
+    assert "not in a format that OpenSlide reads" in reason(stripes)
+
+
+def test_damage_is_damage(tmp_path: Path, write_slide: Callable[..., str]) -> None:
+    path = Path(write_slide(tmp_path / "a.tiff", compression="deflate"))
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        start = tiff.pages.first.dataoffsets[0]
+    data[start : start + 200] = bytes(200)
+    path.write_bytes(data)
+    assert "is damaged (" in reason(path)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for a bucket, and a temporary folder of the test's own beside it."""
+
+    def in_folder(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]:
+        return fs.LocalFileSystem(), str(tmp_path / "bucket" / uri.removeprefix("s3://b/"))
+
+    monkeypatch.setattr(histill.tiles.slide_files, "arrow_filesystem", in_folder)
+    for name in ("bucket", "tmp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "bucket"
+
+
+@pytest.mark.parametrize("name", ["a.mrxs", "a.dcm", "A.DCM", "a.vms", "instance"])
+def test_slides_of_several_files_are_not_fetched_in_part(
+    bucket: Path, name: str, write_dicom: Callable[[Path], list[str]]
+) -> None:
+    shutil.copy(write_dicom(bucket.parent / "d")[2], bucket / name)
+    said = reason(f"s3://b/{name}")
+    assert "is one file of several" in said
+    assert "on a disk that every node mounts" in said
+
+
+def test_a_fetched_slide_has_no_name_that_a_kill_could_leave(bucket: Path, write_slide: Callable[..., str]) -> None:
+    path = write_slide(bucket / "a.tiff")
+    with opened("s3://b/a.tiff", STORAGE) as slide, OpenSlide(path) as there:
+        assert list((bucket.parent / "tmp").iterdir()) == []
+        region = slide.read_region((100, 50), 0, (300, 300))
+        assert region.tobytes() == there.read_region((100, 50), 0, (300, 300)).tobytes()
+        assert slide.properties["openslide.quickhash-1"] == there.properties["openslide.quickhash-1"]
+    assert "does not exist" in reason("s3://b/none.tiff")
+
+
+def test_a_file_of_sqlite_keeps_its_name_while_it_is_open(bucket: Path) -> None:
+    (bucket / "a.svslide").write_bytes(b"SQLite format 3\0" + bytes(200))
+    assert "not in a format" in reason("s3://b/a.svslide")
+    assert list((bucket.parent / "tmp").iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys, tempfile
+import pyarrow.fs as fs
+import histill.tiles.slide_files as files
+from histill.config.common import Storage
+tempfile.tempdir = sys.argv[2]
+files.arrow_filesystem = lambda uri, storage: (fs.LocalFileSystem(), sys.argv[1])
+with files.opened("s3://b/a.tiff", Storage()) as slide:
+    slide.read_region((0, 0), 0, (10, 10))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_leaves_no_slide(tmp_path: Path, write_slide: Callable[..., Any]) -> None:
+    path = write_slide(tmp_path / "a.tiff")
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, path, str(tmp_path / "tmp")], env=dict(os.environ), check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path / "tmp") == []
