@@ -59,8 +59,8 @@ class Columns(Strict):
     )
     mask: str | None = Field(
         "mask",
-        description="mask path (PNG of class indices; 255 in a two-valued mask means 1); an index may lack this column "
-        "unless it is named here",
+        description="mask path (PNG of class indices, or of 0 and 255); an index may lack this column unless it is "
+        "named here",
     )
 
 
@@ -70,6 +70,23 @@ class ImageSource(Strict):
     index: Uri = Field(description="CSV naming the images")
     columns: Columns = Columns()
     mpp: float = Field(gt=0, description="microns per pixel of the images")
+    mask_values: dict[int, int] | None = Field(
+        None,
+        description="class (0 to 254) of each value that a mask may hold, 255 for what is to be ignored, such as "
+        "{0: 0, 255: 1} or {0: 0, 1: 1, 255: 255}; null: found from all masks together",
+    )
+
+    @model_validator(mode="after")
+    def _classes_are_bytes(self) -> "ImageSource":
+        for value, place in (self.mask_values or {}).items():
+            if value < 0 or not 0 <= place <= 255:
+                raise ValueError(
+                    f"images.mask_values gives the value {value} the class {place}; values are 0 or more, and classes "
+                    "0 to 254, or 255 for what is to be ignored"
+                )
+        if self.mask_values == {}:
+            raise ValueError("images.mask_values names no value; name each, or leave it out")
+        return self
 
 
 class SplitRule(Strict):

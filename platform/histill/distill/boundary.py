@@ -18,16 +18,20 @@ def with_boundary(mask: Tensor, width_px: int, boundary: int) -> Tensor:
 
     The distance is that of a chessboard: what is left of each class is its region eroded by a square of
     2 `width_px` + 1. The edge of the tile is no edge of a region. Regions of one class that touch over a wide front
-    are one region: the masks do not tell them apart.
+    are one region: the masks do not tell them apart. Of pixels to ignore nobody knows the class: they make no boundary,
+    and stay as they are.
 
     Args:
-        mask: int64 [B, H, W], classes 0..255, of which 0 is the background.
+        mask: int64 [B, H, W], classes 0..254, of which 0 is the background, and below 0 what is to be ignored.
         width_px: at least 1.
     """
-    classes = mask[:, None].float()
+    classes, known = mask[:, None].float(), mask[:, None] >= 0
     side = 2 * width_px + 1
-    highest = F.max_pool2d(classes, side, stride=1, padding=width_px)  # pads with -inf: nothing beyond the tile
-    lowest = -F.max_pool2d(-classes, side, stride=1, padding=width_px)
+    highest, negated = (  # padded with -inf: nothing beyond the tile
+        F.max_pool2d(torch.where(known, each, -torch.inf), side, stride=1, padding=width_px)
+        for each in (classes, -classes)
+    )
+    lowest = -negated
     return torch.where((mask > 0) & (highest != lowest)[:, 0], boundary, mask)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from histill.config.distill import DistillLoss
 from histill.distill.boundary import counted, decided
 from histill.distill.judges import ClassJudge, OverlapJudge
-from histill.distill.masks import masks_among
+from histill.distill.masks import masks_among, measure_labeled, sampled
 from histill.distill.rckd import logits_of_levels
 from histill.distill.task import Judge, Student, Terms, weighted
 from histill.distill.terms import TERMS, Seen
@@ -48,7 +48,8 @@ class Distill:
         assert isinstance(student, Answers)
         logits, maps = self._teacher_says(batch, student.logits.shape[-1])
         target, queue = self._target(batch, logits), self._remembered(maps, batch.valid)
-        seen = Seen(student, logits, maps, target, batch.valid, self.layers, self.multi_label, queue)
+        labeled = None if batch.mask is None else batch.labeled or measure_labeled(batch)
+        seen = Seen(student, logits, maps, target, batch.valid, self.layers, self.multi_label, queue, labeled)
         return weighted({name: (term.weight, TERMS[name](term, seen)) for name, term in self.terms.terms.items()})
 
     def judge(self, tiles: np.ndarray) -> Judge:
@@ -67,8 +68,7 @@ class Distill:
         if batch.mask is None:
             return logits.new_full((len(logits), *logits.shape[-2:]), -1, dtype=torch.int64)
         side = logits.shape[-1]
-        masks = self._masks(batch)[:, None].float()
-        return torch.nn.functional.interpolate(masks, size=side, mode="nearest-exact")[:, 0].long()
+        return sampled(self._masks(batch), side)
 
     def _masks(self, batch: TileBatch) -> Tensor:
         return masks_among(batch, counted(self.classes), self.name_of)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from histill.distill.boundary import counted, decided, with_boundary
 from histill.distill.judges import OverlapJudge
-from histill.distill.masks import masks_among
+from histill.distill.masks import masks_among, measure_labeled, per_share, sampled
 from histill.distill.task import Student, Terms, answers_of, weighted
 from histill.losses.logits import cross_entropy, soft_dice
-from histill.stream.batches import TileBatch
+from histill.stream.batches import Labeled, TileBatch
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,32 @@ class Supervised:
     def loss(self, model: Student, batch: TileBatch) -> Terms:
         """The terms against the mask, which is sampled at the nearest pixel when the network sees another size.
 
-        `deep` is the sum of the same for each deep stage.
+        Each is the mean over the pixels, or the tiles, that are not ignored. `deep` is the sum of the same for each
+        deep stage.
         """
         logits, stages = answers_of(model, batch.student.float())
-        target = _sampled(self.reference(batch), logits.shape[-1])
+        labeled = batch.labeled or measure_labeled(batch)
+        target = sampled(self.reference(batch), logits.shape[-1])
         if self.boundary_px:
             target = with_boundary(target, self.boundary_px, len(self.classes) - 1)
-        parts = self._parts(logits, target, batch.valid)
+        parts = self._parts(logits, target, batch.valid, labeled)
         if stages:
             losses = [
-                weighted(self._parts(stage, _sampled(target, stage.shape[-1]), batch.valid)).loss for stage in stages
+                weighted(self._parts(stage, sampled(target, stage.shape[-1]), batch.valid, labeled)).loss
+                for stage in stages
             ]
             parts["deep"] = (self.deep, torch.stack(losses).sum())
         return weighted(parts)
 
-    def _parts(self, logits: Tensor, target: Tensor, valid: Tensor) -> dict[str, tuple[float, Tensor]]:
+    def _parts(
+        self, logits: Tensor, target: Tensor, valid: Tensor, labeled: Labeled
+    ) -> dict[str, tuple[float, Tensor]]:
         """Weight and value of each term, for logits of the target's size."""
-        parts = {"cross_entropy": (1.0, cross_entropy(logits, target, valid))}
+        parts = {"cross_entropy": (1.0, per_share(cross_entropy(logits, target, valid), labeled.pixels))}
         if self.dice:
-            one_hot = F.one_hot(target, len(self.classes)).movedim(-1, 1).float()
-            parts["dice"] = (self.dice, soft_dice(logits, one_hot, valid))
+            one_hot = F.one_hot(target.clamp_min(0), len(self.classes)).movedim(-1, 1).float()
+            dice = soft_dice(logits, one_hot, valid, known=target >= 0)
+            parts["dice"] = (self.dice, per_share(dice, labeled.tiles))
         return parts
 
     def judge(self, tiles: np.ndarray) -> OverlapJudge:
@@ -60,12 +66,5 @@ class Supervised:
         return OverlapJudge(len(counted(self.classes)), self.reference, partial(decided, classes=self.classes))
 
     def reference(self, batch: TileBatch) -> Tensor:
-        """The mask, int64 [B, H, W]. Raises InputError when it holds a class that has no name."""
+        """The mask, int64 [B, H, W], -1 where it is to be ignored. Raises InputError for a class that has no name."""
         return masks_among(batch, counted(self.classes), self.name_of)
-
-
-def _sampled(mask: Tensor, side: int) -> Tensor:
-    """`mask`, int64 [B, H, W], at the nearest pixels of [B, side, side]."""
-    if mask.shape[-1] == side:
-        return mask
-    return F.interpolate(mask[:, None].float(), size=side, mode="nearest-exact")[:, 0].long()

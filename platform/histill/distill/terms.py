@@ -21,11 +21,13 @@ from histill.config.distill import (
     ManyFeatures,
     Relational,
 )
+from histill.distill.masks import per_share
 from histill.errors import InputError
 from histill.losses.feature import attention_distance, feature_distance, grad_cam, mixed_distances, resized
 from histill.losses.logits import bernoulli_kl, binary_cross_entropy, cross_entropy, decoupled_kl, kl_divergence
 from histill.losses.relation import angle_relation, distance_relation, info_nce
 from histill.models.matching import Answers, Layers, Pair
+from histill.stream.batches import Labeled
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Seen:
     layers: Layers
     multi_label: bool  # the classes do not exclude each other
     queue: Tensor  # [Q, D], what the teacher's pooled last map was for earlier tiles
+    labeled: Labeled | None = None  # of masks
 
 
 def divergence(term: Divergence, seen: Seen) -> Tensor:
@@ -58,7 +61,8 @@ def decoupled(term: Decoupled, seen: Seen) -> Tensor:
 def labels(term: Labels, seen: Seen) -> Tensor:
     if seen.multi_label:
         return binary_cross_entropy(seen.student.logits, seen.target, seen.valid, term.smoothing)
-    return cross_entropy(seen.student.logits, seen.target, seen.valid, smoothing=term.smoothing)
+    loss = cross_entropy(seen.student.logits, seen.target, seen.valid, smoothing=term.smoothing)
+    return loss if seen.labeled is None else per_share(loss, seen.labeled.pixels)
 
 
 def features(term: Features, seen: Seen) -> Tensor:

@@ -164,8 +164,8 @@ def _outline(axis: Any, decided: torch.Tensor, classes: int) -> None:
 
 
 def _dice(said: torch.Tensor, reference: torch.Tensor) -> float:
-    """Dice of the foreground of one tile; 1 when both are empty."""
-    one, other = said > 0, reference > 0
+    """Dice of the foreground of one tile, where the reference is known; 1 when both are empty."""
+    one, other = torch.logical_and(said > 0, reference >= 0), reference > 0
     total = int(one.sum() + other.sum())
     return 2 * int(torch.logical_and(one, other).sum()) / total if total else 1.0
 

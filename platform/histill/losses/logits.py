@@ -44,15 +44,16 @@ def cross_entropy(
     t = (1 - e) onehot(y) + e / K with the label smoothing e (Szegedy et al., arXiv 1512.00567, section 7). The sum is
     divided by the number of valid pixels, whatever their weights; torch divides by the sum of the weights instead,
     which depends on the labels and so cannot be joined over workers. For the same reason a pixel (or tile) without a
-    label adds 0 and is counted all the same.
+    label adds 0, gets a gradient of exactly zero, and is counted all the same; `distill/masks.py` divides by the pixels
+    that have one, over all workers.
 
     Args:
         target: int64 [B, H, W] or [B], classes 0..K-1 in valid rows, below 0 where there is no label.
         class_weights: float [K], or None for 1 everywhere.
         smoothing: e, in 0..1.
     """
-    logits = masked(logits, valid)
     known = rows(valid, target) & (target >= 0)
+    logits = torch.where(known.unsqueeze(1), masked(logits, valid), 0)
     target = torch.where(known, target, 0)
     log_q = F.log_softmax(logits, dim=1)
     loss = -log_q.gather(1, target.unsqueeze(1)).squeeze(1)
@@ -141,19 +142,21 @@ def decoupled_kl(
     return temperature**2 * mean_over_valid(target_weight * target_term + others_weight * others_term, valid)
 
 
-def soft_dice(logits: Tensor, target_probabilities: Tensor, valid: Tensor) -> Tensor:
+def soft_dice(logits: Tensor, target_probabilities: Tensor, valid: Tensor, known: Tensor | None = None) -> Tensor:
     """1 - Dice of probabilities, per tile and foreground class, then the mean over both.
 
     D = (2 sum q t + 1) / (sum q^2 + sum t^2 + 1), sums over the pixels of one tile, q = softmax(z) and t the
     target (Milletari et al., arXiv 1606.04797, section 3). With squares in the denominator D is 1 exactly
     when q = t, also for soft targets. The added 1, worth one pixel, makes D = 1 where a class is absent from
-    both.
+    both. Pixels that are not `known` are in none of the sums; a tile without any adds 0 and is counted all the same.
 
     Args:
         target_probabilities: float [B, K, H, W] in 0..1: soft responses or one-hot labels.
+        known: bool [B, H, W], or None for every pixel.
     """
-    q = masked(logits, valid).softmax(1)[:, 1:]
-    t = masked(target_probabilities, valid)[:, 1:]
+    inside = rows(valid, logits) if known is None else rows(valid, logits) & known.unsqueeze(1)
+    q, t = torch.where(inside, masked(logits, valid), 0).softmax(1), masked(target_probabilities, valid)
+    q, t = (torch.where(inside, each, 0)[:, 1:] for each in (q, t))
     overlap = (q * t).sum((2, 3))
     size = q.square().sum((2, 3)) + t.square().sum((2, 3))
     dice = (2 * overlap + 1) / (size + 1)

@@ -8,12 +8,14 @@ from torch import Tensor
 def confusion(decided: Tensor, reference: Tensor, classes: int) -> Tensor:
     """int64 [B, K, K] counts of the pixels of each tile, reference class by decided class.
 
-    `decided` and `reference` are int64 [B, H, W] in 0..K-1.
+    `decided` and `reference` are int64 [B, H, W] in 0..K-1; where `reference` is below 0, a pixel counts nowhere.
     """
     tiles, cells = len(decided), classes * classes
     offset = torch.arange(tiles, device=decided.device).reshape(-1, 1) * cells
     places = offset + reference.flatten(1) * classes + decided.flatten(1)
-    return torch.bincount(places.flatten(), minlength=tiles * cells).reshape(tiles, classes, classes)
+    places = torch.where(reference.flatten(1) < 0, tiles * cells, places)  # a last cell that is thrown away
+    counts = torch.bincount(places.flatten(), minlength=tiles * cells + 1)
+    return counts[:-1].reshape(tiles, classes, classes)
 
 
 def dice_and_iou(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

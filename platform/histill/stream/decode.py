@@ -8,6 +8,7 @@ import simplejpeg
 from PIL import Image
 
 from histill.stream.prepare_tile import reduction_for, shrunk
+from histill.tiles.pixels import open_picture, rgb_pixels
 
 __all__ = ["CorruptTile", "decode_image", "decode_mask", "reduction_for", "shrunk"]
 _FAULTS = (ValueError, OSError, SyntaxError, Image.DecompressionBombError)  # what the codecs raise
@@ -34,8 +35,8 @@ def decode_image(
             return simplejpeg.decode_jpeg(
                 data, colorspace="RGB", strict=True, min_height=side, min_width=side, buffer=into
             )
-        with Image.open(io.BytesIO(data)) as opened:
-            image = np.asarray(opened.convert("RGB"))
+        with open_picture(data) as picture:
+            image, _ = rgb_pixels(picture, data)
     except CorruptTile:
         raise
     except _FAULTS as error:

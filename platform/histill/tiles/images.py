@@ -1,30 +1,34 @@
-"""Images from an index: checked, and kept as they are where that is possible."""
+"""Images from an index: checked, and kept as they are where every decoder sees in them what is to be seen."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histill.config.common import Storage
 from histill.tiles.image_index import ImageRow
+from histill.tiles.masks import class_pixels, normalised_mask
+from histill.tiles.pixels import PROFILED, PictureError, check_png, open_picture, rgb_pixels
 from histill.tiles.shards import Tile
-from histill.tiles.sources import Unreadable, read_file
-
-if TYPE_CHECKING:
-    from PIL.ImageFile import ImageFile
+from histill.tiles.sources import Unreadable, check_size, read_file, unreadable_as
 
 READERS = 4  # threads of one task: decoding and waiting for storage both release the interpreter
 KEPT_FORMATS = ("JPEG", "PNG")
+SAME_LEVELS = 8  # how far two decoders of one JPEG may be apart, of 255
 
 
-def read_images(rows: Sequence[ImageRow], tile_px: int, mpp: float, storage: Storage) -> list[Tile | Unreadable]:
-    """Each row as a tile, or the reason why not, in order. Raises InputError when the storage refuses."""
+def read_images(
+    rows: Sequence[ImageRow], tile_px: int, mpp: float, storage: Storage, meaning: Mapping[int, int] | None = None
+) -> list[Tile | Unreadable]:
+    """Each row as a tile, or the reason why not, in order. Raises InputError when the storage refuses.
+
+    `meaning` is the class of each value of a mask, found for the whole set; None: each mask is a set of its own.
+    """
 
     def attempt(row: ImageRow) -> Tile | Unreadable:
         try:
-            return read_tile(row, tile_px, mpp, storage)
+            return read_tile(row, tile_px, mpp, storage, meaning)
         except Unreadable as reason:
             return reason
 
@@ -32,89 +36,60 @@ def read_images(rows: Sequence[ImageRow], tile_px: int, mpp: float, storage: Sto
         return list(pool.map(attempt, rows))
 
 
-def read_tile(row: ImageRow, tile_px: int, mpp: float, storage: Storage) -> Tile:
+def read_tile(
+    row: ImageRow, tile_px: int, mpp: float, storage: Storage, meaning: Mapping[int, int] | None = None
+) -> Tile:
     """One row as a tile. Raises Unreadable naming the image or the mask and what was expected."""
-    image = checked_image(read_file(row.uri, storage), row.uri, tile_px)
-    mask = None
+    image, notes = take_image(read_file(row.uri, storage), row.uri, tile_px)
+    mask, counts = None, {}
     if row.mask is not None:
-        mask = normalised_mask(read_file(row.mask, storage), row.mask, row.uri, tile_px)
-    return Tile(row.name, row.name, row.case, 0, 0, mpp, row.label, image, mask)
+        mask = normalised_mask(read_file(row.mask, storage), row.mask, row.uri, tile_px, meaning)
+        counts = class_pixels(mask)
+    return Tile(row.name, row.name, row.case, 0, 0, mpp, row.label, image, mask, notes, counts)
 
 
 def checked_image(data: bytes, name: str, tile_px: int) -> bytes:
-    """`data` itself when it is an RGB JPEG or PNG, else the same picture as an RGB PNG.
+    """The bytes of `take_image`."""
+    return take_image(data, name, tile_px)[0]
 
-    The whole picture is decoded once, so that a corrupt file is found here and not in the middle of training.
 
-    Raises Unreadable when the picture is damaged, is not `tile_px` by `tile_px`, or has more than 8 bits per
-    channel.
+def take_image(data: bytes, name: str, tile_px: int) -> tuple[bytes, tuple[str, ...]]:
+    """The picture as tiles are stored, and what was done to it; `tiles/pixels.py` says what that is.
+
+    `data` itself when it is an RGB JPEG or PNG that shows the picture as it is, else that picture as an RGB PNG. It is
+    decoded once, a JPEG by two decoders, so that a corrupt file is found here and not in the middle of training.
+
+    Raises Unreadable when the picture is damaged, refused, or not `tile_px` by `tile_px`.
+    """
+    from PIL import Image
+
+    with unreadable_as(name):
+        picture = open_picture(data)
+        mode, form, profile = picture.mode, picture.format, picture.info.get("icc_profile", b"")
+        check_size(picture.size, name, tile_px)
+        pixels, notes = rgb_pixels(picture, data)
+        check_png(picture, data)
+        if form == "JPEG":
+            _check_jpeg(data, pixels if mode == "RGB" and not set(notes) - {PROFILED} else None)
+        clear = "transparency" in picture.info
+    if mode == "RGB" and form in KEPT_FORMATS and not clear and not set(notes) - {PROFILED}:
+        return data, notes
+    encoded = io.BytesIO()
+    with Image.fromarray(pixels) as plain:
+        plain.save(encoded, "PNG", icc_profile=profile if profile[16:20] == b"RGB " else None)
+    return encoded.getvalue(), notes
+
+
+def _check_jpeg(data: bytes, pixels: np.ndarray | None) -> None:
+    """Raises PictureError when the stream's decoder finds damage, or sees other pixels than Pillow's `pixels`.
+
+    It is the stricter one of the two: Pillow passes over damaged entropy data.
     """
     import simplejpeg
-    from PIL import Image
-
-    picture = _decoded(data, name)
-    _check_size(picture.size, name, tile_px)
-    if picture.format == "JPEG":
-        try:  # the stream's decoder, and stricter than Pillow, which passes over damaged entropy data
-            simplejpeg.decode_jpeg(data)
-        except ValueError as error:
-            raise Unreadable(f"{name} is a damaged JPEG ({str(error).strip()}); replace it.") from None
-    if picture.mode == "RGB" and picture.format in KEPT_FORMATS:
-        return data
-    if picture.mode.startswith(("I", "F")):
-        raise Unreadable(f"{name} has more than 8 bits per channel (mode {picture.mode}); convert it to 8-bit RGB.")
-    encoded = io.BytesIO()
-    with Image.fromarray(np.asarray(picture.convert("RGB"))) as plain:
-        plain.save(encoded, "PNG")
-    return encoded.getvalue()
-
-
-def normalised_mask(data: bytes, name: str, image: str, tile_px: int) -> bytes:
-    """The mask as a PNG of class indices (uint8); a mask of 0 and 255 only becomes one of 0 and 1.
-
-    Raises Unreadable when it is damaged, is not of its image's size, or holds colours instead of class
-    indices.
-    """
-    from PIL import Image
-
-    picture = _decoded(data, name)
-    if picture.size != (tile_px, tile_px):
-        width, height = picture.size
-        raise Unreadable(
-            f"the mask {name} is {width} x {height} px and its image {image} is {tile_px} x {tile_px}; "
-            "make them the same size."
-        )
-    classes = np.asarray(picture)
-    if classes.ndim == 3 and (classes[..., :3] == classes[..., :1]).all():
-        classes = classes[..., 0]
-    if classes.ndim != 2 or classes.dtype.kind == "f" or classes.min() < 0 or classes.max() > 255:
-        raise Unreadable(
-            f"the mask {name} holds colours or values above 255; give a PNG of class indices from 0 to 255."
-        )
-    classes = classes.astype(np.uint8)
-    if np.isin(classes, (0, 255)).all():
-        classes = (classes > 0).astype(np.uint8)
-    encoded = io.BytesIO()
-    with Image.fromarray(classes) as plain:
-        plain.save(encoded, "PNG")
-    return encoded.getvalue()
-
-
-def _decoded(data: bytes, name: str) -> "ImageFile":
-    from PIL import Image, UnidentifiedImageError
 
     try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise Unreadable(f"{name} cannot be decoded ({reason}); replace it.") from None
-    return picture
-
-
-def _check_size(size: tuple[int, int], name: str, tile_px: int) -> None:
-    if size != (tile_px, tile_px):
-        raise Unreadable(
-            f"{name} is {size[0]} x {size[1]} px and {tile_px} x {tile_px} was expected; "
-            "set tile_px or resize the image."
-        )
+        seen = simplejpeg.decode_jpeg(data)
+    except ValueError as error:
+        raise PictureError(f"is a damaged JPEG ({str(error).strip()}); replace it") from None
+    if pixels is not None and np.abs(seen.astype(np.int16) - pixels).max() > SAME_LEVELS:
+        raise PictureError("is a JPEG that decoders read as different colors; convert it to PNG")

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,13 +19,14 @@ from histill.storage.uris import is_s3, join
 from histill.tiles.doubles import Sightings, add_sighting, note_doubles
 from histill.tiles.image_index import read_image_index
 from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest, write_manifest
+from histill.tiles.mask_survey import find_set_meaning
 from histill.tiles.parts import Part, Unit, make_part
 from histill.tiles.slide_index import read_slide_index
 from histill.tiles.slide_records import find_replaced, join_regions, read_slides
 from histill.tiles.slides import SlideRow, opened, scale_to, slide_mpp
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import check_pinned
-from histill.tiles.summary import equal_content
+from histill.tiles.summary import equal_content, image_notes
 
 RECORD_NAME = "ingest.json"
 # Keys that change no tile.
@@ -75,6 +76,8 @@ def ingest(config: IngestConfig) -> IngestReport:
     parts: dict[str, Part] = {}
     seen: Sightings = {}
     with connected():
+        meaning = find_set_meaning(units)
+        units = [replace(unit, meaning=meaning) for unit in units]
         for part in _within_limit(units, config):
             parts[part.name] = part
             row = rows_of[part.name]
@@ -85,7 +88,7 @@ def ingest(config: IngestConfig) -> IngestReport:
     rows = pa.concat_tables([part.rows for part in ordered])
     if not rows.num_rows:
         raise InputError(f"the sources gave no tile for {config.output}: {' '.join(skipped[:NAMED])}")
-    notes = (*notes, *note_doubles(seen), *equal_content(rows))
+    notes = (*notes, *note_doubles(seen), *image_notes(ordered, meaning), *equal_content(rows))
     manifest = write_manifest(
         config.output,
         rows,
@@ -212,7 +215,8 @@ def _earlier(config: IngestConfig, record: dict[str, Any], digest: str) -> Manif
         before, now = dict(_leaves(earlier)), dict(_leaves(record))
         key = next(key for key in [*now, *before] if before.get(key) != now.get(key))
         raise InputError(
-            f"{other} ({key} was {before.get(key)!r} and is {now.get(key)!r}); name another output or empty this one."
+            f"{other} ({key} was {before.get(key, 'unset')!r} and is {now.get(key)!r}); name another output or empty "
+            "this one."
         )
     if not exists(join(config.output, HEADER_NAME), config.storage):
         return None

@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -39,6 +40,7 @@ class Unit:
     config: IngestConfig
     slide: SlideRow | None = None
     images: tuple[ImageRow, ...] = ()
+    meaning: Mapping[int, int] | None = None  # the class of each value of a mask
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Part:
     unreadable: tuple[str, ...]
     empty: tuple[str, ...]
     slide: SlideRecord | None = None  # of a slide that could be read
+    done: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # to how many images what was, and the first
+    class_pixels: Mapping[int, int] = field(default_factory=dict)  # of each class in the masks
     reused: bool = False
 
 
@@ -58,12 +62,15 @@ class _Found:
     unreadable: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     slide: SlideRecord | None = None
+    done: dict[str, tuple[int, str]] = field(default_factory=dict)
+    class_pixels: Counter[int] = field(default_factory=Counter)
 
 
 def make_part(unit: Unit) -> Part:
     """Write the unit's shards and then its record, unless an earlier run did; runs as a task on the cluster.
 
-    A part with unreadable sources is made again, since they may have been replaced, as is one whose slide has been.
+    A part with unreadable sources is made again, since they may have been replaced, as is one whose slide has been, or
+    whose masks were read in another meaning.
 
     Raises InputError when the storage refuses or a slide's resolution cannot be used.
     """
@@ -75,9 +82,20 @@ def make_part(unit: Unit) -> Part:
     rows = _write_shards(tiles, unit)
     if unit.slide and found.unreadable:  # what could be read of a damaged slide is no slide
         rows = rows.slice(0, 0)
-    part = Part(unit.name, rows, tuple(found.unreadable), tuple(found.empty), found.slide)
+    part = Part(
+        unit.name, rows, tuple(found.unreadable), tuple(found.empty), found.slide, found.done, found.class_pixels
+    )
     slide = part.slide.model_dump(mode="json") if part.slide else None
-    note = json.dumps({"unreadable": part.unreadable, "empty": part.empty, "slide": slide}).encode()
+    note = json.dumps(
+        {
+            "unreadable": part.unreadable,
+            "empty": part.empty,
+            "slide": slide,
+            "done": part.done,
+            "class_pixels": sorted(part.class_pixels.items()),
+            "meaning": _pairs(unit.meaning),
+        }
+    ).encode()
     marked = rows.replace_schema_metadata({NOTE_KEY: note})
     write_table(_record_uri(unit), [marked], marked.schema, unit.config.storage, compression="zstd")
     return part
@@ -93,9 +111,26 @@ def _recorded(unit: Unit) -> Part | None:
         note = json.loads((table.schema.metadata or {})[NOTE_KEY])
     except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError):
         return None
+    if note.get("meaning") != _pairs(unit.meaning):
+        return None
     rows = table.replace_schema_metadata(None).cast(MANIFEST)
     slide = validate(SlideRecord, note["slide"], _record_uri(unit)) if note["slide"] else None
-    return Part(unit.name, rows, tuple(note["unreadable"]), tuple(note["empty"]), slide, reused=True)
+    done = {what: (count, first) for what, (count, first) in note["done"].items()}
+    return Part(
+        unit.name,
+        rows,
+        tuple(note["unreadable"]),
+        tuple(note["empty"]),
+        slide,
+        done,
+        dict(note["class_pixels"]),
+        reused=True,
+    )
+
+
+def _pairs(meaning: Mapping[int, int] | None) -> list[list[int]] | None:
+    """As JSON gives it back."""
+    return None if meaning is None else [list(pair) for pair in sorted(meaning.items())]
 
 
 def _is_outdated(part: Part, unit: Unit) -> bool:
@@ -127,11 +162,15 @@ def _slide_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
 def _image_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
     config = unit.config
     assert config.images is not None
-    for result in read_images(unit.images, config.tile_px, config.images.mpp, config.storage):
+    for result in read_images(unit.images, config.tile_px, config.images.mpp, config.storage, unit.meaning):
         if isinstance(result, Unreadable):
             found.unreadable.append(str(result))
-        else:
-            yield result
+            continue
+        for what in result.notes:
+            count, first = found.done.get(what, (0, result.tile_id))
+            found.done[what] = count + 1, first
+        found.class_pixels.update(result.class_pixels)
+        yield result
 
 
 def _write_shards(tiles: Iterator[Tile], unit: Unit) -> pa.Table:

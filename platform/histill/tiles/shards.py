@@ -1,6 +1,6 @@
 """Shards: Parquet files of encoded tiles."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ class Tile:
     label: str | None
     image: bytes
     mask: bytes | None
+    notes: tuple[str, ...] = ()  # what was done to the image
+    class_pixels: Mapping[int, int] = field(default_factory=dict)  # of each class in the mask
 
 
 def write_shard(uri: str, tiles: Sequence[Tile], rows_per_group: int, storage: Storage) -> None:

@@ -1,11 +1,14 @@
 """What a tile set holds that its user should see: its slides, classes by split and those a split lacks, equal tiles."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from histill.tiles.manifest import Manifest
+from histill.tiles.masks import IGNORED
+from histill.tiles.parts import Part
 from histill.tiles.slide_records import SlideRecord
 
 NAMED = 5  # classes in a sentence
@@ -46,6 +49,26 @@ def missing_classes(manifest: Manifest) -> list[str]:
         if missing:
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             sentences.append(f"split {split!r} has no tile of {', '.join(missing[:NAMED])}{more}.")
+    return sentences
+
+
+def image_notes(parts: Sequence[Part], meaning: Mapping[int, int] | None) -> list[str]:
+    """A sentence for each thing that was done to images, and one for what the masks hold in this `meaning`."""
+    done: dict[str, tuple[int, str]] = {}
+    pixels: Counter[int] = Counter()
+    for part in parts:
+        pixels.update(part.class_pixels)
+        for what, (count, first) in part.done.items():
+            before, name = done.get(what, (0, first))
+            done[what] = before + count, name
+    sentences = [f"images {what}: {count} (first: {first})." for what, (count, first) in done.items()]
+    if meaning is not None and pixels:
+        ignored = pixels.pop(IGNORED, 0)
+        whole = pixels.total() + ignored
+        shares = ", ".join(f"class {place} {count / whole:.2%}" for place, count in sorted(pixels.items())[:NAMED])
+        more = f", {len(pixels) - NAMED} more" if len(pixels) > NAMED else ""
+        read = "255 read as class 1" if meaning.get(255) == 1 else f"{ignored / whole:.2%} ignored"
+        sentences.append(f"pixels of the masks: {shares}{more}; {read}.")
     return sentences
 
 

@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
 from histill.config.runs import RunConfig
+from histill.distill.masks import measure_labeled
 from histill.distill.task import Student, Task
 from histill.errors import HistillError
 from histill.stream.batches import TileBatch
@@ -48,8 +49,8 @@ def train(
 ) -> None:
     """Train from `learner.position` to the last epoch. `parallel` is the model as the workers share it.
 
-    The gradient is that of the mean over the valid tiles of the global batch, so it does not depend on the number of
-    workers. Raises HistillError when the loss is not finite.
+    The gradient is that of the mean over the valid tiles of the global batch, of masks over their labeled pixels, so it
+    does not depend on the number of workers. Raises HistillError when the loss is not finite.
     """
     steps = training.steps * config.optimiser.epochs
     device = next(learner.model.parameters()).device
@@ -69,6 +70,10 @@ def train(
             for group in learner.optimiser.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             learner.optimiser.zero_grad(set_to_none=True)
+            if batch.mask is not None:  # of the whole global batch, since no part knows what is labeled in the others
+                batch = replace(
+                    batch, labeled=measure_labeled(batch, lambda each: summed_over_workers(each.to(device)))
+                )
             for here, last in _parts(batch, config.optimiser.accumulate):
                 part = _moved(here, device)
                 alone = contextlib.nullcontext() if last else _unsynchronised(parallel)

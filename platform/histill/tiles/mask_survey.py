@@ -1,0 +1,64 @@
+"""A first pass over all masks of a set, so that their values mean the same in every part of its ingest."""
+
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from operator import or_
+
+from histill.cluster.tasks import map_tasks
+from histill.errors import InputError
+from histill.storage.control import read_json, remove, write_json
+from histill.storage.uris import join
+from histill.tiles.images import READERS
+from histill.tiles.masks import Values, find_meaning, mask_values
+from histill.tiles.parts import Unit
+from histill.tiles.sources import Unreadable, read_file
+
+
+def find_set_meaning(units: Sequence[Unit]) -> dict[int, int] | None:
+    """The class of each value of the masks of `units`; None where there is no mask. Ray is joined.
+
+    What `images.mask_values` says, else what all masks together tell (`find_meaning`), whatever the number of units and
+    the order in which they are read. An interrupted pass goes on; after a refusal it begins anew, since the masks will
+    have been changed. Masks that cannot be read are left to their part.
+    """
+    source = units[0].config.images
+    masked = [unit for unit in units if any(row.mask for row in unit.images)]
+    if source is None or not masked:
+        return None
+    if source.mask_values is not None:
+        return dict(source.mask_values)
+    surveyed = dict(map_tasks(_survey, masked, title="reading masks", unit="parts"))
+    try:
+        return find_meaning(reduce(or_, (surveyed[unit.name] for unit in masked)), source.index)
+    except InputError:
+        for unit in masked:
+            with contextlib.suppress(FileNotFoundError):
+                remove(_record_uri(unit), unit.config.storage)
+        raise
+
+
+def _survey(unit: Unit) -> tuple[str, Values]:
+    """The name of the unit and what its masks hold; runs as a task on the cluster."""
+    storage = unit.config.storage
+    with contextlib.suppress(FileNotFoundError, InputError, KeyError, TypeError):
+        record = read_json(_record_uri(unit), storage)
+        return unit.name, Values(**{**record, "found": frozenset(record["found"])})
+
+    def values(uri: str) -> Values | None:
+        try:
+            return mask_values(read_file(uri, storage), uri)
+        except Unreadable:
+            return None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(values, [row.mask for row in unit.images if row.mask]))
+    whole = reduce(or_, (each for each in found if each), Values())
+    if all(found):
+        write_json(_record_uri(unit), whole.record(), storage)
+    return unit.name, whole
+
+
+def _record_uri(unit: Unit) -> str:
+    return join(unit.config.output, "parts", f"{unit.name}-masks.json")

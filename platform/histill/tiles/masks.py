@@ -1,0 +1,216 @@
+"""Masks as PNGs of class indices; what their values mean is found once, for all masks of a set.
+
+Two conventions are in use: masks of 0 and 255 mark a foreground, and in masks of class indices 255 marks pixels that
+nobody labeled (void, ignore). One mask cannot tell which: a tile without any class and with a void border holds 0 and
+255 as well. So all masks are read first, and IGNORED stands for what counts nowhere in what is stored.
+"""
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histill.errors import InputError
+from histill.tiles.pixels import PictureError, bits_per_channel, check_png, open_picture, upright
+from histill.tiles.sources import Unreadable, unreadable_as
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+IGNORED = 255
+"""Class of the pixels that have no part in any loss or figure."""
+
+_KEPT_EXACTLY = ("PNG", "TIFF", "BMP", "GIF")
+_EXACT_TIFF = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}  # compressions that change no value
+_COMPRESSION, _PHOTOMETRIC, _WHITE_IS_ZERO = 259, 262, 0
+_HIGHEST_CLASS = 200  # beside an ignored 255; above it values are rather shades than classes
+_SHADES_PER_CLASS = 8  # likewise, of the highest value by the number of them
+
+
+@dataclass(frozen=True)
+class Values:
+    """What some masks hold: their values, and the first mask that holds 255 beside classes, either of them alone."""
+
+    found: frozenset[int] = frozenset()
+    both: str | None = None
+    only_255: str | None = None
+    only_classes: str | None = None
+
+    @classmethod
+    def of(cls, values: Iterable[int], name: str) -> "Values":
+        """Those of one mask."""
+        found = frozenset(values)
+        classes, full = bool(found - {0, IGNORED}), IGNORED in found
+        return cls(
+            found,
+            both=name if classes and full else None,
+            only_255=name if full and not classes else None,
+            only_classes=name if classes and not full else None,
+        )
+
+    def __or__(self, later: "Values") -> "Values":
+        return Values(
+            self.found | later.found,
+            self.both or later.both,
+            self.only_255 or later.only_255,
+            self.only_classes or later.only_classes,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """For JSON; `Values(**...)` of it with a set for `found` is the same again."""
+        return {**vars(self), "found": sorted(self.found)}
+
+
+def find_meaning(values: Values, index: str) -> dict[int, int]:
+    """The class of each value that the masks of `index` may hold.
+
+    Without 255, values are classes. With 0 and 255 alone, 255 is class 1. Where one mask holds 255 beside other
+    classes, 255 is IGNORED in all. Raises InputError, with the key that decides it, when no mask holds both, or when
+    the classes look like the shades of masks that were resized or compressed.
+    """
+    classes = sorted(values.found - {0, IGNORED})
+    if IGNORED not in values.found:
+        return {value: value for value in range(IGNORED)}
+    if not classes:
+        return {0: 0, IGNORED: 1}
+    shades = classes[-1] > _HIGHEST_CLASS or classes[-1] > _SHADES_PER_CLASS * len(classes)
+    if values.both and not shades:
+        return {value: value for value in range(IGNORED + 1)}
+    key = f"images.mask_values={{0: 0, {', '.join(f'{value}: {value}' for value in classes[:3])}"
+    key += ", ..." if len(classes) > 3 else ""
+    if shades:
+        raise InputError(
+            f"the masks of {index} hold 255 beside values up to {classes[-1]} ({len(classes)} of them, first: "
+            f"{values.both or values.only_classes}), as masks do that were resized or compressed; make them anew, or "
+            f"give each value its class with {key}, 255: 255}}, where a class of 255 is ignored."
+        )
+    raise InputError(
+        f"the masks of {index} hold 255 (first: {values.only_255}) and other classes (first: {values.only_classes}), "
+        "and none of them both, so that 255 may be a foreground or pixels to ignore; give each value its class with "
+        f"{key}, 255: 255}} to ignore it, or 255: 1 for a foreground."
+    )
+
+
+def mask_values(data: bytes, name: str) -> Values:
+    """The values of one mask. Raises Unreadable as `normalised_mask` does."""
+    with unreadable_as(f"the mask {name}"):
+        return Values.of(np.unique(_read_classes(data)[0]).tolist(), name)
+
+
+def normalised_mask(
+    data: bytes, name: str, image: str, tile_px: int, meaning: Mapping[int, int] | None = None
+) -> bytes:
+    """The mask as a PNG of class indices, uint8, upright, IGNORED where it is to be ignored.
+
+    `meaning` is the class of each value, as `find_meaning` tells of a whole set; None: of a set of this mask alone.
+
+    Raises Unreadable when it is damaged, is not of its image's size, holds a value without a meaning, or when what it
+    holds is no class index for each pixel: colors, fractions, values above 255 (unless `meaning` has them), shades that
+    a compression has changed, a palette of greys in another order, or what only its transparency shows.
+    """
+    from PIL import Image
+
+    with unreadable_as(f"the mask {name}"):
+        values, size = _read_classes(data)
+    if size != (tile_px, tile_px):
+        raise Unreadable(
+            f"the mask {name} is {size[0]} x {size[1]} px and its image {image} is {tile_px} x {tile_px}; "
+            "make them the same size."
+        )
+    if meaning is None:
+        meaning = find_meaning(Values.of(np.unique(values).tolist(), name), name)
+    table = np.full(max(meaning) + 2, -1, np.int64)
+    table[list(meaning)] = list(meaning.values())
+    classes = table[np.minimum(values, max(meaning) + 1)]
+    if classes.min() < 0:
+        wrong = int(values[classes < 0].max())
+        said = "colours or values above 255" if wrong > IGNORED else f"the value {wrong}"
+        raise Unreadable(
+            f"the mask {name} holds {said} ({wrong}), and {_spans(meaning)} was expected; give a PNG of class indices "
+            "from 0 to 255 (numbers of instances are none), or set images.mask_values."
+        )
+    encoded = io.BytesIO()
+    with Image.fromarray(classes.astype(np.uint8)) as plain:
+        plain.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def class_pixels(mask: bytes) -> dict[int, int]:
+    """How many pixels of each class a mask holds that `normalised_mask` made."""
+    from PIL import Image
+
+    counts = np.bincount(np.asarray(Image.open(io.BytesIO(mask))).ravel())
+    return {int(each): int(counts[each]) for each in np.flatnonzero(counts)}
+
+
+def _spans(meaning: Mapping[int, int]) -> str:
+    values = sorted(meaning)
+    return f"0 to {values[-1]}" if len(values) == values[-1] + 1 else f"one of {', '.join(map(str, values))}"
+
+
+def _read_classes(data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
+    """The value of each pixel, int64 [H, W] from 0 on, upright, and the size (width, height)."""
+    picture = open_picture(data)
+    bits = bits_per_channel(picture, data)
+    if picture.format not in _KEPT_EXACTLY or not _is_exact(picture):
+        raise PictureError("is compressed in a way that may change its values; give a PNG of class indices")
+    if picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
+        raise PictureError("is a TIFF whose 0 is white; save it as a PNG of class indices")
+    if bits in (2, 4) and picture.mode == "L":  # a reader scales them to 0..255, the writer may have meant indices
+        raise PictureError(
+            f"is grey with {bits} bits a pixel, where indices and shades look alike; save it with 8 bits"
+        )
+    if bits > 8 and picture.mode not in ("I", "I;16", "I;16B", "I;16L"):
+        raise PictureError("holds colours or values above 255; give a PNG of class indices from 0 to 255")
+    check_png(picture, data)
+    shown = upright(picture)
+    if shown.mode == "P":
+        _check_palette(shown)
+    values = _grey(shown)
+    if values.min() < 0:
+        raise PictureError(f"holds values below 0 ({values.min()}); give a PNG of class indices from 0 to 255")
+    return values, shown.size
+
+
+def _is_exact(picture: "ImageFile") -> bool:
+    return picture.format != "TIFF" or picture.tag_v2.get(_COMPRESSION, 1) in _EXACT_TIFF  # type: ignore[attr-defined]
+
+
+def _grey(shown: "Image") -> np.ndarray:
+    """The one value of each pixel, int64 [H, W]. Raises PictureError where there are several, or transparent ones."""
+    if shown.mode == "1":
+        return np.asarray(shown).astype(np.int64) * 255
+    if shown.mode not in ("L", "P", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L"):
+        raise PictureError(f"has the color mode {shown.mode}; give a PNG of class indices from 0 to 255")
+    layers = np.asarray(shown).astype(np.int64)
+    if shown.mode in ("LA", "RGBA"):
+        alpha, layers = layers[..., -1], layers[..., :-1]
+    elif shown.has_transparency_data and shown.mode in ("L", "P", "RGB"):
+        alpha = np.asarray(shown.convert("RGBA"))[..., -1]
+    else:
+        alpha = None
+    if layers.ndim == 3:
+        if (layers != layers[..., :1]).any():
+            raise PictureError("holds colours or values above 255; give a PNG of class indices from 0 to 255")
+        layers = layers[..., 0]
+    if alpha is not None and alpha.min() < 255 and ((alpha < 255) != (layers == 0)).any():
+        raise PictureError("shows by transparency what its values do not; give a PNG of class indices without it")
+    return layers
+
+
+def _check_palette(shown: "Image") -> None:
+    """Raises PictureError unless the indices are what the palette shows, or have colors, which have no order."""
+    palette = np.array(shown.getpalette("RGB"), np.int64).reshape(-1, 3)
+    used = np.unique(np.asarray(shown))
+    used = used[used < len(palette)]
+    said = "has a palette that shows its indices in another order (0 is {}); save it as grey, with class indices"
+    said = said.format("white" if (palette[0] == 255).all() else f"color {tuple(palette[0].tolist())}")
+    if (palette == palette[:, :1]).all():
+        greys = palette[:, 0]
+        if greys[0] > greys.min() or (np.diff(greys[used]) <= 0).any():
+            raise PictureError(said)
+    elif palette[0].any() and (palette[used[used > 0]] == 0).all(1).any():
+        raise PictureError(said)

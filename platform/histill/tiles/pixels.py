@@ -1,0 +1,114 @@
+"""From the bytes of a picture to RGB pixels: what is applied and what is refused, decided here for ingest and stream.
+
+Applied: an EXIF orientation (of JPEG, PNG, TIFF and WebP) is turned upright; transparent pixels, by an alpha channel or
+a transparent color, are laid over white, the color of glass; grey, two-valued and palette pictures become RGB. A color
+profile is not applied: pixels are taken as they are stored.
+
+Refused: more than 8 bits a channel, since nobody knows which of them hold the picture; CMYK, YCbCr and LAB, which need
+a profile; numbers that are no whole ones above 0; files of several pictures; and other formats than FORMATS.
+"""
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000")
+TURNED = "turned upright, as the orientation in the file says"
+LAID_OVER_WHITE = "transparent in part and laid over white"
+PROFILED = "stored with a color profile other than sRGB, which is not applied"
+
+_ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 258, 339  # tags of EXIF and TIFF
+_RGB_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
+
+
+class PictureError(ValueError):
+    """A picture that is refused; the message goes on after its name: `has ...; convert it ...`."""
+
+
+def open_picture(data: bytes | memoryview, formats: tuple[str, ...] = FORMATS) -> "ImageFile":
+    """The picture, not decoded yet.
+
+    Raises PictureError for a file of several pictures or of numbers that are not positive and whole, and whatever
+    Pillow raises for what it cannot read.
+    """
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(data), "r", formats)
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1:
+        raise PictureError(f"holds {frames} pictures; give each a file of its own")
+    if picture.format == "TIFF":
+        kinds = picture.tag_v2.get(_SAMPLE_FORMAT, (1,))  # type: ignore[attr-defined]
+        if set(kinds) - {1, 2}:
+            raise PictureError("holds fractions or complex numbers; convert it to whole ones")
+    return picture
+
+
+def bits_per_channel(picture: "ImageFile", data: bytes | memoryview) -> int:
+    """Of the file, which Pillow's mode does not tell: it cuts 16-bit RGB to 8 bits without a word."""
+    if picture.format == "PNG":
+        return data[24] if data[12:16] == b"IHDR" else 16
+    if picture.format == "TIFF":
+        return max(picture.tag_v2.get(_BITS, (1,)))  # type: ignore[attr-defined]
+    if picture.format == "JPEG2000":
+        start = bytes(data).find(b"\xff\x4f\xff\x51")  # ISO/IEC 15444-1, A.5.1: the markers SOC and SIZ
+        count = int.from_bytes(data[start + 40 : start + 42], "big")
+        return max(((data[start + 42 + 3 * channel] & 0x7F) + 1 for channel in range(count)), default=16)
+    return 8
+
+
+def check_png(picture: "ImageFile", data: bytes) -> None:
+    """Compare the checksums of a PNG, which decoding passes over; Pillow raises for a wrong one."""
+    from PIL import Image
+
+    if picture.format == "PNG":
+        Image.open(io.BytesIO(data)).verify()
+
+
+def is_turned(picture: "ImageFile") -> bool:
+    """Whether the file asks to be shown in another orientation than it is stored in; ask before it is decoded."""
+    return picture.getexif().get(_ORIENTATION, 1) in range(2, 9)
+
+
+def upright(picture: "ImageFile") -> "Image":
+    """The decoded picture as its orientation says that it is shown."""
+    from PIL import ImageOps
+
+    picture.load()  # turns a TIFF by itself, and forgets its orientation then
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def rgb_pixels(picture: "ImageFile", data: bytes | memoryview) -> tuple[np.ndarray, tuple[str, ...]]:
+    """RGB, uint8 [H, W, 3], and what was done: TURNED, LAID_OVER_WHITE, PROFILED.
+
+    `data` are the bytes that `picture` was opened from. Raises PictureError for what is refused, and whatever Pillow
+    raises for damage.
+    """
+    bits = bits_per_channel(picture, data)
+    if bits > 8 or picture.mode.startswith(("I", "F")):
+        raise PictureError(f"has more than 8 bits per channel ({max(bits, 16)}); convert it to 8-bit RGB")
+    if picture.mode not in _RGB_MODES:
+        raise PictureError(f"has the color mode {picture.mode}; convert it to RGB")
+    clear_grey = picture.format == "PNG" and picture.mode == "L" and bits < 8 and "transparency" in picture.info
+    if clear_grey:  # Pillow scales the greys to 8 bits and the transparent one not
+        raise PictureError(f"has a transparent color among greys of {bits} bits; convert it to 8-bit RGB")
+    notes: tuple[str, ...] = (TURNED,) if is_turned(picture) else ()
+    if not _is_srgb(picture.info.get("icc_profile", b"")):
+        notes += (PROFILED,)
+    shown = upright(picture)
+    if not shown.has_transparency_data:
+        return np.asarray(shown.convert("RGB")), notes
+    layers = np.asarray(shown.convert("RGBA")).astype(np.uint32)
+    color, alpha = layers[..., :3], layers[..., 3:]
+    over_white = (color * alpha + 255 * (255 - alpha) + 127) // 255
+    return over_white.astype(np.uint8), notes + ((LAID_OVER_WHITE,) if alpha.min() < 255 else ())
+
+
+def _is_srgb(profile: bytes) -> bool:
+    return not profile or b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
