@@ -1,8 +1,8 @@
 """Cut whole slides, or take in a folder of images, into a tile set: Parquet shards and a manifest.
 
 Slides are cut on a grid at one declared resolution and background is left out; images are named by an
-index.csv. Splits are by case. The same command again goes on after an interruption, and only reads a finished
-tile set.
+index.csv. Splits are by case. thumbnails/ of the tile set shows what was cut of each slide. The same command
+again goes on after an interruption, and only reads a finished tile set.
 
   python jobs/ingest_tiles.py -c jobs/configs/ingest_slides.yaml output=s3://bucket/tiles slides.index=slides.csv
 """

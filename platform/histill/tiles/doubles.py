@@ -38,7 +38,7 @@ def _check_pair(one: SlideRow, other: SlideRow, config: IngestConfig) -> None:
         mend = "remove one of them, or give both one case"
     if apart:
         mend += ", or set slides.split_within_slide if they are of different patients (a tissue microarray)"
-    raise InputError(f"{said}, so that what is learned from would be tested on; {mend}.")
+    raise InputError(f"{said}: one patient's tissue would lie in two splits; {mend}.")
 
 
 def note_doubles(seen: Sightings) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def slide_mpp(slide: "OpenSlide", row: "SlideRow", fallback: float | None) -> fl
     if row.mpp is not None and not _same(mpp, row.mpp):
         raise InputError(
             f"slide {row.uri} records {mpp:g} um/px and the index declares {row.mpp:g}; "
-            "correct the column mpp or leave it empty."
+            "correct the column mpp or leave it empty, or correct what the slide records."
         )
     return mpp
 

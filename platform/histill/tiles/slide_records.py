@@ -10,7 +10,7 @@ from pydantic import Field
 from histill.config.base import Strict
 from histill.config.common import Storage
 from histill.config.load import validate
-from histill.errors import InputError
+from histill.errors import AwayError, InputError
 from histill.storage.control import json_value, read_bytes, write_bytes
 from histill.storage.uris import is_s3, join
 from histill.tiles.resolution import slide_mpp
@@ -83,7 +83,9 @@ def find_replaced(record: SlideRecord, storage: Storage) -> bool:
     """
     try:
         now = fingerprint_source(record.source, storage)
-    except FileNotFoundError:
+    except AwayError:
+        raise
+    except (FileNotFoundError, InputError):  # an object that is gone is denied to who may not list the bucket
         return False
     if now == record.fingerprint:
         return False

@@ -40,7 +40,7 @@ def draw_thumbnail(row: SlideRow, layout: Layout, min_tissue: float) -> bytes:
         file = io.BytesIO()
         # Lines of many small tiles would hide what lies below.
         shown = Image.blend(plain, drawn, min(1.0, max(0.4, layout.side * scale[0] / SMALL_TILE_PX)))
-        shown.quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        shown.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
     return file.getvalue()
 
 
