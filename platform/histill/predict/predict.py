@@ -1,20 +1,15 @@
 """A model over every tile of a set, exactly once across crashes and restarts, and heatmaps of its slides.
 
-Predictions lie at an address made of the model's digest and the tiles': each shard of tiles has a file of its own,
-which is written whole or not at all, and a repeated run adds those that are missing.
+Predictions lie at an address made of the model's digest, the tiles' and the slides they were cut from: each shard of
+tiles has a file of its own, which is written whole or not at all, and a repeated run adds those that are missing.
 """
 
 import hashlib
-import re
+import json
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import Any
 
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.cluster.connect import connected
@@ -26,17 +21,19 @@ from histill.config.ingest import IngestConfig, SlideSource, SplitRule
 from histill.config.predict import PredictConfig
 from histill.distill.boundary import counted
 from histill.errors import InputError
-from histill.predict.heatmap import SlideMap, heatmap_geojson, heatmap_png
+from histill.predict.draw import Drawing, draw_slide, plan_drawings, warn_of_unrecorded
 from histill.predict.shard import Predicting, Predictor
+from histill.predict.tally import SlideTally, count_classes, join_tallies, write_csv
 from histill.storage.control import exists, read_json, write_bytes, write_json
-from histill.storage.tables import read_columns
 from histill.storage.uris import join
 from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
+from histill.tiles.slide_files import fingerprint_source
+from histill.tiles.slide_records import read_slides
 
-HEADER_NAME = "predictions.json"
-HEATMAPS = "heatmaps"
+HEADER_NAME, SLIDES_NAME = "predictions.json", "slides.csv"
+FORM = 2  # of what lies at an address; another one gets addresses of its own
 
 
 @dataclass(frozen=True)
@@ -47,15 +44,18 @@ class Predicted:
     tiles: int
     corrupt: int
     classes: dict[str, int]  # tiles of each
+    slides: str  # a CSV of each slide's tiles and shares
+    skipped: tuple[str, ...]  # a sentence for each of the slides that gave no tile
     heatmaps: int  # slides that have one
     seconds: float  # that the tiles took
     reused: bool
 
 
 def predict(config: PredictConfig) -> Predicted:
-    """Let the model answer every tile; a finished run is only read.
+    """Let the model answer every tile; a finished run is only read, and drawn if that is still to be done.
 
-    Raises InputError for a model unlike the tiles, an empty split, and more undecodable tiles than are allowed.
+    Raises InputError for a model unlike the tiles, an empty split, more undecodable tiles than are allowed, and a model
+    or tile set that is replaced meanwhile.
     """
     model = resolve(config.model, config.storage)
     _, card, digest = load(model, config.storage)
@@ -63,101 +63,115 @@ def predict(config: PredictConfig) -> Predicted:
     manifest = read_manifest(tiles, config.storage)
     check_like(card, manifest.header, tiles)
     expected = manifest.header.tiles if config.split is None else len(manifest.rows_of(config.split))
-    how = Predicting(config, model, tiles, join(config.output, _address(digest, manifest, config)))
-    header = join(how.uri, HEADER_NAME)
+    uri = join(config.output, _address(digest, manifest, config))
+    how = Predicting(config, model, tiles, uri, digest, manifest.header.digest)
+    drawings, header = plan_drawings(how, manifest, card), join(uri, HEADER_NAME)
     if exists(header, config.storage):
-        return Predicted(**read_json(header, config.storage)["found"] | {"reused": True})
+        return _reused(read_json(header, config.storage), drawings, how)
+    classes = counted(card.classes) if card.kind == "segmentation" else card.classes
     with connected():
-        found = _predicted(how, manifest, expected)
-        classes = counted(card.classes) if card.kind == "segmentation" else card.classes
-        counts = _counts(how, manifest)
-        heatmaps = _heatmaps(how, manifest, classes) if config.heatmaps else 0
-    result = Predicted(how.uri, found[0], found[1], counts, heatmaps, round(found[2], 1), reused=False)
+        tallies, seconds = _predicted(how, manifest, expected)
+        heatmaps = _draw(drawings, tiles) if config.heatmaps else 0
+    cases, files = _cases(manifest, tallies), {drawing.slide: drawing.file for drawing in drawings}
+    table = write_csv(tallies.values(), classes, cases, files, segmenter=card.kind == "segmentation")
+    write_bytes(join(uri, SLIDES_NAME), table, config.storage)
+    result = Predicted(
+        predictions=uri,
+        tiles=sum(tally.tiles for tally in tallies.values()),
+        corrupt=sum(tally.undecodable for tally in tallies.values()),
+        classes=count_classes(tallies.values()),
+        slides=join(uri, SLIDES_NAME),
+        skipped=manifest.header.skipped if config.slides else (),
+        heatmaps=heatmaps,
+        seconds=round(seconds, 1),
+        reused=False,
+    )
     by = {"model": digest, "tiles": manifest.header.digest, "classes": classes, "card": card.model_dump(mode="json")}
-    write_json(header, by | {"found": asdict(result)}, config.storage)
+    write_json(header, by | {"drawn": config.heatmaps, "found": asdict(result)}, config.storage)
     return result
 
 
+def _reused(record: dict[str, Any], drawings: Sequence[Drawing], how: Predicting) -> Predicted:
+    """What an earlier run has found; its heatmaps are drawn now if that run was not to."""
+    found = record["found"] | {"skipped": tuple(record["found"]["skipped"])}
+    if how.config.heatmaps and not record["drawn"]:
+        with connected():
+            found["heatmaps"] = _draw(drawings, how.tiles)
+        write_json(join(how.uri, HEADER_NAME), record | {"drawn": True, "found": found}, how.config.storage)
+    return Predicted(**found | {"reused": True})
+
+
+def _draw(drawings: Sequence[Drawing], tiles: str) -> int:
+    """Draw each slide; how many were: others have no tile that was decoded."""
+    warn_of_unrecorded(drawings, tiles)
+    return sum(map_tasks(draw_slide, drawings, title="heatmaps", unit="slides")) if drawings else 0
+
+
 def _address(digest: str, manifest: Manifest, config: PredictConfig) -> str:
-    parts = f"{digest}:{manifest.header.digest}:{config.split}:{config.masks}"
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+    """16 hex digits that change with the model, the tiles, the slides that they lie on, and what is asked for."""
+    records = read_slides(manifest, config.storage).values() if manifest.header.slides is not None else ()
+    slides = [[each.name, each.identity, each.mpp, each.tile_side, each.origin] for each in records]
+    parts = [FORM, digest, manifest.header.digest, config.split, config.masks, slides]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _cut(config: PredictConfig, card: ModelCard) -> str:
-    """The slides' tiles, cut at the model's resolution; where they lie."""
-    names = hashlib.sha256("\n".join(config.slides).encode()).hexdigest()[:8]
-    output = join(config.output, f"tiles-{names}-{card.tile_px}px-{card.tile_mpp:g}mpp")
+    """The slides' tiles, cut at the model's resolution; where they lie: files that were replaced are cut anew."""
     source = SlideSource(
         paths=config.slides, mpp=card.tile_mpp, slide_mpp=config.slide_mpp, min_tissue=config.min_tissue
     )
+    files = [_fingerprint(slide, config.storage) for slide in config.slides]
+    parts = json.dumps([source.model_dump(mode="json"), files, card.tile_px])
+    digest = hashlib.sha256(parts.encode()).hexdigest()[:12]
+    output = join(config.output, f"tiles-{digest}-{card.tile_px}px-{card.tile_mpp:g}mpp")
     rule = SplitRule(train=0.0, val=0.0, test=1.0)
     ingest(IngestConfig(output=output, tile_px=card.tile_px, slides=source, split=rule, storage=config.storage))
     return output
 
 
-def _predicted(how: Predicting, manifest: Manifest, expected: int) -> tuple[int, int, float]:
-    """Tiles, undecodable ones, and the seconds since the first shard began."""
+def _fingerprint(slide: str, storage: Storage) -> str | None:
+    """None for a slide that is not there; ingest says so."""
+    try:
+        return fingerprint_source(slide, storage)
+    except FileNotFoundError:
+        return None
+
+
+def _predicted(how: Predicting, manifest: Manifest, expected: int) -> tuple[dict[str, SlideTally], float]:
+    """What is said of each slide, ascending by name, and the seconds since the first shard began.
+
+    The slides that gave no tile are among them, unless a split is asked for.
+    """
+    config = how.config
+    parts = [] if config.split is not None else _slides_without_tiles(manifest, config.storage)
     done = corrupt = 0
     begun = time.monotonic()
     progress = Progress("predicting", expected, "tiles")
     shards = [shard.plain() for shard in shards_of(manifest)]
-    for shard in over_pool(shards, Predictor, (how,), how.config.workers):
+    for shard in over_pool(shards, Predictor, (how,), config.workers):
         done, corrupt = done + shard["tiles"], corrupt + shard["corrupt"]
+        parts += [SlideTally(**each) for each in json.loads(shard["slides"])]
         progress.update(done)
     progress.close()
     if done != expected:
         raise RuntimeError(f"{done} tiles were predicted of {expected}")
-    if corrupt > how.config.max_corrupt:
+    if corrupt > config.max_corrupt:
         raise InputError(
-            f"{corrupt} tiles of {manifest.uri} cannot be decoded and max_corrupt allows {how.config.max_corrupt}; the "
+            f"{corrupt} tiles of {manifest.uri} cannot be decoded and max_corrupt allows {config.max_corrupt}; the "
             "others' predictions are kept: ingest these again, or repeat with more allowed."
         )
-    return done, corrupt, time.monotonic() - begun
+    return join_tallies(parts), time.monotonic() - begun
 
 
-def _counts(how: Predicting, manifest: Manifest) -> dict[str, int]:
-    """How many tiles there are of each class."""
-    counts: Counter[str] = Counter()
-    for shard in shards_of(manifest):
-        found = read_columns(join(how.uri, shard.shard), ["class"], how.config.storage)
-        if found is not None:
-            said = found["class"].drop_null().value_counts().to_pylist()
-            counts.update({each["values"]: each["counts"] for each in said})
-    return dict(sorted(counts.items()))
+def _slides_without_tiles(manifest: Manifest, storage: Storage) -> list[SlideTally]:
+    records = read_slides(manifest, storage).values() if manifest.header.slides is not None else ()
+    return [SlideTally(each.name, 0, 0, 0.0, {}, ()) for each in records if not each.tiles]
 
 
-def _heatmaps(how: Predicting, manifest: Manifest, classes: tuple[str, ...]) -> int:
-    """Draw each slide that has several tiles; how many have."""
-    table = manifest.table
-    tiles = {each["values"]: each["counts"] for each in table["slide"].value_counts().to_pylist()}
-    slides = [slide for slide, count in sorted(tiles.items()) if count > 1]
-    if not slides:
-        return 0
-    pairs = zip(table["slide"].to_pylist(), table["shard"].to_pylist(), strict=True)
-    shards: dict[str, list[str]] = {}
-    for slide, shard in dict.fromkeys(pairs):
-        shards.setdefault(slide, []).append(shard)
-    work = partial(_drawn, shards=shards, uri=how.uri, classes=classes, storage=how.config.storage)
-    return sum(map_tasks(work, slides, title="heatmaps", unit="slides"))
-
-
-def _drawn(slide: str, *, shards: Mapping[str, list[str]], uri: str, classes: tuple[str, ...], storage: Storage) -> int:
-    """Write the slide's heatmap; 1, or 0 where there was nothing to draw."""
-    columns = ["slide", "x", "y", "class", "probabilities"]
-    parts = [read_columns(join(uri, shard), columns, storage) for shard in shards[slide]]
-    table = pa.concat_tables([part for part in parts if part is not None])
-    table = table.filter(pc.and_(pc.equal(table["slide"], slide), pc.is_valid(table["class"])))
-    if table.num_rows < 2:
-        return 0
-    found = SlideMap(
-        slide=slide,
-        classes=classes,
-        x=table["x"].to_numpy().astype(np.int64),
-        y=table["y"].to_numpy().astype(np.int64),
-        probabilities=np.stack(table["probabilities"].to_numpy(zero_copy_only=False).tolist()),
-        names=tuple(table["class"].to_pylist()),
-    )
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", slide)
-    write_bytes(join(uri, f"{HEATMAPS}/{safe}.png"), heatmap_png(found), storage)
-    write_bytes(join(uri, f"{HEATMAPS}/{safe}.geojson"), heatmap_geojson(found), storage)
-    return 1
+def _cases(manifest: Manifest, slides: Mapping[str, SlideTally]) -> dict[str, list[str]]:
+    """The cases that each of `slides` has tiles of."""
+    cases: dict[str, list[str]] = {}
+    for row in manifest.table.group_by(["slide", "case"], use_threads=False).aggregate([]).to_pylist():
+        if row["slide"] in slides:
+            cases.setdefault(row["slide"], []).append(row["case"])
+    return cases

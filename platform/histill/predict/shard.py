@@ -1,8 +1,9 @@
 """The predictions for one shard of tiles: read, decoded, answered, and written as a file of its own."""
 
 import io
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from PIL import Image
 from histill.artifacts.model_folder import load
 from histill.config.predict import PredictConfig
 from histill.distill.boundary import counted, decided
+from histill.errors import InputError
 from histill.models.resolution import logits_at_size
+from histill.predict.tally import tally_tiles
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import folder_name, join
 from histill.stream.batches import TileBatch
@@ -24,6 +27,7 @@ from histill.tiles.manifest import read_manifest
 from histill.tiles.shards import TileShard
 
 PLACE = ("tile_id", "slide", "case", "x", "y")
+FOREGROUND = 0.01  # of a segmenter's tile: with less of all classes together it counts as background
 
 
 def prediction_schema(masks: bool) -> pa.Schema:
@@ -31,7 +35,8 @@ def prediction_schema(masks: bool) -> pa.Schema:
     strings = [pa.field(name, pa.string(), nullable=False) for name in PLACE[:3]]
     numbers = [pa.field(name, pa.int32(), nullable=False) for name in PLACE[3:]]
     said = [
-        pa.field("class", pa.string()),  # the likeliest; several joined by |; of a segmenter the one of most pixels
+        # the likeliest; several joined by |; of a segmenter the one of most pixels beside the background
+        pa.field("class", pa.string()),
         pa.field("probabilities", pa.list_(pa.float32())),  # of each class; of a segmenter its share of the pixels
     ]
     return pa.schema([*strings, *numbers, *said, *([pa.field("mask", pa.binary())] if masks else [])])
@@ -45,6 +50,8 @@ class Predicting:
     model: str  # a model folder that every node can read
     tiles: str  # the tile set
     uri: str  # folder of the predictions
+    model_digest: str  # of both, when the folder was named by them
+    tiles_digest: str
 
 
 class Predictor:
@@ -53,7 +60,9 @@ class Predictor:
     def __init__(self, how: Predicting) -> None:
         config = how.config
         self._how, self._manifest = how, read_manifest(how.tiles, config.storage)
-        network, self._card, _ = load(how.model, config.storage)
+        network, self._card, digest = load(how.model, config.storage)
+        _check_same(how.model, how.model_digest, digest)
+        _check_same(how.tiles, how.tiles_digest, self._manifest.header.digest)
         gpu = config.workers.gpus > 0
         if not gpu:
             torch.set_num_threads(max(1, int(config.workers.cpus)))
@@ -63,25 +72,34 @@ class Predictor:
         self.classes = counted(self._card.classes) if segmenter else self._card.classes
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """Write the predictions for a shard, unless an earlier run has; how many tiles, and of these corrupt."""
+        """Write the predictions for a shard, unless an earlier run has; what they are, in plain values.
+
+        `tiles`, of these `corrupt`, and `slides`: a JSON list of the values of each slide's `SlideTally`.
+        """
         return self.predict(TileShard(**shard))
 
     def predict(self, shard: TileShard) -> dict[str, Any]:
         config = self._how.config
         target, rows = join(self._how.uri, shard.shard), self._rows(shard)
         if not len(rows):
-            return {"tiles": 0, "corrupt": 0}
-        earlier = self._earlier(target, rows)
-        if earlier is None:
-            earlier = self._predicted(rows)
-            name = folder_name(self._how.uri)
-            write_table(target, [earlier], earlier.schema, config.storage, compression="zstd", belongs_to=name)
-        return {"tiles": earlier.num_rows, "corrupt": earlier["class"].null_count}
+            return {"tiles": 0, "corrupt": 0, "slides": "[]"}
+        found = self._earlier(target, rows)
+        if found is None:
+            found, name = self._predicted(rows), folder_name(self._how.uri)
+            write_table(target, [found], found.schema, config.storage, compression="zstd", belongs_to=name)
+        tallies = tally_tiles(found, self._areas(rows), len(self.classes))
+        slides = json.dumps([asdict(tally) for tally in tallies])
+        return {"tiles": found.num_rows, "corrupt": found["class"].null_count, "slides": slides}
+
+    def _areas(self, rows: np.ndarray) -> np.ndarray:
+        """float64 [rows], mm2 of each tile."""
+        table = self._manifest.table.select(["mpp", "size_px"]).take(pa.array(rows))
+        return np.asarray((table["mpp"].to_numpy() * table["size_px"].to_numpy() / 1000) ** 2)
 
     def _earlier(self, uri: str, rows: np.ndarray) -> pa.Table | None:
         """What an earlier run wrote for these tiles; None if some could not be decoded: they may have been mended."""
         storage, name = self._how.config.storage, folder_name(self._how.uri)
-        found = read_columns(uri, ["tile_id", "class"], storage, belongs_to=name)
+        found = read_columns(uri, ["tile_id", "slide", "class", "probabilities"], storage, belongs_to=name)
         if found is None or found["class"].null_count:
             return None
         return found if found["tile_id"].equals(self._manifest.table["tile_id"].take(pa.array(rows))) else None
@@ -133,8 +151,21 @@ class Predictor:
             probabilities = (logits.sigmoid() if card.multi_label else logits.softmax(1)).cpu().numpy()
         for slot in torch.nonzero(batch.valid).flatten().tolist():
             shares = probabilities[slot]
-            chosen = classes[shares > 0.5] if card.multi_label else classes[[shares.argmax()]]
-            yield int(batch.index[slot]), ("|".join(chosen), shares, masks[slot])
+            if card.multi_label:
+                name = "|".join(classes[shares > 0.5])
+            elif card.kind == "segmentation":
+                name = classes[1 + shares[1:].argmax() if shares[1:].sum() >= FOREGROUND else 0]
+            else:
+                name = classes[shares.argmax()]
+            yield int(batch.index[slot]), (str(name), shares, masks[slot])
+
+
+def _check_same(uri: str, begun: str, found: str) -> None:
+    if found != begun:
+        raise InputError(
+            f"{uri} was replaced while its predictions were made; give the same command again, which makes those of "
+            "what is there now."
+        )
 
 
 def _png(mask: np.ndarray) -> bytes:

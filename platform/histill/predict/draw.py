@@ -1,0 +1,126 @@
+"""Heatmaps of the slides of a tile set, drawn from its predictions as tasks on the cluster."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from histill.artifacts.model_folder import ModelCard
+from histill.config.common import Storage
+from histill.distill.boundary import counted
+from histill.predict.file_names import name_files
+from histill.predict.geojson import heatmap_geojson
+from histill.predict.heatmap import heatmap_png
+from histill.predict.shard import Predicting
+from histill.predict.slide_map import SlideMap
+from histill.storage.control import write_bytes
+from histill.storage.tables import read_columns
+from histill.storage.uris import join
+from histill.tiles.manifest import Manifest
+from histill.tiles.slide_records import SlideRecord, read_slides
+
+HEATMAPS = "heatmaps"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A slide to be drawn. Small: it is sent to a task."""
+
+    slide: str
+    file: str  # name of its files, without ending
+    shards: tuple[str, ...]  # those that hold tiles of it
+    record: SlideRecord | None  # None: of a set without records
+    uri: str  # folder of the predictions
+    classes: tuple[str, ...]
+    segmenter: bool
+    tile_px: int
+    storage: Storage
+
+
+def plan_drawings(how: Predicting, manifest: Manifest, card: ModelCard) -> list[Drawing]:
+    """The slides that can be drawn, ascending. In a set without records they are those of several tiles: others are
+    single images.
+
+    Raises InputError when the records of the slides are not those of the set.
+    """
+    storage, split = how.config.storage, how.config.split
+    records = read_slides(manifest, storage) if manifest.header.slides is not None else {}
+    shards = _find_shards(manifest, split, alone=bool(records))
+    files, segmenter = name_files(shards), card.kind == "segmentation"
+    return [
+        Drawing(
+            slide=slide,
+            file=files[slide],
+            shards=shards[slide],
+            record=records.get(slide),
+            uri=how.uri,
+            classes=counted(card.classes) if segmenter else card.classes,
+            segmenter=segmenter,
+            tile_px=manifest.header.tile_px,
+            storage=storage,
+        )
+        for slide in shards
+    ]
+
+
+def warn_of_unrecorded(drawings: Sequence[Drawing], tiles: str) -> None:
+    """Say so where the set `tiles` does not record how large a tile is on its slide."""
+    unknown = [drawing for drawing in drawings if drawing.record is None]
+    if unknown:
+        print(
+            f"warning: {tiles} has no record of {len(unknown)} of its slides, whose heatmaps take a tile for "
+            f"{unknown[0].tile_px} px of level 0, which is wrong where they were cut at another resolution than the "
+            "slide's own; ingest the slides again for squares in their places.",
+            file=sys.stderr,
+        )
+
+
+def _find_shards(manifest: Manifest, split: str | None, *, alone: bool) -> dict[str, tuple[str, ...]]:
+    """The shards that hold tiles of each slide of `split`, or of all; slides of one tile only if `alone`."""
+    table = manifest.table.select(["slide", "shard"])
+    if split is not None:
+        table = table.take(pa.array(manifest.rows_of(split)))
+    shards: dict[str, list[str]] = {}
+    tiles: Counter[str] = Counter()
+    for row in table.group_by(["slide", "shard"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
+        shards.setdefault(row["slide"], []).append(row["shard"])
+        tiles[row["slide"]] += row["count_all"]
+    return {slide: tuple(found) for slide, found in sorted(shards.items()) if alone or tiles[slide] > 1}
+
+
+def draw_slide(drawing: Drawing) -> bool:
+    """Write the slide's heatmap, a PNG and a GeoJSON; False where no tile could be decoded."""
+    found = read_slide_map(drawing)
+    if found is None:
+        return False
+    target = join(drawing.uri, HEATMAPS, drawing.file)
+    write_bytes(f"{target}.png", heatmap_png(found), drawing.storage)
+    write_bytes(f"{target}.geojson", heatmap_geojson(found), drawing.storage)
+    return True
+
+
+def read_slide_map(drawing: Drawing) -> SlideMap | None:
+    """The predictions of a slide, as its record says where they lie; None where no tile could be decoded."""
+    columns = ["slide", "x", "y", "class", "probabilities"]
+    parts = [read_columns(join(drawing.uri, shard), columns, drawing.storage) for shard in drawing.shards]
+    table = pa.concat_tables([part for part in parts if part is not None])
+    table = table.filter(pc.and_(pc.equal(table["slide"], drawing.slide), pc.is_valid(table["class"])))
+    if not table.num_rows:
+        return None
+    record = drawing.record
+    return SlideMap(
+        slide=drawing.slide,
+        classes=drawing.classes,
+        x=table["x"].to_numpy().astype(np.int64),
+        y=table["y"].to_numpy().astype(np.int64),
+        probabilities=np.stack(table["probabilities"].to_numpy(zero_copy_only=False).tolist()),
+        names=tuple(table["class"].to_pylist()),
+        side=float(drawing.tile_px) if record is None else record.tile_side,
+        origin=(0, 0) if record is None else record.origin,
+        segmenter=drawing.segmenter,
+        mpp=None if record is None else record.mpp,
+    )

@@ -1,0 +1,35 @@
+"""Names of files for slides: readable, safe on every store and system, and each of one slide alone."""
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+_MOST_BYTES = 150  # of the 255 that file systems allow; endings and parts of temporary names need some
+_DIGITS = 8  # of a name's digest
+
+
+def name_files(slides: Iterable[str]) -> dict[str, str]:
+    """A name without ending for the files of each of `slides`.
+
+    Letters and digits of every script stay, what a path, a URL or a shell reads otherwise becomes an underscore.
+    Where two names would then be one file, also for systems that know no case or no composed letters, each has digits
+    of its slide's digest behind it.
+    """
+    plain = {slide: _make_safe(slide) for slide in slides}
+    count = Counter(_fold(name) for name in plain.values())
+    return {
+        slide: name if count[_fold(name)] == 1 else f"{name}-{hashlib.sha256(slide.encode()).hexdigest()[:_DIGITS]}"
+        for slide, name in plain.items()
+    }
+
+
+def _make_safe(slide: str) -> str:
+    composed = unicodedata.normalize("NFC", slide)
+    kept = "".join(each if each in "._-" or unicodedata.category(each)[0] in "LMN" else "_" for each in composed)
+    cut = kept.encode()[:_MOST_BYTES].decode(errors="ignore")
+    return cut.strip(". ") or "slide"
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())

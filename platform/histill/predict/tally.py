@@ -1,0 +1,123 @@
+"""What the predictions say of each slide: how many tiles are of each class, and the classes' shares."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+NO_CLASS = "none"  # what a tile of no class is counted as
+
+
+@dataclass(frozen=True)
+class SlideTally:
+    """The predictions of one slide, or of a part of its tiles."""
+
+    slide: str
+    tiles: int  # those that could not be decoded among them
+    undecodable: int
+    area_mm2: float  # of the tiles that could be decoded
+    said: dict[str, int]  # tiles by what they are said to be; several classes joined by |, "" for none
+    sums: Sequence[float]  # of each class's probability, or share, over the decoded tiles
+
+    def add(self, other: "SlideTally") -> "SlideTally":
+        """Both together."""
+        return SlideTally(
+            slide=self.slide,
+            tiles=self.tiles + other.tiles,
+            undecodable=self.undecodable + other.undecodable,
+            area_mm2=self.area_mm2 + other.area_mm2,
+            said=dict(Counter(self.said) + Counter(other.said)),
+            sums=[one + more for one, more in zip(self.sums, other.sums, strict=True)],
+        )
+
+    @property
+    def means(self) -> tuple[float, ...]:
+        """Of each class's probability, or share, over the decoded tiles, of which there must be one."""
+        return tuple(total / (self.tiles - self.undecodable) for total in self.sums)
+
+    def tiles_of(self, name: str) -> int:
+        """The tiles that are said to be of the class `name`, by itself or with others."""
+        return sum(count for said, count in self.said.items() if said == name or name in said.split("|"))
+
+
+def tally_tiles(predicted: pa.Table, areas: np.ndarray, classes: int) -> list[SlideTally]:
+    """The slides of `predicted` (columns slide, class and probabilities, one row a tile), in their order.
+
+    Args:
+        areas: float64 [rows], mm2 of each tile.
+        classes: how many the probabilities are of.
+    """
+    slides = predicted["slide"].to_pylist()
+    number = {slide: index for index, slide in enumerate(dict.fromkeys(slides))}
+    owner = np.array([number[slide] for slide in slides])
+    names = np.array(predicted["class"].to_pylist(), object)
+    decoded = np.array([name is not None for name in names], bool)
+    values = np.array([each or [0.0] * classes for each in predicted["probabilities"].to_pylist()], np.float64)
+    found = []
+    for slide, index in number.items():
+        there = owner == index
+        sound = there & decoded
+        found.append(
+            SlideTally(
+                slide=slide,
+                tiles=int(there.sum()),
+                undecodable=int((there & ~decoded).sum()),
+                area_mm2=float(areas[sound].sum()),
+                said=dict(Counter(names[sound].tolist())),
+                sums=values[sound].sum(0).tolist(),
+            )
+        )
+    return found
+
+
+def join_tallies(parts: Iterable[SlideTally]) -> dict[str, SlideTally]:
+    """One for each slide from those of its parts, ascending by name."""
+    slides: dict[str, SlideTally] = {}
+    for part in parts:
+        slides[part.slide] = slides[part.slide].add(part) if part.slide in slides else part
+    return dict(sorted(slides.items()))
+
+
+def count_classes(tallies: Iterable[SlideTally]) -> dict[str, int]:
+    """How many tiles are said to be what, ascending by name."""
+    counts: Counter[str] = Counter()
+    for tally in tallies:
+        counts.update({name or NO_CLASS: count for name, count in tally.said.items()})
+    return dict(sorted(counts.items()))
+
+
+def write_csv(
+    tallies: Iterable[SlideTally],
+    classes: Sequence[str],
+    cases: Mapping[str, Sequence[str]],
+    files: Mapping[str, str],
+    *,
+    segmenter: bool,
+) -> bytes:
+    """A table of one line a slide, UTF-8: its tiles and their area, each class's share and tiles, its files' name.
+
+    The share is the mean over the tiles: `share_<class>` of their area, of a classifier `mean_probability_<class>`;
+    empty where no tile could be decoded. `tiles_<class>` are those said to be of the class, be it with others, and
+    `tiles_none` those of none.
+    """
+    mean = "share" if segmenter else "mean_probability"
+    counted = [*classes, *([NO_CLASS] if NO_CLASS not in classes else [])]
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(
+        ["slide", "case", "tiles", "undecodable", "area_mm2", *(f"{mean}_{name}" for name in classes),
+         *(f"tiles_{name}" for name in counted), "heatmap"]
+    )  # fmt: skip
+    for tally in tallies:
+        means = [f"{value:.6f}" for value in tally.means] if tally.tiles > tally.undecodable else [""] * len(classes)
+        rows.writerow(
+            [tally.slide, "|".join(cases.get(tally.slide, ())), tally.tiles, tally.undecodable,
+             f"{tally.area_mm2:.6f}", *means,
+             *(tally.tiles_of(name) for name in classes), *([tally.said.get("", 0)] * (len(counted) - len(classes))),
+             files.get(tally.slide, "")]
+        )  # fmt: skip
+    return text.getvalue().encode()

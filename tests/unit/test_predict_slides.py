@@ -1,0 +1,338 @@
+"""Predictions of whole slides: in the right place, of the right slide, and summed up for each."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import pandas
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+import torch
+
+import histill.predict.predict
+import histill.tiles.ingest
+from histill.artifacts.model_folder import ModelCard, build, save
+from histill.config.load import validate
+from histill.config.predict import PredictConfig
+from histill.errors import InputError
+from histill.predict.predict import Predicted, predict
+from histill.predict.tally import SlideTally, join_tallies, tally_tiles, write_csv
+from histill.tiles.manifest import Manifest
+
+pytestmark = pytest.mark.unit
+
+KINDS: dict[str, dict[str, Any]] = {
+    "classification": {"kind": "classification", "decoder_channels": (), "classes": ("stroma", "tumour")},
+    "multi_label": {"kind": "classification", "decoder_channels": (), "classes": ("a", "b,c"), "multi_label": True},
+    "segmentation": {"decoder_channels": (16, 16, 8, 8, 8), "classes": ("background", "nucleus", "boundary")},
+}
+MPP = 0.4541  # of slides: tiles of 64 px at 0.5 um/px have 70.47 pixels
+SIDE = 64 * 0.5 / MPP
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def map_here(function: Callable[[Any], Any], items: Sequence[Any], **_: Any) -> Iterator[Any]:
+        return map(function, items)
+
+    def over_one(items: Sequence[Any], make: Callable[..., Any], arguments: tuple[Any, ...], _: Any) -> Iterator[Any]:
+        work = make(*arguments)
+        return (work(item) for item in items)
+
+    for module in (histill.predict.predict, histill.tiles.ingest):
+        monkeypatch.setattr(module, "connected", nullcontext)
+        monkeypatch.setattr(module, "map_tasks", map_here)
+    monkeypatch.setattr(histill.predict.predict, "over_pool", over_one)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """`model(kind, folder=None, seed=0)`: a model folder for tiles of 64 px at 0.5 um/px."""
+
+    def make(kind: str = "classification", folder: Path | None = None, seed: int = 0) -> str:
+        card = ModelCard(
+            encoder="csat_tiny", mean=(0.5,) * 3, std=(0.2,) * 3, tile_px=64, tile_mpp=0.5, size_px=32,
+            tiles_digest="tiles", train_cases=(), histill="0", **KINDS[kind],
+        )  # fmt: skip
+        folder = folder or tmp_path_factory.mktemp("model")
+        torch.manual_seed(seed)
+        save(str(folder), build(card), card)
+        return str(folder)
+
+    return make
+
+
+def tissue(height: int, width: int, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, 9, (height, width, 3))
+    return np.clip(np.array((200.0, 110, 170)) + noise, 0, 255).astype(np.uint8)
+
+
+def write_slide(path: Path, pixels: np.ndarray, mpp: float = MPP) -> str:
+    resolution = (1e4 / mpp, 1e4 / mpp)
+    tifffile.imwrite(
+        path, pixels, tile=(256, 256), photometric="rgb", resolution=resolution, resolutionunit="CENTIMETER"
+    )
+    return str(path)
+
+
+def write_leica(path: Path, pixels: np.ndarray, left: int, top: int) -> str:
+    """A Leica SCN slide of 4096 x 2048 px at 0.5 um/px of which the scanner took in `pixels` at (left, top)."""
+    height, width = pixels.shape[:2]
+
+    def image(name: str, page: int, size: tuple[int, int], extent: tuple[int, ...], power: str) -> str:
+        x, y, across, down = (500 * each for each in extent)
+        return (
+            f'<image name="{name}" uuid="urn:uuid:{name}"><creationDate>2020-01-01T00:00:00.0Z</creationDate>'
+            f'<device model="T" version="1"/><pixels sizeX="{size[0]}" sizeY="{size[1]}">'
+            f'<dimension sizeX="{size[0]}" sizeY="{size[1]}" r="0" ifd="{page}"/></pixels>'
+            f'<view sizeX="{across}" sizeY="{down}" offsetX="{x}" offsetY="{y}" spacingZ="0"/><scanSettings>'
+            f"<objectiveSettings><objective>{power}</objective></objectiveSettings><illuminationSettings>"
+            "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
+            "</illuminationSettings></scanSettings></image>"
+        )
+
+    description = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection name="c" '
+        f'uuid="urn:uuid:1" sizeX="{4096 * 500}" sizeY="{2048 * 500}" barcode="">'
+        f"{image('macro', 0, (256, 128), (0, 0, 4096, 2048), '0.6')}"
+        f"{image('main', 1, (width, height), (left, top, width, height), '20')}</collection></scn>"
+    )
+    how: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "compression": "deflate", "metadata": None}
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        file.write(np.full((128, 256, 3), 230, np.uint8), description=description, **how)
+        file.write(pixels, **how)
+    return str(path)
+
+
+def predicted(model: str, slides: Sequence[str], output: Path, **keys: Any) -> Predicted:
+    data = {"model": model, "slides": list(slides), "output": str(output), "workers": {"count": 1}}
+    return predict(validate(PredictConfig, data | keys, "test"))
+
+
+def features(found: Predicted, name: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(Path(found.predictions, "heatmaps", f"{name}.geojson").read_text())
+    return data
+
+
+def squares(found: Predicted, name: str) -> np.ndarray:
+    """[N, 4] left, top, right, bottom of each tile's square, read without the product."""
+    rings = np.array([each["geometry"]["coordinates"][0] for each in features(found, name)["features"]])
+    return np.concatenate([rings.min(1), rings.max(1)], axis=1)
+
+
+def rows_of(found: Predicted) -> list[dict[str, Any]]:
+    return [
+        row for path in sorted(Path(found.predictions).rglob("*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def test_squares_lie_on_the_pixels_that_were_read(model: Callable[..., str], tmp_path: Path) -> None:
+    """At a scale that is no whole number: a strip of tiles that touch, islands that do not, and one tile alone."""
+    glass = np.full((160, 900, 3), 243, np.uint8)
+    islands, alone = glass.copy(), glass.copy()
+    for column in (0, 4, 11):
+        islands[:150, int(column * SIDE) : int(column * SIDE) + 72] = tissue(150, 72, column)
+    alone[:70, int(5 * SIDE) : int(5 * SIDE) + 72] = tissue(70, 72)
+    pictures = {"strip": tissue(80, 71 * 40), "islands": islands, "alone": alone}
+    slides = [write_slide(tmp_path / f"{name}.tif", pixels) for name, pixels in pictures.items()]
+    found = predicted(model(), slides, tmp_path / "out")
+    assert found.heatmaps == 3
+    strip = squares(found, "strip")
+    np.testing.assert_array_equal(strip[1:, 0], strip[:-1, 2])
+    assert np.abs(strip[:, 0] - SIDE * np.arange(len(strip))).max() < 1
+    for name, columns in (("islands", {0, 4, 11}), ("alone", {5})):
+        found_squares = squares(found, name)
+        assert set(np.rint(found_squares[:, 0] / SIDE).astype(int)) == columns
+        assert np.abs(found_squares[:, 2:] - found_squares[:, :2] - SIDE).max() < 1
+    assert features(found, "strip")["slide"]["tile_side"] == pytest.approx(SIDE, rel=1e-3)
+
+
+def test_regions_of_a_slide_keep_their_squares(
+    model: Callable[..., str], tmp_path: Path, tile_set: Callable[..., Manifest]
+) -> None:
+    from histill.config.ingest import IngestConfig
+    from histill.tiles.ingest import ingest
+
+    slide = write_slide(tmp_path / "s.tif", tissue(512, 1024), mpp=0.25)
+    rows = f"slide,left,top,right,bottom\n{slide},0,0,0.3,1\n{slide},0.413,0.107,1,1\n"
+    (tmp_path / "regions.csv").write_text(rows)
+    config = {
+        "output": str(tmp_path / "set"), "tile_px": 64, "slides": {"index": str(tmp_path / "regions.csv"), "mpp": 0.5},
+        "split": {"train": 0.0, "val": 0.0, "test": 1.0},
+    }  # fmt: skip
+    ingest(validate(IngestConfig, config, "test"))
+    data = {"model": model(), "tiles": str(tmp_path / "set"), "output": str(tmp_path / "out"), "workers": {"count": 1}}
+    found = predict(validate(PredictConfig, data, "test"))
+    np.testing.assert_array_equal(squares(found, "s")[:, 2:] - squares(found, "s")[:, :2], 128)
+    assert {(row["x"], row["y"]) for row in rows_of(found)} == {tuple(each) for each in squares(found, "s")[:, :2]}
+
+
+def test_squares_count_from_the_bounds_of_a_leica_slide(model: Callable[..., str], tmp_path: Path) -> None:
+    slide = write_leica(tmp_path / "s.scn", tissue(256, 512), left=1000, top=640)
+    properties = openslide.OpenSlide(slide).properties
+    corner = [int(properties[f"openslide.bounds-{axis}"]) for axis in "xy"]
+    assert corner != [0, 0]
+    found = predicted(model(), [slide], tmp_path / "out", slide_mpp=0.5)
+    drawn, rows = squares(found, "s"), rows_of(found)
+    np.testing.assert_array_equal(drawn[:, :2] + corner, [[row["x"], row["y"]] for row in rows])
+    assert drawn.min() > -64
+    assert (drawn[:, 2].max() <= 512 + 64, drawn[:, 3].max() <= 256 + 64) == (True, True)
+    assert features(found, "s")["slide"]["bounds"] == {"x": corner[0], "y": corner[1]}
+
+
+def test_a_slide_that_is_replaced_gets_predictions_of_its_own(model: Callable[..., str], tmp_path: Path) -> None:
+    slide, folder = write_slide(tmp_path / "a.tif", tissue(160, 300, 1)), model()
+    first = predicted(folder, [slide], tmp_path / "out")
+    again = predicted(folder, [slide], tmp_path / "out")
+    assert (again.reused, again.predictions) == (True, first.predictions)
+    write_slide(tmp_path / "a.tif", tissue(160, 600, 2))
+    other = predicted(folder, [slide], tmp_path / "out")
+    assert (other.reused, other.predictions != first.predictions) == (False, True)
+    assert (first.tiles, other.tiles) == (2 * 4, 2 * 8)
+    write_slide(tmp_path / "b.tif", tissue(80, 80))
+    more = predicted(folder, [slide, str(tmp_path / "b.tif")], tmp_path / "out")  # added to the list later
+    assert (more.tiles, more.heatmaps) == (2 * 8 + 1, 2)
+
+
+def test_a_slide_that_lies_elsewhere_on_its_stage_gets_squares_of_its_own(
+    model: Callable[..., str], tmp_path: Path
+) -> None:
+    """The same pixels, and so the same tiles: but not the same place."""
+    folder, found = model(), []
+    for left in (1024, 2048):
+        slide = write_leica(tmp_path / "s.scn", tissue(256, 512), left=left, top=640)
+        found.append(predicted(folder, [slide], tmp_path / "out", slide_mpp=0.5))
+        assert features(found[-1], "s")["slide"]["bounds"]["x"] == left
+    assert found[0].predictions != found[1].predictions
+
+
+def test_a_model_that_is_replaced_gets_predictions_of_its_own(model: Callable[..., str], tmp_path: Path) -> None:
+    slide, folder = write_slide(tmp_path / "a.tif", tissue(160, 300)), tmp_path / "model"
+    folder.mkdir()
+    first = predicted(model(folder=folder), [slide], tmp_path / "out")
+    other = predicted(model(folder=folder, seed=1), [slide], tmp_path / "out")
+    assert (other.reused, other.predictions != first.predictions) == (False, True)
+    assert rows_of(first)[0]["probabilities"] != rows_of(other)[0]["probabilities"]
+
+
+def test_other_ways_of_cutting_do_not_refuse_each_other(model: Callable[..., str], tmp_path: Path) -> None:
+    slide, folder = write_slide(tmp_path / "a.tif", tissue(160, 300)), model()
+    one, two = (predicted(folder, [slide], tmp_path / "out", min_tissue=least) for least in (0.25, 0.3))
+    assert one.tiles == two.tiles
+
+
+def test_heatmaps_are_drawn_when_they_are_asked_for(model: Callable[..., str], tmp_path: Path) -> None:
+    slide, folder = write_slide(tmp_path / "患者甲.tif", tissue(160, 300)), model()
+    none = predicted(folder, [slide], tmp_path / "out", heatmaps=False)
+    assert (none.heatmaps, Path(none.predictions, "heatmaps").exists()) == (0, False)
+    drawn = predicted(folder, [slide], tmp_path / "out")
+    assert (drawn.heatmaps, drawn.reused, drawn.predictions) == (1, True, none.predictions)
+    assert sorted(os.listdir(Path(none.predictions, "heatmaps"))) == ["患者甲.geojson", "患者甲.png"]
+    assert predicted(folder, [slide], tmp_path / "out", heatmaps=False).heatmaps == 1
+
+
+def test_a_split_draws_the_slides_that_it_has(
+    model: Callable[..., str], tmp_path: Path, tile_set: Callable[..., Manifest], capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiles = tile_set(tmp_path / "tiles")
+    data = {"model": model(), "tiles": tiles.uri, "output": str(tmp_path / "out"), "split": "test"}
+    found = predict(validate(PredictConfig, data, "test"))
+    assert (found.tiles, found.heatmaps) == (4, 1)
+    assert [row["slide"] for row in table_of(found)] == ["case-5"]
+    np.testing.assert_array_equal(squares(found, "case-5")[:, 2] - squares(found, "case-5")[:, 0], 64)
+    assert "has no record of 1 of its slides" in capfd.readouterr().err
+
+
+def table_of(found: Predicted) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(Path(found.slides).read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_sums_up_each_slide(
+    model: Callable[..., str], tmp_path: Path, tile_set: Callable[..., Manifest], kind: str
+) -> None:
+    """Opened by pandas, and held against the predictions of the tiles as pandas sums them up."""
+    tiles = tile_set(tmp_path / "tiles")
+    data = {"model": model(kind), "tiles": tiles.uri, "output": str(tmp_path / "out"), "masks": kind == "segmentation"}
+    found = predict(validate(PredictConfig, data, "test"))
+    table = pandas.read_csv(found.slides)
+    rows = pandas.DataFrame(rows_of(found))
+    classes = KINDS[kind]["classes"][:2]
+    mean = "share" if kind == "segmentation" else "mean_probability"
+    columns = [f"{mean}_{name}" for name in classes] + [f"tiles_{name}" for name in classes]
+    assert list(table) == ["slide", "case", "tiles", "undecodable", "area_mm2", *columns, "tiles_none", "heatmap"]
+    assert table["slide"].tolist() == table["heatmap"].tolist() == [f"case-{number}" for number in range(6)]
+    assert table["area_mm2"].tolist() == pytest.approx([4 * 0.032**2] * 6)
+    for slide, group in rows.groupby("slide"):
+        (line,) = table[table["slide"] == slide].to_dict("records")
+        values = np.stack(group["probabilities"].tolist())
+        assert (line["tiles"], line["case"], line["undecodable"]) == (len(group), group["case"].iloc[0], 0)
+        for index, name in enumerate(classes):
+            assert line[f"{mean}_{name}"] == pytest.approx(values[:, index].mean(), abs=2e-6)
+            if kind == "multi_label":
+                assert line[f"tiles_{name}"] == (values[:, index] > 0.5).sum()
+            elif kind == "classification":
+                assert line[f"tiles_{name}"] == (values.argmax(1) == index).sum()
+        if kind == "segmentation":
+            inside = np.array([np.asarray(_opened(mask)) > 0 for mask in group["mask"]]).mean((1, 2))
+            assert line["share_nucleus"] == pytest.approx(inside.mean(), abs=2e-6)
+            assert line["tiles_nucleus"] == (inside >= 0.01).sum()
+        if kind == "multi_label":
+            assert line["tiles_none"] == (values <= 0.5).all(1).sum()
+    assert sum(found.classes.values()) == 24
+
+
+def _opened(mask: bytes) -> Any:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(mask))
+
+
+def test_slides_without_tiles_are_named(model: Callable[..., str], tmp_path: Path) -> None:
+    blank = write_slide(tmp_path / "blank.tif", np.full((200, 200, 3), 245, np.uint8))
+    found = predicted(model(), [write_slide(tmp_path / "a.tif", tissue(160, 300)), blank], tmp_path / "out")
+    assert len(found.skipped) == 1
+    assert blank in found.skipped[0]
+    assert {row["slide"]: row["tiles"] for row in table_of(found)} == {"a": "8", "blank": "0"}
+    assert vars(predicted(model(), [str(tmp_path / "a.tif"), blank], tmp_path / "out")) == vars(found) | {
+        "reused": True
+    }
+
+
+def test_undecodable_tiles_have_no_share() -> None:
+    import pyarrow as pa
+
+    table = pa.table(
+        {"slide": ["s", "s", "t"], "class": ["a", None, None], "probabilities": [[0.25, 0.75], None, None]}
+    )
+    parts = tally_tiles(table, np.array([0.5, 0.5, 0.5]), 2)
+    assert parts[0] == SlideTally("s", 2, 1, 0.5, {"a": 1}, [0.25, 0.75])
+    joined = join_tallies([*parts, parts[0]])
+    assert joined["s"] == SlideTally("s", 4, 2, 1.0, {"a": 2}, [0.5, 1.5])
+    lines = list(
+        csv.reader(io.StringIO(write_csv(joined.values(), "ab", {"s": ["1", "2"]}, {}, segmenter=True).decode()))
+    )
+    assert lines[1:] == [
+        ["s", "1|2", "4", "2", "1.000000", "0.250000", "0.750000", "2", "0", "0", ""],
+        ["t", "", "1", "1", "0.000000", "", "", "0", "0", "0", ""],
+    ]
+
+
+def test_a_slide_that_is_not_there_is_named(model: Callable[..., str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.tif does not exist"):
+        predicted(model(), [str(tmp_path / "nowhere.tif")], tmp_path / "out")
+
+
+def test_files_of_slides_that_differ_outside_ascii(model: Callable[..., str], tmp_path: Path) -> None:
+    names: Mapping[str, int] = {"患者甲": 2, "患者乙": 4}
+    slides = [write_slide(tmp_path / f"{name}.tif", tissue(80, 75 * tiles)) for name, tiles in names.items()]
+    found = predicted(model(), slides, tmp_path / "out")
+    assert {name: len(squares(found, name)) for name in names} == names
