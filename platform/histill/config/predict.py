@@ -19,7 +19,7 @@ class PredictConfig(Strict):
     split: Split | None = Field(None, description="of a tile set, the split to predict; null: every tile")
     output: Uri = Field(description="folder of predictions; each model and tile set gets a sub-folder")
     masks: bool = Field(False, description="keep a segmenter's decisions for pixels, a PNG for each tile")
-    heatmaps: bool = Field(True, description="a PNG and a GeoJSON for QuPath of each slide of several tiles")
+    heatmaps: bool = Field(True, description="a PNG and a GeoJSON for QuPath of each slide")
     batch_size: int = Field(32, ge=1, description="tiles at once")
     max_corrupt: int = Field(0, ge=0, description="how many undecodable tiles are left out before the job fails")
     workers: Workers = Workers(count=2)
