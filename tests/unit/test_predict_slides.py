@@ -251,6 +251,18 @@ def test_a_split_draws_the_slides_that_it_has(
     assert "has no record of 1 of its slides" in capfd.readouterr().err
 
 
+def test_a_heatmap_is_not_drawn_of_a_part_of_the_predictions(model: Callable[..., str], tmp_path: Path) -> None:
+    slide, folder = write_slide(tmp_path / "a.tif", tissue(160, 300)), model()
+    found = predicted(folder, [slide], tmp_path / "out", heatmaps=False)
+    (shard,) = Path(found.predictions).rglob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:99])
+    with pytest.raises(InputError, match="are missing or damaged; delete"):
+        predicted(folder, [slide], tmp_path / "out")
+    Path(found.predictions, "predictions.json").unlink()  # as it says
+    again = predicted(folder, [slide], tmp_path / "out")
+    assert (again.heatmaps, again.tiles, len(squares(again, "a"))) == (1, 8, 8)
+
+
 def table_of(found: Predicted) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(Path(found.slides).read_text(encoding="utf-8"))))
 

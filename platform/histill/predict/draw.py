@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from histill.artifacts.model_folder import ModelCard
 from histill.config.common import Storage
 from histill.distill.boundary import counted
+from histill.errors import InputError
 from histill.predict.file_names import name_files
 from histill.predict.geojson import heatmap_geojson
 from histill.predict.heatmap import heatmap_png
@@ -19,11 +20,11 @@ from histill.predict.shard import Predicting
 from histill.predict.slide_map import SlideMap
 from histill.storage.control import write_bytes
 from histill.storage.tables import read_columns
-from histill.storage.uris import join
+from histill.storage.uris import folder_name, join
 from histill.tiles.manifest import Manifest
 from histill.tiles.slide_records import SlideRecord, read_slides
 
-HEATMAPS = "heatmaps"
+HEADER_NAME, HEATMAPS = "predictions.json", "heatmaps"
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,11 @@ def draw_slide(drawing: Drawing) -> bool:
 
 
 def read_slide_map(drawing: Drawing) -> SlideMap | None:
-    """The predictions of a slide, as its record says where they lie; None where no tile could be decoded."""
-    columns = ["slide", "x", "y", "class", "probabilities"]
-    parts = [read_columns(join(drawing.uri, shard), columns, drawing.storage) for shard in drawing.shards]
-    table = pa.concat_tables([part for part in parts if part is not None])
+    """The predictions of a slide, as its record says where they lie; None where no tile could be decoded.
+
+    Raises InputError when a part of them is missing.
+    """
+    table = pa.concat_tables([_read_predictions(shard, drawing) for shard in drawing.shards])
     table = table.filter(pc.and_(pc.equal(table["slide"], drawing.slide), pc.is_valid(table["class"])))
     if not table.num_rows:
         return None
@@ -124,3 +126,14 @@ def read_slide_map(drawing: Drawing) -> SlideMap | None:
         segmenter=drawing.segmenter,
         mpp=None if record is None else record.mpp,
     )
+
+
+def _read_predictions(shard: str, drawing: Drawing) -> pa.Table:
+    columns, name = ["slide", "x", "y", "class", "probabilities"], folder_name(drawing.uri)
+    found = read_columns(join(drawing.uri, shard), columns, drawing.storage, belongs_to=name)
+    if found is None:
+        raise InputError(
+            f"predictions {join(drawing.uri, shard)} are missing or damaged; delete {join(drawing.uri, HEADER_NAME)} "
+            "and give the same command again, which makes those that are missing."
+        )
+    return found

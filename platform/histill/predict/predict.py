@@ -21,7 +21,7 @@ from histill.config.ingest import IngestConfig, SlideSource, SplitRule
 from histill.config.predict import PredictConfig
 from histill.distill.boundary import counted
 from histill.errors import InputError
-from histill.predict.draw import Drawing, draw_slide, plan_drawings, warn_of_unrecorded
+from histill.predict.draw import HEADER_NAME, Drawing, draw_slide, plan_drawings, warn_of_unrecorded
 from histill.predict.shard import Predicting, Predictor
 from histill.predict.tally import SlideTally, count_classes, join_tallies, write_csv
 from histill.storage.control import exists, read_json, write_bytes, write_json
@@ -32,7 +32,8 @@ from histill.tiles.shards import shards_of
 from histill.tiles.slide_files import fingerprint_source
 from histill.tiles.slide_records import read_slides
 
-HEADER_NAME, SLIDES_NAME = "predictions.json", "slides.csv"
+__all__ = ["HEADER_NAME", "Predicted", "predict"]
+SLIDES_NAME = "slides.csv"
 FORM = 2  # of what lies at an address; another one gets addresses of its own
 
 
