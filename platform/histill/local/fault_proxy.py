@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -55,12 +55,16 @@ class Faults:
 
 
 class FaultProxy:
-    """A running proxy: `endpoint` is its URL, and `rate` may be set while it runs."""
+    """A running proxy: `endpoint` is its URL, and `rate` may be set while it runs.
+
+    `heard`, which may be set as well, is told "METHOD /path?query" of each request before it is passed on.
+    """
 
     def __init__(self, endpoint: str, faults: Faults) -> None:
         self.endpoint = endpoint
         self.rate = faults.rate
         self.stall_s = faults.stall_s
+        self.heard: Callable[[str], None] = lambda _: None
         self._faults = faults
         self._match = None if faults.match is None else re.compile(faults.match)
         self._lock = threading.Lock()
@@ -76,6 +80,7 @@ class FaultProxy:
     def draw(self, method: str, target: str, byte_range: str) -> tuple[Kind | None, float]:
         """Count a request; the fault that it meets, and the part of the body, in [0, 1), that is sent before."""
         request = f"{method} {target}"
+        self.heard(request)
         with self._lock:
             self._counts["requests"] += 1
             self._counts["gets"] += method == "GET"
