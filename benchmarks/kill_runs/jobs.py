@@ -3,11 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from kill_runs.models import student
 from kill_runs.objects import files_below, objects_below, open_uploads
 from kill_runs.place import CASES, MPP, TILE_PX, TRAIN_CASES, VAL_CASES, Place, python
+from kill_runs.records import registered, running, tracked
 from kill_runs.result import Result, settled
 
 SHARED = "reference-ingest_local"  # the chain whose tile set the other jobs read
+
+RAYS = ("checkpoint_manager_snapshot", "experiment_state", "searcher-state", "search_gen_state", "tuner.pkl")
+"""What the names of Ray's own files begin with."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,69 @@ def cache(place: Place, chain: str) -> list[list[str]]:
     return [python("cache_responses.py", *keys, "workers.cpus=0.5", f"storage.endpoint={place.s3_endpoint}")]
 
 
+def predict(place: Place, chain: str) -> list[list[str]]:
+    """Slides in the bucket, to this machine."""
+    keys = [f"model={student(place, tiles(place), 0)}", f"slides=[{', '.join(place.slides[:4])}]", "masks=true"]
+    keys += [f"output={out(place, chain)}", "workers.count=1", "workers.cpus=0.5"]
+    return [python("predict_tiles.py", *keys, f"storage.endpoint={place.s3_endpoint}")]
+
+
+def promote(place: Place, chain: str) -> list[list[str]]:
+    """A first champion, and then a second candidate, which costs a quarter."""
+    keys = [f"registered_name={chain}", f"held_out.tiles={tiles(place)}", "gates.floors={dice: 0.0}"]
+    keys += ["gates.draws=100", f"tracking.uri={place.tracking_uri}", f"tracking.experiment={chain}", "picture_rows=1"]
+    return [python("promote_model.py", f"model={student(place, tiles(place), seed)}", *keys) for seed in (0, 1)]
+
+
+def _training(place: Place, chain: str) -> list[str]:
+    keys = [f"name={chain}", f"data.tiles={tiles(place)}", "data.batch_size=4", "data.decode_threads=1"]
+    keys += ["student.encoder=csat_tiny", "student.decoder_channels=[16, 16, 8, 8, 8]", "teacher.classical=true"]
+    keys += ["workers.count=1", f"tracking.uri={place.tracking_uri}", f"tracking.experiment={chain}"]
+    return [*keys, f"storage.endpoint={place.s3_endpoint}", "checkpoint_every=2"]
+
+
+def train(place: Place, chain: str) -> list[list[str]]:
+    """A pretraining of three epochs of six steps, to the bucket."""
+    keys = [*_training(place, chain), "optimiser.epochs=3", f"runs={bucket(place, chain)}", "workers.cpus=0.5"]
+    return [python("pretrain_student.py", *keys)]
+
+
+def sweep(place: Place, chain: str) -> list[list[str]]:
+    """Two trials of two epochs beside each other, on this machine's disk."""
+    keys = [*_training(place, chain), "optimiser.epochs=2", f"runs={out(place, chain)}", "workers.cpus=0.4"]
+    keys += [
+        "trials=2",
+        "concurrent=2",
+        "scheduler=none",
+        "sampler=random",
+        "space={loss.temperature: {choice: [1, 2]}}",
+    ]
+    return [python("search_students.py", *keys)]
+
+
+def of_training(place: Place, chain: str) -> Result:
+    """The run's folder in the bucket, and its record."""
+    objects, found = bucket_objects(place, chain), tracked(place.tracking.uri, chain)
+    return Result(_kept(objects.objects), found, objects.unfinished + running(place.tracking.uri, chain))
+
+
+def of_sweep(place: Place, chain: str) -> Result:
+    """The sweep's folder on this machine, and the records of sweep and trials."""
+    found = tracked(place.tracking.uri, chain)
+    return Result(_kept(local_files(place, chain).objects), found, running(place.tracking.uri, chain))
+
+
+def of_promotion(place: Place, chain: str) -> Result:
+    """Versions, aliases and decisions, and the runs behind them."""
+    found = registered(place.tracking.uri, chain) | tracked(place.tracking.uri, chain)
+    return Result({}, found, running(place.tracking.uri, chain))
+
+
+def _kept(objects: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Without Ray's own books."""
+    return {name: data for name, data in objects.items() if not name.rpartition("/")[2].startswith(RAYS)}
+
+
 def local_files(place: Place, chain: str) -> Result:
     """What lies on this machine's disk."""
     found = files_below(place.folder / "out" / chain)
@@ -78,4 +146,8 @@ JOBS: Mapping[str, Job] = {
     "ingest_local": Job(ingest_images, local_files, share=0.22, own_ray=0.1),
     "ingest_s3": Job(ingest_slides, bucket_objects, share=0.2),
     "cache": Job(cache, bucket_objects, share=0.15),
+    "train": Job(train, of_training, share=0.11, own_ray=0.1, stable=False),
+    "sweep": Job(sweep, of_sweep, share=0.05, stable=False),
+    "promotion": Job(promote, of_promotion, share=0.12),
+    "predict": Job(predict, local_files, share=0.15),
 }
