@@ -95,7 +95,10 @@ def servers(folder: Path) -> Iterator[Place]:
 def place(folder: Path, scratch: Path, s3: S3Server, tracking: TrackingServer, head: RayHead) -> Iterator[Place]:
     """A place among running servers; each is heard by way of a proxy until the block is left."""
     writes, never = Writes(), Faults(rate=0)
-    with fault_proxy(s3.endpoint, never) as to_s3, fault_proxy(tracking.uri, never) as to_tracking:
+    with (
+        fault_proxy(s3.endpoint, never) as to_s3,
+        fault_proxy(tracking.uri, never, rewrite_host=True) as to_tracking,
+    ):
         to_s3.heard = to_tracking.heard = writes.heard
         uris = to_s3.endpoint, to_tracking.endpoint
         made = Place(folder, scratch, s3, tracking, head, *uris, writes, Family.now())

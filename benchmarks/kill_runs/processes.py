@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
-_IDLE = "ray::IDLE"  # a worker that waits for any job's work
+# What a cluster keeps between jobs: workers that wait for work, and Ray Data's own actors, which all jobs share.
+_LASTING = ("ray::IDLE", "ray::_StatsActor", "ray::_AutoscalingCoordinatorActor", "ray::ActorLocationTracker")
 _POLL_S = 0.1
 
 
@@ -54,7 +55,10 @@ class Family:
             pid: title
             for pid, title in mine.items()
             if pid not in self.pids
-            and (pid not in theirs or (title.startswith("ray::") and title != _IDLE and title not in self.titles))
+            and (
+                pid not in theirs
+                or (title.startswith("ray::") and not title.startswith(_LASTING) and title not in self.titles)
+            )
         }
 
     def wait_until_alone(self, within_s: float) -> tuple[float, dict[int, str]]:

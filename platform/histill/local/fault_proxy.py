@@ -27,6 +27,7 @@ Kind = Literal["503", "reset", "stall", "short"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _BLOCK = 1 << 18
+_HOST = re.compile(rb"^host:[^\r\n]*", re.IGNORECASE | re.MULTILINE)
 _SLOW_DOWN = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n'
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -104,8 +105,12 @@ class FaultProxy:
 
 
 @contextmanager
-def fault_proxy(target_endpoint: str, faults: Faults | None = None) -> Iterator[FaultProxy]:
+def fault_proxy(
+    target_endpoint: str, faults: Faults | None = None, *, rewrite_host: bool = False
+) -> Iterator[FaultProxy]:
     """Run a proxy on the loopback in front of `target_endpoint` (http://host:port) until the block is left.
+
+    With `rewrite_host` the Host header becomes the target's, for a server that answers to its own name alone.
 
     Its threads run in this process, one for each connection of a client; all have ended when the block is left.
 
@@ -116,6 +121,7 @@ def fault_proxy(target_endpoint: str, faults: Faults | None = None) -> Iterator[
     if target.scheme != "http" or target.hostname is None or target.port is None:
         raise ValueError(f"the proxy's target {target_endpoint!r} must be of the form http://host:port.")
     server = _Server((target.hostname, target.port))
+    server.host = f"Host: {target.netloc}".encode() if rewrite_host else None
     server.proxy = FaultProxy(f"http://{LOOPBACK}:{server.server_address[1]}", faults or Faults())
     accepting = threading.Thread(target=server.serve_forever, args=(0.05,), name="fault-proxy")
     accepting.start()
@@ -131,6 +137,7 @@ def fault_proxy(target_endpoint: str, faults: Faults | None = None) -> Iterator[
 class _Server(ThreadingTCPServer):
     request_queue_size = 128
     proxy: FaultProxy
+    host: bytes | None = None  # the line that requests get in place of their own
 
     def __init__(self, target: tuple[str, int]) -> None:
         super().__init__((LOOPBACK, 0), _Connection)
@@ -215,7 +222,8 @@ class _Connection(StreamRequestHandler):
         if kind == "503":
             return self._slow_down(request)
         upstream = self._connected()
-        upstream.socket.sendall(request.raw)
+        host = self.server.host
+        upstream.socket.sendall(request.raw if host is None else _HOST.sub(host, request.raw, count=1))
         reply = self._continued(request, upstream) if "expect" in request.fields else None
         if reply is None:
             pass_on(self.rfile, upstream.socket.sendall, body_size(request, none=0), self.buffer)
