@@ -44,10 +44,9 @@ class Writes:
 @contextlib.contextmanager
 def watched(folder: Path, writes: Writes) -> Iterator[None]:
     """Each file that appears in `folder` is an event, the parts of files with names of their own as well."""
-    done = threading.Event()
+    done, known = threading.Event(), set(_files(folder))
 
     def watch() -> None:
-        known = set(_files(folder))
         while not done.wait(_POLL_S):
             for path in _files(folder):
                 if path not in known:

@@ -216,3 +216,14 @@ def test_a_server_that_is_not_there_ends_the_connection(target: str) -> None:
 def test_the_target_must_be_a_plain_address(endpoint: str) -> None:
     with pytest.raises(ValueError, match="http://host:port"), fault_proxy(endpoint):
         pass
+
+
+def test_each_request_is_heard_and_the_host_becomes_the_targets(target: str) -> None:
+    heard: list[str] = []
+    with fault_proxy(target, Faults(rate=0), rewrite_host=True) as proxy:
+        proxy.heard = heard.append
+        connection = http.client.HTTPConnection(proxy.endpoint.removeprefix("http://"))
+        connection.request("PUT", "/a?b=c", b"body")
+        assert connection.getresponse().read() == target.removeprefix("http://").encode() + b"body"
+        connection.close()
+    assert heard == ["PUT /a?b=c"]
