@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from histill.artifacts.model_folder import ModelCard
+from histill.storage.scratch import scratch_folder
 from histill.stream import prepare_tile
 
 PT2_NAME, ONNX_NAME, INTERFACE_NAME, README_NAME = "model.pt2", "model.onnx", "interface.json", "README.md"
@@ -37,7 +37,7 @@ def exported(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
     example = torch.zeros(2, 3, card.size_px, card.size_px)  # two: one would fix the number
     batch = torch.export.Dim("batch", min=1, max=_MOST_AT_ONCE)
     model = _copied_to_cpu(model)
-    with _quiet(), tempfile.TemporaryDirectory(prefix="histill-") as folder:
+    with _quiet(), scratch_folder() as folder:
         program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
         archive = io.BytesIO()
         torch.export.save(program, archive)

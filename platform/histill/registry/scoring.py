@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import sys
-import tempfile
 from pathlib import Path
 
 from histill.config.scoring import ScoreConfig
@@ -26,6 +25,7 @@ from histill.registry.server import check_tracking, server_uri
 from histill.registry.settled import settled_reference
 from histill.registry.versions import SCORE_PATH, fetch_model, json_bytes
 from histill.storage.control import write_bytes
+from histill.storage.scratch import scratch_folder
 
 KIND = "score_model"
 REPORT_PATH = "report.html"
@@ -39,7 +39,7 @@ def scored(config: ScoreConfig) -> Score:
     """
     _check_workers(config)
     check_tracking(config.tracking)  # before the work
-    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
+    with scratch_folder() as folder:
         model = fetch_model(config.model, config.tracking, Path(folder))
         held_out = settled_reference(config.held_out, config.tracking, folder, config.storage)
         examiner = Examiner.load(model, held_out, config.storage)

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import logging
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from histill.config.common import Tracking
 from histill.config.places import read_server
 from histill.config.redact import redact
 from histill.errors import InputError
+from histill.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -142,7 +142,7 @@ def what_it_said(error: Exception) -> str:
 def log_file(client: "MlflowClient", run_id: str, path: str, data: bytes) -> None:
     """Store `data` as the artifact `path` (`folder/name` or `name`) of a run."""
     folder, _, name = path.rpartition("/")
-    with tempfile.TemporaryDirectory(prefix="histill-") as temporary:
+    with scratch_folder() as temporary:
         local = os.path.join(temporary, name)
         with open(local, "wb") as file:
             file.write(data)

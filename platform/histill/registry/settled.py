@@ -1,6 +1,5 @@
 """Registered models, brought to where every node can read them."""
 
-import tempfile
 from pathlib import Path
 
 from histill.artifacts import model_folder
@@ -8,6 +7,7 @@ from histill.config.common import Storage, Teacher, Tracking
 from histill.config.scoring import HeldOut
 from histill.registry.versions import fetch_model
 from histill.storage.control import exists, probe
+from histill.storage.scratch import scratch_folder
 from histill.storage.uris import join
 
 
@@ -23,7 +23,7 @@ def settled_model(uri: str, tracking: Tracking, folder_uri: str, storage: Storag
     if not uri.startswith("models:"):
         return uri
     probe(folder_uri, storage)
-    with tempfile.TemporaryDirectory(prefix="histill-") as temporary:
+    with scratch_folder() as temporary:
         fetched = fetch_model(uri, tracking, Path(temporary))
         card = model_folder.read_card(fetched, Storage())
         digest = model_folder.digest_of(card, Path(fetched, model_folder.WEIGHTS_NAME).read_bytes())
