@@ -52,15 +52,24 @@ def test_warnings_of_workers_are_told_as_such() -> None:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
-    """`seen(seconds, events)`: the lines of so many seconds; `events` maps a second to what is done to the board."""
+    """`seen(seconds, events)`: the lines of so many seconds; `events` maps a second to what is done to the board, and
+    `answers` one to the error with which Ray answers then."""
 
-    def show(seconds: int, events: dict[int, Callable[[Board], None]]) -> list[str]:
+    def show(
+        seconds: int, events: dict[int, Callable[[Board], None]], answers: dict[int, Exception] | None = None
+    ) -> list[str]:
         now, state = [100], Board()
         clock = SimpleNamespace(monotonic=lambda: float(now[0]))
         monkeypatch.setattr(board, "time", clock)
         monkeypatch.setattr(progress, "time", clock)
-        monkeypatch.setattr(ray, "get", lambda value, timeout: value)
         monkeypatch.setattr(board, "_room", lambda: ROOM)
+
+        def get(value: Any, timeout: float) -> Any:
+            if error := (answers or {}).get(now[0] - 100):
+                raise error
+            return value
+
+        monkeypatch.setattr(ray, "get", get)
 
         def wait(timeout: float) -> bool:
             now[0] += 1
@@ -83,6 +92,35 @@ def test_what_workers_tell_is_shown_under_the_runs_name(seen: Callable[..., list
         },
     )
     assert lines == ["first: going on from step 4 with 2 workers", "warning: tile 7 is masked out."]
+
+
+SLOW = ray.exceptions.GetTimeoutError("Get timed out: some object(s) not ready.")
+
+
+@pytest.mark.parametrize(
+    "error", [SLOW, ray.exceptions.ActorUnavailableError("the network is down", None)], ids=["slow", "cut off"]
+)
+def test_a_slow_answer_ends_nothing_and_loses_no_line(seen: Callable[..., list[str]], error: Exception) -> None:
+    events = {
+        1: lambda state: state.tell("going on from step 4 with 2 workers"),  # and asked for while Ray is slow
+        4: lambda state: state.tell("warning: tile 7 is masked out."),
+        6: lambda state: state.show(snapshot(3)),
+    }
+    lines = seen(8, events, dict.fromkeys((1, 2, 3, 4) if error is SLOW else (2, 3), error))
+    assert lines[:2] == ["first: going on from step 4 with 2 workers", "warning: tile 7 is masked out."]
+    assert "24/800 tiles" in lines[2]
+
+
+def test_a_board_that_never_answers_leaves_the_minutes(seen: Callable[..., list[str]]) -> None:
+    slow = dict.fromkeys(range(200), SLOW)
+    assert seen(130, {}, slow) == [f"first: no step for 1:00; {ROOM}", f"first: no step for 2:00; {ROOM}"]
+
+
+def test_a_board_that_is_dead_is_said_to_be(seen: Callable[..., list[str]]) -> None:
+    dead = ray.exceptions.ActorDiedError()
+    reason = "The actor died unexpectedly before finishing this task"
+    assert seen(100, {}, {3: dead}) == [f"first: no more is shown of the run, which goes on ({reason})"]
+    assert seen(3, {}, {3: dead}) == []  # at the run's end it may be gone
 
 
 def test_a_run_that_begins_with_no_step_says_so_each_minute(seen: Callable[..., list[str]]) -> None:

@@ -15,6 +15,7 @@ from histill.cluster.progress import Progress, clock
 from histill.train.snapshot import Snapshot
 
 _SAY_SO_AFTER_S = 60.0  # without a step
+_ANSWER_S = 10.0  # to wait for the board at a time; on a loaded machine an answer takes longer now and then
 
 
 class Board:
@@ -78,13 +79,23 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
 
     progress: Progress | None = None
     shown_step = -1
+    asked: Any = None
     last = False
     moved = said = time.monotonic()
     while not last:
         last = stop.wait(1.0)
+        asked = board.take.remote() if asked is None else asked  # what it hands out, it forgets: nothing is asked twice
+        snapshot: Snapshot | None = None
         try:
-            snapshot, lines = ray.get(board.take.remote(), timeout=10)
-        except ray.exceptions.RayError:
+            (snapshot, lines), asked = ray.get(asked, timeout=_ANSWER_S), None
+        except ray.exceptions.GetTimeoutError:
+            lines = []  # a slow answer is still to come
+        except ray.exceptions.ActorUnavailableError:
+            lines, asked = [], None
+        except ray.exceptions.RayError as error:
+            if not last:
+                reason = str(error).strip().partition("\n")[0].rstrip(".")
+                print(f"{title}: no more is shown of the run, which goes on ({reason})", file=sys.stderr, flush=True)
             return
         for text in lines:
             print(text if text.startswith("warning: ") else f"{title}: {text}", file=sys.stderr, flush=True)
