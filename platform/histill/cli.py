@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from histill.cluster.failures import known_error
+from histill.cluster.interrupts import Interrupted, heed_signals
 from histill.config.base import Strict
 from histill.config.faults import is_shown
 from histill.config.load import OneOf, load_config, nested_models
@@ -53,20 +54,24 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
 
     A top-level key of the configuration may also be given as an option: `--register-best NAME` is register_best=NAME.
 
-    0: done. 1: a gate refused, or the job could not go on. 2: bad input. 130: interrupted.
+    0: done. 1: a gate refused, or the job could not go on. 2: bad input. 130: interrupted by Ctrl-C, 143 by
+    SIGTERM.
     """
     sys.excepthook = _print_redacted
     given = sys.argv[1:] if argv is None else argv
     arguments = _parser(_shown(model, given)).parse_intermixed_args(given)
     try:
-        config = load_config(model, arguments.config, [*arguments.overrides, *(arguments.options or ())])
-        if arguments.print_config:
-            print(yaml.safe_dump(redact_all(config.model_dump(mode="json")), sort_keys=False), end="")
-            return 0
-        if arguments.verbose:
-            os.environ["HISTILL_VERBOSE"] = "1"
-        with _stdout_to_stderr():
-            outcome = main(config)
+        with heed_signals():
+            config = load_config(model, arguments.config, [*arguments.overrides, *(arguments.options or ())])
+            if arguments.print_config:
+                print(yaml.safe_dump(redact_all(config.model_dump(mode="json")), sort_keys=False), end="")
+                return 0
+            if arguments.verbose:
+                os.environ["HISTILL_VERBOSE"] = "1"
+            with _stdout_to_stderr():
+                outcome = main(config)
+    except Interrupted as interruption:  # who interrupted has been answered
+        return interruption.status
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from what is written.", file=sys.stderr)
         return 130

@@ -95,7 +95,7 @@ def test_a_checkpoint_is_safetensors_and_json(tmp_path: Path) -> None:
     step(trained, 0)
     save_checkpoint(str(tmp_path), trained, CARD)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["model.json", "model.safetensors", "optimiser.safetensors", "position.json"]
+    assert names == ["contents.json", "model.json", "model.safetensors", "optimiser.safetensors", "position.json"]
     for path in tmp_path.iterdir():
         if path.suffix == ".json":
             json.loads(path.read_text())

@@ -150,6 +150,15 @@ def digest_of(card: ModelCard, weights: bytes) -> str:
     return hashlib.sha256(card.model_dump_json().encode() + weights).hexdigest()
 
 
+def read_digest(uri: str, storage: Storage) -> str:
+    """The digest of the model folder at `uri`, whose model is not built. Raises InputError where there is none."""
+    card = read_card(uri, storage)
+    try:
+        return digest_of(card, read_bytes(join(uri, WEIGHTS_NAME), storage))
+    except FileNotFoundError:
+        raise InputError(f"{uri} is no model folder: {WEIGHTS_NAME} is missing.") from None
+
+
 def copy(source: str, target: str, storage: Storage) -> None:
     """Copy a model folder: weights first, so that a folder with a card is whole."""
     for name in (WEIGHTS_NAME, CARD_NAME):

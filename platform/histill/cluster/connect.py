@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from histill.cluster.interrupts import heed_again
 from histill.cluster.quiet import start_of_ray, verbose
 from histill.config.redact import redact
 from histill.errors import AwayError, InputError
@@ -65,8 +66,9 @@ def connected(*, hook: bool = True) -> Iterator[None]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
-    _init(address, hook)
     try:
+        _init(address, hook)
+        heed_again()  # Ray answers SIGTERM in its own way
         yield
     finally:
         ray.shutdown()

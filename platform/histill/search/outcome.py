@@ -20,6 +20,16 @@ class TrialResult:
     model: str | None  # URI of its last checkpoint
     error: str | None
 
+    @property
+    def counts(self) -> bool:
+        """Whether it came to its end, left a model and has a quality; only such a trial is compared with others."""
+        return self.error is None and self.model is not None and not math.isnan(self.quality)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it does not count."""
+        return None if self.counts else self.error or "its quality is not a number"
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -39,9 +49,8 @@ class Sweep:
 
     @property
     def points(self) -> list[Point]:
-        """The trials that left a model and have a quality."""
-        with_both = (each for each in self.trials if each.model and not math.isnan(each.quality))
-        return [Point(each.trial, each.quality, each.costs[self.cost]) for each in with_both]
+        """The trials that count."""
+        return [Point(each.trial, each.quality, each.costs[self.cost]) for each in self.trials if each.counts]
 
     @property
     def front(self) -> tuple[str, ...]:
@@ -55,17 +64,16 @@ class Sweep:
             {"trial": each.trial}
             | {key: each.values.get(key) for key in keys}
             | {"epochs": each.epochs, self.metric: each.quality if each.model else None}
-            | {self.cost: each.costs.get(self.cost), "front": each.trial in self.front, "error": each.error}
+            | {self.cost: each.costs.get(self.cost), "front": each.trial in self.front, "error": each.trouble}
             for each in self.trials
         ]
 
 
 def ranked(trials: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
-    """Best first; those without a model last."""
+    """Best first; those that do not count last, those with a model before the others."""
 
     def rank(each: TrialResult) -> tuple[bool, bool, float, str]:
-        nothing = math.isnan(each.quality)
-        return each.model is None, nothing, 0.0 if nothing else -each.quality, each.trial
+        return not each.counts, each.model is None, -each.quality if each.counts else 0.0, each.trial
 
     return tuple(sorted(trials, key=rank))
 

@@ -60,12 +60,12 @@ def study_pictures(config: SearchConfig, sweep: Sweep) -> dict[str, bytes]:
 
 
 def _study(config: SearchConfig, sweep: Sweep) -> Any:
-    """The trials that left a model, as Optuna knows them."""
+    """The trials that count, as Optuna knows them."""
     import optuna
 
     study = optuna.create_study(direction="maximize")
     for trial in sweep.trials:
-        if trial.model and trial.quality == trial.quality:
+        if trial.counts:
             values = {key: _optunas(config.space[key], value) for key, value in trial.values.items()}
             ranges = {key: _range(config.space[key]) for key in trial.values}
             study.add_trial(optuna.create_trial(params=values, distributions=ranges, value=trial.quality))

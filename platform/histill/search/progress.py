@@ -2,9 +2,11 @@
 
 import contextlib
 import math
+import signal
 import sys
 from typing import Any
 
+from histill.cluster.interrupts import heed_again, interrupted
 from histill.cluster.progress import Progress
 from histill.config.search import SearchConfig
 from histill.errors import InputError
@@ -32,13 +34,18 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
             # not in __init__: a sweep that goes on brings back the callback of its first start, clock and all
             self.progress: Progress | None = None
             self.closed: set[str] = set()
+            tunes: Any = signal.getsignal(signal.SIGINT)  # which saves its state and ends
+            heed_again(tunes)
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             self._show(trials)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             point, epochs = _point(trial), _epochs(trial)
-            if point is not None:
+            if point is None:
+                text = f"trial {trial.trial_id} done after {epochs} epochs: its {said_of(metric)} is not a number"
+                print(text, file=sys.stderr, flush=True)
+            else:
                 how, whole = ("stopped" if epochs < config.optimiser.epochs else "done"), config.optimiser.epochs
                 text = f"trial {trial.trial_id} {how} after {epochs} of {whole} epochs: {_figures(point)}"
                 print(text + (", on the front" if point in front(_points(trials)) else ""), file=sys.stderr, flush=True)
@@ -46,7 +53,10 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
             self._close(trial, "KILLED")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            self._close(trial, "FAILED")
+            if not interrupted():
+                text = f"trial {trial.trial_id} failed after {_epochs(trial)} epochs; the sweep goes on without it"
+                print(text, file=sys.stderr, flush=True)
+            self._close(trial, "KILLED" if interrupted() else "FAILED")
 
         def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
             for trial in trials:  # those that an interruption has cut short
@@ -87,7 +97,11 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
     def _point(trial: Any) -> Point | None:
         result = trial.last_result or {}
         quality = result.get(metric, math.nan)
-        return None if math.isnan(quality) else Point(trial.trial_id, quality, result[config.cost])
+        return (
+            None
+            if math.isnan(quality) or trial.status == "ERROR"
+            else Point(trial.trial_id, quality, result[config.cost])
+        )
 
     def _figures(point: Point) -> str:
         return f"{said_of(metric)} {point.quality:.3f} at {point.cost:.3g} {said_of(config.cost)}"

@@ -5,11 +5,12 @@ import io
 import logging
 import os
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
 from histill.cluster.failures import known_error
+from histill.cluster.interrupts import heed_again, raise_if_interrupted, staying
 from histill.cluster.quiet import verbose
 from histill.config.search import SearchConfig
 from histill.errors import HistillError, InputError
@@ -18,11 +19,14 @@ from histill.search.outcome import Sweep, TrialResult, ranked
 from histill.search.pictures import front_picture, study_pictures
 from histill.search.progress import sweep_progress
 from histill.search.room import DRIVER_CPUS, trials_at_once, trials_that_fit
+from histill.search.saved_state import can_go_on
 from histill.search.space import check_space, drawn, edges
-from histill.search.trial import PREPARE, run_of, run_trial
+from histill.search.trial import PREPARE, RANKED, quality_of, run_of, run_trial
 from histill.storage.control import write_json
-from histill.storage.filesystems import arrow_filesystem
+from histill.storage.steady import steady_filesystem
 from histill.storage.uris import is_s3, join
+from histill.train.claim import claim
+from histill.train.inputs import check_inputs
 from histill.train.launch import OpenRun
 from histill.train.run_folder import finish, open_record, run_uri, save_record
 
@@ -37,6 +41,7 @@ class PreparedSweep:
 
     config: SearchConfig
     metric: str  # what quality is, as training reports it
+    inputs: dict[str, str] = field(default_factory=dict)  # as of a run
 
 
 class Register(Protocol):
@@ -56,25 +61,31 @@ def prepare_sweep(config: SearchConfig) -> PreparedSweep:
             PREPARE[config.job](run_of(config, values, "check"))
         except InputError as error:
             raise InputError(f"space.{key}: {error}") from None
-    open_record(config, KIND)
-    return PreparedSweep(config, "val_dice" if prepared.card.kind == "segmentation" else "val_balanced_accuracy")
+    check_inputs(config, open_record(config, KIND), prepared.inputs)
+    return PreparedSweep(config, quality_of(prepared.card), prepared.inputs)
 
 
 def run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | None = None) -> Sweep:
     """Run the trials on the connected cluster and mark the sweep finished with the best one's model.
 
     The name of an interrupted sweep goes on with its trials. `register` is asked where the configuration wants the best
-    student registered. Raises InputError when one trial does not fit the cluster, HistillError (InputError where that
-    is why) when every trial failed.
+    student registered. Raises InputError when one trial does not fit the cluster, or another job is at work on the
+    sweep; HistillError (InputError where that is why) when every trial failed; Interrupted when a signal ends it.
     """
+    with claim(run_uri(prepared.config), prepared.config.storage), staying("the trials' newest checkpoints stay"):
+        return _run_sweep(prepared, open_run, register)
+
+
+def _run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | None) -> Sweep:
     config = prepared.config
     record = open_record(config, KIND)
+    check_inputs(config, record, prepared.inputs)
     tracker = open_run(config.tracking, name=config.name, kind=KIND, config=config, run_id=record.tracking_run)
     parent = tracker.run_id if tracker else None
-    save_record(config, record.model_copy(update={"tracking_run": parent}))
+    save_record(config, record.model_copy(update={"tracking_run": parent, "inputs": prepared.inputs}))
     if tracker:  # a trial runs in a process that need not know this one's environment
         tracking = config.tracking.model_copy(update={"uri": tracker.uri})
-        prepared = PreparedSweep(config.model_copy(update={"tracking": tracking}), prepared.metric)
+        prepared = replace(prepared, config=config.model_copy(update={"tracking": tracking}))
     try:
         sweep = Sweep(run_uri(config), prepared.metric, config.cost, _trials(prepared, open_run, parent), parent)
         model = sweep.best.model
@@ -82,9 +93,9 @@ def run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | N
         if config.register_best is not None and register is not None:
             version = register(model, config.register_best, _record(config, sweep))
             sweep = replace(sweep, version=version)
-    except BaseException:
+    except BaseException as error:
         if tracker:
-            tracker.finish("FAILED")
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     write_json(join(sweep.run, RECORD_NAME), _record(config, sweep), config.storage)
     finish(config, model, {sweep.metric: sweep.best.quality})
@@ -109,12 +120,12 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
 
     config = prepared.config
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SAVE_EVERY_S)
-    filesystem, path = arrow_filesystem(config.runs, config.storage)
+    filesystem, path = steady_filesystem(config.runs, config.storage)  # Tune's files are whole, or those of before
     sweep_path = join(path, config.name, "tune")
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, config=config, open_run=open_run, parent=parent), {"CPU": DRIVER_CPUS}
     )
-    if tune.Tuner.can_restore(sweep_path, storage_filesystem=filesystem):
+    if can_go_on(filesystem, sweep_path, join(run_uri(config), "tune")):
         tuner = tune.Tuner.restore(sweep_path, trainable, resume_errored=True, storage_filesystem=filesystem)
     else:
         tuner = tune.Tuner(
@@ -132,11 +143,19 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error stands in the table
     with contextlib.redirect_stdout(sys.stderr if verbose() else io.StringIO()):  # stdout is the job's JSON line
         results = list(tuner.fit())
+    heed_again()
+    raise_if_interrupted()
     trials = ranked([_result(prepared, result) for result in results])
-    if trials[0].model is None:
+    if not trials[0].counts:
         known = next(filter(None, (known_error(result.error) for result in results)), None)
         kind = HistillError if known is None else type(known)
-        raise kind(f"every trial of {run_uri(config)} failed; the first error: {trials[0].error}")
+        errors = [trial.error for trial in trials if trial.error]
+        if len(errors) == len(trials):
+            raise kind(f"every trial of {run_uri(config)} failed; the first error: {errors[0]}")
+        raise HistillError(
+            f"no trial of {run_uri(config)} came to a {prepared.metric} that is a number; look at the split "
+            f"{config.data.val!r}, and narrow the space where training is not stable."
+        )
     return trials
 
 
@@ -153,10 +172,10 @@ def _tune_config(prepared: PreparedSweep) -> Any:
     return tune.TuneConfig(
         num_samples=config.trials,
         max_concurrent_trials=at_once,
-        search_alg=searcher(config, prepared.metric),
+        search_alg=searcher(config, RANKED),
         scheduler=_scheduler(prepared),
         trial_dirname_creator=lambda trial: trial.trial_id,
-        **({} if config.aim == "front" else {"metric": prepared.metric, "mode": "max"}),
+        **({} if config.aim == "front" else {"metric": RANKED, "mode": "max"}),
     )
 
 
@@ -167,9 +186,21 @@ def searcher(config: SearchConfig, metric: str) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kind = optuna.samplers.TPESampler if config.sampler == "tpe" else optuna.samplers.RandomSampler
+
+    class Searcher(OptunaSearch):
+        """Bears trials that it does not know: of a job that was killed between two files of its state."""
+
+        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+            if trial_id in self._ot_trials:
+                super().on_trial_result(trial_id, result)
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            if trial_id in self._ot_trials:
+                super().on_trial_complete(trial_id, result, error)
+
     space = partial(drawn, dict(config.space))  # Tune pickles it, to go on with after a stop
     metrics, modes = ([metric, config.cost], ["max", "min"]) if config.aim == "front" else (metric, "max")
-    return OptunaSearch(space=space, metric=metrics, mode=modes, sampler=kind(seed=config.seed))
+    return Searcher(space=space, metric=metrics, mode=modes, sampler=kind(seed=config.seed))
 
 
 def _scheduler(prepared: PreparedSweep) -> Any:
@@ -181,7 +212,7 @@ def _scheduler(prepared: PreparedSweep) -> Any:
     if config.scheduler == "none":
         return FIFOScheduler()
     if config.aim == "front":
-        return front_scheduler(Rungs(grace, epochs, config.reduction), epochs, prepared.metric, config.cost)
+        return front_scheduler(Rungs(grace, epochs, config.reduction), epochs, RANKED, config.cost)
     return ASHAScheduler(
         time_attr="epochs",
         max_t=epochs,

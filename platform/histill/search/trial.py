@@ -1,5 +1,6 @@
 """One trial: a training run that reports each epoch, and what its student costs, to Tune."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ PREPARE: Mapping[str, Callable[[Any], Prepared]] = {
 }
 """By the job that a trial is a run of."""
 
+RANKED = "ranked"  # what Tune ranks trials by: the quality, or
+WORST = -1.0  # below every quality, where that is not a number; neither ASHA nor Optuna can rank one
+
 
 def run_of(config: SearchConfig, values: Mapping[str, Any], trial: str) -> RunConfig:
     """The training run of the trial with the id `trial` that has drawn `values`."""
@@ -37,11 +41,13 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
         if done is not None:  # the sweep was interrupted before Tune had noted it
             card = read_card(done["model"], config.storage)
             path = done["model"].removeprefix("s3://")
-            tune.report({**done["metrics"], **_costs(card, config.cost), "checkpoint_path": path})
+            report = with_rank(done["metrics"], quality_of(card))
+            tune.report({**report, **_costs(card, config.cost), "checkpoint_path": path})
             return
         prepared = PREPARE[config.job](run)
         costs = _costs(prepared.card, config.cost)
-        train_run(prepared, open_run, parent=parent, callbacks=[_to_tune(costs)], show=False, figures=costs)
+        to_tune = _to_tune(costs, quality_of(prepared.card))
+        train_run(prepared, open_run, parent=parent, callbacks=[to_tune], show=False, claims=False, figures=costs)
     except Exception as error:
         known = known_error(error)
         if known is None:
@@ -56,14 +62,27 @@ def _costs(card: ModelCard, asked: str) -> dict[str, float]:
     return costs | ({"latency_ms": measure_latency_ms(model, card.size_px)} if asked == "latency_ms" else {})
 
 
-def _to_tune(costs: Mapping[str, float]) -> Any:
-    """A callback of the training run that hands its reports on."""
+def quality_of(card: ModelCard) -> str:
+    """The metric by which trials are compared, as training reports it."""
+    return "val_dice" if card.kind == "segmentation" else "val_balanced_accuracy"
+
+
+def with_rank(metrics: Mapping[str, Any], quality: str) -> dict[str, Any]:
+    """The report `metrics` of an epoch's end with what Tune ranks by; the quality is a number, or nan."""
+    value = metrics.get(quality)
+    known = value is not None and math.isfinite(value)
+    return {**metrics, quality: value if known else math.nan, RANKED: value if known else WORST}
+
+
+def _to_tune(costs: Mapping[str, float], quality: str) -> Any:
+    """A callback of the training run that hands the reports of its epochs on."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
     class WithCosts(TuneReportCallback):
-        """Adds the costs to each."""
+        """Adds the costs, and what is ranked, to each."""
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            super().after_report(run_context, [{**metrics[0], **costs}], checkpoint)
+            if quality in metrics[0]:  # not of a checkpoint that a leaving node has hurried
+                super().after_report(run_context, [{**with_rank(metrics[0], quality), **costs}], checkpoint)
 
     return WithCosts()

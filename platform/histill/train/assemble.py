@@ -5,7 +5,7 @@ from functools import partial
 from torch import nn
 
 from histill.artifacts.encoder_weights import read_weights
-from histill.artifacts.model_folder import build, load, resolve
+from histill.artifacts.model_folder import ModelCard, build, load, resolve
 from histill.config.distill import DistillConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
@@ -15,12 +15,13 @@ from histill.distill.rckd import Rckd
 from histill.distill.resolution import Distill
 from histill.distill.supervised import Supervised
 from histill.distill.task import Task
+from histill.errors import InputError
 from histill.models.deep import DeepAnswers
 from histill.models.encoders import carry_encoder, freeze_encoder, load_encoder
 from histill.models.matching import Layers, Matching
 from histill.models.students import Segmenter
 from histill.stream.read import Source
-from histill.teachers.teacher import load_teacher
+from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import read_manifest
 from histill.train.prepare import Prepared
 
@@ -44,14 +45,10 @@ def make_task(prepared: Prepared) -> Task:
     """The run's task, made in each worker, since a live network teacher is too large to send around."""
     config, card = prepared.config, prepared.card
     if isinstance(config, PretrainConfig):
-        teacher = None
-        if config.responses is None:
-            teacher = load_teacher(config.teacher, card.tile_mpp, config.storage, gpu=config.workers.gpus > 0)
+        teacher = _live_teacher(config, card)
         return Rckd(card.classes, config.loss, teacher)
     if isinstance(config, DistillConfig):
-        teacher = None
-        if config.responses is None:
-            teacher = load_teacher(config.teacher, card.tile_mpp, config.storage, gpu=config.workers.gpus > 0)
+        teacher = _live_teacher(config, card)
         return Distill(
             classes=card.classes,
             terms=config.loss,
@@ -68,6 +65,19 @@ def make_task(prepared: Prepared) -> Task:
         boundary_px, deep = (config.boundary_px, config.deep) if isinstance(config, TeacherConfig) else (0, 0.0)
         return Supervised(card.classes, config.dice, boundary_px, deep, partial(_tile_name, prepared.source))
     raise TypeError(f"no task for a {type(config).__name__}")
+
+
+def _live_teacher(config: PretrainConfig | DistillConfig, card: ModelCard) -> Teacher | None:
+    """The teacher that runs beside, if one does. Raises InputError when it is another than the run was begun with."""
+    if config.responses is not None:
+        return None
+    teacher = load_teacher(config.teacher, card.tile_mpp, config.storage, gpu=config.workers.gpus > 0)
+    if teacher.digest != card.teacher_digest:
+        raise InputError(
+            f"teacher.model held {str(card.teacher_digest)[:12]} when the run was begun, and under the same name it "
+            f"holds {teacher.digest[:12]} now; put back what it was, or choose another name for the run."
+        )
+    return teacher
 
 
 def _tile_name(source: Source, row: int) -> str:

@@ -16,6 +16,7 @@ from histill.errors import HistillError, InputError
 from histill.models.deep import DeepAnswers
 from histill.models.matching import Matching
 from histill.train.ledger import Position
+from histill.train.newest import list_contents
 from histill.train.run_folder import CHECKPOINTS
 
 OPTIMISER_NAME = "optimiser.safetensors"
@@ -75,6 +76,7 @@ def _write(folder: str, learner: Learner, card: ModelCard) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, os.path.join(folder, OPTIMISER_NAME))
     with open(os.path.join(folder, POSITION_NAME), "w", encoding="utf-8") as file:
         file.write(learner.position.model_dump_json(indent=2) + "\n")
+    list_contents(folder)
 
 
 def restore_checkpoint(folder: str, learner: Learner) -> None:

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from histill.cluster.interrupts import staying
 from histill.cluster.quiet import verbose
 from histill.config.base import Strict
 from histill.config.common import Storage, Tracking, WorkerGroup
 from histill.storage.steady import steady_filesystem
 from histill.storage.uris import is_s3, join
 from histill.train.board import make_board, shown
+from histill.train.claim import claim
+from histill.train.inputs import check_inputs
+from histill.train.newest import drop_broken_notes
 from histill.train.run_folder import finish, open_record, remove_orphans, run_uri, save_record
 
 if TYPE_CHECKING:
@@ -63,22 +67,39 @@ def train_run(
     parent: str | None = None,
     callbacks: Sequence[Any] = (),
     show: bool = True,
+    claims: bool = True,
     figures: Mapping[str, float] = MappingProxyType({}),
 ) -> Trained:
-    """Train on the connected cluster; the same name again goes on where it stopped.
+    """Train on the connected cluster; the same name again goes on where it stopped, from its newest checkpoint.
 
-    `figures` are recorded with the run's metrics: what is known of it beforehand.
+    `figures` are recorded with the run's metrics: what is known of it beforehand. Without `claims` the
+    caller sees to it that no other job works on the run.
 
-    Raises InputError when the name is finished or taken by another configuration; HistillError and Ray's
-    TrainingFailedError when the run cannot go on.
+    Raises InputError when the name is finished, taken by another configuration, or by another job that is at work;
+    HistillError and Ray's TrainingFailedError when the run cannot go on; Interrupted when a signal ends it.
     """
+    config = prepared.config
+    held = claim(run_uri(config), config.storage) if claims else nullcontext()
+    with held, staying("the newest checkpoint stays"):
+        return _train_run(prepared, open_run, parent, callbacks, show, figures)
+
+
+def _train_run(
+    prepared: "Prepared",
+    open_run: OpenRun,
+    parent: str | None,
+    callbacks: Sequence[Any],
+    show: bool,
+    figures: Mapping[str, float],
+) -> Trained:
     import ray.train
-    from ray.train.torch import TorchTrainer
 
     from histill.train.no_retry import NoRetry
+    from histill.train.trainer import Trainer
 
     config = prepared.config
     record = open_record(config, prepared.kind)
+    check_inputs(config, record, prepared.inputs)  # what the job before has left, since these were prepared
     tracker = open_run(
         config.tracking,
         name=config.name,
@@ -89,7 +110,7 @@ def train_run(
         unsent=join(config.runs, UNSENT),
         storage=config.storage,
     )
-    record = record.model_copy(update={"tracking_run": tracker.run_id if tracker else None})
+    record = record.model_copy(update={"tracking_run": tracker.run_id if tracker else None, "inputs": prepared.inputs})
     save_record(config, record)
     if tracker and figures:
         tracker.metrics(figures, 0)
@@ -97,7 +118,9 @@ def train_run(
     workers = config.workers
     board = make_board()
     filesystem, path = steady_filesystem(config.runs, config.storage)
-    trainer = TorchTrainer(
+    folder = join(path, config.name)
+    drop_broken_notes(filesystem, folder, ray.__version__)
+    trainer = Trainer(
         _work,
         train_loop_config={"assignment": ray.put((prepared, board, tracker))},
         scaling_config=ray.train.ScalingConfig(
@@ -119,16 +142,16 @@ def train_run(
     try:
         with shown(board, config.name) if show else nullcontext(), _patience(workers):
             result = trainer.fit()
-    except BaseException:
+    except BaseException as error:
         if tracker and parent is None:  # a trial is closed by its sweep, which knows whether it was only stopped
-            tracker.finish("FAILED")
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     finally:
         ray.kill(board)
     model = ("s3://" if is_s3(config.runs) else "") + result.checkpoint.path
     metrics = {key: float(value) for key, value in result.metrics.items() if isinstance(value, int | float)}
     kept = {os.path.basename(checkpoint.path) for checkpoint, _ in result.best_checkpoints or []}
-    remove_orphans(filesystem, join(path, config.name), kept)
+    remove_orphans(filesystem, folder, kept)
     finish(config, model, metrics)
     if tracker:
         tracker.finish("FINISHED")

@@ -1,6 +1,6 @@
 """Everything a training run must know before Ray starts; all that can be refused is refused here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from histill.artifacts.encoder_weights import read_weights
 from histill.artifacts.model_folder import ModelCard, build, read_card, resolve
@@ -23,6 +23,7 @@ from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.train.checks import card_of, check_masks, check_resolutions, checked_manifest
+from histill.train.inputs import with_inputs
 from histill.train.labels import few_of, labels_to_learn, labels_to_see
 
 # Kinds of runs.
@@ -48,6 +49,7 @@ class Prepared:
     labelled: frozenset[str] | None = None  # cases whose labels a distillation may see; None: all
     layers: Layers | None = None  # that a distillation compares
     judged_by_teacher: bool = False  # for want of labels or masks in the validation
+    inputs: dict[str, str] = field(default_factory=dict)  # digests of what it is made from, by key
 
 
 def prepare_pretraining(config: PretrainConfig) -> Prepared:
@@ -70,7 +72,7 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
     card = card_of(config, config.student, manifest, classes, teacher=digest)
     _check_weights(config.student, card, config.storage)
     views = Views(card.size_px, None if config.responses is not None else card.tile_px)
-    return Prepared(
+    prepared = Prepared(
         kind=PRETRAINING,
         config=config,
         card=card,
@@ -80,6 +82,7 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
         deep=config.loss.deep > 0,
         response_channels=len(classes) - 1 if config.responses is not None else 0,
     )
+    return with_inputs(prepared)
 
 
 def prepare_teacher(config: TeacherConfig) -> Prepared:
@@ -98,7 +101,7 @@ def prepare_teacher(config: TeacherConfig) -> Prepared:
         classification=classification, multi_label=config.multi_label, cases=cases,
     )  # fmt: skip
     _check_weights(config.network, card, config.storage)
-    return Prepared(
+    prepared = Prepared(
         kind=TEACHING,
         config=config,
         card=card,
@@ -109,6 +112,7 @@ def prepare_teacher(config: TeacherConfig) -> Prepared:
         cases=cases,
         class_weights=weights,
     )
+    return with_inputs(prepared)
 
 
 def prepare_distillation(config: DistillConfig) -> Prepared:
@@ -149,7 +153,7 @@ def prepare_distillation(config: DistillConfig) -> Prepared:
     if cached is not None and config.loss.attention:
         raise InputError("loss.attention needs a teacher that runs beside; set responses=null, or leave it out.")
     labelled, by_teacher = labels_to_see(config, manifest, card, cases)
-    return Prepared(
+    prepared = Prepared(
         kind=DISTILLING,
         config=config,
         card=card,
@@ -170,6 +174,7 @@ def prepare_distillation(config: DistillConfig) -> Prepared:
         layers=layers,
         judged_by_teacher=by_teacher,
     )
+    return with_inputs(prepared)
 
 
 def prepare_finetuning(config: FinetuneConfig) -> Prepared:
@@ -193,7 +198,7 @@ def prepare_finetuning(config: FinetuneConfig) -> Prepared:
     )  # fmt: skip
     _check_weights(config.student, card, config.storage)
     _check_encoder(config)
-    return Prepared(
+    prepared = Prepared(
         kind=FINETUNING,
         config=config,
         card=card,
@@ -203,6 +208,7 @@ def prepare_finetuning(config: FinetuneConfig) -> Prepared:
         cases=cases,
         class_weights=weights,
     )
+    return with_inputs(prepared)
 
 
 def _source(

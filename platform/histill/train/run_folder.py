@@ -42,6 +42,7 @@ class RunRecord(Strict):
     kind: str
     config: dict[str, Any]
     tracking_run: str | None = Field(None, description="id of its MLflow run, the same across restarts")
+    inputs: dict[str, str] = Field(default_factory=dict, description="digests of what it is made from, by key")
 
     @property
     def digest(self) -> str:

@@ -13,7 +13,9 @@ from histill.tiles.manifest import read_manifest
 from histill.train.assemble import make_task
 from histill.train.board import ToBoard
 from histill.train.checkpoint import checkpoint_name, restore_checkpoint, save_checkpoint
+from histill.train.ledger import summed_over_workers
 from histill.train.loop import Hooks, train
+from histill.train.newest import newest_checkpoint, step_of
 from histill.train.prepare import Prepared
 from histill.train.session import learner_of, streams_of
 from histill.train.snapshot import Snapshot
@@ -57,14 +59,19 @@ def _train(assignment: Assignment) -> None:
             tracker.metrics({"epoch/loss": metrics["loss"]} | figures, int(metrics["step"]))
             tracker.flush()  # a sweep may stop its trial for what is reported now
 
-    checkpoint = ray.train.get_checkpoint()
+    known = ray.train.get_checkpoint()
+    checkpoint = _newest(known, rank)
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             restore_checkpoint(folder, learner)
         if rank == 0:
             done = learner.position.epoch * training.steps + learner.position.step
             assignment.board.tell.remote(f"going on from step {done} with {workers} worker{'s' * (workers > 1)}")
-        record(checkpoint.get_metadata())  # the process that saved it may have died before these were sent
+        metrics = checkpoint.get_metadata()
+        record(metrics)  # the process that saved it may have died before these were sent
+        if checkpoint is not known:  # Ray hears of it now, without another upload
+            mode = ray.train.CheckpointUploadMode.NO_UPLOAD
+            ray.train.report(metrics, checkpoint if rank == 0 else None, checkpoint_upload_mode=mode)
 
     def show(snapshot: Snapshot) -> None:
         if rank == 0:
@@ -102,3 +109,14 @@ def _train(assignment: Assignment) -> None:
     finally:
         if tracker is not None:
             tracker.close()
+
+
+def _newest(known: Any, rank: int) -> Any:
+    """The run's newest whole checkpoint, `known` if that is the one that Ray names; the same on every worker."""
+    place = ray.train.get_context().get_storage()
+    filesystem, folder = place.storage_filesystem, place.experiment_fs_path
+    found = newest_checkpoint(filesystem, folder) if rank == 0 else None
+    step = int(summed_over_workers(torch.tensor(0 if found is None else step_of(found))))  # the first worker's
+    if step <= (0 if known is None else step_of(known.path)):
+        return known
+    return ray.train.Checkpoint(f"{folder}/{checkpoint_name(step)}", filesystem)

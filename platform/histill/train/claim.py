@@ -1,0 +1,165 @@
+"""The claim of a run's folder: of several jobs with one run name, one works and the others are told.
+
+The claim is a small file in the folder, which its job renews. A claim whose job has died is taken over: at once where
+the process can be looked for, that is on the same machine; elsewhere once it was not renewed for `LEASE_S`, which is
+watched rather than computed, since clocks differ. A claim is taken over by a conditional write, so of two heirs one is
+told as well.
+"""
+
+import _thread
+import contextlib
+import json
+import os
+import platform
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from histill.config.common import Storage
+from histill.errors import HistillError, InputError
+from histill.storage.control import create_bytes, read_bytes, remove, swap_bytes
+from histill.storage.uris import join
+
+CLAIM_NAME = "claim.json"
+LEASE_S, RENEW_S, _LOOK_S = 60.0, 10.0, 2.0
+_PROC = Path("/proc")
+Place = tuple[str, str, int, str]  # host, what tells it from its namesakes, process, when that began
+
+
+@contextlib.contextmanager
+def claim(folder: str, storage: Storage) -> Iterator[None]:
+    """Hold the claim of `folder` while in the block, from the main thread.
+
+    Raises InputError when another job holds it, and HistillError in the middle of the block when another job has taken
+    it over, since this one did not renew it in time.
+    """
+    uri, token, place = join(folder, CLAIM_NAME), uuid.uuid4().hex, here()
+    held = [_written(token, place, 0)]
+    _take(uri, folder, held[0], place, storage)
+    done, lost = threading.Event(), threading.Event()
+
+    def renew() -> None:
+        number = 0
+        while not done.wait(RENEW_S):
+            number += 1
+            renewed = _written(token, place, number)
+            with contextlib.suppress(HistillError, OSError):  # a server that is away is asked again
+                if swap_bytes(uri, held[0], renewed, storage):
+                    held[0] = renewed
+                elif _is_anothers(uri, token, storage):
+                    lost.set()
+                    _thread.interrupt_main()
+                    return
+
+    thread = threading.Thread(target=renew, name="claim", daemon=True)
+    thread.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        raise HistillError(
+            f"another job has taken over {folder}, since this one did not renew its claim for {LEASE_S:g} s; the other "
+            "goes on with it."
+        ) from None
+    finally:
+        done.set()
+        thread.join(timeout=1.0)
+        with contextlib.suppress(HistillError, OSError):
+            if not _is_anothers(uri, token, storage):
+                remove(uri, storage)
+
+
+def here() -> Place:
+    """This process, such that nobody else is taken for it."""
+    return (socket.gethostname(), _machine(), os.getpid(), _begun(os.getpid()))
+
+
+def _take(uri: str, folder: str, mine: bytes, place: Place, storage: Storage) -> None:
+    found = b""
+    while not create_bytes(uri, mine, storage):
+        try:
+            found = read_bytes(uri, storage)
+        except FileNotFoundError:  # given back meanwhile
+            continue
+        holder = _holder(found)
+        if holder is not None and holder[:2] == place[:2]:
+            if _begun(holder[2]) == holder[3]:
+                raise _refused(folder, holder)
+        else:
+            _watch(uri, folder, found, holder, storage)
+        if swap_bytes(uri, found, mine, storage):
+            return
+
+
+def _watch(uri: str, folder: str, found: bytes, holder: Place | None, storage: Storage) -> None:
+    """Return once the claim has stayed as `found` for as long as no living job leaves it, or is gone."""
+    host = holder[0] if holder else "an unknown machine"
+    print(
+        f"{folder} is claimed by a job on {host}; waiting up to {LEASE_S:g} s to see whether that is alive.",
+        file=sys.stderr,
+        flush=True,
+    )
+    until = time.monotonic() + LEASE_S
+    while time.monotonic() < until:
+        time.sleep(_LOOK_S)
+        try:
+            now = read_bytes(uri, storage)
+        except FileNotFoundError:
+            return
+        if now != found:
+            raise _refused(folder, _holder(now) or holder)
+
+
+def _refused(folder: str, holder: Place | None) -> InputError:
+    who = f"process {holder[2]} on {holder[0]}" if holder else "on another machine"
+    return InputError(f"another job ({who}) is at work on {folder}; wait until it has ended, or choose another name.")
+
+
+def _is_anothers(uri: str, token: str, storage: Storage) -> bool:
+    try:
+        return f'"{token}"'.encode() not in read_bytes(uri, storage)
+    except FileNotFoundError:
+        return True
+
+
+def _written(token: str, place: Place, renewed: int) -> bytes:
+    return json.dumps({"token": token, "place": place, "renewed": renewed}).encode()
+
+
+def _holder(content: bytes) -> Place | None:
+    try:
+        host, machine, process, begun = json.loads(content)["place"]
+        return str(host), str(machine), int(process), str(begun)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _machine() -> str:
+    """What tells this boot of this machine, and this container's view of its processes, from all others."""
+    try:
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink(_PROC / 'self/ns/pid')}"
+    except OSError:  # not Linux
+        return platform.node()
+
+
+def _begun(process: int) -> str:
+    """When the living `process` began, in the kernel's ticks; "" if there is none."""
+    if _PROC.is_dir():
+        try:
+            state, *others = (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
+            return "" if state in "ZX" else others[18]
+        except OSError:
+            return ""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "alive"

@@ -1,0 +1,184 @@
+"""One run name, several jobs: one of them works, and a dead one is in nobody's way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from histill.config.common import Storage
+from histill.errors import HistillError, InputError
+from histill.train import claim as module
+from histill.train.claim import CLAIM_NAME, LEASE_S, claim
+
+pytestmark = pytest.mark.unit
+
+STORAGE = Storage()
+HOLD = """
+import sys
+from histill.config.common import Storage
+from histill.train.claim import claim
+with claim(sys.argv[1], Storage()):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that holds the claim of the test's folder until its stdin ends."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_another_living_job_is_named(tmp_path: Path, holder: "subprocess.Popen[str]") -> None:
+    with pytest.raises(InputError) as raised, claim(str(tmp_path), STORAGE):
+        pass
+    message = str(raised.value)
+    assert f"another job (process {holder.pid} on " in message
+    assert str(tmp_path) in message
+    assert "\n" not in message
+
+
+def test_a_job_that_ended_leaves_no_claim(tmp_path: Path, holder: "subprocess.Popen[str]") -> None:
+    holder.communicate("")
+    assert not (tmp_path / CLAIM_NAME).exists()
+    with claim(str(tmp_path), STORAGE):
+        assert (tmp_path / CLAIM_NAME).exists()
+
+
+def test_a_job_that_was_killed_is_followed_at_once(
+    tmp_path: Path, holder: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / CLAIM_NAME).exists()
+    monkeypatch.setattr(module, "time", SimpleNamespace())  # nothing is waited for
+    with claim(str(tmp_path), STORAGE), pytest.raises(InputError, match="another job"), claim(str(tmp_path), STORAGE):
+        pass
+    assert not (tmp_path / CLAIM_NAME).exists()
+
+
+def elsewhere(folder: Path, renewed: int = 0) -> bytes:
+    """A claim of another machine's job with this process's number, which says nothing of it."""
+    place = ["other", "boot pid:[1]", os.getpid(), "1"]
+    content = json.dumps({"token": "others", "place": place, "renewed": renewed}).encode()
+    (folder / CLAIM_NAME).write_bytes(content)
+    return content
+
+
+@pytest.fixture
+def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[float], None]], list[float]]:
+    """`passing(event)`: time passes only where the claim sleeps, and `event` is told how much of it has."""
+
+    def install(event: Callable[[float], None]) -> list[float]:
+        now = [0.0]
+
+        def sleep(seconds: float) -> None:
+            now[0] += seconds
+            event(now[0])
+
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+        return now
+
+    return install
+
+
+def test_a_claim_from_elsewhere_that_is_renewed_is_anothers(
+    tmp_path: Path, passing: Callable[..., list[float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere(tmp_path)
+    now = passing(lambda seconds: elsewhere(tmp_path, renewed=1) if seconds == 10 else None)
+    with pytest.raises(InputError, match=r"another job \(process \d+ on other\)"), claim(str(tmp_path), STORAGE):
+        pass
+    assert now == [10.0]
+    assert capsys.readouterr().err == (
+        f"{tmp_path} is claimed by a job on other; waiting up to 60 s to see whether that is alive.\n"
+    )
+
+
+def test_a_claim_from_elsewhere_that_nobody_renews_is_taken_over(
+    tmp_path: Path, passing: Callable[..., list[float]]
+) -> None:
+    elsewhere(tmp_path)
+    now = passing(lambda seconds: None)
+    with claim(str(tmp_path), STORAGE):
+        assert b"others" not in (tmp_path / CLAIM_NAME).read_bytes()
+    assert now == [LEASE_S]
+
+
+def test_of_two_heirs_one_is_told(
+    tmp_path: Path, passing: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere(tmp_path)
+
+    def too_late(uri: str, *_: object) -> bool:
+        elsewhere(tmp_path, renewed=1)
+        return False
+
+    monkeypatch.setattr(module, "swap_bytes", too_late)
+    now = passing(lambda seconds: elsewhere(tmp_path, renewed=2) if seconds == LEASE_S + 10 else None)
+    with pytest.raises(InputError, match="another job"), claim(str(tmp_path), STORAGE):
+        pass
+    assert now == [LEASE_S + 10]
+
+
+def test_a_claim_that_cannot_be_read_is_watched_like_others(
+    tmp_path: Path, passing: Callable[..., list[float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / CLAIM_NAME).write_text("no claim")
+    passing(lambda seconds: None)
+    with claim(str(tmp_path), STORAGE):
+        pass
+    assert "by a job on an unknown machine" in capsys.readouterr().err
+
+
+def test_a_claim_is_renewed_and_its_loss_ends_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.01)
+    path, until = tmp_path / CLAIM_NAME, time.monotonic() + 60
+
+    def work() -> None:
+        with claim(str(tmp_path), STORAGE):
+            while json.loads(path.read_bytes())["renewed"] < 2:
+                assert time.monotonic() < until
+            elsewhere(tmp_path)
+            while time.monotonic() < until:
+                time.sleep(0.01)
+
+    with pytest.raises(HistillError, match="another job has taken over"):
+        work()
+    assert b"others" in path.read_bytes()  # the heir's is left alone
+    assert "claim" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_ctrl_c_is_no_loss(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), claim(str(tmp_path), STORAGE):
+        signal.raise_signal(signal.SIGINT)
+    assert not (tmp_path / CLAIM_NAME).exists()
+
+
+def test_a_server_that_is_away_does_not_cost_the_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.01)
+    asked, enough = [], threading.Event()
+
+    def away(*_: object) -> bool:
+        asked.append(True)
+        if len(asked) > 3:
+            enough.set()
+        raise HistillError("the server is away")
+
+    monkeypatch.setattr(module, "swap_bytes", away)
+    with claim(str(tmp_path), STORAGE):
+        assert enough.wait(60)
+    assert not (tmp_path / CLAIM_NAME).exists()

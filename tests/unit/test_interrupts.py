@@ -1,0 +1,142 @@
+"""Ctrl-C and SIGTERM: one line at once, the status that says so, and an end that cannot be stopped the second time."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import pytest
+
+from histill.cluster.interrupts import (
+    Interrupted,
+    heed_again,
+    heed_signals,
+    interrupted,
+    raise_if_interrupted,
+    staying,
+)
+from histill.cluster.quiet import start_of_ray
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Each test must leave what was there."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def status_of(work: Callable[[], None]) -> int:
+    """The exit status to which the signals come that `work` gets."""
+    with pytest.raises(Interrupted) as raised, heed_signals():
+        work()
+    return raised.value.status
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "again"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "the signal")]
+)
+def test_a_signal_is_answered_by_one_line_at_once(
+    number: signal.Signals, status: int, again: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+
+    def work() -> None:
+        with staying("the newest checkpoint stays"):
+            try:
+                signal.raise_signal(number)
+            finally:
+                said.append(capfd.readouterr().err)
+                assert interrupted()
+
+    assert status_of(work) == status
+    assert said == [
+        "stopping; the newest checkpoint stays, and the same command goes on from it "
+        f"({again} once more ends it at once).\n"
+    ]
+    assert not interrupted()
+
+
+def test_the_line_is_seen_while_stderr_is_silenced(capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        with start_of_ray():
+            signal.raise_signal(signal.SIGINT)
+
+    assert status_of(work) == 130
+    assert capfd.readouterr().err.startswith("stopping; what is written stays")
+
+
+def test_a_library_that_raises_its_own_interrupt_changes_no_status() -> None:
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    assert status_of(work) == 143
+
+
+def test_an_interrupt_without_a_signal_stays_what_it_is() -> None:
+    with pytest.raises(KeyboardInterrupt) as raised, heed_signals():
+        raise KeyboardInterrupt
+    assert not isinstance(raised.value, Interrupted)
+
+
+def test_the_second_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    assert status_of(work) == 143
+    assert ended == [130]
+
+
+def test_a_librarys_own_handlers_are_replaced_again() -> None:
+    """Ray puts in its own at SIGTERM."""
+
+    def work() -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        heed_again()
+        signal.raise_signal(signal.SIGTERM)
+
+    assert status_of(work) == 143
+
+
+def test_a_library_that_knows_how_to_end_is_asked_to(capfd: pytest.CaptureFixture[str]) -> None:
+    asked: list[int] = []
+
+    def tunes(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    def work() -> None:
+        heed_again(tunes)
+        signal.raise_signal(signal.SIGTERM)
+        assert asked == [signal.SIGTERM]
+        assert capfd.readouterr().err.startswith("stopping; ")
+        raise_if_interrupted()
+
+    assert status_of(work) == 143
+
+
+def test_nothing_is_heeded_elsewhere_than_in_the_main_thread() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        with heed_signals():
+            heed_again()
+            raise_if_interrupted()
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    heed_again()  # out of the block it does nothing
+    assert done == [True]
