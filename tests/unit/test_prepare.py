@@ -1,6 +1,7 @@
 """What a training run is refused for, before Ray starts."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.data import IMAGENET_DEFAULT_MEAN
 
-from histill.artifacts.model_folder import ModelCard, build, save
+from histill.artifacts.model_folder import ModelCard, build, read_card, save
 from histill.config.common import Storage
 from histill.config.load import validate, with_value
 from histill.config.runs import Network, PretrainConfig, RunConfig, TeacherConfig
@@ -24,7 +25,8 @@ from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.train.assemble import make_model, make_task
 from histill.train.checks import size_of
-from histill.train.prepare import prepare_pretraining, prepare_teacher
+from histill.train.prepare import Prepared, prepare_pretraining, prepare_teacher
+from histill.train.run_folder import open_record, save_record
 
 pytestmark = pytest.mark.unit
 
@@ -288,3 +290,83 @@ def test_deep_stages_answer_if_their_loss_has_a_weight(
     task = make_task(teaching)
     assert isinstance(task, Supervised)
     assert task.deep == weight
+
+
+def retrained(folder: Path, seed: int, manifest: Manifest) -> Path:
+    """A network teacher in the model folder `folder`, its weights drawn by `seed`."""
+    folder.mkdir(exist_ok=True)
+    header = manifest.header
+    card = ModelCard(
+        encoder="csat_tiny",
+        decoder_channels=(16, 16, 8, 8, 8),
+        classes=("background", "nucleus"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        tile_px=header.tile_px,
+        tile_mpp=header.mpp,
+        size_px=header.tile_px,
+        tiles_digest="tiles",
+        train_cases=(),
+        histill="0",
+    )
+    torch.manual_seed(seed)
+    save(str(folder), build(card), card)
+    return folder
+
+
+def begun(prepared: Prepared) -> None:
+    """What a first start leaves of the run."""
+    record = open_record(prepared.config, prepared.kind)
+    save_record(prepared.config, record.model_copy(update={"inputs": prepared.inputs}))
+
+
+def test_a_run_goes_on_from_the_inputs_it_was_begun_with_alone(manifest: Manifest, tmp_path: Path) -> None:
+    folder = retrained(tmp_path / "teacher", 1, manifest)
+    changes = {"teacher__classical": False, "teacher__model": str(folder)}
+    config = configured(PretrainConfig, manifest, tmp_path / "runs", **changes)
+    prepared = prepare_pretraining(config)
+    weights = (folder / "model.safetensors").read_bytes()
+    expected = sha256(read_card(str(folder), Storage()).model_dump_json().encode() + weights).hexdigest()
+    assert prepared.inputs == {"data.tiles": manifest.header.digest, "teacher.model": expected}
+    begun(prepared)
+    assert prepare_pretraining(config).inputs == prepared.inputs
+    make_task(prepared)
+
+    retrained(folder, 2, manifest)
+    with pytest.raises(InputError) as caught:
+        prepare_pretraining(config)
+    assert f"was started when teacher.model held {expected[:12]}" in str(caught.value)
+    assert "put back what it was, or choose another name" in str(caught.value)
+    with pytest.raises(InputError, match=f"teacher.model held {expected[:12]} when the run was begun"):
+        make_task(prepared)  # of a worker that replaces a lost one
+    (folder / "model.safetensors").write_bytes(weights)
+    prepare_pretraining(config)
+
+
+def test_tiles_and_encoder_weights_are_inputs_as_well(tmp_path: Path, tile_set: Callable[..., Manifest]) -> None:
+    (tmp_path / "tiles").mkdir()
+    first = tile_set(tmp_path / "tiles", tiles=24, tile_px=64)
+    path = published(tmp_path / "weights.safetensors")
+    keys = {"network__encoder": "resnet18", "network__weights": str(path)}
+    config = configured(TeacherConfig, first, tmp_path / "runs", **keys)
+    begun(prepare_teacher(config))
+    content = path.read_bytes()
+    published(path, **{"fc.bias": torch.ones(1000)})
+    with pytest.raises(InputError, match=r"network\.weights held"):
+        prepare_teacher(config)
+    path.write_bytes(content)
+    table = first.table.set_column(
+        first.table.schema.get_field_index("case"),
+        "case",
+        pa.array([f"{case}-b" for case in first.table["case"].to_pylist()]),
+    )
+    header = first.header
+    write_manifest(first.uri, table, tile_px=header.tile_px, mpp=header.mpp, ingest="made", storage=Storage())
+    with pytest.raises(InputError, match=r"data\.tiles held"):
+        prepare_teacher(config)
+
+
+def test_a_run_of_a_version_that_noted_no_inputs_goes_on(manifest: Manifest, tmp_path: Path) -> None:
+    config = configured(TeacherConfig, manifest, tmp_path / "runs")
+    save_record(config, open_record(config, "train_teacher"))
+    assert prepare_teacher(config).inputs

@@ -1,6 +1,7 @@
 """Around a sweep: how many trials fit, and what is shown of their outcome."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from histill.errors import InputError
 from histill.search.outcome import Sweep, TrialResult, ranked
 from histill.search.pictures import front_picture, study_pictures
 from histill.search.room import trials_at_once, trials_that_fit
+from histill.search.sweep import PreparedSweep, _scheduler, searcher
+from histill.search.trial import RANKED, with_rank
 
 pytestmark = pytest.mark.unit
 
@@ -92,6 +95,70 @@ def test_the_best_comes_first_and_failures_last() -> None:
     assert [each.trial for each in found.trials] == ["high", "low", "nothing", "failed"]
     assert found.best.trial == "high"
     assert found.front == ("low", "high")
+
+
+def test_a_failed_trial_is_no_best_and_on_no_front() -> None:
+    """Although it left a checkpoint of a good epoch; it and one without a figure are told in the table."""
+    failed = replace(trial("failed", 0.9, 0.5), error="the disk is full")
+    found = sweep_of(failed, trial("nothing", math.nan, 0.1), trial("low", 0.2, 1.0))
+    assert found.best.trial == "low"
+    assert found.front == ("low",)
+    assert [(row["trial"], row["front"], row["error"]) for row in found.rows()] == [
+        ("low", True, None),
+        ("failed", False, "the disk is full"),
+        ("nothing", False, "its quality is not a number"),
+    ]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_what_is_no_number_is_ranked_below_everything(value: float | None) -> None:
+    report = with_rank({"val_dice": value, "epochs": 2}, "val_dice")
+    assert math.isnan(report["val_dice"])
+    assert report[RANKED] < 0
+    assert report["epochs"] == 2
+    assert with_rank({"val_dice": 0.0}, "val_dice") == {"val_dice": 0.0, RANKED: 0.0}
+    assert with_rank({}, "val_dice")[RANKED] < 0
+
+
+class Asked:
+    """A trial as Tune's schedulers see it."""
+
+    def __init__(self, name: str) -> None:
+        self.trial_id, self.status, self.runtime_metadata = name, "RUNNING", None
+
+
+@pytest.mark.parametrize("aim", ["quality", "front"])
+@pytest.mark.parametrize("order", [(0.5, 0.6, math.nan), (0.6, 0.5, math.nan)])
+def test_a_trial_without_a_figure_is_stopped(aim: str, order: tuple[float, ...]) -> None:
+    """Ray's ASHA lets it go on for ever: no comparison with nan is true."""
+    scheduler = _scheduler(PreparedSweep(config(aim=aim, optimiser={"epochs": 8}, grace_epochs=2), "val_dice"))
+    if aim == "quality":
+        assert scheduler.set_search_properties(RANKED, "max")
+    decisions = {}
+    for number, quality in enumerate(order):
+        tried: Any = Asked(f"t{number}")
+        scheduler.on_trial_add(None, tried)
+        report = with_rank({"val_dice": quality, "epochs": 2, "training_iteration": 2, "gmacs": 1.0}, "val_dice")
+        decisions[quality] = scheduler.on_trial_result(None, tried, report)
+    assert decisions[math.nan] == "STOP"
+    assert decisions[0.6] == "CONTINUE"
+
+
+@pytest.mark.parametrize("aim", ["quality", "front"])
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_optuna_finishes_a_trial_without_a_figure_and_never_prefers_it(aim: str, sampler: str) -> None:
+    asked = searcher(config(aim=aim, sampler=sampler), RANKED)
+    for number in range(15):  # TPE draws by itself after ten
+        name, quality = f"t{number}", math.nan if number % 3 == 0 else 0.1 + 0.01 * number
+        assert asked.suggest(name)
+        report = with_rank({"val_dice": quality, "epochs": 8, "training_iteration": 8, "gmacs": 1.0}, "val_dice")
+        asked.on_trial_result(name, report)
+        asked.on_trial_complete(name, report)
+    study = asked._ot_study
+    assert {each.state.name for each in study.trials} == {"COMPLETE"}
+    best = study.best_trials[0] if aim == "front" else study.best_trial
+    assert best.values[0] == pytest.approx(0.24)
+    asked.on_trial_complete("of a state that was cut short", {"training_iteration": 1})
 
 
 def test_rows_hold_every_key_of_every_trial() -> None:

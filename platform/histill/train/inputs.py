@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from histill.artifacts.model_folder import ModelCard, read_digest, resolve
 from histill.config.distill import DistillConfig
 from histill.config.finetune import FinetuneConfig
-from histill.config.runs import Network, PretrainConfig, RunConfig
+from histill.config.runs import Network, PretrainConfig, RunConfig, TeacherConfig
 from histill.errors import InputError
 from histill.storage.control import read_bytes
 from histill.teachers.cache import read_header
@@ -47,5 +47,6 @@ def _inputs_of(config: RunConfig, card: ModelCard, network: Network) -> dict[str
     if isinstance(config, FinetuneConfig | DistillConfig) and config.encoder is not None:
         inputs["encoder"] = read_digest(resolve(config.encoder, storage), storage)
     if network.weights is not None:
-        inputs["network.weights"] = hashlib.sha256(read_bytes(network.weights, storage)).hexdigest()
+        key = "network" if isinstance(config, TeacherConfig) else "student"
+        inputs[f"{key}.weights"] = hashlib.sha256(read_bytes(network.weights, storage)).hexdigest()
     return inputs

@@ -1,0 +1,51 @@
+"""The launch of a run or a sweep, up to where Ray is needed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.train.torch import TorchTrainer
+
+from histill.config.common import Storage
+from histill.config.load import validate
+from histill.config.runs import PretrainConfig
+from histill.config.search import PretrainSearch
+from histill.errors import InputError
+from histill.search.sweep import PreparedSweep, run_sweep
+from histill.stream.read import Source
+from histill.stream.views import Views
+from histill.train.claim import claim
+from histill.train.launch import train_run
+from histill.train.prepare import Prepared
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, Any]:
+    return {"name": "one", "runs": str(tmp_path), "data": {"tiles": "tiles"}, "teacher": {"classical": True}}
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("nothing is tracked of a job that is refused")
+
+
+def test_a_second_job_of_a_runs_name_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
+    config: Any = validate(PretrainConfig, keys, "the test")
+    card: Any = None
+    prepared = Prepared(
+        "pretrain_student", config, card, Source("tiles", "digest", Storage()), Views(64), config.student
+    )
+    with claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
+        train_run(prepared, never)
+
+
+def test_a_second_job_of_a_sweeps_name_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
+    config = validate(PretrainSearch, keys | {"space": {"loss.temperature": {"uniform": [1, 2]}}}, "the test")
+    with claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
+        run_sweep(PreparedSweep(config, "val_dice"), never)
+
+
+def test_ray_still_asks_a_method_for_its_answer_to_ctrl_c() -> None:
+    """Which train/trainer.py replaces; a Ray that has renamed it would answer signals in its own way again."""
+    assert callable(TorchTrainer._register_sigint_handler)
