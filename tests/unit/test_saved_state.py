@@ -13,6 +13,7 @@ from histill.search.saved_state import can_go_on
 pytestmark = pytest.mark.unit
 
 FIRST, SECOND = "2026-01-02_03-04-05", "2026-01-02_13-04-05"
+PICKLES = ("searcher", "search_gen", "callback")  # by how their names begin; the second one's ends in .json
 KINDS = ("experiment_state-{}.json", "searcher-state-{}.pkl", "search_gen_state-{}.json", "callback-states-{}.pkl")
 
 
@@ -20,7 +21,7 @@ def started(folder: Path, start: str) -> None:
     (folder / "tuner.pkl").write_bytes(pickle.dumps({"of": "the first start"}))
     for kind in KINDS:
         content = {"trials": list(range(100))}
-        data = pickle.dumps(content) if kind.endswith("pkl") else json.dumps(content).encode()
+        data = pickle.dumps(content) if kind.startswith(PICKLES) else json.dumps(content).encode()
         (folder / kind.format(start)).write_bytes(data)
 
 

@@ -1,6 +1,9 @@
 """Tune's saved state of a sweep: whether it can be gone on from, after a job that was killed while it wrote."""
 
 import json
+import pickle
+import pickletools
+from collections import deque
 from typing import TYPE_CHECKING
 
 from histill.errors import HistillError
@@ -38,13 +41,14 @@ def can_go_on(filesystem: "FileSystem", folder: str, uri: str) -> bool:
 
 
 def _is_whole(filesystem: "FileSystem", path: str) -> bool:
-    """Whether the file ends as its kind does; nothing is unpickled."""
+    """Whether the JSON or the pickle (whatever Tune names it) comes to its end; nothing is unpickled."""
     with filesystem.open_input_file(path) as file:
         content = file.readall()
-    if path.endswith(".pkl"):
-        return bool(content.endswith(b"."))
     try:
-        json.loads(content)
+        if content.startswith(pickle.PROTO):
+            deque(pickletools.genops(content), maxlen=0)
+        else:
+            json.loads(content)
     except ValueError:
-        return not path.endswith(".json")
+        return False
     return True
