@@ -101,7 +101,7 @@ def spoil_tile() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def mark_mask() -> Callable[..., str]:
-    """`mark(manifest, row, value, storage)`: gives one pixel of one tile's mask a value; returns the tile's id."""
+    """`mark(manifest, row, value, storage)`: the set with a value in one pixel of one mask; returns the tile's id."""
     return _mark_mask
 
 
@@ -204,7 +204,16 @@ def _mark_mask(manifest: Manifest, row: int, value: int, storage: Storage = Stor
         mask[-1, -1] = value
         return _png(mask)
 
-    return _change_tile(manifest, row, "mask", marked, storage)
+    tile = _change_tile(manifest, row, "mask", marked, storage)
+    rows = manifest.table.to_pylist()
+    shard = pq.read_table(
+        io.BytesIO(read_bytes(join(manifest.uri, rows[row]["shard"]), storage)), columns=["tile_id", "image", "mask"]
+    )
+    (changed,) = [each for each in shard.to_pylist() if each["tile_id"] == tile]
+    rows[row]["content"] = content_hash(changed["image"], changed["mask"])
+    header, table = manifest.header, pa.Table.from_pylist(rows, schema=MANIFEST)
+    write_manifest(manifest.uri, table, tile_px=header.tile_px, mpp=header.mpp, ingest=header.ingest, storage=storage)
+    return tile
 
 
 def _change_tile(manifest: Manifest, row: int, column: str, change: Callable[[bytes], bytes], storage: Storage) -> str:
