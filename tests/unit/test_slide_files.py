@@ -66,6 +66,37 @@ def test_more_than_eight_bits_are_refused(tmp_path: Path, dtype: str) -> None:
     assert f"has {np.dtype(dtype).itemsize * 8} bits per channel; convert it to 8-bit RGB" in reason(path)
 
 
+def test_openslide_mirrors_each_tile_by_itself_and_such_a_slide_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "turned.tiff"
+    pixels = np.random.default_rng(0).integers(0, 255, (256, 256, 3)).astype(np.uint8)
+    for orientation in range(1, 9):
+        tag = (274, "H", 1, orientation, True)
+        tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb", extratags=[tag])
+        if orientation == 2:
+            with OpenSlide(path) as slide:
+                read = np.asarray(slide.read_region((0, 0), 0, (128, 128)))[..., :3]
+            assert (read == pixels[:128, 127::-1]).all()  # a whole mirrored slide would show its right half there
+        if orientation > 1:
+            assert f"(TIFF orientation {orientation}); save it upright" in reason(path)
+    tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb")
+    with opened(str(path), STORAGE) as slide:
+        assert slide.dimensions == (256, 256)
+
+
+def test_channels_and_pages_that_openslide_takes_for_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    four = np.full((256, 256, 4), 90, np.uint8)
+    tifffile.imwrite(path, four, tile=(128, 128), photometric="rgb", extrasamples=["unspecified"])
+    assert "has a channel of unspecified meaning" in reason(path)
+    tifffile.imwrite(path, four, tile=(128, 128), photometric="rgb", extrasamples=["unassalpha"])
+    with opened(str(path), STORAGE) as slide:
+        assert slide.dimensions == (256, 256)
+    with tifffile.TiffWriter(path) as writer:
+        for side in (64, 256):
+            writer.write(four[:side, :side, :3], tile=(64, 64), photometric="rgb")
+    assert "has a page of 256 x 256 px behind a first one of 64 x 64" in reason(path)
+
+
 def test_files_that_are_no_slides(tmp_path: Path, write_slide: Callable[..., str]) -> None:
     (tmp_path / "folder").mkdir()
     assert "is a folder; name the slide's file" in reason(tmp_path / "folder")

@@ -13,12 +13,14 @@ from histill.config.common import Storage
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
 from histill.storage.uris import is_s3
 from histill.tiles.sources import Unreadable
+from histill.tiles.tiff_traits import find_misread
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
 
 CHUNK = 16 * 2**20  # bytes read at once
 SEVERAL_FILES = {".mrxs": "MIRAX", ".dcm": "DICOM", ".vms": "Hamamatsu VMS", ".vmu": "Hamamatsu VMU"}
+GENERIC = "generic-tiff"  # OpenSlide's name for a TIFF that is no scanner's format
 DESCRIPTORS = "/proc/self/fd"  # where Linux shows open files under a name, those without one too
 
 
@@ -34,7 +36,10 @@ def opened(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
         path = stack.enter_context(_local_copy(uri, storage)) if is_s3(uri) else os.path.abspath(uri)
         _check_file(path, uri)
         try:
-            yield stack.enter_context(openslide.OpenSlide(path))
+            slide = stack.enter_context(openslide.OpenSlide(path))
+            if slide.properties["openslide.vendor"] == GENERIC and (misread := find_misread(path)):
+                raise Unreadable(f"slide {uri} {misread}")
+            yield slide
         except openslide.OpenSlideUnsupportedFormatError:
             raise Unreadable(
                 f"slide {uri} is not in a format that OpenSlide reads; convert it to a pyramidal TIFF."
@@ -61,21 +66,6 @@ def _check_file(path: str, uri: str) -> None:
         raise Unreadable(f"slide {uri} lacks its folder {os.path.basename(base)}/ (MIRAX); copy it beside the file.")
     if is_s3(uri) and head[128:] == b"DICM":
         raise _of_several(uri, "DICOM")
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        _check_depth(path, uri)
-
-
-def _check_depth(path: str, uri: str) -> None:
-    """Raise Unreadable for a TIFF of more than 8 bits per channel, of which OpenSlide keeps the upper 8."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            bits = tiff.pages.first.bitspersample
-    except Exception:  # what is damaged is OpenSlide's to name
-        return
-    if bits > 8:
-        raise Unreadable(f"slide {uri} has {bits} bits per channel; convert it to 8-bit RGB.")
 
 
 def _of_several(uri: str, kind: str) -> Unreadable:

@@ -1,0 +1,36 @@
+"""What OpenSlide reads wrongly, without a word, in TIFF files that no scanner's own format explains."""
+
+UPRIGHT = 1  # of the tag Orientation
+UNSPECIFIED = 0  # of the tag ExtraSamples
+
+
+def find_misread(path: str) -> str | None:
+    """A phrase for what of the TIFF at `path` OpenSlide would misread, and what to do; None for nothing.
+
+    Of 16 bits per channel it keeps the upper 8; an orientation it applies to each tile by itself; an unspecified
+    channel beyond RGB it takes for transparency; and it takes the first page for the slide, if a later one is larger.
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages.first
+            bits, extra = page.bitspersample, tuple(map(int, page.extrasamples))
+            tag = page.tags.get("Orientation")
+            orientation = UPRIGHT if tag is None else int(tag.value)
+            sizes = [(each.imagewidth, each.imagelength) for each in (page.aspage() for page in tiff.pages)]
+    except Exception:  # what is damaged is OpenSlide's to name
+        return None
+    if bits > 8:
+        return f"has {bits} bits per channel; convert it to 8-bit RGB."
+    if orientation != UPRIGHT:
+        return f"is stored turned or mirrored (TIFF orientation {orientation}); save it upright."
+    if UNSPECIFIED in extra:
+        return "has a channel of unspecified meaning beside its colours; convert it to RGB."
+    (width, height), (most_wide, most_high) = sizes[0], max(sizes, key=lambda size: size[0] * size[1])
+    if most_wide * most_high > width * height:
+        return (
+            f"has a page of {most_wide} x {most_high} px behind a first one of {width} x {height}, and the first "
+            "is read; put the largest first."
+        )
+    return None
