@@ -1,11 +1,15 @@
 """Teachers from a real model registry, copied to where every node reads them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from mlflow import MlflowClient
+from onnx import TensorProto, helper, numpy_helper
 
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import CARD_NAME, WEIGHTS_NAME, ModelCard
@@ -15,7 +19,7 @@ from histill.errors import InputError
 from histill.local.s3 import S3Server
 from histill.registry.settled import settled_reference, settled_teacher
 from histill.registry.versions import register
-from histill.storage.control import read_bytes, write_bytes
+from histill.storage.control import read_bytes, remove, write_bytes
 from histill.storage.uris import join
 from histill.teachers.teacher import load_teacher
 
@@ -134,3 +138,32 @@ def test_an_unknown_version_is_refused(config: Tracking, tmp_path: Path, model: 
 def test_a_bucket_that_is_not_there_is_said_before_anything_is_fetched(config: Tracking, runs: str) -> None:
     with pytest.raises(InputError, match=r"bucket of s3://nowhere/runs does not exist"):
         settled_teacher(Teacher(model="models:/nuclei-teacher/1"), config, "s3://nowhere/runs", STORAGE)
+
+
+def test_an_onnx_teacher_in_s3_has_its_weights_beside_it(runs: str, tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(2, 3, 1, 1)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["tiles", "weight"], ["logits"])],
+        "teacher",
+        [helper.make_tensor_value_info("tiles", TensorProto.FLOAT, ("batch", 3, "height", "width"))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "a b+c.onnx", save_as_external_data=True, location="a b+c.onnx.data", size_threshold=0)
+    card = {"classes": ["background", "nucleus"], "tile_mpp": 0.5, "tile_px": 32, "size_px": 32, "output": "logits"}
+    (tmp_path / "a b+c.json").write_text(json.dumps(card | {"mean": [0, 0, 0], "std": [1, 1, 1]}))
+    uri = join(runs, "a b+c.onnx")
+    for name in ("a b+c.onnx", "a b+c.json", "a b+c.onnx.data"):
+        write_bytes(join(runs, name), (tmp_path / name).read_bytes(), STORAGE)
+    teacher = load_teacher(Teacher(onnx=uri), 0.5, STORAGE)
+    tiles = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    expected = np.einsum("kc,bchw->bkhw", weight[..., 0, 0], tiles.numpy() / np.float32(255))
+    np.testing.assert_allclose(teacher.respond(tiles).numpy(), expected, atol=1e-5)
+    assert teacher.digest == load_teacher(Teacher(onnx=str(tmp_path / "a b+c.onnx")), 0.5, STORAGE).digest
+    write_bytes(join(runs, "a b+c.onnx.data"), bytes(23), STORAGE)
+    with pytest.raises(InputError, match=r"has 23 bytes, and .* at 0 to 24; it was cut short"):
+        load_teacher(Teacher(onnx=uri), 0.5, STORAGE)
+    remove(join(runs, "a b+c.onnx.data"), STORAGE)
+    with pytest.raises(InputError, match=r"a b\+c\.onnx\.data is missing, where .* keeps its weights"):
+        load_teacher(Teacher(onnx=uri), 0.5, STORAGE)

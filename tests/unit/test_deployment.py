@@ -20,6 +20,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
+from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from histill.config.load import load_config
@@ -70,11 +72,12 @@ def job(manifests: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def pods(job: dict[str, Any]) -> dict[str, Any]:
     cluster = job["rayClusterSpec"]
-    (worker,) = cluster["workerGroupSpecs"]
+    workers = {group["groupName"]: group["template"]["spec"] for group in cluster["workerGroupSpecs"]}
     return {
         "submitter": job["submitterPodTemplate"]["spec"],
         "head": cluster["headGroupSpec"]["template"]["spec"],
-        "worker": worker["template"]["spec"],
+        "cpu": workers["spot-cpu"],
+        "worker": workers["spot-gpu"],
     }
 
 
@@ -167,12 +170,48 @@ def test_drivers_find_a_cpu_on_a_head_that_stays(cluster: dict[str, Any], pods: 
     assert int(pods["head"]["containers"][0]["resources"]["limits"]["cpu"]) >= 1
 
 
-def test_workers_are_spot_instances_with_gpus(workers: dict[str, Any], pods: dict[str, Any]) -> None:
+def test_workers_are_spot_instances(workers: dict[str, Any], pods: dict[str, Any]) -> None:
     for name, node in workers.items():
         assert node["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot", name
-        assert node["resources"]["GPU"] >= 1, name
-    assert pods["worker"]["nodeSelector"] == {"eks.amazonaws.com/capacityType": "SPOT"}
+    for name in ("cpu", "worker"):
+        assert pods[name]["nodeSelector"] == {"eks.amazonaws.com/capacityType": "SPOT"}
     assert pods["worker"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("asked", "rented"),
+    [
+        ([{"CPU": 1}] * 20, {"cpu": 3}),  # as ingesting, predicting and caching without GPUs do
+        ([{"CPU": 6, "GPU": 1}] * 2, {"gpu_small": 2}),
+    ],
+)
+def test_rays_autoscaler_rents_gpus_for_what_asks_for_them_alone(
+    cluster: dict[str, Any], asked: list[dict[str, float]], rented: dict[str, int]
+) -> None:
+    none_failed = NodeAvailabilitySummary(node_availabilities={})
+    score = functools.partial(_default_utilization_scorer, node_availability_summary=none_failed)
+    types = cluster["available_node_types"]
+    found, unmet = get_nodes_for(types, {"head": 1}, "head", cluster["max_workers"], asked, score)
+    assert dict(found) == rented
+    assert not unmet
+
+
+def test_a_machine_without_a_gpu_is_not_asked_for_one(
+    cluster: dict[str, Any], workers: dict[str, Any], pods: dict[str, Any]
+) -> None:
+    """Docker refuses to start a container with --gpus where there is none."""
+    for name, node in workers.items():
+        options = {**cluster["docker"], **node.get("docker", {})}["worker_run_options"]  # as Ray's autoscaler does
+        assert ("--gpus all" in options) == ("GPU" in node["resources"]), name
+    assert "nvidia.com/gpu" not in pods["cpu"]["containers"][0]["resources"]["limits"]
+    assert "tolerations" not in pods["cpu"]
+
+
+def test_pods_of_workers_differ_in_their_resources_alone(pods: dict[str, Any]) -> None:
+    cpu, gpu = copy.deepcopy(pods["cpu"]), copy.deepcopy(pods["worker"])
+    gpu.pop("tolerations")
+    assert [pod["containers"][0].pop("resources") is not None for pod in (cpu, gpu)] == [True, True]
+    assert cpu == gpu
 
 
 def test_token_authentication_is_set_on_purpose(
@@ -184,7 +223,7 @@ def test_token_authentication_is_set_on_purpose(
     assert path in cluster["file_mounts"]
 
     assert job["rayClusterSpec"]["authOptions"] == {"mode": "token"}
-    for name in ("head", "worker"):
+    for name in ("head", "cpu", "worker"):
         assert {"name": "RAY_AUTH_MODE", "value": "token"} in pods[name]["containers"][0]["env"], name
 
 
@@ -192,10 +231,10 @@ def test_both_clusters_grow_to_the_same_size_and_shrink_after_the_same_time(
     cluster: dict[str, Any], job: dict[str, Any]
 ) -> None:
     spec = job["rayClusterSpec"]
-    (group,) = spec["workerGroupSpecs"]
     assert spec["enableInTreeAutoscaling"] is True
     assert spec["autoscalerOptions"]["idleTimeoutSeconds"] == 60 * cluster["idle_timeout_minutes"] > 0
-    assert (group["minReplicas"], group["maxReplicas"]) == (0, cluster["max_workers"])
+    for group in spec["workerGroupSpecs"]:
+        assert (group["minReplicas"], group["maxReplicas"]) == (0, cluster["max_workers"])
 
 
 # deploy/rayjob.yaml
@@ -271,7 +310,7 @@ def test_pods_have_no_more_rights_and_no_less_resources_than_they_need(
         assert container["securityContext"] == hardened, name
         assert container["resources"]["requests"] == container["resources"]["limits"], name
     account = manifests["ServiceAccount"]["metadata"]
-    assert {pods[name]["serviceAccountName"] for name in ("head", "worker")} == {account["name"]}
+    assert {pods[name]["serviceAccountName"] for name in ("head", "cpu", "worker")} == {account["name"]}
     assert account["annotations"]["eks.amazonaws.com/role-arn"].endswith(":role/histill-worker")
 
 

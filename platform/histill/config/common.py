@@ -126,7 +126,10 @@ class Teacher(Strict):
     model: ModelUri | None = Field(
         None, description="a trained teacher: a finished run, a model folder, or models:/name@alias of the registry"
     )
-    onnx: Uri | None = Field(None, description="an .onnx file, with its card (a .json of the same name) beside it")
+    onnx: Uri | None = Field(
+        None,
+        description="an .onnx file, with its card (a .json of the same name) and maybe a file of weights beside it",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Teacher":
