@@ -198,6 +198,10 @@ def _grey(shown: "Image") -> np.ndarray:
         layers = layers[..., 0]
     if alpha is not None and alpha.min() < 255 and ((alpha < 255) != (layers == 0)).any():
         raise PictureError("shows by transparency what its values do not; give a PNG of class indices without it")
+    if shown.mode in ("LA", "RGBA") and alpha is not None and alpha.min() == 255 and not layers.any():
+        raise PictureError(
+            "is 0 and opaque throughout, which is empty, or full where alpha marks; save it without alpha"
+        )
     return layers
 
 

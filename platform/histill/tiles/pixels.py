@@ -33,8 +33,8 @@ class PictureError(ValueError):
 def open_picture(data: bytes | memoryview, formats: tuple[str, ...] = FORMATS) -> "ImageFile":
     """The picture, not decoded yet.
 
-    Raises PictureError for a file of several pictures or of numbers that are not positive and whole, and whatever
-    Pillow raises for what it cannot read.
+    Raises PictureError for a file of several pictures, or of fractions or bytes with a sign, and whatever Pillow raises
+    for what it cannot read.
     """
     from PIL import Image
 
@@ -44,8 +44,8 @@ def open_picture(data: bytes | memoryview, formats: tuple[str, ...] = FORMATS) -
         raise PictureError(f"holds {frames} pictures; give each a file of its own")
     if picture.format == "TIFF":
         kinds = picture.tag_v2.get(_SAMPLE_FORMAT, (1,))  # type: ignore[attr-defined]
-        if set(kinds) - {1, 2}:
-            raise PictureError("holds fractions or complex numbers; convert it to whole ones")
+        if set(kinds) - {1, 2} or (2 in kinds and bits_per_channel(picture, data) <= 8):
+            raise PictureError("holds fractions or numbers with a sign; convert it to whole ones from 0 to 255")
     return picture
 
 
