@@ -14,7 +14,7 @@ from PIL import Image
 from histill.config.common import Storage
 from histill.config.ingest import IngestConfig
 from histill.config.load import validate
-from histill.tiles.images import image_rows
+from histill.tiles.image_index import image_rows
 from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest, write_manifest
 from histill.tiles.parts import Unit, make_part
 
@@ -88,7 +88,7 @@ def _ingested(
     }
     config = validate(IngestConfig, keys, "the benchmark")
     assert config.images is not None
-    part = make_part(Unit("images", config, images=tuple(image_rows(config.images, STORAGE))))
+    part = make_part(Unit("images", config, "", images=tuple(image_rows(config.images, STORAGE))))
     if part.unreadable:
         raise SystemExit(f"{len(part.unreadable)} images of {index} cannot be used: {part.unreadable[0]}")
     return write_manifest(

@@ -18,7 +18,7 @@ from histill.config.ingest import IngestConfig
 from histill.config.load import validate
 from histill.errors import InputError
 from histill.local.s3 import S3Server
-from histill.storage.control import exists, read_bytes, write_bytes
+from histill.storage.control import exists, read_bytes, remove, write_bytes
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import join
 from histill.tiles.ingest import IngestReport, ingest
@@ -142,7 +142,7 @@ def test_a_torn_record_of_a_part_is_made_again(images: Path, tmp_path: Path) -> 
     config = config_of(str(tmp_path / "set"), str(images / "index.csv"))
     digest = ingest(config).manifest.header.digest
     (tmp_path / "set" / HEADER_NAME).unlink()
-    record = tmp_path / "set" / "parts" / "00002-images.parquet"
+    (record,) = tmp_path.glob("set/parts/*/00002-images.parquet")
     record.write_bytes(record.read_bytes()[:100])
     report = ingest(config)
     assert (report.parts_done, report.parts_reused) == (1, 5)
@@ -196,7 +196,11 @@ def test_object_storage(s3: S3Server, images: Path, tmp_path: Path) -> None:
     table = join(config.output, "manifest.parquet")
     write_bytes(table, read_bytes(table, storage)[:-10], storage)
     with pytest.raises(InputError, match=r"manifest\.parquet does not match its header's digest: it was cut short"):
-        ingest(config)
+        read_manifest(config.output, storage)
+    remove(join(config.output, report.manifest.table["shard"][0].as_py()), storage)
+    again = ingest(config)
+    assert (again.parts_done, again.parts_reused, again.manifest.header) == (1, 5, report.manifest.header)
+    check_contents(again, storage)
 
 
 def slides_config(output: str, index: str, **changes: Any) -> IngestConfig:

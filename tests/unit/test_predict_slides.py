@@ -24,6 +24,7 @@ from histill.config.load import validate
 from histill.config.predict import PredictConfig
 from histill.errors import InputError
 from histill.predict.predict import Predicted, predict
+from histill.predict.shard import prediction_schema
 from histill.predict.tally import SlideTally, join_tallies, tally_tiles, write_csv
 from histill.tiles.manifest import Manifest
 
@@ -255,7 +256,10 @@ def test_a_heatmap_is_not_drawn_of_a_part_of_the_predictions(model: Callable[...
     slide, folder = write_slide(tmp_path / "a.tif", tissue(160, 300)), model()
     found = predicted(folder, [slide], tmp_path / "out", heatmaps=False)
     (shard,) = Path(found.predictions).rglob("*.parquet")
-    shard.write_bytes(shard.read_bytes()[:99])
+    column = pq.read_metadata(shard).row_group(0).column(prediction_schema(False).get_field_index("class"))
+    data = bytearray(shard.read_bytes())
+    data[column.data_page_offset + column.total_compressed_size - 1] ^= 1  # as long as it was
+    shard.write_bytes(data)
     with pytest.raises(InputError, match="are missing or damaged; delete"):
         predicted(folder, [slide], tmp_path / "out")
     Path(found.predictions, "predictions.json").unlink()  # as it says

@@ -22,9 +22,10 @@ from histill.config.predict import PredictConfig
 from histill.distill.boundary import counted
 from histill.errors import InputError
 from histill.predict.draw import HEADER_NAME, Drawing, draw_slide, plan_drawings, warn_of_unrecorded
+from histill.predict.finished import count_bytes, find_record
 from histill.predict.shard import Predicting, Predictor
 from histill.predict.tally import SlideTally, count_classes, join_tallies, write_csv
-from histill.storage.control import exists, read_json, write_bytes, write_json
+from histill.storage.control import write_bytes, write_json
 from histill.storage.uris import join
 from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest, read_manifest
@@ -67,8 +68,8 @@ def predict(config: PredictConfig) -> Predicted:
     uri = join(config.output, _address(digest, manifest, config))
     how = Predicting(config, model, tiles, uri, digest, manifest.header.digest)
     drawings, header = plan_drawings(how, manifest, card), join(uri, HEADER_NAME)
-    if exists(header, config.storage):
-        return _reused(read_json(header, config.storage), drawings, how)
+    if (record := find_record(how, manifest)) is not None:
+        return _reused(record, drawings, how)
     classes = counted(card.classes) if card.kind == "segmentation" else card.classes
     with connected():
         tallies, seconds = _predicted(how, manifest, expected)
@@ -88,7 +89,8 @@ def predict(config: PredictConfig) -> Predicted:
         reused=False,
     )
     by = {"model": digest, "tiles": manifest.header.digest, "classes": classes, "card": card.model_dump(mode="json")}
-    write_json(header, by | {"drawn": config.heatmaps, "found": asdict(result)}, config.storage)
+    done = {"drawn": config.heatmaps, "found": asdict(result), "shard_bytes": count_bytes(how, manifest)}
+    write_json(header, by | done, config.storage)
     return result
 
 
@@ -159,7 +161,8 @@ def _predicted(how: Predicting, manifest: Manifest, expected: int) -> tuple[dict
     if corrupt > config.max_corrupt:
         raise InputError(
             f"{corrupt} tiles of {manifest.uri} cannot be decoded and max_corrupt allows {config.max_corrupt}; the "
-            "others' predictions are kept: ingest these again, or repeat with more allowed."
+            "others' predictions are kept: delete the shards of these, repeat the ingest that made them and then this, "
+            "or allow more."
         )
     return join_tallies(parts), time.monotonic() - begun
 

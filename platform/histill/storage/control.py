@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -78,14 +78,30 @@ def exists(uri: str, storage: Storage) -> bool:
 
 def files_in(uri: str, storage: Storage) -> list[str]:
     """The files right below the folder `uri`, ascending; none where there is no such folder."""
+    return sorted(f"{uri.rstrip('/')}/{name}" for name in sizes_in(uri, storage))
+
+
+def sizes_of(uri: str, names: Iterable[str], storage: Storage) -> dict[str, int]:
+    """The bytes of those of `names`, paths below the folder `uri`, that are there. One listing for each folder."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folders.setdefault(name.rpartition("/")[0], []).append(name)
+    found: dict[str, int] = {}
+    for folder, wanted in folders.items():
+        there = sizes_in(join(uri, folder) if folder else uri, storage)
+        found |= {name: there[base] for name in wanted if (base := name.rpartition("/")[2]) in there}
+    return found
+
+
+def sizes_in(uri: str, storage: Storage) -> dict[str, int]:
+    """The bytes of the files right below the folder `uri`, by their names; none where there is no such folder."""
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
         try:
             found = filesystem.ls(path, detail=True, refresh=True) if is_s3(uri) else filesystem.ls(path, detail=True)
         except FileNotFoundError:
-            return []
-    names = (each["name"].rpartition("/")[2] for each in found if each["type"] == "file")
-    return sorted(f"{uri.rstrip('/')}/{name}" for name in names)
+            return {}
+    return {each["name"].rpartition("/")[2]: int(each["size"]) for each in found if each["type"] == "file"}
 
 
 def remove(uri: str, storage: Storage) -> None:
@@ -105,8 +121,13 @@ def read_json(uri: str, storage: Storage) -> Any:
 
 def write_json(uri: str, value: Any, storage: Storage) -> None:
     """`value` as indented JSON with a stable order of keys."""
+    write_bytes(uri, json_bytes(value), storage)
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as `write_json` writes it."""
     text = json.dumps(json_value(value), indent=2, sort_keys=True, allow_nan=False)
-    write_bytes(uri, f"{text}\n".encode(), storage)
+    return f"{text}\n".encode()
 
 
 def json_value(value: Any) -> Any:

@@ -1,12 +1,10 @@
 """Slides or images in, a tile set out, in parts that are each done once, whatever interrupts."""
 
-import hashlib
-import json
+import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 
@@ -14,23 +12,22 @@ from histill.cluster.connect import connected
 from histill.cluster.tasks import map_tasks
 from histill.config.ingest import IngestConfig, SlideSource
 from histill.errors import InputError
-from histill.storage.control import exists, read_bytes, read_json, write_json
+from histill.storage.control import exists
 from histill.storage.uris import is_s3, join
+from histill.tiles.claim import Claim, claim_of
 from histill.tiles.doubles import Sightings, add_sighting, note_doubles
+from histill.tiles.finished import find_finished, with_shards
 from histill.tiles.image_index import read_image_index
-from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest, write_manifest
+from histill.tiles.manifest import HEADER_NAME, Manifest, write_manifest
 from histill.tiles.mask_survey import find_set_meaning
 from histill.tiles.parts import Part, Unit, make_part
 from histill.tiles.slide_index import read_slide_index
-from histill.tiles.slide_records import find_replaced, join_regions, read_slides
+from histill.tiles.slide_records import join_regions
 from histill.tiles.slides import SlideRow, opened, scale_to, slide_mpp
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import check_pinned
 from histill.tiles.summary import equal_content, image_notes
 
-RECORD_NAME = "ingest.json"
-# Keys that change no tile.
-NOT_CONTENT: Any = {"storage": True, "output": True, "max_unreadable": True, "slides": {"split_within_slide"}}
 NAMED = 5  # unreadable files that an error lists
 OPENERS = 8  # slides opened at once to ask for their resolution
 
@@ -52,32 +49,40 @@ class IngestReport:
 
 
 def ingest(config: IngestConfig) -> IngestReport:
-    """Make the tile set that `config` describes, or go on with it; a finished one is only read.
+    """Make the tile set that `config` describes, or go on with it; a finished one with all its shards is only read.
 
     The work is divided into parts (a slide, or `rows_per_shard` images), each marked as done when its shards are
-    written; repeating an interrupted ingest does the others. Parts with unreadable files are done again, in case
-    the files have been replaced. The tile set that results does not depend on interruptions. Ray is joined only
-    when the sources are in order and there is work to do.
+    written; repeating an ingest does the others, and those whose shards have been lost. Parts with unreadable files
+    are done again, in case the files have been replaced. The tile set that results does not depend on interruptions.
+    Ray is joined only when the sources are in order and there is work to do.
 
     Raises InputError when the sources or the storage cannot be used, when the output holds tiles of another
     configuration, and when more than `max_unreadable` files cannot be read.
     """
-    units, notes = _units(config)
-    record = _record(config)
-    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-    finished = _earlier(config, record, digest)
-    if finished is not None:
-        _check_replaced(finished, config)
+    claim = claim_of(config)
+    units, notes = _units(config, claim)
+    if (finished := find_finished(claim, begun=claim.look())) is not None:
         return IngestReport(finished, finished.header.skipped, finished.header.notes, True, 0, len(units))
     if config.slides:
         _check_resolutions([unit.slide for unit in units if unit.slide], config)
-    write_json(join(config.output, RECORD_NAME), record, config.storage)
+    claim.take()
+    try:
+        return _made(claim, config, units, notes)
+    except Exception:
+        with contextlib.suppress(InputError):  # of a storage that is away; the error itself says more
+            if not exists(join(config.output, HEADER_NAME), config.storage):
+                claim.give_up()
+        raise
+
+
+def _made(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]) -> IngestReport:
+    """Cut what is missing, and put it together."""
     rows_of = {unit.name: unit.slide for unit in units}
     parts: dict[str, Part] = {}
     seen: Sightings = {}
     with connected():
         meaning = find_set_meaning(units)
-        units = [replace(unit, meaning=meaning) for unit in units]
+        units = [replace(unit, meaning=meaning) for unit in with_shards(units, claim)]
         for part in _within_limit(units, config):
             parts[part.name] = part
             row = rows_of[part.name]
@@ -89,15 +94,17 @@ def ingest(config: IngestConfig) -> IngestReport:
     if not rows.num_rows:
         raise InputError(f"the sources gave no tile for {config.output}: {' '.join(skipped[:NAMED])}")
     notes = (*notes, *note_doubles(seen), *image_notes(ordered, meaning), *equal_content(rows))
+    claim.take()  # it is still this one's, or another ingest of the same configuration has failed
     manifest = write_manifest(
         config.output,
         rows,
         tile_px=config.tile_px,
         mpp=_tile_mpp(config),
-        ingest=digest,
+        ingest=claim.digest,
         storage=config.storage,
         skipped=skipped,
         notes=notes,
+        shard_bytes=sum(size for part in ordered for size in part.shards.values()),
         slides=join_regions(part.slide for part in ordered if part.slide),
     )
     reused = sum(part.reused for part in ordered)
@@ -111,7 +118,7 @@ def _tile_mpp(config: IngestConfig) -> float:
     return config.images.mpp
 
 
-def _units(config: IngestConfig) -> tuple[list[Unit], tuple[str, ...]]:
+def _units(config: IngestConfig, claim: Claim) -> tuple[list[Unit], tuple[str, ...]]:
     """The pieces of work, in the order of their tiles, and what is to be said of the index.
 
     Raises InputError for a wrong index or pinned case.
@@ -121,15 +128,25 @@ def _units(config: IngestConfig) -> tuple[list[Unit], tuple[str, ...]]:
         slides = listed.rows
         check_pinned(config.split, (row.case for row in slides))
         # Names of slides may hold anything; the number keeps them apart and the rest is for those who look.
-        names = [f"{number:05d}-{re.sub(r'[^A-Za-z0-9._-]', '_', row.name)}" for number, row in enumerate(slides)]
-        return [Unit(name, config, slide=row) for name, row in zip(names, slides, strict=True)], listed.notes
+        names = [
+            f"{claim.stamp}/{number:05d}-{re.sub(r'[^A-Za-z0-9._-]', '_', row.name)}"
+            for number, row in enumerate(slides)
+        ]
+        return [
+            Unit(name, config, claim.digest, slide=row) for name, row in zip(names, slides, strict=True)
+        ], listed.notes
     assert config.images is not None
     index = read_image_index(config.images, config.storage)
     images = index.rows
     check_pinned(config.split, (row.case for row in images))
     starts = range(0, len(images), config.rows_per_shard)
     units = [
-        Unit(f"{number:05d}-images", config, images=tuple(images[start : start + config.rows_per_shard]))
+        Unit(
+            f"{claim.stamp}/{number:05d}-images",
+            config,
+            claim.digest,
+            images=tuple(images[start : start + config.rows_per_shard]),
+        )
         for number, start in enumerate(starts)
     ]
     return units, index.notes
@@ -176,59 +193,3 @@ def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
         for row, identity in zip(local, pool.map(check, local), strict=True):
             if identity is not None:
                 add_sighting(found, identity, row, config)
-
-
-def _check_replaced(manifest: Manifest, config: IngestConfig) -> None:
-    """Raise InputError when a slide of a finished set has been replaced: its tiles would be the old one's."""
-    if manifest.header.slides is None:
-        return
-    records = list(read_slides(manifest, config.storage).values())
-    with ThreadPoolExecutor(OPENERS) as pool:
-        replaced = pool.map(lambda record: find_replaced(record, config.storage), records)
-        for record, other in zip(records, replaced, strict=True):
-            if other:
-                raise InputError(
-                    f"slide {record.source} has been replaced since {config.output} was cut from it; name another "
-                    "output, or put the old slide back."
-                )
-
-
-def _record(config: IngestConfig) -> dict[str, Any]:
-    """What decides the tiles: the configuration, and the contents of the index that it names."""
-    source = config.slides or config.images
-    index = source.index if source else None
-    content = hashlib.sha256(read_bytes(index, config.storage)).hexdigest() if index else None
-    return {**config.model_dump(mode="json", exclude=NOT_CONTENT), "sha256 of the index": content}
-
-
-def _earlier(config: IngestConfig, record: dict[str, Any], digest: str) -> Manifest | None:
-    """The finished tile set at the output, or None when it is still to be made.
-
-    Raises InputError when the output belongs to another configuration.
-    """
-    other = f"{config.output} holds tiles of another configuration"
-    try:
-        earlier = read_json(join(config.output, RECORD_NAME), config.storage)
-    except FileNotFoundError:
-        earlier = None
-    if earlier is not None and earlier != record:
-        before, now = dict(_leaves(earlier)), dict(_leaves(record))
-        key = next(key for key in [*now, *before] if before.get(key) != now.get(key))
-        raise InputError(
-            f"{other} ({key} was {before.get(key, 'unset')!r} and is {now.get(key)!r}); name another output or empty "
-            "this one."
-        )
-    if not exists(join(config.output, HEADER_NAME), config.storage):
-        return None
-    manifest = read_manifest(config.output, config.storage)
-    if manifest.header.ingest != digest:
-        raise InputError(f"{other}; name another output or empty this one.")
-    return manifest
-
-
-def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            yield from _leaves(item, f"{prefix}{key}.")
-        else:
-            yield prefix + key, item

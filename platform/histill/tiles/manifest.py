@@ -42,6 +42,7 @@ class Header(Strict):
     ingest: str = Field(description="digest of the configuration that cut the tiles")
     skipped: tuple[str, ...] = Field((), description="a sentence for each slide or image that gave no tile")
     notes: tuple[str, ...] = Field((), description="a sentence for whatever else a user should know of the sources")
+    shard_bytes: int | None = Field(None, description="of all shards together, by which lost ones are noticed")
     slides: str | None = Field(None, description="SHA-256 of the record of the slides; none in a set of images")
 
 
@@ -148,6 +149,7 @@ def write_manifest(
     skipped: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
     slides: Sequence[SlideRecord] = (),
+    shard_bytes: int | None = None,
 ) -> Manifest:
     """Write the rows and the record of the slides, then the header: a set without its header is not finished."""
     table = table.select(MANIFEST.names).cast(MANIFEST).combine_chunks()
@@ -166,6 +168,7 @@ def write_manifest(
         ingest=ingest,
         skipped=skipped,
         notes=notes,
+        shard_bytes=shard_bytes,
         slides=write_slides(uri, slides, storage) if slides else None,
     )
     write_bytes(join(uri, TABLE_NAME), buffer.getvalue(), storage)

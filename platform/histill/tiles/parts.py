@@ -27,6 +27,7 @@ from histill.tiles.sources import Unreadable
 from histill.tiles.splits import split_of
 from histill.tiles.thumbnail import draw_thumbnail
 
+SHARDS = "shards"
 NOTE_KEY = b"histill.part"  # metadata of a part's record: JSON, so that it is one file and done at once
 
 THUMBNAILS = "thumbnails"  # folder in the tile set
@@ -38,8 +39,10 @@ class Unit:
 
     name: str
     config: IngestConfig
+    ingest: str  # digest of the configuration, which its record must bear
     slide: SlideRow | None = None
     images: tuple[ImageRow, ...] = ()
+    there: Mapping[str, int] = field(default_factory=dict)  # bytes of its shards that an earlier run wrote, by name
     meaning: Mapping[int, int] | None = None  # the class of each value of a mask
 
 
@@ -51,6 +54,7 @@ class Part:
     rows: pa.Table
     unreadable: tuple[str, ...]
     empty: tuple[str, ...]
+    shards: Mapping[str, int]  # bytes of each, by name
     slide: SlideRecord | None = None  # of a slide that could be read
     done: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # to how many images what was, and the first
     class_pixels: Mapping[int, int] = field(default_factory=dict)  # of each class in the masks
@@ -70,7 +74,7 @@ def make_part(unit: Unit) -> Part:
     """Write the unit's shards and then its record, unless an earlier run did; runs as a task on the cluster.
 
     A part with unreadable sources is made again, since they may have been replaced, as is one whose slide has been, or
-    whose masks were read in another meaning.
+    whose masks were read in another meaning, or whose shards are gone.
 
     Raises InputError when the storage refuses or a slide's resolution cannot be used.
     """
@@ -79,15 +83,24 @@ def make_part(unit: Unit) -> Part:
         return earlier
     found = _Found()
     tiles = _slide_tiles(unit, found) if unit.slide else _image_tiles(unit, found)
-    rows = _write_shards(tiles, unit)
+    rows, shards = _write_shards(tiles, unit)
     if unit.slide and found.unreadable:  # what could be read of a damaged slide is no slide
-        rows = rows.slice(0, 0)
+        rows, shards = rows.slice(0, 0), {}
     part = Part(
-        unit.name, rows, tuple(found.unreadable), tuple(found.empty), found.slide, found.done, found.class_pixels
+        unit.name,
+        rows,
+        tuple(found.unreadable),
+        tuple(found.empty),
+        shards,
+        found.slide,
+        found.done,
+        found.class_pixels,
     )
     slide = part.slide.model_dump(mode="json") if part.slide else None
     note = json.dumps(
         {
+            "ingest": unit.ingest,
+            "shards": shards,
             "unreadable": part.unreadable,
             "empty": part.empty,
             "slide": slide,
@@ -111,7 +124,8 @@ def _recorded(unit: Unit) -> Part | None:
         note = json.loads((table.schema.metadata or {})[NOTE_KEY])
     except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError):
         return None
-    if note.get("meaning") != _pairs(unit.meaning):
+    # of an earlier version, of sources that lay elsewhere, or with other masks
+    if note.get("ingest") != unit.ingest or note.get("meaning") != _pairs(unit.meaning):
         return None
     rows = table.replace_schema_metadata(None).cast(MANIFEST)
     slide = validate(SlideRecord, note["slide"], _record_uri(unit)) if note["slide"] else None
@@ -121,6 +135,7 @@ def _recorded(unit: Unit) -> Part | None:
         rows,
         tuple(note["unreadable"]),
         tuple(note["empty"]),
+        note["shards"],
         slide,
         done,
         dict(note["class_pixels"]),
@@ -134,7 +149,9 @@ def _pairs(meaning: Mapping[int, int] | None) -> list[list[int]] | None:
 
 
 def _is_outdated(part: Part, unit: Unit) -> bool:
-    """Whether the part's slide has been replaced since."""
+    """Whether a shard of the part is gone, or its slide has been replaced since."""
+    if not part.shards.items() <= unit.there.items():
+        return True
     return part.slide is not None and find_replaced(part.slide, unit.config.storage)
 
 
@@ -173,16 +190,15 @@ def _image_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
         yield result
 
 
-def _write_shards(tiles: Iterator[Tile], unit: Unit) -> pa.Table:
+def _write_shards(tiles: Iterator[Tile], unit: Unit) -> tuple[pa.Table, dict[str, int]]:
     config = unit.config
     rows: list[dict[str, object]] = []
-    number = 0
+    sizes: dict[str, int] = {}
     while shard := list(islice(tiles, config.rows_per_shard)):
-        name = f"shards/{unit.name}-{number:04d}.parquet"
-        write_shard(join(config.output, name), shard, config.rows_per_group, config.storage)
+        name = f"{SHARDS}/{unit.name}-{len(sizes):04d}.parquet"
+        sizes[name] = write_shard(join(config.output, name), shard, config.rows_per_group, config.storage)
         rows += [_manifest_row(tile, name, position, config) for position, tile in enumerate(shard)]
-        number += 1
-    return pa.Table.from_pylist(rows, schema=MANIFEST)
+    return pa.Table.from_pylist(rows, schema=MANIFEST), sizes
 
 
 def _manifest_row(tile: Tile, shard: str, position: int, config: IngestConfig) -> dict[str, object]:

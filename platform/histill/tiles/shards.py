@@ -33,8 +33,8 @@ class Tile:
     class_pixels: Mapping[int, int] = field(default_factory=dict)  # of each class in the mask
 
 
-def write_shard(uri: str, tiles: Sequence[Tile], rows_per_group: int, storage: Storage) -> None:
-    """Write `tiles` as one Parquet file, whole or not at all. Raises InputError when the storage refuses."""
+def write_shard(uri: str, tiles: Sequence[Tile], rows_per_group: int, storage: Storage) -> int:
+    """Write `tiles` as one Parquet file, whole or not at all; its bytes. Raises InputError when the storage refuses."""
     columns = {
         "tile_id": [tile.tile_id for tile in tiles],
         "image": [tile.image for tile in tiles],
@@ -44,7 +44,7 @@ def write_shard(uri: str, tiles: Sequence[Tile], rows_per_group: int, storage: S
     # JPEG and PNG do not shrink further, and a row group that needs no unpacking is one copy less for the
     # reader.
     groups = (table.slice(start, rows_per_group) for start in range(0, len(tiles), rows_per_group))
-    write_table(uri, groups, SHARD, storage)
+    return write_table(uri, groups, SHARD, storage)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""Whether predictions are finished and all there."""
+
+import logging
+from typing import Any
+
+import pyarrow.compute as pc
+
+from histill.errors import InputError
+from histill.predict.draw import HEADER_NAME
+from histill.predict.shard import Predicting
+from histill.storage.control import exists, read_json, sizes_of
+from histill.storage.uris import join
+from histill.tiles.manifest import Manifest
+
+_logger = logging.getLogger(__name__)
+
+
+def find_record(how: Predicting, manifest: Manifest) -> dict[str, Any] | None:
+    """The header of predictions of which nothing is missing; None when there is something to be made.
+
+    What could not be decoded is tried again, since the tiles may have been mended.
+    """
+    header = join(how.uri, HEADER_NAME)
+    if not exists(header, how.config.storage):
+        return None
+    try:
+        record: dict[str, Any] = read_json(header, how.config.storage)
+        corrupt, shard_bytes = record["found"]["corrupt"], record.get("shard_bytes")
+    except (InputError, KeyError, TypeError):
+        _logger.warning("%s cannot be read, so that the predictions are looked through again", header)
+        return None
+    if count_bytes(how, manifest) != shard_bytes:
+        _logger.warning("predictions below %s are missing or cut short and are made again", how.uri)
+        return None
+    return None if corrupt else record
+
+
+def count_bytes(how: Predicting, manifest: Manifest) -> int | None:
+    """The bytes of the predictions of all shards with a tile of the split; None when some are missing."""
+    split, table = how.config.split, manifest.table
+    names = (table if split is None else table.filter(pc.equal(table["split"], split)))["shard"].unique().to_pylist()
+    found = sizes_of(how.uri, names, how.config.storage)
+    return sum(found.values()) if len(found) == len(names) else None

@@ -1,0 +1,118 @@
+"""Whose an output folder is: the configuration that cuts tiles into it, and no other at the same time.
+
+The record of an ingest, `ingest.json`, is made once and by one, before anything else. An ingest that fails gives the
+folder up by changing it, so that the next may have another configuration; one that was interrupted or killed keeps it.
+What each has made lies below its own name, `Claim.stamp`, so that a straggler of an earlier one mixes with nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from histill.config.common import Storage
+from histill.config.ingest import IngestConfig
+from histill.errors import InputError
+from histill.storage.control import create_bytes, json_bytes, read_bytes, swap_bytes
+from histill.storage.uris import join, stem
+
+RECORD_NAME = "ingest.json"
+# Keys that change no tile.
+_NOT_CONTENT: Any = {"storage": True, "output": True, "max_unreadable": True, "slides": {"split_within_slide"}}
+_PLACES = ("index", "paths")
+_FAILED = "failed"
+_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A configuration's right to an output."""
+
+    output: str
+    record: dict[str, Any]  # what decides the tiles: the configuration, and the contents of the index that it names
+    storage: Storage
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the record."""
+        return _digest(self.record)
+
+    @property
+    def stamp(self) -> str:
+        """The folder of what it makes, below those of parts and shards: the same wherever the sources lie."""
+        sources = {key: self.record[key] or {} for key in ("slides", "images")}
+        names = [stem(path) for path in sources["slides"].get("paths", ())]
+        bare = {key: {name: source[name] for name in source if name not in _PLACES} for key, source in sources.items()}
+        return _digest({**self.record, **bare, "slides by name": names})[:8]
+
+    @property
+    def uri(self) -> str:
+        """Of the record."""
+        return join(self.output, RECORD_NAME)
+
+    def look(self) -> bool:
+        """Whether the record is there already and is this one's. Raises InputError if it is another's, at work."""
+        return self._found()[1]
+
+    def take(self) -> None:
+        """Make the record, or take the folder over from an ingest that failed. Raises InputError if it is another's."""
+        mine = json_bytes(self.record)
+        for _ in range(_TRIES):
+            if create_bytes(self.uri, mine, self.storage):
+                return
+            found, _ = self._found()
+            if found is None:
+                continue
+            if found == mine or swap_bytes(self.uri, found, mine, self.storage):
+                return
+        raise InputError(f"{self.uri} changes all the time; give only one ingest this output at a time.")
+
+    def give_up(self) -> None:
+        """Leave the folder to whoever comes next."""
+        swap_bytes(self.uri, json_bytes(self.record), json_bytes({**self.record, _FAILED: True}), self.storage)
+
+    def _found(self) -> tuple[bytes | None, bool]:
+        try:
+            found = read_bytes(self.uri, self.storage)
+        except FileNotFoundError:
+            return None, False
+        try:
+            earlier = json.loads(found)
+            failed = earlier.pop(_FAILED, False)
+        except (ValueError, AttributeError):
+            raise InputError(
+                f"{self.uri} is not the record of an ingest; name another output or empty this one."
+            ) from None
+        if earlier != self.record and not failed:
+            raise self._taken(earlier)
+        return found, earlier == self.record
+
+    def _taken(self, earlier: Mapping[str, Any]) -> InputError:
+        before, now = dict(_leaves(earlier)), dict(_leaves(self.record))
+        key = next(key for key in [*now, *before] if before.get(key) != now.get(key))
+        return InputError(
+            f"{self.output} holds tiles of another configuration ({key} was {before.get(key, 'unset')!r} and is "
+            f"{now.get(key)!r}); name another output, or empty this one once nobody works on it."
+        )
+
+
+def claim_of(config: IngestConfig) -> Claim:
+    """The claim of a configuration, which is still to be taken. Raises InputError when its index cannot be read."""
+    source = config.slides or config.images
+    index = source.index if source else None
+    content = hashlib.sha256(read_bytes(index, config.storage)).hexdigest() if index else None
+    record = {**config.model_dump(mode="json", exclude=_NOT_CONTENT), "sha256 of the index": content}
+    return Claim(config.output, record, config.storage)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from _leaves(item, f"{prefix}{key}.")
+        else:
+            yield prefix + key, item
