@@ -110,6 +110,13 @@ def test_files_that_are_no_slides(tmp_path: Path, write_slide: Callable[..., str
     assert "not in a format that OpenSlide reads" in reason(stripes)
 
 
+def test_uncompressed_tiles_that_libtiff_does_not_read_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    tifffile.imwrite(path, np.full((480, 480, 3), 90, np.uint8), tile=(240, 240), photometric="rgb")
+    assert (tifffile.imread(path) == 90).all()
+    assert "has uncompressed tiles whose bytes are no multiple of 1,024" in reason(path)
+
+
 def test_damage_is_damage(tmp_path: Path, write_slide: Callable[..., str]) -> None:
     path = Path(write_slide(tmp_path / "a.tiff", compression="deflate"))
     data = bytearray(path.read_bytes())
@@ -157,7 +164,22 @@ def test_a_fetched_slide_has_no_name_that_a_kill_could_leave(bucket: Path, write
 def test_a_file_of_sqlite_keeps_its_name_while_it_is_open(bucket: Path) -> None:
     (bucket / "a.svslide").write_bytes(b"SQLite format 3\0" + bytes(200))
     assert "not in a format" in reason("s3://b/a.svslide")
-    assert list((bucket.parent / "tmp").iterdir()) == []
+    assert list((bucket.parent / "tmp").rglob("*.svslide")) == []
+
+
+def test_a_temporary_folder_that_is_full(bucket: Path, write_slide: Callable[..., str]) -> None:
+    write_slide(bucket / "a.tiff")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); import signal; "
+    limit += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    arguments = [str(bucket / "a.tiff"), str(bucket.parent / "tmp")]
+    done = subprocess.run(
+        [sys.executable, "-c", limit + KILLED, *arguments],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"slide s3://b/a.tiff cannot be fetched into {bucket.parent}/tmp (File too large); set TMPDIR" in done.stderr
 
 
 KILLED = """

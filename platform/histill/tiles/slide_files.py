@@ -3,15 +3,17 @@
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
 
 from histill.config.common import Storage
+from histill.errors import InputError
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
+from histill.storage.scratch import scratch_folder
 from histill.storage.uris import is_s3
+from histill.tiles.openslide_errors import explain_error
 from histill.tiles.sources import Unreadable
 from histill.tiles.tiff_traits import find_misread
 
@@ -45,7 +47,7 @@ def opened(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
                 f"slide {uri} is not in a format that OpenSlide reads; convert it to a pyramidal TIFF."
             ) from None
         except openslide.OpenSlideError as error:
-            raise Unreadable(f"slide {uri} {_reason(str(error))}") from None
+            raise Unreadable(f"slide {uri} {explain_error(str(error))}") from None
 
 
 def _check_file(path: str, uri: str) -> None:
@@ -75,33 +77,9 @@ def _of_several(uri: str, kind: str) -> Unreadable:
     )
 
 
-def _reason(said: str) -> str:
-    """What OpenSlide's error means for who has the slide."""
-    codec = re.search(r"Unsupported TIFF compression: (\d+)", said)
-    if codec:
-        return (
-            f"has tiles compressed as {_codec_name(int(codec[1]))}, which OpenSlide does not decode; convert it to a "
-            "pyramidal TIFF with JPEG tiles."
-        )
-    if re.search(r"unsupported (?!marker)|not supported|can ?not handle", said, re.IGNORECASE):
-        return f"holds what OpenSlide does not read ({said}); convert it to a pyramidal TIFF with JPEG tiles."
-    if "SOP instance" in said:
-        return f"lacks some of its DICOM files ({said}); copy all of them into one folder."
-    return f"is damaged ({said}); replace it."
-
-
-def _codec_name(number: int) -> str:
-    import tifffile
-
-    try:
-        return f"{tifffile.COMPRESSION(number).name} (TIFF compression {number})"
-    except ValueError:
-        return f"TIFF compression {number}"
-
-
 @contextlib.contextmanager
 def _local_copy(uri: str, storage: Storage) -> Iterator[str]:
-    """The path of a copy that no kill leaves behind, but for SQLite files and where there is no /proc."""
+    """The path of a copy that no kill leaves behind; of SQLite, or without /proc, the next process removes it."""
     kind = SEVERAL_FILES.get(os.path.splitext(uri)[1].lower())
     if kind is not None:
         raise _of_several(uri, kind)
@@ -113,10 +91,11 @@ def _local_copy(uri: str, storage: Storage) -> Iterator[str]:
             yield f"{DESCRIPTORS}/{copy.fileno()}"
             return
         copy.seek(0)
-        with tempfile.NamedTemporaryFile(prefix="histill-slide-", suffix=os.path.splitext(uri)[1]) as named:
-            shutil.copyfileobj(copy, named, CHUNK)
-            named.flush()
-            yield named.name
+        with scratch_folder() as folder:
+            path = os.path.join(folder, os.path.basename(uri))
+            with open(path, "wb") as named:
+                shutil.copyfileobj(copy, named, CHUNK)
+            yield path
 
 
 def _fetch(uri: str, into: IO[bytes], storage: Storage) -> None:
@@ -124,10 +103,20 @@ def _fetch(uri: str, into: IO[bytes], storage: Storage) -> None:
     try:
         with storage_errors(uri, storage), filesystem.open_input_stream(key) as stream:
             while chunk := stream.read(CHUNK):
-                into.write(chunk)
+                _write(into, chunk, uri)
     except FileNotFoundError:
         raise Unreadable(f"slide {uri} does not exist; correct its path.") from None
     into.flush()
+
+
+def _write(into: IO[bytes], chunk: bytes, uri: str) -> None:
+    try:
+        into.write(chunk)
+    except OSError as error:
+        raise InputError(
+            f"slide {uri} cannot be fetched into {tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder "
+            "with more space on every node."
+        ) from None
 
 
 def identify_slide(slide: "OpenSlide", uri: str, storage: Storage) -> str:
