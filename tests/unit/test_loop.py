@@ -23,6 +23,7 @@ from histill.distill.task import Student, Task, Terms
 from histill.errors import HistillError
 from histill.stream.batches import TileBatch
 from histill.stream.plan import EpochPlan, Step, sequential_steps, steps_of
+from histill.tiles.masks import IGNORED
 from histill.train import ledger, loop, statistics
 from histill.train.checkpoint import Learner
 from histill.train.ledger import Position
@@ -77,6 +78,8 @@ class Stream:
         pixels = random.integers(0, 256, (self.tiles, 3, SIDE, SIDE), np.uint8)
         masks = random.integers(0, 2, (self.tiles, SIDE, SIDE), np.uint8)
         levels = random.integers(0, 256, (self.tiles, 1, SIDE, SIDE), np.uint8)
+        masks[random.random(masks.shape) < 0.3] = IGNORED
+        masks[9:14] = IGNORED
         there, shown = step.entries >= 0, step.entries.copy()
         shown[~there] = step.fill
         return TileBatch(
@@ -243,7 +246,8 @@ def assert_equal(found: list[list[Tensor]], expected: list[list[Tensor]]) -> Non
 def test_gradients_and_figures_are_those_of_one_worker(
     target: str, workers: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of the padded batch, where a worker may have no tile at all, and of that with a corrupt tile."""
+    """Also of the padded batch, where a worker may have no tile at all, of that with a corrupt tile, and where masks
+    leave out pixels and whole tiles."""
     (alone,) = run(configured(), TASKS[target], target, 1, monkeypatch)
     assert len(alone.gradients) == 2 * STEPS
     shared = run(configured(optimiser__accumulate=accumulate), TASKS[target], target, workers, monkeypatch)
