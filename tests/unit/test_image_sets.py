@@ -77,7 +77,9 @@ def stored_masks(report: IngestReport) -> dict[str, np.ndarray]:
 
 def stored(report: IngestReport) -> list[dict[str, Any]]:
     return [
-        row for file in sorted(Path(report.manifest.uri, "shards").iterdir()) for row in pq.read_table(file).to_pylist()
+        row
+        for file in sorted(Path(report.manifest.uri, "shards").rglob("*.parquet"))
+        for row in pq.read_table(file).to_pylist()
     ]
 
 
@@ -158,7 +160,7 @@ def test_parts_that_were_read_in_another_meaning_are_made_again(tmp_path: Path) 
     write_set(tmp_path, {**masks, "c": masks["c"][:40]})
     with pytest.raises(InputError, match="c-mask cannot be decoded"):
         take_in(tmp_path)
-    assert len(list((tmp_path / "set" / "parts").glob("*.parquet"))) == 2
+    assert len(list((tmp_path / "set" / "parts").rglob("*.parquet"))) == 2
     (tmp_path / "c-mask").write_bytes(masks["c"])
     report = take_in(tmp_path)
     assert (report.parts_done, report.parts_reused) == (2, 0)
@@ -179,7 +181,7 @@ def test_a_pass_over_masks_goes_on_where_it_was_interrupted(tmp_path: Path, monk
     monkeypatch.setattr(histill.tiles.mask_survey, "read_file", noted)
     with pytest.raises(KeyboardInterrupt):
         take_in(tmp_path)
-    records = list((tmp_path / "set" / "parts").glob("*-masks.json"))
+    records = list((tmp_path / "set" / "parts").rglob("*-masks.json"))
     assert [json.loads(each.read_text())["found"] for each in records] == [[0, 1]]
     read.clear()
     with pytest.raises(KeyboardInterrupt):
