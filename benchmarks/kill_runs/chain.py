@@ -15,8 +15,8 @@ from kill_runs.place import ROOT, Place
 from kill_runs.result import Result, differences, differing
 from kill_runs.writes import watched
 
-ALONE_WITHIN_S = 30.0
-END_WITHIN_S = 300.0
+ALONE_WITHIN_S = 60.0
+END_WITHIN_S = 600.0
 _SIGNALS = (signal.SIGKILL,) * 8 + (signal.SIGTERM, signal.SIGINT)
 _AT_WRITES = 0.7  # share of kills in the midst of a write; the others come at any time
 _AT_ONCE = 0.5  # share of kills after which the command is given again before the dead job's workers are gone

@@ -7,11 +7,18 @@ from kill_runs.models import student
 from kill_runs.objects import files_below, objects_below, open_uploads
 from kill_runs.place import CASES, MPP, TILE_PX, TRAIN_CASES, VAL_CASES, Place, python
 from kill_runs.records import registered, running, tracked
-from kill_runs.result import Result, settled
+from kill_runs.result import Result, plain, settled
 
 SHARED = "reference-ingest_local"  # the chain whose tile set the other jobs read
 
-RAYS = ("checkpoint_manager_snapshot", "experiment_state", "searcher-state", "search_gen_state", "tuner.pkl")
+RAYS = (
+    ".validate_storage_marker",
+    "checkpoint_manager_snapshot",
+    "experiment_state",
+    "searcher-state",
+    "search_gen_state",
+    "tuner.pkl",
+)
 """What the names of Ray's own files begin with."""
 
 
@@ -132,13 +139,13 @@ def _kept(objects: Mapping[str, bytes]) -> dict[str, bytes]:
 def local_files(place: Place, chain: str) -> Result:
     """What lies on this machine's disk."""
     found = files_below(place.folder / "out" / chain)
-    return Result({name: settled(name, data, chain) for name, data in found.items()})
+    return Result({plain(name, chain): settled(name, data, chain) for name, data in found.items()})
 
 
 def bucket_objects(place: Place, chain: str) -> Result:
     """What lies in the bucket."""
     prefix = f"out/{chain}"
-    found = {name: settled(name, data, chain) for name, data in objects_below(place.s3, prefix).items()}
+    found = {plain(name, chain): settled(name, data, chain) for name, data in objects_below(place.s3, prefix).items()}
     return Result(found, unfinished=tuple(f"upload left open: {key}" for key in open_uploads(place.s3, prefix)))
 
 
