@@ -189,6 +189,16 @@ def test_metrics_and_pictures_arrive(config: Tracking, client: MlflowClient, tmp
     assert Path(local).read_bytes() == b"\x89PNG"
 
 
+def test_a_table_that_is_recorded_again_holds_its_rows_once(config: Tracking, client: MlflowClient) -> None:
+    rows = [{"trial": "a", "dice": 0.5}, {"trial": "b", "dice": float("nan")}]
+    tracker = begin(config)
+    tracker.table("trials", rows)
+    begin(config, tracker.run_id).table("trials", rows)
+    found = client.load_table(config.experiment, "trials.json", [tracker.run_id])
+    assert found["trial"].tolist() == ["a", "b"]
+    assert found["dice"].fillna(-1).tolist() == [0.5, -1]
+
+
 def test_steps_that_a_resumed_run_repeats_stand_as_they_were(config: Tracking, client: MlflowClient) -> None:
     tracker = begin(config)
     for step in range(1, 4):

@@ -1,5 +1,6 @@
 """One run's line to the tracking server: it may break at any time, and training goes on."""
 
+import json
 import logging
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from histill.errors import HistillError
 from histill.registry.server import connect, log_file, what_it_said
 from histill.registry.unsent import Status, Unsent, Value, last_steps
+from histill.storage.control import json_value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,6 +20,7 @@ FLUSH_VALUES = 500
 FLUSH_S = 5.0
 CLOSE_S = 30.0
 MOST_HELD = 100_000  # values, while a server is away
+_TABLES_TAG = "mlflow.loggedArtifacts"  # of what MLflow's page shows as tables
 _PARAMS_AT_ONCE = 100  # MLflow's limit
 _LOG = logging.getLogger(__name__)
 
@@ -74,8 +77,12 @@ class MlflowTracker:
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Record rows that share their columns as the table `<name>.json`, which MLflow's page shows."""
-        columns = {key: [row[key] for row in rows] for key in rows[0]}
-        self._attempt("a table", lambda client: client.log_table(self.run_id, columns, f"{name}.json"))
+        path, columns = f"{name}.json", list(rows[0])
+        data = {"columns": columns, "data": [[row[key] for key in columns] for row in rows]}
+        # MLflow's own log_table would add the rows to those that an interrupted job has recorded.
+        self.file(path, json.dumps(json_value(data)).encode())
+        shown = json.dumps([{"path": path, "type": "table"}])
+        self._attempt("a table", lambda client: client.set_tag(self.run_id, _TABLES_TAG, shown))
 
     def params(self, values: Mapping[str, str]) -> None:
         """Record parameters; MLflow refuses to change one that is there already."""

@@ -98,13 +98,13 @@ def _run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | 
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     write_json(join(sweep.run, RECORD_NAME), _record(config, sweep), config.storage)
-    finish(config, model, {sweep.metric: sweep.best.quality})
     if tracker:
         tracker.metrics({f"best_{sweep.metric}": sweep.best.quality}, 0)
         tracker.table("trials", sweep.rows())
         for name, picture in {"front": front_picture(sweep), **study_pictures(config, sweep)}.items():
             tracker.picture(name, picture)
         tracker.finish("FINISHED")
+    finish(config, model, {sweep.metric: sweep.best.quality})  # last: its name is refused from now on
     return sweep
 
 

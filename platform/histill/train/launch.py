@@ -152,9 +152,9 @@ def _train_run(
     metrics = {key: float(value) for key, value in result.metrics.items() if isinstance(value, int | float)}
     kept = {os.path.basename(checkpoint.path) for checkpoint, _ in result.best_checkpoints or []}
     remove_orphans(filesystem, folder, kept)
-    finish(config, model, metrics)
     if tracker:
         tracker.finish("FINISHED")
+    finish(config, model, metrics)  # last: its name is refused from now on
     return Trained(run_uri(config), model, metrics, record.tracking_run)
 
 
