@@ -1,6 +1,7 @@
 """The launch of a run or a sweep, up to where Ray is needed."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from histill.errors import InputError
 from histill.search.sweep import PreparedSweep, run_sweep
 from histill.stream.read import Source
 from histill.stream.views import Views
+from histill.train import launch
 from histill.train.claim import claim
 from histill.train.launch import train_run
 from histill.train.prepare import Prepared
@@ -44,6 +46,36 @@ def test_a_second_job_of_a_sweeps_name_is_refused(keys: dict[str, Any], tmp_path
     config = validate(PretrainSearch, keys | {"space": {"loss.temperature": {"uniform": [1, 2]}}}, "the test")
     with claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
         run_sweep(PreparedSweep(config, "val_dice"), never)
+
+
+def test_the_record_is_closed_before_the_name_is_refused(
+    keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is killed between the two can be given again, and its record does not stay RUNNING."""
+    config: Any = validate(PretrainConfig, keys, "the test")
+    card: Any = None
+    prepared = Prepared(
+        "pretrain_student", config, card, Source("tiles", "digest", Storage()), Views(64), config.student
+    )
+    ended = SimpleNamespace(
+        checkpoint=SimpleNamespace(path=f"{tmp_path}/one/step-1"), metrics={"dice": 0.5}, best_checkpoints=[]
+    )
+    closed = []
+
+    class Tracker:
+        run_id = "1"
+
+        def finish(self, status: str) -> None:
+            closed.append((status, (tmp_path / "one" / "finished.json").exists()))
+
+    monkeypatch.setattr("histill.train.trainer.Trainer", lambda *_, **__: SimpleNamespace(fit=lambda: ended))
+    monkeypatch.setattr(launch, "make_board", lambda: None)
+    for name in ("put", "kill"):
+        monkeypatch.setattr(f"ray.{name}", lambda *_: None)
+    trained = train_run(prepared, lambda *_, **__: Tracker(), show=False)
+    assert closed == [("FINISHED", False)]
+    assert trained.metrics == {"dice": 0.5}
+    assert (tmp_path / "one" / "finished.json").exists()
 
 
 def test_ray_still_asks_a_method_for_its_answer_to_ctrl_c() -> None:

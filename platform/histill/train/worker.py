@@ -1,7 +1,6 @@
 """What each Ray Train worker runs."""
 
 import logging
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import ray.train
 import ray.train.torch
 import torch
 
+from histill.storage.scratch import make_scratch_folder
 from histill.tiles.manifest import read_manifest
 from histill.train.assemble import make_task
 from histill.train.board import ToBoard
@@ -86,7 +86,7 @@ def _train(assignment: Assignment) -> None:
         if rank != 0:
             ray.train.report(metrics)
             return
-        folder = tempfile.mkdtemp(prefix="histill-")  # Ray removes it after the upload, beside the next steps
+        folder = make_scratch_folder()  # Ray removes it after the upload, beside the next steps
         save_checkpoint(folder, learner, card)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         checkpoint.set_metadata(metrics)
