@@ -128,6 +128,20 @@ def test_a_slide_replaced_under_its_path(
     assert ingest_slides(tmp_path, index).manifest.header == first.manifest.header
 
 
+def test_more_slides_in_a_folder_of_dicom_files_replace_none(
+    tmp_path: Path, write_dicom: Callable[[Path], list[str]], ingest_slides: Callable[..., Any]
+) -> None:
+    write_dicom(tmp_path / "d")
+    index = "slide\nd/level-0.dcm\n"
+    ingest_slides(tmp_path, index)
+    (tmp_path / "d" / "another.dcm").write_bytes(b"of another slide")
+    assert ingest_slides(tmp_path, index).reused
+    (tmp_path / "d" / "level-0.dcm").unlink()
+    (tmp_path / "d" / "level-2.dcm").rename(tmp_path / "d" / "level-0.dcm")  # now of 256 px
+    with pytest.raises(InputError, match="has been replaced"):
+        ingest_slides(tmp_path, index)
+
+
 def test_a_slide_replaced_before_an_ingest_goes_on(
     tmp_path: Path, write_slide: Callable[..., str], ingest_slides: Callable[..., Any]
 ) -> None:

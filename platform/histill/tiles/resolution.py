@@ -66,8 +66,8 @@ def _recorded_mpp(slide: "OpenSlide", uri: str) -> dict[str, float]:
     Raises InputError for pixels that are not square.
     """
     properties = slide.properties
-    tags = _tiff_sides(properties)
-    generic = properties.get("openslide.vendor") == "generic-tiff"  # then OpenSlide's are those of the tags
+    vendor = properties.get("openslide.vendor")
+    generic = vendor == "generic-tiff"  # then OpenSlide's are those of the tags
     sides = {
         "its TIFF tags" if generic else "the scanner's record": (
             _number(properties.get("openslide.mpp-x")),
@@ -75,7 +75,8 @@ def _recorded_mpp(slide: "OpenSlide", uri: str) -> dict[str, float]:
         ),
         "its OME-XML": _ome_sides(properties.get("tiff.ImageDescription", ""), slide.dimensions),
     }
-    sides.setdefault("its TIFF tags", tags)
+    if vendor == "aperio":  # in other scanners' files the tags may be those of a macro picture
+        sides["its TIFF tags"] = _tiff_sides(properties)
     found = {}
     for where, (across, down) in sides.items():
         if not all(PLAUSIBLE_MPP[0] <= side <= PLAUSIBLE_MPP[1] for side in (across, down)):

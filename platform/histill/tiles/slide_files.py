@@ -70,6 +70,11 @@ def _check_file(path: str, uri: str) -> None:
         raise _of_several(uri, "DICOM")
 
 
+def consists_of_several(uri: str) -> bool:
+    """Whether the name of a slide's file is of a format of several files."""
+    return os.path.splitext(uri)[1].lower() in SEVERAL_FILES
+
+
 def _of_several(uri: str, kind: str) -> Unreadable:
     return Unreadable(
         f"slide {uri} is one file of several ({kind}), which are not fetched together from object storage; put the "
@@ -80,9 +85,8 @@ def _of_several(uri: str, kind: str) -> Unreadable:
 @contextlib.contextmanager
 def _local_copy(uri: str, storage: Storage) -> Iterator[str]:
     """The path of a copy that no kill leaves behind; of SQLite, or without /proc, the next process removes it."""
-    kind = SEVERAL_FILES.get(os.path.splitext(uri)[1].lower())
-    if kind is not None:
-        raise _of_several(uri, kind)
+    if consists_of_several(uri):
+        raise _of_several(uri, SEVERAL_FILES[os.path.splitext(uri)[1].lower()])
     with tempfile.TemporaryFile(prefix="histill-slide-") as copy:
         _fetch(uri, copy, storage)
         copy.seek(0)

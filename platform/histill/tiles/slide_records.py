@@ -14,7 +14,7 @@ from histill.errors import AwayError, InputError
 from histill.storage.control import json_value, read_bytes, write_bytes
 from histill.storage.uris import is_s3, join
 from histill.tiles.resolution import slide_mpp
-from histill.tiles.slide_files import fingerprint_source, identify_slide, opened
+from histill.tiles.slide_files import consists_of_several, fingerprint_source, identify_slide, opened
 from histill.tiles.slide_index import SlideRow
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def join_regions(records: Iterable[SlideRecord]) -> tuple[SlideRecord, ...]:
 def find_replaced(record: SlideRecord, storage: Storage) -> bool:
     """Whether another slide, or the same with other records, lies where this one lay; one that is gone does not.
 
-    An object with another ETag is another slide. Of a file with another time size, identity, resolution and extent are
-    asked, since copying a file changes its time.
+    An object with another ETag is another slide, and so is a file of another size. Of others identity, resolution and
+    extent are asked, since copying a file changes its time, and a folder of DICOM files may get those of more slides.
     """
     try:
         now = fingerprint_source(record.source, storage)
@@ -89,19 +89,17 @@ def find_replaced(record: SlideRecord, storage: Storage) -> bool:
         return False
     if now == record.fingerprint:
         return False
-    if is_s3(record.source) or now.partition("-")[0] != record.fingerprint.partition("-")[0]:
+    sizes = {fingerprint.partition("-")[0] for fingerprint in (now, record.fingerprint)}
+    if is_s3(record.source) or (len(sizes) > 1 and not consists_of_several(record.source)):
         return True
     try:
         with opened(record.source, storage) as slide:
-            row = SlideRow(record.source, record.cases[0])
-            same = identify_slide(slide, record.source, storage) == record.identity
-            return (
-                not same
-                or slide.dimensions != (record.width, record.height)
-                or slide_mpp(slide, row, record.mpp) != record.mpp
-            )
+            mpp = slide_mpp(slide, SlideRow(record.source, record.cases[0]), record.mpp)
+            identity = identify_slide(slide, record.source, storage)
+            found = (identity, mpp, *slide.dimensions)
     except InputError:
         return True
+    return found != (record.identity, record.mpp, record.width, record.height)
 
 
 def write_slides(uri: str, records: Iterable[SlideRecord], storage: Storage) -> str:
