@@ -173,7 +173,7 @@ def _slide_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
         found.unreadable.append(str(reason))
         return
     picture = draw_thumbnail(row, layout, config.slides.min_tissue)
-    write_bytes(join(config.output, THUMBNAILS, f"{unit.name}.png"), picture, config.storage)
+    write_bytes(join(config.output, THUMBNAILS, f"{unit.name.rpartition('/')[2]}.png"), picture, config.storage)
 
 
 def _image_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
