@@ -17,6 +17,7 @@ from histill.config.common import ShardCache, Storage
 from histill.config.load import validate
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
+from histill.storage.control import create_bytes, files_in, sizes_of, swap_bytes, write_bytes
 from histill.storage.tables import write_table
 from histill.stream import graph
 from histill.stream.cached_views import CachedViews
@@ -28,7 +29,7 @@ from histill.stream.views import Views
 from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.classical import ClassicalTeacher
 from histill.tiles.contents import Expected, content_hash
-from histill.tiles.manifest import Manifest
+from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
 
 pytestmark = pytest.mark.unit
@@ -251,3 +252,21 @@ def test_more_shards_than_a_process_may_open_files(tmp_path: Path, tile_set: Cal
             assert sum(int(batch.valid.sum()) for batch in tiles.exact_pass()) == 8 * 80
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "name", ["a+b c", "100%25 50%", "Präparat 患者 é", "what?#1", "[x]{y}*~!", "q&a=b;c'$,@", "a:b"]
+)
+def test_a_folder_may_have_any_name(tmp_path: Path, tile_set: Callable[..., Manifest], name: str) -> None:
+    root = f"{tmp_path}/{name}"
+    manifest = tile_set(f"{root}/tiles", tiles=TILES, tile_px=32)
+    assert read_manifest(manifest.uri, Storage()).table.equals(manifest.table)
+    assert lost(manifest, responses=answer(manifest, Path(root, "answers")), response_channels=1) == []
+    assert sizes_of(manifest.uri, [ONE, TWO, "shards/none"], Storage()).keys() == {ONE, TWO}
+    assert create_bytes(f"{root}/claim {name}", b"1", Storage())
+    assert not create_bytes(f"{root}/claim {name}", b"2", Storage())
+    assert swap_bytes(f"{root}/claim {name}", b"1", b"2", Storage())
+    assert files_in(root, Storage()) == [f"{root}/claim {name}"]
+    Path(root, f"claim {name}.12345678.part").touch()  # of a killed writer
+    write_bytes(f"{root}/claim {name}", b"3", Storage())
+    assert files_in(root, Storage()) == [f"{root}/claim {name}"]

@@ -73,4 +73,4 @@ def is_damage(error: Exception) -> bool:
     """Whether the Parquet reader found fault with the bytes of a file, and not the storage with the request."""
     if isinstance(error, pa.ArrowInvalid):
         return True
-    return isinstance(error, OSError) and error.errno is None and "AWS Error" not in str(error)
+    return type(error) is OSError and error.errno is None and "AWS Error" not in str(error)

@@ -268,12 +268,12 @@ def _decode_one(job: _Job, arrays: _Arrays, how: Decoding) -> None:
         arrays.mask[job.slot] = placed(decode_mask(row.mask, how.tile_px), place)
     if arrays.response is not None:
         if not row.response:
-            raise CorruptTile("the teacher had no response to it")
+            raise CorruptTile("the teacher had no response to it; cache_responses tries it again")
         levels = responses.decode(row.response, how.response_channels, how.response_px)
         arrays.response[job.slot] = _shown(levels, job.answer) if how.dense_responses else levels
     if arrays.map is not None and how.map_shape is not None:
         if not row.map:
-            raise CorruptTile("the teacher had no feature map of it")
+            raise CorruptTile("the teacher had no feature map of it; cache_responses tries it again")
         arrays.map[job.slot] = turned_planes(responses.decode_map(row.map, how.map_shape), job.answer.symmetry)
 
 

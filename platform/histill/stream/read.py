@@ -206,7 +206,7 @@ class ShardReader:
         for column in columns:
             if column not in table.column_names:
                 raise InputError(
-                    f"shard {uri} has no column {column!r}; it is not one of this tile set, so make it again."
+                    f"shard {uri} has no column {column!r}; it is not of this tile set, so delete and make it again."
                 )
         return table
 
