@@ -3,6 +3,10 @@
 The cache lies in a sub-folder of `output` named by its content (teacher, tiles and views), in shards like the tiles'
 own. A repeated run finds it there; an interrupted one goes on.
 
+A table says what share of each slide the teacher takes for each class (of each case, in a set of images); shares of
+nuclei below 0.5 or above 60 % and one class in all tiles are warned of, since a wrong resolution or stain is behind
+most. `shares.json` beside the responses has the figures, `contours.png` shows some tiles with the outlines.
+
   python jobs/cache_responses.py -c jobs/configs/cache_responses.yaml tiles=s3://tiles/liver output=s3://tiles/responses
 """
 
@@ -12,14 +16,32 @@ from histill.config.scoring import CacheConfig
 
 def main(config: CacheConfig) -> Outcome:
     """Cache the responses of `config`."""
+    import sys
+
+    from histill.evaluate.contours import CONTOURS_NAME, contours_picture
     from histill.registry.settled import settled_teacher
-    from histill.storage.control import probe
+    from histill.storage.control import exists, probe, write_bytes
+    from histill.storage.uris import join
     from histill.teachers.cache import cache_responses
+    from histill.tiles.manifest import read_manifest
 
     probe(config.output, config.storage)
     teacher = settled_teacher(config.teacher, config.tracking, config.output, config.storage)
     cached = cache_responses(config.model_copy(update={"teacher": teacher}))
     values = {"responses": cached.uri, "reused": cached.reused, **cached.header.model_dump(mode="json")}
+    picture = join(cached.uri, CONTOURS_NAME)
+    if not exists(picture, config.storage):
+        manifest = read_manifest(config.tiles, config.storage)
+        drawn = contours_picture(cached.uri, cached.header, manifest, config.storage)
+        write_bytes(picture, drawn, config.storage)
+    print(cached.shares.table(), file=sys.stderr)
+    for warning in cached.shares.warnings():
+        print(f"warning: {warning} Look at {picture}.", file=sys.stderr)
+    values |= {
+        "contours": picture,
+        "shares": cached.shares.values(),
+        "implausible": list(cached.shares.implausible()),
+    }
     return Outcome(values)
 
 

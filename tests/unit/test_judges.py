@@ -97,7 +97,11 @@ def test_the_figures_of_pixels_are_those_of_the_metric() -> None:
     counts = np.zeros((CLASSES, CLASSES))
     np.add.at(counts, (MASKS.numpy().ravel(), PIXEL_LOGITS.argmax(1).numpy().ravel()), 1)
     expected = overlap_figures(counts[None], np.ones((1, 1)))
-    assert found == {name: value[0] for name, value in expected.items()}
+    shares = {
+        "foreground": float((PIXEL_LOGITS.argmax(1) > 0).double().mean()),
+        "reference_foreground": float((MASKS > 0).double().mean()),
+    }
+    assert found == pytest.approx({name: value[0] for name, value in expected.items()} | shares)
 
 
 @pytest.mark.parametrize(("make", "outputs"), KINDS, ids=["classes", "pixels"])

@@ -25,8 +25,9 @@ from histill.config.predict import PredictConfig
 from histill.errors import InputError
 from histill.predict.predict import Predicted, predict
 from histill.predict.shard import prediction_schema
-from histill.predict.tally import SlideTally, join_tallies, tally_tiles, write_csv
+from histill.predict.slides_table import write_csv
 from histill.tiles.manifest import Manifest
+from histill.tiles.tally import SlideTally, join_tallies, tally_tiles
 
 pytestmark = pytest.mark.unit
 
@@ -238,6 +239,10 @@ def test_heatmaps_are_drawn_when_they_are_asked_for(model: Callable[..., str], t
     assert (drawn.heatmaps, drawn.reused, drawn.predictions) == (1, True, none.predictions)
     assert sorted(os.listdir(Path(none.predictions, "heatmaps"))) == ["患者甲.geojson", "患者甲.png"]
     assert predicted(folder, [slide], tmp_path / "out", heatmaps=False).heatmaps == 1
+    for lost in ("slides.csv", "heatmaps/患者甲.png"):
+        Path(none.predictions, lost).unlink()
+        assert predicted(folder, [slide], tmp_path / "out").heatmaps == 1
+        assert Path(none.predictions, lost).exists()
 
 
 def test_a_split_draws_the_slides_that_it_has(

@@ -13,7 +13,7 @@ from histill.stream.batches import TileBatch
 
 
 class OverlapJudge:
-    """Dice and mIoU of decisions for pixels, at the size of the reference."""
+    """Dice and mIoU of decisions for pixels, at the size of the reference, and how much foreground there is in each."""
 
     def __init__(
         self,
@@ -35,7 +35,13 @@ class OverlapJudge:
         self.sums += confusion(decided[valid], reference[valid], len(self.sums)).sum(0).cpu()
 
     def figures(self) -> dict[str, float]:
-        return _plain(overlap_figures(self.sums.numpy()[None], np.ones((1, 1))))
+        counts = self.sums.numpy()
+        pixels = max(1, int(counts.sum()))
+        foreground = {
+            "foreground": float(counts[:, 1:].sum() / pixels),  # as it is decided
+            "reference_foreground": float(counts[1:].sum() / pixels),
+        }
+        return _plain(overlap_figures(counts[None], np.ones((1, 1)))) | foreground
 
 
 class ClassJudge:

@@ -13,7 +13,7 @@ from histill.evaluate.examiner import Examiner
 from histill.metrics.weighted import BINS, bin_of
 from histill.stream.batches import TileBatch
 
-_COLOURS = ((0.0, 0.75, 0.25), (0.9, 0.3, 0.0), (0.1, 0.35, 0.9), (0.8, 0.0, 0.7), (0.0, 0.7, 0.8))
+COLOURS = ((0.0, 0.75, 0.25), (0.9, 0.3, 0.0), (0.1, 0.35, 0.9), (0.8, 0.0, 0.7), (0.0, 0.7, 0.8))
 _ACROSS, _NAME = 4, 26  # tiles of a classifier in a row, letters of their names
 
 
@@ -64,7 +64,7 @@ def confusion_picture(counts: Sequence[Sequence[int]], classes: Sequence[str]) -
             text = f"{shares[row, place]:.0%}\n{_count(count)}"
             colour = "white" if shares[row, place] > 0.6 else "black"
             axis.text(place, row, text, ha="center", va="center", color=colour, fontsize=8)
-    return _png(figure)
+    return write_png(figure)
 
 
 def reliability_picture(answers: Answers) -> bytes:
@@ -90,7 +90,7 @@ def reliability_picture(answers: Answers) -> bytes:
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"share of {held}")
     lower.bar(middle, count, width=1 / BINS, edgecolor="white")
     lower.set(xlabel=claimed, ylabel="tiles")
-    return _png(figure)
+    return write_png(figure)
 
 
 def _shown(examiner: Examiner, batch: TileBatch) -> Iterator[tuple[Any, ...]]:
@@ -131,10 +131,10 @@ def _rows(shown: Sequence[tuple[Any, ...]], names: tuple[str, str], classes: int
     for row, (name, image, title, reference, said) in zip(axes, shown, strict=True):
         titled = ((row[0], name, None), (row[1], names[0], reference), (row[2], f"{names[1]}, {title}", said))
         for axis, text, decided in titled:
-            _show(axis, image, text)
+            show_tile(axis, image, text)
             if decided is not None:
-                _outline(axis, decided, classes)
-    return _png(figure)
+                draw_outlines(axis, decided, classes)
+    return write_png(figure)
 
 
 def _grid(shown: Sequence[tuple[str, np.ndarray, str]]) -> bytes:
@@ -144,23 +144,25 @@ def _grid(shown: Sequence[tuple[str, np.ndarray, str]]) -> bytes:
     figure = Figure(figsize=(2.3 * _ACROSS, 2.9 * down), layout="constrained")
     axes = figure.subplots(down, _ACROSS, squeeze=False).flatten().tolist()
     for axis, (name, image, title) in zip(axes, shown, strict=False):
-        _show(axis, image, f"{name[-_NAME:]}\n{title}")
+        show_tile(axis, image, f"{name[-_NAME:]}\n{title}")
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
-    return _png(figure)
+    return write_png(figure)
 
 
-def _show(axis: Any, image: np.ndarray, title: str) -> None:
+def show_tile(axis: Any, image: np.ndarray, title: str) -> None:
+    """A tile, uint8 [H, W, 3], with a title and without axes."""
     axis.imshow(image)
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=9, parse_math=False)  # a name may hold any sign
     axis.set_axis_off()
 
 
-def _outline(axis: Any, decided: torch.Tensor, classes: int) -> None:
+def draw_outlines(axis: Any, decided: torch.Tensor, classes: int) -> None:
+    """Where each class but the background begins, in its colour; `decided` is int64 [H, W]."""
     for index in range(1, classes):
         inside = torch.eq(decided, index).numpy()
         if inside.any():
-            axis.contour(inside, levels=[0.5], colors=[_COLOURS[(index - 1) % len(_COLOURS)]], linewidths=0.9)
+            axis.contour(inside, levels=[0.5], colors=[COLOURS[(index - 1) % len(COLOURS)]], linewidths=0.9)
 
 
 def _dice(said: torch.Tensor, reference: torch.Tensor) -> float:
@@ -174,7 +176,8 @@ def _count(count: int) -> str:
     return f"{count:,}" if count < 100_000 else f"{count / 1e6:.1f} M"
 
 
-def _png(figure: Any) -> bytes:
+def write_png(figure: Any) -> bytes:
+    """The figure as the bytes of a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=90, format="png")
     return buffer.getvalue()

@@ -18,13 +18,14 @@ from histill.predict.geojson import heatmap_geojson
 from histill.predict.heatmap import heatmap_png
 from histill.predict.shard import Predicting
 from histill.predict.slide_map import SlideMap
-from histill.storage.control import write_bytes
+from histill.storage.control import sizes_of, write_bytes
 from histill.storage.tables import read_columns
 from histill.storage.uris import folder_name, join
 from histill.tiles.manifest import Manifest
 from histill.tiles.slide_records import SlideRecord, read_slides
 
-HEADER_NAME, HEATMAPS = "predictions.json", "heatmaps"
+HEADER_NAME, SLIDES_NAME, HEATMAPS = "predictions.json", "slides.csv", "heatmaps"
+_ENDINGS = (".png", ".geojson")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,15 @@ def plan_drawings(how: Predicting, manifest: Manifest, card: ModelCard) -> list[
     ]
 
 
+def find_undrawn(drawings: Sequence[Drawing]) -> list[Drawing]:
+    """Those of which a file is missing."""
+    if not drawings:
+        return []
+    names = [each.file + ending for each in drawings for ending in _ENDINGS]
+    there = sizes_of(join(drawings[0].uri, HEATMAPS), names, drawings[0].storage)
+    return [each for each in drawings if not all(each.file + ending in there for ending in _ENDINGS)]
+
+
 def warn_of_unrecorded(drawings: Sequence[Drawing], tiles: str) -> None:
     """Say so where the set `tiles` does not record how large a tile is on its slide."""
     unknown = [drawing for drawing in drawings if drawing.record is None]
@@ -99,8 +109,8 @@ def draw_slide(drawing: Drawing) -> bool:
     if found is None:
         return False
     target = join(drawing.uri, HEATMAPS, drawing.file)
-    write_bytes(f"{target}.png", heatmap_png(found), drawing.storage)
-    write_bytes(f"{target}.geojson", heatmap_geojson(found), drawing.storage)
+    for ending, made in zip(_ENDINGS, (heatmap_png(found), heatmap_geojson(found)), strict=True):
+        write_bytes(target + ending, made, drawing.storage)
     return True
 
 

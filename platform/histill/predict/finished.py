@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from histill.errors import InputError
-from histill.predict.draw import HEADER_NAME
+from histill.predict.draw import HEADER_NAME, SLIDES_NAME
 from histill.predict.shard import Predicting
 from histill.storage.control import exists, read_json, sizes_of
 from histill.storage.uris import join
@@ -29,7 +29,7 @@ def find_record(how: Predicting, manifest: Manifest) -> dict[str, Any] | None:
     except (InputError, KeyError, TypeError):
         _logger.warning("%s cannot be read, so that the predictions are looked through again", header)
         return None
-    if count_bytes(how, manifest) != shard_bytes:
+    if count_bytes(how, manifest) != shard_bytes or not exists(join(how.uri, SLIDES_NAME), how.config.storage):
         _logger.warning("predictions below %s are missing or cut short and are made again", how.uri)
         return None
     return None if corrupt else record

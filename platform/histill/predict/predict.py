@@ -21,10 +21,18 @@ from histill.config.ingest import IngestConfig, SlideSource, SplitRule
 from histill.config.predict import PredictConfig
 from histill.distill.boundary import counted
 from histill.errors import InputError
-from histill.predict.draw import HEADER_NAME, Drawing, draw_slide, plan_drawings, warn_of_unrecorded
+from histill.predict.draw import (
+    HEADER_NAME,
+    SLIDES_NAME,
+    Drawing,
+    draw_slide,
+    find_undrawn,
+    plan_drawings,
+    warn_of_unrecorded,
+)
 from histill.predict.finished import count_bytes, find_record
 from histill.predict.shard import Predicting, Predictor
-from histill.predict.tally import SlideTally, count_classes, join_tallies, write_csv
+from histill.predict.slides_table import write_csv
 from histill.storage.control import write_bytes, write_json
 from histill.storage.uris import join
 from histill.tiles.ingest import ingest
@@ -32,9 +40,9 @@ from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
 from histill.tiles.slide_files import fingerprint_source
 from histill.tiles.slide_records import read_slides
+from histill.tiles.tally import SlideTally, count_classes, join_tallies
 
 __all__ = ["HEADER_NAME", "Predicted", "predict"]
-SLIDES_NAME = "slides.csv"
 FORM = 2  # of what lies at an address; another one gets addresses of its own
 
 
@@ -89,18 +97,20 @@ def predict(config: PredictConfig) -> Predicted:
         reused=False,
     )
     by = {"model": digest, "tiles": manifest.header.digest, "classes": classes, "card": card.model_dump(mode="json")}
-    done = {"drawn": config.heatmaps, "found": asdict(result), "shard_bytes": count_bytes(how, manifest)}
+    done = {"found": asdict(result), "shard_bytes": count_bytes(how, manifest)}
     write_json(header, by | done, config.storage)
     return result
 
 
 def _reused(record: dict[str, Any], drawings: Sequence[Drawing], how: Predicting) -> Predicted:
-    """What an earlier run has found; its heatmaps are drawn now if that run was not to."""
+    """What an earlier run has found; heatmaps that it was not to draw, or that are gone, are drawn now."""
     found = record["found"] | {"skipped": tuple(record["found"]["skipped"])}
-    if how.config.heatmaps and not record["drawn"]:
+    missing = find_undrawn(drawings) if how.config.heatmaps else []
+    if missing:
         with connected():
-            found["heatmaps"] = _draw(drawings, how.tiles)
-        write_json(join(how.uri, HEADER_NAME), record | {"drawn": True, "found": found}, how.config.storage)
+            _draw(missing, how.tiles)
+        found["heatmaps"] = len(drawings)
+        write_json(join(how.uri, HEADER_NAME), record | {"found": found}, how.config.storage)
     return Predicted(**found | {"reused": True})
 
 

@@ -16,7 +16,6 @@ from histill.config.predict import PredictConfig
 from histill.distill.boundary import counted, decided
 from histill.errors import InputError
 from histill.models.resolution import logits_at_size
-from histill.predict.tally import tally_tiles
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import folder_name, join
 from histill.stream.batches import TileBatch
@@ -25,6 +24,7 @@ from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import read_manifest
 from histill.tiles.shards import TileShard
+from histill.tiles.tally import measure_areas, tally_tiles
 
 PLACE = ("tile_id", "slide", "case", "x", "y")
 FOREGROUND = 0.01  # of a segmenter's tile: with less of all classes together it counts as background
@@ -87,14 +87,9 @@ class Predictor:
         if found is None:
             found, name = self._predicted(rows), folder_name(self._how.uri)
             write_table(target, [found], found.schema, config.storage, compression="zstd", belongs_to=name)
-        tallies = tally_tiles(found, self._areas(rows), len(self.classes))
+        tallies = tally_tiles(found, measure_areas(self._manifest, rows), len(self.classes))
         slides = json.dumps([asdict(tally) for tally in tallies])
         return {"tiles": found.num_rows, "corrupt": found["class"].null_count, "slides": slides}
-
-    def _areas(self, rows: np.ndarray) -> np.ndarray:
-        """float64 [rows], mm2 of each tile."""
-        table = self._manifest.table.select(["mpp", "size_px"]).take(pa.array(rows))
-        return np.asarray((table["mpp"].to_numpy() * table["size_px"].to_numpy() / 1000) ** 2)
 
     def _earlier(self, uri: str, rows: np.ndarray) -> pa.Table | None:
         """What an earlier run wrote for these tiles; None if some could not be decoded: they may have been mended."""

@@ -35,7 +35,13 @@ class Answering:
 
 
 def answer_shard(teacher: Teacher, shard: TileShard, how: Answering) -> tuple[int, int]:
-    """Write the responses to `shard`, unless an earlier run has; (tiles, undecodable).
+    """Write the responses to `shard` as `write_answers` does; (tiles, undecodable)."""
+    answers = write_answers(teacher, shard, how)
+    return answers.num_rows, _undecodable(answers, how.cached.views)
+
+
+def write_answers(teacher: Teacher, shard: TileShard, how: Answering) -> pa.Table:
+    """Write the responses to `shard`, unless an earlier run has; the first view's column is in what is returned.
 
     It is written whole or not at all. A shard with undecodable tiles is answered again: it may have been mended since.
     Raises InputError when the tiles cannot be read or are others than the manifest's.
@@ -43,7 +49,7 @@ def answer_shard(teacher: Teacher, shard: TileShard, how: Answering) -> tuple[in
     storage, views = how.config.storage, how.cached.views
     earlier = first_responses(how.cached, shard, storage)
     if earlier is not None and not _undecodable(earlier, views):
-        return earlier.num_rows, 0
+        return earlier
     groups = _groups(join(how.config.tiles, shard.shard), shard, storage)
     answers, first = [], shard.first
     for group in groups:
@@ -51,7 +57,7 @@ def answer_shard(teacher: Teacher, shard: TileShard, how: Answering) -> tuple[in
         first += group.num_rows
     schema = response_schema(views, how.config.layer is not None)
     write_table(join(how.cached.uri, shard.shard), answers, schema, storage, belongs_to=how.cached.name)
-    return shard.tiles, sum(_undecodable(answer, views) for answer in answers)
+    return pa.concat_tables(answers).select([response_columns(views)[0]])
 
 
 def _groups(uri: str, tiles: TileShard, storage: Storage) -> list[pa.Table]:

@@ -1,6 +1,7 @@
 """From a prepared run to a finished one, on Ray Train."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from histill.storage.steady import steady_filesystem
 from histill.storage.uris import is_s3, join
 from histill.train.board import make_board, shown
 from histill.train.claim import claim
+from histill.train.doubts import doubt_validation
 from histill.train.inputs import check_inputs
 from histill.train.newest import drop_broken_notes
 from histill.train.run_folder import finish, open_record, remove_orphans, run_uri, save_record
@@ -155,6 +157,8 @@ def _train_run(
     if tracker:
         tracker.finish("FINISHED")
     finish(config, model, metrics)  # last: its name is refused from now on
+    if show and (doubt := doubt_validation(config.name, metrics)):
+        print(f"warning: {doubt}", file=sys.stderr, flush=True)
     return Trained(run_uri(config), model, metrics, record.tracking_run)
 
 

@@ -1,20 +1,20 @@
-"""What the predictions say of each slide: how many tiles are of each class, and the classes' shares."""
+"""What is said of each slide: how many tiles are of each class, and the classes' shares."""
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+
+from histill.tiles.manifest import Manifest
 
 NO_CLASS = "none"  # what a tile of no class is counted as
 
 
 @dataclass(frozen=True)
 class SlideTally:
-    """The predictions of one slide, or of a part of its tiles."""
+    """What is said of one slide, or of a part of its tiles."""
 
     slide: str
     tiles: int  # those that could not be decoded among them
@@ -42,6 +42,12 @@ class SlideTally:
     def tiles_of(self, name: str) -> int:
         """The tiles that are said to be of the class `name`, by itself or with others."""
         return sum(count for said, count in self.said.items() if said == name or name in said.split("|"))
+
+
+def measure_areas(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
+    """float64 [rows]: mm2 of each of `rows`, int64, of the manifest."""
+    table = manifest.table.select(["mpp", "size_px"]).take(pa.array(rows))
+    return np.asarray((table["mpp"].to_numpy() * table["size_px"].to_numpy() / 1000) ** 2)
 
 
 def tally_tiles(predicted: pa.Table, areas: np.ndarray, classes: int) -> list[SlideTally]:
@@ -88,36 +94,3 @@ def count_classes(tallies: Iterable[SlideTally]) -> dict[str, int]:
     for tally in tallies:
         counts.update({name or NO_CLASS: count for name, count in tally.said.items()})
     return dict(sorted(counts.items()))
-
-
-def write_csv(
-    tallies: Iterable[SlideTally],
-    classes: Sequence[str],
-    cases: Mapping[str, Sequence[str]],
-    files: Mapping[str, str],
-    *,
-    segmenter: bool,
-) -> bytes:
-    """A table of one line a slide, UTF-8: its tiles and their area, each class's share and tiles, its files' name.
-
-    The share is the mean over the tiles: `share_<class>` of their area, of a classifier `mean_probability_<class>`;
-    empty where no tile could be decoded. `tiles_<class>` are those said to be of the class, be it with others, and
-    `tiles_none` those of none.
-    """
-    mean = "share" if segmenter else "mean_probability"
-    counted = [*classes, *([NO_CLASS] if NO_CLASS not in classes else [])]
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(
-        ["slide", "case", "tiles", "undecodable", "area_mm2", *(f"{mean}_{name}" for name in classes),
-         *(f"tiles_{name}" for name in counted), "heatmap"]
-    )  # fmt: skip
-    for tally in tallies:
-        means = [f"{value:.6f}" for value in tally.means] if tally.tiles > tally.undecodable else [""] * len(classes)
-        rows.writerow(
-            [tally.slide, "|".join(cases.get(tally.slide, ())), tally.tiles, tally.undecodable,
-             f"{tally.area_mm2:.6f}", *means,
-             *(tally.tiles_of(name) for name in classes), *([tally.said.get("", 0)] * (len(counted) - len(classes))),
-             files.get(tally.slide, "")]
-        )  # fmt: skip
-    return text.getvalue().encode()

@@ -1,0 +1,100 @@
+"""A picture of what a teacher says of some tiles, from its cached responses."""
+
+import numpy as np
+import torch
+
+from histill.config.common import Storage
+from histill.errors import InputError
+from histill.evaluate.pictures import COLOURS, draw_outlines, show_tile, write_png
+from histill.stream.read import Source
+from histill.stream.responses import full_logits, logits_of
+from histill.stream.tile_stream import TileStream
+from histill.stream.views import Views
+from histill.teachers.cache import CacheHeader
+from histill.tiles.manifest import Manifest
+
+CONTOURS_NAME = "contours.png"
+_TILES, _ACROSS = 12, 4
+_NAME = 30  # letters of a slide's name
+
+
+def contours_picture(uri: str, header: CacheHeader, manifest: Manifest, storage: Storage) -> bytes:
+    """A PNG of tiles of up to 12 slides with the outlines of each class of the responses at `uri`.
+
+    Over a tile stand its slide and the share of each class; of a teacher that answers to whole tiles the classes and
+    their probabilities. Of several views the first is shown. Raises InputError when no tile can be shown.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    multi_label = header.multi_label
+    shown = []
+    for batch in _stream(uri, header, manifest, storage).exact_pass():
+        assert batch.response is not None
+        levels = logits_of(batch.response)
+        logits = levels if multi_label else full_logits(levels)
+        for slot in torch.nonzero(batch.valid).flatten().tolist():
+            image = batch.student[slot].permute(1, 2, 0).numpy().copy()
+            slide = manifest.table["slide"][int(batch.index[slot])].as_py()
+            shown.append((slide, image, logits[slot].clone()))
+    if not shown:
+        raise InputError(f"none of the responses {uri} that were to be shown can be decoded; cache them again.")
+    down = -(-len(shown) // _ACROSS)
+    figure = Figure(figsize=(3.2 * _ACROSS, 3.6 * down + 0.5), layout="constrained")
+    axes = figure.subplots(down, _ACROSS, squeeze=False).flatten().tolist()
+    for axis, (slide, image, said) in zip(axes, shown, strict=False):
+        name = slide if len(slide) <= _NAME else f"...{slide[-_NAME:]}"
+        show_tile(axis, image, f"{name}\n{_say(header, said)}")
+        if header.dense:
+            draw_outlines(axis, said.argmax(0), len(header.classes))
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    if header.dense:
+        handles = [
+            Line2D([], [], color=COLOURS[index % len(COLOURS)], label=name)
+            for index, name in enumerate(header.classes[1:])
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return write_png(figure)
+
+
+def _stream(uri: str, header: CacheHeader, manifest: Manifest, storage: Storage) -> TileStream:
+    cached = header.at(uri)
+    return TileStream(
+        manifest=manifest,
+        source=Source(manifest.uri, manifest.header.digest, storage, responses=cached),
+        split="",
+        only=spread_over_slides(manifest, _TILES),
+        views=Views(manifest.header.tile_px),
+        batch_size=_TILES,
+        worker=0,
+        workers=1,
+        response_channels=len(header.classes) - (0 if header.multi_label else 1),
+        dense_responses=header.dense,
+        max_corrupt=_TILES,
+    )
+
+
+def spread_over_slides(manifest: Manifest, count: int) -> np.ndarray:
+    """Rows of the manifest, int64, ascending: at most `count`, evenly among and in as many slides as can be."""
+    _, owner = np.unique(manifest.table["slide"].to_numpy(zero_copy_only=False), return_inverse=True)
+    slides = _spread(np.arange(owner.max() + 1), count)
+    each = -(-count // len(slides))
+    return _spread(np.sort(np.concatenate([_spread(np.flatnonzero(owner == slide), each) for slide in slides])), count)
+
+
+def _spread(values: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of `values`, evenly, the middle one if it is one."""
+    if len(values) <= count:
+        return values
+    return values[((np.arange(count) + 0.5) * len(values) / count).astype(int)]
+
+
+def _say(header: CacheHeader, logits: torch.Tensor) -> str:
+    if not header.dense:
+        values = logits.flatten().sigmoid() if header.multi_label else logits.flatten().softmax(0)
+    else:
+        values = torch.bincount(logits.argmax(0).flatten(), minlength=len(header.classes)) / logits[0].numel()
+    likely = torch.argsort(values, descending=True).tolist()
+    chosen = [index for index in likely if index or not header.dense][:2]
+    return ", ".join(f"{header.classes[index]} {float(values[index]):.1%}" for index in chosen)

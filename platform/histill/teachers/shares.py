@@ -1,0 +1,163 @@
+"""What a teacher has found in each slide: the shares of its classes, and whether they can be true."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from histill.config.common import Storage
+from histill.storage.control import read_json, write_json
+from histill.storage.uris import join
+from histill.stream.decode import CorruptTile
+from histill.stream.responses import ZERO, decode
+from histill.teachers.teacher import Teacher
+from histill.tiles.manifest import Manifest
+from histill.tiles.tally import SlideTally, measure_areas, tally_tiles
+
+SHARES_NAME = "shares.json"
+NUCLEI = (
+    0.005,
+    0.6,
+)  # of the area of H&E tissue: what lies outside is a wrong resolution or stain more often than true
+_ALL = 0.995  # of everything: a teacher that says one class alone
+_LEAST_TILES = 20  # of which "all of one class" is said
+_SHOWN, _NAMED = 20, 3  # rows of the table, names in a warning
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The shares of a teacher's classes in each slide, or in each case where a set of images has no slides.
+
+    A share is of the pixels, of a teacher that answers to whole tiles of these.
+    """
+
+    of: str  # slide or case
+    classes: tuple[str, ...]
+    dense: bool
+    mpp: float  # of the tiles
+    tallies: tuple[SlideTally, ...]
+
+    def values(self) -> dict[str, Any]:
+        """By name: the tiles, those of them that could not be decoded, and the share of each class."""
+        return {
+            tally.slide: {"tiles": tally.tiles, "undecodable": tally.undecodable, "shares": self._shares(tally)}
+            for tally in self.tallies
+        }
+
+    def implausible(self) -> dict[str, float]:
+        """By name, the share of nuclei where it is outside of `NUCLEI`; none for a teacher of anything else."""
+        marked = [index for index, name in enumerate(self.classes) if "nucle" in name.lower()]
+        if not (self.dense and marked):
+            return {}
+        shares = {each.slide: sum(each.means[index] for index in marked) for each in self.tallies if _decoded(each)}
+        return {name: share for name, share in shares.items() if not NUCLEI[0] <= share <= NUCLEI[1]}
+
+    def warnings(self) -> Iterator[str]:
+        """One sentence for what can hardly be true of all slides, or of some."""
+        cause = f"their resolution may not be the stated {self.mpp:g} um/px, or their stain none for this teacher."
+        odd = self.implausible()
+        if odd:
+            named = ", ".join(f"{share:.2%} of {self.of} {name}" for name, share in list(odd.items())[:_NAMED])
+            more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+            low, high = (f"{100 * each:g}" for each in NUCLEI)
+            yield f"the teacher takes {named}{more} for nuclei, where {low} to {high} % are usual: {cause}"
+        decoded = sum(map(_decoded, self.tallies))
+        if decoded < _LEAST_TILES:
+            return
+        means = np.array([each.sums for each in self.tallies if _decoded(each)]).sum(0) / decoded
+        if len(self.classes) > 1 and means.max() >= _ALL and not odd:
+            yield f"the teacher says {self.classes[int(means.argmax())]!r} to all {decoded} tiles: {cause}"
+
+    def table(self) -> str:
+        """The slides as a table for people, those that are implausible first."""
+        from tabulate import tabulate
+
+        odd = self.implausible()
+        ordered = sorted(self.tallies, key=lambda each: each.slide not in odd)
+        rows = [
+            (each.slide, each.tiles, *(f"{share:.2%}" for share in self._shares(each).values()),
+             "implausible" if each.slide in odd else "")
+            for each in ordered[:_SHOWN]
+        ]  # fmt: skip
+        table = tabulate(rows, headers=(self.of, "tiles", *self.classes, ""), disable_numparse=True)
+        return table + (f"\n... and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else "")
+
+    def _shares(self, tally: SlideTally) -> dict[str, float]:
+        return dict(zip(self.classes, tally.means, strict=True)) if _decoded(tally) else {}
+
+
+def _decoded(tally: SlideTally) -> int:
+    return tally.tiles - tally.undecodable
+
+
+def group_by(manifest: Manifest) -> str:
+    """What shares are told of: each slide, or each case of a set of images, of which each is a slide of its own."""
+    return "case" if manifest.header.slides is None else "slide"
+
+
+def tally_answers(
+    answers: pa.ChunkedArray, teacher: Teacher, manifest: Manifest, rows: np.ndarray, side: int
+) -> list[SlideTally]:
+    """What the stored `answers` to `rows`, int64, of the manifest, dense ones of `side` pixels, say of each slide."""
+    shares = [_shares_of(answer, teacher, side) for answer in answers.to_pylist()]
+    names = [None if each is None else _name(each, teacher) for each in shares]
+    owners = manifest.table[group_by(manifest)].take(pa.array(rows))
+    table = pa.table(
+        {
+            "slide": owners,
+            "class": pa.array(names, pa.string()),
+            "probabilities": pa.array([None if each is None else each.tolist() for each in shares]),
+        }
+    )
+    return tally_tiles(table, measure_areas(manifest, rows), len(teacher.classes))
+
+
+def _shares_of(answer: bytes, teacher: Teacher, side: int) -> np.ndarray | None:
+    """float64 [K] of one tile; None where it could not be decoded. A whole tile is or is not of a class."""
+    classes = len(teacher.classes)
+    channels = classes if teacher.multi_label else classes - 1
+    try:
+        levels = decode(answer, channels, side if teacher.dense else 1) if answer else None
+    except CorruptTile:
+        levels = None
+    if levels is None:
+        return None
+    if teacher.multi_label:
+        return (levels.ravel() > ZERO).astype(np.float64)
+    decided = np.where(levels.max(0) > ZERO, levels.argmax(0) + 1, 0)  # the logit of class 0 is 0
+    return np.bincount(decided.ravel(), minlength=classes) / decided.size
+
+
+def _name(shares: np.ndarray, teacher: Teacher) -> str:
+    chosen = np.flatnonzero(shares) if teacher.multi_label else [shares.argmax()]
+    return "|".join(teacher.classes[index] for index in chosen)
+
+
+def write_shares(uri: str, shares: Shares, storage: Storage) -> None:
+    """Keep the shares beside the responses at `uri`."""
+    value = {
+        "of": shares.of,
+        "classes": shares.classes,
+        "dense": shares.dense,
+        "mpp": shares.mpp,
+        "tallies": [vars(tally) for tally in shares.tallies],
+    }
+    write_json(join(uri, SHARES_NAME), value, storage)
+
+
+def read_shares(uri: str, storage: Storage) -> Shares | None:
+    """The shares beside the responses at `uri`; None when there are none."""
+    try:
+        value: Mapping[str, Any] = read_json(join(uri, SHARES_NAME), storage)
+    except FileNotFoundError:
+        return None
+    tallies: Sequence[Mapping[str, Any]] = value["tallies"]
+    return Shares(
+        of=value["of"],
+        classes=tuple(value["classes"]),
+        dense=value["dense"],
+        mpp=value["mpp"],
+        tallies=tuple(SlideTally(**each) for each in tallies),
+    )
