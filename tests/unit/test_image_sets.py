@@ -204,7 +204,7 @@ def test_what_was_done_to_images_is_said(tmp_path: Path) -> None:
     assert report.notes == (
         "images turned upright, as the orientation in the file says: 1 (first: turned.png).",
         "images transparent in part and laid over white: 1 (first: clear.png).",
-        "images stored with a color profile other than sRGB, which is not applied: 1 (first: profiled.png).",
+        "images stored with a color profile or gamma other than sRGB's, which is not applied: 1 (first: profiled.png).",
     )
     found = {row["tile_id"]: decode_image(row["image"], PX) for row in stored(report)}
     np.testing.assert_array_equal(found["turned.png"], np.rot90(tissue(0), -1))

@@ -65,12 +65,12 @@ def _row(source: ImageSource, values: dict[str, str]) -> ImageRow:
     columns = source.columns
     name = values[columns.image]
     mask = values.get(columns.mask, "") if columns.mask else ""
-    label = plain(values.get(columns.label, "")) if columns.label else ""
+    label = values.get(columns.label, "") if columns.label else ""
     return ImageRow(
         name=name,
         uri=_resolved(beside(source.index, name)),
         case=plain(values[columns.case]),
-        label=label or None,
+        label="|".join(filter(None, map(plain, label.split("|")))) or None,
         mask=_resolved(beside(source.index, mask)) if mask else None,
     )
 

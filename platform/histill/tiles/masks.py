@@ -97,7 +97,7 @@ def find_meaning(values: Values, index: str) -> dict[int, int]:
 def mask_values(data: bytes, name: str) -> Values:
     """The values of one mask. Raises Unreadable as `normalised_mask` does."""
     with unreadable_as(f"the mask {name}"):
-        return Values.of(np.unique(_read_classes(data)[0]).tolist(), name)
+        return Values.of(_distinct(_read_classes(data)[0]), name)
 
 
 def normalised_mask(
@@ -121,7 +121,7 @@ def normalised_mask(
             "make them the same size."
         )
     if meaning is None:
-        meaning = find_meaning(Values.of(np.unique(values).tolist(), name), name)
+        meaning = find_meaning(Values.of(_distinct(values), name), name)
     table = np.full(max(meaning) + 2, -1, np.int64)
     table[list(meaning)] = list(meaning.values())
     classes = table[np.minimum(values, max(meaning) + 1)]
@@ -144,6 +144,13 @@ def class_pixels(mask: bytes) -> dict[int, int]:
 
     counts = np.bincount(np.asarray(Image.open(io.BytesIO(mask))).ravel())
     return {int(each): int(counts[each]) for each in np.flatnonzero(counts)}
+
+
+def _distinct(values: np.ndarray) -> list[int]:
+    """Ascending; counting small ones is ten times as fast as sorting."""
+    if values.max() < 2**16:
+        return np.flatnonzero(np.bincount(values.ravel())).tolist()
+    return np.unique(values).tolist()
 
 
 def _spans(meaning: Mapping[int, int]) -> str:

@@ -9,7 +9,8 @@ a profile; numbers that are no whole ones above 0; files of several pictures; an
 """
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000")
 TURNED = "turned upright, as the orientation in the file says"
 LAID_OVER_WHITE = "transparent in part and laid over white"
-PROFILED = "stored with a color profile other than sRGB, which is not applied"
+PROFILED = "stored with a color profile or gamma other than sRGB's, which is not applied"
 
-_ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 258, 339  # tags of EXIF and TIFF
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 274, 258, 262, 277, 338, 339  # tags of TIFF
+_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # channels by photometric interpretation
+_ALPHA = {1, 2}  # kinds of extra channels: associated and unassociated alpha
+_SRGB_GAMMA = (0.45, 0.46)  # 1 / 2.2
 _RGB_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
 
 
@@ -43,10 +47,18 @@ def open_picture(data: bytes | memoryview, formats: tuple[str, ...] = FORMATS) -
     if frames > 1:
         raise PictureError(f"holds {frames} pictures; give each a file of its own")
     if picture.format == "TIFF":
-        kinds = picture.tag_v2.get(_SAMPLE_FORMAT, (1,))  # type: ignore[attr-defined]
-        if set(kinds) - {1, 2} or (2 in kinds and bits_per_channel(picture, data) <= 8):
-            raise PictureError("holds fractions or numbers with a sign; convert it to whole ones from 0 to 255")
+        _check_tiff(picture.tag_v2, bits_per_channel(picture, data))  # type: ignore[attr-defined]
     return picture
+
+
+def _check_tiff(tags: Any, bits: int) -> None:
+    kinds = tags.get(_SAMPLE_FORMAT, (1,))
+    if set(kinds) - {1, 2} or (2 in kinds and bits <= 8):
+        raise PictureError("holds fractions or numbers with a sign; convert it to whole ones from 0 to 255")
+    extra = tags.get(_SAMPLES, 1) - _COLORS.get(tags.get(_PHOTOMETRIC, 1), tags.get(_SAMPLES, 1))
+    said = tags.get(_EXTRA, ())
+    if extra > 0 and (len(said) != extra or set(said) - _ALPHA):  # Pillow takes it for alpha, or leaves it out
+        raise PictureError("has a channel beside its colors that is not said to be alpha; convert it to RGB")
 
 
 def bits_per_channel(picture: "ImageFile", data: bytes | memoryview) -> int:
@@ -99,7 +111,7 @@ def rgb_pixels(picture: "ImageFile", data: bytes | memoryview) -> tuple[np.ndarr
     if clear_grey:  # Pillow scales the greys to 8 bits and the transparent one not
         raise PictureError(f"has a transparent color among greys of {bits} bits; convert it to 8-bit RGB")
     notes: tuple[str, ...] = (TURNED,) if is_turned(picture) else ()
-    if not _is_srgb(picture.info.get("icc_profile", b"")):
+    if not _is_srgb(picture.info):
         notes += (PROFILED,)
     shown = upright(picture)
     if not shown.has_transparency_data:
@@ -110,5 +122,8 @@ def rgb_pixels(picture: "ImageFile", data: bytes | memoryview) -> tuple[np.ndarr
     return over_white.astype(np.uint8), notes + ((LAID_OVER_WHITE,) if alpha.min() < 255 else ())
 
 
-def _is_srgb(profile: bytes) -> bool:
-    return not profile or b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
+def _is_srgb(info: Mapping[Any, Any]) -> bool:
+    """Also where nothing is said."""
+    if profile := info.get("icc_profile"):
+        return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
+    return "srgb" in info or "gamma" not in info or _SRGB_GAMMA[0] < info["gamma"] < _SRGB_GAMMA[1]
