@@ -27,7 +27,7 @@ def say_faults(model: type[BaseModel], faults: Sequence[Any]) -> str:
     for fault in texts:
         by_list.setdefault(fault["loc"][:-1] if _in_list(fault) else fault["loc"], []).append(fault)
     said = [_no_names(loc, [fault["input"] for fault in found]) for loc, found in by_list.items()]
-    return " ".join(said + [_sentence(model, fault) for fault in faults if fault not in texts])
+    return redact(" ".join(said + [_sentence(model, fault) for fault in faults if fault not in texts]))
 
 
 def _follows(fault: Any, faults: Sequence[Any]) -> bool:
@@ -79,7 +79,8 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     shown = _show(key, given)
     if kind == "model_type":
         below = [name for name in dotted_keys(model) if name.startswith(f"{key}.")]
-        message = f"it has keys of its own; set {', '.join(below[:3])}{', ...' if len(below) > 3 else ''}"
+        keys = f"set {', '.join(below[:3])}{', ...' if len(below) > 3 else ''}" if below else "write {key: value}"
+        message = f"it has keys of its own; {keys}"
     message = _EXPECTED.get(kind, message)
     return f"{key!r} is {shown}: {message[0].lower() + message[1:]}."
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from histill.config.base import Strict
 from histill.config.faults import is_shown, say_faults
 from histill.config.keys import dotted_keys, nested_models, sections
-from histill.config.plain_yaml import parse_yaml, say_problem
+from histill.config.plain_yaml import has_comment, parse_yaml, say_problem
 from histill.config.redact import find_credentials, names_secret, redact
 from histill.errors import InputError
 
@@ -90,6 +90,10 @@ def with_overrides(data: Mapping[str, Any], overrides: Iterable[str], known: Col
         shown = repr(key) if is_shown(key) else f"number {position}"
         try:
             value = parse_yaml(text)
+            if has_comment(text):
+                raise InputError(
+                    f"the value of override {shown} holds a #, where YAML reads no more; put it in quotes."
+                )
         except yaml.YAMLError as error:
             said = " is not valid YAML" if names_secret(override) else say_problem(error).replace(" at line 1:", ":")
             raise InputError(f"the value of override {shown}{said}.") from None

@@ -12,12 +12,13 @@ _INT, _FLOAT, _STR = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 # Readers of YAML 1.1 and 1.2 make different values of these, and people mean a name or a number as it stands.
-_AMBIGUOUS = re.compile(r"[-+]?(0[0-9_]+|0b[01_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|.*_.*)")
+_OCTAL = re.compile(r"[-+]?0o?[0-9_]+")  # 08 and 0o17 are texts by YAML 1.1, and numbers by 1.2
+_AMBIGUOUS = re.compile(r"[-+]?(0o?[0-9_]+|0b[01_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|.*_.*)")
 _MOST_NODES = 100_000  # aliases count as what they stand for
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as a string, since it has no dot; everyone who types a learning rate means the number."""
+    """YAML 1.1 reads 1e-3 and -.5 as strings; everyone who types a learning rate means the number, as does YAML 1.2."""
 
     def construct_document(self, node: Any) -> Any:
         _count(node)
@@ -28,14 +29,18 @@ class _Loader(yaml.SafeLoader):
             raise _refused(node, f"{node.value} could be a date or a name; put it in quotes")
         if node.tag not in _PLAIN_TAGS:
             raise _refused(node, "a tag (!...) is not read; write the value without it")
-        if node.tag in (_INT, _FLOAT) and _AMBIGUOUS.fullmatch(node.value):
+        numeric = node.tag in (_INT, _FLOAT) or (
+            node.tag == _STR and node.style is None and _OCTAL.fullmatch(node.value)
+        )
+        if numeric and _AMBIGUOUS.fullmatch(node.value):
             raise _refused(
                 node,
                 f"{node.value} is read in different ways by different programs; put it in quotes if it is a name, else "
                 "write the number in plain digits",
             )
         try:
-            return super().construct_object(node, deep=deep)
+            value = super().construct_object(node, deep=deep)
+            return _joined(value) if isinstance(value, str) else value
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of PyYAML's own conversions
             raise _refused(node, "a value is not what its form promises; put it in quotes") from None
 
@@ -45,7 +50,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT, re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"), list("-+.0123456789")
+)
+
+
+def has_comment(text: str) -> bool:
+    """Whether YAML would leave a part of `text` unread, since it begins with # as a comment."""
+    if "#" not in text:
+        return False
+    scalars = [token for token in yaml.scan(text, Loader=_Loader) if isinstance(token, yaml.ScalarToken)]
+    read = {index for token in scalars for index in range(token.start_mark.index, token.end_mark.index)}
+    return any(mark == "#" and index not in read for index, mark in enumerate(text))
+
+
+def _joined(text: str) -> str:
+    """`text` with the two escapes by which JSON writes a character such as an emoji as that character."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le") if re.search("[\ud800-\udfff]", text) else text
 
 
 def parse_yaml(text: str | bytes) -> Any:
