@@ -83,9 +83,9 @@ def draw_tile() -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:
 
 @pytest.fixture(scope="session")
 def tile_set() -> Callable[..., Manifest]:
-    """`make(uri, *, tiles, tile_px, masks, labels, seed, storage)`: writes shards and a manifest of synthetic tiles.
+    """`make(uri, *, tiles, cases, tile_px, masks, labels, seed, storage)`: writes shards and a manifest of such tiles.
 
-    The tiles stand case by case, of six cases: two thirds of them are of split train, a sixth each of val and test.
+    The tiles stand case by case, of six cases unless told: one is of split val, one of test, the others of train.
     Shards have 8 tiles in two row groups; every fourth tile is a PNG, the others are JPEGs; the resolution is 0.5
     um/px, the masks are of the classes 0 and 1. With `labels` every second tile is a "stroma" without nuclei and the
     others are "tumour".
@@ -133,6 +133,7 @@ def _make_tile_set(
     uri: Any,
     *,
     tiles: int = 24,
+    cases: int = CASES,
     tile_px: int = 64,
     masks: bool = True,
     labels: bool = False,
@@ -140,7 +141,7 @@ def _make_tile_set(
     storage: Storage = Storage(),  # noqa: B008
 ) -> Manifest:
     uri = str(uri)
-    made = [_synthetic_tile(number, number * CASES // tiles, tile_px, masks, labels, seed) for number in range(tiles)]
+    made = [_synthetic_tile(number, number * cases // tiles, tile_px, masks, labels, seed) for number in range(tiles)]
     rows = []
     for start in range(0, tiles, ROWS_PER_SHARD):
         shard = f"shards/{start // ROWS_PER_SHARD:04d}.parquet"
@@ -159,7 +160,7 @@ def _make_tile_set(
                     "size_px": tile_px,
                     "label": tile.label,
                     "has_mask": tile.mask is not None,
-                    "split": "train" if case < CASES - 2 else "val" if case == CASES - 2 else "test",
+                    "split": "train" if case < cases - 2 else "val" if case == cases - 2 else "test",
                     "shard": shard,
                     "row_group": position // ROWS_PER_GROUP,
                     "row": position % ROWS_PER_GROUP,

@@ -61,13 +61,74 @@ def test_an_unknown_figure_has_no_interval() -> None:
     assert interval(np.array([math.nan, 1.0])) == (1.0, 1.0)
 
 
-def test_a_single_case_has_no_spread() -> None:
-    one, other = answers([True] * 8), answers([True, False] * 4)
-    difference, spread = paired_difference(one, other, np.array(["a"] * 8), "accuracy", 50)
+@pytest.mark.parametrize("cases", [1, 2, 5])
+def test_fewer_than_six_cases_have_no_interval(cases: int) -> None:
+    one, other = answers([True] * 20), answers([True, False] * 10)
+    difference, spread = paired_difference(one, other, np.arange(20) % cases, "accuracy", 50)
     assert difference == 0.5
     assert all(map(math.isnan, spread))
-    low, high = paired_difference(one, other, np.array(["a", "b"] * 4), "accuracy", 50)[1]
-    assert (low, high) == (0.0, 1.0)
+
+
+def contributions(values: list[int]) -> tuple[Answers, Answers, np.ndarray]:
+    """Two classifiers that differ by so many right tiles of ten in each case: all of the first one's are right."""
+    one = answers([True] * 10 * len(values))
+    other = answers([tile >= value for value in values for tile in range(10)])
+    return one, other, np.repeat(np.arange(len(values)), 10)
+
+
+def test_the_interval_of_six_cases_reaches_from_the_least_to_the_greatest() -> None:
+    """Of 63 subsets one may lie on the wrong side with a chance of 1/64: the extremes are means of single cases."""
+    difference, spread = paired_difference(*contributions([1, 2, 3, 4, 5, 9]), "accuracy", 100)
+    assert difference == pytest.approx(0.4)
+    assert spread == (pytest.approx(0.1), pytest.approx(0.9))
+
+
+def test_the_interval_is_the_sign_flip_test_inverted() -> None:
+    """Eight cases: centres inside are those which the exact test of all 256 flips does not reject at 5 %."""
+    values = [0, 2, 2, 3, 5, 6, 7, 9]
+    low, high = paired_difference(*contributions(values), "accuracy", 1000)[1]
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1)
+
+    def p_value(centre: float) -> float:
+        shifted = np.array(values) / 10 - centre
+        return float((shifted @ signs >= shifted.sum() - 1e-9).mean())
+
+    assert p_value(low - 1e-6) <= 0.025 < p_value(low + 1e-6)
+    assert -1 <= low < 0.425 < high <= 1
+
+
+def test_cases_that_make_no_difference_are_no_evidence() -> None:
+    assert paired_difference(*contributions([0, 0, 0, 0, 0, 0, 0, 5]), "accuracy", 300)[1][0] == 0.0
+    assert paired_difference(*contributions([0] * 12), "balanced_accuracy", 300)[1] == (0.0, 0.0)
+
+
+def test_one_large_case_is_one_case() -> None:
+    """Nine small cases against it weigh nothing beside it, so that its own sign must not decide."""
+    sizes = np.array([400, *[4] * 9])
+    cases = np.repeat(np.arange(10), sizes)
+    one = answers([True] * len(cases))
+    other = answers([not (case == 0 and tile % 4 == 0) for tile, case in enumerate(cases)])
+    difference, (low, _) = paired_difference(one, other, cases, "accuracy", 300)
+    assert difference > 0.2
+    assert low <= 0
+
+
+def equal_models(random: np.random.Generator, cases: int) -> tuple[Answers, Answers, np.ndarray]:
+    """Two models of the same skill, each with a skill of its own in each case of 4 to 40 tiles."""
+    case = np.repeat(np.arange(cases), random.integers(2, 20, cases) * 2)
+    found = [
+        answers((random.random(len(case)) < random.normal(0.85, 0.1, cases).clip(0, 1)[case]).tolist())
+        for _ in range(2)
+    ]
+    return found[0], found[1], case
+
+
+@pytest.mark.parametrize("cases", [6, 10])
+def test_an_equal_model_is_surely_better_no_more_often_than_it_may_be(cases: int) -> None:
+    """At most 2.5 % of the draws: of 300 more than 15 would be seen once in a thousand times."""
+    random = np.random.default_rng(cases)
+    lows = [paired_difference(*equal_models(random, cases), "balanced_accuracy", 200)[1][0] for _ in range(300)]
+    assert sum(low > 0 for low in lows) <= 15
 
 
 def test_slides_come_with_the_worst_first() -> None:

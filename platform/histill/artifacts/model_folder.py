@@ -29,8 +29,15 @@ FINISHED_NAME = "finished.json"
 _SAME_MPP = 0.05  # relative difference of resolutions that are taken as one
 
 
+class TaughtOn(Strict):
+    """A tile set that a model was taught on."""
+
+    digest: str = Field(description="manifest digest")
+    uri: str | None = Field(None, description="where it lay; null: not on record")
+
+
 class ModelCard(Strict):
-    """How to build the model and how to feed it."""
+    """How to build the model, how to feed it, and what taught it."""
 
     kind: Literal["segmentation", "classification"] = "segmentation"
     multi_label: bool = Field(False, description="whether a classifier's classes do not exclude each other")
@@ -44,10 +51,20 @@ class ModelCard(Strict):
     size_px: int = Field(description="side at which the network sees a tile")
     tiles_digest: str = Field(description="manifest digest of the training tiles")
     train_cases: tuple[str, ...] = Field(
-        description="digests of the names of the training cases, ascending; the names may be of patients"
+        description="digests of the names of the training cases, ascending; the names may be of patients. Those of the "
+        "pretrained encoder and of the teacher are among them"
     )
     teacher_digest: str | None = Field(None, description="digest of the teacher whose responses it learned from")
     histill: str = Field(description="version of the code that wrote the folder")
+    val_cases: tuple[str, ...] = Field(
+        (), description="digests of the cases by which it, its encoder or its teacher was chosen: the validation splits"
+    )
+    taught_on: tuple[TaughtOn, ...] = Field(
+        (), description="tile sets that it, its encoder and its teacher learned from; empty in cards of older versions"
+    )
+    unknown_teachers: tuple[str, ...] = Field(
+        (), description="what taught it whose own training is not on record, as ONNX teachers and published weights"
+    )
 
     @property
     def mpp(self) -> float:
@@ -98,6 +115,8 @@ def read_card(uri: str, storage: Storage) -> ModelCard:
     try:
         data = read_json(join(uri, CARD_NAME), storage)
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+        if "taught_on" in lists:
+            lists["taught_on"] = tuple(TaughtOn.model_validate(each) for each in lists["taught_on"])
         return ModelCard.model_validate(data | lists)
     except FileNotFoundError:
         raise InputError(f"{uri} is no model folder: {CARD_NAME} is missing.") from None
@@ -146,8 +165,12 @@ def check_like(card: ModelCard, header: "Header", tiles: str) -> None:
 
 
 def digest_of(card: ModelCard, weights: bytes) -> str:
-    """SHA-256 over a model folder's card and the bytes of its weights: changes whenever its answers could."""
-    return hashlib.sha256(card.model_dump_json().encode() + weights).hexdigest()
+    """SHA-256 over a model folder's card and the bytes of its weights: changes whenever its answers could.
+
+    Fields that older cards have not are left out while they are empty, so that a model keeps its digest.
+    """
+    absent = {name for name in ("val_cases", "taught_on", "unknown_teachers") if not getattr(card, name)}
+    return hashlib.sha256(card.model_dump_json(exclude=absent).encode() + weights).hexdigest()
 
 
 def read_digest(uri: str, storage: Storage) -> str:

@@ -90,7 +90,12 @@ class Gates(Strict):
         ge=0,
         le=1,
         description="how far the main figure (dice, balanced_accuracy) may lie below the champion's: the lower end of "
-        "the paired 95 % interval over cases must not",
+        "the paired 95 % interval over cases must not; 1: they are not compared",
+    )
+    min_cases: int = Field(
+        6,
+        ge=6,
+        description="least held-out cases on which a champion is replaced; of fewer than 6 there is no 95 % interval",
     )
     cheaper: float | None = Field(
         0.9,
@@ -102,7 +107,15 @@ class Gates(Strict):
     max_difference: float = Field(
         0.01, ge=0, description="most that the logits of the exported formats may differ from the model's on real tiles"
     )
-    draws: int = Field(1000, ge=100, description="redrawn sets of cases behind the intervals")
+    beat_constant: bool = Field(
+        True, description="whether the main figure must be above that of the best answer that is the same for all tiles"
+    )
+    refuse_unknown: bool = Field(
+        False,
+        description="refuse a candidate when it is not known whether something that taught it has seen the held-out "
+        "tiles; false: warn",
+    )
+    draws: int = Field(1000, ge=100, description="sets of cases that are drawn behind the intervals")
 
 
 class PromoteConfig(Strict):

@@ -1,5 +1,6 @@
 """The conditions between a candidate and the champion's place; pure functions of figures."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -7,17 +8,19 @@ from tabulate import tabulate
 
 from histill.config.scoring import Gates
 from histill.errors import InputError
+from histill.evaluate.intervals import LEAST_CASES
 from histill.evaluate.score import Score
 
 ROUNDING = 1e-9  # a Dice that equals its limit must pass: 0.8 - 0.1 is more than 0.7 in binary
 COSTS = ("gmacs", "parameters")
+ONE_SIDED = 0.025  # the level of "surely better"
 
 
 @dataclass(frozen=True)
 class Rivalry:
     """A candidate beside the champion, on the same tiles: the candidate's main figure less the champion's.
 
-    `low` and `high` hold the middle 95 % of it over redrawn cases, the same for both models.
+    `low` and `high` are the ends of its 95 % interval over cases; NaN where there is none.
     """
 
     champion: str  # its version
@@ -26,6 +29,9 @@ class Rivalry:
     low: float
     high: float
     gmacs: float
+    cases: int | None = None  # held-out cases; None: not counted
+    tries: int = 1  # candidates that were judged on these held-out tiles, this one included
+    note: str = ""  # what else there is to say of the champion
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,11 @@ class Provenance:
     """What is known of a candidate beside its score."""
 
     missing: tuple[str, ...]  # digests that its card should hold and does not
-    seen_cases: int  # held-out cases that it was trained on
+    seen_cases: int  # held-out cases that it, or what taught it, has seen
     difference: float  # most that the logits of its exported formats differ from its own
+    seen_tiles: int = 0  # held-out tiles whose image is, byte for byte, one that it has learned from
+    unknown: tuple[str, ...] = ()  # what could not be compared with the held-out tiles
+    constant: float | None = None  # main figure of the best answer that is the same for all tiles; None: not known
 
 
 @dataclass(frozen=True)
@@ -51,10 +60,21 @@ class GateResult:
     value: float
     shortfall: float
     note: str = ""
+    warning: bool = False  # passed, but not for certain: the note says why
 
 
-def judge(score: Score, rivalry: Rivalry | None, provenance: Provenance, gates: Gates) -> tuple[GateResult, ...]:
+def judge(
+    score: Score,
+    rivalry: Rivalry | None,
+    provenance: Provenance,
+    gates: Gates,
+    best: Rivalry | None = None,
+    missing: str = "",
+) -> tuple[GateResult, ...]:
     """Put a candidate through every gate: nan fails, a figure that equals its limit passes.
+
+    `best` is the candidate beside the best of the earlier champions, where that is another than the champion; `missing`
+    says why there is no champion where there was one.
 
     Raises InputError for a floor or ceiling of a figure that its model does not have.
     """
@@ -65,42 +85,87 @@ def judge(score: Score, rivalry: Rivalry | None, provenance: Provenance, gates: 
     return (
         *(_at_least(name, known[name], limit) for name, limit in gates.floors.items()),
         *(_at_most(name, known[name], limit) for name, limit in gates.ceilings.items()),
-        *_against(score, rivalry, gates),
+        *_constant(score, provenance, gates),
+        *_against(score, rivalry, gates, missing),
+        *_creep(best, score, gates),
         _at_most("exported formats", provenance.difference, gates.max_difference, "logits differ by at most"),
-        _none("unseen cases", provenance.seen_cases, "no held-out case in training"),
+        *_unseen(provenance, gates),
         _none("digests", len(provenance.missing), "tiles and cases on record", ", ".join(provenance.missing)),
     )
 
 
 def gate_table(results: tuple[GateResult, ...]) -> str:
     """The decisions as text, a row each: what was required, what was found, and by how much it failed."""
-    rows = [
-        (each.name, each.required, _number(each.value), "passed" if each.passed else _failure(each), each.note)
-        for each in results
-    ]
+    rows = [(each.name, each.required, _number(each.value), _result_of(each), each.note) for each in results]
     return tabulate(rows, headers=("gate", "required", "candidate", "result", ""), disable_numparse=True)
 
 
-def _against(score: Score, rivalry: Rivalry | None, gates: Gates) -> tuple[GateResult, ...]:
-    """Not worse than the champion by more than the margin; and surely better, or cheaper."""
-    main = score.main.replace("_", " ")
+def _constant(score: Score, provenance: Provenance, gates: Gates) -> tuple[GateResult, ...]:
+    """Better than the best answer that is the same for all tiles."""
+    constant, value = provenance.constant, score.figures[score.main]
+    if constant is None or not gates.beat_constant:
+        return ()
+    passed = value > constant + ROUNDING
+    note = "what one answer for all tiles reaches"
+    shortfall = 0.0 if passed else constant - value
+    return (GateResult("beats a constant", passed, f"more than {_number(constant)}", value, shortfall, note),)
+
+
+def _against(score: Score, rivalry: Rivalry | None, gates: Gates, missing: str) -> tuple[GateResult, ...]:
+    """On enough cases not worse than the champion by more than the margin; and surely better, or cheaper."""
     if rivalry is None:
-        note = "no champion yet"
-        return (GateResult("not worse", True, "-", score.figures[score.main], 0.0, note),)
-    note = (
-        f"{main} {rivalry.difference:+.4f} ({rivalry.low:+.4f} to {rivalry.high:+.4f}) "
-        f"against {rivalry.figure:.4f} of version {rivalry.champion}"
-    )
-    if math.isnan(rivalry.low):
-        note += "; a spread needs held-out tiles of several cases"
-    results = [_at_least("not worse", rivalry.low, -gates.max_regression, note)]
+        note = missing or "no champion yet"
+        return (GateResult("not worse", True, "-", score.figures[score.main], 0.0, note, warning=bool(missing)),)
+    results = []
+    if rivalry.cases is not None and gates.max_regression < 1:
+        results.append(_at_least("enough cases", rivalry.cases, gates.min_cases, "held-out cases"))
+    results.append(_not_worse("not worse", rivalry, score, gates))
     if gates.cheaper is not None:
         share = score.gmacs / rivalry.gmacs if rivalry.gmacs else math.nan
         better, cheaper = rivalry.low > 0, share <= gates.cheaper + ROUNDING
         required = f"more than 0, or at most {gates.cheaper:.0%} of its cost"
-        missing = 0.0 if better or cheaper else -rivalry.low
+        shortfall = 0.0 if better or cheaper else -rivalry.low
         note = f"{share:.0%} of the champion's GMACs"
-        results.append(GateResult("better or cheaper", better or cheaper, required, rivalry.low, missing, note))
+        results.append(GateResult("better or cheaper", better or cheaper, required, rivalry.low, shortfall, note))
+    if rivalry.tries > 1:
+        results.append(_tries(rivalry.tries))
+    return tuple(results)
+
+
+def _not_worse(name: str, rivalry: Rivalry, score: Score, gates: Gates) -> GateResult:
+    note = (
+        f"{score.main.replace('_', ' ')} {rivalry.difference:+.4f} ({rivalry.low:+.4f} to {rivalry.high:+.4f}) "
+        f"against {rivalry.figure:.4f} of version {rivalry.champion}"
+    )
+    if math.isnan(rivalry.low):
+        note += f"; an interval needs held-out tiles of several cases, {LEAST_CASES} at least"
+    note += f"; {rivalry.note}" if rivalry.note else ""
+    if gates.max_regression == 1 and math.isnan(rivalry.low) and math.isfinite(rivalry.difference):
+        return GateResult(name, True, "at least -1", rivalry.difference, 0.0, note)  # no figure can be worse
+    return dataclasses.replace(_at_least(name, rivalry.low, -gates.max_regression, note), warning=bool(rivalry.note))
+
+
+def _creep(best: Rivalry | None, score: Score, gates: Gates) -> tuple[GateResult, ...]:
+    """Not worse than the best earlier champion either: many small losses must not add up."""
+    return () if best is None else (_not_worse("not worse than the best", best, score, gates),)
+
+
+def _tries(tries: int) -> GateResult:
+    """How likely one of as many equal models passes "surely better" by luck."""
+    lucky = 1 - (1 - ONE_SIDED) ** tries
+    note = f"of {tries} models no better than the champion, one seems surely better with a chance of up to {lucky:.0%}"
+    return GateResult("tries", True, "candidates on these tiles", float(tries), 0.0, note, warning=True)
+
+
+def _unseen(provenance: Provenance, gates: Gates) -> tuple[GateResult, ...]:
+    tiles = provenance.seen_tiles
+    note = f"{tiles} held-out tiles are, byte for byte, ones that it has learned from" if tiles else ""
+    results = [_none("unseen cases", provenance.seen_cases, "no held-out case in training or validation", note)]
+    if provenance.unknown:
+        note, count = "not known: " + "; ".join(provenance.unknown), float(len(provenance.unknown))
+        passed = not gates.refuse_unknown
+        missing = 0.0 if passed else count
+        results.append(GateResult("known lineage", passed, "all that taught it", count, missing, note, warning=passed))
     return tuple(results)
 
 
@@ -110,6 +175,12 @@ def _at_least(name: str, value: float, limit: float, note: str = "") -> GateResu
 
 def _at_most(name: str, value: float, limit: float, required: str = "at most") -> GateResult:
     return _result(name, f"{required} {_number(limit)}", value, value - limit)
+
+
+def _result_of(result: GateResult) -> str:
+    if not result.passed:
+        return _failure(result)
+    return "WARNING" if result.warning else "passed"
 
 
 def _none(name: str, count: int, required: str, note: str = "") -> GateResult:

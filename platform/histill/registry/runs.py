@@ -12,6 +12,7 @@ from histill.config.base import Strict
 from histill.config.common import Storage, Tracking
 from histill.config.send import SendConfig
 from histill.errors import HistillError, InputError
+from histill.registry.dead_runs import OWNER_TAG, close_dead_runs, owner
 from histill.registry.server import (
     check_reachable,
     connect,
@@ -78,7 +79,7 @@ def open_run(
     with server_errors(uri):
         run = None if run_id is None else _known_run(client, run_id)
         if run is not None:
-            _take_up(client, run, params, all_tags)
+            _take_up(client, run, params, all_tags | {OWNER_TAG: owner()})
             tracker = MlflowTracker(uri, run.info.run_id, kept)
         else:
             if run_id is not None:
@@ -102,10 +103,14 @@ def _send_earlier(kept: Unsent) -> None:
 
 
 def begin_run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str]) -> str:
-    """Make a run in `experiment`, which is made if missing; returns the run's id."""
-    clean = {key: without_userinfo(value) for key, value in tags.items()}
-    run = client.create_run(_experiment_id(client, experiment), run_name=name, tags=clean)
-    return str(run.info.run_id)
+    """Make a run in `experiment`, which is made if missing; returns the run's id.
+
+    Runs of the same name and kind that a killed process has left running are closed.
+    """
+    clean = {key: without_userinfo(value) for key, value in tags.items()} | {OWNER_TAG: owner()}
+    experiment_id = _experiment_id(client, experiment)
+    close_dead_runs(client, experiment_id, name, tags["kind"])
+    return str(client.create_run(experiment_id, run_name=name, tags=clean).info.run_id)
 
 
 def flat_params(config: Strict) -> dict[str, str]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from histill.errors import HistillError
 from histill.registry.server import connect, log_file, what_it_said
-from histill.registry.unsent import Status, Unsent, Value, last_steps
+from histill.registry.unsent import AT_ONCE, KnownSteps, Status, Unsent, Value, send_missing
 from histill.storage.control import json_value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-FLUSH_VALUES = 500
+FLUSH_VALUES = AT_ONCE
 FLUSH_S = 5.0
 CLOSE_S = 30.0
 MOST_HELD = 100_000  # values, while a server is away
@@ -30,7 +30,7 @@ class _Outbox:
     """What a tracker holds in the process that uses it, and only there."""
 
     waiting: list[Value] = field(default_factory=list)
-    known: dict[str, int] | None = None  # the last step of each metric that the server had before us; None: not asked
+    known: KnownSteps | None = None  # what the server had before us; None: not asked
     flushed_at: float = field(default_factory=time.monotonic)
     sender: threading.Thread | None = None
     client: "MlflowClient | None" = None
@@ -142,13 +142,9 @@ class MlflowTracker:
         outbox = self._outbox
 
         def send(client: "MlflowClient") -> None:
-            from mlflow.entities import Metric
-
             if outbox.known is None:
-                outbox.known = last_steps(client, self.run_id)
-            metrics = [Metric(*value) for value in batch if value[3] > outbox.known.get(value[0], -1)]
-            for start in range(0, len(metrics), FLUSH_VALUES):
-                client.log_batch(self.run_id, metrics=metrics[start : start + FLUSH_VALUES])
+                outbox.known = KnownSteps.of(client, self.run_id)
+            send_missing(client, self.run_id, batch, outbox.known)
 
         if self._attempt(f"{len(batch)} metrics", send):
             if outbox.held:

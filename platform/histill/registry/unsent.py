@@ -3,7 +3,7 @@
 import contextlib
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from histill.config.common import Storage
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Value = tuple[str, float, int, int]  # name, value, ms since 1970, step
-_AT_ONCE = 500
+AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def send_unsent(config: SendConfig) -> Sent:
         client = connect(uri)
         values = [(name, float(value), ms, step) for name, value, ms, step in record["values"]]
         with server_errors(uri):
-            metrics += _sent(client, run_id, values)
+            metrics += send_missing(client, run_id, values, KnownSteps.of(client, run_id))
             if record["status"] is not None:
                 client.set_terminated(run_id, record["status"])
         with contextlib.suppress(FileNotFoundError):
@@ -67,16 +67,29 @@ def send_unsent(config: SendConfig) -> Sent:
     return Sent(metrics, len(runs))
 
 
-def last_steps(client: "MlflowClient", run_id: str) -> dict[str, int]:
-    """The last step of each metric that the server has of a run."""
-    return {metric.key: metric.step for metric in client.get_run(run_id).data.to_proto().metrics}
+@dataclass(frozen=True)
+class KnownSteps:
+    """What the server had of a run's metrics when it was asked."""
+
+    last: dict[str, int]  # the newest step of each
+    all: dict[str, set[int]] = field(default_factory=dict)  # every step of those that needed it
+
+    @classmethod
+    def of(cls, client: "MlflowClient", run_id: str) -> "KnownSteps":
+        return cls({metric.key: metric.step for metric in client.get_run(run_id).data.to_proto().metrics})
 
 
-def _sent(client: "MlflowClient", run_id: str, values: Sequence[Value]) -> int:
+def send_missing(client: "MlflowClient", run_id: str, values: Sequence[Value], known: KnownSteps) -> int:
+    """Send the values of which the server had none at their step, and return how many these were.
+
+    Every step of a metric is asked for only where one lies below its newest: values that were held back come late.
+    """
     from mlflow.entities import Metric
 
-    known = last_steps(client, run_id)
-    metrics = [Metric(*value) for value in values if value[3] > known.get(value[0], -1)]
-    for start in range(0, len(metrics), _AT_ONCE):
-        client.log_batch(run_id, metrics=metrics[start : start + _AT_ONCE])
+    late = {name for name, _, _, step in values if step <= known.last.get(name, -1)}
+    for name in late - known.all.keys():
+        known.all[name] = {metric.step for metric in client.get_metric_history(run_id, name)}
+    metrics = [Metric(*value) for value in values if value[3] not in known.all.get(value[0], ())]
+    for start in range(0, len(metrics), AT_ONCE):
+        client.log_batch(run_id, metrics=metrics[start : start + AT_ONCE])
     return len(metrics)

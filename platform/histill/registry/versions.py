@@ -60,11 +60,10 @@ def register(
             raise InputError(f"the model in {model_uri} changed while it was scored; run the same command again.")
         with server_errors(uri):
             _ensure_registered_model(client, registered_name)
-            known = client.search_model_versions(f"name = '{registered_name}' and tag.model_digest = '{digest}'")
-            if known:
-                version = min(known, key=lambda each: int(each.version))
-                _log(client, version.run_id, evidence)
-                return str(version.version)
+            known = min(_of_model(client, registered_name, digest), key=int, default=None)
+            if known is not None:
+                _log(client, client.get_model_version(registered_name, known).run_id, evidence)
+                return known
             run_id = begin_run(client, tracking.experiment, f"register-{registered_name}", {"kind": "register"})
             try:
                 source = _upload(client, run_id, folder)
@@ -80,7 +79,26 @@ def register(
                 MlflowTracker(uri, run_id).finish("FAILED")
                 raise
             client.set_terminated(run_id)
-            return str(version.version)
+            return _the_only_one(client, registered_name, digest, str(version.version), run_id)
+
+
+def _the_only_one(client: "MlflowClient", name: str, digest: str, version: str, run_id: str) -> str:
+    """The version that another job has made of the same model meanwhile, if there is one; ours is taken back then.
+
+    The server numbers versions one after another: of several the lowest stays, and whoever made another one sees it.
+    """
+    lowest = min(_of_model(client, name, digest), key=int, default=version)
+    if int(lowest) < int(version):
+        client.delete_model_version(name, version)
+        client.delete_run(run_id)
+        return lowest
+    return version
+
+
+def _of_model(client: "MlflowClient", name: str, digest: str) -> list[str]:
+    """The versions of a model."""
+    found = client.search_model_versions(f"name = '{name}' and tag.model_digest = '{digest}'")
+    return [str(each.version) for each in found]
 
 
 def _upload(client: "MlflowClient", run_id: str, folder: str) -> str:
@@ -151,6 +169,12 @@ def evidence(registered_name: str, version: str, folder: Path, tracking: Trackin
     files = (path for path in folder.rglob("*") if path.is_file())
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
     return {path: data for path, data in found.items() if not path.startswith(f"{MODEL_FOLDER}/")}
+
+
+def living_versions(client: "MlflowClient", registered_name: str) -> dict[str, str]:
+    """The digest of the model of each version that is there, by the version's number."""
+    found = client.search_model_versions(f"name = '{registered_name}'")
+    return {str(each.version): each.tags.get("model_digest", "") for each in found}
 
 
 def exists(client: "MlflowClient", registered_name: str) -> bool:

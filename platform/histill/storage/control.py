@@ -93,15 +93,27 @@ def sizes_of(uri: str, names: Iterable[str], storage: Storage) -> dict[str, int]
     return found
 
 
+def folders_in(uri: str, storage: Storage) -> list[str]:
+    """The folders right below the folder `uri`, ascending; none where there is no such folder."""
+    found = (each["name"] for each in _below(uri, storage) if each["type"] == "directory")
+    return sorted(f"{uri.rstrip('/')}/{name.rstrip('/').rpartition('/')[2]}" for name in found)
+
+
 def sizes_in(uri: str, storage: Storage) -> dict[str, int]:
     """The bytes of the files right below the folder `uri`, by their names; none where there is no such folder."""
+    found = _below(uri, storage)
+    return {each["name"].rpartition("/")[2]: int(each["size"]) for each in found if each["type"] == "file"}
+
+
+def _below(uri: str, storage: Storage) -> list[dict[str, Any]]:
+    """What fsspec says of each file and folder right below `uri`."""
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
         try:
             found = filesystem.ls(path, detail=True, refresh=True) if is_s3(uri) else filesystem.ls(path, detail=True)
         except FileNotFoundError:
-            return {}
-    return {each["name"].rpartition("/")[2]: int(each["size"]) for each in found if each["type"] == "file"}
+            return []
+    return list(found)
 
 
 def remove(uri: str, storage: Storage) -> None:

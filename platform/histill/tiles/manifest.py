@@ -123,7 +123,12 @@ class Manifest:
 def case_digests(manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> tuple[str, ...]:
     """12 digits of the SHA-256 of the name of each case of a split, or of those that are in `cases`; ascending."""
     names = manifest.table["case"].take(pa.array(manifest.rows_of(split, cases))).unique().to_pylist()
-    return tuple(sorted({hashlib.sha256(normalize("NFC", name).encode()).hexdigest()[:12] for name in names}))
+    return tuple(sorted({digest_case(name) for name in names}))
+
+
+def digest_case(name: str) -> str:
+    """12 digits of the SHA-256 of a case's name, the same in both Unicode forms."""
+    return hashlib.sha256(normalize("NFC", name).encode()).hexdigest()[:12]
 
 
 def _parts(label: str) -> list[str]:

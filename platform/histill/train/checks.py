@@ -4,13 +4,15 @@ import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import histill
-from histill.artifacts.model_folder import ModelCard, build
+from histill.artifacts.lineage import with_lineage
+from histill.artifacts.model_folder import ModelCard, TaughtOn, build
 from histill.config.distill import DistillConfig
 from histill.config.runs import Network, RunConfig
 from histill.errors import InputError
 from histill.models.classifiers import Classifier, check_side
 from histill.models.students import STRIDE, check_encoder
 from histill.storage.control import probe
+from histill.storage.uris import is_s3, local_path
 from histill.stream.places import balance_groups
 from histill.stream.views import Views, check_window
 from histill.tiles.manifest import Manifest, case_digests, read_manifest
@@ -80,7 +82,7 @@ def card_of(
 ) -> ModelCard:
     """The card of the model that a run will make. `teacher` is its teacher's digest, `cases` as in a stream.
 
-    Raises InputError when the network cannot see tiles of its size.
+    What taught its encoder and its teacher is in it. Raises InputError when the network cannot see tiles of its size.
     """
     mean, std = _normalisation(network)
     card = ModelCard(
@@ -98,11 +100,18 @@ def card_of(
         train_cases=case_digests(manifest, config.data.train, cases),
         teacher_digest=teacher,
         histill=histill.__version__,
+        val_cases=case_digests(manifest, config.data.val),
+        taught_on=(TaughtOn(digest=manifest.header.digest, uri=_place(config.data.tiles)),),
     )
+    card = with_lineage(card, config, network)
     model = build(card)
     if isinstance(model, Classifier):
         check_side(model, card.size_px)
     return card
+
+
+def _place(uri: str) -> str:
+    return uri if is_s3(uri) else local_path(uri)
 
 
 def _normalisation(network: Network) -> tuple[Rgb, Rgb]:

@@ -1,0 +1,73 @@
+"""What became of a candidate, and how it is written to its version."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from histill.config.scoring import PromoteConfig
+from histill.evaluate.score import Score
+from histill.registry.gates import GateResult, Rivalry
+from histill.registry.ledger import DECISION_TAG, PROMOTED, ROLLED_BACK
+from histill.registry.server import log_file
+from histill.registry.versions import json_bytes
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+REFUSED, ALREADY = "refused", "already champion"
+PASSED, LATE = "passed the gates", "rejected: another promotion was faster"  # not champion yet, and never
+WOULD = {PASSED: "would be promoted", REFUSED: "would be refused"}
+DECISION_PATH = "decision.json"
+_GOOD = (PASSED, PROMOTED, ALREADY, ROLLED_BACK, WOULD[PASSED])
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What became of a candidate; `former` is the champion's version before.
+
+    `version` is None where nothing was registered. A candidate that is the champion already, and a former champion that
+    comes back, are not judged.
+    """
+
+    registered_name: str
+    version: str | None
+    decision: str
+    former: str | None
+    score: Score | None = None
+    rivalry: Rivalry | None = None
+    gates: tuple[GateResult, ...] = ()
+    differences: dict[str, float] = dataclasses.field(default_factory=dict)  # of the exported formats
+    copied: str | None = None  # version in the production registry
+
+    @property
+    def ok(self) -> bool:
+        """Whether the candidate is champion now, or would be."""
+        return self.decision in _GOOD
+
+    def values(self) -> dict[str, Any]:
+        """As plain values, without the slides."""
+        found = dataclasses.asdict(self)
+        if found["score"] is not None:
+            del found["score"]["by_slide"]
+        return found
+
+
+def record_decision(client: "MlflowClient", promotion: Promotion, config: PromoteConfig) -> None:
+    """Write the decision and its figures to the version and to its run."""
+    name, version, score = promotion.registered_name, promotion.version, promotion.score
+    assert version is not None
+    tags: dict[str, str] = {}
+    if score is not None:
+        tags |= {f"scored.{key}": f"{value:.6g}" for key, value in score.figures.items()}
+        tags |= {"scored.gmacs": f"{score.gmacs:.6g}", "scored.tiles_digest": score.tiles_digest}
+        tags |= {"scored.split": score.split, "scored.reference": score.reference}
+    for gate in promotion.gates:
+        said = "passed" if gate.passed else "failed"
+        text = f"{said}: {gate.value:.6g}, {gate.required}, short by {gate.shortfall:.6g}"
+        tags[f"gate.{gate.name.replace(' ', '_')}"] = text
+    tags[DECISION_TAG] = promotion.decision
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version, key, value)
+    run_id = client.get_model_version(name, version).run_id
+    record = promotion.values() | {"config": config.model_dump(mode="json")}
+    log_file(client, run_id, DECISION_PATH, json_bytes(record))

@@ -1,0 +1,56 @@
+"""The registry of production: it gets the champion, and goes back when its source does."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from histill.config.common import Storage, Tracking
+from histill.config.scoring import PromoteConfig
+from histill.errors import HistillError, InputError
+from histill.registry import versions
+from histill.registry.decision import Promotion
+from histill.registry.ledger import ROLLED_BACK, begin_term, read_ledger
+from histill.registry.server import connect, required_server_uri, server_errors
+
+
+def copy_champion(promotion: Promotion, config: PromoteConfig) -> Promotion:
+    """Let the registry of production have the same champion, if there is one to have it.
+
+    Raises InputError when it cannot: the champion stands in its own registry then, and the sentence says how to copy
+    it later.
+    """
+    if config.copy_to is None or not promotion.ok:
+        return promotion
+    name, version = promotion.registered_name, promotion.version
+    assert version is not None
+    back = promotion.decision == ROLLED_BACK
+    try:
+        copied = copy_version(name, version, config.tracking, Tracking(uri=config.copy_to), rollback=back)
+    except HistillError as error:
+        raise InputError(
+            f"version {version} of {name!r} is champion, and could not be copied to {config.copy_to} "
+            f"({str(error).rstrip('.')}); promote models:/{name}/{version} with the same copy_to to try again."
+        ) from None
+    return dataclasses.replace(promotion, copied=copied)
+
+
+def copy_version(name: str, version: str, source: Tracking, target: Tracking, *, rollback: bool = False) -> str:
+    """Copy a version, with all that lies beside it, to another server and make it the champion there; its number.
+
+    With `rollback` it is a former champion that comes back. Both servers are asked with the credentials in
+    MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+    """
+    uri, storage = required_server_uri(target), Storage()
+    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
+        model, beside = Path(folder, "model"), Path(folder, "evidence")
+        model.mkdir()
+        beside.mkdir()
+        evidence = versions.evidence(name, version, beside, source)
+        copied = versions.register(versions.download(name, version, model, source), name, evidence, target, storage)
+    client = connect(uri)
+    with server_errors(uri):
+        client.set_model_version_tag(name, copied, "copied_from", f"version {version} of {required_server_uri(source)}")
+        ledger = read_ledger(client, name)
+        if not (ledger.crowned and copied == ledger.champion):
+            begin_term(client, name, ledger, copied, rollback=rollback)
+    return copied

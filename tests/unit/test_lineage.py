@@ -1,0 +1,162 @@
+"""What taught a model is handed on, and what of the held-out tiles was seen is found under any name."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from histill.artifacts import model_folder
+from histill.artifacts.lineage import inherit
+from histill.artifacts.model_folder import ModelCard, TaughtOn, build
+from histill.artifacts.seen import Seen, find_seen
+from histill.config.common import Storage
+from histill.config.distill import DistillConfig
+from histill.config.finetune import FinetuneConfig
+from histill.config.load import validate
+from histill.evaluate.answers import Answers
+from histill.evaluate.constant import constant_figure
+from histill.tiles.manifest import Manifest, case_digests, write_manifest
+from histill.train.prepare import prepare_distillation, prepare_finetuning
+
+pytestmark = pytest.mark.unit
+
+STORAGE = Storage()
+NEW = ("val_cases", "taught_on", "unknown_teachers")  # fields of a card that older ones have not
+CARD = ModelCard(
+    kind="classification", encoder="resnet_gn", decoder_channels=(), classes=("stroma", "tumour"), mean=(0.7, 0.5, 0.7),
+    std=(0.2, 0.2, 0.2), tile_px=64, tile_mpp=0.5, size_px=64, tiles_digest="cd" * 32, train_cases=("0123456789ab",),
+    histill="0.1.0",
+)  # fmt: skip
+
+
+def digest(case: str) -> str:
+    return hashlib.sha256(case.encode()).hexdigest()[:12]
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
+    """24 tiles of the cases 0 to 3 (train), 4 (val) and 5 (test)."""
+    return tile_set(tmp_path_factory.mktemp("sets") / "tiles", labels=True)
+
+
+def moved(tiles: Manifest, uri: Path, rows: list[int], **columns: str) -> Manifest:
+    """A tile set of some rows of another, with these values in some columns; its shards are not written."""
+    table = tiles.table.take(rows)
+    for name, value in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array([value] * len(rows)))
+    return write_manifest(str(uri), table, tile_px=64, mpp=0.5, ingest="moved", storage=STORAGE)
+
+
+def taught(tiles: Manifest, **changes: Any) -> ModelCard:
+    values = {
+        "tiles_digest": tiles.header.digest, "train_cases": case_digests(tiles, "train"),
+        "val_cases": case_digests(tiles, "val"), "taught_on": (TaughtOn(digest=tiles.header.digest, uri=tiles.uri),),
+    }  # fmt: skip
+    return CARD.model_copy(update=values | changes)
+
+
+def test_cases_and_tile_sets_go_from_encoder_and_teacher_to_student(tiles: Manifest, tmp_path: Path) -> None:
+    """The encoder's teacher comes along as well: what its card says, it has inherited."""
+    first = inherit(CARD.model_copy(update={"train_cases": ("aa",), "unknown_teachers": ("ONNX teacher x",)}))
+    encoder = inherit(CARD.model_copy(update={"train_cases": ("bb",), "val_cases": ("cc",)}), first)
+    torch.manual_seed(0)
+    model_folder.save(str(tmp_path), build(encoder), encoder)
+    data = {"tiles": tiles.uri, "batch_size": 4}
+    tuned = prepare_finetuning(
+        validate(
+            FinetuneConfig,
+            {"name": "f", "runs": str(tmp_path / "r"), "data": data, "target": "classification",
+             "encoder": str(tmp_path), "student": {"encoder": "resnet_gn"}},
+            "",
+        )
+    ).card  # fmt: skip
+    distilled = prepare_distillation(
+        validate(
+            DistillConfig,
+            {"name": "d", "runs": str(tmp_path / "r"), "data": data, "teacher": {"model": str(tmp_path)},
+             "student": {"encoder": "resnet_gn"}, "loss": {"features": None}},
+            "",
+        )
+    ).card  # fmt: skip
+    own = {digest(f"case-{number}") for number in range(4)}
+    for card in (tuned, distilled):
+        assert set(card.train_cases) == own | {"aa", "bb"}
+        assert set(card.val_cases) == {digest("case-4"), "cc"}
+        assert {each.digest for each in card.taught_on} == {tiles.header.digest, "cd" * 32}
+        assert card.taught_on[0].uri == tiles.uri
+        assert card.unknown_teachers == ("ONNX teacher x",)
+
+
+def test_a_card_of_an_older_version_is_read_and_keeps_its_digest(tmp_path: Path) -> None:
+    """Registered versions are known by it: the bytes that it is made of must be those of the older fields alone."""
+    old = {key: value for key, value in CARD.model_dump(mode="json").items() if key not in NEW}
+    (tmp_path / "model.json").write_text(json.dumps(old))
+    card = model_folder.read_card(str(tmp_path), STORAGE)
+    assert card == CARD
+    text = json.dumps(old, separators=(",", ":"), ensure_ascii=False)
+    assert model_folder.digest_of(card, b"weights") == hashlib.sha256(text.encode() + b"weights").hexdigest()
+    assert model_folder.digest_of(inherit(card), b"weights") != model_folder.digest_of(card, b"weights")
+
+
+def test_the_splits_that_taught_it_and_that_chose_it_are_seen(tiles: Manifest) -> None:
+    card = taught(tiles)
+    assert find_seen(card, tiles, "train", STORAGE) == Seen(4, 16)
+    assert find_seen(card, tiles, "val", STORAGE) == Seen(1, 4)
+    assert find_seen(card, tiles, "test", STORAGE) == Seen()
+    older = taught(tiles, val_cases=(), taught_on=())
+    assert find_seen(older, tiles, "val", STORAGE).cases == 1
+    assert find_seen(older, tiles, "test", STORAGE) == Seen()
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_training_tiles_are_known_by_their_bytes_under_any_name(tiles: Manifest, older: bool) -> None:
+    """Two tiles of a training case and four of the test case, all as one new case, in a set beside the other."""
+    beside = Path(tiles.uri).parent / f"renamed-{older}"
+    changes = {"val_cases": (), "taught_on": ()} if older else {}
+    card = taught(tiles, **changes)
+    held_out = moved(tiles, beside, [1, 2, 20, 21, 22, 23], case="patient X", split="test", label="tumour")
+    assert find_seen(card, held_out, "test", STORAGE) == Seen(1, 2)
+    fresh = moved(tiles, Path(f"{beside}-fresh"), [20, 21, 22, 23], case="patient X", split="test")
+    assert find_seen(card, fresh, "test", STORAGE) == Seen()
+
+
+def test_an_image_is_known_whatever_its_mask(tiles: Manifest) -> None:
+    masks = moved(tiles, Path(tiles.uri).parent / "other masks", [1, 2], case="patient Y", split="test")
+    contents = [content[:32] + "0" * 32 for content in masks.table["content"].to_pylist()]
+    at = masks.table.schema.get_field_index("content")
+    table = masks.table.set_column(at, masks.table.schema.field(at), pa.array(contents))
+    assert find_seen(taught(tiles), Manifest(masks.uri, masks.header, table), "test", STORAGE) == Seen(1, 2)
+
+
+def test_a_training_set_that_is_gone_is_said(tiles: Manifest, tmp_path: Path) -> None:
+    held_out = moved(tiles, tmp_path / "far" / "tiles", [20, 21], case="patient Z", split="test")
+    gone = TaughtOn(digest="ef" * 32, uri=str(tmp_path / "gone"))
+    card = taught(tiles, taught_on=(gone,), unknown_teachers=("ONNX teacher t.onnx",))
+    found = find_seen(card, held_out, "test", STORAGE)
+    assert found.cases == 0
+    place = f"tile set efefefefefef, which is no longer at {gone.uri} nor beside the held-out tiles"
+    assert found.unknown == ("ONNX teacher t.onnx", place)
+
+
+def answers(kind: Any, said: Any, truth: Any) -> Answers:
+    count = len(said)
+    return Answers(kind, np.arange(count), np.array(said), np.array(truth), np.zeros((count, 2), np.float32), 0)
+
+
+def test_what_one_answer_for_all_tiles_reaches() -> None:
+    """By hand: 30 of 100 pixels are nuclei, so that marking all has a Dice of 2 * 30 / (100 + 30)."""
+    logits = np.zeros((4, 3), np.float32)
+    assert constant_figure(answers("classification", logits, [0, 1, 1, 1])) == 0.5  # the third class is never there
+    assert constant_figure(answers("multi_label", logits, np.zeros((4, 3)))) == 0.5
+    pixels = [[[60, 10], [5, 25]]]
+    assert constant_figure(answers("segmentation", pixels, [0])) == pytest.approx(60 / 130)
+    assert constant_figure(answers("segmentation", [[[100, 0], [0, 0]]], [0])) == 0.0
+    three = [[[50, 0, 0], [0, 30, 0], [0, 0, 20]]]  # the mean of two foregrounds, one of which is marked everywhere
+    assert constant_figure(answers("segmentation", three, [0])) == pytest.approx(60 / 130 / 2)
