@@ -249,7 +249,10 @@ def decisions(cached: CachedViews, channels: int, manifest: Manifest, storage: S
         responses = first_responses(cached, shard, storage)
         if responses is None:
             uri = join(cached.uri, shard.shard)
-            raise InputError(f"responses {uri} are missing, damaged or to other tiles; cache the responses again.")
+            raise InputError(
+                f"responses {uri} are missing, damaged or to other tiles; delete what is left of them and cache the "
+                "responses again."
+            )
         for response in responses.column(0).to_pylist():
             levels = decode(response, channels, 1).flatten() if response else np.zeros(channels, np.uint8)
             found.append(int(np.argmax([ZERO, *levels])))
