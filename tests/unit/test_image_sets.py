@@ -222,3 +222,18 @@ def test_what_was_done_to_images_is_said(tmp_path: Path) -> None:
 def test_impossible_values(tmp_path: Path, values: dict[int, int]) -> None:
     with pytest.raises(InputError, match="mask_values"):
         take_in(tmp_path, mask_values=values)
+
+
+def test_a_set_with_values_of_its_own_is_found_again(tmp_path: Path) -> None:
+    write_set(tmp_path, {"a": png(mask_of(0, 7))})
+    assert not take_in(tmp_path, mask_values={0: 0, 7: 1}).reused
+    assert take_in(tmp_path, mask_values={0: 0, 7: 1}).reused
+    with pytest.raises(InputError, match=r"another configuration \(images\.mask_values"):
+        take_in(tmp_path, mask_values={0: 0, 7: 2})
+
+
+def test_a_folder_in_place_of_an_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "index.csv").write_text("image,case\nfolder.png,1\n")
+    with pytest.raises(InputError, match=r"folder\.png"):
+        take_in(tmp_path)
