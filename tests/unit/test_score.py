@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -18,6 +19,7 @@ from histill.evaluate.examiner import Examiner
 from histill.evaluate.pictures import spread_tiles, tiles_picture
 from histill.evaluate.score import score_model
 from histill.tiles.manifest import Manifest, write_manifest
+from histill.tiles.masks import IGNORED
 
 pytestmark = pytest.mark.unit
 
@@ -92,6 +94,21 @@ def test_a_small_student_and_its_teacher_see_the_same_tiles(manifest: Manifest, 
     assert (score.tiles, score.size_px) == (16, 32)
     assert score.reference.startswith("teacher ")
     assert score == score_model(student, held_out.model_copy(update={"batch_size": 16}), STORAGE)
+
+
+def test_a_pixel_that_a_mask_ignores_is_in_no_figure(
+    tmp_path: Path, tile_set: Callable[..., Manifest], mark_mask: Callable[..., str], model: Callable[..., str]
+) -> None:
+    held, folder = tile_set(tmp_path), model()
+    held_out = HeldOut(tiles=held.uri, split="train", batch_size=5)
+    whole = np.array(score_model(folder, held_out, STORAGE).confusion)
+    mark_mask(held, 2, IGNORED)
+    score = score_model(folder, held_out, STORAGE)
+    counts = np.array(score.confusion)
+    assert sorted((whole - counts).ravel().tolist()) == [0, 0, 0, 1]
+    hit, missed = counts[1, 1], counts[0, 1] + counts[1, 0]
+    assert score.figures["dice"] == pytest.approx(2 * hit / (2 * hit + missed))
+    assert picture(folder, held_out, 3).startswith(b"\x89PNG")
 
 
 def test_an_undecodable_tile_is_left_out_and_counted(
