@@ -5,11 +5,9 @@ import contextlib
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import yaml
@@ -20,7 +18,7 @@ from histill.cluster.interrupts import Interrupted, heed_signals
 from histill.config.base import Strict
 from histill.config.faults import is_shown
 from histill.config.load import OneOf, load_config, nested_models
-from histill.config.redact import redact, redact_all
+from histill.config.redact import print_trace, redact, redact_all
 from histill.errors import InputError
 from histill.storage.control import json_value
 
@@ -57,7 +55,7 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
     0: done. 1: a gate refused, or the job could not go on. 2: bad input. 130: interrupted by Ctrl-C, 143 by
     SIGTERM.
     """
-    sys.excepthook = _print_redacted
+    sys.excepthook = lambda kind, error, trace: print_trace(error)
     given = sys.argv[1:] if argv is None else argv
     arguments = _parser(_shown(model, given)).parse_intermixed_args(given)
     try:
@@ -80,16 +78,11 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
         if known is None:
             raise
         if arguments.verbose:
-            _print_redacted(type(error), error, error.__traceback__)
+            print_trace(error)
         print(f"error: {redact(str(known))}", file=sys.stderr)
         return 2 if isinstance(known, InputError) else 1
     print(json.dumps(json_value(outcome.values), sort_keys=True, allow_nan=False), flush=True)
     return 0 if outcome.ok else 1
-
-
-def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A traceback on stderr, without the secrets that what failed may have told in its message."""
-    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):

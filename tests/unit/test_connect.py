@@ -88,3 +88,19 @@ def test_an_address_of_ray_with_a_password_is_not_repeated(address: str) -> None
     with patch.dict(os.environ, {"RAY_ADDRESS": address}), pytest.raises(InputError) as caught, connected():
         pass
     assert "PLANTED" not in str(caught.value)
+
+
+def test_ray_is_told_no_secret_of_the_environment() -> None:
+    """Its dashboard shows the runtime environments of jobs."""
+    told: list[object] = []
+    planted = {"AWS_SECRET_ACCESS_KEY": "PLANTED-key", "MLFLOW_TRACKING_PASSWORD": "PLANTED-word"}
+    with (
+        patch.dict(os.environ, {"RAY_ADDRESS": "auto", **planted}),
+        patch.object(ray, "is_initialized", return_value=False),
+        patch.object(ray, "init", lambda *given, **named: told.extend([given, named])),
+        patch.object(ray, "shutdown"),
+        connected(),
+    ):
+        pass
+    assert told
+    assert "PLANTED" not in repr(told)

@@ -1,12 +1,12 @@
 """Verdicts on single places, and the rows that equal verdicts are gathered into."""
 
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from histill.cluster.failures import known_error
 from histill.cluster.quiet import verbose
+from histill.config.redact import print_trace
 from histill.registry.server import without_userinfo
 
 DRIVER = "driver"  # the process that this is, among the names of nodes
@@ -69,7 +69,7 @@ def verdict_of(error: BaseException, advice: str = "") -> Verdict:
     `advice` is the mend where the error names none.
     """
     if verbose():
-        traceback.print_exception(error)
+        print_trace(error)
     known = known_error(error)
     if known is not None:
         found, _, mend = str(known).rstrip(".").partition("; ")

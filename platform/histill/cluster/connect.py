@@ -6,13 +6,12 @@ import os
 import re
 import secrets
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 from histill.cluster.interrupts import heed_again
 from histill.cluster.quiet import start_of_ray, verbose
-from histill.config.redact import redact
+from histill.config.redact import print_trace, redact
 from histill.errors import AwayError, InputError
 
 OWN_TOKEN = "~/.ray/auth_token"  # where Ray keeps one
@@ -89,7 +88,7 @@ def _init(address: str, hook: bool) -> None:
             )
     except Exception as error:  # Ray raises plain ones
         if verbose():
-            traceback.print_exception(error)
+            print_trace(error)
         raise _start_error(address, error) from None
 
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +34,11 @@ def redact(text: str) -> str:
             text = text.replace(value, HIDDEN)
     text = _LOGIN.sub("", _ADDRESS.sub(_shown, text))
     return _BEARER.sub(rf"\g<kind> {HIDDEN}", _ASSIGNED.sub(rf"\g<name>{HIDDEN}", text))
+
+
+def print_trace(error: BaseException) -> None:
+    """The traceback of `error` on stderr, without the secrets that what failed may have told in its message."""
+    print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
 def redact_all(value: Any) -> Any:
