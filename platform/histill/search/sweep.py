@@ -29,6 +29,7 @@ from histill.train.claim import claim
 from histill.train.inputs import check_inputs
 from histill.train.launch import OpenRun
 from histill.train.run_folder import finish, open_record, run_uri, save_record
+from histill.train.tracking import close_on_error
 
 KIND = "search_students"
 RECORD_NAME = "sweep.json"
@@ -82,30 +83,31 @@ def _run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | 
     check_inputs(config, record, prepared.inputs)
     tracker = open_run(config.tracking, name=config.name, kind=KIND, config=config, run_id=record.tracking_run)
     parent = tracker.run_id if tracker else None
-    save_record(config, record.model_copy(update={"tracking_run": parent, "inputs": prepared.inputs}))
-    if tracker:  # a trial runs in a process that need not know this one's environment
-        tracking = config.tracking.model_copy(update={"uri": tracker.uri})
-        prepared = replace(prepared, config=config.model_copy(update={"tracking": tracking}))
-    try:
+    with close_on_error(tracker):
+        save_record(config, record.model_copy(update={"tracking_run": parent, "inputs": prepared.inputs}))
+        if tracker:  # a trial runs in a process that need not know this one's environment
+            tracking = config.tracking.model_copy(update={"uri": tracker.uri})
+            prepared = replace(prepared, config=config.model_copy(update={"tracking": tracking}))
         sweep = Sweep(run_uri(config), prepared.metric, config.cost, _trials(prepared, open_run, parent), parent)
         model = sweep.best.model
         assert model is not None
         if config.register_best is not None and register is not None:
             version = register(model, config.register_best, _record(config, sweep))
             sweep = replace(sweep, version=version)
-    except BaseException as error:
+        write_json(join(sweep.run, RECORD_NAME), _record(config, sweep), config.storage)
         if tracker:
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    write_json(join(sweep.run, RECORD_NAME), _record(config, sweep), config.storage)
-    if tracker:
-        tracker.metrics({f"best_{sweep.metric}": sweep.best.quality}, 0)
-        tracker.table("trials", sweep.rows())
-        for name, picture in {"front": front_picture(sweep), **study_pictures(config, sweep)}.items():
-            tracker.picture(name, picture)
-        tracker.finish("FINISHED")
-    finish(config, model, {sweep.metric: sweep.best.quality})  # last: its name is refused from now on
+            _track(tracker, config, sweep)
+            tracker.finish("FINISHED")
+        finish(config, model, {sweep.metric: sweep.best.quality})  # last: its name is refused from now on
     return sweep
+
+
+def _track(tracker: Any, config: SearchConfig, sweep: Sweep) -> None:
+    """What came of the sweep, as its tracked run shows it."""
+    tracker.metrics({f"best_{sweep.metric}": sweep.best.quality}, 0)
+    tracker.table("trials", sweep.rows())
+    for name, picture in {"front": front_picture(sweep), **study_pictures(config, sweep)}.items():
+        tracker.picture(name, picture)
 
 
 def _record(config: SearchConfig, sweep: Sweep) -> dict[str, Any]:

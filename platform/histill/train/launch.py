@@ -20,6 +20,7 @@ from histill.train.doubts import doubt_validation
 from histill.train.inputs import check_inputs
 from histill.train.newest import drop_broken_notes
 from histill.train.run_folder import finish, open_record, remove_orphans, run_uri, save_record
+from histill.train.tracking import close_on_error
 
 if TYPE_CHECKING:
     from histill.train.prepare import Prepared
@@ -94,11 +95,6 @@ def _train_run(
     show: bool,
     figures: Mapping[str, float],
 ) -> Trained:
-    import ray.train
-
-    from histill.train.no_retry import NoRetry
-    from histill.train.trainer import Trainer
-
     config = prepared.config
     record = open_record(config, prepared.kind)
     check_inputs(config, record, prepared.inputs)  # what the job before has left, since these were prepared
@@ -112,16 +108,34 @@ def _train_run(
         unsent=join(config.runs, UNSENT),
         storage=config.storage,
     )
-    record = record.model_copy(update={"tracking_run": tracker.run_id if tracker else None, "inputs": prepared.inputs})
-    save_record(config, record)
-    if tracker and figures:
-        tracker.metrics(figures, 0)
-        tracker.close()  # sent now: a trial that is stopped has no time to
-    workers = config.workers
-    board = make_board()
+    # a trial is closed by its sweep, which knows whether it was only stopped
+    with close_on_error(tracker if parent is None else None):
+        run_id = tracker.run_id if tracker else None
+        save_record(config, record.model_copy(update={"tracking_run": run_id, "inputs": prepared.inputs}))
+        if tracker and figures:
+            tracker.metrics(figures, 0)
+            tracker.close()  # sent now: a trial that is stopped has no time to
+        model, metrics = _fit(prepared, tracker, callbacks, show)
+        if tracker:
+            tracker.finish("FINISHED")
+        finish(config, model, metrics)  # last: its name is refused from now on
+    if show and (doubt := doubt_validation(config.name, metrics)):
+        print(f"warning: {doubt}", file=sys.stderr, flush=True)
+    return Trained(run_uri(config), model, metrics, run_id)
+
+
+def _fit(prepared: "Prepared", tracker: Any, callbacks: Sequence[Any], show: bool) -> tuple[str, dict[str, float]]:
+    """The final model folder and the metrics, from Ray Train."""
+    import ray.train
+
+    from histill.train.no_retry import NoRetry
+    from histill.train.trainer import Trainer
+
+    config, workers = prepared.config, prepared.config.workers
     filesystem, path = steady_filesystem(config.runs, config.storage)
     folder = join(path, config.name)
     drop_broken_notes(filesystem, folder, ray.__version__)
+    board = make_board()
     trainer = Trainer(
         _work,
         train_loop_config={"assignment": ray.put((prepared, board, tracker))},
@@ -144,22 +158,13 @@ def _train_run(
     try:
         with shown(board, config.name) if show else nullcontext(), _patience(workers):
             result = trainer.fit()
-    except BaseException as error:
-        if tracker and parent is None:  # a trial is closed by its sweep, which knows whether it was only stopped
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
     finally:
         ray.kill(board)
     model = ("s3://" if is_s3(config.runs) else "") + result.checkpoint.path
     metrics = {key: float(value) for key, value in result.metrics.items() if isinstance(value, int | float)}
     kept = {os.path.basename(checkpoint.path) for checkpoint, _ in result.best_checkpoints or []}
     remove_orphans(filesystem, folder, kept)
-    if tracker:
-        tracker.finish("FINISHED")
-    finish(config, model, metrics)  # last: its name is refused from now on
-    if show and (doubt := doubt_validation(config.name, metrics)):
-        print(f"warning: {doubt}", file=sys.stderr, flush=True)
-    return Trained(run_uri(config), model, metrics, record.tracking_run)
+    return model, metrics
 
 
 @contextmanager

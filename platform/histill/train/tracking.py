@@ -1,7 +1,8 @@
 """What training needs of an experiment tracker; the registry hands out the real one."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 
 class Tracker(Protocol):
@@ -18,3 +19,14 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Send what is still held back."""
         ...
+
+
+@contextmanager
+def close_on_error(tracker: Any) -> Iterator[None]:
+    """Close a tracked run if the block does not come to its end: as KILLED by a signal, or FAILED."""
+    try:
+        yield
+    except BaseException as error:
+        if tracker:
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise

@@ -1,0 +1,36 @@
+"""How a tracked run ends whose work did not."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from histill.cluster.interrupts import Interrupted
+from histill.errors import HistillError
+from histill.train.tracking import close_on_error
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Interrupted(2), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (HistillError("full"), "FAILED"),
+        (SystemExit(1), "FAILED"),
+    ],
+)
+def test_a_run_that_does_not_come_to_its_end_is_closed(error: BaseException, status: str) -> None:
+    said: list[str] = []
+    with pytest.raises(type(error)), close_on_error(SimpleNamespace(finish=said.append)):
+        raise error
+    assert said == [status]
+    with pytest.raises(type(error)), close_on_error(None):  # nothing is tracked
+        raise error
+
+
+def test_one_that_does_is_left_to_its_owner() -> None:
+    said: list[str] = []
+    with close_on_error(SimpleNamespace(finish=said.append)):
+        pass
+    assert said == []
