@@ -56,8 +56,8 @@ def heed_again(instead: Callable[[int, Any], None] | None = None) -> None:
 
     With `instead` that is called in place of raising, where a library knows how to end; `raise_if_interrupted` follows.
     """
-    _instead[:] = [] if instead is None else [instead]
     if _heeding and threading.current_thread() is threading.main_thread():
+        _instead[:] = [] if instead is None else [instead]
         for number in _SIGNALS:
             signal.signal(number, _answer)
 

@@ -143,9 +143,11 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
         )
     if not verbose():
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error stands in the table
-    with contextlib.redirect_stdout(sys.stderr if verbose() else io.StringIO()):  # stdout is the job's JSON line
-        results = list(tuner.fit())
-    heed_again()
+    try:
+        with contextlib.redirect_stdout(sys.stderr if verbose() else io.StringIO()):  # stdout is the job's JSON line
+            results = list(tuner.fit())
+    finally:
+        heed_again()
     raise_if_interrupted()
     trials = ranked([_result(prepared, result) for result in results])
     if not trials[0].counts:
