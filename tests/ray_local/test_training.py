@@ -152,14 +152,17 @@ def test_a_lost_worker_costs_no_tile_and_changes_no_figure(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of three, which share a batch of four tiles unevenly; two come to the same, but for the order of sums."""
+    """Of three, which share a batch of four tiles unevenly; two come to the same.
+
+    But for the order of sums in float32, which Adam's first steps, of one size whatever the gradient's, make larger.
+    """
     # One is killed here; a second is allowed: a worker of the restarted group once died by itself, for no known cause.
     config = pretraining("lost-worker", tiles.uri, {"max_failures": 2, "workers.count": 3})
     trained = train(config, witness(tmp_path / "reports", kill_after=1))
     seen = reports(tmp_path / "reports")
     assert [(report["epochs"], report["tiles"], report["workers"]) for report in seen] == [(1, TILES, 3), (2, TILES, 3)]
     for found, expected in zip(seen, two.reports, strict=True):
-        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
         assert found["val_dice"] == pytest.approx(expected["val_dice"], abs=1e-3)
     # from the newest checkpoint, also where Ray was still to be told of it
     assert re.search(rf"going on from step ({STEPS}|{2 * STEPS}) with 3 workers\n", capsys.readouterr().err)
