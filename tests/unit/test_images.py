@@ -175,4 +175,5 @@ def test_good_and_bad_rows_keep_their_order(tmp_path: Path) -> None:
     assert isinstance(missing, Unreadable)
     assert "b.png does not exist" in str(missing)
     assert isinstance(torn, Unreadable)
+    assert "line 4 of the index: " in str(torn)
     assert "c.png" in str(torn)

@@ -54,6 +54,7 @@ def index_of(folder: Path, text: str | bytes, **columns: Any) -> ImageIndex:
         (f"image,case\n{COMPOSED}.png,1\n{DECOMPOSED}.png,2\n", "twice .* on lines 2 and 3"),
         ("image,label,case\na.png,Tumour,1\nb.png,tumour,2\n", "'Tumour' on line 2 and 'tumour' on line 3"),
         ("image,label,case\na.png,a b,1\nb.png,a  b|c,2\n", "'a b' on line 2 and 'a  b' on line 3"),
+        ("image,label,case\na.png,ab,1\nb.png,a\u200bb,2\n", r"'ab' on line 2 and 'a\\u200bb' on line 3"),
         ("image,mask,case\na.png,./a.png,1\n", r"line 2 of .* names a\.png as an image and as its mask"),
     ],
     ids=lambda value: repr(value[-24:]),
@@ -133,6 +134,18 @@ def test_cases_and_labels_are_the_same_in_both_forms_of_unicode(tmp_path: Path) 
         SplitRule(pinned={"test": (DECOMPOSED,), "val": (COMPOSED,)})
     one, other = (manifest_of(tmp_path / form, [("x", "train", form)]) for form in (COMPOSED, DECOMPOSED))
     assert case_digests(one, "train") == case_digests(other, "train")
+
+
+def test_labels_of_one_tile_are_separated_alike(tmp_path: Path) -> None:
+    found = index_of(tmp_path, "image,label,case\na.png, a | b|,1\nb.png,a|b,1\nc.png,|,1\n").rows
+    assert [row.label for row in found] == ["a|b", "a|b", None]
+
+
+def test_values_of_masks_without_any_mask_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text("image,case\na.png,1\n")
+    source = ImageSource(index=str(tmp_path / "index.csv"), mpp=0.5, mask_values={0: 0, 255: 1})
+    with pytest.raises(InputError, match="names no mask; name its column"):
+        read_image_index(source, Storage())
 
 
 def test_lines_are_named_but_not_all() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,13 +19,14 @@ LIKE_MASK = ("mask", "masks", "segmentation", "annotation")
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image of an index; `name` is its path as the index writes it."""
+    """One image of an index; `name` is its path as the index writes it, on `line`."""
 
     name: str
     uri: str
     case: str
     label: str | None
     mask: str | None
+    line: int
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,18 @@ def read_image_index(source: ImageSource, storage: Storage) -> ImageIndex:
             raise InputError(
                 f"the index {source.index} has no column {column!r}; it has {', '.join(filter(None, index.columns))}."
             )
-    rows = [_row(source, values) for values in index.rows]
-    _check_doubled(source.index, rows, index.lines)
-    _check_labels(source.index, rows, index.lines)
+    rows = [_row(source, values, line) for values, line in zip(index.rows, index.lines, strict=True)]
+    if source.mask_values is not None and not any(row.mask for row in rows):
+        raise InputError(
+            f"images.mask_values gives the values of masks their classes, and the index {source.index} names no mask; "
+            "name its column (images.columns.mask), or leave it out."
+        )
+    _check_doubled(source.index, rows)
+    _check_labels(source.index, rows)
     return ImageIndex(rows, (*index.notes, *_notes(columns, index, rows)))
 
 
-def _row(source: ImageSource, values: dict[str, str]) -> ImageRow:
+def _row(source: ImageSource, values: dict[str, str], line: int) -> ImageRow:
     columns = source.columns
     name = values[columns.image]
     mask = values.get(columns.mask, "") if columns.mask else ""
@@ -72,6 +79,7 @@ def _row(source: ImageSource, values: dict[str, str]) -> ImageRow:
         case=plain(values[columns.case]),
         label="|".join(filter(None, map(plain, label.split("|")))) or None,
         mask=_resolved(beside(source.index, mask)) if mask else None,
+        line=line,
     )
 
 
@@ -86,38 +94,40 @@ def _file_of(uri: str) -> str:
     return plain(uri if is_s3(uri) else os.path.realpath(uri))
 
 
-def _check_doubled(uri: str, rows: Sequence[ImageRow], lines: Sequence[int]) -> None:
-    seen: dict[str, int] = {}
-    for position, row in enumerate(rows):
+def _check_doubled(uri: str, rows: Sequence[ImageRow]) -> None:
+    seen: dict[str, ImageRow] = {}
+    for row in rows:
         file = _file_of(row.uri)
-        earlier = seen.setdefault(file, position)
-        if earlier != position:
-            other = "" if rows[earlier].name == row.name else f" (as {rows[earlier].name})"
+        earlier = seen.setdefault(file, row)
+        if earlier is not row:
+            other = "" if earlier.name == row.name else f" (as {earlier.name})"
             raise InputError(
-                f"the index {uri} names the image {row.name} twice{other}, on lines {lines[earlier]} and "
-                f"{lines[position]}; remove one of the rows."
+                f"the index {uri} names the image {row.name} twice{other}, on lines {earlier.line} and {row.line}; "
+                "remove one of the rows."
             )
         if row.mask is not None and _file_of(row.mask) == file:
             raise InputError(
-                f"line {lines[position]} of the index {uri} names {row.name} as an image and as its mask; name the "
+                f"line {row.line} of the index {uri} names {row.name} as an image and as its mask; name the "
                 "mask, or leave it empty."
             )
 
 
-def _check_labels(uri: str, rows: Sequence[ImageRow], lines: Sequence[int]) -> None:
+def _check_labels(uri: str, rows: Sequence[ImageRow]) -> None:
     written: dict[str, tuple[str, int]] = {}
-    for row, line in zip(rows, lines, strict=True):
+    for row in rows:
         for part in (row.label or "").split("|"):
-            earlier, first = written.setdefault(_alike(part), (part.strip(), line))
-            if earlier != part.strip():
+            earlier, first = written.setdefault(_alike(part), (part, row.line))
+            if earlier != part:
                 raise InputError(
-                    f"the index {uri} writes one label in two ways, {earlier!r} on line {first} and "
-                    f"{part.strip()!r} on line {line}; write them alike."
+                    f"the index {uri} writes one label in two ways, {earlier!r} on line {first} and {part!r} on line "
+                    f"{row.line}; write them alike."
                 )
 
 
 def _alike(name: str) -> str:
-    return " ".join(name.casefold().split())
+    """What is equal for names that one cannot tell apart, or only by case or spaces."""
+    seen = "".join(letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
+    return " ".join(seen.casefold().split())
 
 
 def _notes(columns: Columns, index: Index, rows: Sequence[ImageRow]) -> list[str]:
@@ -126,15 +136,15 @@ def _notes(columns: Columns, index: Index, rows: Sequence[ImageRow]) -> list[str
         ("label", columns.label, [row.label for row in rows]),
         ("mask", columns.mask, [row.mask for row in rows]),
     ):
-        without = [line for line, value in zip(index.lines, values, strict=True) if value is None]
+        without = [row.line for row, value in zip(rows, values, strict=True) if value is None]
         if column in index.columns and without:
             notes.append(f"{len(without)} of {len(rows)} images have no {what} ({lines_named(without)}).")
     masks: dict[str, list[int]] = {}
     cases: dict[str, dict[str, int]] = {}
-    for row, line in zip(rows, index.lines, strict=True):
+    for row in rows:
         if row.mask is not None:
-            masks.setdefault(_file_of(row.mask), []).append(line)
-        cases.setdefault(_alike(row.case), {}).setdefault(row.case, line)
+            masks.setdefault(_file_of(row.mask), []).append(row.line)
+        cases.setdefault(_alike(row.case), {}).setdefault(row.case, row.line)
     notes += [f"the mask {mask} is that of {len(those)} images ({lines_named(those)})."
               for mask, those in masks.items() if len(those) > 1]  # fmt: skip
     notes += [
