@@ -116,7 +116,7 @@ def _parser(model: type[Strict]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. data.batch_size=64")
-    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with the keys below")
+    parser.add_argument("-c", "--config", metavar="FILE", action=_Once, help="YAML file with the keys below")
     for name, field in model.model_fields.items():
         if not nested_models(field.annotation) and name != "config":
             kind = _Flag if field.annotation is bool else _Option
@@ -124,6 +124,17 @@ def _parser(model: type[Strict]) -> argparse.ArgumentParser:
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     parser.add_argument("--verbose", action="store_true", help="show the workers' own logs and full tracebacks")
     return parser
+
+
+class _Once(argparse.Action):
+    """A file that may be given once: of two, argparse would drop the first without a word."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is given twice; keep one file, and set further keys as key=value")
+        setattr(namespace, self.dest, values)
 
 
 class _Option(argparse.Action):

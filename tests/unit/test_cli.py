@@ -199,3 +199,18 @@ def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     for key in ("name", "rate", "storage.endpoint"):
         assert f"\n  {key} " in output
     assert "how fast (default 0.5)" in output
+
+
+@pytest.mark.parametrize("arguments", [["-c", "a.yaml", "-c", "b.yaml"], ["--config=a.yaml", "rate=1", "-c", "b.yaml"]])
+def test_a_second_file_is_not_dropped_in_silence(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_job(Example, failing(AssertionError("the job must not start")), arguments)
+    assert caught.value.code == 2
+    assert "-c is given twice; keep one file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argument", ["--verb", "--sourc=x", "--storag"])
+def test_options_are_not_guessed_from_their_beginning(argument: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_job(Example, failing(AssertionError("the job must not start")), ["name=x", argument])
+    assert caught.value.code == 2

@@ -160,7 +160,8 @@ def test_a_sweep_draws_no_other_places() -> None:
 
 def test_an_index_names_no_other_places() -> None:
     assert beside("s3://b/set/index.csv", "s3://b/x.png") == "s3://b/x.png"
-    for text in ("gs://b/x.png", "s3:/b/x.png", "https://h/x.png", "C:\\x.png", "file:///x.png", "S3://b/x.png"):
+    assert beside("s3://b/set/index.csv", "file:///data/x.png") == "/data/x.png"
+    for text in ("gs://b/x.png", "s3:/b/x.png", "https://h/x.png", "C:\\x.png", "file://h/x.png", "S3://b/x.png"):
         with pytest.raises(InputError, match="cannot be used"):
             beside("/data/index.csv", text)
 
@@ -173,6 +174,8 @@ def test_storage_itself_makes_no_folder_of_an_address(tmp_path: Path, monkeypatc
         with pytest.raises(InputError, match="cannot be used"):
             arrow_filesystem(text, Storage())
     assert not list(tmp_path.iterdir())
+    control.write_bytes(f"file://{tmp_path}/x", b"1", Storage())
+    assert (tmp_path / "x").read_bytes() == b"1"
 
 
 def test_buckets_with_profiles_are_named_alone() -> None:

@@ -40,8 +40,9 @@ class OneOf(Generic[C]):
     def chosen(self, data: Mapping[str, Any]) -> type[C]:
         """The model for `data`. Raises InputError naming those there are."""
         named = data.get(self.key, next(iter(self.models)))
-        if named not in self.models:
-            raise InputError(f"{self.key} is {named!r}; it is one of {', '.join(self.models)}.")
+        if not isinstance(named, str) or named not in self.models:
+            shown = redact(repr(named)) if isinstance(named, str) else "no text"
+            raise InputError(f"{self.key} is {shown}; it is one of {', '.join(self.models)}.")
         return self.models[named]
 
 

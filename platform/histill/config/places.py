@@ -37,7 +37,7 @@ def read_place(text: str) -> str:
     if text.startswith("s3://"):
         return _s3_address(text)
     if (said := name_foreign(text)) is not None:
-        path = _path_of_file_address(text)
+        path = path_of_file_address(text)
         if path is None:
             raise ValueError(said)
         return read_place(path)
@@ -119,7 +119,7 @@ def _s3_address(text: str) -> str:
     return text
 
 
-def _path_of_file_address(text: str) -> str | None:
+def path_of_file_address(text: str) -> str | None:
     """The path of file:/path, file:///path and file://localhost/path; None of any other address."""
     match = re.fullmatch(r"file:(?://(?:localhost)?)?(?P<path>/[^/%?#].*|/)", text, re.IGNORECASE | re.DOTALL)
     return None if match is None or "%" in match["path"] else match["path"]

@@ -2,7 +2,7 @@
 
 import os
 
-from histill.config.places import is_windows, name_foreign
+from histill.config.places import is_windows, name_foreign, path_of_file_address
 from histill.config.redact import redact
 from histill.errors import InputError
 
@@ -19,8 +19,7 @@ def bucket_of(uri: str) -> str | None:
 
 def local_path(uri: str) -> str:
     """The absolute path that a `uri` outside object storage names. Raises InputError for other kinds of addresses."""
-    _refuse_foreign(uri)
-    return os.path.abspath(uri)
+    return os.path.abspath(_path_or_s3(uri))
 
 
 def join(uri: str, *parts: str) -> str:
@@ -33,7 +32,7 @@ def beside(uri: str, relative: str) -> str:
 
     Raises InputError for a path of Windows, and for an address of another kind than s3://.
     """
-    _refuse_foreign(relative)
+    relative = _path_or_s3(relative)
     if is_s3(relative) or os.path.isabs(relative):
         return relative
     folder = uri.rpartition("/")[0]
@@ -50,7 +49,11 @@ def stem(uri: str) -> str:
     return os.path.splitext(uri.rstrip("/").rpartition("/")[2])[0]
 
 
-def _refuse_foreign(uri: str) -> None:
+def _path_or_s3(uri: str) -> str:
+    """`uri`, or the path that a file:// address names. Raises InputError for other kinds of addresses."""
+    if (path := path_of_file_address(uri)) is not None:
+        return path
     said = "a path of Windows is not read here" if is_windows(uri) else name_foreign(uri)
     if said is not None:
         raise InputError(f"{redact(uri)} cannot be used: {said}.")
+    return uri
