@@ -69,12 +69,13 @@ def test_the_line_is_seen_while_stderr_is_silenced(capfd: pytest.CaptureFixture[
     assert capfd.readouterr().err.startswith("stopping; what is written stays")
 
 
-def test_a_library_that_raises_its_own_interrupt_changes_no_status() -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("an actor is gone")])
+def test_a_library_that_raises_an_error_of_its_own_changes_no_status(error: BaseException) -> None:
     def work() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt from None
+            raise error from None
 
     assert status_of(work) == 143
 

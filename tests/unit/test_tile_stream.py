@@ -108,6 +108,41 @@ def test_the_global_batches_are_those_of_one_worker(manifest: Manifest, workers:
             assert torch.equal(torch.cat([parts(part)[name] for part in joined]), value), name
 
 
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_places_that_are_left_show_tiles_and_count_nowhere(manifest: Manifest, workers: int) -> None:
+    """18 tiles in batches of 4: two places are left, and with 4 workers two of these have no tile at all."""
+
+    def last_two(batches: list[list[TileBatch]]) -> tuple[TileBatch, ...]:
+        joined = []
+        for step in (-2, -1):
+            of_all = [parts(each[step]) for each in batches]
+            whole = {name: torch.cat([part[name] for part in of_all]) for name in of_all[0]}
+            joined.append(replace(batches[0][step], **whole))
+        return tuple(joined)
+
+    streams = [stream(manifest, worker, workers) for worker in range(workers)]
+    epochs = [list(each.training_epoch(1, seed=2, augment=VARIED)) for each in streams]
+    for batches in (epochs, [list(each.exact_pass()) for each in streams]):
+        before, last = last_two(batches)
+        assert (last.valid.tolist(), last.index[2:].tolist()) == ([True, True, False, False], [-1, -1])
+        for name in ("student", "teacher"):
+            assert torch.equal(parts(last)[name][2:], parts(before)[name][2:]), name
+        assert last.mask is not None
+        assert not last.mask[2:].any()
+    for each, epoch in zip(streams, epochs, strict=True):  # a run that goes on at the last step sees the same
+        (again,) = each.training_epoch(1, seed=2, augment=VARIED, from_step=4)
+        assert same(again, epoch[-1])
+
+
+def test_an_epoch_of_one_batch_repeats_its_tiles_for_every_worker(manifest: Manifest) -> None:
+    shares = [list(stream(manifest, worker, 4, batch_size=64).exact_pass()) for worker in range(4)]
+    (whole,) = stream(manifest, batch_size=64).exact_pass()
+    joined = torch.cat([batches[0].student for batches in shares])
+    assert torch.equal(joined, whole.student)
+    assert torch.equal(joined, joined[:18].repeat(4, 1, 1, 1)[:64])
+    assert sum(int(batches[0].valid.sum()) for batches in shares) == 18
+
+
 def test_a_tile_is_varied_alike_whatever_the_batch_size(manifest: Manifest) -> None:
     def by_tile(size: int) -> dict[int, tuple[bytes, bytes]]:
         batches = stream(manifest, batch_size=size).training_epoch(2, seed=1, augment=VARIED)

@@ -38,9 +38,8 @@ def heed_signals() -> Iterator[None]:
     _heeding.append(stderr)
     try:
         yield
-    except KeyboardInterrupt:
-        if _received:  # Ray raises one of its own in its place
-            raise Interrupted(_received[0]) from None
+    except (KeyboardInterrupt, Exception):
+        raise_if_interrupted()  # a library may raise one of its own in its place, or stumble over it
         raise
     finally:
         _heeding.clear()
@@ -63,9 +62,9 @@ def heed_again(instead: Callable[[int, Any], None] | None = None) -> None:
 
 
 def raise_if_interrupted() -> None:
-    """Raise `Interrupted` if a signal has come."""
+    """Raise `Interrupted`, without what is being handled, if a signal has come."""
     if _received:
-        raise Interrupted(_received[0])
+        raise Interrupted(_received[0]) from None
 
 
 def interrupted() -> bool:

@@ -134,7 +134,8 @@ def _fit(prepared: "Prepared", tracker: Any, callbacks: Sequence[Any], show: boo
     config, workers = prepared.config, prepared.config.workers
     filesystem, path = steady_filesystem(config.runs, config.storage)
     folder = join(path, config.name)
-    drop_broken_notes(filesystem, folder, ray.__version__)
+    if drop_broken_notes(filesystem, folder, ray.__version__):
+        print(f"{config.name}: no checkpoint in {run_uri(config)} is whole; the run begins anew", file=sys.stderr)
     board = make_board()
     trainer = Trainer(
         _work,

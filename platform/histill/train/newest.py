@@ -39,11 +39,11 @@ def step_of(path: str) -> int:
     return int(os.path.basename(path.rstrip("/")).removeprefix(CHECKPOINTS))
 
 
-def drop_broken_notes(filesystem: "FileSystem", folder: str, version: str) -> None:
+def drop_broken_notes(filesystem: "FileSystem", folder: str, version: str) -> bool:
     """Remove Ray Train's notes of the run in `folder` where Ray of this `version` would refuse them for good.
 
     They were cut short, are another version's, or name checkpoints that are gone. The newest checkpoint is found
-    without them.
+    without them, unless an older version of this package has written it; whether there is none any more to go on from.
     """
     path = f"{folder}/{_NOTES_NAME}"
     try:
@@ -51,12 +51,13 @@ def drop_broken_notes(filesystem: "FileSystem", folder: str, version: str) -> No
         names = [each["checkpoint_dir_name"] for each in notes["checkpoint_results"]]
         sound = notes["ray_version"] == version
     except FileNotFoundError:
-        return
+        return False
     except (ValueError, KeyError, TypeError):
         names, sound = [], False
     if sound and all(_is_there(filesystem, f"{folder}/{name}") for name in names):
-        return
+        return False
     filesystem.delete_file(path)
+    return newest_checkpoint(filesystem, folder) is None
 
 
 def _whole(filesystem: "FileSystem", path: str) -> bool:
