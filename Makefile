@@ -10,6 +10,8 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	# a published teacher of the tests, alone: what it asks for would write over onnxruntime
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps lavlab-shell==0.9.1
 	touch $@
 
 demo: setup  ## SLIDE=path takes your own slide, MPP=0.25 says what it does not record
@@ -40,5 +42,5 @@ benchmarks: setup  ## the loaders that histill is measured beside; MosaicML Stre
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps mosaicml-streaming==0.13.0
 
 lock: setup  ## write down the versions that .venv holds
-	$(BIN)/python -m pip freeze --exclude-editable | grep -v -e '^#' -e ' @ ' -e '^mosaicml-streaming' > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -e '^#' -e ' @ ' -e '^mosaicml-streaming' -e '^lavlab-shell' > constraints.txt
 	touch $(READY)
