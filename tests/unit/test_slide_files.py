@@ -108,6 +108,9 @@ def test_files_that_are_no_slides(tmp_path: Path, write_slide: Callable[..., str
     stripes = tmp_path / "stripes.tiff"
     tifffile.imwrite(stripes, np.zeros((64, 64, 3), np.uint8), photometric="rgb")
     assert "not in a format that OpenSlide reads" in reason(stripes)
+    bits = tmp_path / "bits.tiff"  # whose number per channel may be left out, since it is 1
+    tifffile.imwrite(bits, np.zeros((256, 256), bool), tile=(256, 256), photometric="minisblack")
+    assert "holds what OpenSlide does not read (Cannot get required TIFF tag: 258)" in reason(bits)
 
 
 def test_uncompressed_tiles_that_libtiff_does_not_read_are_no_damage(tmp_path: Path) -> None:

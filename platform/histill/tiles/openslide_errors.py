@@ -17,7 +17,7 @@ def explain_error(said: str) -> str:
             "has uncompressed tiles whose bytes are no multiple of 1,024, which OpenSlide does not read; convert it "
             "to a pyramidal TIFF with JPEG tiles."
         )
-    if re.search(r"unsupported (?!marker)|not supported|can ?not handle", said, re.IGNORECASE):
+    if re.search(r"unsupported (?!marker)|not supported|can ?not handle|required TIFF tag", said, re.IGNORECASE):
         return f"holds what OpenSlide does not read ({said}); convert it to a pyramidal TIFF with JPEG tiles."
     if "SOP instance" in said:
         return f"lacks some of its DICOM files ({said}); copy all of them into one folder."
