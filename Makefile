@@ -5,12 +5,12 @@ READY := .venv/.ready
 
 .PHONY: setup demo ui test lint layers types format lock benchmarks
 
+# lavlab-shell, a published teacher of the tests, comes alone: what it asks for would write over onnxruntime.
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
-	# a published teacher of the tests, alone: what it asks for would write over onnxruntime
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps lavlab-shell==0.9.1
 	touch $@
 
