@@ -71,6 +71,15 @@ def test_a_region_that_holds_no_tile_or_no_tissue(
     assert "(region 0.4, 0, 0.5, 1) is 64 x 512 px of 0.5 um, smaller than a tile" in narrow
 
 
+def test_a_set_without_a_tile_names_the_first_and_counts_the_others(
+    tmp_path: Path, ingest_slides: Callable[..., Any]
+) -> None:
+    for number in range(7):
+        write_flat(tmp_path / f"{number}.tiff", (100 + number,) * 3)
+    with pytest.raises(InputError, match=r"gave no tile .*0\.tiff shows no tissue.*4\.tiff shows no.*\. And 2 more\.$"):
+        ingest_slides(tmp_path, "slide\n" + "".join(f"{number}.tiff\n" for number in range(7)))
+
+
 def test_a_grey_slide_can_be_cut_all_the_same(tmp_path: Path, ingest_slides: Callable[..., Any]) -> None:
     write_flat(tmp_path / "grey.tiff", (120, 120, 120))
     with pytest.raises(InputError, match=r"gave no tile .* it is grey.* set slides\.min_tissue=0 to cut it"):

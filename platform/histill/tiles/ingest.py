@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -92,7 +92,7 @@ def _made(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[st
     skipped = tuple(reason for part in ordered for reason in (*part.unreadable, *part.empty))
     rows = pa.concat_tables([part.rows for part in ordered])
     if not rows.num_rows:
-        raise InputError(f"the sources gave no tile for {config.output}: {' '.join(skipped[:NAMED])}")
+        raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}")
     notes = (*notes, *note_doubles(seen), *image_notes(ordered, meaning), *equal_content(rows))
     claim.take()  # it is still this one's, or another ingest of the same configuration has failed
     manifest = write_manifest(
@@ -159,13 +159,16 @@ def _within_limit(units: list[Unit], config: IngestConfig) -> Iterator[Part]:
     for part in map_tasks(make_part, units, title="cutting tiles" if config.slides else "taking in images", unit=unit):
         unreadable += part.unreadable
         if len(unreadable) > config.max_unreadable:
-            more = f" And {len(unreadable) - NAMED} more." if len(unreadable) > NAMED else ""
             raise InputError(
                 f"{len(unreadable)} of the sources cannot be used and max_unreadable is {config.max_unreadable}; "
-                "what is done stays, so correct them or raise the limit and repeat: "
-                f"{' '.join(unreadable[:NAMED])}{more}"
+                f"what is done stays, so correct them or raise the limit and repeat: {_first_of(unreadable)}"
             )
         yield part
+
+
+def _first_of(reasons: Sequence[str]) -> str:
+    more = f" And {len(reasons) - NAMED} more." if len(reasons) > NAMED else ""
+    return " ".join(reasons[:NAMED]) + more
 
 
 def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
