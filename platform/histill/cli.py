@@ -115,7 +115,7 @@ def _parser(model: type[Strict]) -> argparse.ArgumentParser:
         epilog="keys (one without a dot may also be given as an option, --name NAME):\n" + "\n".join(_key_lines(model)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, e.g. data.batch_size=64")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, once, e.g. data.batch_size=64")
     parser.add_argument("-c", "--config", metavar="FILE", action=_Once, help="YAML file with the keys below")
     for name, field in model.model_fields.items():
         if not nested_models(field.annotation) and name != "config":

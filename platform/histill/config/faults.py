@@ -16,6 +16,7 @@ _EXPECTED = {
     "dict_type": "keys and values such as {a: b} were expected",
     "bool_type": "true or false was expected",
     "finite_number": "a finite number was expected",
+    "string_pattern_mismatch": "1 to 100 letters, digits, dots, lines - and _ were expected, a letter or digit first",
 }
 
 
