@@ -5,10 +5,10 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from histill.storage.scratch import LOCK
 from kill_runs.jobs import Job
 from kill_runs.objects import PART, torn
 from kill_runs.place import ROOT, Place
@@ -196,14 +196,14 @@ def _ended(attempt: Attempt, expected: int) -> list[str]:
 
 
 def _bearing(strike: Strike, attempt: Attempt) -> list[str]:
-    """What is wrong with how a job took a signal that it may answer."""
-    if strike.number != signal.SIGINT or attempt.seconds < 0:
+    """What is wrong with how a job took a signal that it may answer; before it has begun, Python answers."""
+    if strike.number == signal.SIGKILL:
         return []
     faults = []
-    if attempt.status not in (130, -signal.SIGINT):
-        faults.append(f"Ctrl-C ended it with {attempt.status}: {_last(attempt.said)}")
-    if "Traceback" in attempt.said:
-        faults.append(f"Ctrl-C was answered with a traceback: {_last(attempt.said)}")
+    if attempt.status not in (128 + strike.number, -strike.number):
+        faults.append(f"{strike.number.name} ended it with {attempt.status}: {_last(attempt.said)}")
+    if "Traceback" in attempt.said and "in run_job" in attempt.said:
+        faults.append(f"{strike.number.name} was answered with a traceback: {_last(attempt.said)}")
     return faults
 
 
@@ -222,20 +222,14 @@ def _partial(verdict: Verdict, found: Result) -> list[str]:
 
 
 def _leftovers(place: Place, chain: str, found: Result) -> list[str]:
-    """Parts and temporary files that are still there."""
+    """Parts and temporary files that are still there; the empty folder of a worker that Ray has ended is none."""
     parts = [f"part left: {name}" for name in found.objects if PART in name]
     folders = (place.temporary(chain), place.heads_temporary)
-    left = [path.name for folder in folders for path in _histills(folder)]
+    files = (path for folder in folders for path in folder.glob("histill*/**/*") if path.is_file())
+    left = sorted(str(path.relative_to(place.scratch)) for path in files if path.name != LOCK)
     return parts + ([f"temporary: {', '.join(left[:4])}"] if left else [])
-
-
-def _histills(folder: Path) -> list[Path]:
-    return sorted(folder.glob("histill*")) if folder.is_dir() else []
 
 
 def _last(said: str) -> str:
     lines = [line for line in said.splitlines() if line.strip()]
     return lines[-1][-300:] if lines else "nothing"
-
-
-Say = Callable[[str], None]

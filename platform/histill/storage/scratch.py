@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX = "histill-scratch-"
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -38,10 +38,10 @@ def _folder_of(pid: int) -> Path:
     """This process's; a fork has another."""
     remove_abandoned(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    new = folder / f"{_LOCK}.new"
+    new = folder / f"{LOCK}.new"
     # held until the process ends; locked before it has the name that others look for
     fcntl.flock(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC), fcntl.LOCK_EX)
-    new.rename(folder / _LOCK)
+    new.rename(folder / LOCK)
     atexit.register(_remove, folder, pid)
     return folder
 
@@ -54,6 +54,6 @@ def _remove(folder: Path, pid: int) -> None:
 def remove_abandoned(temporary: Path) -> None:
     """Remove from `temporary` the folders of processes that have ended."""
     for folder in temporary.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), open(folder / _LOCK, "rb") as lock:
+        with contextlib.suppress(OSError), open(folder / LOCK, "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError, an OSError: it is in use
             shutil.rmtree(folder, ignore_errors=True)
