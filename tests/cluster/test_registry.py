@@ -189,14 +189,17 @@ def test_metrics_and_pictures_arrive(config: Tracking, client: MlflowClient, tmp
     assert Path(local).read_bytes() == b"\x89PNG"
 
 
-def test_a_table_that_is_recorded_again_holds_its_rows_once(config: Tracking, client: MlflowClient) -> None:
+def test_a_table_that_is_recorded_again_holds_its_rows_once(
+    config: Tracking, client: MlflowClient, tmp_path: Path
+) -> None:
     rows = [{"trial": "a", "dice": 0.5}, {"trial": "b", "dice": float("nan")}]
     tracker = begin(config)
     tracker.table("trials", rows)
     begin(config, tracker.run_id).table("trials", rows)
-    found = client.load_table(config.experiment, "trials.json", [tracker.run_id])
-    assert found["trial"].tolist() == ["a", "b"]
-    assert found["dice"].fillna(-1).tolist() == [0.5, -1]
+    path = client.download_artifacts(tracker.run_id, "trials.json", str(tmp_path))
+    assert json.loads(Path(path).read_text()) == {"columns": ["trial", "dice"], "data": [["a", 0.5], ["b", None]]}
+    shown = client.get_run(tracker.run_id).data.tags["mlflow.loggedArtifacts"]
+    assert json.loads(shown) == [{"path": "trials.json", "type": "table"}]
 
 
 def test_steps_that_a_resumed_run_repeats_stand_as_they_were(config: Tracking, client: MlflowClient) -> None:
@@ -383,7 +386,10 @@ def test_a_model_is_registered_once(
     score = {"dice": 0.5, "miou": float("nan")}
     evidence = {"score.json": versions.json_bytes(score), "pictures/comparison.png": b"\x89PNG"}
     assert versions.register(model, name, evidence, config, STORAGE, model_folder.load(model, STORAGE)[2]) == "1"
+    run_id = client.get_model_version(name, "1").run_id
+    client.update_run(run_id, status="RUNNING")  # as if the job had been killed once the version was there
     assert versions.register(model, name, {"search.json": b"{}"}, config, STORAGE) == "1"
+    assert client.get_run(run_id).info.status == "FINISHED"
     assert versions.register(make_model(2), name, {}, config, STORAGE) == "2"
     version = client.get_model_version(name, "1")
     assert version.tags == {

@@ -1,7 +1,6 @@
 """The registry of production: it gets the champion, and goes back when its source does."""
 
 import dataclasses
-import tempfile
 from pathlib import Path
 
 from histill.config.common import Storage, Tracking
@@ -11,6 +10,7 @@ from histill.registry import versions
 from histill.registry.decision import Promotion
 from histill.registry.ledger import ROLLED_BACK, begin_term, read_ledger
 from histill.registry.server import connect, required_server_uri, server_errors
+from histill.storage.scratch import scratch_folder
 
 
 def copy_champion(promotion: Promotion, config: PromoteConfig) -> Promotion:
@@ -41,7 +41,7 @@ def copy_version(name: str, version: str, source: Tracking, target: Tracking, *,
     MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
     """
     uri, storage = required_server_uri(target), Storage()
-    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
+    with scratch_folder() as folder:
         model, beside = Path(folder, "model"), Path(folder, "evidence")
         model.mkdir()
         beside.mkdir()

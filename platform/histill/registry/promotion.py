@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from histill.registry.production import copy_champion
 from histill.registry.rivals import best_earlier, compare_with, count_tries
 from histill.registry.server import connect, required_server_uri, server_errors
 from histill.registry.settled import settled_reference
+from histill.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +48,7 @@ def promote(config: PromoteConfig) -> Promotion:
         return copy_champion(promotion, config)
     assert config.model is not None
     assert config.held_out is not None
-    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
+    with scratch_folder() as folder:
         fetched = Path(folder, "candidate")
         fetched.mkdir()
         model = model_folder.resolve(versions.fetch_model(config.model, config.tracking, fetched), config.storage)

@@ -1,6 +1,5 @@
 """Whom a candidate is judged against: the champion, and the best of those before it, on the same held-out tiles."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from histill.registry import versions
 from histill.registry.candidate import Candidate
 from histill.registry.gates import ROUNDING, Rivalry
 from histill.registry.ledger import Ledger
+from histill.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: PromoteConfig) -> Rivalry:
     """The candidate beside a registered version. Raises InputError when that decides among other classes."""
-    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
+    with scratch_folder() as folder:
         model = versions.download(config.registered_name, version, Path(folder), config.tracking)
         examiner = Examiner.load(model, held_out, config.storage)
         if (examiner.kind, examiner.classes) != (candidate.examiner.kind, candidate.examiner.classes):

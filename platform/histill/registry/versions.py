@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from histill.registry.runs import begin_run
 from histill.registry.server import connect, error_code, log_file, required_server_uri, server_errors
 from histill.registry.tracking import MlflowTracker
 from histill.storage.control import json_value
+from histill.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,7 +50,7 @@ def register(
     """
     uri = required_server_uri(tracking)
     client = connect(uri)
-    with tempfile.TemporaryDirectory(prefix="histill-") as folder:
+    with scratch_folder() as folder:
         try:
             model_folder.copy(model_uri, folder, storage)
         except FileNotFoundError:
@@ -62,7 +62,10 @@ def register(
             _ensure_registered_model(client, registered_name)
             known = min(_of_model(client, registered_name, digest), key=int, default=None)
             if known is not None:
-                _log(client, client.get_model_version(registered_name, known).run_id, evidence)
+                run = client.get_run(client.get_model_version(registered_name, known).run_id)
+                _log(client, run.info.run_id, evidence)
+                if run.info.status == "RUNNING":  # of a job that was killed once the version was there
+                    client.set_terminated(run.info.run_id)
                 return known
             run_id = begin_run(client, tracking.experiment, f"register-{registered_name}", {"kind": "register"})
             try:
