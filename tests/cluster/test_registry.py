@@ -160,11 +160,11 @@ def test_two_jobs_make_one_experiment(config: Tracking, client: MlflowClient) ->
 
 def test_long_values_are_cut_and_addresses_lose_their_userinfo(config: Tracking, client: MlflowClient) -> None:
     names = ["background", *(f"a class with a long name {number}" for number in range(40))]
-    space = {"teacher.model": {"choice": ["http://user:planted-password-of-mlflow@host/model"]}}
+    space = {"teacher.model": {"choice": ("http://user:planted-password-of-mlflow@host/model",)}}
     teacher = TeacherConfig.model_validate(
         training().model_dump(exclude={"student", "teacher", "responses", "loss"}) | {"classes": tuple(names)}
     )
-    search = validate(PretrainSearch, training().model_dump() | {"space": space}, "the test")
+    search = PretrainSearch.model_validate(training().model_dump() | {"space": space})  # `validate` would refuse it
     for job in (teacher, search):
         tracker = open_run(config, name="n", kind="k", config=job, run_id=None)
         assert tracker is not None

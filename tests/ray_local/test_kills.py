@@ -10,15 +10,13 @@ from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.local.tracking import TrackingServer
 
-pytestmark = [
-    pytest.mark.ray_local,
-    pytest.mark.skipif(sys.platform != "linux", reason="the kills need /proc and prctl"),
-]
+pytestmark = pytest.mark.ray_local
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 KILLS = 8
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kills need /proc and prctl")
 def test_jobs_killed_as_they_write_end_as_if_undisturbed(
     ray_local: RayHead,
     s3: S3Server,
