@@ -50,7 +50,7 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
 
     from histill.tiles.parts import THUMBNAILS
     from histill.tiles.slide_records import read_slides
-    from histill.tiles.summary import SLIDES, class_counts, missing_classes, slide_rows
+    from histill.tiles.summary import SLIDES, class_counts, describe_slides, missing_classes
 
     rows = []
     for split in SPLITS:
@@ -65,7 +65,10 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
         records = read_slides(report.manifest, config.storage)
         headers = ("slide", "case", "tiles", "tissue", "um/px")
         few = f" ({SLIDES} with the least tissue)" if len(records) > SLIDES else ""
-        lines += ["", tabulate(slide_rows(records.values()), headers=headers, tablefmt="simple", disable_numparse=True)]
+        lines += [
+            "",
+            tabulate(describe_slides(records.values()), headers=headers, tablefmt="simple", disable_numparse=True),
+        ]
         lines += [f"{len(records)} slides{few}; pictures of what was cut: {config.output}/{THUMBNAILS}", ""]
     lines += [f"skipped: {reason}" for reason in report.skipped]
     lines += [f"note: {note}" for note in report.notes]

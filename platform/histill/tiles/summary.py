@@ -15,7 +15,7 @@ NAMED = 5  # classes in a sentence
 SLIDES = 30  # in a table; those with the least tissue
 
 
-def slide_rows(records: Iterable[SlideRecord]) -> list[tuple[str, str, int, str, str]]:
+def describe_slides(records: Iterable[SlideRecord]) -> list[tuple[str, str, int, str, str]]:
     """Name, cases, tiles, tissue and um/px of each slide, in their order; of many, those that show the least tissue."""
     shown = list(records)
     if len(shown) > SLIDES:
