@@ -74,17 +74,20 @@ def image_notes(parts: Sequence[Part], meaning: Mapping[int, int] | None) -> lis
 
 def equal_content(rows: pa.Table) -> list[str]:
     """A sentence if tiles (rows of a manifest) are equal byte for byte, and one more if they lie in several splits."""
-    groups = rows.group_by("content").aggregate(
-        [("tile_id", "list"), ("split", "list"), ("split", "count_distinct"), ([], "count_all")]
-    )
-    groups = groups.filter(pc.greater(groups["count_all"], 1))
+    counts = rows["content"].value_counts()
+    contents = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    rows = rows.filter(pc.is_in(rows["content"], contents))
+    groups = rows.group_by("content").aggregate([("tile_id", "min"), ("tile_id", "max"), ([], "count_all")]).to_pylist()
+    places = rows.group_by(["content", "split"]).aggregate([("tile_id", "min"), ([], "count_all")])
+    shared = places.group_by("content").aggregate([("tile_id_min", "list"), ("count_all", "sum"), ([], "count_all")])
+    shared = shared.filter(pc.greater(shared["count_all"], 1))
     sentences = []
-    for found, said in (
-        (groups, "are equal byte for byte"),
-        (groups.filter(pc.greater(groups["split_count_distinct"], 1)), "are equal and lie in different splits"),
-    ):
-        if found.num_rows:
-            first = sorted(sorted(names) for names in found["tile_id_list"].to_pylist())[0]
-            tiles = pc.sum(found["count_all"]).as_py()
-            sentences.append(f"{tiles} tiles {said} (first: {first[0]} and {first[1]}).")
+    if groups:
+        first = min((group["tile_id_min"], group["tile_id_max"]) for group in groups)
+        tiles = sum(group["count_all"] for group in groups)
+        sentences.append(f"{tiles} tiles are equal byte for byte (first: {first[0]} and {first[1]}).")
+    if shared.num_rows:
+        first = min(tuple(sorted(names)[:2]) for names in shared["tile_id_min_list"].to_pylist())
+        tiles = pc.sum(shared["count_all_sum"]).as_py()
+        sentences.append(f"{tiles} tiles are equal and lie in different splits (first: {first[0]} and {first[1]}).")
     return sentences
