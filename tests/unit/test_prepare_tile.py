@@ -23,6 +23,7 @@ from histill.config.common import Storage
 from histill.config.scoring import HeldOut
 from histill.evaluate.cut_tiles import read_cut_tiles
 from histill.evaluate.examiner import Examiner
+from histill.stream.decode import decode_image, shrunk
 from histill.stream.views import Placement, Views, view_into
 from histill.tiles.manifest import Manifest
 
@@ -93,9 +94,38 @@ def test_the_steps_are_those_that_are_told(prepare: Callable[..., np.ndarray]) -
         assert np.abs(prepare(tile, 500, 112) - averaged).max() < 0.51
 
 
+def written(picture: Image.Image, **how: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG", **how)
+    return file.getvalue()
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # a quarter turn
+CLEAR = Image.fromarray(np.dstack([drawn(64), drawn(64)[..., 0]]))
+DEEP = Image.fromarray(np.full((64, 64), 999, np.uint16))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        written(Image.fromarray(drawn(64)).quantize(50)),
+        written(Image.fromarray(drawn(64)).convert("1")),
+        written(Image.fromarray(drawn(64)[..., 0]).convert("LA")),
+        written(Image.fromarray(drawn(64)), exif=TURNED),
+        written(Image.fromarray(drawn(64)), transparency=(1, 2, 3)),
+    ],
+    ids=["palette", "two-valued", "opaque", "turned", "no pixel of the transparent color"],
+)
+def test_other_pngs_are_the_streams_as_well(prepare: Callable[..., np.ndarray], data: bytes) -> None:
+    np.testing.assert_array_equal(prepare(data, 64, 32), shrunk(decode_image(data, 64), 32))
+
+
 @pytest.mark.parametrize(
     ("tile", "named"),
     [
+        (written(CLEAR), "transparent in part"),
+        (written(DEEP), "16 bits per channel"),
         (b"text", "neither a JPEG nor a PNG"),
         (png(drawn(32)), "32 x 32 x 3 and 64 x 64 x 3 was expected"),
         (FORMATS["444"](drawn(128)), "128 x 128 x 3 and 64 x 64 x 3 was expected"),

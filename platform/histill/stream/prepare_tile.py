@@ -23,13 +23,12 @@ def prepare_tile(tile: bytes | np.ndarray, tile_px: int, size_px: int) -> np.nda
 
     Args:
         tile: the bytes of a JPEG or PNG of 8 bits per channel, or pixels, RGB, uint8 [tile_px, tile_px, 3], which are
-            treated as those of a PNG. Orientation tags are not looked at.
+            treated as those of a PNG. A PNG's orientation tag is applied, a JPEG's is not: tile sets hold none.
         tile_px: side of the tile.
         size_px: side at which the network sees it, `tile_px` or less.
 
     Raises ValueError when the tile is no such image.
     """
-    import cv2
     import simplejpeg
 
     if not 0 < size_px <= tile_px:
@@ -42,11 +41,7 @@ def prepare_tile(tile: bytes | np.ndarray, tile_px: int, size_px: int) -> np.nda
         expected = tile_px // reduction_for(tile_px, size_px)
         pixels = simplejpeg.decode_jpeg(tile, colorspace="RGB", strict=True, min_height=expected, min_width=expected)
     else:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        decoded = cv2.imdecode(np.frombuffer(tile, np.uint8), flags)
-        if decoded is None:
-            raise ValueError("the tile is neither a JPEG nor a PNG, or it is damaged")
-        pixels, expected = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), tile_px
+        pixels, expected = _decode_png(tile), tile_px
     _check_shape(pixels.shape, expected)
     if pixels.dtype != np.uint8:
         raise ValueError(f"the pixels are {pixels.dtype} and uint8 was expected")
@@ -77,6 +72,19 @@ def list_steps(tile_px: int, size_px: int) -> list[str]:
         f"JPEG: decode {scale}, JDCT_ISLOW, fancy upsampling{_list_shrinking(side, size_px)}",
         f"PNG: decode whole{_list_shrinking(tile_px, size_px)}",
     ]
+
+
+def _decode_png(data: bytes) -> np.ndarray:
+    import cv2
+
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None:
+        raise ValueError("the tile is neither a JPEG nor a PNG, or it is damaged")
+    if stored.dtype != np.uint8:
+        raise ValueError(f"the tile has {8 * stored.itemsize} bits per channel; convert it to 8")
+    if stored.ndim == 3 and stored.shape[2] == 4 and stored[..., 3].min() < 255:
+        raise ValueError("the tile is transparent in part; lay it over white")
+    return np.asarray(cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
 
 
 def _list_shrinking(side: int, size_px: int) -> str:
