@@ -191,7 +191,7 @@ def test_parity_begins_at_the_cut_tiles_bytes(
     assert cut == [stored[name] for name in examiner.manifest.table["tile_id"].take(rows).to_pylist()]
     for seen, data in zip(tiles.permute(0, 2, 3, 1).numpy(), cut, strict=True):
         np.testing.assert_array_equal(prepare(data, 64, 32), seen)
-    network = examiner.network.train()
+    network = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(48, 2)).train()
     with moves(monkeypatch) as moved:
         formats = exports.exported(network, examiner.card)
         found = exports.differences(network, formats, tiles, examiner.card, cut)
@@ -201,14 +201,14 @@ def test_parity_begins_at_the_cut_tiles_bytes(
     network.eval()
     assert max(found.values()) < 1e-4
     with torch.inference_mode():
-        expected = examiner.network(tiles.float()).numpy()
+        expected = network(tiles.float()).numpy()
     pixels = np.stack([prepare(data, 64, 32) for data in cut]).transpose(0, 3, 1, 2).astype(np.float32)
     (said,) = onnxruntime.InferenceSession(formats["model.onnx"]).run(None, {"pixels": pixels})
     np.testing.assert_allclose(said, expected, atol=1e-4)
     monkeypatch.setattr(  # a preparation that is another's shows in the figure
         exports.prepare_tile, "prepare_tile", lambda data, *_: np.array(Image.open(io.BytesIO(data)).resize((32, 32)))
     )
-    assert min(exports.differences(examiner.network, formats, tiles, examiner.card, cut).values()) > 1e-3
+    assert min(exports.differences(network, formats, tiles, examiner.card, cut).values()) > 1e-2
 
 
 def test_an_interface_says_how_a_tile_is_prepared(examiner: Examiner) -> None:

@@ -83,7 +83,8 @@ def predict(config: PredictConfig) -> Predicted:
         tallies, seconds = _predicted(how, manifest, expected)
         heatmaps = _draw(drawings, tiles) if config.heatmaps else 0
     cases, files = _cases(manifest, tallies), {drawing.slide: drawing.file for drawing in drawings}
-    table = write_csv(tallies.values(), classes, cases, files, segmenter=card.kind == "segmentation")
+    kind = {"segmenter": card.kind == "segmentation", "multi_label": card.multi_label}
+    table = write_csv(tallies.values(), classes, cases, files, **kind)
     write_bytes(join(uri, SLIDES_NAME), table, config.storage)
     result = Predicted(
         predictions=uri,

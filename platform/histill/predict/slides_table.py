@@ -14,27 +14,27 @@ def write_csv(
     files: Mapping[str, str],
     *,
     segmenter: bool,
+    multi_label: bool,
 ) -> bytes:
     """A table of one line a slide, UTF-8: its tiles and their area, each class's share and tiles, its files' name.
 
     The share is the mean over the tiles: `share_<class>` of their area, of a classifier `mean_probability_<class>`;
-    empty where no tile could be decoded. `tiles_<class>` are those said to be of the class, be it with others, and
-    `tiles_none` those of none.
+    empty where no tile could be decoded. `tiles_<class>` are those said to be of the class. Where classes do not
+    exclude each other a tile may be of several, and `tiles_none` are those of none.
     """
     mean = "share" if segmenter else "mean_probability"
-    counted = [*classes, *([NO_CLASS] if NO_CLASS not in classes else [])]
     text = io.StringIO(newline="")
+    none = [""] if multi_label and NO_CLASS not in classes else []
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(
         ["slide", "case", "tiles", "undecodable", "area_mm2", *(f"{mean}_{name}" for name in classes),
-         *(f"tiles_{name}" for name in counted), "heatmap"]
+         *(f"tiles_{name or NO_CLASS}" for name in [*classes, *none]), "heatmap"]
     )  # fmt: skip
     for tally in tallies:
         means = [f"{value:.6f}" for value in tally.means] if tally.tiles > tally.undecodable else [""] * len(classes)
         rows.writerow(
             [tally.slide, "|".join(cases.get(tally.slide, ())), tally.tiles, tally.undecodable,
-             f"{tally.area_mm2:.6f}", *means,
-             *(tally.tiles_of(name) for name in classes), *([tally.said.get("", 0)] * (len(counted) - len(classes))),
+             f"{tally.area_mm2:.6f}", *means, *(tally.tiles_of(name) for name in [*classes, *none]),
              files.get(tally.slide, "")]
         )  # fmt: skip
     return text.getvalue().encode()

@@ -77,14 +77,15 @@ def list_steps(tile_px: int, size_px: int) -> list[str]:
 def _decode_png(data: bytes) -> np.ndarray:
     import cv2
 
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if stored is None:
+    encoded = np.frombuffer(data, np.uint8)
+    stored, shown = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED), cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    if stored is None or shown is None:
         raise ValueError("the tile is neither a JPEG nor a PNG, or it is damaged")
     if stored.dtype != np.uint8:
         raise ValueError(f"the tile has {8 * stored.itemsize} bits per channel; convert it to 8")
     if stored.ndim == 3 and stored.shape[2] == 4 and stored[..., 3].min() < 255:
         raise ValueError("the tile is transparent in part; lay it over white")
-    return np.asarray(cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    return np.asarray(cv2.cvtColor(shown, cv2.COLOR_BGR2RGB))
 
 
 def _list_shrinking(side: int, size_px: int) -> str:
