@@ -203,6 +203,20 @@ def test_index_of_slides(tmp_path: Path) -> None:
     assert not rows[1].whole
 
 
+def test_one_file_has_one_name_wherever_it_lies(tmp_path: Path) -> None:
+    paths = ("/a/./b.svs", "/a/c/../d.svs", "s3://b/x/./e.svs", "s3://b/x/../f.svs", "s3://b/x//g+1 ä.svs")
+    rows = rows_of(tmp_path, "slide\n" + "\n".join(paths))
+    assert [row.uri for row in rows] == [
+        "/a/b.svs",
+        "/a/d.svs",
+        "s3://b/x/e.svs",
+        "s3://b/f.svs",
+        "s3://b/x//g+1 ä.svs",
+    ]
+    with pytest.raises(InputError, match=r"s3://b/a\.svs is named twice"):
+        rows_of(tmp_path, "slide\ns3://b/a.svs\ns3://b/./a.svs\n")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

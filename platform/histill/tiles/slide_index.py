@@ -1,7 +1,6 @@
 """Which slides, or regions of slides, a source names."""
 
 import os
-import posixpath
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -120,7 +119,14 @@ def _row(index: str, values: dict[str, str]) -> SlideRow:
 
 
 def _tidy(uri: str) -> str:
-    """`uri` without `.`, `..` and doubled slashes, so that one file has one name."""
-    if is_s3(uri):
-        return f"s3://{posixpath.normpath(uri.removeprefix('s3://'))}"
-    return os.path.normpath(uri)
+    """`uri` without `.` and `..`, so that one file has one name; doubled slashes of object storage mean something."""
+    if not is_s3(uri):
+        return os.path.normpath(uri)
+    kept: list[str] = []
+    bucket, *parts = uri.removeprefix("s3://").split("/")
+    for part in parts:
+        if part == "..":
+            kept = kept[:-1]
+        elif part != ".":
+            kept.append(part)
+    return f"s3://{'/'.join([bucket, *kept])}"
