@@ -314,8 +314,8 @@ def test_versions_that_were_deleted_are_stepped_over_in_both_directions(
     models: dict[str, str], config: Tracking, client: MlflowClient, name: str,
     deleted: tuple[int, ...], judged_against: int | None, way_back: int | None,
 ) -> None:  # fmt: skip
-    champions = registered(models, config, name)
-    for version in champions:
+    name = f"{name}-{'-'.join(map(str, deleted))}"
+    for version in registered(models, config, name):
         ledger.begin_term(client, name, ledger.read_ledger(client, name), version)
     for version in deleted:
         client.delete_model_version(name, str(version))

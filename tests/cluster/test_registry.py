@@ -26,9 +26,10 @@ from histill.errors import InputError
 from histill.local.ports import LOOPBACK, free_ports
 from histill.local.tracking import mlflow_server
 from histill.registry import server, versions
+from histill.registry.dead_runs import OWNER_TAG, owner
 from histill.registry.runs import open_run
 from histill.registry.tracking import FLUSH_VALUES, MlflowTracker
-from histill.registry.unsent import send_unsent
+from histill.registry.unsent import Unsent, send_unsent
 
 pytestmark = pytest.mark.cluster
 
@@ -221,6 +222,44 @@ def test_steps_that_a_resumed_run_repeats_stand_as_they_were(config: Tracking, c
         "val/dice": [(1, 0.5), (2, 0.5), (3, 0.5)],
         "val/miou": [(3, 0.4)],
     }
+
+
+def test_metrics_that_were_held_back_arrive_below_the_newest_step(
+    config: Tracking, client: MlflowClient, tmp_path: Path
+) -> None:
+    """Steps 3 and 4 were refused and kept; the run went on, and its next process has sent 5 and 6 meanwhile."""
+    tracker = begin(config)
+    for step in (1, 2, 5, 6):
+        tracker.metrics({"train/loss": 1.0}, step)
+    tracker.finish("FINISHED")
+    kept = Unsent(str(tmp_path), STORAGE)
+    values = [("train/loss", 3.0, 1_000_000 + step, step) for step in (2, 3, 4)]
+    kept.keep(tracker.uri, tracker.run_id, [*values, ("val/dice", 0.5, 1_000_000, 4)], None)
+    assert send_unsent(SendConfig(unsent=str(tmp_path))).metrics == 3
+    history = client.get_metric_history(tracker.run_id, "train/loss")
+    found = sorted((metric.step, metric.value) for metric in history)
+    assert found == [(1, 1.0), (2, 1.0), (3, 3.0), (4, 3.0), (5, 1.0), (6, 1.0)]
+    again = begin(config, tracker.run_id)
+    again.metrics({"train/loss": 9.0}, 4)  # a resumed run repeats its steps
+    again.close()
+    assert len(client.get_metric_history(tracker.run_id, "train/loss")) == 6
+
+
+def test_runs_of_killed_processes_are_closed_by_the_next_of_their_name(
+    config: Tracking, client: MlflowClient, make_model: Callable[[int], str], name: str
+) -> None:
+    dead, alive, other = begin(config), begin(config), begin(config)
+    host, number, began = owner().rsplit(" ", 2)
+    client.set_tag(dead.run_id, OWNER_TAG, f"{host} {number} {int(began) + 1}")  # its number was given away since
+    client.set_tag(other.run_id, OWNER_TAG, f"elsewhere {host} {number} 1")
+    begin(config)
+    status = [client.get_run(each.run_id).info.status for each in (dead, alive, other)]
+    assert status == ["KILLED", "RUNNING", "RUNNING"]
+    version = versions.register(make_model(5), name, {}, config, STORAGE)
+    run_id = client.get_model_version(name, version).run_id
+    client.update_run(run_id, status="RUNNING")  # as after a kill between the version and the end of its run
+    assert versions.register(make_model(5), name, {}, config, STORAGE) == version
+    assert client.get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_pickled_tracker_holds_neither_values_nor_clients(config: Tracking) -> None:

@@ -108,6 +108,61 @@ def test_where_it_comes_from_matters(name: str, changes: dict[str, Any]) -> None
     assert [result.name for result in found.values() if not result.passed] == [name]
 
 
+@pytest.mark.parametrize(("cases", "passed"), [(5, False), (6, True), (None, True)])
+def test_a_champion_is_replaced_on_enough_cases_only(cases: int | None, passed: bool) -> None:
+    found = judged(Gates(), rivalry=replace(RIVALRY, cases=cases))
+    assert all(result.passed for result in found.values()) == passed
+    assert ("enough cases" in found) == (cases is not None)
+    assert judged(Gates(min_cases=10), rivalry=replace(RIVALRY, cases=9))["enough cases"].shortfall == 1
+
+
+def test_who_compares_nothing_needs_no_interval() -> None:
+    few = replace(RIVALRY, difference=-0.9, low=math.nan, high=math.nan, cases=2)
+    found = judged(Gates(max_regression=1.0, cheaper=None), rivalry=few)
+    assert found["not worse"].passed
+    assert "enough cases" not in found
+    assert not judged(Gates(max_regression=0.99), rivalry=few)["not worse"].passed
+
+
+@pytest.mark.parametrize(("constant", "passed"), [(0.69, True), (0.7, False), (0.82, False), (None, True)])
+def test_a_model_must_beat_what_one_answer_for_all_tiles_reaches(constant: float | None, passed: bool) -> None:
+    provenance = replace(SOUND, constant=constant)
+    found = judged(Gates(), provenance=provenance)
+    assert all(result.passed for result in found.values()) == passed
+    assert all(result.passed for result in judged(Gates(beat_constant=False), provenance=provenance).values())
+
+
+def test_the_best_earlier_champion_is_compared_with_by_the_same_margin() -> None:
+    best = replace(RIVALRY, champion="1", figure=0.75, difference=-0.05, low=-0.08, high=0.01)
+    results = {each.name: each for each in judge(SCORE, RIVALRY, SOUND, Gates(max_regression=0.05), best)}
+    assert [name for name, each in results.items() if not each.passed] == ["not worse than the best"]
+    assert "against 0.7500 of version 1" in results["not worse than the best"].note
+
+
+def test_tries_on_the_same_tiles_are_a_warning() -> None:
+    """Of seven models that are no better one passes 2.5 % by luck with a chance of 1 - 0.975^7 = 16.2 %."""
+    results = judge(SCORE, replace(RIVALRY, tries=7), SOUND, Gates())
+    assert "WARNING" in gate_table(results)
+    assert "a chance of up to 16%" in judged(Gates(), rivalry=replace(RIVALRY, tries=7))["tries"].note
+    assert "WARNING" not in gate_table(judge(SCORE, RIVALRY, SOUND, Gates()))
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+def test_an_unknown_lineage_is_said_or_refused(refuse: bool) -> None:
+    provenance = replace(SOUND, unknown=("ONNX teacher t.onnx",))
+    result = judged(Gates(refuse_unknown=refuse), provenance=provenance)["known lineage"]
+    assert (result.passed, result.warning) == (not refuse, not refuse)
+    assert result.note == "not known: ONNX teacher t.onnx"
+
+
+def test_a_champion_that_was_deleted_is_said() -> None:
+    (result, *_) = [each for each in judge(SCORE, None, SOUND, Gates(), None, "all were deleted") if each.warning]
+    assert (result.name, result.passed, result.note) == ("not worse", True, "all were deleted")
+    stand_in = judged(Gates(), rivalry=replace(RIVALRY, note="its alias was deleted"))["not worse"]
+    assert stand_in.warning
+    assert stand_in.note.endswith("; its alias was deleted")
+
+
 def test_the_table_says_which_gate_failed_by_how_much() -> None:
     gates = Gates(floors={"dice": 0.75}, ceilings={"parameters": 6_000_000})
     lines = gate_table(judge(SCORE, replace(RIVALRY, low=-0.03), SOUND, gates)).splitlines()[2:]

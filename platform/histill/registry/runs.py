@@ -113,6 +113,11 @@ def begin_run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[
     return str(client.create_run(experiment_id, run_name=name, tags=clean).info.run_id)
 
 
+def end_dead_runs(client: "MlflowClient", experiment: str, name: str, kind: str) -> None:
+    """Close the runs of this name and kind in `experiment` that a killed process has left running."""
+    close_dead_runs(client, _experiment_id(client, experiment), name, kind)
+
+
 def flat_params(config: Strict) -> dict[str, str]:
     """A configuration as dotted key -> text of at most 500 characters, without any URL's user and password."""
     return dict(_flat(config.model_dump(mode="json"), ""))

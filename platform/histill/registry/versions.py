@@ -10,7 +10,7 @@ from histill import __version__
 from histill.artifacts import model_folder
 from histill.config.common import Storage, Tracking
 from histill.errors import InputError
-from histill.registry.runs import begin_run
+from histill.registry.runs import begin_run, end_dead_runs
 from histill.registry.server import connect, error_code, log_file, required_server_uri, server_errors
 from histill.registry.tracking import MlflowTracker
 from histill.storage.control import json_value
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
+KIND = "register"  # of the run that holds a version's files
 MODEL_FOLDER = "model"
 SCORE_PATH = "score.json"
 PICTURE_PATH = "pictures/comparison.png"
@@ -60,14 +61,16 @@ def register(
             raise InputError(f"the model in {model_uri} changed while it was scored; run the same command again.")
         with server_errors(uri):
             _ensure_registered_model(client, registered_name)
+            run_name = f"register-{registered_name}"
             known = min(_of_model(client, registered_name, digest), key=int, default=None)
             if known is not None:
                 run = client.get_run(client.get_model_version(registered_name, known).run_id)
                 _log(client, run.info.run_id, evidence)
                 if run.info.status == "RUNNING":  # of a job that was killed once the version was there
                     client.set_terminated(run.info.run_id)
+                end_dead_runs(client, tracking.experiment, run_name, KIND)
                 return known
-            run_id = begin_run(client, tracking.experiment, f"register-{registered_name}", {"kind": "register"})
+            run_id = begin_run(client, tracking.experiment, run_name, {"kind": KIND})
             try:
                 source = _upload(client, run_id, folder)
                 _log(client, run_id, evidence)
