@@ -20,7 +20,8 @@ from histill.config.common import Storage
 from histill.config.load import validate
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
-from histill.evaluate.contours import spread_over_slides
+from histill.evaluate.contours import read_answers, spread_over_slides
+from histill.teachers.cache import read_header
 from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.shares import Shares
 from histill.tiles.manifest import Manifest
@@ -120,6 +121,19 @@ def test_shares_of_a_classifier_are_tiles(tiles: Manifest, tmp_path: Path, multi
     for case, each in said.items():
         assert list(found["shares"][case]["shares"].values()) == pytest.approx(np.mean(each, axis=0))
     assert Image.open(found["contours"]).format == "PNG"
+
+
+VIEWS = [{}, {"views": 2, "seed": 3, "augment": {"flips": True}}, {"views": 2, "augment": {"crop_px": 32}}]
+
+
+@pytest.mark.parametrize("views", VIEWS, ids=["whole tiles", "turned", "windows"])
+def test_outlines_are_drawn_over_what_was_answered(tiles: Manifest, tmp_path: Path, views: dict[str, Any]) -> None:
+    uri = cache(tiles, tmp_path, {"classical": True}, **views)["responses"]
+    shown = list(read_answers(uri, read_header(uri, Storage()), tiles, Storage()))
+    assert len(shown) == 12
+    for _, image, logits in shown:
+        (expected,) = ClassicalTeacher(0.5).respond(torch.from_numpy(image).permute(2, 0, 1)[None])
+        assert float((expected.argmax(0) == logits.argmax(0)).float().mean()) > 0.99
 
 
 def test_an_undecodable_tile_has_no_share(

@@ -1,5 +1,7 @@
 """A picture of what a teacher says of some tiles, from its cached responses."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -27,16 +29,7 @@ def contours_picture(uri: str, header: CacheHeader, manifest: Manifest, storage:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    multi_label = header.multi_label
-    shown = []
-    for batch in _stream(uri, header, manifest, storage).exact_pass():
-        assert batch.response is not None
-        levels = logits_of(batch.response)
-        logits = levels if multi_label else full_logits(levels)
-        for slot in torch.nonzero(batch.valid).flatten().tolist():
-            image = batch.student[slot].permute(1, 2, 0).numpy().copy()
-            slide = manifest.table["slide"][int(batch.index[slot])].as_py()
-            shown.append((slide, image, logits[slot].clone()))
+    shown = list(read_answers(uri, header, manifest, storage))
     if not shown:
         raise InputError(f"none of the responses {uri} that were to be shown can be decoded; cache them again.")
     down = -(-len(shown) // _ACROSS)
@@ -58,11 +51,13 @@ def contours_picture(uri: str, header: CacheHeader, manifest: Manifest, storage:
     return write_png(figure)
 
 
-def _stream(uri: str, header: CacheHeader, manifest: Manifest, storage: Storage) -> TileStream:
-    cached = header.at(uri)
-    return TileStream(
+def read_answers(
+    uri: str, header: CacheHeader, manifest: Manifest, storage: Storage
+) -> Iterator[tuple[str, np.ndarray, torch.Tensor]]:
+    """Of some tiles: the slide, the pixels that the first view shows, uint8 [H, W, 3], and the logits, [K, H, W]."""
+    stream = TileStream(
         manifest=manifest,
-        source=Source(manifest.uri, manifest.header.digest, storage, responses=cached),
+        source=Source(manifest.uri, manifest.header.digest, storage, responses=header.at(uri)),
         split="",
         only=spread_over_slides(manifest, _TILES),
         views=Views(manifest.header.tile_px),
@@ -73,6 +68,14 @@ def _stream(uri: str, header: CacheHeader, manifest: Manifest, storage: Storage)
         dense_responses=header.dense,
         max_corrupt=_TILES,
     )
+    for batch in stream.exact_pass():
+        assert batch.response is not None
+        levels = logits_of(batch.response)
+        logits = levels if header.multi_label else full_logits(levels)
+        for slot in torch.nonzero(batch.valid).flatten().tolist():
+            slide = manifest.table["slide"][int(batch.index[slot])].as_py()
+            # A batch's memory is used again once nobody refers to it.
+            yield slide, batch.student[slot].permute(1, 2, 0).numpy().copy(), logits[slot].clone()
 
 
 def spread_over_slides(manifest: Manifest, count: int) -> np.ndarray:
