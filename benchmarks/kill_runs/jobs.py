@@ -1,5 +1,7 @@
 """The jobs that are killed: their commands, and what they leave behind."""
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -120,9 +122,26 @@ def of_training(place: Place, chain: str) -> Result:
 
 
 def of_sweep(place: Place, chain: str) -> Result:
-    """The sweep's folder on this machine, and the records of sweep and trials."""
+    """The sweep's folder on this machine, without Tune's state, and the records of sweep and trials."""
+    objects = {name: data for name, data in _kept(local_files(place, chain).objects).items() if "/tune/" not in name}
     found = tracked(place.tracking.uri, chain)
-    return Result(_kept(local_files(place, chain).objects), found, running(place.tracking.uri, chain))
+    return Result(name_trials(objects), found, running(place.tracking.uri, chain))
+
+
+def name_trials(objects: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Trials by what they drew in place of their random ids; a second one that drew the same has a name of its own."""
+    names: dict[str, str] = {}
+    for name, data in objects.items():
+        if (found := re.fullmatch(r"CHAIN/trials/(\w+)/run\.json", name)) is not None:
+            drawn = f"trial-{json.loads(data)['config']['loss']['temperature']:g}"
+            names[found[1]] = drawn + "-again" * list(names.values()).count(drawn)
+    renamed = {}
+    for name, data in objects.items():
+        for trial, drawn in names.items():
+            name = name.replace(trial, drawn)
+            data = data.replace(trial.encode(), drawn.encode()) if name.endswith(".json") else data
+        renamed[name] = data
+    return renamed
 
 
 def of_promotion(place: Place, chain: str) -> Result:

@@ -67,6 +67,26 @@ def test_names_and_times_of_a_chain_do_not_count(kill_runs: Any) -> None:
     assert settled("p.json", one, "predict-1") != settled("p.json", fewer, "predict-2")
 
 
+def test_trials_are_known_by_what_they_drew(kill_runs: Any) -> None:
+    def run(temperature: float) -> bytes:
+        return json.dumps({"config": {"loss": {"temperature": temperature}}}).encode()
+
+    objects = {
+        "CHAIN/sweep.json": b'{"best": "b2"}',
+        "CHAIN/trials/a1/run.json": run(2),
+        "CHAIN/trials/b2/run.json": run(1.0),
+        "CHAIN/trials/c3/run.json": run(1),
+        "CHAIN/trials/b2/step-1/model.safetensors": b"b2",
+    }
+    assert kill_runs("jobs").name_trials(objects) == {
+        "CHAIN/sweep.json": b'{"best": "trial-1"}',
+        "CHAIN/trials/trial-2/run.json": run(2),
+        "CHAIN/trials/trial-1/run.json": run(1.0),
+        "CHAIN/trials/trial-1-again/run.json": run(1),
+        "CHAIN/trials/trial-1/step-1/model.safetensors": b"b2",
+    }
+
+
 def test_the_strike_comes_with_the_write_that_was_named(kill_runs: Any, tmp_path: Path) -> None:
     module, struck = kill_runs("writes"), []
     writes = module.Writes()
