@@ -13,7 +13,7 @@ _NETLOC = re.compile(r"[^/?#]*")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:@]*)(:[0-9]*)?[^\w@:]*:?")
 _LOGIN = re.compile(r"(?<![\w/.])[^\s:@/\"'=]+:[^\s@\"'/][^\s@\"']*@(?=\w)")  # user:password@host, without a scheme
 _QUERY = re.compile(r"\?[^\s\"'<>]*=[^\s\"'<>]*|#[^\s\"'<>]*=[^\s\"'<>]*")
-_SECRET_WORD = r"secret|passw|passphrase|token|credential|access_?key|api_?key|private_?key|signature"
+_SECRET_WORD = r"secret|passw|passphrase|token(?!s\b)|credential|access_?key|api_?key|private_?key|signature"
 _ASSIGNED = re.compile(
     rf"(?P<name>(?<![\w.-])[\w.-]*(?:{_SECRET_WORD})[\w.-]*(?:[\"']?\s*=|[\"']\s*:)\s*)(?!\s|{re.escape(HIDDEN)})"
     r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s,;)\]}]+)",
