@@ -11,7 +11,7 @@ import re
 import string
 import unicodedata
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -63,7 +63,8 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
     found = []
     for name, field in model.model_fields.items():
         found.append(prefix + name)
-        below = [each for each in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_model(each)]
+        parts = () if get_origin(field.annotation) is dict else get_args(field.annotation)
+        below = [each for each in (field.annotation, *parts) if _is_model(each)]
         found += [key for each in below for key in keys_of(each, f"{prefix}{name}.")]
     return found
 
