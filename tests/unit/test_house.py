@@ -37,6 +37,16 @@ def test_every_test_belongs_to_the_suite_of_its_folder() -> None:
     assert of_another == []
 
 
+def test_every_test_that_the_guarantees_name_is_there() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    files = re.findall(r"`((?:unit|behaviour|ray_local|cluster)/test_\w+\.py)", text)
+    assert len(files) > 30
+    assert [name for name in files if not (ROOT / "tests" / name).exists()] == []
+    suites = {path.read_text() for path in (ROOT / "tests").glob("*/test_*.py")}
+    named = re.findall(r"::(test_\w+)`", text)
+    assert [name for name in named if not any(f"def {name}(" in suite for suite in suites)] == []
+
+
 @pytest.mark.parametrize("folder", ["platform", "jobs"])
 def test_the_folder_is_no_package(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
