@@ -5,10 +5,12 @@ import json
 import runpy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -21,9 +23,10 @@ from histill.config.load import validate
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
 from histill.evaluate.contours import read_answers, spread_over_slides
+from histill.stream.responses import encode
 from histill.teachers.cache import read_header
 from histill.teachers.classical import ClassicalTeacher
-from histill.teachers.shares import Shares
+from histill.teachers.shares import Shares, tally_answers
 from histill.tiles.manifest import Manifest
 from histill.tiles.tally import SlideTally
 
@@ -121,6 +124,28 @@ def test_shares_of_a_classifier_are_tiles(tiles: Manifest, tmp_path: Path, multi
     for case, each in said.items():
         assert list(found["shares"][case]["shares"].values()) == pytest.approx(np.mean(each, axis=0))
     assert Image.open(found["contours"]).format == "PNG"
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A teacher that marks pixels as one of its classes, as far as its stored answers know it."""
+
+    classes: tuple[str, ...]
+    dense: bool = True
+    multi_label: bool = False
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_each_pixel_counts_for_its_likeliest_class(tiles: Manifest, classes: int) -> None:
+    random = np.random.default_rng(classes)
+    logits = random.normal(0, 3, (3, classes - 1, 16, 16)).astype(np.float32)
+    teacher: Any = Marker(tuple(f"class {number}" for number in range(classes)))
+    answers = pa.chunked_array([[encode(each) for each in logits]])
+    (tally,) = tally_answers(answers, teacher, tiles, np.array([0, 1, 3]), 16)
+    stored = np.concatenate([np.zeros((3, 1, 16, 16)), (logits * 12.7).round()], axis=1)  # the first of equal ones
+    expected = np.bincount(stored.argmax(1).ravel(), minlength=classes) / stored[:, 0].size
+    assert (tally.slide, tally.tiles, tally.means) == ("case-0", 3, pytest.approx(tuple(expected)))
+    assert tally.area_mm2 == pytest.approx(3 * 0.032**2)
 
 
 VIEWS = [{}, {"views": 2, "seed": 3, "augment": {"flips": True}}, {"views": 2, "augment": {"crop_px": 32}}]

@@ -126,8 +126,13 @@ def _shares_of(answer: bytes, teacher: Teacher, side: int) -> np.ndarray | None:
         return None
     if teacher.multi_label:
         return (levels.ravel() > ZERO).astype(np.float64)
-    decided = np.where(levels.max(0) > ZERO, levels.argmax(0) + 1, 0)  # the logit of class 0 is 0
-    return np.bincount(decided.ravel(), minlength=classes) / decided.size
+    highest, likeliest = levels[0].copy(), np.zeros(levels[0].shape, np.uint8)
+    for index, level in enumerate(levels[1:], start=1):
+        likeliest[level > highest] = index
+        np.maximum(highest, level, out=highest)
+    likeliest[highest <= ZERO] = classes  # the logit of class 0 is 0
+    counts = [np.count_nonzero(likeliest == index) for index in range(channels)]
+    return np.array([likeliest.size - sum(counts), *counts]) / likeliest.size
 
 
 def _name(shares: np.ndarray, teacher: Teacher) -> str:
