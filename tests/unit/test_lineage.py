@@ -137,6 +137,9 @@ def test_an_image_is_known_whatever_its_mask(tiles: Manifest) -> None:
 
 def test_a_training_set_that_is_gone_is_said(tiles: Manifest, tmp_path: Path) -> None:
     held_out = moved(tiles, tmp_path / "far" / "tiles", [20, 21], case="patient Z", split="test")
+    for number, text in enumerate(("[]", "{}", "no JSON")):
+        (tmp_path / "far" / str(number)).mkdir()
+        (tmp_path / "far" / str(number) / "manifest.json").write_text(text)
     gone = TaughtOn(digest="ef" * 32, uri=str(tmp_path / "gone"))
     card = taught(tiles, taught_on=(gone,), unknown_teachers=("ONNX teacher t.onnx",))
     found = find_seen(card, held_out, "test", STORAGE)

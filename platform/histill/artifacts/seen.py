@@ -84,7 +84,8 @@ def _find(tiles: TaughtOn, beside: str, storage: Storage) -> Manifest | None:
     """The manifest of a tile set: where it lay, else beside that place or beside the tile set `beside`."""
     for uri in _places(tiles, beside, storage):
         try:
-            if read_json(join(uri, HEADER_NAME), storage).get("digest") == tiles.digest:
+            header = read_json(join(uri, HEADER_NAME), storage)
+            if isinstance(header, dict) and header.get("digest") == tiles.digest:  # others have a manifest.json, too
                 return read_manifest(uri, storage)
         except (FileNotFoundError, InputError):
             continue
