@@ -145,6 +145,23 @@ def test_a_trial_without_a_figure_is_stopped(aim: str, order: tuple[float, ...])
 
 
 @pytest.mark.parametrize("aim", ["quality", "front"])
+@pytest.mark.parametrize("grace", [1, 2, 8])
+def test_a_trial_that_has_come_to_its_last_epoch_is_not_stopped(aim: str, grace: int) -> None:
+    """Or it would lack what it does at its end, and its run would be told as stopped."""
+    scheduler = _scheduler(PreparedSweep(config(aim=aim, optimiser={"epochs": 8}, grace_epochs=grace), "val_dice"))
+    if aim == "quality" and grace < 8:
+        assert scheduler.set_search_properties(RANKED, "max")
+    for number, quality in enumerate((0.6, 0.5, 0.4, 0.3)):
+        tried: Any = Asked(f"t{number}")
+        scheduler.on_trial_add(None, tried)
+        report = with_rank({"val_dice": quality, "epochs": 8, "training_iteration": 8, "gmacs": 1.0}, "val_dice")
+        rungs = scheduler._brackets[0]._rungs if aim == "quality" and grace < 8 else []
+        for recorded in (each for milestone, each in rungs if milestone < 8):  # which it has passed
+            recorded[tried.trial_id] = quality
+        assert scheduler.on_trial_result(None, tried, report) == "CONTINUE"
+
+
+@pytest.mark.parametrize("aim", ["quality", "front"])
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_optuna_finishes_a_trial_without_a_figure_and_never_prefers_it(aim: str, sampler: str) -> None:
     asked = searcher(config(aim=aim, sampler=sampler), RANKED)

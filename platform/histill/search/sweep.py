@@ -192,11 +192,13 @@ def searcher(config: SearchConfig, metric: str) -> Any:
     kind = optuna.samplers.TPESampler if config.sampler == "tpe" else optuna.samplers.RandomSampler
 
     class Searcher(OptunaSearch):
-        """Bears trials that it does not know: of a job that was killed between two files of its state."""
+        """Learns of a trial what it comes to; its epochs are for pruners, and halving is Tune's.
+
+        It bears trials that it does not know: of a job that was killed between two files of its state.
+        """
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-            if trial_id in self._ot_trials:
-                super().on_trial_result(trial_id, result)
+            pass
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             if trial_id in self._ot_trials:
@@ -213,13 +215,13 @@ def _scheduler(prepared: PreparedSweep) -> Any:
     config = prepared.config
     epochs = config.optimiser.epochs
     grace = min(config.grace_epochs, epochs)
-    if config.scheduler == "none":
+    if config.scheduler == "none" or grace == epochs:
         return FIFOScheduler()
     if config.aim == "front":
         return front_scheduler(Rungs(grace, epochs, config.reduction), epochs, RANKED, config.cost)
     return ASHAScheduler(
         time_attr="epochs",
-        max_t=epochs,
+        max_t=epochs - 1,  # the last rung lies before the end, or a trial would be stopped that has only to finish
         grace_period=grace,
         reduction_factor=config.reduction,
         stop_last_trials=False,  # a trial that has come so far ends by itself, and says so in its folder
