@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
+from histill.cluster.interrupts import interrupted
 from histill.cluster.progress import Progress
 from histill.errors import HistillError
 
@@ -57,5 +58,6 @@ def map_tasks(
             yield result
     finally:
         progress.close()
-        for reference in running:
+        # A process that ends takes its tasks along; Ray 2.60 aborts it when one ends just as it is cancelled.
+        for reference in [] if interrupted() else running:
             ray.cancel(reference, recursive=True)
