@@ -168,6 +168,16 @@ def test_parts_that_were_read_in_another_meaning_are_made_again(tmp_path: Path) 
     assert report.manifest.header.digest == take_in(tmp_path, "undisturbed").manifest.header.digest
 
 
+def test_masks_that_are_replaced_after_a_refusal_are_read_again(tmp_path: Path) -> None:
+    """What the first ones held would make the new ones' foreground pixels to ignore."""
+    write_set(tmp_path, {"a": png(mask_of(0, 1, 255)), "b": png(mask_of(0, 1))})
+    (tmp_path / "a.png").write_bytes(png(tissue(0))[:60])
+    with pytest.raises(InputError, match=r"a\.png cannot be decoded"):
+        take_in(tmp_path)
+    write_set(tmp_path, {name: png(mask_of(0, 255)) for name in "ab"})
+    assert {value for mask in stored_masks(take_in(tmp_path)).values() for value in mask.ravel().tolist()} == {0, 1}
+
+
 def test_a_pass_over_masks_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path, {name: png(mask_of(0, 1)) for name in "abcdef"})
     read: list[str] = []

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 
 from histill.config.common import Storage
-from histill.config.ingest import Columns, ImageSource, SplitRule
+from histill.config.ingest import Columns, ImageSource, IngestConfig, SplitRule
 from histill.errors import InputError
 from histill.tiles.image_index import ImageIndex, read_image_index
 from histill.tiles.index import lines_named, read_index
+from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.splits import check_pinned, split_of
@@ -71,6 +72,10 @@ def test_links_to_one_file_are_one_image(tmp_path: Path) -> None:
     os.symlink("a.png", tmp_path / "b.png")
     with pytest.raises(InputError, match=r"the image b\.png twice \(as a\.png\), on lines 2 and 3"):
         index_of(tmp_path, "image,case\na.png,1\nb.png,2\n")
+    (tmp_path / "d").mkdir()
+    os.symlink("d", tmp_path / "e")
+    with pytest.raises(InputError, match=r"the image e/c\.png twice \(as d/c\.png\), on lines 2 and 3"):
+        index_of(tmp_path, "image,case\nd/c.png,1\ne/c.png,2\n")
 
 
 def test_dots_are_resolved_for_object_storage_which_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +97,9 @@ def test_dots_are_resolved_for_object_storage_which_does_not(monkeypatch: pytest
         "image,label,case\ra.png,x,007\rb.png,,8",
         ' image , "label",case\n a.png ,"x", 007 \n\n"b.png",, "8"\n'.replace(', "', ',"'),
         "\n".join(["image,label,case", "a.png,x,007", "", "b.png,,8"]),
+        'image, label, "case"\n"a.png", "x", "007"\n"b.png", , "8"\n',
     ],
-    ids=["plain", "BOM and CRLF", "CR", "spaces and quotes", "blank line"],
+    ids=["plain", "BOM and CRLF", "CR", "spaces and quotes", "blank line", "spaces before quotes"],
 )
 def test_ways_to_write_one_index(tmp_path: Path, text: str) -> None:
     found = index_of(tmp_path, text)
@@ -157,6 +163,10 @@ def test_lines_are_named_but_not_all() -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv does not exist"):
         read_index(str(tmp_path / "none.csv"), Storage(), needed=())
+    source = ImageSource(index=str(tmp_path / "none.csv"), mpp=0.5)
+    with pytest.raises(InputError, match=r"none\.csv does not exist"):
+        ingest(IngestConfig(output=str(tmp_path / "set"), images=source))
+    assert not (tmp_path / "set").exists()
 
 
 def manifest_of(folder: Path, tiles: list[tuple[str | None, str, str]]) -> Manifest:

@@ -14,6 +14,7 @@ from histill.config.ingest import SlideSource
 from histill.errors import InputError
 from histill.tiles.cutting import cut, tissue_fractions
 from histill.tiles.shards import Tile
+from histill.tiles.slide_index import read_slide_index
 from histill.tiles.slides import (
     SlideRow,
     best_level,
@@ -188,6 +189,18 @@ def rows_of(folder: Path, text: str) -> list[SlideRow]:
     index = folder / "slides.csv"
     index.write_text(text)
     return slide_rows(SlideSource(index=str(index), mpp=0.5), STORAGE)
+
+
+def test_a_column_of_cases_under_another_name_is_not_passed_over(tmp_path: Path) -> None:
+    for name in ("Case", "MPP", "Left"):
+        with pytest.raises(InputError, match=f"no column '{name.casefold()}' but one '{name}'"):
+            rows_of(tmp_path, f"slide,{name}\na.svs,1\n")
+    (tmp_path / "p.csv").write_text("slide,Patient_ID,note\na.svs,1,x\nb.svs,1,x\n")
+    notes = read_slide_index(SlideSource(index=str(tmp_path / "p.csv"), mpp=0.5), STORAGE).notes
+    assert notes[0] == "columns of the index that are not used: Patient_ID, note."
+    assert "no column 'case'; rename 'Patient_ID'" in notes[1]
+    (tmp_path / "p.csv").write_text("slide,case,patient\na.svs,1,x\n")
+    assert len(read_slide_index(SlideSource(index=str(tmp_path / "p.csv"), mpp=0.5), STORAGE).notes) == 1
 
 
 def test_index_of_slides(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Configuration of `jobs/ingest_tiles.py`."""
 
 import unicodedata
+from collections import Counter
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
@@ -104,8 +105,8 @@ class SplitRule(Strict):
             raise ValueError(
                 f"train + val + test is {self.train + self.val + self.test:g}; the fractions must add up to 1"
             )
-        cases = [case for pinned in self.pinned.values() for case in pinned]
-        twice = sorted({case for case in cases if cases.count(case) > 1})
+        counts = Counter(case for pinned in self.pinned.values() for case in pinned)
+        twice = sorted(case for case, count in counts.items() if count > 1)
         if twice:
             raise ValueError(f"case {twice[0]!r} is pinned twice; a case belongs to one split")
         return self

@@ -16,6 +16,7 @@ from histill.config.ingest import IngestConfig
 from histill.errors import InputError
 from histill.storage.control import create_bytes, json_bytes, read_bytes, swap_bytes
 from histill.storage.uris import join, stem
+from histill.tiles.index import read_index_bytes
 
 RECORD_NAME = "ingest.json"
 # Keys that change no tile.
@@ -101,7 +102,7 @@ def claim_of(config: IngestConfig) -> Claim:
     """The claim of a configuration, which is still to be taken. Raises InputError when its index cannot be read."""
     source = config.slides or config.images
     index = source.index if source else None
-    content = hashlib.sha256(read_bytes(index, config.storage)).hexdigest() if index else None
+    content = hashlib.sha256(read_index_bytes(index, config.storage)).hexdigest() if index else None
     record = {**config.model_dump(mode="json", exclude=_NOT_CONTENT), "sha256 of the index": content}
     return Claim(config.output, record, config.storage)
 

@@ -5,6 +5,7 @@ import posixpath
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from histill.config.common import Storage
 from histill.config.ingest import Columns, ImageSource
@@ -63,9 +64,10 @@ def read_image_index(source: ImageSource, storage: Storage) -> ImageIndex:
             f"images.mask_values gives the values of masks their classes, and the index {source.index} names no mask; "
             "name its column (images.columns.mask), or leave it out."
         )
-    _check_doubled(source.index, rows)
+    files = _Files()
+    _check_doubled(source.index, rows, files)
     _check_labels(source.index, rows)
-    return ImageIndex(rows, (*index.notes, *_notes(columns, index, rows)))
+    return ImageIndex(rows, (*index.notes, *_notes(columns, index, rows, files)))
 
 
 def _row(source: ImageSource, values: dict[str, str], line: int) -> ImageRow:
@@ -89,15 +91,27 @@ def _resolved(uri: str) -> str:
     return f"s3://{posixpath.normpath(uri.removeprefix('s3://'))}" if dotted else uri
 
 
-def _file_of(uri: str) -> str:
-    """What is equal for two names of one file."""
-    return plain(uri if is_s3(uri) else os.path.realpath(uri))
+class _Files:
+    """What is equal for two names of one file. A folder is resolved once: millions of files may lie in it."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def of(self, uri: str) -> str:
+        if is_s3(uri):
+            return plain(uri)
+        folder, _, name = uri.rpartition("/")
+        if name in ("", ".", "..") or os.path.islink(uri):
+            return plain(os.path.realpath(uri))
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder or ("/" if uri.startswith("/") else "."))
+        return plain(os.path.join(self._folders[folder], name))
 
 
-def _check_doubled(uri: str, rows: Sequence[ImageRow]) -> None:
+def _check_doubled(uri: str, rows: Sequence[ImageRow], files: _Files) -> None:
     seen: dict[str, ImageRow] = {}
     for row in rows:
-        file = _file_of(row.uri)
+        file = files.of(row.uri)
         earlier = seen.setdefault(file, row)
         if earlier is not row:
             other = "" if earlier.name == row.name else f" (as {earlier.name})"
@@ -105,7 +119,7 @@ def _check_doubled(uri: str, rows: Sequence[ImageRow]) -> None:
                 f"the index {uri} names the image {row.name} twice{other}, on lines {earlier.line} and {row.line}; "
                 "remove one of the rows."
             )
-        if row.mask is not None and _file_of(row.mask) == file:
+        if row.mask is not None and files.of(row.mask) == file:
             raise InputError(
                 f"line {row.line} of the index {uri} names {row.name} as an image and as its mask; name the "
                 "mask, or leave it empty."
@@ -124,13 +138,14 @@ def _check_labels(uri: str, rows: Sequence[ImageRow]) -> None:
                 )
 
 
+@lru_cache(4096)
 def _alike(name: str) -> str:
     """What is equal for names that one cannot tell apart, or only by case or spaces."""
     seen = "".join(letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
     return " ".join(seen.casefold().split())
 
 
-def _notes(columns: Columns, index: Index, rows: Sequence[ImageRow]) -> list[str]:
+def _notes(columns: Columns, index: Index, rows: Sequence[ImageRow], files: _Files) -> list[str]:
     notes = _unused_notes(columns, index)
     for what, column, values in (
         ("label", columns.label, [row.label for row in rows]),
@@ -143,7 +158,7 @@ def _notes(columns: Columns, index: Index, rows: Sequence[ImageRow]) -> list[str
     cases: dict[str, dict[str, int]] = {}
     for row in rows:
         if row.mask is not None:
-            masks.setdefault(_file_of(row.mask), []).append(row.line)
+            masks.setdefault(files.of(row.mask), []).append(row.line)
         cases.setdefault(_alike(row.case), {}).setdefault(row.case, row.line)
     notes += [f"the mask {mask} is that of {len(those)} images ({lines_named(those)})."
               for mask, those in masks.items() if len(those) > 1]  # fmt: skip

@@ -73,12 +73,18 @@ def lines_named(lines: Sequence[int]) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines[:NAMED_LINES]))}{more}"
 
 
-def _text_of(uri: str, storage: Storage) -> str:
+def read_index_bytes(uri: str, storage: Storage) -> bytes:
+    """The file of an index. Raises InputError when there is none."""
     try:
-        data = read_bytes(uri, storage)
-        text = data.decode("utf-8-sig")
+        return read_bytes(uri, storage)
     except FileNotFoundError:
         raise InputError(f"the index {uri} does not exist; give the path of a CSV file.") from None
+
+
+def _text_of(uri: str, storage: Storage) -> str:
+    data = read_index_bytes(uri, storage)
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise InputError(f"the index {uri} is not UTF-8 text (line {line}); save it as a CSV file in UTF-8.") from None
@@ -90,7 +96,7 @@ def _text_of(uri: str, storage: Storage) -> str:
 
 def _records(uri: str, text: str) -> Iterator[tuple[int, list[str]]]:
     """The values of each record and the line on which it begins."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     while True:
         line = reader.line_num + 1
         try:

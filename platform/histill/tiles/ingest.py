@@ -19,7 +19,7 @@ from histill.tiles.doubles import Sightings, add_sighting, note_doubles
 from histill.tiles.finished import find_finished, with_shards
 from histill.tiles.image_index import read_image_index
 from histill.tiles.manifest import HEADER_NAME, Manifest, write_manifest
-from histill.tiles.mask_survey import find_set_meaning
+from histill.tiles.mask_survey import find_set_meaning, forget_survey
 from histill.tiles.parts import Part, Unit, make_part
 from histill.tiles.slide_index import read_slide_index
 from histill.tiles.slide_records import join_regions
@@ -156,8 +156,11 @@ def _within_limit(units: list[Unit], config: IngestConfig) -> Iterator[Part]:
     """The parts as they are done. Raises InputError once more files are unreadable than the limit allows."""
     unreadable: list[str] = []
     unit = "slides" if config.slides else "parts"
+    surveyed = {each.name: each for each in units if each.meaning is not None}
     for part in map_tasks(make_part, units, title="cutting tiles" if config.slides else "taking in images", unit=unit):
         unreadable += part.unreadable
+        if part.unreadable and part.name in surveyed:  # its files will be replaced
+            forget_survey(surveyed[part.name])
         if len(unreadable) > config.max_unreadable:
             raise InputError(
                 f"{len(unreadable)} of the sources cannot be used and max_unreadable is {config.max_unreadable}; "

@@ -20,8 +20,8 @@ def find_set_meaning(units: Sequence[Unit]) -> dict[int, int] | None:
     """The class of each value of the masks of `units`; None where there is no mask. Ray is joined.
 
     What `images.mask_values` says, else what all masks together tell (`find_meaning`), whatever the number of units and
-    the order in which they are read. An interrupted pass goes on; after a refusal it begins anew, since the masks will
-    have been changed. Masks that cannot be read are left to their part.
+    the order in which they are read. An interrupted pass goes on; after a refusal, here or of a part, it begins anew,
+    since the masks will have been changed. Masks that cannot be read are left to their part.
     """
     source = units[0].config.images
     masked = [unit for unit in units if any(row.mask for row in unit.images)]
@@ -34,9 +34,14 @@ def find_set_meaning(units: Sequence[Unit]) -> dict[int, int] | None:
         return find_meaning(reduce(or_, (surveyed[unit.name] for unit in masked)), source.index)
     except InputError:
         for unit in masked:
-            with contextlib.suppress(FileNotFoundError):
-                remove(_record_uri(unit), unit.config.storage)
+            forget_survey(unit)
         raise
+
+
+def forget_survey(unit: Unit) -> None:
+    """Have the unit's masks read again by the next pass."""
+    with contextlib.suppress(FileNotFoundError):
+        remove(_record_uri(unit), unit.config.storage)
 
 
 def _survey(unit: Unit) -> tuple[str, Values]:

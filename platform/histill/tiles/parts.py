@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import islice
 
 import pyarrow as pa
@@ -194,14 +195,15 @@ def _write_shards(tiles: Iterator[Tile], unit: Unit) -> tuple[pa.Table, dict[str
     config = unit.config
     rows: list[dict[str, object]] = []
     sizes: dict[str, int] = {}
+    split = cache(partial(split_of, rule=config.split))  # thousands of cases may be pinned
     while shard := list(islice(tiles, config.rows_per_shard)):
         name = f"{SHARDS}/{unit.name}-{len(sizes):04d}.parquet"
         sizes[name] = write_shard(join(config.output, name), shard, config.rows_per_group, config.storage)
-        rows += [_manifest_row(tile, name, position, config) for position, tile in enumerate(shard)]
+        rows += [_manifest_row(tile, name, position, split(tile.case), config) for position, tile in enumerate(shard)]
     return pa.Table.from_pylist(rows, schema=MANIFEST), sizes
 
 
-def _manifest_row(tile: Tile, shard: str, position: int, config: IngestConfig) -> dict[str, object]:
+def _manifest_row(tile: Tile, shard: str, position: int, split: str, config: IngestConfig) -> dict[str, object]:
     return {
         "tile_id": tile.tile_id,
         "slide": tile.slide,
@@ -212,7 +214,7 @@ def _manifest_row(tile: Tile, shard: str, position: int, config: IngestConfig) -
         "size_px": config.tile_px,
         "label": tile.label,
         "has_mask": tile.mask is not None,
-        "split": split_of(tile.case, config.split),
+        "split": split,
         "shard": shard,
         "row_group": position // config.rows_per_group,
         "row": position % config.rows_per_group,

@@ -1,6 +1,7 @@
 """Which slides, or regions of slides, a source names."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -13,6 +14,9 @@ from histill.tiles.resolution import PLAUSIBLE_MPP
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 SIDES = ("left", "top", "right", "bottom")
+COLUMNS = ("slide", "case", "mpp", *SIDES)
+# What a column of cases is called elsewhere, without `_`, `-` and spaces.
+LIKE_CASE = ("patient", "patientid", "caseid", "subject", "subjectid", "participant", "participantid", "donor")
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,38 @@ def read_slide_index(source: SlideSource, storage: Storage) -> SlideIndex:
     else:
         index = read_index(source.index, storage, needed=("slide",))
         rows = [_row(source.index, values) for values in index.rows]
-        unused = index.unused(("slide", "case", "mpp", *SIDES))
+        unused = index.unused(COLUMNS)
         notes = index.notes
         if unused:
             notes += (f"columns of the index that are not used: {', '.join(unused)}.",)
+            notes += _case_notes(source.index, index.columns, unused)
     named: dict[str, list[SlideRow]] = {}
     for row in rows:
         for earlier in named.setdefault(row.name, []):
             _check_pair(earlier, row)
         named[row.name].append(row)
     return SlideIndex(rows, notes)
+
+
+def _case_notes(uri: str, columns: Sequence[str], unused: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for a column that looks like cases, where none is called so.
+
+    Raises InputError for an unused column that is called like one that is read, but for upper case.
+    """
+    for name in unused:
+        if name.casefold() in COLUMNS and name.casefold() not in columns:
+            raise InputError(
+                f"the index {uri} has no column {name.casefold()!r} but one {name!r}, which nothing reads; rename it."
+            )
+    if "case" in columns:
+        return ()
+    likely = [name for name in unused if "".join(filter(str.isalnum, name.casefold())) in LIKE_CASE]
+    if not likely:
+        return ()
+    return (
+        "each slide counts as a case of its own, and slides of one patient may lie in different splits: the index has "
+        f"no column 'case'; rename {likely[0]!r} if it says whose they are.",
+    )
 
 
 def _check_pair(earlier: SlideRow, row: SlideRow) -> None:

@@ -31,11 +31,12 @@ def split_of(case: str, rule: SplitRule) -> Split:
 
 def check_pinned(rule: SplitRule, cases: Iterable[str]) -> None:
     """Raise InputError when a pinned case does not occur among `cases`."""
-    present = sorted({normalize("NFC", case) for case in cases})
+    present = {normalize("NFC", case) for case in cases}
     for split, pinned in rule.pinned.items():
         for case in pinned:
             if case not in present:
-                near = difflib.get_close_matches(case, present, n=3, cutoff=0.4) or present[:3]
+                names = sorted(present)
+                near = difflib.get_close_matches(case, names, n=3, cutoff=0.4) or names[:3]
                 raise InputError(
                     f"split.pinned.{split} names the case {case!r}, which does not occur; "
                     f"the nearest are {', '.join(map(repr, near))}."
