@@ -422,6 +422,21 @@ def test_a_promotion_that_came_too_late_does_not_say_promoted(
     assert aliases(client, name) == {"champion": rival, "previous": "1"}
 
 
+def test_a_model_that_two_jobs_promote_at_once_is_not_called_late(
+    promoting: Callable[..., Promotion], client: MlflowClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promoting("poor")
+
+    def second(client: MlflowClient, name: str, seen: ledger.Ledger, version: str) -> ledger.Term:
+        ledger.begin_term(client, name, ledger.read_ledger(client, name), version)
+        return ledger.begin_term(client, name, seen, version)
+
+    monkeypatch.setattr(promotion, "begin_term", second)
+    assert promoting("good").decision == "promoted"
+    assert client.get_model_version(name, "2").tags["decision"] == "promoted"
+    assert aliases(client, name) == {"champion": "2", "previous": "1"}
+
+
 def test_a_model_that_knows_nothing_is_no_first_champion(
     promoting: Callable[..., Promotion], client: MlflowClient, name: str
 ) -> None:

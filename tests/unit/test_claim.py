@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from histill.cluster.interrupts import heed_signals, interrupted
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.train import claim as module
@@ -74,7 +76,9 @@ def elsewhere(folder: Path, renewed: int = 0) -> bytes:
     """A claim of another machine's job with this process's number, which says nothing of it."""
     place = ["other", "boot pid:[1]", os.getpid(), "1"]
     content = json.dumps({"token": "others", "place": place, "renewed": renewed}).encode()
-    (folder / CLAIM_NAME).write_bytes(content)
+    whole = folder / "whole"
+    whole.write_bytes(content)
+    whole.replace(folder / CLAIM_NAME)  # at once, since a job may look meanwhile
     return content
 
 
@@ -160,6 +164,43 @@ def test_a_claim_is_renewed_and_its_loss_ends_the_work(tmp_path: Path, monkeypat
         work()
     assert b"others" in path.read_bytes()  # the heir's is left alone
     assert "claim" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_job_that_has_lost_its_claim_says_that_and_not_that_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.01)
+
+    def work() -> None:
+        with heed_signals(), claim(str(tmp_path), STORAGE):
+            elsewhere(tmp_path)
+            time.sleep(60)
+
+    with pytest.raises(HistillError, match="another job has taken over"):
+        work()
+    assert "the same command goes on" not in capfd.readouterr().err
+    assert not interrupted()
+
+
+def test_a_renewal_that_was_written_and_not_answered_is_followed_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.01)
+    path, until, swap = tmp_path / CLAIM_NAME, time.monotonic() + 60, module.swap_bytes
+    lost: list[bool] = []
+
+    def first_answer_lost(*given: Any) -> bool:
+        done = swap(*given)
+        if not lost:
+            lost.append(done)
+            raise HistillError("the server is away")
+        return done
+
+    monkeypatch.setattr(module, "swap_bytes", first_answer_lost)
+    with claim(str(tmp_path), STORAGE):
+        while json.loads(path.read_bytes())["renewed"] < 4:
+            assert time.monotonic() < until
+    assert lost == [True]
 
 
 def test_ctrl_c_is_no_loss(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The newest checkpoint of a run: whole ones alone, whether or not Ray Train has noted them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,16 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     for step in (3, 9, 6, 100):
         saved(tmp_path, step)
     (tmp_path / "stepping").mkdir()
+    for name in ("step-00000200-copy", "step-00000200.bak", "step-200"):  # whole, and not a run's
+        shutil.copytree(tmp_path / "step-00000100", tmp_path / name)
     assert newest(tmp_path) == 100
+
+
+def test_steps_are_compared_as_numbers(tmp_path: Path) -> None:
+    for step in (99_999_999, 100_000_000):
+        path = saved(tmp_path / "small", step % 7)
+        path.rename(tmp_path / f"step-{step:08d}")
+    assert newest(tmp_path) == 100_000_000
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "position.json", CONTENTS_NAME, ".metadata.json"])

@@ -29,6 +29,7 @@ LOGINS = [
     *("http://admin:%2FPLANTED@host", "http://admin:PLANTED?word@host/x", "http://admin:PLANTED#word@host"),
     *("http://PLANTED@host:5000", "https://admin:12345/PLANTED@host", "http://:PLANTED@host", "http://admin:PLANTED"),
     *("s3://KEY:PLANTED@bucket/x", "s3://KEY:PLANTED/more@bucket/x", "s3:/KEY:PLANTED@bucket/x", "KEY:PLANTED@host:1"),
+    *("//KEY:PLANTED@host/x", "//KEY:PLANTED/word@host"),
     *("postgresql://mlflow:PLANTED@db/mlflow", "ftp://u:PLANTED@h", "ray://u:PLANTED@h:1", "s3:KEY:PLANTED@bucket"),
 ]
 QUERIES = [
@@ -50,6 +51,21 @@ HARMLESS = [
     *("'http://host:5000': refused", "http://host:5000, http://other:1/x.", "refuses a missing or wrong token; set it"),
     *("set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN)", "/data/a:b/c@d.svs", "12:30", "C:/x"),
 ]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *('pa"ss/wo\\rd+1 x', 'pa"ss/wo\\\\rd+1 x', 'pa\\"ss/wo\\\\rd+1 x', "pa%22ss/wo%5Crd%2B1%20x"),
+        *("pa%22ss%2Fwo%5Crd%2B1%20x", "pa%22ss%2Fwo%5Crd%2B1+x", "bWU6cGEic3Mvd29ccmQrMSB4"),
+    ],
+)
+def test_a_secret_of_the_environment_is_found_in_quotes_in_addresses_and_in_headers(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", 'pa"ss/wo\\rd+1 x')
+    assert redact(f"the server said {form}.") == "the server said (hidden)."
 
 
 @pytest.mark.parametrize("text", [*LOGINS, *QUERIES, *OTHERS])

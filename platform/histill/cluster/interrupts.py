@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: a line at once and an orderly end, and an immediate one when asked again."""
+"""Ctrl-C and SIGTERM: a line at once and an orderly end, and an immediate one when asked again.
+
+A thread that finds that the process may not go on ends it in the same way, for a reason of its own.
+"""
 
 import contextlib
 import os
@@ -12,6 +15,7 @@ _said_to_stay = ["what is written stays"]  # the innermost block's last
 _heeding: list[int] = []  # where to say so, while signals are heeded
 _instead: list[Callable[[int, Any], None]] = []
 _received: list[int] = []
+_reasons: list[Exception] = []  # why the process ends, where it is not for a signal from outside
 
 
 class Interrupted(KeyboardInterrupt):
@@ -45,6 +49,7 @@ def heed_signals() -> Iterator[None]:
         _heeding.clear()
         _instead.clear()
         _received.clear()
+        _reasons.clear()
         for number, handler in zip(_SIGNALS, earlier, strict=True):
             signal.signal(number, handler)
         os.close(stderr)
@@ -62,9 +67,18 @@ def heed_again(instead: Callable[[int, Any], None] | None = None) -> None:
 
 
 def raise_if_interrupted() -> None:
-    """Raise `Interrupted`, without what is being handled, if a signal has come."""
+    """Raise `Interrupted`, without what is being handled, if a signal has come; or the reason given to `end_for`."""
+    if _reasons:
+        raise _reasons[0] from None
     if _received:
         raise Interrupted(_received[0]) from None
+
+
+def end_for(reason: Exception) -> None:
+    """From any thread: interrupt the main one as Ctrl-C does, such that `heed_signals` ends with `reason`."""
+    if _heeding and not _received:
+        _reasons.append(reason)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # which wakes it from a wait, too
 
 
 def interrupted() -> bool:
@@ -86,11 +100,16 @@ def _answer(number: int, frame: Any) -> None:
     if _received:
         os._exit(128 + number)
     _received.append(number)
-    again = "Ctrl-C" if number == signal.SIGINT else "the signal"
-    line = f"stopping; {_said_to_stay[-1]}, and the same command goes on from it ({again} once more ends it at once).\n"
-    on_a_line = os.isatty(_heeding[0])  # of the progress, perhaps
-    os.write(_heeding[0], f"\n{line}".encode() if on_a_line else line.encode())
+    if not _reasons:
+        _say_so(number)
     if _instead:
         _instead[0](number, frame)
     else:
         raise Interrupted(number)
+
+
+def _say_so(number: int) -> None:
+    again = "Ctrl-C" if number == signal.SIGINT else "the signal"
+    line = f"stopping; {_said_to_stay[-1]}, and the same command goes on from it ({again} once more ends it at once).\n"
+    on_a_line = os.isatty(_heeding[0])  # of the progress, perhaps
+    os.write(_heeding[0], f"\n{line}".encode() if on_a_line else line.encode())

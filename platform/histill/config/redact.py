@@ -1,17 +1,20 @@
 """Secrets in texts: found, so that they are refused, and taken out of all that is shown or kept."""
 
+import base64
+import json
 import os
 import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 HIDDEN = "(hidden)"
 _ADDRESS = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]{0,30}:/{1,3})(?P<rest>[^\s/]\S*)")
 _NETLOC = re.compile(r"[^/?#]*")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:@]*)(:[0-9]*)?[^\w@:]*:?")
-_LOGIN = re.compile(r"(?<![\w/.])[^\s:@/\"'=]+:[^\s@\"'/][^\s@\"']*@(?=\w)")  # user:password@host, without a scheme
+_LOGIN = re.compile(r"(?<![\w/.])(?://)?[^\s:@/\"'=]+:[^\s@\"'/][^\s@\"']*@(?=\w)")  # user:password@host
 _QUERY = re.compile(r"\?[^\s\"'<>]*=[^\s\"'<>]*|#[^\s\"'<>]*=[^\s\"'<>]*")
 _SECRET_WORD = r"secret|passw|passphrase|token(?!s\b)|credential|access_?key|api_?key|private_?key|signature"
 _ASSIGNED = re.compile(
@@ -30,10 +33,19 @@ def redact(text: str) -> str:
     """`text` without secrets: logins and queries of addresses, values of passwords and tokens, and the values that the
     process has in its environment under names such as AWS_SECRET_ACCESS_KEY."""
     for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and value in text and is_secret_variable(name):
-            text = text.replace(value, HIDDEN)
+        if len(value) >= _SHORTEST and is_secret_variable(name):
+            for form in _forms(value, os.environ.get(re.sub("PASSWORD|PASSWD", "USERNAME", name), "")):
+                text = text.replace(form, HIDDEN)
     text = _LOGIN.sub("", _ADDRESS.sub(_shown, text))
     return _BEARER.sub(rf"\g<kind> {HIDDEN}", _ASSIGNED.sub(rf"\g<name>{HIDDEN}", text))
+
+
+def _forms(secret: str, user: str) -> list[str]:
+    """How a secret stands in texts, longest first: as it is, in quotes, in an address, with its user in a header."""
+    raw = os.fsencode(secret)
+    written = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(raw), quote(raw, ""), quote_plus(raw)}
+    header = base64.b64encode(os.fsencode(f"{user}:{secret}")).decode()
+    return sorted({*written, header}, key=len, reverse=True)
 
 
 def print_trace(error: BaseException) -> None:

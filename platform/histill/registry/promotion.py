@@ -121,9 +121,10 @@ def _crown(
     try:
         begin_term(client, promotion.registered_name, ledger, version)
     except HistillError:
-        if version in versions.living_versions(client, promotion.registered_name):
-            record_decision(client, dataclasses.replace(promotion, decision=LATE), config)
-        raise
+        if versions.champion_version(client, promotion.registered_name) != version:  # else of another job, alike
+            if version in versions.living_versions(client, promotion.registered_name):
+                record_decision(client, dataclasses.replace(promotion, decision=LATE), config)
+            raise
     promotion = dataclasses.replace(promotion, decision=PROMOTED)
     record_decision(client, promotion, config)
     return promotion

@@ -81,8 +81,8 @@ def register(
                     "histill": __version__,
                 }
                 version = client.create_model_version(registered_name, source=source, run_id=run_id, tags=tags)
-            except BaseException:
-                MlflowTracker(uri, run_id).finish("FAILED")
+            except BaseException as error:
+                MlflowTracker(uri, run_id).finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
                 raise
             client.set_terminated(run_id)
             return _the_only_one(client, registered_name, digest, str(version.version), run_id)

@@ -6,7 +6,6 @@ watched rather than computed, since clocks differ. A claim is taken over by a co
 told as well.
 """
 
-import _thread
 import contextlib
 import json
 import os
@@ -19,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from histill.cluster.interrupts import end_for
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.storage.control import create_bytes, read_bytes, remove, swap_bytes
@@ -41,6 +41,10 @@ def claim(folder: str, storage: Storage) -> Iterator[None]:
     held = [_written(token, place, 0)]
     _take(uri, folder, held[0], place, storage)
     done, lost = threading.Event(), threading.Event()
+    reason = HistillError(
+        f"another job has taken over {folder}, since this one did not renew its claim for {LEASE_S:g} s; the other "
+        "goes on with it."
+    )
 
     def renew() -> None:
         number = 0
@@ -50,10 +54,12 @@ def claim(folder: str, storage: Storage) -> Iterator[None]:
             with contextlib.suppress(HistillError, OSError):  # a server that is away is asked again
                 if swap_bytes(uri, held[0], renewed, storage):
                     held[0] = renewed
-                elif _is_anothers(uri, token, storage):
+                elif (found := _ours(uri, token, storage)) is None:
                     lost.set()
-                    _thread.interrupt_main()
+                    end_for(reason)
                     return
+                else:  # a write that was carried out, and whose answer was lost
+                    held[0] = found
 
     thread = threading.Thread(target=renew, name="claim", daemon=True)
     thread.start()
@@ -62,15 +68,12 @@ def claim(folder: str, storage: Storage) -> Iterator[None]:
     except KeyboardInterrupt:
         if not lost.is_set():
             raise
-        raise HistillError(
-            f"another job has taken over {folder}, since this one did not renew its claim for {LEASE_S:g} s; the other "
-            "goes on with it."
-        ) from None
+        raise reason from None
     finally:
         done.set()
         thread.join(timeout=1.0)
         with contextlib.suppress(HistillError, OSError):
-            if not _is_anothers(uri, token, storage):
+            if _ours(uri, token, storage) is not None:
                 remove(uri, storage)
 
 
@@ -120,11 +123,13 @@ def _refused(folder: str, holder: Place | None) -> InputError:
     return InputError(f"another job ({who}) is at work on {folder}; wait until it has ended, or choose another name.")
 
 
-def _is_anothers(uri: str, token: str, storage: Storage) -> bool:
+def _ours(uri: str, token: str, storage: Storage) -> bytes | None:
+    """What the claim holds, or None where it is gone or another's."""
     try:
-        return f'"{token}"'.encode() not in read_bytes(uri, storage)
+        found = read_bytes(uri, storage)
     except FileNotFoundError:
-        return True
+        return None
+    return found if f'"{token}"'.encode() in found else None
 
 
 def _written(token: str, place: Place, renewed: int) -> bytes:
