@@ -76,6 +76,8 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
     state = f"{report.parts_done} parts done, {report.parts_reused} kept from before"
     if report.reused:
         state = "was there already"
+        if report.skipped:
+            state += "; what it skips is not looked at again, so name another output once that is mended"
     return "\n".join([*lines, f"{config.output}: {state}"])
 
 

@@ -161,5 +161,6 @@ def test_the_jobs_table_and_line_name_every_skipped_slide(
         assert "grey.tiff shows no tissue: it is grey" in outcome["skipped_reasons"][0]
         table = capsys.readouterr().err
         assert f"skipped: {outcome['skipped_reasons'][0]}" in table
+        assert ("what it skips is not looked at again, so name another output" in table) is reused
         rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith(("good", "grey"))}
         assert rows == {"good": ["good", "8", "40%", "0.5"], "grey": ["grey", "0", "0%", "0.5"]}

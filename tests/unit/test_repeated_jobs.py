@@ -332,3 +332,10 @@ def test_tiles_that_are_mended_are_predicted_again(images: Path, tmp_path: Path)
     again = predict(what)
     assert (again.tiles, again.corrupt, again.reused) == (COUNT, 0, False)
     assert predict(what).reused
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", "null", '{"images": '])
+def test_what_is_no_record_of_an_ingest_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / claims.RECORD_NAME).write_text(text)
+    with pytest.raises(InputError, match=r"ingest\.json is not the record of an ingest"):
+        claims.Claim(str(tmp_path), {"images": None, "slides": None}, Storage()).look()

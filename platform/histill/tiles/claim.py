@@ -81,7 +81,7 @@ class Claim:
         try:
             earlier = json.loads(found)
             failed = earlier.pop(_FAILED, False)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             raise InputError(
                 f"{self.uri} is not the record of an ingest; name another output or empty this one."
             ) from None
