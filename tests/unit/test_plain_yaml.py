@@ -75,6 +75,12 @@ def test_keys_are_texts(text: str) -> None:
         parse_yaml(text)
 
 
+@pytest.mark.parametrize("text", ["=", "<<"])
+def test_a_sign_that_has_a_meaning_in_keys_alone_is_a_text(text: str) -> None:
+    assert parse_yaml(text) == text
+    assert parse_yaml(f"[a, {text}]") == ["a", text]
+
+
 def test_a_merged_mapping_gives_way_to_what_is_written_beside_it() -> None:
     assert parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
 

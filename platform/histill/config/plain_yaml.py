@@ -10,6 +10,7 @@ from histill.config.redact import HIDDEN, names_secret
 
 _INT, _FLOAT, _STR = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "str"))
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+_SIGNS = {"tag:yaml.org,2002:value": "=", "tag:yaml.org,2002:merge": "<<"}  # which mean nothing as values
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 # Readers of YAML 1.1 and 1.2 make different values of these, and people mean a name or a number as it stands.
 _OCTAL = re.compile(r"[-+]?0o?[0-9_]+")  # 08 and 0o17 are texts by YAML 1.1, and numbers by 1.2
@@ -25,6 +26,8 @@ class _Loader(yaml.SafeLoader):
         return self.construct_object(node, deep=True)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.value == _SIGNS.get(node.tag):
+            node.tag = _STR
         if node.tag == _TIMESTAMP:
             raise _refused(node, f"{node.value} could be a date or a name; put it in quotes")
         if node.tag not in _PLAIN_TAGS:
