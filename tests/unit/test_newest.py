@@ -9,6 +9,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from histill.train.newest import CONTENTS_NAME, drop_broken_notes, list_contents, newest_checkpoint, step_of
+from histill.train.run_folder import remove_orphans
 
 pytestmark = pytest.mark.unit
 
@@ -39,6 +40,13 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     for name in ("step-00000200-copy", "step-00000200.bak", "step-200"):  # whole, and not a run's
         shutil.copytree(tmp_path / "step-00000100", tmp_path / name)
     assert newest(tmp_path) == 100
+
+
+def test_what_a_lost_worker_left_is_removed_and_no_copy(tmp_path: Path) -> None:
+    for name in ("step-00000003", "step-00000006", "step-00000003-copy", "steps"):
+        (tmp_path / name).mkdir()
+    remove_orphans(LOCAL, str(tmp_path), {"step-00000006"})
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000006", "step-00000003-copy", "steps"}
 
 
 def test_steps_are_compared_as_numbers(tmp_path: Path) -> None:

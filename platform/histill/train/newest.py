@@ -6,10 +6,9 @@ the checkpoint is there. A checkpoint says which files it consists of, so one th
 
 import json
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
-from histill.train.run_folder import CHECKPOINTS
+from histill.train.run_folder import CHECKPOINTS, is_checkpoint
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -31,8 +30,7 @@ def newest_checkpoint(filesystem: "FileSystem", folder: str) -> str | None:
     from pyarrow.fs import FileSelector
 
     found = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
-    own = re.compile(rf"{CHECKPOINTS}[0-9]{{8,}}")  # no copy that somebody has made
-    paths = sorted((each.path for each in found if own.fullmatch(each.base_name)), key=step_of, reverse=True)
+    paths = sorted((each.path for each in found if is_checkpoint(each.base_name)), key=step_of, reverse=True)
     return next((path for path in paths if _whole(filesystem, path)), None)
 
 

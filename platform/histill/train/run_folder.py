@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +94,17 @@ def finish(config: RunConfig, model: str, metrics: dict[str, float]) -> None:
     write_json(join(run_uri(config), FINISHED_NAME), {"model": model, "metrics": metrics}, config.storage)
 
 
+def is_checkpoint(name: str) -> bool:
+    """Whether a run has given this name to the folder of a checkpoint; a copy that somebody has made has another."""
+    return re.fullmatch(rf"{CHECKPOINTS}[0-9]{{8,}}", name) is not None
+
+
 def remove_orphans(filesystem: "FileSystem", folder: str, kept: Collection[str]) -> None:
     """Remove checkpoints that a lost worker has left half written: Ray Train knows of those in `kept` alone."""
     from pyarrow.fs import FileSelector
 
     for found in filesystem.get_file_info(FileSelector(folder)):
-        if found.base_name.startswith(CHECKPOINTS) and found.base_name not in kept:
+        if is_checkpoint(found.base_name) and found.base_name not in kept:
             filesystem.delete_dir(found.path)
 
 
