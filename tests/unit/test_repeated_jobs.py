@@ -155,6 +155,17 @@ def test_a_failed_ingest_goes_on_where_it_was(images: Path, tmp_path: Path) -> N
     assert files(tmp_path / "t") == files(tmp_path / "alone")
 
 
+def test_after_a_failure_a_changed_index_is_taken_in_anew(images: Path, tmp_path: Path) -> None:
+    kept = (images / "5.jpg").read_bytes()
+    (images / "5.jpg").unlink()
+    with pytest.raises(InputError, match=r"repeat, which keeps what is done \(a changed index is taken in anew\)"):
+        ingest(config(images, tmp_path / "t"))
+    (images / "5.jpg").write_bytes(kept)
+    with (images / "index.csv").open("a") as index:
+        index.write("\n")
+    assert ingest(config(images, tmp_path / "t")).parts_reused == 0
+
+
 def test_an_ingest_that_is_refused_at_once_writes_nothing(images: Path, tmp_path: Path) -> None:
     (images / "index.csv").write_text("image,case\n")
     with pytest.raises(InputError):

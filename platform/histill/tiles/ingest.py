@@ -164,7 +164,8 @@ def _within_limit(units: list[Unit], config: IngestConfig) -> Iterator[Part]:
         if len(unreadable) > config.max_unreadable:
             raise InputError(
                 f"{len(unreadable)} of the sources cannot be used and max_unreadable is {config.max_unreadable}; "
-                f"what is done stays, so correct them or raise the limit and repeat: {_first_of(unreadable)}"
+                "replace them where they lie or raise the limit, and repeat, which keeps what is done (a changed index "
+                f"is taken in anew): {_first_of(unreadable)}"
             )
         yield part
 
