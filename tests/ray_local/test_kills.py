@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, killed as they write and given again: benchmarks/kills.py, with few kills."""
+"""benchmarks/kills.py with few kills: slides from S3 are cut and predicted by a job that is killed at its writes."""
 
 import importlib
 import sys
@@ -13,11 +13,12 @@ from histill.local.tracking import TrackingServer
 pytestmark = pytest.mark.ray_local
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
-KILLS = 8
+KILLS = 4
 
 
+@pytest.mark.timeout(1800)  # a minute or two on a quiet machine
 @pytest.mark.skipif(sys.platform != "linux", reason="the kills need /proc and prctl")
-def test_jobs_killed_as_they_write_end_as_if_undisturbed(
+def test_a_job_killed_at_its_writes_ends_as_if_undisturbed(
     ray_local: RayHead,
     s3: S3Server,
     tracking: TrackingServer,
@@ -28,7 +29,7 @@ def test_jobs_killed_as_they_write_end_as_if_undisturbed(
     kills, places, processes = map(importlib.import_module, ("kills", "kill_runs.place", "kill_runs.processes"))
     folder, scratch = tmp_path_factory.mktemp("kills"), tmp_path_factory.mktemp("scratch")
     with processes.adopting(), places.place(folder, scratch, s3, tracking, ray_local) as place:
-        verdicts = kills.kill(place, ["ingest_s3", "predict"], KILLS, seed=1)
+        verdicts = kills.kill(place, ["predict"], KILLS, seed=1)
     assert {verdict.chain: verdict.faults for verdict in verdicts if verdict.faults} == {}
     counts = kills.sums(verdicts)
     assert counts == {

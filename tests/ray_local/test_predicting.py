@@ -1,13 +1,7 @@
-"""Predictions on the cluster: every tile once, whatever kills the job."""
+"""Predictions on the cluster: every tile once (test_kills.py says that it stays so whatever kills the job)."""
 
-import json
-import os
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +25,6 @@ from histill.tiles.manifest import Manifest
 
 pytestmark = pytest.mark.ray_local
 
-ROOT = Path(__file__).parents[2]
 STORAGE = Storage()
 TILES = 96
 
@@ -66,43 +59,18 @@ def seen(uri: str) -> Counter[str]:
     return Counter(name for table in tables for name in table["tile_id"].to_pylist())
 
 
-def test_killed_three_times_every_tile_is_there_once(tiles: Manifest, model: str, s3: S3Server) -> None:
-    output = f"s3://{s3.bucket}/predicting/killed"
-    command = [sys.executable, "jobs/predict_tiles.py", f"model={model}", f"tiles={tiles.uri}", f"output={output}"]
-    command += ["workers.count=1", "workers.cpus=0.5"]
-    for kill in range(3):
-        job = subprocess.Popen(
-            command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 200
-        while job.poll() is None and len(files_below(output, ".parquet")) <= 2 * kill:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        job.kill()
-        job.wait()
-    assert 0 < len(files_below(output, ".parquet")) <= 12
-    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    outcome = json.loads(done.stdout)
-    assert (outcome["tiles"], outcome["corrupt"], sum(outcome["classes"].values())) == (TILES, 0, TILES)
-    assert seen(outcome["predictions"]) == Counter(tiles.table["tile_id"].to_pylist())
-    assert outcome["heatmaps"] == 6
-    heatmaps = files_below(join(outcome["predictions"], "heatmaps"), "")
-    assert [file.rpartition("/")[2] for file in heatmaps if "case-0" in file] == ["case-0.geojson", "case-0.png"]
-
-
-def test_a_finished_run_is_only_read(tiles: Manifest, model: str, s3: S3Server) -> None:
-    keys: dict[str, Any] = {
-        "model": model,
-        "tiles": tiles.uri,
-        "workers": Workers(count=2, cpus=0.5),
-        "heatmaps": False,
-    }
+def test_every_tile_is_there_once_and_a_finished_run_is_only_read(tiles: Manifest, model: str, s3: S3Server) -> None:
+    keys: dict[str, Any] = {"model": model, "tiles": tiles.uri, "workers": Workers(count=2, cpus=0.5)}
     config = PredictConfig(output=f"s3://{s3.bucket}/predicting/twice", **keys)
     first, again = predict(config), predict(config)
+    assert (first.tiles, first.corrupt, sum(first.classes.values())) == (TILES, 0, TILES)
+    assert seen(first.predictions) == Counter(tiles.table["tile_id"].to_pylist())
+    assert first.heatmaps == 6
+    heatmaps = files_below(join(first.predictions, "heatmaps"), "")
+    assert [file.rpartition("/")[2] for file in heatmaps if "case-0" in file] == ["case-0.geojson", "case-0.png"]
     assert (first.reused, again.reused) == (False, True)
     assert vars(first) | {"reused": True} == vars(again)
-    part = predict(config.model_copy(update={"split": "test"}))
+    part = predict(config.model_copy(update={"split": "test", "heatmaps": False}))
     assert part.predictions != first.predictions
     assert part.tiles == tiles.header.splits["test"]
 
