@@ -1,14 +1,18 @@
 """A run's folder: what may change between two starts of one name, and what may not."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyarrow.fs import LocalFileSystem
 
+from histill.artifacts.model_folder import CARD_NAME, resolve
+from histill.config.common import Storage
 from histill.config.load import validate, with_value
 from histill.config.runs import PretrainConfig
 from histill.errors import InputError
+from histill.storage.uris import name_within
 from histill.train.run_folder import finish, open_record, remove_orphans, run_uri, save_record
 
 pytestmark = pytest.mark.unit
@@ -103,6 +107,28 @@ def test_a_finished_name_is_refused_whatever_the_configuration(tmp_path: Path) -
     for again in (first, config(tmp_path, optimiser__lr=0.5)):
         with pytest.raises(InputError, match="is finished; choose another name"):
             open_record(again, KIND)
+
+
+def test_a_run_that_was_copied_or_moved_means_its_own_model(tmp_path: Path) -> None:
+    first, kept, moved = started(tmp_path), tmp_path / "kept", tmp_path / "elsewhere" / "moved"
+    (tmp_path / "first" / "step-1").mkdir()
+    (tmp_path / "first" / "step-1" / CARD_NAME).touch()
+    finish(first, str(tmp_path / "first" / "step-1"), {})
+    shutil.copytree(tmp_path / "first", kept)
+    assert resolve(str(kept), Storage()) == str(kept / "step-1")
+    shutil.copytree(kept, moved)
+    finish(first, str(tmp_path / "first" / "step-2"), {})  # trained anew
+    assert resolve(str(tmp_path / "first"), Storage()) == str(tmp_path / "first" / "step-2")
+    assert resolve(str(moved), Storage()) == str(moved / "step-1")
+
+
+def test_a_model_that_lies_elsewhere_is_found_there(tmp_path: Path) -> None:
+    first = started(tmp_path)
+    finish(first, "s3://bucket/models/one", {})
+    assert resolve(run_uri(first), Storage()) == "s3://bucket/models/one"
+    assert name_within("s3://b/runs/first/", "s3://b/runs/first/step-1") == "step-1"
+    assert name_within("s3://b/runs/first", "s3://b/runs/first-2/step-1") is None
+    assert name_within("runs/first", str(Path.cwd() / "runs" / "first" / "step-1")) == "step-1"
 
 
 def test_a_span_of_workers_may_become_a_number_again(tmp_path: Path) -> None:

@@ -99,11 +99,15 @@ def save(folder: str, model: "nn.Module", card: ModelCard) -> None:
 
 
 def resolve(uri: str, storage: Storage) -> str:
-    """The model folder that `uri` means: itself, or the final checkpoint of the run folder at `uri`."""
+    """The model folder that `uri` means: itself, or the final checkpoint of the run folder at `uri`.
+
+    The run's own checkpoint, where its folder was moved or copied as well.
+    """
     if exists(join(uri, CARD_NAME), storage):
         return uri
     try:
-        return str(read_json(join(uri, FINISHED_NAME), storage)["model"])
+        found = read_json(join(uri, FINISHED_NAME), storage)
+        return join(uri, found["name"]) if found.get("name") else str(found["model"])
     except FileNotFoundError:
         raise InputError(
             f"{uri} is neither a model folder ({CARD_NAME} is missing) nor a finished run; name one of the two."

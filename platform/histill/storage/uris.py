@@ -39,6 +39,12 @@ def beside(uri: str, relative: str) -> str:
     return f"{folder}/{relative}" if folder else relative
 
 
+def name_within(folder: str, uri: str) -> str | None:
+    """What `uri` is called from within `folder`; None where it lies elsewhere."""
+    root, place = (each.rstrip("/") if is_s3(each) else os.path.abspath(each) for each in (folder, uri))
+    return place.removeprefix(f"{root}/") if place.startswith(f"{root}/") else None
+
+
 def folder_name(uri: str) -> str:
     """The last part of `uri`."""
     return (uri.rstrip("/") if is_s3(uri) else os.path.abspath(uri)).rpartition("/")[2]

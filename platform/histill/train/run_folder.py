@@ -13,7 +13,7 @@ from histill.config.base import Strict
 from histill.config.runs import RunConfig
 from histill.errors import InputError
 from histill.storage.control import exists, read_json, write_json
-from histill.storage.uris import join
+from histill.storage.uris import join, name_within
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -90,8 +90,12 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
 
 
 def finish(config: RunConfig, model: str, metrics: dict[str, float]) -> None:
-    """Mark the run finished, with its final model folder and metrics."""
-    write_json(join(run_uri(config), FINISHED_NAME), {"model": model, "metrics": metrics}, config.storage)
+    """Mark the run finished, with its final model folder and metrics.
+
+    The model's name within the run's folder goes with a folder that is moved or copied.
+    """
+    found = {"model": model, "name": name_within(run_uri(config), model), "metrics": metrics}
+    write_json(join(run_uri(config), FINISHED_NAME), found, config.storage)
 
 
 def is_checkpoint(name: str) -> bool:
