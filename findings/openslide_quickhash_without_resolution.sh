@@ -14,7 +14,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check openslide-bin==4.0.1.2 openslide-python==1.4.7 \
-    tifffile==2026.3.3 numpy 2>"$work/pip.log" || { cat "$work/pip.log"; exit 2; }
+    tifffile==2026.3.3 numpy==2.4.6 2>"$work/pip.log" || { cat "$work/pip.log"; exit 2; }
 "$work/venv/bin/python" - "$work" <<'PY'
 import sys
 

@@ -12,7 +12,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check pillow==13.0.0 numpy 2>"$work/pip.log" ||
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check pillow==13.0.0 numpy==2.4.6 2>"$work/pip.log" ||
     { cat "$work/pip.log"; exit 2; }
 "$work/venv/bin/python" - <<'PY'
 import io
