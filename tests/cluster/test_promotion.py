@@ -170,7 +170,7 @@ def check_exports(saved: Path, tiles: Manifest) -> None:
     assert told["input"]["shape"] == ["batch", 3, 32, 32]
     assert (told["output"]["classes"], told["model_digest"]) == (["stroma", "tumour"], digest)
     assert max(told["largest_difference"].values()) < 1e-3
-    assert (saved / "exports" / told["input"]["prepared_by"]["program"]).read_bytes() == exports.preparation()[
+    assert (saved / "exports" / told["input"]["prepared_by"]["program"]).read_bytes() == exports.read_preparation()[
         exports.PREPARE_NAME
     ]
     readme = (saved / "exports" / "README.md").read_text()

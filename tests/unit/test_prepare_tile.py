@@ -35,7 +35,7 @@ SIZES = [(512, 224), (512, 256), (256, 224), (64, 64), (500, 112), (512, 64), (3
 @pytest.fixture(scope="module")
 def prepare(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarray]:
     """The shipped file's function: the file alone, as a program outside has it."""
-    (name, source), *others = exports.preparation().items()
+    (name, source), *others = exports.read_preparation().items()
     assert (name, others) == ("prepare_tile.py", [])
     path = tmp_path_factory.mktemp("exports") / name
     path.write_bytes(source)
@@ -147,7 +147,7 @@ def test_a_tile_is_not_enlarged(prepare: Callable[..., np.ndarray]) -> None:
 def test_the_shipped_file_needs_neither_histill_nor_pillow() -> None:
     program = (
         "import sys\nsys.modules['PIL'] = sys.modules['histill'] = sys.modules['torch'] = None\n"
-        f"exec({exports.preparation()['prepare_tile.py'].decode()!r})\n"
+        f"exec({exports.read_preparation()['prepare_tile.py'].decode()!r})\n"
         f"print(prepare_tile({png(drawn(32))!r}, 32, 8).shape)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -54,7 +54,7 @@ def _copied_to_cpu(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).cpu().eval()
 
 
-def preparation() -> dict[str, bytes]:
+def read_preparation() -> dict[str, bytes]:
     """The program that makes a format's input of a tile's bytes: the very one by which histill decodes."""
     return {PREPARE_NAME: inspect.getsource(prepare_tile).encode()}
 

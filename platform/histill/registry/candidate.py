@@ -63,7 +63,7 @@ def collect_evidence(candidate: Candidate, config: PromoteConfig) -> dict[str, b
     scored_on = f"{score.tiles} held-out tiles of {score.cases} cases ({score.tiles_digest[:12]}, {score.split})"
     files = {
         **candidate.files,
-        **exports.preparation(),
+        **exports.read_preparation(),
         exports.INTERFACE_NAME: versions.json_bytes(told),
         exports.README_NAME: exports.readme(card, told, score.figures, scored_on).encode(),
     }
