@@ -121,17 +121,10 @@ def test_a_registered_reference_is_settled(
     assert settled.reference == Teacher(model=str(tmp_path / "settled" / f"teacher-{digest[:12]}"))
 
 
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        ("models:/nobody@champion", "no version or alias 'champion' of 'nobody'"),
-        ("models:/nobody", "names no version of a registered model; write models:/name@alias or models:/name/3"),
-    ],
-)
-def test_an_unknown_version_is_refused(config: Tracking, tmp_path: Path, model: str, said: str) -> None:
+def test_an_unknown_version_is_refused(config: Tracking, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        settled_teacher(Teacher(model=model), config, str(tmp_path), STORAGE)
-    assert said in str(caught.value)
+        settled_teacher(Teacher(model="models:/nobody@champion"), config, str(tmp_path), STORAGE)
+    assert "no version or alias 'champion' of 'nobody'" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

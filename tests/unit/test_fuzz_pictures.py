@@ -145,13 +145,14 @@ def tiff_images(draw: st.DrawFn) -> File:
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer, bigtiff=draw(st.booleans())) as writer:
         planes = channels > 1 and draw(st.booleans())
+        compression = draw(st.sampled_from([None, "zlib"]))
         for _ in range(pages):
             writer.write(
                 np.moveaxis(pixels, 2, 0) if planes else pixels,
                 photometric=photometric,
                 planarconfig="separate" if planes else None,
                 extrasamples=[extra] if extra else None,
-                compression=draw(st.sampled_from([None, "zlib"])),
+                compression=compression,
                 extratags=[(274, 3, 1, orientation, True)],
                 metadata=None,
             )
@@ -161,7 +162,9 @@ def tiff_images(draw: st.DrawFn) -> File:
     alpha = grey[..., 3] if channels == 4 else np.full((SIDE, SIDE), 255)
     shown = color + 255 - alpha[..., None] if extra == "assocalpha" else over_white(color, alpha)
     taken = dtype in ("u1", "?") and pages == 1 and extra != "unspecified"
-    how = f"TIFF {dtype} {channels} {extra} {orientation} {photometric}"
+    if extra == "assocalpha" and planes and compression is None:  # which Pillow 13 cannot read
+        taken = False
+    how = f"TIFF {dtype} {channels} {extra} {orientation} {photometric} {compression} {planes}"
     return File(buffer.getvalue(), shown_as(shown, orientation) if taken else None, extra == "assocalpha", how)
 
 

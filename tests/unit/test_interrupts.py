@@ -13,6 +13,7 @@ from histill.cluster.interrupts import (
     heed_again,
     heed_signals,
     interrupted,
+    keep_handlers,
     raise_if_interrupted,
     staying,
 )
@@ -141,3 +142,20 @@ def test_nothing_is_heeded_elsewhere_than_in_the_main_thread() -> None:
     thread.join()
     heed_again()  # out of the block it does nothing
     assert done == [True]
+
+
+def test_the_handlers_of_a_library_go_with_it() -> None:
+    taken: list[int] = []
+
+    def work() -> None:
+        with keep_handlers():
+            signal.signal(signal.SIGINT, lambda number, _: taken.append(number))
+            heed_again(signal.getsignal(signal.SIGINT))  # type: ignore[arg-type]
+            signal.raise_signal(signal.SIGINT)
+            assert taken == [signal.SIGINT]
+        raise_if_interrupted()
+
+    with keep_handlers():
+        signal.signal(signal.SIGINT, lambda number, _: taken.append(number))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert status_of(work) == 130

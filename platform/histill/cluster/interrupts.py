@@ -66,6 +66,22 @@ def heed_again(instead: Callable[[int, Any], None] | None = None) -> None:
             signal.signal(number, _answer)
 
 
+@contextlib.contextmanager
+def keep_handlers() -> Iterator[None]:
+    """Put back, after the block, the handlers of signals in whose place a library has put its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        _instead.clear()
+        for number, handler in earlier.items():
+            if handler is not None:  # one that was not put in by Python
+                signal.signal(number, handler)
+
+
 def raise_if_interrupted() -> None:
     """Raise `Interrupted`, without what is being handled, if a signal has come; or the reason given to `end_for`."""
     if _reasons:

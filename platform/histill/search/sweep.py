@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from histill.cluster.failures import known_error
-from histill.cluster.interrupts import heed_again, raise_if_interrupted, staying
+from histill.cluster.interrupts import keep_handlers, raise_if_interrupted, staying
 from histill.cluster.quiet import verbose
 from histill.config.search import SearchConfig
 from histill.errors import HistillError, InputError
@@ -143,11 +143,9 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
         )
     if not verbose():
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error stands in the table
-    try:
-        with contextlib.redirect_stdout(sys.stderr if verbose() else io.StringIO()):  # stdout is the job's JSON line
-            results = list(tuner.fit())
-    finally:
-        heed_again()
+    quiet = contextlib.redirect_stdout(sys.stderr if verbose() else io.StringIO())  # stdout is the job's JSON line
+    with keep_handlers(), quiet:
+        results = list(tuner.fit())
     raise_if_interrupted()
     trials = ranked([_result(prepared, result) for result in results])
     if not trials[0].counts:

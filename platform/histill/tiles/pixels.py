@@ -24,6 +24,7 @@ LAID_OVER_WHITE = "transparent in part and laid over white"
 PROFILED = "stored with a color profile or gamma other than sRGB's, which is not applied"
 
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 274, 258, 262, 277, 338, 339  # tags of TIFF
+_COMPRESSION, _PLANAR = 259, 284
 _COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # channels by photometric interpretation
 _ALPHA = {1, 2}  # kinds of extra channels: associated and unassociated alpha
 _SRGB_GAMMA = (0.45, 0.46)  # 1 / 2.2
@@ -59,6 +60,8 @@ def _check_tiff(tags: Any, bits: int) -> None:
     said = tags.get(_EXTRA, ())
     if extra > 0 and (len(said) != extra or set(said) - _ALPHA):  # Pillow takes it for alpha, or leaves it out
         raise PictureError("has a channel beside its colors that is not said to be alpha; convert it to RGB")
+    if 1 in said and tags.get(_PLANAR, 1) == 2 and tags.get(_COMPRESSION, 1) == 1:  # Pillow 13 has no reader for it
+        raise PictureError("has colors multiplied by alpha in separate planes, not compressed; convert it to RGB")
 
 
 def bits_per_channel(picture: "ImageFile", data: bytes | memoryview) -> int:
