@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo ui test lint layers types format lock benchmarks
+.PHONY: setup demo ui test test-unit test-chaos lint layers types format lock benchmarks
 
 # lavlab-shell, a published teacher of the tests, comes alone: what it asks for would write over onnxruntime.
 setup: $(READY)
@@ -20,8 +20,14 @@ demo: setup  ## SLIDE=path takes your own slide, MPP=0.25 says what it does not 
 ui: setup
 	@$(BIN)/python -m histill.local.ui
 
-test: setup
-	$(BIN)/python -m pytest -q
+test: setup  ## all that proves the product, on a real Ray, S3 and MLflow server
+	$(BIN)/python -m pytest -q -m "not chaos" --durations=10
+
+test-unit: setup
+	$(BIN)/python -m pytest -q tests/unit
+
+test-chaos: setup  ## jobs killed at their writes, and hosts that are lost (these need root and iproute2)
+	$(BIN)/python -m pytest -q tests/chaos --durations=10
 
 lint: setup
 	$(BIN)/ruff check .

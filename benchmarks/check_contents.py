@@ -1,6 +1,6 @@
 """What it costs to hold the tiles that are read against the manifest's digests, beside what streaming them costs.
 
-    python benchmarks/check_contents.py
+    python -m benchmarks.check_contents
 
 One process and one thread, from the local disk: CPU microseconds for each tile of an exact pass over JPEG tiles of
 512 px seen at 224, and of 128 px seen at 128; and of the check alone, on row groups as they come from the reader.
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from arms.synthetic import write_tile_set
 
 from histill.config.common import Storage
 from histill.stream.places import Places
 from histill.stream.read import ShardReader, Source
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
+from histill.testing.tile_sets import write_tile_set
 from histill.tiles.contents import without_damaged
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import Tile

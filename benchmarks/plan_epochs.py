@@ -1,6 +1,6 @@
 """How well the run plan mixes, what it costs, and how soon a large tile set gives its first batch.
 
-    python benchmarks/plan_epochs.py [--tiles 1000000]
+    python -m benchmarks.plan_epochs [--tiles 1000000]
 
 Prints a table of the mix against a true shuffle, one of the planning cost for 1, 10 and 100 million tiles, and as its
 last line one JSON object. The tile set of the last part is made by a generator: its rows share the bytes of a
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from contenders.tiles import make_tiles
 from tabulate import tabulate
 
+from benchmarks.contenders.tiles import make_tiles
 from histill.config.common import Storage
 from histill.local.s3 import s3_server
 from histill.stream.plan import EpochPlan, steps_of

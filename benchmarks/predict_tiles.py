@@ -1,6 +1,6 @@
 """Batch prediction beside a bare loop with the same model, decoder and cores.
 
-    python benchmarks/predict_tiles.py [--tiles 6144] [--rounds 3] [--processors 2] [--quick]
+    python -m benchmarks.predict_tiles [--tiles 6144] [--rounds 3] [--processors 2] [--quick]
 
 H&E-like tiles of 512 px lie on a local S3 server; the model is a CSAT classifier that sees them at 112 px, with fresh
 weights. histill is `predict`, as `jobs/predict_tiles.py` calls it, on a Ray head of its own, with an actor for each
@@ -81,12 +81,12 @@ def main() -> None:
 def prepared(work: Path, tiles: dict[str, int], processors: int) -> Bench:
     """Both tile sets and the model, on the server."""
     import torch
-    from arms.synthetic import write_tile_set
-    from contenders.tiles import make_tiles
 
+    from benchmarks.contenders.tiles import make_tiles
     from histill.artifacts import model_folder
     from histill.artifacts.model_folder import ModelCard, build
     from histill.config.common import Storage
+    from histill.testing.tile_sets import write_tile_set
     from histill.tiles.shards import Tile
 
     files = make_tiles(work / "jpeg", min(512, max(tiles.values())), 0)
@@ -154,8 +154,8 @@ def loop(shards: Sequence[str], model: str) -> int:
     import numpy as np
     import pyarrow.parquet as pq
     import torch
-    from contenders.place import filesystem
 
+    from benchmarks.contenders.place import filesystem
     from histill.artifacts.model_folder import load
     from histill.config.common import Storage
     from histill.stream.decode import decode_image, reduction_for, shrunk

@@ -1,6 +1,6 @@
 """How speed grows with the nodes, what it is limited by, and what 64 GPUs and 100 million tiles would cost.
 
-    python benchmarks/scaling.py [--share 0.4] [--rounds 3] [--quick]
+    python -m benchmarks.scaling [--share 0.4] [--rounds 3] [--quick]
 
 Needs root, network namespaces and cgroup v1. A Ray head and three working nodes on hosts of their own, S3 outside of
 them; what runs on a node gets a fixed share of CPU, head and S3 what is left. On 1, 2 and 3 nodes in turns, with the
@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contenders.tiles import make_tiles
-from scaling_runs.constants import constants_of, raw_constants
-from scaling_runs.measured import Course, Measured, measure
-from scaling_runs.paper import (
+from tabulate import tabulate
+
+from benchmarks.contenders.tiles import make_tiles
+from benchmarks.scaling_runs.constants import constants_of, raw_constants
+from benchmarks.scaling_runs.measured import Course, Measured, measure
+from benchmarks.scaling_runs.paper import (
     Assumed,
     Constants,
     costs,
@@ -35,12 +37,10 @@ from scaling_runs.paper import (
     options,
     used_shares,
 )
-from scaling_runs.picture import draw
-from scaling_runs.workloads import DISTINCT
-from tabulate import tabulate
-
+from benchmarks.scaling_runs.picture import draw
+from benchmarks.scaling_runs.workloads import DISTINCT
 from histill.errors import HistillError
-from histill.local.hosts import missing
+from testbed.hosts import missing
 
 PICTURE = Path(__file__).parents[1] / "docs" / "scaling.png"
 GPUS = (1, 2, 4, 8, 16, 32, 48, 64)

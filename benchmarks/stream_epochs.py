@@ -1,6 +1,6 @@
 """What a reading worker holds over several epochs, what augmentation adds, and how near scaled decoding comes.
 
-    python benchmarks/stream_epochs.py [--tiles 1024]
+    python -m benchmarks.stream_epochs [--tiles 1024]
 
 One process on a local folder of 512 px tiles. Prints tables, and as its last line one JSON object.
 """
@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from contenders.tiles import SIDE_PX, make_tiles
 from tabulate import tabulate
-from train_step import tile_set
 
+from benchmarks.contenders.tiles import SIDE_PX, make_tiles
+from benchmarks.train_step import tile_set
 from histill.config.augment import Augment
 from histill.config.common import Storage
 from histill.stream.decode import decode_image

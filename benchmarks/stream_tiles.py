@@ -1,7 +1,7 @@
 """What does it cost to bring tiles from S3 into batches? histill beside a bare loop and four other loaders.
 
-    python benchmarks/stream_tiles.py --quick
-    python benchmarks/stream_tiles.py --tiles 4096 --rounds 3 --out results/stream_tiles.jsonl
+    python -m benchmarks.stream_tiles --quick
+    python -m benchmarks.stream_tiles --tiles 4096 --rounds 3 --out results/stream_tiles.jsonl
 
 Makes H&E-like tiles (512 px JPEG), puts them on a local S3 server in each loader's own format, and reads them at full
 size, at 128 px, and as a pair of both. Each measurement is a process of its own, and the loaders take turns, so that
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 BUCKET = "tiles"
 CASES = ("full", "small", "pair")
 FIGURES = ("cpu_ms", "tiles_per_s")
@@ -42,21 +42,21 @@ class Bench:
     env: dict[str, str]
 
     def process(self, *arguments: str) -> dict[str, Any]:
-        """Run `contenders.measure`; its result, or {"missing": why} when it failed."""
+        """Run `benchmarks.contenders.measure`; its result, or {"missing": why} when it failed."""
         scratch = self.work / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)  # nothing that one measurement cached is there for the next
         scratch.mkdir()
         result = self.work / "result.json"
         result.unlink(missing_ok=True)
         command = [
-            sys.executable, "-m", "contenders.measure", *arguments, f"--tiles={self.tiles}", f"--bucket={BUCKET}",
-            f"--scratch={scratch}", f"--result={result}",
+            sys.executable, "-m", "benchmarks.contenders.measure", *arguments, f"--tiles={self.tiles}",
+            f"--bucket={BUCKET}", f"--scratch={scratch}", f"--result={result}",
         ]  # fmt: skip
         log = self.work / "log.txt"
         with log.open("w") as output:
             try:
                 status = subprocess.run(
-                    command, cwd=HERE, env=self.env, stdout=output, stderr=output, timeout=LIMIT_S, check=False
+                    command, cwd=ROOT, env=self.env, stdout=output, stderr=output, timeout=LIMIT_S, check=False
                 ).returncode
             except subprocess.TimeoutExpired:
                 status = LIMIT_S
@@ -72,7 +72,7 @@ class Bench:
 
 def write_all(bench: Bench, wanted: set[str]) -> dict[str, str]:
     """Put the tiles into the bucket in the formats `wanted`; the reasons of those that could not be written."""
-    from contenders.measure import FORMATS
+    from benchmarks.contenders.measure import FORMATS
 
     missing = {}
     for name, form in FORMATS.items():
@@ -91,7 +91,7 @@ def write_all(bench: Bench, wanted: set[str]) -> dict[str, str]:
 
 def measurements(bench: Bench, rounds: int, names: list[str]) -> Iterator[dict[str, Any]]:
     """Round by round, case by case, one loader after the other."""
-    from contenders.measure import FORMATS
+    from benchmarks.contenders.measure import FORMATS
 
     forms = {name: FORMATS.get(name, FORMATS["histill"]) for name in names}
     missing = write_all(bench, set(forms.values()))
@@ -172,10 +172,8 @@ def main() -> None:
     if count < 512 or count % 128:
         parser.error(f"--tiles is {count}; it must be a multiple of 128 (two workers, batches of 64) and at least 512")
 
-    sys.path.insert(0, str(HERE))
-    from contenders.measure import MODULES
-    from contenders.tiles import make_tiles
-
+    from benchmarks.contenders.measure import MODULES
+    from benchmarks.contenders.tiles import make_tiles
     from histill.local.s3 import s3_server
 
     names = list(MODULES)

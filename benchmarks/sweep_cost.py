@@ -1,6 +1,6 @@
 """What a sweep costs beside as many separate runs that each ask the teacher, and what Tune and Train cost a trial.
 
-    python benchmarks/sweep_cost.py [--tiles 128] [--trials 8] [--epochs 5] [--processors 2] [--quick]
+    python -m benchmarks.sweep_cost [--tiles 128] [--trials 8] [--epochs 5] [--processors 2] [--quick]
 
 The teacher is a U-Net on ResNet-50 that sees 512 px tiles at 448 px; it learns nuclei (those of the classical teacher)
 on windows for a few steps beforehand, which counts nowhere. Students are CSATs that see the tiles at 96 px; a trial
@@ -33,8 +33,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from contenders.cpu import TreeMeter
 from tabulate import tabulate
+
+from benchmarks.contenders.cpu import TreeMeter
 
 ROOT = Path(__file__).parents[1]
 BATCH, STUDENT_PX, TEACHER_PX, TILE_PX, WINDOW_PX = 16, 96, 448, 512, 256
@@ -141,7 +142,7 @@ def measured(budget: Budget, part: str) -> float:
     if kept.exists():
         print(kept.read_text(), flush=True)
         return float(json.loads(kept.read_text())["cpu_s"])
-    command = [sys.executable, __file__, "--part", part]
+    command = [sys.executable, "-m", "benchmarks.sweep_cost", "--part", part]
     for key in ("out", "tiles", "trials", "epochs", "processors", "teacher_steps", "seed", "live_runs"):
         command += [f"--{key.replace('_', '-')}", str(getattr(budget, key))]
     with TreeMeter() as meter:
@@ -155,12 +156,12 @@ def measured(budget: Budget, part: str) -> float:
 def prepare(budget: Budget) -> None:
     """The tiles, with the classical teacher's nuclei as masks, and the ResNet-50 that has learned from these."""
     import torch
-    from arms.training import epochs_for, run
 
     from histill.config.common import Storage
     from histill.config.runs import TeacherConfig
     from histill.tiles.manifest import HEADER_NAME, read_manifest
     from histill.train.prepare import prepare_teacher
+    from testbed.training import epochs_for, run
 
     torch.set_num_threads(budget.processors)
     if not (budget.out / "tiles" / HEADER_NAME).exists():
@@ -180,12 +181,12 @@ def make_tiles(budget: Budget) -> None:
 
     import numpy as np
     import torch
-    from arms.synthetic import write_tile_set
-    from contenders.tiles import make_tiles as make_files
     from PIL import Image
 
+    from benchmarks.contenders.tiles import make_tiles as make_files
     from histill.config.common import Storage
     from histill.teachers.classical import ClassicalTeacher
+    from histill.testing.tile_sets import write_tile_set
     from histill.tiles.shards import Tile
 
     teacher, made = ClassicalTeacher(MPP), []
@@ -336,7 +337,9 @@ def overhead(budget: Budget) -> None:
     bare = []
     for _ in range(3):
         begun = time.monotonic()
-        subprocess.run([sys.executable, __file__, "--part", "bare", "--out", str(budget.out)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.sweep_cost", "--part", "bare", "--out", str(budget.out)], check=True
+        )
         bare.append(time.monotonic() - begun)
     found = {
         "trials": [round(seconds, 1) for seconds in trials],
@@ -349,10 +352,10 @@ def overhead(budget: Budget) -> None:
 def bare(budget: Budget) -> None:
     """The same work without Ray."""
     import torch
-    from arms.training import run
 
     from histill.config.runs import PretrainConfig
     from histill.train.prepare import prepare_pretraining
+    from testbed.training import run
 
     torch.set_num_threads(1)
     run(PretrainConfig, prepare_pretraining, one_step(budget, f"bare-{os.getpid()}"))

@@ -1,6 +1,6 @@
 """What the training loop costs beside a hand-written one, and what a teacher costs beside none.
 
-    python benchmarks/train_step.py [--quick]
+    python -m benchmarks.train_step [--quick]
 
 One process, no Ray: 512 px tiles from a local folder, a CSAT that sees them at 128 px, batches of 16. Four ways to make
 the same step take turns: histill's loop on cached responses; a loop written by hand in PyTorch over the same batches;
@@ -24,10 +24,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
-from contenders.tiles import SIDE_PX, make_tiles
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from benchmarks.contenders.tiles import SIDE_PX, make_tiles
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage
 from histill.config.load import validate

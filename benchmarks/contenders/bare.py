@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import simplejpeg
 import torch
 
-from contenders.cases import BATCH, CASES, SMALL_PX, shrink
-from contenders.parquet_shards import shards, write
-from contenders.place import Place, filesystem
+from benchmarks.contenders.cases import BATCH, CASES, SMALL_PX, shrink
+from benchmarks.contenders.parquet_shards import shards, write
+from benchmarks.contenders.place import Place, filesystem
 
 FORMAT = "parquet"
 

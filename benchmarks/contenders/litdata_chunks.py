@@ -15,8 +15,8 @@ import litdata.streaming.downloader
 import obstore.store  # noqa: F401
 import torch
 
-from contenders.cases import BATCH, WORKERS, decode
-from contenders.place import Place, shards_of
+from benchmarks.contenders.cases import BATCH, WORKERS, decode
+from benchmarks.contenders.place import Place, shards_of
 
 FORMAT = "litdata"
 # obstore refuses a plain http endpoint otherwise, and litData has no option for it

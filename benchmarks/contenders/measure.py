@@ -1,7 +1,7 @@
 """One contender in a process of its own: write its data, or read them and count.
 
-python -m contenders.measure write histill ...
-python -m contenders.measure read histill full ...
+python -m benchmarks.contenders.measure write histill ...
+python -m benchmarks.contenders.measure read histill full ...
 """
 
 import argparse
@@ -43,8 +43,8 @@ def read_once(contender: ModuleType, case: str, place: Any, tiles: int) -> Pass:
     """Read every tile once; ends the process when a batch or the number of tiles is not what was asked for."""
     import torch
 
-    from contenders.cases import BATCH, CASES
-    from contenders.cpu import tree_cpu_s
+    from benchmarks.contenders.cases import BATCH, CASES
+    from benchmarks.contenders.cpu import tree_cpu_s
 
     sides = CASES[case]
     grid = torch.tensor([[k, sides[0] - 1 - k] for k in range(0, sides[0] // 2, sides[0] // 8)]).flatten()
@@ -105,11 +105,11 @@ def main() -> None:
     parser.add_argument("--result", type=Path, required=True)
     arguments = parser.parse_args()
 
-    from contenders.place import Place
+    from benchmarks.contenders.place import Place
 
     files = sorted(arguments.tiles.glob("*.jpg"))
     try:
-        contender = importlib.import_module(f"contenders.{MODULES[arguments.contender]}")
+        contender = importlib.import_module(f"benchmarks.contenders.{MODULES[arguments.contender]}")
     except ImportError as error:
         arguments.result.write_text(json.dumps({"missing": f"{type(error).__name__}: {error}"}))
         return

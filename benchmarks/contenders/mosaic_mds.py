@@ -16,8 +16,8 @@ os.environ.setdefault("S3_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT_URL", ""))
 
 from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
 
-from contenders.cases import BATCH, WORKERS, decode
-from contenders.place import Place
+from benchmarks.contenders.cases import BATCH, WORKERS, decode
+from benchmarks.contenders.place import Place
 
 FORMAT = "mds"
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import torch
 
-from contenders.cases import BATCH, SMALL_PX, WORKERS
-from contenders.parquet_shards import write
-from contenders.place import Place
-from contenders.tiles import SIDE_PX
+from benchmarks.contenders.cases import BATCH, SMALL_PX, WORKERS
+from benchmarks.contenders.parquet_shards import write
+from benchmarks.contenders.place import Place
+from benchmarks.contenders.tiles import SIDE_PX
 
 FORMAT = "parquet"
 

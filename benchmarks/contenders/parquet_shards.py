@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from contenders.cases import BATCH
-from contenders.place import Place, shards_of
-from contenders.tiles import SIDE_PX
+from benchmarks.contenders.cases import BATCH
+from benchmarks.contenders.place import Place, shards_of
+from benchmarks.contenders.tiles import SIDE_PX
 
 MPP = 0.25
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from contenders.cases import BATCH, WORKERS
+from benchmarks.contenders.cases import BATCH, WORKERS
 
 if TYPE_CHECKING:
     from pyarrow import fs

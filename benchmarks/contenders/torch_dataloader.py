@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from contenders.cases import BATCH, WORKERS, decode
-from contenders.parquet_shards import shards, write
-from contenders.place import Place, filesystem
+from benchmarks.contenders.cases import BATCH, WORKERS, decode
+from benchmarks.contenders.parquet_shards import shards, write
+from benchmarks.contenders.place import Place, filesystem
 
 FORMAT = "parquet"
 

@@ -13,8 +13,8 @@ import torch
 import webdataset as wds
 from torch.utils.data import default_collate
 
-from contenders.cases import BATCH, WORKERS, decode
-from contenders.place import Place, shards_of
+from benchmarks.contenders.cases import BATCH, WORKERS, decode
+from benchmarks.contenders.place import Place, shards_of
 
 FORMAT = "webdataset"
 

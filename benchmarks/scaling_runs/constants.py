@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks.scaling_runs.paper import Constants
+from benchmarks.scaling_runs.workloads import Workload, write_tiles
 from histill.config.common import Storage
 from histill.config.ingest import IngestConfig
-from histill.local.fault_proxy import fault_proxy
 from histill.local.s3 import s3_server
 from histill.stream.cached_views import CachedViews
 from histill.stream.places import Places
@@ -30,8 +31,7 @@ from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import read_header, read_manifest, write_manifest
 from histill.tiles.schema import MANIFEST
-from scaling_runs.paper import Constants
-from scaling_runs.workloads import Workload, write_tiles
+from testbed.fault_proxy import fault_proxy
 
 PER_GROUP, PER_SHARD = (IngestConfig.model_fields[name].default for name in ("rows_per_group", "rows_per_shard"))
 WORKERS, BATCH, VIEW_PX = 64, 64, 224

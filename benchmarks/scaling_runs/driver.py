@@ -30,10 +30,10 @@ def measured(bucket: str, responses: list[str], nodes: int, number: int, quick: 
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from benchmarks.scaling_runs.shares import figures_of
+    from benchmarks.scaling_runs.workloads import WORKLOADS, prepared_run, shortened
     from histill.storage.steady import steady_filesystem
     from histill.train.assemble import make_model
-    from scaling_runs.shares import figures_of
-    from scaling_runs.workloads import WORKLOADS, prepared_run, shortened
 
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     workloads = [shortened(each) for each in WORKLOADS] if quick else list(WORKLOADS)
@@ -65,7 +65,7 @@ def measured(bucket: str, responses: list[str], nodes: int, number: int, quick: 
 
 def work(settings: dict[str, Any]) -> list[Any]:
     """In each worker; what it imports takes seconds, which Ray Train's controller need not spend."""
-    from scaling_runs.worker import measured_marks
+    from benchmarks.scaling_runs.worker import measured_marks
 
     return [measured_marks(prepared, steps) for prepared, steps in settings["runs"]]
 

@@ -14,13 +14,13 @@ from unittest.mock import patch
 
 import numpy as np
 
+from benchmarks.scaling_runs.driver import MARKED
+from benchmarks.scaling_runs.shares import over_rounds
+from benchmarks.scaling_runs.workloads import WORKLOADS, write_tiles
 from histill.config.common import Storage
 from histill.errors import HistillError
-from histill.local.hosts import Host, cpu_share
-from histill.local.site import Site, site
-from scaling_runs.driver import MARKED
-from scaling_runs.shares import over_rounds
-from scaling_runs.workloads import WORKLOADS, write_tiles
+from testbed.hosts import Host, cpu_share
+from testbed.site import Site, site
 
 PERIOD_US = 10_000  # of the shares; at Linux's usual 100,000 one throttled node stalls the others at each all-reduce
 _JOB = "benchmarks/scaling_runs/driver.py"
@@ -79,7 +79,7 @@ def _lines(where: Site, course: Course, responses: Sequence[str]) -> Iterator[di
     """The figures as the job prints them. Raises HistillError with its last lines when it fails."""
     arguments = ["--bucket", where.s3.bucket, "--nodes", *map(str, course.nodes), "--rounds", str(course.rounds)]
     arguments += ["--responses", *responses, *(["--quick"] if course.quick else [])]
-    process = where.submit(_JOB, *arguments, env={"PYTHONPATH": "benchmarks"})
+    process = where.submit(_JOB, *arguments, env={"PYTHONPATH": "."})
     said: list[str] = []
     try:
         assert process.stdout is not None

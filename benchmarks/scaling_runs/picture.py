@@ -4,8 +4,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from scaling_runs.measured import Measured
-from scaling_runs.paper import COMPUTE, Assumed, Constants, first_bottleneck, seconds_per_tile, tiles_per_s
+from benchmarks.scaling_runs.measured import Measured
+from benchmarks.scaling_runs.paper import COMPUTE, Assumed, Constants, first_bottleneck, seconds_per_tile, tiles_per_s
 
 _MOST = 64
 

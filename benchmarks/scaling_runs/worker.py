@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.scaling_runs.shares import Mark
 from histill.tiles.manifest import read_manifest
 from histill.train.assemble import make_task
 from histill.train.checkpoint import checkpoint_name, save_checkpoint
@@ -25,7 +26,6 @@ from histill.train.loop import Hooks, train
 from histill.train.prepare import Prepared
 from histill.train.session import learner_of, streams_of
 from histill.train.snapshot import Snapshot
-from scaling_runs.shares import Mark
 
 
 class _Enough(Exception):

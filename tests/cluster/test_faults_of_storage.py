@@ -10,11 +10,11 @@ import pytest
 from pyarrow import fs
 
 from histill.config.common import Storage
-from histill.local.fault_proxy import KINDS, Faults, Kind, fault_proxy
 from histill.local.s3 import REGION, S3Server
 from histill.storage import control
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.retry import retried
+from testbed.fault_proxy import KINDS, Faults, Kind, fault_proxy
 
 pytestmark = pytest.mark.cluster
 

@@ -9,13 +9,13 @@ import torch
 
 from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
-from histill.local.fault_proxy import Faults, fault_proxy
 from histill.local.s3 import S3Server
 from histill.stream.batches import TileBatch
 from histill.stream.read import ShardReader, Source
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest
+from testbed.fault_proxy import Faults, fault_proxy
 
 pytestmark = pytest.mark.cluster
 

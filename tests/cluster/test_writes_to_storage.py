@@ -26,7 +26,6 @@ from histill.config.ingest import IngestConfig
 from histill.config.load import validate
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
-from histill.local.fault_proxy import Faults, fault_proxy
 from histill.local.s3 import REGION, S3Server
 from histill.storage import control, objects
 from histill.storage.filesystems import arrow_filesystem, control_filesystem
@@ -36,6 +35,7 @@ from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, read_manifest
+from testbed.fault_proxy import Faults, fault_proxy
 
 pytestmark = pytest.mark.cluster
 

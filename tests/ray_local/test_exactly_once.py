@@ -13,7 +13,6 @@ import ray.train
 
 from histill.config.common import Storage
 from histill.config.runs import PretrainConfig
-from histill.local.fault_proxy import KINDS, Faults, fault_proxy
 from histill.local.s3 import S3Server
 from histill.registry.runs import open_run
 from histill.storage.retry import retried
@@ -25,6 +24,7 @@ from histill.tiles.manifest import Manifest
 from histill.train.launch import Trained, train_run
 from histill.train.ledger import Position
 from histill.train.prepare import prepare_pretraining
+from testbed.fault_proxy import KINDS, Faults, fault_proxy
 
 pytestmark = pytest.mark.ray_local
 

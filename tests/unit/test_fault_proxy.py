@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from histill.local.fault_proxy import KINDS, FaultProxy, Faults, Kind, fault_proxy
+from testbed.fault_proxy import KINDS, FaultProxy, Faults, Kind, fault_proxy
 
 pytestmark = pytest.mark.unit
 

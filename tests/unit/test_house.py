@@ -39,7 +39,7 @@ def test_every_test_belongs_to_the_suite_of_its_folder() -> None:
 
 def test_every_test_that_the_guarantees_name_is_there() -> None:
     text = (ROOT / "docs" / "guarantees.md").read_text()
-    files = re.findall(r"`((?:unit|behaviour|ray_local|cluster)/test_\w+\.py)", text)
+    files = re.findall(r"`((?:unit|behaviour|ray_local|cluster|chaos)/test_\w+\.py)", text)
     assert len(files) > 30
     assert [name for name in files if not (ROOT / "tests" / name).exists()] == []
     suites = {path.read_text() for path in (ROOT / "tests").glob("*/test_*.py")}
@@ -70,6 +70,11 @@ def test_no_job_is_named_like_an_installed_module() -> None:
     # The folder of a script comes first on sys.path, so that such a job would shadow the module for itself.
     shadowing = [path.name for path in (ROOT / "jobs").glob("*.py") if importlib.util.find_spec(path.stem) is not None]
     assert shadowing == []
+
+
+def test_the_testbed_needs_none_of_its_users() -> None:
+    users = re.compile(r"^\s*(?:from|import) (?:benchmarks|experiments|chaos|tests)\b", re.MULTILINE)
+    assert [path.name for path in (ROOT / "testbed").glob("*.py") if users.search(path.read_text())] == []
 
 
 def test_the_layers_are_kept() -> None:

@@ -1,6 +1,5 @@
 """The judges of killed jobs: they find what is torn, left over, otherwise, or still running."""
 
-import importlib
 import io
 import json
 import os
@@ -9,22 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from chaos.kill_runs import jobs, objects, processes, result, writes
+
 pytestmark = [pytest.mark.unit, pytest.mark.skipif(sys.platform != "linux", reason="the kills need /proc and prctl")]
-
-BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
-
-
-@pytest.fixture
-def kill_runs(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`kill_runs(module)`: a module of the benchmark."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return lambda name: importlib.import_module(f"kill_runs.{name}")
 
 
 def parquet() -> bytes:
@@ -37,15 +28,14 @@ def parquet() -> bytes:
     ("name", "whole"),
     [("a.parquet", parquet()), ("a.json", b'{"a": [1, 2]}'), ("a.geojson", b'{"a": [1, 2]}')],
 )
-def test_a_file_that_is_cut_short_is_torn(kill_runs: Any, name: str, whole: bytes) -> None:
-    torn = kill_runs("objects").torn
+def test_a_file_that_is_cut_short_is_torn(name: str, whole: bytes) -> None:
+    torn = objects.torn
     assert torn({name: whole}) == []
     assert torn({name: whole[:-3], "b.json": b"{}"}) == [name]
     assert torn({f"{name}.0123.part": whole[:-3]}) == []  # no reader takes it
 
 
-def test_what_is_missing_left_over_or_otherwise_is_told(kill_runs: Any) -> None:
-    result = kill_runs("result")
+def test_what_is_missing_left_over_or_otherwise_is_told() -> None:
     reference = result.Result({"a": b"1", "b": b"2"}, {"aliases": {"champion": "1"}})
     assert result.differences(reference, reference) == []
     found = result.Result({"a": b"0", "c": b"3"}, {"aliases": {}}, ("RUNNING: first",))
@@ -58,8 +48,8 @@ def test_what_is_missing_left_over_or_otherwise_is_told(kill_runs: Any) -> None:
     ]
 
 
-def test_names_and_times_of_a_chain_do_not_count(kill_runs: Any) -> None:
-    settled = kill_runs("result").settled
+def test_names_and_times_of_a_chain_do_not_count() -> None:
+    settled = result.settled
     one = json.dumps({"output": "/tmp/out/predict-1/x", "found": {"tiles": 3, "seconds": 1.5}}).encode()
     other = json.dumps({"output": "/tmp/out/predict-2/x", "found": {"tiles": 3, "seconds": 9.1}}).encode()
     assert settled("p.json", one, "predict-1") == settled("p.json", other, "predict-2")
@@ -67,7 +57,7 @@ def test_names_and_times_of_a_chain_do_not_count(kill_runs: Any) -> None:
     assert settled("p.json", one, "predict-1") != settled("p.json", fewer, "predict-2")
 
 
-def test_trials_are_known_by_what_they_drew(kill_runs: Any) -> None:
+def test_trials_are_known_by_what_they_drew() -> None:
     def run(temperature: float) -> bytes:
         return json.dumps({"config": {"loss": {"temperature": temperature}}}).encode()
 
@@ -78,7 +68,7 @@ def test_trials_are_known_by_what_they_drew(kill_runs: Any) -> None:
         "CHAIN/trials/c3/run.json": run(1),
         "CHAIN/trials/b2/step-1/model.safetensors": b"b2",
     }
-    assert kill_runs("jobs").name_trials(objects) == {
+    assert jobs.name_trials(objects) == {
         "CHAIN/sweep.json": b'{"best": "trial-1"}',
         "CHAIN/trials/trial-2/run.json": run(2),
         "CHAIN/trials/trial-1/run.json": run(1.0),
@@ -87,25 +77,24 @@ def test_trials_are_known_by_what_they_drew(kill_runs: Any) -> None:
     }
 
 
-def test_the_strike_comes_with_the_write_that_was_named(kill_runs: Any, tmp_path: Path) -> None:
-    module, struck = kill_runs("writes"), []
-    writes = module.Writes()
-    with module.watched(tmp_path, writes):
-        writes.begin(at=3, then=lambda: struck.append(writes.count))
+def test_the_strike_comes_with_the_write_that_was_named(tmp_path: Path) -> None:
+    struck: list[int] = []
+    heard = writes.Writes()
+    with writes.watched(tmp_path, heard):
+        heard.begin(at=3, then=lambda: struck.append(heard.count))
         for number in range(5):
             (tmp_path / f"{number}.parquet").write_bytes(b"")
         deadline = time.monotonic() + 30
-        while writes.count < 5 and time.monotonic() < deadline:
+        while heard.count < 5 and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert (struck, writes.count) == ([3], 5)
-    writes.begin()
+    assert (struck, heard.count) == ([3], 5)
+    heard.begin()
     for request in ("GET /a", "PUT /a", "HEAD /a", "POST /a?uploads"):
-        writes.heard(request)
-    assert writes.count == 2
+        heard.heard(request)
+    assert heard.count == 2
 
 
-def test_a_process_whose_parent_was_killed_is_found(kill_runs: Any) -> None:
-    processes = kill_runs("processes")
+def test_a_process_whose_parent_was_killed_is_found() -> None:
     code = (
         "import subprocess, sys; child = subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL); "
         "print(child.pid, flush=True); sys.stdin.read()"

@@ -1,8 +1,6 @@
-"""The benchmark's witness: its judgement of ledgers finds every tile that a run has lost or seen twice."""
+"""The witness of chaos runs: its judgement of ledgers finds every tile that a run has lost or seen twice."""
 
-import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,17 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chaos.fault_runs import witness
 from histill.stream.draws import tally
 from histill.train.ledger import Position
 
 pytestmark = pytest.mark.unit
-
-_PATH = Path(__file__).parents[2] / "benchmarks" / "fault_runs" / "witness.py"
-_spec = importlib.util.spec_from_file_location("witness", _PATH)
-assert _spec is not None
-assert _spec.loader is not None
-witness = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(witness)
 
 Epochs = list[list[list[int]]]
 EPOCHS: Epochs = [[[4, 1], [0, 3], [2]], [[2, 0], [1, 4], [3]], [[0, 1], [2, 3], [4]]]

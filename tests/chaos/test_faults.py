@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from histill.local.hosts import missing
+from testbed.hosts import missing
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.chaos
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_run_that_loses_workers_nodes_servers_and_its_driver_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     if (why := missing()) is not None:
         pytest.skip(why)
-    command = [sys.executable, "benchmarks/faults.py", "--quick", "--out", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "chaos.faults", "--quick", "--out", str(tmp_path / "site")]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     said = finished.stdout + finished.stderr
     assert finished.returncode == 0, said

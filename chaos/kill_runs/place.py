@@ -14,13 +14,13 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from histill.local.fault_proxy import Faults, fault_proxy
+from chaos.kill_runs.objects import bucket_client
+from chaos.kill_runs.processes import Family, adopting
+from chaos.kill_runs.writes import Writes
 from histill.local.ray_head import RayHead, base_environment, ray_head
 from histill.local.s3 import S3Server, s3_server
 from histill.local.tracking import TrackingServer, mlflow_server
-from kill_runs.objects import bucket_client
-from kill_runs.processes import Family, adopting
-from kill_runs.writes import Writes
+from testbed.fault_proxy import Faults, fault_proxy
 
 ROOT = Path(__file__).parents[2]
 TILE_PX, MPP = 64, 0.5

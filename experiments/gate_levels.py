@@ -1,6 +1,6 @@
 """How often a model that is no better than the champion passes "surely better", and how large a gain is seen.
 
-    python benchmarks/gate_levels.py [--quick] [--repeats 1000] [--seed 0]
+    python -m experiments.gate_levels [--quick] [--repeats 1000] [--seed 0]
 
 Two models are drawn again and again, of n held-out cases and of several kinds of cases, and put through methods that
 make a 95 % interval of their paired difference: "surely better" means that its lower end is above 0, which an equal

@@ -7,15 +7,15 @@ from unittest.mock import patch
 
 import numpy as np
 import simplejpeg
-from arms.synthetic import write_tile_set
 
 from histill.config.common import Storage
-from histill.local.site import Site
 from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
+from histill.testing.tile_sets import write_tile_set
 from histill.tiles.manifest import read_manifest
 from histill.tiles.shards import Tile
+from testbed.site import Site
 
 TILES, TILE_PX, BATCH, EPOCHS = 96, 32, 8, 81
 

@@ -1,6 +1,6 @@
 """RCKD against its alternatives: does a student pretrained on a nuclei teacher's responses need fewer labels?
 
-    python benchmarks/rckd_arms.py [--data ../shared/data] [--out results/rckd_arms] [--quick]
+    python -m experiments.rckd_arms [--data ../shared/data] [--out results/rckd_arms] [--quick]
 
 --data holds `ebhi_seg/` (EBHI-Seg, Shi et al., Front. Med. 10:1114673, 2023) and `nuinsseg/` (NuInsSeg, Mahbod et al.,
 Scientific Data 11:295, 2024), each with an index.csv. A U-Net teacher, whose encoder starts from ImageNet's weights,
@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from arms import pool as pools
-from arms.table import Cell, draw, summary, table
+from experiments.arms import pool as pools
+from experiments.arms.table import Cell, draw, summary, table
 
 ARMS = ("scratch", "scratch_long", "rckd_soft", "rckd_hard", "supervised")
 LOSSES = {
@@ -144,7 +144,7 @@ def _fractions(budget: Budget, student: str, target: str, arm: str) -> Iterable[
 
 def make_tiles(data: Path, out: Path, name: str) -> None:
     """Write one of the tile sets, unless it is there."""
-    from arms import tile_sets
+    from experiments.arms import tile_sets
 
     out.mkdir(parents=True, exist_ok=True)
     getattr(tile_sets, name)(data, out)
@@ -153,15 +153,15 @@ def make_tiles(data: Path, out: Path, name: str) -> None:
 def teach(budget: Budget) -> float:
     """Train the teacher and let it answer on the biopsies; its Dice on unseen organs."""
     import torch
-    from arms.imagenet import lite0_weights
-    from arms.tile_sets import STORAGE
-    from arms.training import epochs_for, keys_of, responses, run
 
+    from experiments.arms.imagenet import lite0_weights
+    from experiments.arms.tile_sets import STORAGE
     from histill.config.runs import TeacherConfig
     from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from histill.train.prepare import prepare_teacher
+    from testbed.training import epochs_for, keys_of, responses, run
 
     torch.set_num_threads(os.cpu_count() or 1)  # nothing runs beside it
     tiles = read_manifest(str(budget.out / "windows"), STORAGE)
@@ -178,12 +178,11 @@ def teach(budget: Budget) -> float:
 
 def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, None]:
     """One pretraining, of as many steps whatever the arm."""
-    from arms.tile_sets import STORAGE
-    from arms.training import epochs_for, keys_of, responses, run
-
+    from experiments.arms.tile_sets import STORAGE
     from histill.config.runs import PretrainConfig, TeacherConfig
     from histill.tiles.manifest import read_manifest
     from histill.train.prepare import prepare_pretraining, prepare_teacher
+    from testbed.training import epochs_for, keys_of, responses, run
 
     supervised = arm == "supervised"
     tiles = read_manifest(str(budget.out / ("windows" if supervised else "biopsies")), STORAGE)
@@ -203,14 +202,13 @@ def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, No
 
 def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     """One fine-tuning and its figure on the test split."""
-    from arms.tile_sets import STORAGE
-    from arms.training import epochs_for, keys_of, run
-
+    from experiments.arms.tile_sets import STORAGE
     from histill.config.finetune import FinetuneConfig
     from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from histill.train.prepare import prepare_finetuning
+    from testbed.training import epochs_for, keys_of, run
 
     kept = budget.out / "values" / f"{cell.name}.json"
     if kept.exists():

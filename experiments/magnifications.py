@@ -1,6 +1,6 @@
 """Resolution distillation, the table of the paper: what does a student at a lower magnification know?
 
-    python benchmarks/magnifications.py [--data ../shared/data] [--out results/magnifications] [--quick]
+    python -m experiments.magnifications [--data ../shared/data] [--out results/magnifications] [--quick]
 
 --data holds `ebhi_seg/` (EBHI-Seg, Shi et al., Front. Med. 10:1114673, 2023) with its index.csv: biopsies of six
 classes, 224 px, split by case. A quarter of the training cases is labelled. The teacher, the resolution paper's network
@@ -29,8 +29,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from arms import pool as pools
 from tabulate import tabulate
+
+from experiments.arms import pool as pools
 
 TEACHER, STUDENT = "resnet_gn", "csat_fine"
 OTHERS = {"csat": 2, TEACHER: 4}  # students at the curve's scale, for comparison: part of the steps that they take
@@ -136,7 +137,7 @@ def cells_of(budget: Budget) -> Iterator[Cell]:
 
 def make_tiles(data: Path, out: Path) -> None:
     """Write the tile set, unless it is there."""
-    from arms.tile_sets import biopsies
+    from experiments.arms.tile_sets import biopsies
 
     out.mkdir(parents=True, exist_ok=True)
     biopsies(data, out)
@@ -144,15 +145,14 @@ def make_tiles(data: Path, out: Path) -> None:
 
 def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
     """Train a teacher and let it answer; its balanced accuracy when it sees tiles at 1 / scale of the resolution."""
-    from arms.tile_sets import STORAGE
-    from arms.training import epochs_for, keys_of, responses, run
-
+    from experiments.arms.tile_sets import STORAGE
     from histill.artifacts import model_folder
     from histill.config.runs import TeacherConfig
     from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from histill.train.prepare import prepare_teacher
+    from testbed.training import epochs_for, keys_of, responses, run
 
     tiles = read_manifest(str(budget.out / "biopsies"), STORAGE)
     epochs = epochs_for(budget.teacher_steps, tiles, TEACHER_BATCH, budget.labelled, seed)
@@ -175,15 +175,14 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
 
 def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     """One student and its balanced accuracy on the test split."""
-    from arms.tile_sets import STORAGE
-    from arms.training import epochs_for, keys_of, responses, run
-
+    from experiments.arms.tile_sets import STORAGE
     from histill.config.distill import DistillConfig
     from histill.config.finetune import FinetuneConfig
     from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from histill.train.prepare import prepare_distillation, prepare_finetuning
+    from testbed.training import epochs_for, keys_of, responses, run
 
     kept = budget.out / "values" / f"{cell.name}.json"
     if kept.exists():
@@ -216,8 +215,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
 
 def summary(budget: Budget, teachers: dict[int, dict[int, float]], values: dict[Cell, float]) -> dict[str, Any]:
     """Rows by scale, the curve, and what is beside them."""
-    from arms.tile_sets import STORAGE
-
+    from experiments.arms.tile_sets import STORAGE
     from histill.tiles.manifest import read_manifest
     from histill.tiles.subsets import few_cases
 
@@ -266,10 +264,10 @@ def summary(budget: Budget, teachers: dict[int, dict[int, float]], values: dict[
 def cost(encoder: str, side_px: int) -> tuple[float, float]:
     """GMACs of convolutions and linear layers, and tiles per second in batches of 32 on all cores of this machine."""
     import torch
-    from arms.training import DEVICE
 
     from histill.models.classifiers import build_classifier
     from histill.models.cost import measure_cost
+    from testbed.training import DEVICE
 
     model = build_classifier(encoder, 6, mean=(0.5,) * 3, std=(0.2,) * 3).eval()
     macs = measure_cost(model, side_px).macs

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from kill_runs.result import plain
+from chaos.kill_runs.result import plain
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

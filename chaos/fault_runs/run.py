@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 
-from fault_runs.tiles import BATCH, Setting
-from fault_runs.witness import Witness, against_plan
-from histill.local.site import Site
+from chaos.fault_runs.tiles import BATCH, Setting
+from chaos.fault_runs.witness import Witness, against_plan
+from testbed.site import Site
 
 JOB = "jobs/pretrain_student.py"
 EXPERIMENT = "faults"

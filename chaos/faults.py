@@ -1,6 +1,6 @@
 """A cluster under fire: runs of training on three hosts whose processes, nodes, cables and servers are broken.
 
-    python benchmarks/faults.py [--quick] [--kinds worker_killed link_cut ...] [--times 1]
+    python -m chaos.faults [--quick] [--kinds worker_killed link_cut ...] [--times 1]
 
 Needs root and network namespaces: a Ray head and two working nodes on hosts of their own, an S3 and an MLflow server
 outside, token authentication on; every run is submitted from outside by `ray job submit`. Each run must end like an
@@ -19,13 +19,13 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from fault_runs.kinds import KINDS, NOTICE_S, Range, one_of_each
-from fault_runs.run import Run, Verdict
-from fault_runs.tiles import make_tiles
 from tabulate import tabulate
 
+from chaos.fault_runs.kinds import KINDS, NOTICE_S, Range, one_of_each
+from chaos.fault_runs.run import Run, Verdict
+from chaos.fault_runs.tiles import make_tiles
 from histill.errors import HistillError
-from histill.local.site import site
+from testbed.site import site
 
 
 def main() -> None:

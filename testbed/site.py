@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from histill.local.hosts import network
-from histill.local.ray_cluster import RayCluster, Share, ray_cluster
 from histill.local.s3 import Identity, S3Server, s3_server
 from histill.local.tracking import TrackingServer, mlflow_server
+from testbed.hosts import network
+from testbed.ray_cluster import RayCluster, Share, ray_cluster
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[1]
 BUCKET = "site"
 _RAY_JOB = (sys.executable, "-m", "ray.scripts.scripts", "job")
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from chaos.kill_runs.place import IMAGES_PER_CASE, TILE_PX, TRAIN_CASES, Place
 from histill.config.common import Storage
-from kill_runs.place import IMAGES_PER_CASE, TILE_PX, TRAIN_CASES, Place
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
 """Jobs that are killed as they write: the same command again must end as if nothing had happened.
 
-    python benchmarks/kills.py [--quick] [--kills 200] [--only ingest_local,promotion] [--seed 0] [--out FOLDER]
+    python -m chaos.kills [--quick] [--kills 200] [--only ingest_local,promotion] [--seed 0] [--out FOLDER]
 
 Ingest (to a local folder and to S3), the cache of responses, training, sweeps, promotion and prediction are killed at
 random moments of a seeded draw: at their n-th write (a file that appears, a writing request to S3 or MLflow) or at any
@@ -18,11 +18,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kill_runs.chain import Reference, Verdict, run_chain, undisturbed
-from kill_runs.jobs import JOBS
-from kill_runs.place import Place, servers
 from tabulate import tabulate
 
+from chaos.kill_runs.chain import Reference, Verdict, run_chain, undisturbed
+from chaos.kill_runs.jobs import JOBS
+from chaos.kill_runs.place import Place, servers
 from histill.cluster.progress import clock
 from histill.errors import HistillError
 

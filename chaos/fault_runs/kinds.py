@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from fault_runs.run import JOB, Run, Verdict
-from fault_runs.tiles import Setting
-from fault_runs.witness import against_plan
+from chaos.fault_runs.run import JOB, Run, Verdict
+from chaos.fault_runs.tiles import Setting
+from chaos.fault_runs.witness import against_plan
 from histill.errors import HistillError
-from histill.local.ray_cluster import Node
-from histill.local.site import Site
+from testbed.ray_cluster import Node
+from testbed.site import Site
 
 WORKER = "ray::RayTrainWorker"
 READER = "ray::MapBatches"

@@ -5,7 +5,7 @@ of image, mask and organ, and runs the product's own jobs on it, on a Ray of thi
 trained on the masks of some organs, CSAT students are pretrained on the images of other organs without their masks,
 and teacher and students are scored on organs that neither has seen.
 
-    python benchmarks/nuclei_transfer.py path/to/nuinsseg --out results/nuclei_transfer
+    python -m experiments.nuclei_transfer path/to/nuinsseg --out results/nuclei_transfer
 
 Prints a table, and as its last line one JSON object. Runs that are finished in --out are kept.
 """

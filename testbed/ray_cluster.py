@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from histill.errors import HistillError
-from histill.local.hosts import Host, Network
 from histill.local.processes import running
 from histill.local.ray_head import RayHead, ask_dashboard, base_environment, token_environment, write_token
+from testbed.hosts import Host, Network
 
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
 QUICK = {

@@ -1,4 +1,4 @@
-"""The product's own runs, in this process: no Ray, and one model folder a run."""
+"""Train and cache responses in this process, without Ray: one model folder a run."""
 
 from collections.abc import Callable
 from math import ceil
@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from arms.tile_sets import STORAGE
 from histill.artifacts import model_folder
+from histill.config.common import Storage
 from histill.config.load import validate
 from histill.config.runs import RunConfig
 from histill.config.scoring import CacheConfig
@@ -28,6 +28,7 @@ from histill.train.run_folder import finish, run_uri
 from histill.train.session import learner_of, streams_of
 
 Config = TypeVar("Config", bound=RunConfig)
+STORAGE = Storage()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 COLOURS = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "stain": 0.05}
 

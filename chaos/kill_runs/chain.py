@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from chaos.kill_runs.jobs import Job
+from chaos.kill_runs.objects import PART, torn
+from chaos.kill_runs.place import ROOT, Place
+from chaos.kill_runs.result import Result, differences, differing
+from chaos.kill_runs.writes import watched
 from histill.storage.scratch import LOCK
-from kill_runs.jobs import Job
-from kill_runs.objects import PART, torn
-from kill_runs.place import ROOT, Place
-from kill_runs.result import Result, differences, differing
-from kill_runs.writes import watched
 
 ALONE_WITHIN_S = 60.0
 END_WITHIN_S = 600.0

@@ -20,8 +20,8 @@ from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
-from histill.local.http_messages import Head, Size, body_size, pass_on, read_head
 from histill.local.ports import LOOPBACK
+from testbed.http_messages import Head, Size, body_size, pass_on, read_head
 
 Kind = Literal["503", "reset", "stall", "short"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kill_runs.models import student
-from kill_runs.objects import files_below, objects_below, open_uploads
-from kill_runs.place import CASES, MPP, TILE_PX, TRAIN_CASES, VAL_CASES, Place, python
-from kill_runs.records import registered, running, tracked
-from kill_runs.result import Result, plain, settled
+from chaos.kill_runs.models import student
+from chaos.kill_runs.objects import files_below, objects_below, open_uploads
+from chaos.kill_runs.place import CASES, MPP, TILE_PX, TRAIN_CASES, VAL_CASES, Place, python
+from chaos.kill_runs.records import registered, running, tracked
+from chaos.kill_runs.result import Result, plain, settled
 
 SHARED = "reference-ingest_local"  # the chain whose tile set the other jobs read
 
