@@ -20,12 +20,14 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from pyarrow import fs
+from ray.util.state import get_actor
 
 from histill.artifacts import model_folder
 from histill.cluster.failures import known_error
 from histill.config.common import Storage
 from histill.config.runs import PretrainConfig
 from histill.errors import HistillError, InputError
+from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.local.tracking import TrackingServer
 from histill.registry.runs import open_run
@@ -36,6 +38,7 @@ from histill.tiles.manifest import Manifest
 from histill.train.launch import Trained, train_run
 from histill.train.newest import newest_checkpoint, step_of
 from histill.train.prepare import prepare_pretraining
+from histill.train.trainer import WatchingCleaner
 
 pytestmark = pytest.mark.ray_local
 
@@ -263,3 +266,27 @@ def test_a_truncated_shard_ends_the_run(
     assert isinstance(said, InputError)
     assert shard in str(said)
     assert "truncated" in str(said)
+
+
+def test_what_frees_the_resources_of_a_dead_run_ends_by_itself(ray_local: RayHead) -> None:
+    """Whoever was to tell it to watch the run's controller may have been killed before."""
+
+    class Controller:
+        pass
+
+    controller = ray.remote(num_cpus=0)(Controller).remote()
+    ray.kill(controller)
+    cleaner = (
+        ray.remote(num_cpus=0)(WatchingCleaner)
+        .options(lifetime="detached")
+        .remote(
+            controller_actor_id=controller._actor_id.hex(),
+            check_interval_s=0.1,
+            get_actor_timeout_s=30,
+            stop_timeout=1.0,
+        )
+    )
+    until = time.monotonic() + 120
+    while (state := get_actor(cleaner._actor_id.hex(), timeout=30)) is None or state.state != "DEAD":
+        assert time.monotonic() < until
+        time.sleep(0.2)
