@@ -27,8 +27,9 @@ from histill.config.load import validate
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
 from histill.local.s3 import REGION, S3Server
-from histill.storage import control, objects
+from histill.storage import control
 from histill.storage.filesystems import arrow_filesystem, control_filesystem
+from histill.storage.schemes import s3 as objects
 from histill.storage.steady import steady_filesystem
 from histill.storage.tables import read_columns, write_table
 from histill.stream.read import Source
@@ -56,7 +57,7 @@ def test_an_object_is_made_once_and_by_one(storage: Storage) -> None:
     mine = b"%d" % made.index(True)
     assert control.read_bytes(f"{FOLDER}/claim", storage) == mine
     assert control.create_bytes(f"{FOLDER}/claim", mine, storage)  # as when only the reply was lost
-    assert not objects.create_object(*control_filesystem(f"{FOLDER}/claim", storage), b"late")
+    assert not objects.create(*control_filesystem(f"{FOLDER}/claim", storage), b"late")
 
 
 def test_an_object_is_replaced_by_one_of_those_who_have_read_it(storage: Storage) -> None:

@@ -43,7 +43,7 @@ def ledger_of(path: Path, kill_after: int | None = None) -> Any:
 
     class Ledger(ray.train.UserCallback):
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            position = retried(lambda: position_in(checkpoint), Storage(), what="a checkpoint's position")
+            position = retried(lambda: position_in(checkpoint), Storage(), uri=f"s3://{checkpoint.path}")
             with path.open("a") as file:
                 file.write(json.dumps(position | {"workers": len(metrics)}) + "\n")
             if len(path.read_text().splitlines()) == kill_after:

@@ -24,7 +24,8 @@ from histill.errors import InputError
 from histill.registry.server import server_uri
 from histill.search.space import check_space
 from histill.storage import control
-from histill.storage.filesystems import arrow_filesystem, endpoint_of
+from histill.storage.filesystems import arrow_filesystem
+from histill.storage.schemes.s3 import endpoint_of
 from histill.storage.uris import beside
 
 pytestmark = pytest.mark.unit

@@ -49,7 +49,7 @@ def test_twins_that_are_known_only_when_they_are_fetched(
     write_slide: Callable[..., str],
     ingest_slides: Callable[..., Any],
 ) -> None:
-    monkeypatch.setattr("histill.tiles.ingest.is_s3", lambda uri: True)  # so that no slide is opened first
+    monkeypatch.setattr("histill.tiles.ingest.is_remote", lambda uri: True)  # so that no slide is opened first
     shutil.copy(write_slide(tmp_path / "a.tiff"), tmp_path / "b.tiff")
     with pytest.raises(InputError, match="are one slide and the cases"):
         ingest_slides(tmp_path, "slide,case\na.tiff,x\nb.tiff,y\n", **TWO_SPLITS)

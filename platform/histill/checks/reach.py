@@ -1,25 +1,19 @@
 """What this process can read and write: object storage and the tracking server. Run in driver and nodes."""
 
 import contextlib
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from histill.checks.rows import Verdict, verdict_of
 from histill.config.check import CheckConfig
 from histill.config.common import Storage
-from histill.errors import HistillError, InputError
+from histill.errors import HistillError
 from histill.registry.server import check_accepted
 from histill.storage.control import remove
-from histill.storage.files import put_file
-from histill.storage.filesystems import arrow_filesystem, control_filesystem, endpoint_of, storage_errors
-from histill.storage.objects import create_object, put_object
-from histill.storage.uris import is_s3, join
-
-if TYPE_CHECKING:
-    import fsspec
+from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
+from histill.storage.scheme import scheme_of
+from histill.storage.uris import is_remote, join
 
 CHECKS = READ, WRITE, CONDITIONAL, TRACKING = "read", "write", "conditional write", "MLflow"
 _ADVICE = {
@@ -55,7 +49,7 @@ def _looks(config: CheckConfig, written: str | None) -> dict[str, Callable[[], V
         looks[READ] = partial(reading, config.read, storage)
     if config.write is not None:
         looks[WRITE] = partial(writing, config.write, storage, written)
-        if is_s3(config.write):
+        if is_remote(config.write):
             looks[CONDITIONAL] = partial(conditional_writing, config.write, storage)
     if config.tracking.uri is not None:
         looks[TRACKING] = partial(tracking, config.tracking.uri)
@@ -100,9 +94,10 @@ def writing(uri: str, storage: Storage, written: str | None) -> Verdict:
         return Verdict("failed", found, "look into the storage server's log")
     if written is None or _holds_its_name(uri, written, storage):
         return Verdict("ok", f"{uri} can be written")
-    if is_s3(uri):
-        found = f"what the driver wrote to {uri} is not there at {endpoint_of(storage) or 'AWS S3'}"
-        return Verdict("failed", found, "set AWS_ENDPOINT_URL everywhere to the same server, or storage.endpoint")
+    if is_remote(uri):
+        scheme = scheme_of(uri)
+        found = f"what the driver wrote to {uri} is not there at {scheme.server(storage)}"
+        return Verdict("failed", found, f"set {scheme.setting} everywhere to the same server")
     found = f"what the driver wrote to {uri} is not there: the folder is another one here"
     return Verdict("failed", found, "name a folder that all nodes share by its absolute path, or an s3:// one")
 
@@ -113,13 +108,14 @@ def conditional_writing(uri: str, storage: Storage) -> Verdict:
     Without it two jobs that begin one output at the same time may not see each other, which is a warning.
     """
     mine = _name()
-    filesystem, _ = _control(uri, storage)
-    where = endpoint_of(storage) or "AWS S3"
+    scheme = scheme_of(uri)
+    filesystem, path = control_filesystem(join(uri, mine), storage)
+    where = scheme.server(storage)
     mend = "update the server, or never give two jobs one output or name at the same time"
     try:
-        if not create_object(filesystem, join(uri, mine), b""):
+        if not scheme.create(filesystem, path, b""):
             return Verdict("warning", f"{where} refuses to write a new object if there is none (If-None-Match)", mend)
-        if create_object(filesystem, join(uri, mine), b""):
+        if scheme.create(filesystem, path, b""):
             return Verdict("warning", f"{where} writes over an object in spite of If-None-Match", mend)
     except OSError as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -137,22 +133,19 @@ def tracking(uri: str) -> Verdict:
 
 def _refuse_a_missing_bucket(uri: str, storage: Storage) -> None:
     # Some servers make a missing bucket at the first write, which would hide a misspelt name.
-    if is_s3(uri):
+    if is_remote(uri):
         _first_file(uri, storage)
 
 
 def _write(uri: str, name: str, storage: Storage) -> None:
-    filesystem, path = _control(join(uri, name), storage)
+    filesystem, path = control_filesystem(join(uri, name), storage)
     with storage_errors(uri, storage):
-        if is_s3(uri):
-            put_object(filesystem, path, name.encode())
-        else:
-            put_file(path, name.encode())
+        scheme_of(uri).overwrite(filesystem, path, name.encode())
 
 
 def _holds_its_name(uri: str, name: str, storage: Storage) -> bool:
     """Whether the file `name` below `uri` is there, and whole."""
-    filesystem, path = _control(join(uri, name), storage)
+    filesystem, path = control_filesystem(join(uri, name), storage)
     try:
         with storage_errors(uri, storage):
             return bool(filesystem.cat_file(path) == name.encode())
@@ -166,23 +159,11 @@ def _remove(uri: str, name: str, storage: Storage) -> None:
 
 
 def _first_file(uri: str, storage: Storage) -> str | None:
-    filesystem, path = _control(uri, storage)
-    if not is_s3(uri):
-        walk = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    filesystem, _ = control_filesystem(uri, storage)
+    with contextlib.suppress(FileNotFoundError), storage_errors(uri, storage):
+        walk = scheme_of(uri).walk(filesystem, uri, storage)
         return next((each for each in walk if not _is_ours(each)), None)
-    bucket, _, key = uri.removeprefix("s3://").rstrip("/").partition("/")
-    try:
-        with storage_errors(uri, storage):
-            listed: dict[str, Any] = filesystem.call_s3(
-                "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=10
-            )
-    except FileNotFoundError:  # and not for want of the bucket
-        where = endpoint_of(storage) or "AWS S3"
-        raise InputError(
-            f"{where} does not list {uri} as an S3 server does; set storage.endpoint (or AWS_ENDPOINT_URL) to one."
-        ) from None
-    keys = (str(each["Key"]) for each in listed.get("Contents", ()))
-    return next((f"s3://{bucket}/{each}" for each in keys if not each.endswith("/") and not _is_ours(each)), None)
+    return None
 
 
 def _is_ours(path: str) -> bool:
@@ -192,12 +173,6 @@ def _is_ours(path: str) -> bool:
 def _impatient(storage: Storage) -> Storage:
     """`storage` with one try and short waits: a probe is to answer soon."""
     return storage.model_copy(update={"attempts": 1, "request_timeout_s": min(_SOON_S, storage.request_timeout_s)})
-
-
-def _control(uri: str, storage: Storage) -> tuple["fsspec.AbstractFileSystem", str]:
-    filesystem, path = control_filesystem(uri, storage)
-    filesystem.retries = 1  # of s3fs, which repeats what its client has given up
-    return filesystem, path
 
 
 def _name() -> str:

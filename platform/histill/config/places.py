@@ -1,5 +1,7 @@
-"""What keys that name a place may hold: a local path, s3://bucket/key, a registered model, or a server's address."""
+"""What keys that name a place may hold: a path, scheme://bucket/key, a registered model, or a server's address."""
 
+import functools
+import importlib.util
 import os
 import re
 import unicodedata
@@ -7,6 +9,7 @@ import unicodedata
 from histill.config.redact import begins_with_login, holds_credentials
 
 MODEL = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))$")
+_REMOTE = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)://")
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<rest>.*)", re.DOTALL)
 # Those that are taken for one without a slash as well: a file may be called 12:30.svs, but not gs:bucket.
 _SCHEMES = re.compile(
@@ -22,7 +25,7 @@ EXPECTED = "a local path or s3://bucket/key"
 
 
 def read_place(text: str) -> str:
-    """`text` as a local path or `s3://bucket/key`: `~` and `file://` are resolved, other kinds of addresses refused.
+    """`text` as a local path or `scheme://bucket/key`: `~` and `file://` are resolved, other addresses refused.
 
     Raises ValueError, whose message says what was expected and repeats nothing that could be a secret.
     """
@@ -34,8 +37,8 @@ def read_place(text: str) -> str:
         raise ValueError("it holds a backslash; separate folders by /")
     if _VARIABLE.search(text):
         raise ValueError("a variable in it was not replaced, as only a shell does; write the place itself")
-    if text.startswith("s3://"):
-        return _s3_address(text)
+    if (scheme := remote_scheme(text)) is not None:
+        return _remote_address(text, scheme)
     if (said := name_foreign(text)) is not None:
         path = path_of_file_address(text)
         if path is None:
@@ -43,8 +46,9 @@ def read_place(text: str) -> str:
         return read_place(path)
     if "://" in text:
         raise ValueError(f"it holds :// in the middle; give {EXPECTED}")
-    if re.match(r"s3[an]?//", text, re.IGNORECASE):
-        raise ValueError("a colon is missing; write s3://bucket/key")
+    begun = re.match(r"([a-z][a-z0-9]*?)[an]?//", text.lower())
+    if begun is not None and _is_remote(begun[1]):
+        raise ValueError(f"a colon is missing; write {begun[1]}://bucket/key")
     if text.startswith("//"):
         raise ValueError(f"it begins with //, as a share of Windows; give {EXPECTED}")
     return _without_tilde(text)
@@ -72,15 +76,18 @@ def read_server(text: str) -> str:
 
 
 def name_foreign(text: str) -> str | None:
-    """What to say of an address of a kind that is neither read nor written; None: it is a path, or s3://."""
+    """What to say of an address of a kind that is neither read nor written; None: it is a path, or one that is."""
     match = _SCHEME.match(text.lstrip())
-    if text.startswith("s3://") or match is None:
+    if remote_scheme(text) is not None or match is None:
         return None
     scheme, rest = match["scheme"].lower(), match["rest"]
     if not rest.startswith(("/", ":", "\\")) and not _SCHEMES.fullmatch(scheme):
         return None
-    if scheme == "s3":
-        return "an address in S3 begins with s3:// in small letters, then the bucket; write s3://bucket/key"
+    if _is_remote(scheme):
+        return (
+            f"an address in {scheme.upper()} begins with {scheme}:// in small letters, then the bucket; write "
+            f"{scheme}://bucket/key"
+        )
     if scheme == "models":
         return f"registered models are no place here; give {EXPECTED}"
     if scheme == "file":
@@ -110,12 +117,25 @@ def _refuse_what_nobody_meant(text: str) -> None:
         raise ValueError(f"it holds the invisible character U+{ord(odd):04X}; type it again")
 
 
-def _s3_address(text: str) -> str:
-    bucket, _, key = text.removeprefix("s3://").partition("/")
+def remote_scheme(text: str) -> str | None:
+    """The scheme of an address in object storage, as in `s3`; None of any other text."""
+    match = _REMOTE.match(text)
+    return match["scheme"] if match is not None and _is_remote(match["scheme"]) else None
+
+
+@functools.cache
+def _is_remote(scheme: str) -> bool:
+    """Whether `storage/schemes/` has an entry for it. The file's name tells: its content is above this layer."""
+    known = scheme.isalnum() and scheme != "file"
+    return known and importlib.util.find_spec(f"histill.storage.schemes.{scheme}") is not None
+
+
+def _remote_address(text: str, scheme: str) -> str:
+    bucket, _, key = text.removeprefix(f"{scheme}://").partition("/")
     if BUCKET.fullmatch(bucket) is None:
-        raise ValueError("it names no bucket; write s3://bucket/key")
+        raise ValueError(f"it names no bucket; write {scheme}://bucket/key")
     if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")) and key:
-        raise ValueError("a folder of an s3:// address has no name, or is a dot or two; give each one a name")
+        raise ValueError(f"a folder of the {scheme}:// address has no name, or is a dot or two; give each one a name")
     return text
 
 

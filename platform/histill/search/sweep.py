@@ -24,7 +24,7 @@ from histill.search.space import check_space, drawn, edges
 from histill.search.trial import PREPARE, RANKED, quality_of, run_of, run_trial
 from histill.storage.control import write_json
 from histill.storage.steady import steady_filesystem
-from histill.storage.uris import is_s3, join
+from histill.storage.uris import join, uri_like
 from histill.train.claim import claim
 from histill.train.inputs import check_inputs
 from histill.train.launch import OpenRun
@@ -235,7 +235,7 @@ def _result(prepared: PreparedSweep, result: Any) -> TrialResult:
         epochs=int(metrics.get("epochs", 0)),
         quality=float(metrics.get(prepared.metric, float("nan"))),
         costs={name: float(metrics[name]) for name in ("gmacs", "latency_ms") if name in metrics},
-        model=None if path is None else ("s3://" if is_s3(prepared.config.runs) else "") + path,
+        model=None if path is None else uri_like(prepared.config.runs, path),
         error=None if result.error is None else _said(result.error),
     )
 

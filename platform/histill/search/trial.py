@@ -10,7 +10,7 @@ from histill.config.runs import RunConfig
 from histill.config.search import SearchConfig
 from histill.models.cost import measure_cost, measure_latency_ms
 from histill.search.space import trial_config
-from histill.storage.uris import join
+from histill.storage.uris import join, path_within
 from histill.train.launch import OpenRun, train_run
 from histill.train.prepare import Prepared, prepare_distillation, prepare_finetuning, prepare_pretraining
 from histill.train.run_folder import finished, run_uri
@@ -40,7 +40,7 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
         done = finished(run)
         if done is not None:  # the sweep was interrupted before Tune had noted it
             card = read_card(done["model"], config.storage)
-            path = done["model"].removeprefix("s3://")
+            path = path_within(done["model"])
             report = with_rank(done["metrics"], quality_of(card))
             tune.report({**report, **_costs(card, config.cost), "checkpoint_path": path})
             return

@@ -1,5 +1,5 @@
-"""Local paths and s3:// URIs behind one set of functions.
+"""Local paths and the URIs of object storage behind one set of functions.
 
 Control files (manifests, configs, reports) go through fsspec; shards and checkpoints, where bytes matter, through
-pyarrow's own S3 client, which costs half the CPU.
+pyarrow's own client if the kind of storage has one.
 """

@@ -4,15 +4,13 @@ import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any
 
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.storage.files import create_file, put_file, swap_file
 from histill.storage.filesystems import control_filesystem, storage_errors
-from histill.storage.objects import create_object, put_object, swap_object
-from histill.storage.uris import is_s3, join
+from histill.storage.scheme import scheme_of
+from histill.storage.uris import join
 
 
 def read_bytes(uri: str, storage: Storage) -> bytes:
@@ -27,10 +25,7 @@ def write_bytes(uri: str, data: bytes, storage: Storage) -> None:
     """Write the file whole: a reader sees the old one or the new one, never a part."""
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
-        if is_s3(uri):
-            put_object(filesystem, path, data)
-        else:
-            put_file(path, data)
+        scheme_of(uri).overwrite(filesystem, path, data)
 
 
 def create_bytes(uri: str, data: bytes, storage: Storage) -> bool:
@@ -44,16 +39,14 @@ def create_bytes(uri: str, data: bytes, storage: Storage) -> bool:
     with storage_errors(uri, storage):
         with contextlib.suppress(FileNotFoundError):  # also for servers that do not know conditional writes
             return bool(filesystem.cat_file(path) == data)
-        create = partial(create_object, filesystem) if is_s3(uri) else create_file
-        return create(path, data) or _holds(uri, data, storage)
+        return scheme_of(uri).create(filesystem, path, data) or _holds(uri, data, storage)
 
 
 def swap_bytes(uri: str, expected: bytes, data: bytes, storage: Storage) -> bool:
     """Write the file whole if it holds `expected`; whether it holds `data` now. Of several at once one prevails."""
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
-        swap = partial(swap_object, filesystem) if is_s3(uri) else swap_file
-        return swap(path, expected, data) or _holds(uri, data, storage)
+        return scheme_of(uri).swap(filesystem, path, expected, data) or _holds(uri, data, storage)
 
 
 def _holds(uri: str, data: bytes, storage: Storage) -> bool:
@@ -70,7 +63,7 @@ def exists(uri: str, storage: Storage) -> bool:
         try:
             filesystem.info(path)
         except FileNotFoundError as error:
-            if "bucket does not exist" in str(error):
+            if any(text in str(error) for text in scheme_of(uri).errors.missing_bucket):
                 raise
             return False
     return True
@@ -110,7 +103,7 @@ def _below(uri: str, storage: Storage) -> list[dict[str, Any]]:
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
         try:
-            found = filesystem.ls(path, detail=True, refresh=True) if is_s3(uri) else filesystem.ls(path, detail=True)
+            found = filesystem.ls(path, detail=True, refresh=True)
         except FileNotFoundError:
             return []
     return list(found)
@@ -156,17 +149,10 @@ def probe(uri: str, storage: Storage) -> None:
 
     Raises InputError in one sentence when the storage cannot be reached, or refuses the credentials or the writing.
     """
-    marker = join(uri, ".probe")
-    if not is_s3(uri):
-        write_bytes(marker, b"", storage)
-        remove(marker, storage)
-        return
-    filesystem, path = control_filesystem(marker, storage)
-    bucket, _, key = path.removeprefix("s3://").partition("/")
-    # Reading comes first: a server that makes a missing bucket at the first write would hide a misspelt name. It is a
-    # plain GET, since the HEAD that fsspec begins with is not told what is wrong.
+    filesystem, path = control_filesystem(join(uri, ".probe"), storage)
+    # Reading comes first: a server that makes a missing bucket at the first write would hide a misspelt name.
     with contextlib.suppress(FileNotFoundError), storage_errors(uri, storage):
-        filesystem.call_s3("get_object", Bucket=bucket, Key=key)
+        filesystem.cat_file(path)
     with storage_errors(uri, storage):
-        filesystem.pipe_file(path, b"")
+        scheme_of(uri).overwrite(filesystem, path, b"")
         filesystem.rm_file(path)

@@ -17,37 +17,37 @@ from pyarrow import fs
 from histill.config.common import Storage
 from histill.errors import AwayError
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_error
-from histill.storage.objects import put_object
 from histill.storage.retry import retried
-from histill.storage.uris import is_s3
+from histill.storage.scheme import scheme_of
+from histill.storage.uris import is_remote, uri_like
 
 T = TypeVar("T")
 _ATTEMPTS = 12  # with the waits between them about a minute, since nothing else waits for the controller's files
-_CLIENT_ATTEMPTS = 2  # of the S3 client itself
+_CLIENT_ATTEMPTS = 2  # of the client itself
 
 
 def steady_filesystem(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]:
-    """pyarrow's file system for `uri` and the path within it; on S3, one that bears a server's restart.
+    """pyarrow's file system for `uri` and the path within it; in object storage, one that bears a server's restart.
 
     A request is tried for about a minute, or as often as `storage.attempts` says if that is more. A file is read and
     written whole, by way of the memory: it is for checkpoints of small models, not for tiles.
     """
-    if not is_s3(uri):
+    if not is_remote(uri):
         return arrow_filesystem(uri, storage)
     filesystem, path = arrow_filesystem(uri, storage, attempts=_CLIENT_ATTEMPTS)
     patient = storage.model_copy(update={"attempts": max(storage.attempts, _ATTEMPTS)})
-    return fs.PyFileSystem(_Steady(filesystem, patient)), path
+    return fs.PyFileSystem(_Steady(filesystem, patient, uri)), path
 
 
-def _put(path: str, content: bytes, storage: Storage) -> None:
-    """Write the object `path`. Not by a stream of pyarrow's: it completes an upload even as an exception closes it."""
+def _put(uri: str, content: bytes, storage: Storage) -> None:
+    """Write the object `uri`. Not by a stream of pyarrow's: it completes an upload even as an exception closes it."""
     impatient = storage.model_copy(update={"attempts": _CLIENT_ATTEMPTS})
-    filesystem, uri = control_filesystem(f"s3://{path}", impatient)
+    filesystem, path = control_filesystem(uri, impatient)
     try:
-        put_object(filesystem, uri, content)
+        scheme_of(uri).overwrite(filesystem, path, content)
     except OSError:
         raise
-    except Exception as error:  # of botocore and aiohttp, whose words for a server that is away are no OSErrors
+    except Exception as error:  # some clients' words for a server that is away are no OSErrors
         if isinstance(storage_error(uri, storage, error), AwayError):
             raise ConnectionError(type(error).__name__) from None
         raise
@@ -56,18 +56,19 @@ def _put(path: str, content: bytes, storage: Storage) -> None:
 class _Steady(fs.FileSystemHandler):
     """Every operation of `inner`, repeated while it fails in ways that pass."""
 
-    def __init__(self, inner: fs.FileSystem, storage: Storage) -> None:
+    def __init__(self, inner: fs.FileSystem, storage: Storage, root: str) -> None:
         self.inner = inner
         self.storage = storage
+        self.root = root
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Steady) and bool(self.inner.equals(other.inner))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Steady, (self.inner, self.storage)
+        return _Steady, (self.inner, self.storage, self.root)
 
-    def _tried(self, what: str, action: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        return retried(partial(action, *arguments, **options), self.storage, what=what)
+    def _tried(self, path: str, action: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        return retried(partial(action, *arguments, **options), self.storage, uri=uri_like(self.root, path))
 
     def _tried_once_done(self, path: str, action: Callable[..., None], *arguments: str) -> None:
         """For what takes `path` away: an earlier try may have done it, and only its reply been lost."""
@@ -128,7 +129,8 @@ class _Steady(fs.FileSystemHandler):
         return pa.BufferReader(self._tried(path, whole))
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        return pa.PythonFile(_Whole(lambda content: self._tried(path, _put, path, content, self.storage)), mode="w")
+        uri = uri_like(self.root, path)
+        return pa.PythonFile(_Whole(lambda content: self._tried(path, _put, uri, content, self.storage)), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
         raise NotImplementedError("objects are written whole")

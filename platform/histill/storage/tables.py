@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from histill.config.common import Storage
 from histill.storage.control import write_bytes
 from histill.storage.filesystems import arrow_filesystem, storage_errors
+from histill.storage.scheme import scheme_of
 
 _BELONGS_TO = b"histill.belongs_to"
 
@@ -50,7 +51,7 @@ def read_columns(uri: str, columns: list[str], storage: Storage, *, belongs_to: 
             with filesystem.open_input_file(path) as file:
                 return pq.read_table(file, columns=columns, page_checksum_verification=True)
         except (pa.ArrowInvalid, OSError) as error:
-            if is_damage(error):
+            if is_damage(error, uri):
                 return None
             raise
 
@@ -69,8 +70,9 @@ def is_part_of(metadata: dict[bytes, bytes] | None, belongs_to: str) -> bool:
     return (metadata or {}).get(_BELONGS_TO) == belongs_to.encode()
 
 
-def is_damage(error: Exception) -> bool:
-    """Whether the Parquet reader found fault with the bytes of a file, and not the storage with the request."""
+def is_damage(error: Exception, uri: str) -> bool:
+    """Whether the Parquet reader found fault with the bytes of `uri`, and not the storage with the request."""
     if isinstance(error, pa.ArrowInvalid):
         return True
-    return type(error) is OSError and error.errno is None and "AWS Error" not in str(error)
+    of_client = any(text in str(error) for text in scheme_of(uri).errors.client)
+    return type(error) is OSError and error.errno is None and not of_client

@@ -1,25 +1,55 @@
-"""URIs: plain local paths or s3://bucket/key."""
+"""URIs: plain local paths or scheme://bucket/key."""
 
 import os
 
-from histill.config.places import is_windows, name_foreign, path_of_file_address
+from histill.config.places import is_windows, name_foreign, path_of_file_address, remote_scheme
 from histill.config.redact import redact
 from histill.errors import InputError
 
 
-def is_s3(uri: str) -> bool:
-    """Whether `uri` lies in object storage."""
-    return uri.startswith("s3://")
+def is_remote(uri: str) -> bool:
+    """Whether `uri` lies in object storage, where folders, links and dots mean nothing."""
+    return remote_scheme(uri) is not None
 
 
 def bucket_of(uri: str) -> str | None:
     """The bucket that `uri` lies in; None where it is a local path."""
-    return uri.removeprefix("s3://").partition("/")[0] if is_s3(uri) else None
+    return path_within(uri).partition("/")[0] if is_remote(uri) else None
+
+
+def path_within(uri: str) -> str:
+    """The path of `uri` in a file system of its scheme: `bucket/key`, or an absolute local path."""
+    return uri.partition("://")[2].rstrip("/") if is_remote(uri) else local_path(uri)
+
+
+def uri_like(uri: str, path: str) -> str:
+    """The URI of `path`, which is one within the file system of `uri`."""
+    scheme = remote_scheme(uri)
+    return path if scheme is None else f"{scheme}://{path}"
+
+
+def absolute(uri: str) -> str:
+    """`uri`, whatever folder a process works in."""
+    return uri if is_remote(uri) else local_path(uri)
+
+
+def without_dots(uri: str) -> str:
+    """`uri` without `.` and `..` in object storage, which does not resolve them; doubled slashes mean something."""
+    if not is_remote(uri):
+        return uri
+    kept: list[str] = []
+    bucket, *parts = uri.partition("://")[2].split("/")
+    for part in parts:
+        if part == "..":
+            kept = kept[:-1]
+        elif part != ".":
+            kept.append(part)
+    return uri_like(uri, "/".join([bucket, *kept]))
 
 
 def local_path(uri: str) -> str:
     """The absolute path that a `uri` outside object storage names. Raises InputError for other kinds of addresses."""
-    return os.path.abspath(_path_or_s3(uri))
+    return os.path.abspath(_path_or_remote(uri))
 
 
 def join(uri: str, *parts: str) -> str:
@@ -30,10 +60,10 @@ def join(uri: str, *parts: str) -> str:
 def beside(uri: str, relative: str) -> str:
     """The URI of `relative`, a path as written in the file `uri`; absolute ones stay as they are.
 
-    Raises InputError for a path of Windows, and for an address of another kind than s3://.
+    Raises InputError for a path of Windows, and for an address of a kind that is neither read nor written.
     """
-    relative = _path_or_s3(relative)
-    if is_s3(relative) or os.path.isabs(relative):
+    relative = _path_or_remote(relative)
+    if is_remote(relative) or os.path.isabs(relative):
         return relative
     folder = uri.rpartition("/")[0]
     return f"{folder}/{relative}" if folder else relative
@@ -41,13 +71,13 @@ def beside(uri: str, relative: str) -> str:
 
 def name_within(folder: str, uri: str) -> str | None:
     """What `uri` is called from within `folder`; None where it lies elsewhere."""
-    root, place = (each.rstrip("/") if is_s3(each) else os.path.abspath(each) for each in (folder, uri))
+    root, place = (each.rstrip("/") if is_remote(each) else os.path.abspath(each) for each in (folder, uri))
     return place.removeprefix(f"{root}/") if place.startswith(f"{root}/") else None
 
 
 def folder_name(uri: str) -> str:
     """The last part of `uri`."""
-    return (uri.rstrip("/") if is_s3(uri) else os.path.abspath(uri)).rpartition("/")[2]
+    return (uri.rstrip("/") if is_remote(uri) else os.path.abspath(uri)).rpartition("/")[2]
 
 
 def stem(uri: str) -> str:
@@ -55,7 +85,7 @@ def stem(uri: str) -> str:
     return os.path.splitext(uri.rstrip("/").rpartition("/")[2])[0]
 
 
-def _path_or_s3(uri: str) -> str:
+def _path_or_remote(uri: str) -> str:
     """`uri`, or the path that a file:// address names. Raises InputError for other kinds of addresses."""
     if (path := path_of_file_address(uri)) is not None:
         return path

@@ -16,17 +16,17 @@ from pyarrow.fs import FileSystem
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.storage.cache import RowGroupCache
-from histill.storage.filesystems import arrow_filesystem, arrow_path, storage_errors
+from histill.storage.filesystems import arrow_filesystem, storage_errors
 from histill.storage.retry import retried
 from histill.storage.tables import is_damage, is_part_of
-from histill.storage.uris import bucket_of, is_s3, join
+from histill.storage.uris import bucket_of, is_remote, join, path_within
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile
 from histill.stream.views import pixels_of
 from histill.tiles.contents import Expected, without_damaged
 
 OPEN_SHARDS = 512
-_CLIENT_ATTEMPTS = 2  # of the S3 client itself; what it hands on is tried again here, and said so in the log
+_CLIENT_ATTEMPTS = 2  # of the client itself; what it hands on is tried again here, and said so in the log
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class ShardReader:
                     return parquet.read_row_group(row_group, columns=columns, use_threads=False)
             except (OSError, pa.ArrowInvalid, IndexError) as error:
                 self._forget(uri, storage)
-                if not isinstance(error, IndexError) and not is_damage(error):
+                if not isinstance(error, IndexError) and not is_damage(error, uri):
                     raise
                 again = "cache the responses again" if belongs_to is not None else "repeat the ingest that made it"
                 raise InputError(
@@ -196,7 +196,7 @@ class ShardReader:
 
         try:
             with storage_errors(uri, storage):
-                table = retried(fetch, storage, what=f"shard {uri}")
+                table = retried(fetch, storage, uri=uri)
         except FileNotFoundError:
             if belongs_to is not None:
                 raise InputError(f"responses {uri} are missing; cache the responses again.") from None
@@ -230,17 +230,17 @@ class ShardReader:
                 self._clients[kind], _ = arrow_filesystem(uri, storage, attempts=_CLIENT_ATTEMPTS)
             client = self._clients[kind]
         if file is None:
-            file = client.open_input_file(arrow_path(uri))
+            file = client.open_input_file(path_within(uri))
         try:
             if footer is None:
                 footer = pq.read_metadata(file)
                 with self._lock:
-                    self._shards[uri] = (file if is_s3(uri) else None), footer
+                    self._shards[uri] = (file if is_remote(uri) else None), footer
                     while len(self._shards) > OPEN_SHARDS:
                         self._shards.popitem(last=False)
             yield file, footer
         finally:
-            if not is_s3(uri):
+            if not is_remote(uri):
                 file.close()
 
     def _forget(self, uri: str, storage: Storage) -> None:

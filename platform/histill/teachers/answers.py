@@ -72,7 +72,7 @@ def _groups(uri: str, tiles: TileShard, storage: Storage) -> list[pa.Table]:
                 shard = pq.ParquetFile(file, pre_buffer=True)
                 return [shard.read_row_group(index, columns=columns) for index in range(shard.num_row_groups)]
             except (pa.ArrowInvalid, OSError) as error:
-                if not is_damage(error):
+                if not is_damage(error, uri):
                     raise
                 raise InputError(
                     f"shard {uri} cannot be read ({str(error).splitlines()[0]}); it is truncated or damaged, so delete "
@@ -81,7 +81,7 @@ def _groups(uri: str, tiles: TileShard, storage: Storage) -> list[pa.Table]:
 
     try:
         with storage_errors(uri, storage):
-            groups = retried(read, storage, what=f"shard {uri}")
+            groups = retried(read, storage, uri=uri)
     except FileNotFoundError:
         raise InputError(f"shard {uri} is missing; repeat the ingest that made it.") from None
     if (rows := sum(group.num_rows for group in groups)) != tiles.tiles:

@@ -18,7 +18,7 @@ from histill.config.common import Storage
 from histill.errors import InputError
 from histill.storage.control import read_bytes
 from histill.storage.filesystems import control_filesystem, storage_errors
-from histill.storage.uris import beside, is_s3, local_path
+from histill.storage.uris import beside, is_remote, local_path
 
 MOST_BYTES = 16 * 2**30
 """Of the file with the weights, which is held in memory while the runtime reads it."""
@@ -106,7 +106,7 @@ def _bytes_of(tensor: onnx.TensorProto) -> int:
 def _size_of(uri: str, where: str, storage: Storage) -> int:
     """The bytes of the file with the weights. Raises InputError when it is missing, too large or out of the folder."""
     try:
-        size = _size_in_s3(where, storage) if is_s3(where) else _size_in_folder(where)
+        size = _size_of_object(where, storage) if is_remote(where) else _size_in_folder(where)
     except FileNotFoundError:
         raise InputError(f"{where} is missing, where {uri} keeps its weights; copy it there as well.") from None
     if size > MOST_BYTES:
@@ -114,7 +114,7 @@ def _size_of(uri: str, where: str, storage: Storage) -> int:
     return size
 
 
-def _size_in_s3(where: str, storage: Storage) -> int:
+def _size_of_object(where: str, storage: Storage) -> int:
     filesystem, path = control_filesystem(where, storage)
     with storage_errors(where, storage):
         return int(filesystem.info(path)["size"])

@@ -1,7 +1,6 @@
 """The rows of an index of images: which image, which case, which label; what is doubled or unused is said."""
 
 import os
-import posixpath
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import lru_cache
 from histill.config.common import Storage
 from histill.config.ingest import Columns, ImageSource
 from histill.errors import InputError
-from histill.storage.uris import beside, is_s3
+from histill.storage.uris import beside, is_remote, without_dots
 from histill.tiles.index import Index, lines_named, plain, read_index
 
 # What a column of labels or masks is called elsewhere.
@@ -77,18 +76,12 @@ def _row(source: ImageSource, values: dict[str, str], line: int) -> ImageRow:
     label = values.get(columns.label, "") if columns.label else ""
     return ImageRow(
         name=name,
-        uri=_resolved(beside(source.index, name)),
+        uri=without_dots(beside(source.index, name)),
         case=plain(values[columns.case]),
         label="|".join(filter(None, map(plain, label.split("|")))) or None,
-        mask=_resolved(beside(source.index, mask)) if mask else None,
+        mask=without_dots(beside(source.index, mask)) if mask else None,
         line=line,
     )
-
-
-def _resolved(uri: str) -> str:
-    """`uri` without `.` and `..`, which a file system resolves and object storage does not."""
-    dotted = is_s3(uri) and {".", ".."} & set(uri.split("/"))
-    return f"s3://{posixpath.normpath(uri.removeprefix('s3://'))}" if dotted else uri
 
 
 class _Files:
@@ -98,7 +91,7 @@ class _Files:
         self._folders: dict[str, str] = {}
 
     def of(self, uri: str) -> str:
-        if is_s3(uri):
+        if is_remote(uri):
             return plain(uri)
         folder, _, name = uri.rpartition("/")
         if name in ("", ".", "..") or os.path.islink(uri):

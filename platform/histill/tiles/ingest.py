@@ -13,7 +13,7 @@ from histill.cluster.tasks import map_tasks
 from histill.config.ingest import IngestConfig, SlideSource
 from histill.errors import InputError
 from histill.storage.control import exists
-from histill.storage.uris import is_s3, join
+from histill.storage.uris import is_remote, join
 from histill.tiles.claim import Claim, claim_of
 from histill.tiles.doubles import Sightings, add_sighting, note_doubles
 from histill.tiles.finished import find_finished, with_shards
@@ -194,7 +194,7 @@ def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
     seen: Sightings = {}
     for row in rows:
         add_sighting(seen, row.uri, row, config)
-    local = [row for row in rows if not is_s3(row.uri)]
+    local = [row for row in rows if not is_remote(row.uri)]
     with ThreadPoolExecutor(OPENERS) as pool:
         found: Sightings = {}
         for row, identity in zip(local, pool.map(check, local), strict=True):

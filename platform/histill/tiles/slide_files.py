@@ -12,7 +12,7 @@ from histill.config.common import Storage
 from histill.errors import InputError
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
 from histill.storage.scratch import scratch_folder
-from histill.storage.uris import is_s3
+from histill.storage.uris import is_remote
 from histill.tiles.openslide_errors import explain_error
 from histill.tiles.sources import Unreadable
 from histill.tiles.tiff_traits import find_misread
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHUNK = 16 * 2**20  # bytes read at once
 SEVERAL_FILES = {".mrxs": "MIRAX", ".dcm": "DICOM", ".vms": "Hamamatsu VMS", ".vmu": "Hamamatsu VMU"}
 GENERIC = "generic-tiff"  # OpenSlide's name for a TIFF that is no scanner's format
+_TAGS = ("ETag", "etag", "created")  # where fsspec's file systems tell a version of an object, the surest first
 DESCRIPTORS = "/proc/self/fd"  # where Linux shows open files under a name, those without one too
 
 
@@ -35,7 +36,7 @@ def opened(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
     import openslide
 
     with contextlib.ExitStack() as stack:
-        path = stack.enter_context(_local_copy(uri, storage)) if is_s3(uri) else os.path.abspath(uri)
+        path = stack.enter_context(_local_copy(uri, storage)) if is_remote(uri) else os.path.abspath(uri)
         _check_file(path, uri)
         try:
             slide = stack.enter_context(openslide.OpenSlide(path))
@@ -66,7 +67,7 @@ def _check_file(path: str, uri: str) -> None:
     base, extension = os.path.splitext(path)
     if extension.lower() == ".mrxs" and not os.path.isfile(os.path.join(base, "Slidedat.ini")):
         raise Unreadable(f"slide {uri} lacks its folder {os.path.basename(base)}/ (MIRAX); copy it beside the file.")
-    if is_s3(uri) and head[128:] == b"DICM":
+    if is_remote(uri) and head[128:] == b"DICM":
         raise _of_several(uri, "DICOM")
 
 
@@ -147,11 +148,12 @@ def fingerprint_source(uri: str, storage: Storage) -> str:
 
     Raises FileNotFoundError when there is none, and InputError when the storage refuses.
     """
-    if is_s3(uri):
+    if is_remote(uri):
         filesystem, key = control_filesystem(uri, storage)
         with storage_errors(uri, storage):
             about = filesystem.info(key)
-        return f"{about['size']}-{str(about.get('ETag', '')).strip(chr(34))}"
+        tag = next((str(about[key]) for key in _TAGS if key in about), "")
+        return f"{about['size']}-{tag.strip(chr(34))}"
     path = os.path.abspath(uri)
     stats = {os.path.basename(each): os.stat(each) for each in [path, *_companions(path)]}
     text = "\n".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats.items())

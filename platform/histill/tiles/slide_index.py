@@ -8,7 +8,7 @@ from fractions import Fraction
 from histill.config.common import Storage
 from histill.config.ingest import SlideSource
 from histill.errors import InputError
-from histill.storage.uris import beside, is_s3, stem
+from histill.storage.uris import beside, is_remote, stem, without_dots
 from histill.tiles.index import plain, read_index
 from histill.tiles.resolution import PLAUSIBLE_MPP
 
@@ -145,14 +145,5 @@ def _row(index: str, values: dict[str, str]) -> SlideRow:
 
 
 def _tidy(uri: str) -> str:
-    """`uri` without `.` and `..`, so that one file has one name; doubled slashes of object storage mean something."""
-    if not is_s3(uri):
-        return os.path.normpath(uri)
-    kept: list[str] = []
-    bucket, *parts = uri.removeprefix("s3://").split("/")
-    for part in parts:
-        if part == "..":
-            kept = kept[:-1]
-        elif part != ".":
-            kept.append(part)
-    return f"s3://{'/'.join([bucket, *kept])}"
+    """`uri` without `.` and `..`, so that one file has one name."""
+    return without_dots(uri) if is_remote(uri) else os.path.normpath(uri)

@@ -12,7 +12,7 @@ from histill.config.common import Storage
 from histill.config.load import validate
 from histill.errors import AwayError, InputError
 from histill.storage.control import json_value, read_bytes, write_bytes
-from histill.storage.uris import is_s3, join
+from histill.storage.uris import is_remote, join
 from histill.tiles.resolution import slide_mpp
 from histill.tiles.slide_files import consists_of_several, fingerprint_source, identify_slide, opened
 from histill.tiles.slide_index import SlideRow
@@ -90,7 +90,7 @@ def find_replaced(record: SlideRecord, storage: Storage) -> bool:
     if now == record.fingerprint:
         return False
     sizes = {fingerprint.partition("-")[0] for fingerprint in (now, record.fingerprint)}
-    if is_s3(record.source) or (len(sizes) > 1 and not consists_of_several(record.source)):
+    if is_remote(record.source) or (len(sizes) > 1 and not consists_of_several(record.source)):
         return True
     try:
         with opened(record.source, storage) as slide:

@@ -12,7 +12,7 @@ from histill.errors import InputError
 from histill.models.classifiers import Classifier, check_side
 from histill.models.students import STRIDE, check_encoder
 from histill.storage.control import probe
-from histill.storage.uris import is_s3, local_path
+from histill.storage.uris import absolute
 from histill.stream.places import balance_groups
 from histill.stream.views import Views, check_window
 from histill.tiles.manifest import Manifest, case_digests, read_manifest
@@ -101,17 +101,13 @@ def card_of(
         teacher_digest=teacher,
         histill=histill.__version__,
         val_cases=case_digests(manifest, config.data.val),
-        taught_on=(TaughtOn(digest=manifest.header.digest, uri=_place(config.data.tiles)),),
+        taught_on=(TaughtOn(digest=manifest.header.digest, uri=absolute(config.data.tiles)),),
     )
     card = with_lineage(card, config, network)
     model = build(card)
     if isinstance(model, Classifier):
         check_side(model, card.size_px)
     return card
-
-
-def _place(uri: str) -> str:
-    return uri if is_s3(uri) else local_path(uri)
 
 
 def _normalisation(network: Network) -> tuple[Rgb, Rgb]:

@@ -13,7 +13,7 @@ from histill.cluster.quiet import verbose
 from histill.config.base import Strict
 from histill.config.common import Storage, Tracking, WorkerGroup
 from histill.storage.steady import steady_filesystem
-from histill.storage.uris import is_s3, join
+from histill.storage.uris import join, uri_like
 from histill.train.board import make_board, shown
 from histill.train.claim import claim
 from histill.train.doubts import doubt_validation
@@ -161,7 +161,7 @@ def _fit(prepared: "Prepared", tracker: Any, callbacks: Sequence[Any], show: boo
             result = trainer.fit()
     finally:
         ray.kill(board)
-    model = ("s3://" if is_s3(config.runs) else "") + result.checkpoint.path
+    model = uri_like(config.runs, result.checkpoint.path)
     metrics = {key: float(value) for key, value in result.metrics.items() if isinstance(value, int | float)}
     kept = {os.path.basename(checkpoint.path) for checkpoint, _ in result.best_checkpoints or []}
     remove_orphans(filesystem, folder, kept)

@@ -1,4 +1,4 @@
-"""Local files that are there whole or not at all, whoever writes beside and whatever ends the writer.
+"""Local paths: files that are there whole or not at all, whoever writes beside and whatever ends the writer.
 
 A file is written under a name of its own beside its target, `<target>.<8 hex digits>.part`, brought to the disk, and
 then renamed. The writer holds a lock on it, so that whoever writes the same target later can tell what a killed writer
@@ -12,8 +12,36 @@ import glob
 import os
 import uuid
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from histill.config.common import Storage
+from histill.storage.scheme import Scheme
+from histill.storage.uris import local_path
+
+if TYPE_CHECKING:
+    import fsspec
+    from pyarrow import fs
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+
+
+def open_bytes(uri: str, storage: Storage, attempts: int) -> "fs.FileSystem":
+    """pyarrow's file system of this machine."""
+    from pyarrow import fs
+
+    return fs.LocalFileSystem()
+
+
+def open_control(uri: str, storage: Storage) -> "fsspec.AbstractFileSystem":
+    """fsspec's file system of this machine."""
+    import fsspec
+
+    return fsspec.filesystem("file")
+
+
+def walk(filesystem: "fsspec.AbstractFileSystem", uri: str, storage: Storage) -> Iterator[str]:
+    """The files below the folder `uri`; none where there is no such folder."""
+    return (os.path.join(folder, name) for folder, _, names in os.walk(local_path(uri)) for name in names)
 
 
 def put_file(path: str, data: bytes) -> None:
@@ -116,3 +144,14 @@ def _sync_folder(path: str) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+SCHEME = Scheme(
+    name="file",
+    open_bytes=open_bytes,
+    open_control=open_control,
+    overwrite=lambda _, path, data: put_file(path, data),
+    create=lambda _, path, data: create_file(path, data),
+    swap=lambda _, path, expected, data: swap_file(path, expected, data),
+    walk=walk,
+)

@@ -1,0 +1,1 @@
+"""One file for each scheme of URIs, named like it; `file` stands for local paths."""

@@ -1,0 +1,245 @@
+"""s3://: AWS S3 and all that speaks its protocol; shards by pyarrow's client, control files by s3fs.
+
+Objects are there whole or not at all: one request, or several that are completed by the last. pyarrow's streams
+complete an upload whenever they are closed, and a `with` closes them when an exception or Ctrl-C leaves it; the object
+is then there, and short. So nothing here is written through a stream.
+
+Measured against broken replies with pyarrow 25: with `AwsStandardS3RetryStrategy(max_attempts=n)` the SDK itself
+repeats a request after a 503, a reset, a stall and a body shorter than its Content-Length: n tries in all, with waits
+in between that come to about 5 seconds for n = 4. What it lets through is a plain OSError whose text alone says why:
+
+    503           AWS Error SLOW_DOWN (GET); AWS Error UNKNOWN (HTTP status 503) (HEAD)
+    reset         AWS Error NETWORK_CONNECTION ... curlCode: 56
+    stall         AWS Error NETWORK_CONNECTION ... curlCode: 28, up to 6 s after `request_timeout` of silence
+    short body    AWS Error NETWORK_CONNECTION ... curlCode: 18; it is never taken for the end of the object
+"""
+
+import errno
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from histill.config.common import Storage
+from histill.config.places import read_server
+from histill.errors import InputError
+from histill.storage.scheme import ErrorTexts, Scheme, transient_by_type
+
+if TYPE_CHECKING:
+    import fsspec
+    from pyarrow import fs
+
+_PART_BYTES = 32 * 2**20  # objects of less than two parts are one request
+_PARTS_AT_ONCE = 3
+_CONFLICTS, _CONFLICT_WAIT_S = 10, 0.2
+_REFUSED = ("PreconditionFailed", "412")
+_CONFLICTING = ("ConditionalRequestConflict", "OperationAborted", "409")
+_SETTING = "storage.endpoint (or AWS_ENDPOINT_URL)"
+_TRANSIENT = re.compile(
+    r"AWS Error (?P<name>NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT"
+    r")\b|(?P<status>HTTP status (?:408|429|5\d\d))\b"
+)
+_OF_S3FS = {errno.EBUSY: "SLOW_DOWN", errno.EREMOTEIO: "INTERNAL_FAILURE"}  # its words for them
+
+
+def endpoint_of(storage: Storage) -> str | None:
+    """The configured S3 endpoint, or the environment's, or None for AWS itself.
+
+    Raises InputError when the environment's is no http(s) address, or holds credentials.
+    """
+    if storage.endpoint:
+        return storage.endpoint
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if given := os.environ.get(name):
+            try:
+                return read_server(given)
+            except ValueError as error:
+                raise InputError(f"{name} cannot be used: {error}.") from None
+    return None
+
+
+def server_of(storage: Storage) -> str:
+    """What sentences call the server."""
+    return endpoint_of(storage) or "AWS S3"
+
+
+def open_bytes(uri: str, storage: Storage, attempts: int) -> "fs.FileSystem":
+    """pyarrow's S3 client for the bucket of `uri`; costs half the CPU of s3fs."""
+    from pyarrow import fs
+
+    options: dict[str, Any] = {
+        "connect_timeout": storage.connect_timeout_s,
+        "request_timeout": storage.request_timeout_s,
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
+    }
+    endpoint = endpoint_of(storage)
+    if endpoint:
+        options |= {"endpoint_override": endpoint, "region": storage.region or "us-east-1"}
+    elif storage.region:
+        options["region"] = storage.region
+    if (keys := _keys_of(uri, storage)) is not None:
+        options |= {"access_key": keys[0], "secret_key": keys[1]}
+    return fs.S3FileSystem(**options)
+
+
+def open_control(uri: str, storage: Storage) -> "fsspec.AbstractFileSystem":
+    """s3fs' file system for the bucket of `uri`, without caches."""
+    import fsspec
+
+    client: dict[str, Any] = {"endpoint_url": endpoint_of(storage)}
+    if storage.region:
+        client["region_name"] = storage.region
+    config = {
+        "connect_timeout": storage.connect_timeout_s,
+        "read_timeout": storage.request_timeout_s,
+        "retries": {"max_attempts": storage.attempts, "mode": "standard"},
+    }
+    keys: dict[str, Any] = {}
+    if (own := _keys_of(uri, storage)) is not None:
+        keys = {"key": own[0], "secret": own[1]}
+    filesystem = fsspec.filesystem(
+        "s3",
+        client_kwargs=client,
+        config_kwargs=config,
+        use_listings_cache=False,
+        default_fill_cache=False,
+        max_concurrency=1,  # or reading would begin with a HEAD, whose refusals have no body to say why
+        **keys,
+    )
+    if storage.attempts == 1:
+        filesystem.retries = 1  # of s3fs itself, which repeats what its client has given up
+    return filesystem
+
+
+def _keys_of(uri: str, storage: Storage) -> tuple[str, str] | None:
+    """The keys of the AWS profile that is named for the bucket of `uri`; None: the usual chain.
+
+    pyarrow knows no profiles, but that of $AWS_PROFILE.
+    """
+    profile = storage.profiles.get(uri.removeprefix("s3://").partition("/")[0])
+    if profile is None:
+        return None
+    import botocore.exceptions
+    import botocore.session
+
+    try:
+        credentials = botocore.session.Session(profile=profile).get_credentials()
+    except botocore.exceptions.ProfileNotFound:
+        credentials = None
+    if credentials is None:
+        raise InputError(
+            f"storage.profiles names the AWS profile {profile!r}, and {socket.gethostname()} has none with keys; add "
+            "it to ~/.aws/credentials (or $AWS_SHARED_CREDENTIALS_FILE) on every node."
+        )
+    keys = credentials.get_frozen_credentials()
+    if keys.token:
+        raise InputError(
+            f"storage.profiles names the AWS profile {profile!r}, whose keys on {socket.gethostname()} expire, maybe "
+            "in the middle of a run; name one with an access key of its own, or none, and use the node's role."
+        )
+    return keys.access_key, keys.secret_key
+
+
+def overwrite(filesystem: "fsspec.AbstractFileSystem", uri: str, data: bytes) -> None:
+    """Write the object whole: a reader sees the old one or the new one, never a part."""
+    filesystem.pipe_file(uri, data, chunksize=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+
+
+def create(filesystem: "fsspec.AbstractFileSystem", uri: str, data: bytes) -> bool:
+    """Write a small object if there is none (`If-None-Match: *`); whether it was written."""
+    return _put_if(filesystem, uri, data, IfNoneMatch="*")
+
+
+def swap(filesystem: "fsspec.AbstractFileSystem", uri: str, expected: bytes, data: bytes) -> bool:
+    """Write a small object if it holds `expected` (`If-Match`); whether it was written."""
+    try:
+        # If it changes in between, what is read is newer than the tag, and the tag is refused.
+        tag = filesystem.info(uri)["ETag"]
+        if filesystem.cat_file(uri) != expected:
+            return False
+        return _put_if(filesystem, uri, data, IfMatch=tag)
+    except FileNotFoundError:
+        return False
+
+
+def _put_if(filesystem: "fsspec.AbstractFileSystem", uri: str, data: bytes, **condition: str) -> bool:
+    bucket, key, _ = filesystem.split_path(uri)
+    for attempt in range(_CONFLICTS):
+        try:
+            filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+        except OSError as error:
+            # s3fs makes a FileExistsError of it only where the server names the condition
+            said = _code(error)
+            if isinstance(error, FileExistsError) or said in _REFUSED:
+                return False
+            if said not in _CONFLICTING or attempt == _CONFLICTS - 1:
+                raise
+            time.sleep(_CONFLICT_WAIT_S)
+        else:
+            return True
+    raise AssertionError("unreachable")
+
+
+def _code(error: OSError) -> Any:
+    return getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+
+
+def walk(filesystem: "fsspec.AbstractFileSystem", uri: str, storage: Storage) -> Iterator[str]:
+    """A few objects below `uri`, by one request."""
+    bucket, _, key = uri.removeprefix("s3://").rstrip("/").partition("/")
+    prefix = f"{key}/" if key else ""
+    try:
+        listed = filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=10)
+    except FileNotFoundError as error:
+        if any(text in str(error) for text in SCHEME.errors.missing_bucket):
+            raise
+        raise InputError(
+            f"{server_of(storage)} does not list {uri} as an S3 server does; set {_SETTING} to one."
+        ) from None
+    keys = (str(each["Key"]) for each in listed.get("Contents", ()))
+    return (f"s3://{bucket}/{key}" for key in keys if not key.endswith("/"))
+
+
+def transient_reason(error: OSError) -> str | None:
+    """A word for why a second try may succeed; None when it would not."""
+    if (reason := transient_by_type(error)) is not None or error.errno in _OF_S3FS:
+        return reason or _OF_S3FS[error.errno or 0]
+    found = _TRANSIENT.search(str(error))
+    return None if found is None else found["name"] or found["status"]
+
+
+SCHEME = Scheme(
+    name="s3",
+    open_bytes=open_bytes,
+    open_control=open_control,
+    overwrite=overwrite,
+    create=create,
+    swap=swap,
+    walk=walk,
+    package="s3fs",
+    packages=("botocore", "aiobotocore", "aiohttp"),
+    server=server_of,
+    setting=_SETTING,
+    credentials="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile or role of the AWS chain, or "
+    "storage.profiles)",
+    errors=ErrorTexts(
+        missing_bucket=("NoSuchBucket", "NO_SUCH_BUCKET", "bucket does not exist"),
+        refused=(
+            (
+                ("SignatureDoesNotMatch", "SIGNATURE_DOES_NOT_MATCH", "signature we calculated"),
+                "refused the secret key",
+            ),
+            (("InvalidAccessKeyId", "INVALID_ACCESS_KEY_ID", "access key"), "does not know the access key"),
+            (
+                ("ACCESS_DENIED", "AccessDenied", "Access Denied", "Forbidden", "HTTP response code 403"),
+                "denied access",
+            ),
+            (("NoCredentials", "Unable to locate credentials"), "needs credentials, and none were found"),
+        ),
+        unreachable=("NETWORK_CONNECTION", "Connect", "timed out", "Timeout", "curlCode", "Could not connect"),
+        client=("AWS Error",),
+    ),
+    transient_reason=transient_reason,
+)
