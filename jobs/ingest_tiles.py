@@ -23,7 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 def main(config: IngestConfig) -> Outcome:
     from histill.storage.control import probe
     from histill.tiles.ingest import ingest
-    from histill.tiles.summary import class_counts, missing_classes
+    from histill.tiles.summary import class_counts, warnings_of
 
     probe(config.output, config.storage)
     report = ingest(config)
@@ -37,7 +37,7 @@ def main(config: IngestConfig) -> Outcome:
             "splits": header.splits,
             "skipped": len(report.skipped),
             "skipped_reasons": report.skipped,
-            "notes": [*report.notes, *missing_classes(report.manifest)],
+            "notes": [*report.notes, *warnings_of(report.manifest)],
             "classes": class_counts(report.manifest),
             "reused": report.reused,
         }
@@ -50,7 +50,7 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
 
     from histill.tiles.parts import THUMBNAILS
     from histill.tiles.slide_records import read_slides
-    from histill.tiles.summary import SLIDES, class_counts, describe_slides, missing_classes
+    from histill.tiles.summary import SLIDES, class_counts, describe_slides, warnings_of
 
     rows = []
     for split in SPLITS:
@@ -72,7 +72,7 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
         lines += [f"{len(records)} slides{few}; pictures of what was cut: {config.output}/{THUMBNAILS}", ""]
     lines += [f"skipped: {reason}" for reason in report.skipped]
     lines += [f"note: {note}" for note in report.notes]
-    lines += [f"warning: {warning}" for warning in missing_classes(report.manifest)]
+    lines += [f"warning: {warning}" for warning in warnings_of(report.manifest)]
     state = f"{report.parts_done} parts done, {report.parts_reused} kept from before"
     if report.reused:
         state = "was there already"

@@ -18,7 +18,7 @@ from histill.cluster.interrupts import heed_signals, interrupted
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.train import claim as module
-from histill.train.claim import CLAIM_NAME, LEASE_S, claim
+from histill.train.claim import CLAIM_NAME, LEASE_S, claim, is_lost
 
 pytestmark = pytest.mark.unit
 
@@ -162,6 +162,7 @@ def test_a_claim_is_renewed_and_its_loss_ends_the_work(tmp_path: Path, monkeypat
 
     with pytest.raises(HistillError, match="another job has taken over"):
         work()
+    assert is_lost(str(tmp_path))
     assert b"others" in path.read_bytes()  # the heir's is left alone
     assert "claim" not in {thread.name for thread in threading.enumerate()}
 
@@ -201,6 +202,18 @@ def test_a_renewal_that_was_written_and_not_answered_is_followed_by_others(
         while json.loads(path.read_bytes())["renewed"] < 4:
             assert time.monotonic() < until
     assert lost == [True]
+
+
+def test_a_refused_job_leaves_no_empty_folder(tmp_path: Path) -> None:
+    with claim(str(tmp_path / "runs" / "one"), STORAGE):
+        pass
+    assert os.listdir(tmp_path) == []
+    with claim(str(tmp_path / "runs" / "one"), STORAGE):
+        (tmp_path / "runs" / "one" / "run.json").touch()
+    (tmp_path / "mine").mkdir()
+    with claim(str(tmp_path / "mine"), STORAGE):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["mine", "runs"]
 
 
 def test_ctrl_c_is_no_loss(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.splits import check_pinned, split_of
-from histill.tiles.summary import class_counts, equal_content, missing_classes
+from histill.tiles.summary import class_counts, equal_content, missing_classes, shared_content, warnings_of
 
 pytestmark = pytest.mark.unit
 COMPOSED, DECOMPOSED = "M\u00fcller", "Mu\u0308ller"
@@ -122,7 +122,7 @@ def test_what_is_left_out_is_said_with_its_lines(tmp_path: Path) -> None:
 def test_a_column_that_looks_like_labels_is_named(tmp_path: Path) -> None:
     text = "image,Class,case,y,Masks\na.png,x,1,3,m.png\n"
     unused, label, mask = index_of(tmp_path, text).notes
-    assert unused == "columns of the index that are not used: Class, y, Masks."
+    assert unused == "columns of the index that are not used: y."  # the others are named once, in what follows
     assert "no column 'label'; images.columns.label=Class takes it" in label
     assert "no column 'mask'; images.columns.mask=Masks takes it" in mask
     assert index_of(tmp_path, text, label="Class", mask=None).notes == (
@@ -212,8 +212,12 @@ def test_equal_tiles_are_said_and_whether_splits_share_them(tmp_path: Path) -> N
     """Those that are named of different splits lie in such."""
     tiles = [("x", "train", "1"), ("y", "train", "1"), ("x", "train", "2"), ("z", "val", "3"), ("z", "val", "3")]
     tiles.append(("z", "test", "4"))
-    assert equal_content(manifest_of(tmp_path, tiles).table) == [
-        "5 tiles are equal byte for byte (first: 0.png and 2.png).",
-        "3 tiles are equal and lie in different splits (first: 3.png and 5.png).",
-    ]
-    assert equal_content(manifest_of(tmp_path / "b", [("x", "train", "1"), ("y", "val", "2")]).table) == []
+    manifest = manifest_of(tmp_path, tiles)
+    assert equal_content(manifest.table) == ["5 tiles are equal byte for byte (first: 0.png and 2.png)."]
+    (warning,) = [said for said in warnings_of(manifest) if "equal" in said]
+    assert warning.startswith("3 tiles are equal and lie in different splits (first: 3.png and 5.png)")
+    within = manifest_of(tmp_path / "a", tiles[:3]).table
+    assert len(equal_content(within)) == 1
+    assert shared_content(within) == []
+    none = manifest_of(tmp_path / "b", [("x", "train", "1"), ("y", "val", "2")]).table
+    assert equal_content(none) == shared_content(none) == []

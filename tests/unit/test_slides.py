@@ -197,7 +197,7 @@ def test_a_column_of_cases_under_another_name_is_not_passed_over(tmp_path: Path)
             rows_of(tmp_path, f"slide,{name}\na.svs,1\n")
     (tmp_path / "p.csv").write_text("slide,Patient_ID,note\na.svs,1,x\nb.svs,1,x\n")
     notes = read_slide_index(SlideSource(index=str(tmp_path / "p.csv"), mpp=0.5), STORAGE).notes
-    assert notes[0] == "columns of the index that are not used: Patient_ID, note."
+    assert notes[0] == "columns of the index that are not used: note."
     assert "no column 'case'; rename 'Patient_ID'" in notes[1]
     (tmp_path / "p.csv").write_text("slide,case,patient\na.svs,1,x\n")
     assert len(read_slide_index(SlideSource(index=str(tmp_path / "p.csv"), mpp=0.5), STORAGE).notes) == 1

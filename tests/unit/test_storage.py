@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
@@ -13,7 +14,7 @@ from histill.config.common import Storage
 from histill.errors import AwayError, InputError
 from histill.storage import control
 from histill.storage.filesystems import arrow_filesystem, storage_error, storage_errors
-from histill.storage.uris import beside, join, stem
+from histill.storage.uris import beside, folder_of, join, stem
 
 pytestmark = pytest.mark.unit
 
@@ -37,6 +38,12 @@ def test_paths_in_an_index_are_relative_to_it(index: str, relative: str, expecte
 def test_join_and_stem() -> None:
     assert join("s3://b/set/", "shards", "a.parquet") == "s3://b/set/shards/a.parquet"
     assert stem("s3://b/x/slide.one.svs") == "slide.one"
+
+
+def test_the_folder_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    places = ("s3://b/reports/a.html", "s3://b/a.html", "/a.html", "a.html", "/data/a.html", "data/a.html")
+    assert [folder_of(place) for place in places] == ["s3://b/reports", "s3://b", "/", "/", "/data", "/data"]
 
 
 def test_bytes_come_back(tmp_path: Path) -> None:
@@ -70,14 +77,46 @@ def test_a_missing_file_stays_file_not_found(tmp_path: Path) -> None:
 
 
 def test_probe_leaves_nothing(tmp_path: Path) -> None:
-    control.probe(str(tmp_path / "out"), STORAGE)
-    assert os.listdir(tmp_path / "out") == []
+    control.probe(str(tmp_path / "out" / "deep"), STORAGE)
+    control.probe(str(tmp_path), STORAGE)
+    assert os.listdir(tmp_path) == []
 
 
 def test_probe_names_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/out"):
         control.probe(str(tmp_path / "file" / "out"), STORAGE)
+
+
+WRITERS = (
+    lambda uri: control.probe(uri, STORAGE),
+    lambda uri: control.write_bytes(f"{uri}/file", b"", STORAGE),
+    lambda uri: control.create_bytes(f"{uri}/file", b"", STORAGE),
+)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("place", ["/proc/histill", "/proc/histill/out", "/dev/null/out"])
+def test_a_place_where_no_folder_can_be_made_is_said(write: Callable[[str], object], place: str) -> None:
+    with pytest.raises(InputError, match=rf"^{place}.* cannot be used \(.*\); .*\.$") as raised:
+        write(place)
+    assert "Errno" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (errno.EACCES, r"\(permission denied\); give this user the right"),
+        (errno.EROFS, r"\(read-only file system\); name a place that can be written"),
+        (errno.ENOSPC, r"\(no space left on device\); make room there"),
+        (errno.ENAMETOOLONG, r"\(file name too long\); choose a shorter name"),
+        (errno.EIO, r"; look after what it names, or name another place"),
+    ],
+)
+def test_what_the_system_says_of_a_write_is_a_sentence(tmp_path: Path, number: int, step: str) -> None:
+    error = OSError(number, os.strerror(number))
+    with patch("os.makedirs", side_effect=error), pytest.raises(InputError, match=step):
+        control.write_bytes(str(tmp_path / "out" / "file"), b"", STORAGE)
 
 
 def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +242,7 @@ def test_a_write_that_ends_in_the_middle_leaves_the_old_file(
 
 
 def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
-    left, written, others = (tmp_path / f"{name}.part" for name in ("a[1].00000001", "a[1].00000002", "b.00000003"))
+    left, written, others = (tmp_path / f"{name}.part" for name in ("a[1].00000001", "a[1].00000002", "b.00000001"))
     for part in (left, written, others):
         part.write_bytes(b"half")
     with written.open("rb") as file:
@@ -212,3 +251,31 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_p
         assert sorted(os.listdir(tmp_path)) == ["a[1]", written.name, others.name]
     control.write_bytes(str(tmp_path / "a[1]"), b"whole", STORAGE)
     assert sorted(os.listdir(tmp_path)) == ["a[1]", others.name]
+
+
+def test_no_write_lists_the_folder(tmp_path: Path) -> None:
+    """Or each would cost as much as there are files beside."""
+    with patch("os.scandir", side_effect=AssertionError), patch("os.listdir", side_effect=AssertionError):
+        control.write_bytes(str(tmp_path / "a"), b"1", STORAGE)
+        assert control.create_bytes(str(tmp_path / "b"), b"1", STORAGE)
+        assert control.swap_bytes(str(tmp_path / "a"), b"1", b"2", STORAGE)
+
+
+def test_what_many_killed_writers_of_one_file_have_left_goes_at_the_next_write(tmp_path: Path) -> None:
+    uri = str(tmp_path / "file")
+    for number in range(8):
+        (tmp_path / f"file.{number:08x}.part").touch()
+    os.link(tmp_path / "file.00000000.part", uri)  # one was killed between making the file and removing its part
+    assert not control.create_bytes(uri, b"new", STORAGE)
+    control.write_bytes(uri, b"new", STORAGE)
+    assert os.listdir(tmp_path) == ["file"]
+    assert control.read_bytes(uri, STORAGE) == b"new"
+
+
+def test_more_writers_of_one_file_than_names_that_are_swept(tmp_path: Path) -> None:
+    uri = str(tmp_path / "file")
+    with ThreadPoolExecutor(24) as pool:
+        list(pool.map(lambda number: control.write_bytes(uri, b"%d" % number * 9, STORAGE), range(240)))
+    found = control.read_bytes(uri, STORAGE)
+    assert found in {b"%d" % number * 9 for number in range(240)}
+    assert os.listdir(tmp_path) == ["file"]

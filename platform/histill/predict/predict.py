@@ -33,7 +33,7 @@ from histill.predict.draw import (
 from histill.predict.finished import count_bytes, find_record
 from histill.predict.shard import Predicting, Predictor
 from histill.predict.slides_table import write_csv
-from histill.storage.control import write_bytes, write_json
+from histill.storage.control import probe, write_bytes, write_json
 from histill.storage.uris import join
 from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest, read_manifest
@@ -64,9 +64,10 @@ class Predicted:
 def predict(config: PredictConfig) -> Predicted:
     """Let the model answer every tile; a finished run is only read, and drawn if that is still to be done.
 
-    Raises InputError for a model unlike the tiles, an empty split, more undecodable tiles than are allowed, and a model
-    or tile set that is replaced meanwhile.
+    Raises InputError for an output that cannot be written, a model unlike the tiles, an empty split, more undecodable
+    tiles than are allowed, and a model or tile set that is replaced meanwhile.
     """
+    probe(config.output, config.storage)
     model = resolve(config.model, config.storage)
     _, card, digest = load(model, config.storage)
     tiles = config.tiles if config.tiles is not None else _cut(config, card)

@@ -24,8 +24,9 @@ from histill.registry.runs import open_run
 from histill.registry.server import check_tracking, server_uri
 from histill.registry.settled import settled_reference
 from histill.registry.versions import SCORE_PATH, fetch_model, json_bytes
-from histill.storage.control import write_bytes
+from histill.storage.control import probe, write_bytes
 from histill.storage.scratch import scratch_folder
+from histill.storage.uris import folder_of
 
 KIND = "score_model"
 REPORT_PATH = "report.html"
@@ -39,6 +40,8 @@ def scored(config: ScoreConfig) -> Score:
     """
     _check_workers(config)
     check_tracking(config.tracking)  # before the work
+    for written in filter(None, (config.report, config.picture)):
+        probe(folder_of(written), config.storage)
     with scratch_folder() as folder:
         model = fetch_model(config.model, config.tracking, Path(folder))
         held_out = settled_reference(config.held_out, config.tracking, folder, config.storage)

@@ -13,8 +13,9 @@ from histill.errors import InputError
 from histill.search.front import Point, front
 from histill.search.outcome import said_of
 from histill.search.trial import run_of
+from histill.train.claim import is_lost
 from histill.train.launch import OpenRun
-from histill.train.run_folder import finished, open_record
+from histill.train.run_folder import finished, open_record, run_uri
 
 _STATES = {"RUNNING": "running", "PENDING": "waiting", "TERMINATED": "done", "ERROR": "failed"}
 
@@ -66,7 +67,7 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
 
         def _close(self, trial: Any, status: str) -> None:
             run = run_of(config, trial.config, trial.trial_id)
-            if trial.trial_id in self.closed or finished(run) is not None:
+            if trial.trial_id in self.closed or is_lost(run_uri(config)) or finished(run) is not None:
                 return
             self.closed.add(trial.trial_id)
             record = open_record(run, config.job)

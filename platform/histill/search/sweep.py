@@ -83,7 +83,7 @@ def _run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | 
     check_inputs(config, record, prepared.inputs)
     tracker = open_run(config.tracking, name=config.name, kind=KIND, config=config, run_id=record.tracking_run)
     parent = tracker.run_id if tracker else None
-    with close_on_error(tracker):
+    with close_on_error(tracker, run_uri(config)):
         save_record(config, record.model_copy(update={"tracking_run": parent, "inputs": prepared.inputs}))
         if tracker:  # a trial runs in a process that need not know this one's environment
             tracking = config.tracking.model_copy(update={"uri": tracker.uri})

@@ -8,9 +8,10 @@ from typing import Any
 
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.storage.filesystems import control_filesystem, storage_errors
+from histill.storage.filesystems import control_filesystem, storage_errors, writing_errors
+from histill.storage.folders import probe_folder
 from histill.storage.scheme import scheme_of
-from histill.storage.uris import join
+from histill.storage.uris import is_remote, join, local_path
 
 
 def read_bytes(uri: str, storage: Storage) -> bytes:
@@ -24,7 +25,7 @@ def read_bytes(uri: str, storage: Storage) -> bytes:
 def write_bytes(uri: str, data: bytes, storage: Storage) -> None:
     """Write the file whole: a reader sees the old one or the new one, never a part."""
     filesystem, path = control_filesystem(uri, storage)
-    with storage_errors(uri, storage):
+    with writing_errors(uri, storage):
         scheme_of(uri).overwrite(filesystem, path, data)
 
 
@@ -36,7 +37,7 @@ def create_bytes(uri: str, data: bytes, storage: Storage) -> bool:
     lost, finds their own.)
     """
     filesystem, path = control_filesystem(uri, storage)
-    with storage_errors(uri, storage):
+    with writing_errors(uri, storage):
         with contextlib.suppress(FileNotFoundError):  # also for servers that do not know conditional writes
             return bool(filesystem.cat_file(path) == data)
         return scheme_of(uri).create(filesystem, path, data) or _holds(uri, data, storage)
@@ -45,7 +46,7 @@ def create_bytes(uri: str, data: bytes, storage: Storage) -> bool:
 def swap_bytes(uri: str, expected: bytes, data: bytes, storage: Storage) -> bool:
     """Write the file whole if it holds `expected`; whether it holds `data` now. Of several at once one prevails."""
     filesystem, path = control_filesystem(uri, storage)
-    with storage_errors(uri, storage):
+    with writing_errors(uri, storage):
         return scheme_of(uri).swap(filesystem, path, expected, data) or _holds(uri, data, storage)
 
 
@@ -145,10 +146,15 @@ def json_value(value: Any) -> Any:
 
 
 def probe(uri: str, storage: Storage) -> None:
-    """Write and remove a marker below `uri`, before a long job starts to write there.
+    """Write and remove something below `uri`, before a long job starts to write there.
 
-    Raises InputError in one sentence when the storage cannot be reached, or refuses the credentials or the writing.
+    Of local folders that are missing none is made, so that a job that is refused later leaves nothing. Raises
+    InputError in one sentence when the storage cannot be reached, or refuses the credentials or the writing.
     """
+    if not is_remote(uri):
+        with writing_errors(uri, storage):
+            probe_folder(local_path(uri))
+        return
     filesystem, path = control_filesystem(join(uri, ".probe"), storage)
     # Reading comes first: a server that makes a missing bucket at the first write would hide a misspelt name.
     with contextlib.suppress(FileNotFoundError), storage_errors(uri, storage):

@@ -1,6 +1,8 @@
 """File systems for a URI, pyarrow's for bytes and fsspec's for control files, and their errors as sentences."""
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,20 @@ def control_filesystem(uri: str, storage: Storage) -> tuple["fsspec.AbstractFile
         raise missing_package(uri) from None
 
 
+_NEXT_STEPS = {
+    errno.EACCES: "give this user the right to it, or name another place",
+    errno.EPERM: "give this user the right to it, or name another place",
+    errno.ENOENT: "no folder can be made there, so name another place",
+    errno.ENOTDIR: "a file stands where a folder is needed, so correct the path",
+    errno.EISDIR: "a folder stands where a file is needed, so correct the path",
+    errno.EEXIST: "a file stands where a folder is needed, so correct the path",
+    errno.EROFS: "name a place that can be written",
+    errno.ENOSPC: "make room there, and give the same command again",
+    errno.EDQUOT: "make room there, and give the same command again",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
 @contextlib.contextmanager
 def storage_errors(uri: str, storage: Storage) -> Iterator[None]:
     """Turn what a scheme's clients raise about credentials, buckets and connections into one sentence about `uri`.
@@ -52,6 +68,21 @@ def storage_errors(uri: str, storage: Storage) -> Iterator[None]:
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in scheme_of(uri).packages:
             raise
         raise storage_error(uri, storage, error) from None
+
+
+@contextlib.contextmanager
+def writing_errors(uri: str, storage: Storage) -> Iterator[None]:
+    """`storage_errors` for a writer of `uri`, to whom nothing can be missing but a folder that cannot be made.
+
+    Raises InputError.
+    """
+    with storage_errors(uri, storage):
+        try:
+            yield
+        except FileNotFoundError as error:
+            if is_remote(uri):
+                raise
+            raise _local_error(uri, error) from None
 
 
 def storage_error(uri: str, storage: Storage, error: Exception) -> InputError:
@@ -71,4 +102,19 @@ def storage_error(uri: str, storage: Storage, error: Exception) -> InputError:
                 f"{where} does not serve {uri} at present ({reason}); look after the server, and give the same command "
                 "again."
             )
-    return InputError(f"{uri} cannot be used: {str(error).splitlines()[0] if str(error) else type(error).__name__}.")
+    if isinstance(error, OSError) and not is_remote(uri):
+        return _local_error(uri, error)
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"{uri} cannot be used: {said}; mend what it names, or name another place.")
+
+
+def _local_error(uri: str, error: OSError) -> InputError:
+    """The sentence for what the operating system says of a local path."""
+    if error.errno is None:  # pyarrow's own words
+        said = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    else:
+        said = os.strerror(error.errno).lower()
+        if isinstance(error.filename, str) and error.filename.rstrip("/") != path_within(uri):
+            said += f" at {error.filename}"
+    step = _NEXT_STEPS.get(error.errno or 0, "look after what it names, or name another place")
+    return InputError(f"{uri} cannot be used ({said}); {step}.")

@@ -69,6 +69,11 @@ def beside(uri: str, relative: str) -> str:
     return f"{folder}/{relative}" if folder else relative
 
 
+def folder_of(uri: str) -> str:
+    """The folder that the file `uri` lies in."""
+    return uri.rpartition("/")[0] if is_remote(uri) else os.path.dirname(local_path(uri))
+
+
 def name_within(folder: str, uri: str) -> str | None:
     """What `uri` is called from within `folder`; None where it lies elsewhere."""
     root, place = (each.rstrip("/") if is_remote(each) else os.path.abspath(each) for each in (folder, uri))

@@ -166,13 +166,15 @@ def _notes(columns: Columns, index: Index, rows: Sequence[ImageRow], files: _Fil
 
 def _unused_notes(columns: Columns, index: Index) -> list[str]:
     unused = index.unused((columns.image, columns.case, columns.label, columns.mask))
-    notes = [f"columns of the index that are not used: {', '.join(unused)}."] if unused else []
+    notes, named = [], set()
     for key, column, names in (("label", columns.label, LIKE_LABEL), ("mask", columns.mask, LIKE_MASK)):
         likely = _first_like(unused, names)
         if column is not None and column not in index.columns and likely:
+            named.add(likely)
             notes.append(f"no image has a {key}: the index has no column {column!r}; images.columns.{key}={likely} "
                          f"takes it from {likely!r}.")  # fmt: skip
-    return notes
+    others = [column for column in unused if column not in named]
+    return ([f"columns of the index that are not used: {', '.join(others)}."] if others else []) + notes
 
 
 def _first_like(columns: Iterable[str], names: Sequence[str]) -> str | None:

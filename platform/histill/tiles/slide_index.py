@@ -72,8 +72,10 @@ def read_slide_index(source: SlideSource, storage: Storage) -> SlideIndex:
         unused = index.unused(COLUMNS)
         notes = index.notes
         if unused:
-            notes += (f"columns of the index that are not used: {', '.join(unused)}.",)
-            notes += _case_notes(source.index, index.columns, unused)
+            likely, said = _case_notes(source.index, index.columns, unused)
+            others = [name for name in unused if name != likely]
+            notes += (f"columns of the index that are not used: {', '.join(others)}.",) if others else ()
+            notes += said
     named: dict[str, list[SlideRow]] = {}
     for row in rows:
         for earlier in named.setdefault(row.name, []):
@@ -82,8 +84,8 @@ def read_slide_index(source: SlideSource, storage: Storage) -> SlideIndex:
     return SlideIndex(rows, notes)
 
 
-def _case_notes(uri: str, columns: Sequence[str], unused: Sequence[str]) -> tuple[str, ...]:
-    """A sentence for a column that looks like cases, where none is called so.
+def _case_notes(uri: str, columns: Sequence[str], unused: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """A column that looks like cases, where none is called so, and a sentence for it.
 
     Raises InputError for an unused column that is called like one that is read, but for upper case.
     """
@@ -93,11 +95,11 @@ def _case_notes(uri: str, columns: Sequence[str], unused: Sequence[str]) -> tupl
                 f"the index {uri} has no column {name.casefold()!r} but one {name!r}, which nothing reads; rename it."
             )
     if "case" in columns:
-        return ()
+        return None, ()
     likely = [name for name in unused if "".join(filter(str.isalnum, name.casefold())) in LIKE_CASE]
     if not likely:
-        return ()
-    return (
+        return None, ()
+    return likely[0], (
         "each slide counts as a case of its own, and slides of one patient may lie in different splits: the index has "
         f"no column 'case'; rename {likely[0]!r} if it says whose they are.",
     )

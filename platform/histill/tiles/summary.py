@@ -72,22 +72,40 @@ def image_notes(parts: Sequence[Part], meaning: Mapping[int, int] | None) -> lis
     return sentences
 
 
+def warnings_of(manifest: Manifest) -> list[str]:
+    """A sentence for each thing about the set that spoils what is trained or scored on it."""
+    return [*missing_classes(manifest), *shared_content(manifest.table)]
+
+
 def equal_content(rows: pa.Table) -> list[str]:
-    """A sentence if tiles (rows of a manifest) are equal byte for byte, and one more if they lie in several splits."""
-    counts = rows["content"].value_counts()
-    contents = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    rows = rows.filter(pc.is_in(rows["content"], contents))
-    groups = rows.group_by("content").aggregate([("tile_id", "min"), ("tile_id", "max"), ([], "count_all")]).to_pylist()
+    """A sentence if tiles (rows of a manifest) are equal byte for byte."""
+    groups = (
+        _equal_ones(rows).group_by("content").aggregate([("tile_id", "min"), ("tile_id", "max"), ([], "count_all")])
+    )
+    if not groups.num_rows:
+        return []
+    first = min((group["tile_id_min"], group["tile_id_max"]) for group in groups.to_pylist())
+    tiles = pc.sum(groups["count_all"]).as_py()
+    return [f"{tiles} tiles are equal byte for byte (first: {first[0]} and {first[1]})."]
+
+
+def shared_content(rows: pa.Table) -> list[str]:
+    """A sentence if tiles (rows of a manifest) of different splits are equal byte for byte."""
+    rows = _equal_ones(rows)
     places = rows.group_by(["content", "split"]).aggregate([("tile_id", "min"), ([], "count_all")])
     shared = places.group_by("content").aggregate([("tile_id_min", "list"), ("count_all", "sum"), ([], "count_all")])
     shared = shared.filter(pc.greater(shared["count_all"], 1))
-    sentences = []
-    if groups:
-        first = min((group["tile_id_min"], group["tile_id_max"]) for group in groups)
-        tiles = sum(group["count_all"] for group in groups)
-        sentences.append(f"{tiles} tiles are equal byte for byte (first: {first[0]} and {first[1]}).")
-    if shared.num_rows:
-        first = min(tuple(sorted(names)[:2]) for names in shared["tile_id_min_list"].to_pylist())
-        tiles = pc.sum(shared["count_all_sum"]).as_py()
-        sentences.append(f"{tiles} tiles are equal and lie in different splits (first: {first[0]} and {first[1]}).")
-    return sentences
+    if not shared.num_rows:
+        return []
+    first = min(tuple(sorted(names)[:2]) for names in shared["tile_id_min_list"].to_pylist())
+    tiles = pc.sum(shared["count_all_sum"]).as_py()
+    return [
+        f"{tiles} tiles are equal and lie in different splits (first: {first[0]} and {first[1]}), so scores flatter; "
+        "remove the copies from the index, or give them one case."
+    ]
+
+
+def _equal_ones(rows: pa.Table) -> pa.Table:
+    counts = rows["content"].value_counts()
+    contents = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    return rows.filter(pc.is_in(rows["content"], contents))

@@ -22,11 +22,13 @@ from histill.cluster.interrupts import end_for
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.storage.control import create_bytes, read_bytes, remove, swap_bytes
-from histill.storage.uris import join
+from histill.storage.folders import nearest_folder, remove_empty_folders
+from histill.storage.uris import is_remote, join, local_path
 
 CLAIM_NAME = "claim.json"
 LEASE_S, RENEW_S, _LOOK_S = 60.0, 10.0, 2.0
 _PROC = Path("/proc")
+_lost: set[str] = set()  # folders
 Place = tuple[str, str, int, str]  # host, what tells it from its namesakes, process, when that began
 
 
@@ -34,13 +36,17 @@ Place = tuple[str, str, int, str]  # host, what tells it from its namesakes, pro
 def claim(folder: str, storage: Storage) -> Iterator[None]:
     """Hold the claim of `folder` while in the block, from the main thread.
 
+    A local folder that nothing was written to is gone again after the block.
+
     Raises InputError when another job holds it, and HistillError in the middle of the block when another job has taken
     it over, since this one did not renew it in time.
     """
     uri, token, place = join(folder, CLAIM_NAME), uuid.uuid4().hex, here()
     held = [_written(token, place, 0)]
+    above = None if is_remote(folder) else nearest_folder(local_path(folder))
     _take(uri, folder, held[0], place, storage)
-    done, lost = threading.Event(), threading.Event()
+    _lost.discard(folder)
+    done = threading.Event()
     reason = HistillError(
         f"another job has taken over {folder}, since this one did not renew its claim for {LEASE_S:g} s; the other "
         "goes on with it."
@@ -55,7 +61,7 @@ def claim(folder: str, storage: Storage) -> Iterator[None]:
                 if swap_bytes(uri, held[0], renewed, storage):
                     held[0] = renewed
                 elif (found := _ours(uri, token, storage)) is None:
-                    lost.set()
+                    _lost.add(folder)
                     end_for(reason)
                     return
                 else:  # a write that was carried out, and whose answer was lost
@@ -66,7 +72,7 @@ def claim(folder: str, storage: Storage) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if not lost.is_set():
+        if not is_lost(folder):
             raise
         raise reason from None
     finally:
@@ -75,6 +81,13 @@ def claim(folder: str, storage: Storage) -> Iterator[None]:
         with contextlib.suppress(HistillError, OSError):
             if _ours(uri, token, storage) is not None:
                 remove(uri, storage)
+                if above is not None:
+                    remove_empty_folders(local_path(folder), below=above)
+
+
+def is_lost(folder: str) -> bool:
+    """Whether another job has taken over the claim of `folder` from this process."""
+    return folder in _lost
 
 
 def here() -> Place:

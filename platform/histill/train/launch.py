@@ -109,7 +109,7 @@ def _train_run(
         storage=config.storage,
     )
     # a trial is closed by its sweep, which knows whether it was only stopped
-    with close_on_error(tracker if parent is None else None):
+    with close_on_error(tracker if parent is None else None, run_uri(config)):
         run_id = tracker.run_id if tracker else None
         save_record(config, record.model_copy(update={"tracking_run": run_id, "inputs": prepared.inputs}))
         if tracker and figures:

@@ -1,16 +1,15 @@
 """Local paths: files that are there whole or not at all, whoever writes beside and whatever ends the writer.
 
-A file is written under a name of its own beside its target, `<target>.<8 hex digits>.part`, brought to the disk, and
-then renamed. The writer holds a lock on it, so that whoever writes the same target later can tell what a killed writer
-has left, and removes it.
+A file is written under a name of its own beside its target, `<target>.<number in 8 hex digits>.part`, brought to the
+disk, and then renamed. The writer holds a lock on it, so that whoever writes the same target later can tell what a
+killed writer has left, and removes it.
 """
 
 import contextlib
 import errno
 import fcntl
-import glob
+import itertools
 import os
-import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+_NAMES = 8  # of parts that are looked at before each write: as many writers of one target at once are swept up after
 
 
 def open_bytes(uri: str, storage: Storage, attempts: int) -> "fs.FileSystem":
@@ -84,11 +84,11 @@ def swap_file(path: str, expected: bytes, data: bytes) -> bool:
 @contextlib.contextmanager
 def _part(path: str) -> Iterator[str]:
     """A locked, empty file beside `path`, which is removed in the end if it is still there."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    _sweep(path)
     while True:
-        part = f"{path}.{uuid.uuid4().hex[:8]}.part"
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        part = _free_name(path)
+        descriptor = _create(part)
+        if descriptor is None:  # another writer was faster
+            continue
         try:
             with contextlib.suppress(OSError):  # a file system without locks: what is left there stays
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -96,21 +96,58 @@ def _part(path: str) -> Iterator[str]:
                 yield part
                 return
         finally:
-            os.close(descriptor)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(part)
-
-
-def _sweep(path: str) -> None:
-    """Remove what writers of `path` have left that are no more."""
-    for part in glob.glob(f"{glob.escape(path)}.????????.part"):
-        with contextlib.suppress(OSError):  # it is gone, or its writer is at work
-            descriptor = os.open(part, os.O_RDWR)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(part)
+                if _is_at(descriptor, part):  # else the name may be another writer's by now
+                    os.unlink(part)
             finally:
                 os.close(descriptor)
+
+
+def _free_name(path: str) -> str:
+    """The first name of a part of `path` that nobody writes under; what killed writers have left under it goes.
+
+    The names are few and known, so that no folder is listed: a look costs the same among ten files and a million.
+    """
+    names = (f"{path}.{number:08x}.part" for number in itertools.count())
+    looked_at = list(itertools.islice(names, _NAMES))
+    free = [name for name in looked_at if _is_free(name)]  # of all, since a killed writer may have had any
+    return free[0] if free else next(name for name in names if _is_free(name))
+
+
+def _is_free(part: str) -> bool:
+    """Whether there is no such part; one whose writer is no more is removed."""
+    try:
+        descriptor = os.open(part, os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    except PermissionError:
+        if not os.path.lexists(part):  # it is the folder that cannot be looked into
+            raise
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(descriptor, part):
+            os.unlink(part)
+            return True
+        return False
+    except OSError:  # its writer is at work
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _create(part: str) -> int | None:
+    """A descriptor of the new file `part`; None where there is one."""
+    for last in (False, False, True):
+        os.makedirs(os.path.dirname(part), exist_ok=True)
+        try:
+            return os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return None
+        except FileNotFoundError:  # a job that has ended removed its empty folder between the two lines
+            if last:
+                raise
+    return None
 
 
 def _write(path: str, data: bytes) -> None:
