@@ -18,7 +18,7 @@ from histill.config.distill import DistillConfig, DistillLoss
 from histill.config.load import validate, with_value
 from histill.config.scoring import CacheConfig
 from histill.distill.resolution import Distill
-from histill.distill.task import Terms
+from histill.distill.task import Task, Terms
 from histill.distill.terms import TERMS
 from histill.errors import InputError
 from histill.models.classifiers import Classifier
@@ -35,8 +35,10 @@ from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.tiles.shards import shards_of
 from histill.train.assemble import make_model, make_task
+from histill.train.checkpoint import TASK_NAME, Learner, restore_checkpoint, save_checkpoint
 from histill.train.prepare import Prepared, prepare_distillation
-from histill.train.session import labels_of, streams_of
+from histill.train.session import labels_of, learner_of, streams_of
+from histill.train.task_state import gather_task_state, load_task_state
 
 pytestmark = pytest.mark.unit
 
@@ -249,6 +251,55 @@ def test_the_queue_holds_the_teacher_s_keys_of_earlier_tiles(manifest: Manifest,
     assert isinstance(task, Distill)
     assert task._queue is not None
     assert len(task._queue) == 6
+
+
+def test_a_resumed_run_remembers_the_keys_of_earlier_tiles(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    """So that its losses are those of a run that was never stopped."""
+    config = configured(manifest, teacher, tmp_path, loss={"features": None, "contrastive": {"queue": 10}})
+    prepared = prepare_distillation(config)
+    batch, cpu = first_batch(prepared, manifest), torch.device("cpu")
+
+    def steps(learner: Learner, task: Task, count: int) -> list[float]:
+        losses = []
+        for _ in range(count):
+            torch.manual_seed(len(losses))
+            learner.optimiser.zero_grad()
+            loss = task.loss(learner.model.train(), batch).loss
+            loss.backward()
+            learner.optimiser.step()
+            losses.append(float(loss.detach()))
+        return losses
+
+    through, task = learner_of(prepared, manifest, cpu), make_task(prepared)
+    steps(through, task, 2)
+    through.task_state = gather_task_state(task, 0, 1)
+    save_checkpoint(str(tmp_path), through, prepared.card)
+    undisturbed = steps(through, task, 3)
+
+    def resume() -> list[float]:
+        resumed, again = learner_of(prepared, manifest, cpu), make_task(prepared)
+        restore_checkpoint(str(tmp_path), resumed)
+        load_task_state(again, resumed.task_state, 0)
+        return steps(resumed, again, 3)
+
+    assert resume() == undisturbed
+    (tmp_path / TASK_NAME).unlink()  # as an earlier version has left it
+    forgot = resume()
+    assert forgot[0] < undisturbed[0]  # fewer keys to tell apart
+
+
+def test_every_worker_gets_its_own_memory_back(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    config = configured(manifest, teacher, tmp_path, loss={"features": None, "contrastive": {"queue": 6}})
+    task = make_task(prepare_distillation(config))
+    assert isinstance(task, Distill)
+    others = torch.tensor([[3.0, 3.0]])
+    for worker, queue in enumerate(([[1.0, 2.0]], [[3.0, 4.0], [5.0, 6.0]])):
+        load_task_state(task, {"0.queue": others, f"{worker + 1}.queue": torch.tensor(queue)}, worker + 1)
+        assert task.state_dict()["queue"].tolist() == queue
+    gathered = gather_task_state(task, 1, 3)
+    assert {name: len(rows) for name, rows in gathered.items()} == {"0.queue": 0, "1.queue": 2, "2.queue": 0}
+    load_task_state(task, gathered, 7)  # a worker that is new
+    assert task.state_dict() == {}
 
 
 def cached(manifest: Manifest, teacher: str, out: Path, **changes: Any) -> str:

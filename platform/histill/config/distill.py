@@ -68,7 +68,7 @@ class Contrastive(Term):
     """InfoNCE between the pooled last maps, with a queue of the teacher's for other tiles."""
 
     temperature: float = Field(0.07, gt=0, description="sharpens the comparison")
-    queue: int = Field(1024, ge=0, description="tiles that each worker remembers; after a restart it fills again")
+    queue: int = Field(1024, ge=0, description="tiles that each worker remembers")
 
 
 class Relational(Term):

@@ -5,7 +5,7 @@ Medicine 119:102136 (2021), doi 10.1016/j.artmed.2021.102136, arXiv 2101.04170: 
 distance of the last feature maps, the teacher's brought to the student's size. Here each is a term among others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -60,6 +60,14 @@ class Distill:
         reference = self._decisions if self.judged_by_teacher else None
         return ClassJudge(len(self.classes), tiles, reference, multi_label=self.multi_label)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The teacher's keys of earlier tiles, float [Q, D], newest first."""
+        return {} if self._queue is None else {"queue": self._queue}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from these keys."""
+        self._queue = state.get("queue")
+
     def _target(self, batch: TileBatch, logits: Tensor) -> Tensor:
         """Labels, int64, in the shape of the decisions; -1 where there are none."""
         if not self.dense:
@@ -101,6 +109,6 @@ class Distill:
         if self.terms.contrastive is None:
             return valid.new_zeros((0, 0), dtype=torch.float32)
         keys = maps[self.layers.last[1]].detach().mean((2, 3))[valid]
-        earlier = keys[:0] if self._queue is None else self._queue
+        earlier = keys[:0] if self._queue is None else self._queue.to(keys.device)
         self._queue = torch.cat([keys, earlier])[: self.terms.contrastive.queue]
         return earlier

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -51,6 +51,19 @@ class Task(Protocol):
 
     def judge(self, tiles: np.ndarray) -> Judge:
         """A judge of a split whose tiles are the manifest rows `tiles` (int64, ascending)."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A task whose loss depends on earlier batches."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it remembers: tensors with a row for each thing, by name. The names are those of every worker."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` said; a name that is missing stands for nothing."""
         ...
 
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +21,7 @@ from histill.train.run_folder import CHECKPOINTS
 
 OPTIMISER_NAME = "optimiser.safetensors"
 LEARNED_NAME = "learned.safetensors"  # what learns, where it is not what is kept
+TASK_NAME = "task.safetensors"  # what the task remembers of earlier batches, where it does
 POSITION_NAME = "position.json"
 
 
@@ -32,6 +33,7 @@ class Learner:
     optimiser: torch.optim.Optimizer
     position: Position
     average: ModelEmaV3 | None = None  # of the weights, if one is kept
+    task_state: dict[str, torch.Tensor] = field(default_factory=dict)  # of the workers' tasks; see train/task_state.py
 
     @property
     def shipped(self) -> nn.Module:
@@ -74,6 +76,8 @@ def _write(folder: str, learner: Learner, card: ModelCard) -> None:
         f"{index}.{key}": torch.as_tensor(value) for index, values in state.items() for key, value in values.items()
     }
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, os.path.join(folder, OPTIMISER_NAME))
+    if learner.task_state:
+        save_file(learner.task_state, os.path.join(folder, TASK_NAME))
     with open(os.path.join(folder, POSITION_NAME), "w", encoding="utf-8") as file:
         file.write(learner.position.model_dump_json(indent=2) + "\n")
     list_contents(folder)
@@ -95,6 +99,8 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
     learner.shipped.load_state_dict(load_file(os.path.join(folder, WEIGHTS_NAME)))
     if learner.shipped is not learner.model:
         learner.model.load_state_dict(load_file(os.path.join(folder, LEARNED_NAME)))
+    memory = os.path.join(folder, TASK_NAME)  # which checkpoints of earlier versions do not have
+    learner.task_state = load_file(memory) if os.path.exists(memory) else {}
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in load_file(os.path.join(folder, OPTIMISER_NAME)).items():
         index, _, key = name.partition(".")

@@ -19,6 +19,7 @@ from histill.train.newest import newest_checkpoint, step_of
 from histill.train.prepare import Prepared
 from histill.train.session import learner_of, streams_of
 from histill.train.snapshot import Snapshot
+from histill.train.task_state import gather_task_state, load_task_state
 from histill.train.tracking import Tracker
 
 
@@ -51,7 +52,7 @@ def _train(assignment: Assignment) -> None:
 
     learner = learner_of(prepared, manifest, ray.train.torch.get_device())
     training, validation = streams_of(prepared, manifest, rank, workers)
-    tracker = assignment.tracker if rank == 0 else None
+    tracker, task = assignment.tracker if rank == 0 else None, make_task(prepared)
 
     def record(metrics: dict[str, float]) -> None:
         if tracker is not None and "loss" in metrics:  # an epoch's end
@@ -64,6 +65,7 @@ def _train(assignment: Assignment) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             restore_checkpoint(folder, learner)
+        load_task_state(task, learner.task_state, rank)
         if rank == 0:
             done = learner.position.epoch * training.steps + learner.position.step
             assignment.board.tell.remote(f"going on from step {done} with {workers} worker{'s' * (workers > 1)}")
@@ -83,6 +85,7 @@ def _train(assignment: Assignment) -> None:
 
     def save(metrics: dict[str, float]) -> None:
         record(metrics)
+        learner.task_state = gather_task_state(task, rank, workers)
         if rank != 0:
             ray.train.report(metrics)
             return
@@ -105,7 +108,7 @@ def _train(assignment: Assignment) -> None:
     if config.compile:
         parallel = torch.compile(parallel)
     try:
-        train(learner, parallel, make_task(prepared), training, validation, config, Hooks(show, save, leaving))
+        train(learner, parallel, task, training, validation, config, Hooks(show, save, leaving))
     finally:
         if tracker is not None:
             tracker.close()

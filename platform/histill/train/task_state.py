@@ -1,0 +1,29 @@
+"""What a task remembers of earlier batches, brought into checkpoints and back, so that a run resumes with it."""
+
+import torch
+
+from histill.distill.task import Stateful, Task
+from histill.train.ledger import summed_over_workers
+
+
+def gather_task_state(task: Task, worker: int, workers: int) -> dict[str, torch.Tensor]:
+    """What the tasks of all workers remember, as `<worker>.<name>`, on the CPU; every worker calls it equally often."""
+    found: dict[str, torch.Tensor] = {}
+    for name, mine in task.state_dict().items() if isinstance(task, Stateful) else ():
+        rows = torch.zeros(workers, dtype=torch.int64)
+        rows[worker] = len(mine)
+        lengths = summed_over_workers(rows).tolist()
+        both = mine.new_zeros((workers, max(lengths), *mine.shape[1:]))
+        both[worker, : len(mine)] = mine
+        both = summed_over_workers(both).cpu()
+        found |= {f"{each}.{name}": both[each, :length].clone() for each, length in enumerate(lengths)}
+    return found
+
+
+def load_task_state(task: Task, state: dict[str, torch.Tensor], worker: int) -> None:
+    """Give a worker's task back what it remembered; in a larger group than before, those that are new begin empty."""
+    if isinstance(task, Stateful):
+        prefix = f"{worker}."
+        task.load_state_dict(
+            {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
+        )
