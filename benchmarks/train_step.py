@@ -36,6 +36,7 @@ from histill.config.scoring import CacheConfig
 from histill.distill.judges import OverlapJudge
 from histill.distill.rckd import Rckd
 from histill.distill.task import Student, Task, Terms
+from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews
 from histill.stream.read import ShardReader, Source
@@ -54,6 +55,7 @@ from histill.train.schedule import learning_rate, make_optimiser
 
 BATCH, STUDENT_PX, TEACHER_PX, PER_GROUP = 16, 128, 448, 16
 CLASSES = ("background", "nucleus")
+OUTPUTS = OutputSpec("segmentation", CLASSES)
 STORAGE = Storage()
 
 
@@ -63,10 +65,6 @@ class Clocked:
 
     task: Task
     times: list[float] = field(default_factory=list)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.task.classes
 
     def loss(self, model: Student, batch: TileBatch) -> Terms:
         self.times.append(time.perf_counter())
@@ -81,10 +79,10 @@ class NoTeacher(Rckd):
 
     def _response(self, batch: TileBatch, size_px: int | None = None) -> Tensor:
         side = batch.student.shape[-1]
-        return torch.zeros(len(batch.student), len(self.classes), side, side)
+        return torch.zeros(len(batch.student), len(self.outputs.classes), side, side)
 
     def judge(self, tiles: np.ndarray) -> OverlapJudge:
-        return OverlapJudge(len(self.classes), self.reference)
+        return OverlapJudge(self.outputs, self.reference)
 
 
 def main() -> None:
@@ -109,12 +107,12 @@ def main() -> None:
 
 def one_round(manifest: Manifest, responses: CachedViews, number: int) -> dict[str, float]:
     """Seconds of a step (medians), each way; the order is turned with the round."""
-    cached, plain = Rckd(CLASSES, RckdLoss(), None), NoTeacher(CLASSES, RckdLoss(), None)
+    cached, plain = Rckd(OUTPUTS, RckdLoss(), None), NoTeacher(OUTPUTS, RckdLoss(), None)
     ways: dict[str, Callable[[], list[float]]] = {
         "loop": lambda: by_histill(manifest, cached, responses, number),
         "bare": lambda: by_hand(manifest, responses, number),
         "no teacher": lambda: by_histill(manifest, plain, None, number),
-        "live": lambda: by_histill(manifest, Rckd(CLASSES, RckdLoss(), teacher()), None, number, live=True),
+        "live": lambda: by_histill(manifest, Rckd(OUTPUTS, RckdLoss(), teacher()), None, number, live=True),
     }
     names = list(ways)[number % 3 :] + list(ways)[: number % 3]
     seconds = {}
@@ -250,7 +248,7 @@ def teacher() -> NetworkTeacher:
         train_cases=(),
         histill="",
     )
-    return NetworkTeacher(build(card).eval().requires_grad_(False), CLASSES, "", 0.25, SIDE_PX, TEACHER_PX)
+    return NetworkTeacher(build(card).eval().requires_grad_(False), OUTPUTS, "", 0.25, SIDE_PX, TEACHER_PX)
 
 
 def tile_set(folder: Path, tiles: int) -> Manifest:

@@ -19,11 +19,13 @@ from tabulate import tabulate
 
 from histill.evaluate.answers import Answers
 from histill.evaluate.intervals import LEAST_CASES, drawn_figures, paired_difference
+from histill.outputs import OutputSpec
 
 SIZES = (2, 3, 4, 5, 6, 8, 10, 20, 50)
 POWER_SIZES, GAINS = (6, 10, 20), (0.02, 0.05, 0.1)
 TILES = 20  # of a case, unless sizes differ
 DRAWS = 200
+CLASSIFIED, SEGMENTED = (OutputSpec(kind, ("a", "b")) for kind in ("classification", "segmentation"))
 ROUNDING = 1e-9
 Pair = tuple[Answers, Answers, np.ndarray]
 
@@ -124,7 +126,7 @@ def classifiers(random: np.random.Generator, sizes: np.ndarray, chances: list[np
         sure = random.gamma(2, 1, len(case)).round(1)
         logit = np.where(right == (truth == 1), sure, -sure)
         said = np.stack([-logit, logit], 1).astype(np.float32)
-        found.append(Answers("classification", np.arange(len(case)), said, truth, np.zeros((len(case), 2)), 0))
+        found.append(Answers(CLASSIFIED, np.arange(len(case)), said, truth, np.zeros((len(case), 2)), 0))
     return found[0], found[1], case
 
 
@@ -144,7 +146,7 @@ def tied(random: np.random.Generator, n: int, gain: float) -> Pair:
     one, other, case = even(random, n, gain)
     same = (random.random(n) < 0.9)[case]
     said = np.where(same[:, None], other.said, one.said)
-    return Answers(one.kind, one.rows, said, one.truth, one.stains, 0), other, case
+    return Answers(one.spec, one.rows, said, one.truth, one.stains, 0), other, case
 
 
 def uneven(random: np.random.Generator, n: int, gain: float) -> Pair:
@@ -160,7 +162,7 @@ def one_class(random: np.random.Generator, n: int, gain: float) -> Pair:
     classes = (np.arange(n) % 3 == 0).astype(int)[case]
     flip = classes != one.truth
     said = [np.where(flip[:, None], each.said[:, ::-1], each.said) for each in (one, other)]
-    found = [Answers(one.kind, one.rows, each, classes, one.stains, 0) for each in said]
+    found = [Answers(one.spec, one.rows, each, classes, one.stains, 0) for each in said]
     return found[0], found[1], case
 
 
@@ -187,7 +189,7 @@ def nuclei(random: np.random.Generator, n: int, gain: float) -> Pair:
         made = random.binomial(4096 - there, random.beta(2, 60, n)[case])
         said = np.stack([4096 - there - made, made, missed, there - missed], 1).reshape(-1, 2, 2)
         truth, stains = np.zeros(len(case), np.int64), np.zeros((len(case), 2))
-        found.append(Answers("segmentation", np.arange(len(case)), said, truth, stains, 0))
+        found.append(Answers(SEGMENTED, np.arange(len(case)), said, truth, stains, 0))
     return found[0], found[1], case
 
 

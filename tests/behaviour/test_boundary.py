@@ -114,7 +114,7 @@ def cached(place: Place, model: str) -> str:
     answered = [answer_shard(network, shard, how) for shard in shards_of(place.manifest)]
     written = CacheHeader(
         teacher=network.digest,
-        classes=network.classes,
+        classes=network.outputs.classes,
         tiles_digest=header.digest,
         tiles=sum(tiles for tiles, _ in answered),
         undecodable=0,

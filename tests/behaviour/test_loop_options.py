@@ -22,6 +22,7 @@ from histill.distill.classify import Classify
 from histill.distill.supervised import Supervised
 from histill.distill.task import Judge, Student, Task, Terms
 from histill.models.encoders import parameters_by_depth
+from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
@@ -89,7 +90,8 @@ def learner(manifest: Manifest, config: FinetuneConfig, seed: int = 0) -> Learne
 
 
 def task_of(config: FinetuneConfig) -> Task:
-    return Classify(LABELS, WEIGHTS) if config.target == "classification" else Supervised(LABELS, 1.0)
+    outputs = OutputSpec(config.target, LABELS)
+    return Supervised(outputs, 1.0) if outputs.dense else Classify(outputs, WEIGHTS)
 
 
 def stream(manifest: Manifest, config: FinetuneConfig, split: str) -> TileStream:
@@ -331,10 +333,6 @@ class Watched:
     task: Task
     notes: list[tuple[torch.dtype, bool]]
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.task.classes
-
     def loss(self, model: Student, batch: TileBatch) -> Terms:
         def watched(tiles: Tensor) -> Tensor:
             output = model(tiles)
@@ -386,7 +384,7 @@ def test_a_compiled_model_learns_alike_and_leaves_no_trace_in_checkpoints(labell
 def test_a_classifier_learns_its_labels(tmp_path: Path, tile_set: Callable[..., Manifest]) -> None:
     manifest = tile_set(tmp_path / "tiles", tiles=48, tile_px=SIDE, labels=True)
     config = configured(manifest, optimiser__epochs=8)
-    saved = run(manifest, config, learner(manifest, config), task=Classify(LABELS, None))
+    saved = run(manifest, config, learner(manifest, config), task=Classify(OutputSpec("classification", LABELS), None))
     assert saved[-1]["loss"] < 0.5 * saved[0]["loss"]
     assert saved[-1]["val_balanced_accuracy"] == saved[-1]["val_auroc"] == 1.0
     figures = {"balanced_accuracy", "macro_f1", "auroc", "calibration_error", "accuracy"}

@@ -14,6 +14,7 @@ from histill.config.load import validate, with_value
 from histill.config.runs import PretrainConfig
 from histill.distill.rckd import Rckd
 from histill.errors import HistillError, InputError
+from histill.outputs import OutputSpec
 from histill.stream.draws import tally
 from histill.stream.read import Source
 from histill.stream.tile_stream import TileStream
@@ -86,7 +87,7 @@ def stream(manifest: Manifest, split: str = "train", worker: int = 0, workers: i
 
 
 def task(config: PretrainConfig) -> Rckd:
-    return Rckd(("background", "nucleus"), config.loss, ClassicalTeacher(0.5))
+    return Rckd(OutputSpec("segmentation", ("background", "nucleus")), config.loss, ClassicalTeacher(0.5))
 
 
 @dataclass

@@ -23,7 +23,7 @@ from histill.storage.control import exists
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import join
 from histill.stream.read import Source
-from histill.stream.responses import STEP, logits_of, relative_logits, response_columns
+from histill.stream.responses import STEP, logits_of, response_columns
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.teachers.cache import HEADER_NAME, CachedResponses, address, cache_responses, matching_cache
@@ -193,7 +193,7 @@ def test_a_run_learns_from_each_view_in_turn(
     for epoch in range(2):
         (batch,) = stream.training_epoch(epoch, seed=3, augment=run.data.augment)
         assert batch.response is not None
-        answers = relative_logits(teacher.respond(batch.student))
+        answers = teacher.outputs.pack(teacher.respond(batch.student))
         assert (answers - logits_of(batch.response)).abs().max() <= STEP / 2 + 1e-4
         seen.append(batch.student[batch.index.argsort()])
     assert not torch.equal(*seen)
@@ -234,7 +234,7 @@ def test_a_cached_answer_teaches_as_a_live_one(
     with torch.inference_mode():
         student = model(live.student.float())
         losses = [
-            float(Rckd(prepared.card.classes, weights, who).loss(model, what).loss)
+            float(Rckd(prepared.card.outputs, weights, who).loss(model, what).loss)
             for who, what in ((teacher, live), (None, from_cache))
         ]
     # The teacher's probability moves by at most 1/4 of its logit, and the loss by that times the student's logit.

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from histill.distill.boundary import counted, decided, with_boundary
+from histill.distill.boundary import with_boundary
+from histill.outputs import OutputSpec
 
 pytestmark = pytest.mark.unit
 
@@ -69,7 +70,7 @@ def test_nuclei_that_touch_are_kept_apart() -> None:
     ],
 )
 def test_a_last_boundary_is_not_counted(classes: tuple[str, ...], expected: tuple[str, ...]) -> None:
-    assert counted(classes) == expected
+    assert OutputSpec("segmentation", classes).scored == expected
 
 
 @given(st.integers(0, 10**6), st.sampled_from([TWO, THREE, FOUR]))
@@ -83,12 +84,13 @@ def test_a_boundarys_probability_is_that_of_the_most_probable_foreground(seed: i
             boundary = found.pop()
             found[found.index(max(found[1:]))] += boundary
         expected[tile, row, column] = found.index(max(found))
-    found = decided(torch.from_numpy(logits), classes)
+    found = OutputSpec("segmentation", classes).decide(torch.from_numpy(logits))
     assert found.dtype == torch.int64
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
 def test_nucleus_and_boundary_together_outweigh_the_background() -> None:
     logits = torch.tensor([0.4, 0.3, 0.3]).log()[None, :, None, None]
-    assert decided(logits, THREE).item() == 1
-    assert decided(logits - torch.tensor([-1.0, 0, 0])[None, :, None, None], THREE).item() == 0
+    outputs = OutputSpec("segmentation", THREE)
+    assert outputs.decide(logits).item() == 1
+    assert outputs.decide(logits - torch.tensor([-1.0, 0, 0])[None, :, None, None]).item() == 0

@@ -17,13 +17,14 @@ from histill.config.common import Storage
 from histill.config.load import load_config
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 from histill.storage.control import write_json
 from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews, check_crop
 from histill.stream.decode import decode_image
 from histill.stream.geometry import composed, turned
 from histill.stream.read import Source
-from histill.stream.responses import LIMIT, STEP, logits_of, relative_logits
+from histill.stream.responses import LIMIT, STEP, logits_of
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import UPRIGHT, Placement, Views, check_window, draw_placements, draws_for
 from histill.teachers import answers
@@ -46,11 +47,9 @@ HEADER = CacheHeader(teacher="t", classes=("background", "nucleus"), tiles_diges
 class Equivariant:
     """Answers each pixel by its own colour, so that a turned tile has the turned answer."""
 
-    classes: tuple[str, ...] = ("background", "pink", "blue")
+    outputs: OutputSpec = field(default=OutputSpec("segmentation", ("background", "pink", "blue")))
     digest: str = "equivariant"
     mpp: float | None = None
-    dense: bool = True
-    multi_label: bool = False
 
     def sees(self, side_px: int) -> int:
         return side_px
@@ -64,12 +63,10 @@ class Equivariant:
 class Positional:
     """Answers by colour and place within what it is shown: only the very same view has the same answer."""
 
-    classes: tuple[str, ...] = ("background", "nucleus", "other")
+    outputs: OutputSpec = field(default=OutputSpec("segmentation", ("background", "nucleus", "other")))
     digest: str = "positional"
     mpp: float | None = None
     asked: list[int] = field(default_factory=list)
-    dense: bool = True
-    multi_label: bool = False
 
     def sees(self, side_px: int) -> int:
         return side_px
@@ -128,7 +125,7 @@ def shown(batches: Iterator[TileBatch]) -> Iterator[tuple[int, TileBatch, int]]:
 def answer(teacher: Teacher, view: np.ndarray) -> np.ndarray:
     """To one view, uint8 [S, S, 3], as it can be stored at best: float32 [K - 1, S, S]."""
     logits = teacher.respond(torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))[None]))
-    return relative_logits(logits)[0].clamp(-LIMIT, LIMIT).numpy()
+    return teacher.outputs.pack(logits)[0].clamp(-LIMIT, LIMIT).numpy()
 
 
 def pixels(batch: TileBatch, slot: int) -> np.ndarray:

@@ -13,12 +13,14 @@ from histill.losses.logits import cross_entropy, soft_cross_entropy, soft_dice
 from histill.models.deep import DeepAnswers
 from histill.models.resolution import logits_at_size
 from histill.models.students import build_segmenter
+from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
-from histill.stream.responses import full_logits, logits_of
+from histill.stream.responses import logits_of
 
 pytestmark = pytest.mark.unit
 
 CLASSES = ("background", "nucleus")
+OUTPUTS = OutputSpec("segmentation", CLASSES)
 
 
 def deep(encoder: str = "csat_tiny", classes: int = 2) -> DeepAnswers:
@@ -69,7 +71,7 @@ def test_a_deep_answer_is_a_linear_function_of_one_position() -> None:
 def test_rckd_adds_its_terms_for_each_deep_stage() -> None:
     model, given = deep().train(), batch()
     answers = model(given.student.float())
-    response = full_logits(logits_of(given.response))
+    response = OUTPUTS.unpack(logits_of(given.response))
 
     def terms(logits: Tensor) -> Tensor:
         teacher = logits_at_size(response, logits.shape[-1])
@@ -77,7 +79,7 @@ def test_rckd_adds_its_terms_for_each_deep_stage() -> None:
         return 0.5 * soft_cross_entropy(logits, teacher, given.valid, 2.0) + 0.25 * dice
 
     weights = RckdLoss(temperature=2.0, soft=0.5, dice=0.25, deep=0.75)
-    found = Rckd(CLASSES, weights, None).loss(model, given)
+    found = Rckd(OUTPUTS, weights, None).loss(model, given)
     torch.testing.assert_close(found.parts["deep"], terms(answers[1]) + terms(answers[2]))
     torch.testing.assert_close(found.loss, terms(answers[0]) + 0.75 * found.parts["deep"])
 
@@ -86,7 +88,7 @@ def test_masks_teach_each_deep_stage_too() -> None:
     model, given = deep().train(), batch()
     first, *stages = model(given.student.float())
     coarse = given.mask[:, 2::4, 2::4].long()  # the pixel at the middle of each square, or just past it
-    found = Supervised(CLASSES, dice=0.0, deep=0.5).loss(model, given)
+    found = Supervised(OUTPUTS, dice=0.0, deep=0.5).loss(model, given)
     expected = sum(cross_entropy(stage, coarse, given.valid) for stage in stages)
     torch.testing.assert_close(found.parts["deep"], expected)
     torch.testing.assert_close(found.loss, cross_entropy(first, given.mask.long(), given.valid) + 0.5 * expected)

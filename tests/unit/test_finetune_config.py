@@ -248,7 +248,7 @@ def test_what_a_classification_is_sent_out_with(labelled: Manifest, tmp_path: Pa
     assert prepared.views == Views(32)
     assert prepared.cases is None
     assert prepared.class_weights == pytest.approx((1.0, 1.0))
-    assert make_task(prepared) == Classify(card.classes, prepared.class_weights)
+    assert make_task(prepared) == Classify(card.outputs, prepared.class_weights)
     assert isinstance(make_model(prepared), Classifier)
 
 
@@ -260,7 +260,7 @@ def test_what_a_segmentation_of_few_cases_is_sent_out_with(labelled: Manifest, t
     assert prepared.card.train_cases == case_digests(labelled, "train", prepared.cases)
     assert prepared.card.train_cases != case_digests(labelled, "train")
     assert prepared.source.masks
-    assert make_task(prepared) == Supervised(("background", "tissue"), 0.5)
+    assert make_task(prepared) == Supervised(prepared.card.outputs, 0.5)
     assert isinstance(make_model(prepared), Segmenter)
 
 

@@ -14,6 +14,7 @@ from histill.errors import InputError
 from histill.evaluate.answers import Answers
 from histill.evaluate.intervals import paired_difference
 from histill.evaluate.score import Score
+from histill.outputs import OutputSpec
 from histill.registry.gates import ROUNDING, GateResult, Provenance, Rivalry, gate_table, judge
 
 pytestmark = pytest.mark.unit
@@ -25,6 +26,7 @@ SCORE = Score(
 )  # fmt: skip
 RIVALRY = Rivalry(champion="3", figure=0.6, difference=0.1, low=0.05, high=0.15, gmacs=4.0)
 SOUND = Provenance(missing=(), seen_cases=0, difference=1e-6)
+CLASSIFIED = OutputSpec("classification", tuple("abcd"))
 GATES = ["not worse", "better or cheaper", "exported formats", "unseen cases", "digests"]
 
 
@@ -184,7 +186,7 @@ def rivals(seed: int, skill: float, other: float) -> tuple[Answers, Answers, np.
         decided = np.where(right, truth, (truth + random.integers(1, 4, len(cases))) % 4)
         said = np.eye(4, dtype=np.float32)[decided] * 3
         stains = np.zeros((len(cases), 2), np.float32)
-        answers.append(Answers("classification", np.arange(len(cases)), said, truth, stains, 0))
+        answers.append(Answers(CLASSIFIED, np.arange(len(cases)), said, truth, stains, 0))
     return answers[0], answers[1], cases
 
 

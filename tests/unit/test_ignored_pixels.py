@@ -18,11 +18,13 @@ from histill.errors import InputError
 from histill.evaluate.pictures import _dice
 from histill.losses.logits import cross_entropy, soft_dice
 from histill.models.matching import Answers, Layers
+from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.tiles.masks import IGNORED
 
 pytestmark = pytest.mark.unit
 SIDE, CLASSES = 6, ("background", "gland", "stroma")
+OUTPUTS = OutputSpec("segmentation", CLASSES)
 
 
 def drawn(tiles: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +83,7 @@ class Fixed(nn.Module):
 def test_terms_are_means_over_what_is_labeled() -> None:
     logits, masks = drawn()
     student = Fixed(logits)
-    found = Supervised(CLASSES, dice=0.5).loss(student, batch_of(masks))
+    found = Supervised(OUTPUTS, dice=0.5).loss(student, batch_of(masks))
     entropy, gap = expected_terms(logits, masks)
     assert found.parts["cross_entropy"].item() == pytest.approx(entropy, rel=1e-12)
     assert found.parts["dice"].item() == pytest.approx(gap, rel=1e-12)
@@ -99,7 +101,7 @@ def test_what_the_model_says_of_ignored_pixels_changes_nothing(there: float) -> 
     results = []
     for shown in (logits, np.where((masks == IGNORED)[:, None], there, logits)):
         student = Fixed(shown)
-        loss = Supervised(CLASSES, dice=1.0, boundary_px=0).loss(student, batch_of(masks)).loss
+        loss = Supervised(OUTPUTS, dice=1.0, boundary_px=0).loss(student, batch_of(masks)).loss
         loss.backward()
         assert student.logits.grad is not None
         results.append((loss.item(), student.logits.grad))
@@ -109,7 +111,7 @@ def test_what_the_model_says_of_ignored_pixels_changes_nothing(there: float) -> 
 
 def test_a_tile_that_is_ignored_has_no_weight() -> None:
     logits, masks = drawn()
-    task = Supervised(CLASSES, dice=1.0)
+    task = Supervised(OUTPUTS, dice=1.0)
     whole, without = (task.loss(Fixed(logits[:n]), batch_of(masks[:n])).loss.item() for n in (4, 3))
     assert whole == pytest.approx(without, rel=1e-12)
     nothing = Fixed(logits[3:])
@@ -125,7 +127,7 @@ def test_any_number_of_workers_gives_the_same_loss_and_gradient(cuts: tuple[int,
     """As the loop joins them: loss x valid tiles / planned ones, summed. One tile is padding, and weighs nothing."""
     logits, masks = drawn(5)
     valid = [True, True, False, True, True]
-    task = Supervised(CLASSES, dice=1.0)
+    task = Supervised(OUTPUTS, dice=1.0)
     alone = Fixed(logits)
     kept = np.array(valid)
     entropy, gap = expected_terms(logits[kept], masks[kept])
@@ -163,7 +165,7 @@ def test_without_ignored_pixels_nothing_changes() -> None:
     masks = masks % len(CLASSES)
     share = measure_labeled(batch_of(masks))
     assert (share.pixels.item(), share.tiles.item()) == (1.0, 1.0)
-    found = Supervised(CLASSES, dice=0).loss(Fixed(logits), batch_of(masks)).loss
+    found = Supervised(OUTPUTS, dice=0).loss(Fixed(logits), batch_of(masks)).loss
     expected = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(masks).long())
     assert found.item() == pytest.approx(expected.item(), rel=1e-12)
 
@@ -203,7 +205,7 @@ def test_losses_on_their_own() -> None:
 
 def test_figures_are_those_of_torchmetrics_without_the_ignored() -> None:
     logits, masks = drawn()
-    task, batch = Supervised(CLASSES, dice=0), batch_of(masks)
+    task, batch = Supervised(OUTPUTS, dice=0), batch_of(masks)
     judge = task.judge(np.arange(len(masks)))
     judge.add(torch.from_numpy(logits), batch)
     assert int(judge.sums.sum()) == int((masks != IGNORED).sum())

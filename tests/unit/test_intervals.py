@@ -8,8 +8,11 @@ import pytest
 from histill.evaluate.answers import Answers
 from histill.evaluate.intervals import drawn_figures, interval, paired_difference
 from histill.evaluate.parts import STAIN_GROUPS, by_slide, by_stain
+from histill.outputs import OutputSpec
 
 pytestmark = pytest.mark.unit
+
+CLASSIFIED, SEGMENTED = (OutputSpec(kind, ("a", "b")) for kind in ("classification", "segmentation"))
 
 
 def answers(right: list[bool], stains: list[float] | None = None) -> Answers:
@@ -18,7 +21,7 @@ def answers(right: list[bool], stains: list[float] | None = None) -> Answers:
     decided = np.where(right, truth, 1 - truth)
     haematoxylin = np.array(stains if stains is not None else [0.5] * len(right))
     return Answers(
-        kind="classification",
+        spec=CLASSIFIED,
         rows=np.arange(len(right)),
         said=np.eye(2, dtype=np.float32)[decided] * 9,
         truth=truth,
@@ -150,8 +153,9 @@ def test_stain_groups_are_of_slides_by_their_haematoxylin() -> None:
 
 def test_the_worst_tile_is_the_surest_mistake() -> None:
     said = np.array([[3.0, 0.0], [0.0, 3.0], [0.0, 6.0], [0.1, 0.0]], np.float32)
-    found = Answers("classification", np.arange(4), said, np.zeros(4, np.int64), np.zeros((4, 2), np.float32), 0)
+    nothing, stains = np.zeros(4, np.int64), np.zeros((4, 2), np.float32)
+    found = Answers(CLASSIFIED, np.arange(4), said, nothing, stains, 0)
     assert np.argsort(found.per_tile()).tolist() == [2, 1, 3, 0]
     pixels = np.array([[[9, 0], [0, 0]], [[5, 1], [1, 2]], [[5, 0], [4, 0]], [[5, 0], [0, 4]]])
-    marked = Answers("segmentation", np.arange(4), pixels, np.zeros(4, np.int64), np.zeros((4, 2), np.float32), 0)
+    marked = Answers(SEGMENTED, np.arange(4), pixels, nothing, stains, 0)
     assert marked.per_tile() == pytest.approx([1.0, 2 * 2 / (2 * 2 + 2), 0.0, 1.0])

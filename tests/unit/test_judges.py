@@ -13,6 +13,7 @@ from histill.distill.judges import ClassJudge, OverlapJudge
 from histill.distill.task import Judge
 from histill.metrics.weighted import class_figures, overlap_figures
 from histill.models.resolution import logits_at_size
+from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 
 pytestmark = pytest.mark.unit
@@ -49,7 +50,7 @@ def padded(outputs: Tensor, chosen: list[int], padding: int) -> Tensor:
 
 
 def class_judge() -> ClassJudge:
-    return ClassJudge(CLASSES, ROWS)
+    return ClassJudge(OutputSpec("classification", tuple("abc")), ROWS)
 
 
 def overlap_judge() -> OverlapJudge:
@@ -57,7 +58,7 @@ def overlap_judge() -> OverlapJudge:
         assert batch.mask is not None
         return batch.mask.long()
 
-    return OverlapJudge(CLASSES, reference)
+    return OverlapJudge(OutputSpec("segmentation", tuple("abc")), reference)
 
 
 KINDS = [(class_judge, CLASS_LOGITS), (overlap_judge, PIXEL_LOGITS)]

@@ -21,6 +21,7 @@ from histill.config.finetune import FinetuneConfig
 from histill.config.load import validate
 from histill.evaluate.answers import Answers
 from histill.evaluate.constant import constant_figure
+from histill.outputs import OutputSpec
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
 from histill.train.prepare import prepare_distillation, prepare_finetuning
 
@@ -148,9 +149,10 @@ def test_a_training_set_that_is_gone_is_said(tiles: Manifest, tmp_path: Path) ->
     assert found.unknown == ("ONNX teacher t.onnx", place)
 
 
-def answers(kind: Any, said: Any, truth: Any) -> Answers:
-    count = len(said)
-    return Answers(kind, np.arange(count), np.array(said), np.array(truth), np.zeros((count, 2), np.float32), 0)
+def answers(form: str, said: Any, truth: Any) -> Answers:
+    count, multi_label = len(said), form == "multi_label"
+    spec = OutputSpec("classification" if multi_label else form, tuple("abc"), multi_label)  # type: ignore[arg-type]
+    return Answers(spec, np.arange(count), np.array(said), np.array(truth), np.zeros((count, 2), np.float32), 0)
 
 
 def test_what_one_answer_for_all_tiles_reaches() -> None:

@@ -21,6 +21,7 @@ from histill.distill.rckd import Rckd
 from histill.distill.supervised import Supervised
 from histill.distill.task import Student, Task, Terms
 from histill.errors import HistillError
+from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.stream.plan import EpochPlan, Step, sequential_steps, steps_of
 from histill.tiles.masks import IGNORED
@@ -106,10 +107,11 @@ class Doubled(nn.Module):
         return self.layers(tiles.double() / 255)
 
 
+SEGMENTED = OutputSpec("segmentation", CLASSES)
 TASKS: dict[str, Task] = {
-    "classes": Classify(CLASSES, (0.5, 1.5)),
-    "masks": Supervised(CLASSES, 1.0),
-    "responses": Rckd(CLASSES, RckdLoss(soft=1.0, hard=0.5, dice=0.5), None),
+    "classes": Classify(OutputSpec("classification", CLASSES), (0.5, 1.5)),
+    "masks": Supervised(SEGMENTED, 1.0),
+    "responses": Rckd(SEGMENTED, RckdLoss(soft=1.0, hard=0.5, dice=0.5), None),
 }
 
 
@@ -441,10 +443,6 @@ class Breaks:
     task: Task
     at: int
     asked: list[int] = field(default_factory=list)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.task.classes
 
     def loss(self, model: Student, batch: TileBatch) -> Terms:
         self.asked.append(0)

@@ -25,6 +25,7 @@ from histill.errors import InputError
 from histill.evaluate.score import score_model
 from histill.losses.logits import bernoulli_kl, binary_cross_entropy
 from histill.metrics.weighted import label_figures
+from histill.outputs import OutputSpec
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.teachers.answers import Answering, answer_shard
@@ -120,7 +121,7 @@ def test_a_teacher_of_several_labels_is_taught_class_by_class(manifest: Manifest
     prepared = prepare_teacher(configured(TeacherConfig, manifest, tmp_path, **changes, data__train="val"))
     assert (prepared.card.multi_label, prepared.card.classes) == (True, CLASSES)
     task = make_task(prepared)
-    assert task == Classify(CLASSES, None, multi_label=True)
+    assert task == Classify(OutputSpec("classification", CLASSES, multi_label=True), None)
     model = make_model(prepared)
     training, validation = streams_of(prepared, manifest, 0, 1)
     batch = next(training.training_epoch(0, seed=0))

@@ -389,7 +389,7 @@ def test_weights_do_not_lead_out_of_the_folder(write_apart: Callable[..., str], 
     outside.rename(inside)
     (tmp_path / DATA).unlink()
     (tmp_path / DATA).symlink_to("blob")  # as caches of models have it
-    assert OnnxTeacher.load(uri, STORAGE).classes == tuple(CARD["classes"])
+    assert OnnxTeacher.load(uri, STORAGE).outputs.classes == tuple(CARD["classes"])
     inside.unlink()
     os.mkfifo(inside)
     assert "is no file with weights" in refused(uri)
@@ -399,7 +399,7 @@ def test_a_folder_that_is_a_link_is_as_good(write_apart: Callable[..., str], tmp
     write_apart()
     link = tmp_path.parent / f"{tmp_path.name}-link"
     link.symlink_to(tmp_path)
-    assert OnnxTeacher.load(str(link / "nuclei.onnx"), STORAGE).dense
+    assert OnnxTeacher.load(str(link / "nuclei.onnx"), STORAGE).outputs.dense
 
 
 def test_too_many_bytes_of_weights_are_refused(

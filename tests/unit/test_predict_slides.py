@@ -23,6 +23,7 @@ from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.load import validate
 from histill.config.predict import PredictConfig
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 from histill.predict.predict import Predicted, predict
 from histill.predict.shard import prediction_schema
 from histill.predict.slides_table import write_csv
@@ -348,7 +349,7 @@ def test_undecodable_tiles_have_no_share() -> None:
     lines = list(
         csv.reader(
             io.StringIO(
-                write_csv(joined.values(), "ab", {"s": ["1", "2"]}, {}, segmenter=True, multi_label=False).decode()
+                write_csv(joined.values(), OutputSpec("segmentation", ("a", "b")), {"s": ["1", "2"]}, {}).decode()
             )
         )
     )

@@ -119,7 +119,7 @@ def test_a_classifying_teacher_needs_labels_and_sees_any_size(
     assert (prepared.views, prepared.source.masks) == (Views(28), False)
     assert prepared.cases is not None
     assert len(prepared.cases) == 2
-    assert make_task(prepared) == Classify(prepared.card.classes, prepared.class_weights, 0.1)
+    assert make_task(prepared) == Classify(prepared.card.outputs, prepared.class_weights, 0.1)
     with pytest.raises(InputError, match=r"0 labels .* classifier needs two"):
         prepare_teacher(configured(TeacherConfig, manifest, tmp_path, target="classification"))
 
@@ -137,7 +137,7 @@ def test_a_boundary_is_a_further_class_of_the_card(manifest: Manifest, tmp_path:
     config = configured(TeacherConfig, manifest, tmp_path, boundary_px=2, network__encoder="csat_tiny")
     prepared = prepare_teacher(config)
     assert prepared.card.classes == ("background", "nucleus", "boundary")
-    assert make_task(prepared) == Supervised(prepared.card.classes, 1.0, boundary_px=2)
+    assert make_task(prepared) == Supervised(prepared.card.outputs, 1.0, boundary_px=2)
     without = prepare_teacher(config.model_copy(update={"boundary_px": 0}))
     assert without.card.classes == ("background", "nucleus")
 

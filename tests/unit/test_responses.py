@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from histill.outputs import OutputSpec
 from histill.stream.decode import CorruptTile
 from histill.stream.responses import (
     LIMIT,
@@ -16,9 +17,7 @@ from histill.stream.responses import (
     decode_map,
     encode,
     encode_map,
-    full_logits,
     logits_of,
-    relative_logits,
     response_columns,
     response_schema,
 )
@@ -66,12 +65,13 @@ def test_a_response_of_another_size_is_a_corrupt_tile() -> None:
         decode(encode(np.zeros((1, 8, 8), np.float32)), 1, 16)
 
 
-def test_relative_logits_leave_the_softmax_as_it_was() -> None:
+def test_packed_logits_leave_the_softmax_as_it_was() -> None:
     teacher = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 5
-    relative = relative_logits(teacher)
-    assert relative.shape == (2, 3, 3, 3)
-    torch.testing.assert_close(full_logits(relative).softmax(1), teacher.softmax(1))
-    torch.testing.assert_close(relative_logits(full_logits(relative)), relative)
+    outputs = OutputSpec("segmentation", tuple("abcd"))
+    packed = outputs.pack(teacher)
+    assert packed.shape == (2, outputs.packed_channels, 3, 3) == (2, 3, 3, 3)
+    torch.testing.assert_close(outputs.unpack(packed).softmax(1), teacher.softmax(1))
+    torch.testing.assert_close(outputs.pack(outputs.unpack(packed)), packed)
 
 
 def test_each_view_has_a_column() -> None:

@@ -23,6 +23,7 @@ from histill.config.load import validate
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
 from histill.evaluate.contours import read_answers, spread_over_slides
+from histill.outputs import OutputSpec
 from histill.stream.responses import encode
 from histill.teachers.cache import read_header
 from histill.teachers.classical import ClassicalTeacher
@@ -130,16 +131,14 @@ def test_shares_of_a_classifier_are_tiles(tiles: Manifest, tmp_path: Path, multi
 class Marker:
     """A teacher that marks pixels as one of its classes, as far as its stored answers know it."""
 
-    classes: tuple[str, ...]
-    dense: bool = True
-    multi_label: bool = False
+    outputs: OutputSpec
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
 def test_each_pixel_counts_for_its_likeliest_class(tiles: Manifest, classes: int) -> None:
     random = np.random.default_rng(classes)
     logits = random.normal(0, 3, (3, classes - 1, 16, 16)).astype(np.float32)
-    teacher: Any = Marker(tuple(f"class {number}" for number in range(classes)))
+    teacher: Any = Marker(OutputSpec("segmentation", tuple(f"class {number}" for number in range(classes))))
     answers = pa.chunked_array([[encode(each) for each in logits]])
     (tally,) = tally_answers(answers, teacher, tiles, np.array([0, 1, 3]), 16)
     stored = np.concatenate([np.zeros((3, 1, 16, 16)), (logits * 12.7).round()], axis=1)  # the first of equal ones

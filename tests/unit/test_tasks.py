@@ -14,14 +14,16 @@ from histill.errors import InputError
 from histill.losses.logits import soft_cross_entropy
 from histill.metrics.overlap import confusion
 from histill.models.resolution import logits_at_size
+from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
-from histill.stream.responses import STEP, decode, encode, full_logits, logits_of
+from histill.stream.responses import STEP, decode, encode, logits_of
 from histill.teachers.network import NetworkTeacher
 
 pytestmark = pytest.mark.unit
 
 CLASSES = ("background", "nucleus")
-BOUNDED = ("background", "nucleus", "boundary")
+OUTPUTS = OutputSpec("segmentation", CLASSES)
+BOUNDED = OutputSpec("segmentation", (*CLASSES, "boundary"))
 
 
 class Pointwise(nn.Module):
@@ -52,7 +54,7 @@ def batch(**changes: Any) -> TileBatch:
 
 
 def network_teacher() -> NetworkTeacher:
-    return NetworkTeacher(Pointwise().requires_grad_(False).eval(), CLASSES, "digest", 0.5, 8, 8)
+    return NetworkTeacher(Pointwise().requires_grad_(False).eval(), OUTPUTS, "digest", 0.5, 8, 8)
 
 
 def both_views(size_px: int) -> TileBatch:
@@ -66,11 +68,11 @@ def both_views(size_px: int) -> TileBatch:
 def test_rckd_is_the_weighted_sum_of_its_terms(size_px: int) -> None:
     model, given = Pointwise(), batch(student=both_views(size_px).student)
     weights = RckdLoss(temperature=2.0, soft=0.5, hard=0.25, dice=2.0)
-    terms = Rckd(CLASSES, weights, None).loss(model, given)
+    terms = Rckd(OUTPUTS, weights, None).loss(model, given)
     expected = 0.5 * terms.parts["soft"] + 0.25 * terms.parts["hard"] + 2.0 * terms.parts["dice"]
     torch.testing.assert_close(terms.loss.detach(), expected)
     assert given.response is not None
-    teacher = logits_at_size(full_logits(logits_of(given.response)), size_px)
+    teacher = logits_at_size(OUTPUTS.unpack(logits_of(given.response)), size_px)
     soft = soft_cross_entropy(model(given.student.float()), teacher, given.valid, 2.0)
     torch.testing.assert_close(terms.parts["soft"], soft.detach())
     assert not any(part.requires_grad for part in terms.parts.values())
@@ -83,7 +85,7 @@ def test_levels_shrink_to_the_mean_of_their_probabilities(classes: int, size_px:
     levels = torch.randint(1, 256, (2, classes - 1, 16, 16), generator=random, dtype=torch.uint8)
     levels[0] = 1  # as sure as can be
     untouched = levels.clone()
-    found = logits_of_levels(levels, size_px)
+    found = logits_of_levels(levels, size_px, OutputSpec("segmentation", tuple("abcd"[:classes])))
     exact = (levels.double() - 128) * (10 / 127)
     exact = torch.cat([torch.zeros_like(exact[:, :1]), exact], 1).softmax(1)
     expected = nn.functional.adaptive_avg_pool2d(exact, size_px)
@@ -92,7 +94,7 @@ def test_levels_shrink_to_the_mean_of_their_probabilities(classes: int, size_px:
 
 
 def test_rckd_leaves_out_terms_without_weight() -> None:
-    assert Rckd(CLASSES, RckdLoss(), None).loss(Pointwise(), batch()).parts.keys() == {"soft"}
+    assert Rckd(OUTPUTS, RckdLoss(), None).loss(Pointwise(), batch()).parts.keys() == {"soft"}
 
 
 def test_padded_rows_have_no_part_in_any_loss() -> None:
@@ -100,7 +102,7 @@ def test_padded_rows_have_no_part_in_any_loss() -> None:
     rows = {name: value[:2] for name, value in vars(whole).items() if isinstance(value, Tensor)}
     kept = batch(**rows)
     assert len(kept.student) == 2
-    for task in (Rckd(CLASSES, RckdLoss(hard=1.0, dice=1.0), None), Supervised(CLASSES, 1.0)):
+    for task in (Rckd(OUTPUTS, RckdLoss(hard=1.0, dice=1.0), None), Supervised(OUTPUTS, 1.0)):
         torch.testing.assert_close(task.loss(model, whole).loss, task.loss(model, kept).loss)
 
 
@@ -108,7 +110,7 @@ def test_padded_rows_have_no_part_in_any_loss() -> None:
 def test_a_student_learns_from_a_live_network_teacher(size_px: int) -> None:
     """The teacher answers in inference mode, and what it says must still serve a backward pass."""
     model = Pointwise()
-    task = Rckd(CLASSES, RckdLoss(hard=1.0, dice=1.0), network_teacher())
+    task = Rckd(OUTPUTS, RckdLoss(hard=1.0, dice=1.0), network_teacher())
     task.loss(model, both_views(size_px)).loss.backward()
     assert model.layer.weight.grad is not None
     assert model.layer.weight.grad.abs().sum() > 0
@@ -122,7 +124,7 @@ def test_live_and_cached_responses_give_the_same_loss(size_px: int) -> None:
     stored = [encode(relative.numpy()) for relative in logits[:, 1:] - logits[:, :1]]
     levels = torch.from_numpy(np.stack([decode(data, 1, 8) for data in stored]))
     cached = batch(student=given.student, response=levels)
-    live_task, cached_task = Rckd(CLASSES, RckdLoss(), teacher), Rckd(CLASSES, RckdLoss(), None)
+    live_task, cached_task = Rckd(OUTPUTS, RckdLoss(), teacher), Rckd(OUTPUTS, RckdLoss(), None)
     live, from_cache = live_task.loss(model, given).loss, cached_task.loss(model, cached).loss
     torch.testing.assert_close(live, from_cache, atol=STEP, rtol=0)  # what 8 bits keep of a logit
     assert torch.equal(live_task.reference(given), logits.argmax(1))
@@ -133,7 +135,7 @@ def test_live_and_cached_responses_give_the_same_loss(size_px: int) -> None:
 @pytest.mark.parametrize("teacher", [None, network_teacher()], ids=["no teacher", "no view for it"])
 def test_rckd_needs_a_response_or_a_teacher_and_its_view(teacher: NetworkTeacher | None) -> None:
     with pytest.raises(RuntimeError, match="no response"):
-        Rckd(CLASSES, RckdLoss(), teacher).loss(Pointwise(), batch(response=None))
+        Rckd(OUTPUTS, RckdLoss(), teacher).loss(Pointwise(), batch(response=None))
 
 
 def test_a_network_teacher_sees_a_window_at_the_resolution_of_a_whole_tile() -> None:
@@ -144,7 +146,7 @@ def test_a_network_teacher_sees_a_window_at_the_resolution_of_a_whole_tile() -> 
             sides.append(tiles.shape[-1])
             return super().forward(tiles)
 
-    teacher = NetworkTeacher(Watched().requires_grad_(False).eval(), CLASSES, "digest", 0.5, 8, 4)
+    teacher = NetworkTeacher(Watched().requires_grad_(False).eval(), OUTPUTS, "digest", 0.5, 8, 4)
     for side in (8, 4):
         assert teacher.respond(batch().student[..., :side, :side]).shape == (3, 2, side, side)
     assert sides == [4, 2]
@@ -154,13 +156,13 @@ def test_supervised_follows_the_mask_at_the_networks_size() -> None:
     mask = torch.zeros(3, 8, 8, dtype=torch.uint8)
     mask[:, :4] = 1
     given, model = batch(mask=mask, student=both_views(4).student), Pointwise()
-    terms = Supervised(CLASSES, 0.5).loss(model, given)
+    terms = Supervised(OUTPUTS, 0.5).loss(model, given)
     target = torch.zeros(3, 4, 4, dtype=torch.int64)
     target[:, :2] = 1
     expected = nn.functional.cross_entropy(model(given.student.float())[:2], target[:2]).detach()
     torch.testing.assert_close(terms.parts["cross_entropy"], expected)
     torch.testing.assert_close(terms.loss.detach(), expected + 0.5 * terms.parts["dice"])
-    reference = Supervised(CLASSES, 0.5).reference(given)
+    reference = Supervised(OUTPUTS, 0.5).reference(given)
     assert reference.dtype == torch.int64
     assert torch.equal(reference, mask.long())
 
@@ -170,7 +172,7 @@ def test_a_mask_of_an_unnamed_class_is_refused() -> None:
     mask[1, 0, 0] = 4
     said = r"^the mask of tile 1 holds the value 4 and 0 to 1 was expected \(background, nucleus\); correct the mask"
     with pytest.raises(InputError, match=said):
-        Supervised(CLASSES, 1.0).loss(Pointwise(), batch(mask=mask))
+        Supervised(OUTPUTS, 1.0).loss(Pointwise(), batch(mask=mask))
 
 
 def test_a_mask_does_not_hold_the_boundary() -> None:
@@ -202,7 +204,7 @@ def test_boundaries_are_merged_before_they_are_judged() -> None:
     assert given.mask is not None
     assert given.response is not None
     merged = (logits.softmax(1)[:, 0] < 0.5).long()
-    teacher = (full_logits(logits_of(given.response)).softmax(1)[:, 0] < 0.5).long()
+    teacher = (OUTPUTS.unpack(logits_of(given.response)).softmax(1)[:, 0] < 0.5).long()
     for task, reference in (
         (Supervised(BOUNDED, 1.0, boundary_px=1), given.mask.long()),
         (Rckd(BOUNDED, RckdLoss(), None), teacher),
@@ -214,4 +216,4 @@ def test_boundaries_are_merged_before_they_are_judged() -> None:
 
 def test_supervised_needs_masks() -> None:
     with pytest.raises(RuntimeError, match="no masks"):
-        Supervised(CLASSES, 1.0).loss(Pointwise(), batch(mask=None))
+        Supervised(OUTPUTS, 1.0).loss(Pointwise(), batch(mask=None))

@@ -82,7 +82,7 @@ def tiles(draw_tile: Callable[[int, int], tuple[np.ndarray, np.ndarray]]) -> tor
 
 
 def test_every_teacher_says_what_it_is_and_answers_in_logits(teacher: Teacher, tiles: torch.Tensor) -> None:
-    assert teacher.classes == CLASSES
+    assert teacher.outputs.classes == CLASSES
     assert teacher.mpp == 0.5
     assert len(bytes.fromhex(teacher.digest)) == 32
     assert teacher.sees(64) == 2 * teacher.sees(32)
@@ -139,9 +139,9 @@ def test_missing_files_are_named(tmp_path: Path, key: str, name: str, said: str)
 def test_a_classifier_answers_for_whole_tiles(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model", kind="classification", decoder_channels=())
     teacher = load_teacher(TeacherConfig(model=folder), 0.5, STORAGE)
-    assert not teacher.dense
+    assert not teacher.outputs.dense
     tiles = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    assert teacher.respond(tiles).shape == (3, len(teacher.classes))
+    assert teacher.respond(tiles).shape == (3, len(teacher.outputs.classes))
     torch.testing.assert_close(teacher.respond(tiles[:1]), teacher.respond(tiles)[:1])
 
 

@@ -91,7 +91,7 @@ def interface(card: ModelCard, digest: str, found: Mapping[str, float], licence:
     import cv2
 
     side = card.size_px
-    shape: list[int | str] = ["batch", len(card.classes), *([side, side] if card.kind == "segmentation" else [])]
+    shape: list[int | str] = ["batch", len(card.classes), *([side, side] if card.outputs.dense else [])]
     return {
         "input": {
             "name": INPUT,
@@ -112,7 +112,7 @@ def interface(card: ModelCard, digest: str, found: Mapping[str, float], licence:
             "dtype": "float32",
             "shape": shape,
             "classes": list(card.classes),
-            "activation": "sigmoid" if card.multi_label else "softmax",
+            "activation": card.outputs.activation,
         },
         "normalisation": {"mean": list(card.mean), "std": list(card.std)},
         "largest_difference": dict(found),
@@ -129,7 +129,7 @@ def interface(card: ModelCard, digest: str, found: Mapping[str, float], licence:
 def readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str, float], scored_on: str) -> str:
     """The model card for people, Markdown: what the model is, how it is fed, what is known of it."""
     lines = [
-        f"# A {'classifier' if card.kind == 'classification' else 'segmenter'} of {', '.join(card.classes)}",
+        f"# A {'segmenter' if card.outputs.dense else 'classifier'} of {', '.join(card.classes)}",
         "",
         f"- network: {card.encoder}, for H&E tiles at {card.mpp:.4g} um/px",
         f"- input: `{INPUT}`, float32 [batch, 3, {card.size_px}, {card.size_px}], RGB 0 to 255, from tiles of "

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from histill.config.base import Strict
 from histill.config.common import Storage
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 from histill.storage.control import exists, read_bytes, read_json, write_bytes
 from histill.storage.uris import join
 
@@ -67,6 +68,11 @@ class ModelCard(Strict):
     )
 
     @property
+    def outputs(self) -> OutputSpec:
+        """What the model answers."""
+        return OutputSpec(self.kind, self.classes, self.multi_label)
+
+    @property
     def mpp(self) -> float:
         """Microns per pixel of what the network sees."""
         return self.tile_mpp * self.tile_px / self.size_px
@@ -81,10 +87,10 @@ def build(card: ModelCard) -> "Model":
 
     classes = len(card.classes)
     model: Model
-    if card.kind == "classification":
-        model = build_classifier(card.encoder, classes, mean=card.mean, std=card.std)
-    else:
+    if card.outputs.dense:
         model = build_segmenter(card.encoder, classes, card.decoder_channels, mean=card.mean, std=card.std)
+    else:
+        model = build_classifier(card.encoder, classes, mean=card.mean, std=card.std)
     return model.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
 

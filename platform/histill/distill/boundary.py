@@ -3,14 +3,12 @@
 After the ternary map of Kumar et al., "A Dataset and a Technique for Generalized Nuclear Segmentation for Computational
 Pathology", IEEE TMI 36(7):1550 (2017), doi 10.1109/TMI.2017.2677499: background, inside, boundary. A teacher learns it
 from masks that do not hold it, and its students learn it as any other class. Where decisions are counted or shown it is
-merged into what it bounds, so that models with and without it are judged alike.
+merged into what it bounds (`OutputSpec.decide`), so that models with and without it are judged alike.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from histill.config.runs import BOUNDARY
 
 
 def with_boundary(mask: Tensor, width_px: int, boundary: int) -> Tensor:
@@ -33,25 +31,3 @@ def with_boundary(mask: Tensor, width_px: int, boundary: int) -> Tensor:
     )
     lowest = -negated
     return torch.where((mask > 0) & (highest != lowest)[:, 0], boundary, mask)
-
-
-def counted(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes that decisions are counted and shown in: all but a last one named "boundary"."""
-    return classes[:-1] if _has_boundary(classes) else classes
-
-
-def decided(logits: Tensor, classes: tuple[str, ...]) -> Tensor:
-    """Decisions among `counted(classes)`, int64 [B, H, W], from logits [B, K, H, W] over `classes`.
-
-    The most probable class, where the boundary's probability is added to that of the most probable foreground class:
-    a pixel of one nucleus is a pixel of a nucleus, inside or at its edge.
-    """
-    if not _has_boundary(classes):
-        return logits.argmax(1)
-    highest, likeliest = logits[:, 1:-1].max(1)
-    foreground = torch.logaddexp(highest, logits[:, -1])
-    return torch.where(foreground > logits[:, 0], likeliest + 1, 0)
-
-
-def _has_boundary(classes: tuple[str, ...]) -> bool:
-    return len(classes) > 2 and classes[-1] == BOUNDARY

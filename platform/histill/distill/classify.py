@@ -7,6 +7,7 @@ import numpy as np
 from histill.distill.judges import ClassJudge
 from histill.distill.task import Student, Terms, answers_of, weighted
 from histill.losses.logits import binary_cross_entropy, cross_entropy
+from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 
 
@@ -14,16 +15,15 @@ from histill.stream.batches import TileBatch
 class Classify:
     """Cross-entropy with the tile's label or labels, its classes weighted if `class_weights` are given."""
 
-    classes: tuple[str, ...]
+    outputs: OutputSpec
     class_weights: tuple[float, ...] | None
     smoothing: float = 0.0  # of the labels
-    multi_label: bool = False  # the classes do not exclude each other
 
     def loss(self, model: Student, batch: TileBatch) -> Terms:
         """The mean over the valid tiles of weight x cross-entropy; weights are 1 on average over the training tiles."""
         assert batch.label is not None
         logits, _ = answers_of(model, batch.student.float())
-        if self.multi_label:
+        if self.outputs.multi_label:
             loss = binary_cross_entropy(logits, batch.label, batch.valid, self.smoothing)
             return weighted({"cross_entropy": (1.0, loss)})
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
@@ -32,4 +32,4 @@ class Classify:
 
     def judge(self, tiles: np.ndarray) -> ClassJudge:
         """Agreement with the labels."""
-        return ClassJudge(len(self.classes), tiles, multi_label=self.multi_label)
+        return ClassJudge(self.outputs, tiles)

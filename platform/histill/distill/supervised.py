@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from histill.distill.boundary import counted, decided, with_boundary
+from histill.distill.boundary import with_boundary
 from histill.distill.judges import OverlapJudge
 from histill.distill.masks import masks_among, measure_labeled, per_share, sampled
 from histill.distill.task import Student, Terms, answers_of, weighted
 from histill.losses.logits import cross_entropy, soft_dice
+from histill.outputs import OutputSpec
 from histill.stream.batches import Labeled, TileBatch
 
 
@@ -21,10 +21,10 @@ from histill.stream.batches import Labeled, TileBatch
 class Supervised:
     """Cross-entropy, plus `dice` times the soft Dice loss, against the tile's mask at the network's size.
 
-    With a `boundary_px` above 0 the last of `classes` is the boundary, which is made from the masks there.
+    With a `boundary_px` above 0 the last class of `outputs` is the boundary, which is made from the masks there.
     """
 
-    classes: tuple[str, ...]
+    outputs: OutputSpec
     dice: float
     boundary_px: int = 0
     deep: float = 0.0
@@ -40,7 +40,7 @@ class Supervised:
         labeled = batch.labeled or measure_labeled(batch)
         target = sampled(self.reference(batch), logits.shape[-1])
         if self.boundary_px:
-            target = with_boundary(target, self.boundary_px, len(self.classes) - 1)
+            target = with_boundary(target, self.boundary_px, len(self.outputs.classes) - 1)
         parts = self._parts(logits, target, batch.valid, labeled)
         if stages:
             losses = [
@@ -56,15 +56,15 @@ class Supervised:
         """Weight and value of each term, for logits of the target's size."""
         parts = {"cross_entropy": (1.0, per_share(cross_entropy(logits, target, valid), labeled.pixels))}
         if self.dice:
-            one_hot = F.one_hot(target.clamp_min(0), len(self.classes)).movedim(-1, 1).float()
+            one_hot = F.one_hot(target.clamp_min(0), len(self.outputs.classes)).movedim(-1, 1).float()
             dice = soft_dice(logits, one_hot, valid, known=target >= 0)
             parts["dice"] = (self.dice, per_share(dice, labeled.tiles))
         return parts
 
     def judge(self, tiles: np.ndarray) -> OverlapJudge:
         """Agreement with the masks."""
-        return OverlapJudge(len(counted(self.classes)), self.reference, partial(decided, classes=self.classes))
+        return OverlapJudge(self.outputs, self.reference)
 
     def reference(self, batch: TileBatch) -> Tensor:
         """The mask, int64 [B, H, W], -1 where it is to be ignored. Raises InputError for a class that has no name."""
-        return masks_among(batch, counted(self.classes), self.name_of)
+        return masks_among(batch, self.outputs.scored, self.name_of)

@@ -42,9 +42,6 @@ class Judge(Protocol):
 class Task(Protocol):
     """What is learned."""
 
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
     def loss(self, model: Student, batch: TileBatch) -> Terms:
         """The terms of `batch`; padded rows have no part in them."""
         ...

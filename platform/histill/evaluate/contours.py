@@ -8,8 +8,9 @@ import torch
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.evaluate.pictures import COLOURS, draw_outlines, show_tile, write_png
+from histill.outputs import OutputSpec
 from histill.stream.read import Source
-from histill.stream.responses import full_logits, logits_of
+from histill.stream.responses import logits_of
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.teachers.cache import CacheHeader
@@ -29,7 +30,7 @@ def contours_picture(uri: str, header: CacheHeader, manifest: Manifest, storage:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    shown = list(read_answers(uri, header, manifest, storage))
+    outputs, shown = header.outputs, list(read_answers(uri, header, manifest, storage))
     if not shown:
         raise InputError(f"none of the responses {uri} that were to be shown can be decoded; cache them again.")
     down = -(-len(shown) // _ACROSS)
@@ -37,12 +38,12 @@ def contours_picture(uri: str, header: CacheHeader, manifest: Manifest, storage:
     axes = figure.subplots(down, _ACROSS, squeeze=False).flatten().tolist()
     for axis, (slide, image, said) in zip(axes, shown, strict=False):
         name = slide if len(slide) <= _NAME else f"...{slide[-_NAME:]}"
-        show_tile(axis, image, f"{name}\n{_say(header, said)}")
-        if header.dense:
+        show_tile(axis, image, f"{name}\n{_say(outputs, said)}")
+        if outputs.dense:
             draw_outlines(axis, said.argmax(0), len(header.classes))
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
-    if header.dense:
+    if outputs.dense:
         handles = [
             Line2D([], [], color=COLOURS[index % len(COLOURS)], label=name)
             for index, name in enumerate(header.classes[1:])
@@ -64,14 +65,13 @@ def read_answers(
         batch_size=_TILES,
         worker=0,
         workers=1,
-        response_channels=len(header.classes) - (0 if header.multi_label else 1),
-        dense_responses=header.dense,
+        response_channels=header.outputs.packed_channels,
+        dense_responses=header.outputs.dense,
         max_corrupt=_TILES,
     )
     for batch in stream.exact_pass():
         assert batch.response is not None
-        levels = logits_of(batch.response)
-        logits = levels if header.multi_label else full_logits(levels)
+        logits = header.outputs.unpack(logits_of(batch.response))
         for slot in torch.nonzero(batch.valid).flatten().tolist():
             slide = manifest.table["slide"][int(batch.index[slot])].as_py()
             # A batch's memory is used again once nobody refers to it.
@@ -93,11 +93,11 @@ def _spread(values: np.ndarray, count: int) -> np.ndarray:
     return values[((np.arange(count) + 0.5) * len(values) / count).astype(int)]
 
 
-def _say(header: CacheHeader, logits: torch.Tensor) -> str:
-    if not header.dense:
-        values = logits.flatten().sigmoid() if header.multi_label else logits.flatten().softmax(0)
+def _say(outputs: OutputSpec, logits: torch.Tensor) -> str:
+    if not outputs.dense:
+        values = outputs.probabilities(logits[None]).flatten()
     else:
-        values = torch.bincount(logits.argmax(0).flatten(), minlength=len(header.classes)) / logits[0].numel()
+        values = torch.bincount(logits.argmax(0).flatten(), minlength=len(outputs.classes)) / logits[0].numel()
     likely = torch.argsort(values, descending=True).tolist()
-    chosen = [index for index in likely if index or not header.dense][:2]
-    return ", ".join(f"{header.classes[index]} {float(values[index]):.1%}" for index in chosen)
+    chosen = [index for index in likely if index or not outputs.dense][:2]
+    return ", ".join(f"{outputs.classes[index]} {float(values[index]):.1%}" for index in chosen)

@@ -14,13 +14,13 @@ from histill.cluster.progress import Progress
 from histill.cluster.tasks import map_tasks
 from histill.config.common import Storage, Workers
 from histill.config.scoring import HeldOut
-from histill.distill.boundary import counted, decided
 from histill.distill.masks import masks_among, tile_name
 from histill.errors import InputError
-from histill.evaluate.answers import Answers, Kind
+from histill.evaluate.answers import Answers
 from histill.metrics.overlap import confusion
 from histill.models.encoders import Model
 from histill.models.resolution import logits_at_size
+from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.stream.colour import stain_densities
 from histill.stream.places import Places
@@ -57,8 +57,8 @@ class Examiner:
         manifest = read_manifest(held_out.tiles, storage)
         check_like(card, manifest.header, held_out.tiles)
         teacher = None
-        if card.kind == "segmentation":
-            teacher = _reference(card, manifest, held_out, storage)
+        if card.outputs.dense:
+            teacher = _reference(card.outputs, manifest, held_out, storage)
         elif held_out.reference is not None:
             raise InputError(
                 "held_out.reference is for models that mark pixels, and a classifier is held against labels; leave it "
@@ -70,13 +70,9 @@ class Examiner:
         return found
 
     @property
-    def kind(self) -> Kind:
-        return "multi_label" if self.card.multi_label else self.card.kind
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """What is decided among; a boundary is no class here."""
-        return counted(self.card.classes) if self.kind == "segmentation" else self.card.classes
+    def outputs(self) -> OutputSpec:
+        """What the model answers."""
+        return self.card.outputs
 
     @property
     def rows(self) -> np.ndarray:
@@ -86,10 +82,7 @@ class Examiner:
     @property
     def labels(self) -> np.ndarray | None:
         """As the stream brings them, for a classifier."""
-        if self.kind == "segmentation":
-            return None
-        among = self.manifest.multi_labels_among if self.card.multi_label else self.manifest.labels_among
-        return among(self.card.classes, self.rows)
+        return None if self.outputs.dense else self.manifest.labels_of(self.outputs, self.rows)
 
     def batches(self, rows: np.ndarray, *, whole: bool = False) -> Iterator[TileBatch]:
         """The tiles in `rows` of the manifest, each once; with `whole` at their own side, too: the teacher's view."""
@@ -100,7 +93,7 @@ class Examiner:
                 self.held_out.tiles,
                 self.manifest.header.digest,
                 self.storage,
-                masks=self.kind == "segmentation" and self.teacher is None,
+                masks=self.outputs.dense and self.teacher is None,
             ),
             split=self.held_out.split,
             only=rows,
@@ -117,32 +110,29 @@ class Examiner:
     def logits(self, seen: Tensor) -> Tensor:
         """float32 [B, K], or [B, K, H, W] at the tiles' own side, for uint8 [B, 3, s, s] at the side that is seen."""
         said = self.network(seen.to(self.device).float()).float().cpu()
-        return logits_at_size(said, self.card.tile_px) if self.kind == "segmentation" else said
-
-    def decided(self, logits: Tensor) -> Tensor:
-        """The segmenter's decisions among `classes`, int64 [B, H, W]."""
-        return decided(logits, self.card.classes)
+        return logits_at_size(said, self.card.tile_px) if self.outputs.dense else said
 
     def reference(self, batch: TileBatch) -> Tensor:
-        """What a segmenter is held against, int64 [B, H, W] among `classes`."""
+        """What a segmenter is held against, int64 [B, H, W] among the scored classes."""
         if self.teacher is None:
-            return masks_among(batch, self.classes, partial(tile_name, self.manifest))
+            return masks_among(batch, self.outputs.scored, partial(tile_name, self.manifest))
         assert batch.teacher is not None
-        return decided(self.teacher.respond(batch.teacher).cpu(), self.teacher.classes)
+        return self.teacher.outputs.decide(self.teacher.respond(batch.teacher).cpu())
 
     def answers(self, batch: TileBatch, seen: Tensor | None = None) -> Answers:
         """The answers to the tiles of a batch, or to `seen` in their place."""
         valid = batch.valid
         logits = self.logits(batch.student if seen is None else seen)[valid]
-        if self.kind == "segmentation":
-            said = confusion(self.decided(logits), self.reference(batch)[valid], len(self.classes)).numpy()
+        if self.outputs.dense:
+            decisions = self.outputs.decide(logits)
+            said = confusion(decisions, self.reference(batch)[valid], len(self.outputs.scored)).numpy()
             truth = np.zeros(len(said), np.int64)
         else:
             assert batch.label is not None
             said, truth = logits.numpy(), batch.label[valid].numpy()
         present = batch.index >= 0
         return Answers(
-            kind=self.kind,
+            spec=self.outputs,
             rows=batch.index[valid].numpy(),
             said=said,
             truth=truth,
@@ -193,7 +183,7 @@ def _part(model: str, held_out: HeldOut, storage: Storage, gpu: bool, rows: np.n
     return Answers.joined([examiner.answers(batch) for batch in examiner.batches(rows)])
 
 
-def _reference(card: ModelCard, manifest: Manifest, held_out: HeldOut, storage: Storage) -> Teacher | None:
+def _reference(outputs: OutputSpec, manifest: Manifest, held_out: HeldOut, storage: Storage) -> Teacher | None:
     """The teacher that a segmenter is held against, or None for masks, which then are there."""
     if held_out.reference is None:
         rows = manifest.rows_of(held_out.split)
@@ -205,9 +195,9 @@ def _reference(card: ModelCard, manifest: Manifest, held_out: HeldOut, storage: 
             )
         return None
     teacher = load_teacher(held_out.reference, manifest.header.mpp, storage)
-    if counted(teacher.classes) != counted(card.classes):
+    if teacher.outputs.scored != outputs.scored:
         raise InputError(
-            f"the model decides among {', '.join(card.classes)} and the reference among {', '.join(teacher.classes)}; "
-            "name a reference with the same classes."
+            f"the model decides among {', '.join(outputs.classes)} and the reference among "
+            f"{', '.join(teacher.outputs.classes)}; name a reference with the same classes."
         )
     return teacher

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histill.evaluate.answers import MAIN_FIGURE, Answers
+from histill.evaluate.answers import Answers
 
 STAIN_GROUPS = ("most eosin", "between", "most haematoxylin")
 
@@ -43,7 +43,7 @@ def by_stain(answers: Answers, slides: np.ndarray) -> dict[str, Part]:
 
 
 def _parts(answers: Answers, names: Mapping[int, str], part: np.ndarray) -> dict[str, Part]:
-    main, found = MAIN_FIGURE[answers.kind], {}
+    main, found = answers.spec.main_metric, {}
     for number, name in names.items():
         mine = (part == number).astype(np.float64)
         found[name] = Part(int(mine.sum()), float(answers.figures(mine[None])[main][0]))

@@ -11,6 +11,7 @@ from histill.errors import InputError
 from histill.evaluate.answers import Answers
 from histill.evaluate.examiner import Examiner
 from histill.metrics.weighted import BINS, bin_of
+from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 
 COLOURS = ((0.0, 0.75, 0.25), (0.9, 0.3, 0.0), (0.1, 0.35, 0.9), (0.8, 0.0, 0.7), (0.0, 0.7, 0.8))
@@ -37,13 +38,13 @@ def tiles_picture(examiner: Examiner, tiles: np.ndarray) -> bytes:
     shown = [each for batch in examiner.batches(tiles, whole=True) for each in _shown(examiner, batch)]
     if not shown:
         raise InputError(f"none of {len(tiles)} tiles of {examiner.manifest.uri} can be decoded; ingest them again.")
-    if examiner.kind != "segmentation":
+    if not examiner.outputs.dense:
         return _grid([(name, image, title) for name, image, title, *_ in shown])
     names = (
         "mask" if examiner.teacher is None else "teacher",
         "student" if examiner.card.teacher_digest else "model",
     )
-    return _rows(shown, names, len(examiner.classes))
+    return _rows(shown, names, len(examiner.outputs.scored))
 
 
 def confusion_picture(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
@@ -72,7 +73,7 @@ def reliability_picture(answers: Answers) -> bytes:
     from matplotlib.figure import Figure
     from scipy.special import expit, softmax
 
-    if answers.kind == "multi_label":
+    if answers.spec.multi_label:
         confidence, right = expit(answers.said).ravel(), answers.truth.ravel() > 0
         claimed, held = "probability of a class", "tiles that have it"
     else:
@@ -97,23 +98,24 @@ def _shown(examiner: Examiner, batch: TileBatch) -> Iterator[tuple[Any, ...]]:
     """The name of each tile, its pixels, a title, and for a segmenter the reference and the decisions."""
     assert batch.teacher is not None
     logits = examiner.logits(batch.student)
-    pixels, kind = batch.teacher.permute(0, 2, 3, 1).numpy(), examiner.kind
-    references = examiner.reference(batch) if kind == "segmentation" else batch.label
+    pixels, dense = batch.teacher.permute(0, 2, 3, 1).numpy(), examiner.outputs.dense
+    references = examiner.reference(batch) if dense else batch.label
     assert references is not None
     for slot, row in enumerate(batch.index.tolist()):
         if not bool(batch.valid[slot]):
             continue
         name, reference = examiner.manifest.table["tile_id"][row].as_py(), references[slot]
-        if kind == "segmentation":
-            said = examiner.decided(logits[slot : slot + 1])[0]
+        if dense:
+            said = examiner.outputs.decide(logits[slot : slot + 1])[0]
             yield name, pixels[slot], f"Dice {_dice(said, reference):.2f}", reference, said
         else:
-            yield name, pixels[slot], _titled(examiner, logits[slot], reference)
+            yield name, pixels[slot], _titled(examiner.outputs, logits[slot], reference)
 
 
-def _titled(examiner: Examiner, logits: torch.Tensor, label: torch.Tensor) -> str:
-    classes = examiner.classes
-    if examiner.kind == "multi_label":
+def _titled(outputs: OutputSpec, logits: torch.Tensor, label: torch.Tensor) -> str:
+    """For a classifier's logits, [K], and a label, [] or [K]."""
+    classes = outputs.classes
+    if outputs.multi_label:
         said, there = (
             ", ".join(name for name, yes in zip(classes, each.tolist(), strict=True) if yes) or "none"
             for each in (logits > 0, label > 0)

@@ -9,7 +9,7 @@ import torch
 
 from histill.cluster.progress import Progress
 from histill.config.augment import Augment
-from histill.evaluate.answers import MAIN_FIGURE, Answers
+from histill.evaluate.answers import Answers
 from histill.evaluate.examiner import Examiner
 from histill.stream import colour
 from histill.stream.decode import shrunk
@@ -85,5 +85,5 @@ def robustness(examiner: Examiner, tiles: int) -> dict[str, float]:
             done += int((batch.index >= 0).sum())
             progress.update(done)
     progress.close()
-    main = MAIN_FIGURE[examiner.kind]
+    main = examiner.outputs.main_metric
     return {name: float(Answers.joined(parts).figures()[main][0]) for name, parts in found.items()}

@@ -7,12 +7,13 @@ import pyarrow as pa
 
 from histill.config.common import Storage, Workers
 from histill.config.scoring import HeldOut
-from histill.evaluate.answers import MAIN_FIGURE, Answers, Kind
+from histill.evaluate.answers import Answers
 from histill.evaluate.examiner import Examiner, all_answers
 from histill.evaluate.intervals import Interval, drawn_figures, interval
 from histill.evaluate.parts import Part, by_slide, by_stain
 from histill.metrics.overlap import dice_and_iou
 from histill.models.cost import measure_cost
+from histill.outputs import MAIN_METRIC, Form
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Score:
     """A model's figures on one split of one tile set; `metrics/weighted.py` says what they mean."""
 
     model_digest: str
-    kind: Kind
+    kind: Form
     split: str
     tiles: int  # counted: the split's tiles less `corrupt`
     corrupt: int
@@ -44,7 +45,7 @@ class Score:
     @property
     def main(self) -> str:
         """The name of the figure that models are compared by."""
-        return MAIN_FIGURE[self.kind]
+        return MAIN_METRIC[self.kind]
 
 
 def score_model(
@@ -65,10 +66,10 @@ def score_of(examiner: Examiner, answers: Answers, *, draws: int) -> Score:
     cost = measure_cost(examiner.network, examiner.card.size_px)
     several = len(np.unique(cases)) > 1  # of one case nobody knows the spread
     drawn = drawn_figures(answers, cases, draws, seed=0) if draws and several else {}
-    teacher, against = examiner.teacher, "masks" if answers.kind == "segmentation" else "labels"
+    teacher, against = examiner.teacher, "masks" if answers.spec.dense else "labels"
     return Score(
         model_digest=examiner.digest,
-        kind=examiner.kind,
+        kind=examiner.outputs.form,
         split=examiner.held_out.split,
         tiles=len(answers.rows),
         corrupt=answers.corrupt,
@@ -78,8 +79,8 @@ def score_of(examiner: Examiner, answers: Answers, *, draws: int) -> Score:
         tiles_digest=examiner.manifest.header.digest,
         figures={name: float(values[0]) for name, values in answers.figures().items()},
         intervals={name: interval(values) for name, values in drawn.items()},
-        classes=_classes(answers, examiner.classes),
-        confusion=_confusion(answers, len(examiner.classes)),
+        classes=_classes(answers),
+        confusion=_confusion(answers),
         by_stain=by_stain(answers, slides),
         by_slide=by_slide(answers, slides),
         parameters=cost.parameters,
@@ -95,11 +96,12 @@ def column(examiner: Examiner, answers: Answers, name: str) -> np.ndarray:
     return values
 
 
-def _classes(answers: Answers, classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    if answers.kind == "segmentation":
+def _classes(answers: Answers) -> dict[str, dict[str, float]]:
+    classes = answers.spec.scored
+    if answers.spec.dense:
         dice, iou = dice_and_iou(answers.said.sum(0))
         return {name: {"dice": float(dice[k]), "iou": float(iou[k])} for k, name in enumerate(classes)}
-    if answers.kind == "multi_label":
+    if answers.spec.multi_label:
         said, there = answers.said > 0, answers.truth > 0
         return {
             name: {
@@ -120,12 +122,13 @@ def _share(what: np.ndarray, among: np.ndarray) -> float:
     return float(what[among].mean()) if among.any() else float("nan")
 
 
-def _confusion(answers: Answers, classes: int) -> tuple[tuple[int, ...], ...]:
-    if answers.kind == "multi_label":
+def _confusion(answers: Answers) -> tuple[tuple[int, ...], ...]:
+    if answers.spec.multi_label:
         return ()
-    if answers.kind == "segmentation":
+    if answers.spec.dense:
         counts = answers.said.sum(0)
     else:
+        classes = len(answers.spec.scored)
         cells = answers.truth * classes + answers.said.argmax(1)
         counts = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
     return tuple(tuple(row) for row in counts.tolist())

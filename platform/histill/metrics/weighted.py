@@ -11,9 +11,18 @@ import numpy as np
 from scipy import sparse, special
 
 from histill.metrics.overlap import dice_and_iou
+from histill.outputs import OutputSpec
 
 BINS = 15  # of confidence, equally wide
 Figures = dict[str, np.ndarray]
+
+
+def compute_figures(outputs: OutputSpec, said: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> Figures:
+    """The figures of what was `said` with these `outputs`: `overlap_figures` of a segmenter, which knows the `truth`
+    already, `label_figures` or `class_figures` of a classifier."""
+    if outputs.dense:
+        return overlap_figures(said, weights)
+    return (label_figures if outputs.multi_label else class_figures)(said, truth, weights)
 
 
 def class_figures(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Figures:

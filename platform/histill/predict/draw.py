@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from histill.artifacts.model_folder import ModelCard
 from histill.config.common import Storage
-from histill.distill.boundary import counted
 from histill.errors import InputError
 from histill.predict.file_names import name_files
 from histill.predict.geojson import heatmap_geojson
@@ -52,7 +51,7 @@ def plan_drawings(how: Predicting, manifest: Manifest, card: ModelCard) -> list[
     storage, split = how.config.storage, how.config.split
     records = read_slides(manifest, storage) if manifest.header.slides is not None else {}
     shards = _find_shards(manifest, split, alone=bool(records))
-    files, segmenter = name_files(shards), card.kind == "segmentation"
+    files, segmenter = name_files(shards), card.outputs.dense
     return [
         Drawing(
             slide=slide,
@@ -60,7 +59,7 @@ def plan_drawings(how: Predicting, manifest: Manifest, card: ModelCard) -> list[
             shards=shards[slide],
             record=records.get(slide),
             uri=how.uri,
-            classes=counted(card.classes) if segmenter else card.classes,
+            classes=card.outputs.scored,
             segmenter=segmenter,
             tile_px=manifest.header.tile_px,
             storage=storage,

@@ -19,7 +19,6 @@ from histill.cluster.tasks import map_tasks
 from histill.config.common import Storage
 from histill.config.ingest import IngestConfig, SlideSource, SplitRule
 from histill.config.predict import PredictConfig
-from histill.distill.boundary import counted
 from histill.errors import InputError
 from histill.predict.draw import (
     HEADER_NAME,
@@ -79,13 +78,12 @@ def predict(config: PredictConfig) -> Predicted:
     drawings, header = plan_drawings(how, manifest, card), join(uri, HEADER_NAME)
     if (record := find_record(how, manifest)) is not None:
         return _reused(record, drawings, how)
-    classes = counted(card.classes) if card.kind == "segmentation" else card.classes
+    outputs = card.outputs
     with connected():
         tallies, seconds = _predicted(how, manifest, expected)
         heatmaps = _draw(drawings, tiles) if config.heatmaps else 0
     cases, files = _cases(manifest, tallies), {drawing.slide: drawing.file for drawing in drawings}
-    kind = {"segmenter": card.kind == "segmentation", "multi_label": card.multi_label}
-    table = write_csv(tallies.values(), classes, cases, files, **kind)
+    table = write_csv(tallies.values(), outputs, cases, files)
     write_bytes(join(uri, SLIDES_NAME), table, config.storage)
     result = Predicted(
         predictions=uri,
@@ -98,7 +96,8 @@ def predict(config: PredictConfig) -> Predicted:
         seconds=round(seconds, 1),
         reused=False,
     )
-    by = {"model": digest, "tiles": manifest.header.digest, "classes": classes, "card": card.model_dump(mode="json")}
+    by: dict[str, Any] = {"model": digest, "tiles": manifest.header.digest}
+    by |= {"classes": outputs.scored, "card": card.model_dump(mode="json")}
     done = {"found": asdict(result), "shard_bytes": count_bytes(how, manifest)}
     write_json(header, by | done, config.storage)
     return result

@@ -13,7 +13,6 @@ from PIL import Image
 
 from histill.artifacts.model_folder import load
 from histill.config.predict import PredictConfig
-from histill.distill.boundary import counted, decided
 from histill.errors import InputError
 from histill.models.resolution import logits_at_size
 from histill.storage.tables import read_columns, write_table
@@ -68,8 +67,6 @@ class Predictor:
             torch.set_num_threads(max(1, int(config.workers.cpus)))
         self._device = torch.device("cuda" if gpu else "cpu")
         self._network = network.to(self._device)
-        segmenter = self._card.kind == "segmentation"
-        self.classes = counted(self._card.classes) if segmenter else self._card.classes
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         """Write the predictions for a shard, unless an earlier run has; what they are, in plain values.
@@ -87,7 +84,7 @@ class Predictor:
         if found is None:
             found, name = self._predicted(rows), folder_name(self._how.uri)
             write_table(target, [found], found.schema, config.storage, compression="zstd", belongs_to=name)
-        tallies = tally_tiles(found, measure_areas(self._manifest, rows), len(self.classes))
+        tallies = tally_tiles(found, measure_areas(self._manifest, rows), len(self._card.outputs.scored))
         slides = json.dumps([asdict(tally) for tally in tallies])
         return {"tiles": found.num_rows, "corrupt": found["class"].null_count, "slides": slides}
 
@@ -134,21 +131,22 @@ class Predictor:
 
     def _said(self, batch: TileBatch) -> Iterator[tuple[int, tuple[str, np.ndarray, bytes | None]]]:
         """Of each tile of the batch that could be decoded: its row, class, probabilities and mask."""
-        card, classes = self._card, np.array(self.classes)
+        outputs = self._card.outputs
+        classes = np.array(outputs.scored)
         logits = self._network(batch.student.to(self._device).float()).float()
         masks: list[bytes | None] = [None] * len(logits)
-        if card.kind == "segmentation":
-            pixels = decided(logits_at_size(logits, card.tile_px), card.classes)
+        if outputs.dense:
+            pixels = outputs.decide(logits_at_size(logits, self._card.tile_px))
             probabilities = torch.nn.functional.one_hot(pixels, len(classes)).float().mean((1, 2)).cpu().numpy()
             if self._how.config.masks:
                 masks = [_png(each) for each in pixels.to(torch.uint8).cpu().numpy()]
         else:
-            probabilities = (logits.sigmoid() if card.multi_label else logits.softmax(1)).cpu().numpy()
+            probabilities = outputs.probabilities(logits).cpu().numpy()
         for slot in torch.nonzero(batch.valid).flatten().tolist():
             shares = probabilities[slot]
-            if card.multi_label:
+            if outputs.multi_label:
                 name = "|".join(classes[shares > 0.5])
-            elif card.kind == "segmentation":
+            elif outputs.dense:
                 name = classes[1 + shares[1:].argmax() if shares[1:].sum() >= FOREGROUND else 0]
             else:
                 name = classes[shares.argmax()]

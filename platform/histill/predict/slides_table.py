@@ -4,17 +4,15 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
+from histill.outputs import OutputSpec
 from histill.tiles.tally import NO_CLASS, SlideTally
 
 
 def write_csv(
     tallies: Iterable[SlideTally],
-    classes: Sequence[str],
+    outputs: OutputSpec,
     cases: Mapping[str, Sequence[str]],
     files: Mapping[str, str],
-    *,
-    segmenter: bool,
-    multi_label: bool,
 ) -> bytes:
     """A table of one line a slide, UTF-8: its tiles and their area, each class's share and tiles, its files' name.
 
@@ -22,9 +20,9 @@ def write_csv(
     empty where no tile could be decoded. `tiles_<class>` are those said to be of the class. Where classes do not
     exclude each other a tile may be of several, and `tiles_none` are those of none.
     """
-    mean = "share" if segmenter else "mean_probability"
+    classes, mean = outputs.scored, "share" if outputs.dense else "mean_probability"
     text = io.StringIO(newline="")
-    none = [""] if multi_label and NO_CLASS not in classes else []
+    none = [""] if outputs.multi_label and NO_CLASS not in classes else []
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(
         ["slide", "case", "tiles", "undecodable", "area_mm2", *(f"{mean}_{name}" for name in classes),

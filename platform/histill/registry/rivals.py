@@ -23,10 +23,11 @@ def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: 
     with scratch_folder() as folder:
         model = versions.download(config.registered_name, version, Path(folder), config.tracking)
         examiner = Examiner.load(model, held_out, config.storage)
-        if (examiner.kind, examiner.classes) != (candidate.examiner.kind, candidate.examiner.classes):
+        own, wanted = examiner.outputs, candidate.examiner.outputs
+        if (own.form, own.scored) != (wanted.form, wanted.scored):
             raise InputError(
                 f"the champion of {config.registered_name!r}, version {version}, decides among "
-                f"{', '.join(examiner.classes)} and the candidate among {', '.join(candidate.examiner.classes)}; "
+                f"{', '.join(own.scored)} and the candidate among {', '.join(wanted.scored)}; "
                 "register it under another name."
             )
         # downloaded to this process alone, so not by the cluster's workers

@@ -102,8 +102,8 @@ def _pictures(examiner: Examiner, answers: Answers, score: Score, count: int) ->
     found = {"The worst tiles": tiles_picture(examiner, worst_tiles(answers, count))}
     found["Tiles from all over the split"] = tiles_picture(examiner, spread_tiles(examiner, count))
     if score.confusion:
-        found["Decisions against the reference"] = confusion_picture(score.confusion, examiner.classes)
-    if score.kind != "segmentation":
+        found["Decisions against the reference"] = confusion_picture(score.confusion, examiner.outputs.scored)
+    if not examiner.outputs.dense:
         found["Calibration"] = reliability_picture(answers)
     return found
 

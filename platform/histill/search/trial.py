@@ -64,7 +64,7 @@ def _costs(card: ModelCard, asked: str) -> dict[str, float]:
 
 def quality_of(card: ModelCard) -> str:
     """The metric by which trials are compared, as training reports it."""
-    return "val_dice" if card.kind == "segmentation" else "val_balanced_accuracy"
+    return f"val_{card.outputs.main_metric}"
 
 
 def with_rank(metrics: Mapping[str, Any], quality: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How a teacher's responses to a tile are stored: 8-bit logits, one row a tile, in shards like the tiles' own.
 
-Where the classes exclude each other the logits are relative to class 0, else they are as they are.
+The logits are packed (`OutputSpec.pack`): relative to class 0 where the classes exclude each other.
 A response to every pixel has the tile's size, one to the whole tile is a map of one pixel.
 Logits relative to class 0 are clipped to +-10 and rounded to steps of 10 / 127: within these limits a stored logit is
 off by at most 0.039, and so a probability, of two classes, by at most 0.01. Raw logits serve every temperature. Each
@@ -87,17 +87,5 @@ def decode_map(data: bytes | memoryview, shape: tuple[int, int, int]) -> np.ndar
 
 
 def logits_of(levels: "torch.Tensor") -> "torch.Tensor":
-    """Levels, uint8 [B, K - 1, H, W], as logits relative to class 0, float32."""
+    """Levels, uint8 [B, C, H, W], as packed logits, float32."""
     return levels.float().sub_(ZERO).mul_(STEP)
-
-
-def relative_logits(logits: "torch.Tensor") -> "torch.Tensor":
-    """[B, K, ...] -> [B, K - 1, ...]: z_k - z_0. A softmax does not see the shift, and a channel is saved."""
-    return logits[:, 1:] - logits[:, :1]
-
-
-def full_logits(relative: "torch.Tensor") -> "torch.Tensor":
-    """The inverse, with z_0 = 0: [B, K - 1, H, W] -> [B, K, H, W]."""
-    import torch
-
-    return torch.cat([torch.zeros_like(relative[:, :1]), relative], dim=1)

@@ -17,7 +17,7 @@ from histill.storage.tables import is_damage, read_columns, write_table
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile, decode_image
-from histill.stream.responses import encode, encode_map, relative_logits, response_columns, response_schema
+from histill.stream.responses import encode, encode_map, response_columns, response_schema
 from histill.stream.views import Placement, placed
 from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import Teacher
@@ -148,8 +148,8 @@ def respond_encoded(
             logits, by_layer = teacher.respond_with_maps(tiles, (layer,))
             for index, feature_map in zip(decoded, by_layer[layer].cpu().numpy(), strict=True):
                 maps[number][index] = encode_map(feature_map)
-        logits = logits if teacher.dense else logits[:, :, None, None]
-        answers = (logits if teacher.multi_label else relative_logits(logits)).cpu().numpy()
+        logits = logits if teacher.outputs.dense else logits[:, :, None, None]
+        answers = teacher.outputs.pack(logits).cpu().numpy()
         for index, answer in zip(decoded, answers, strict=True):
             columns[number][index] = encode(answer)
     return columns + maps

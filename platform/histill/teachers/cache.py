@@ -23,6 +23,7 @@ from histill.config.common import Teacher as TeacherConfig
 from histill.config.load import validate
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 from histill.storage.control import exists, read_json, sizes_of, write_json
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews, check_crop
@@ -57,6 +58,11 @@ class CacheHeader(Strict):
     layer: str | None = None  # of the teacher, whose feature map lies beside each answer
     map_shape: tuple[int, int, int] | None = None  # of that map, [C, h, w]
     shard_bytes: int | None = None  # of all shards together, by which lost ones are noticed
+
+    @property
+    def outputs(self) -> OutputSpec:
+        """What the responses are."""
+        return OutputSpec("segmentation" if self.dense else "classification", self.classes, self.multi_label)
 
     def at(self, uri: str) -> CachedViews:
         """The views of the cache, which lies at `uri`."""
@@ -133,7 +139,7 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     if done != tiles.tiles:
         raise RuntimeError(f"{done} responses were written for {tiles.tiles} tiles")
     joined = tuple(join_tallies(tallies).values())
-    shares = Shares(group_by(manifest), teacher.classes, teacher.dense, tiles.mpp, joined)
+    shares = Shares(group_by(manifest), teacher.outputs.classes, teacher.outputs.dense, tiles.mpp, joined)
     write_shares(uri, shares, config.storage)
     return CachedResponses(uri, finish_cache(how, teacher, manifest, undecodable), shares, reused=False)
 
@@ -157,7 +163,7 @@ def finish_cache(how: Answering, teacher: Teacher, manifest: Manifest, undecodab
     """Mark a cache whose shards are all written as finished, by its header; `undecodable` of its rows are empty."""
     header = CacheHeader(
         teacher=teacher.digest,
-        classes=teacher.classes,
+        classes=teacher.outputs.classes,
         tiles_digest=manifest.header.digest,
         tiles=manifest.header.tiles,
         undecodable=undecodable,
@@ -165,8 +171,8 @@ def finish_cache(how: Answering, teacher: Teacher, manifest: Manifest, undecodab
         seed=how.cached.seed,
         flips=how.cached.augment.flips,
         crop_px=how.cached.augment.crop_px,
-        dense=teacher.dense,
-        multi_label=teacher.multi_label,
+        dense=teacher.outputs.dense,
+        multi_label=teacher.outputs.multi_label,
         layer=how.config.layer,
         map_shape=_map_shape(teacher, how.config, how.tile_px),
         shard_bytes=_shard_bytes(how.cached.uri, manifest, how.config.storage),
@@ -275,7 +281,7 @@ def check_views(uri: str, header: CacheHeader, augment: Augment) -> None:
             f"data.augment.crop_px is {shown}, and responses {uri} answer views of crop_px {answered}; set it to that, "
             "or cache responses to other views."
         )
-    if header.views == 1 and not header.dense and augment.crop_px is not None:
+    if header.views == 1 and not header.outputs.dense and augment.crop_px is not None:
         raise InputError(
             f"data.augment.crop_px is {augment.crop_px}, and responses {uri} answer whole tiles, not parts of them; "
             f"leave it out, or cache responses to views of that size (views=8 augment.crop_px={augment.crop_px})."

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from histill.outputs import OutputSpec
+
 # Physical sizes, so that the teacher answers alike at any resolution.
 _SMOOTHING_UM = 0.6
 _SMALLEST_NUCLEUS_UM2 = 12.0
@@ -25,10 +27,8 @@ class ClassicalTeacher:
     """
 
     mpp: float | None
-    classes: tuple[str, ...] = ("background", "nucleus")
+    outputs: OutputSpec = field(default=OutputSpec("segmentation", ("background", "nucleus")), init=False)
     digest: str = field(init=False)
-    dense: bool = field(default=True, init=False)
-    multi_label: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         constants = (_VERSION, _SMOOTHING_UM, _SMALLEST_NUCLEUS_UM2, _FLOOR_OD, _SOFTNESS_OD, self.mpp)

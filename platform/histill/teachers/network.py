@@ -11,6 +11,7 @@ from histill.errors import InputError
 from histill.models.encoders import Model
 from histill.models.layers import layer_channels, with_maps
 from histill.models.resolution import at_size, logits_at_size
+from histill.outputs import OutputSpec
 from histill.teachers.sides import seen_px
 
 
@@ -22,21 +23,18 @@ class NetworkTeacher:
     """
 
     model: Model
-    classes: tuple[str, ...]
+    outputs: OutputSpec
     digest: str
     mpp: float
     tile_px: int
     size_px: int  # the side at which it sees a tile of `tile_px`
-    dense: bool = True
-    multi_label: bool = False
 
     @classmethod
     def load(cls, uri: str, storage: Storage, *, gpu: bool = False) -> "NetworkTeacher":
         """From a model folder or a finished run. Raises InputError when it is neither."""
         model, card, digest = load(resolve(uri, storage), storage)
         model = model.requires_grad_(False).to("cuda" if gpu else "cpu")
-        dense = card.kind == "segmentation"
-        return cls(model, card.classes, digest, card.tile_mpp, card.tile_px, card.size_px, dense, card.multi_label)
+        return cls(model, card.outputs, digest, card.tile_mpp, card.tile_px, card.size_px)
 
     def sees(self, side_px: int) -> int:
         """The side at which the network sees a tile or window of `side_px`.
@@ -67,7 +65,7 @@ class NetworkTeacher:
         """What it responds to tiles or windows of tiles, uint8 [B, 3, S, S], and the feature maps of `layers`."""
         tiles = tiles.to(next(self.model.parameters()).device)
         logits, maps = with_maps(self.model, at_size(tiles, self.sees(tiles.shape[-1])), layers)
-        return (logits_at_size(logits, tiles.shape[-1]) if self.dense else logits), maps
+        return (logits_at_size(logits, tiles.shape[-1]) if self.outputs.dense else logits), maps
 
     def with_maps(self, seen: Tensor, layers: tuple[str, ...], *, graph: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and the feature maps of `layers` for tiles at the side that the network sees, uint8 [B, 3, S, S].

@@ -17,6 +17,7 @@ from histill.config.base import Strict
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.models.resolution import at_size, logits_at_size
+from histill.outputs import OutputSpec
 from histill.storage.control import read_bytes
 from histill.teachers.onnx_weights import read_graph
 from histill.teachers.sides import seen_px
@@ -49,8 +50,6 @@ class OnnxTeacher:
     session: onnxruntime.InferenceSession
     card: OnnxCard
     digest: str
-    dense: bool = True
-    multi_label: bool = False
 
     @classmethod
     def load(cls, uri: str, storage: Storage, *, gpu: bool = False) -> "OnnxTeacher":
@@ -77,8 +76,8 @@ class OnnxTeacher:
         return teacher
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        return self.card.classes
+    def outputs(self) -> OutputSpec:
+        return OutputSpec("segmentation", self.card.classes)
 
     @property
     def mpp(self) -> float:

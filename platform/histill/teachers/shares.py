@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from histill.config.common import Storage
+from histill.outputs import OutputSpec
 from histill.storage.control import read_json, write_json
 from histill.storage.uris import join
 from histill.stream.decode import CorruptTile
@@ -101,8 +102,9 @@ def tally_answers(
     answers: pa.ChunkedArray, teacher: Teacher, manifest: Manifest, rows: np.ndarray, side: int
 ) -> list[SlideTally]:
     """What the stored `answers` to `rows`, int64, of the manifest, dense ones of `side` pixels, say of each slide."""
-    shares = [_shares_of(answer, teacher, side) for answer in answers.to_pylist()]
-    names = [None if each is None else _name(each, teacher) for each in shares]
+    outputs = teacher.outputs
+    shares = [_shares_of(answer, outputs, side) for answer in answers.to_pylist()]
+    names = [None if each is None else _name(each, outputs) for each in shares]
     owners = manifest.table[group_by(manifest)].take(pa.array(rows))
     table = pa.table(
         {
@@ -111,33 +113,32 @@ def tally_answers(
             "probabilities": pa.array([None if each is None else each.tolist() for each in shares]),
         }
     )
-    return tally_tiles(table, measure_areas(manifest, rows), len(teacher.classes))
+    return tally_tiles(table, measure_areas(manifest, rows), len(outputs.classes))
 
 
-def _shares_of(answer: bytes, teacher: Teacher, side: int) -> np.ndarray | None:
+def _shares_of(answer: bytes, outputs: OutputSpec, side: int) -> np.ndarray | None:
     """float64 [K] of one tile; None where it could not be decoded. A whole tile is or is not of a class."""
-    classes = len(teacher.classes)
-    channels = classes if teacher.multi_label else classes - 1
+    channels = outputs.packed_channels
     try:
-        levels = decode(answer, channels, side if teacher.dense else 1) if answer else None
+        levels = decode(answer, channels, side if outputs.dense else 1) if answer else None
     except CorruptTile:
         levels = None
     if levels is None:
         return None
-    if teacher.multi_label:
+    if outputs.multi_label:
         return (levels.ravel() > ZERO).astype(np.float64)
     highest, likeliest = levels[0].copy(), np.zeros(levels[0].shape, np.uint8)
     for index, level in enumerate(levels[1:], start=1):
         likeliest[level > highest] = index
         np.maximum(highest, level, out=highest)
-    likeliest[highest <= ZERO] = classes  # the logit of class 0 is 0
+    likeliest[highest <= ZERO] = len(outputs.classes)  # the logit of class 0 is 0
     counts = [np.count_nonzero(likeliest == index) for index in range(channels)]
     return np.array([likeliest.size - sum(counts), *counts]) / likeliest.size
 
 
-def _name(shares: np.ndarray, teacher: Teacher) -> str:
-    chosen = np.flatnonzero(shares) if teacher.multi_label else [shares.argmax()]
-    return "|".join(teacher.classes[index] for index in chosen)
+def _name(shares: np.ndarray, outputs: OutputSpec) -> str:
+    chosen = np.flatnonzero(shares) if outputs.multi_label else [shares.argmax()]
+    return "|".join(outputs.classes[index] for index in chosen)
 
 
 def write_shares(uri: str, shares: Shares, storage: Storage) -> None:

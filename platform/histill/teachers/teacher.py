@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 
 if TYPE_CHECKING:
     import torch
@@ -16,18 +17,13 @@ class Teacher(Protocol):
     """A frozen source of responses. Whatever it is made of, it is fed and answers in one form.
 
     Input: pixels as they were decoded, of tiles or of windows of tiles at `mpp`; bringing them to its own resolution
-    and normalising them is the teacher's business. Output: logits of each pixel, or of the tile, over `classes`, never
-    probabilities.
+    and normalising them is the teacher's business. Output: logits of each pixel, or of the tile, over the classes of
+    `outputs`, never probabilities.
     """
 
     @property
-    def dense(self) -> bool:
-        """Whether it answers for every pixel; else for the whole tile or window."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the output channels, background first."""
+    def outputs(self) -> OutputSpec:
+        """What its logits stand for."""
         ...
 
     @property
@@ -40,11 +36,6 @@ class Teacher(Protocol):
         """SHA-256, 64 hex digits, that changes whenever its answers could."""
         ...
 
-    @property
-    def multi_label(self) -> bool:
-        """Whether the classes of its answers to whole tiles do not exclude each other: logits of each by itself."""
-        ...
-
     def sees(self, side_px: int) -> int:
         """The side, in pixels, at which it sees a tile or window of `side_px`.
 
@@ -53,7 +44,7 @@ class Teacher(Protocol):
         ...
 
     def respond(self, tiles: "torch.Tensor") -> "torch.Tensor":
-        """Logits, float32 [B, K, S, S] or, if not `dense`, [B, K], for tiles, uint8 [B, 3, S, S].
+        """Logits, float32 [B, K, S, S] or, for whole tiles, [B, K], for tiles, uint8 [B, 3, S, S].
 
         A tile's answer does not depend on its batch.
         """

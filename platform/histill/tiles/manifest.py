@@ -18,6 +18,7 @@ from histill.config.base import Strict
 from histill.config.common import Storage
 from histill.config.load import validate
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 from histill.storage.control import exists, read_bytes, read_json, write_bytes, write_json
 from histill.storage.uris import join
 from histill.tiles.schema import MANIFEST
@@ -69,6 +70,11 @@ class Manifest:
                 f"split {split!r} of {self.uri} is empty (it has {counts}); name another or cut other splits."
             )
         return rows
+
+    def labels_of(self, outputs: OutputSpec, tiles: np.ndarray, *, needed: bool = True) -> np.ndarray:
+        """Each tile's label as a classifier with these `outputs` learns it: `labels_among` or `multi_labels_among`."""
+        among = self.multi_labels_among if outputs.multi_label else self.labels_among
+        return among(outputs.classes, tiles, needed=needed)
 
     def labels_among(self, classes: Sequence[str], tiles: np.ndarray, *, needed: bool = True) -> np.ndarray:
         """The index in `classes` of every tile's label, int64 [all tiles]; -1 for a tile without one.

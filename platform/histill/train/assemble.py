@@ -46,24 +46,22 @@ def make_task(prepared: Prepared) -> Task:
     config, card = prepared.config, prepared.card
     if isinstance(config, PretrainConfig):
         teacher = _live_teacher(config, card)
-        return Rckd(card.classes, config.loss, teacher)
+        return Rckd(card.outputs, config.loss, teacher)
     if isinstance(config, DistillConfig):
         teacher = _live_teacher(config, card)
         return Distill(
-            classes=card.classes,
+            outputs=card.outputs,
             terms=config.loss,
             layers=prepared.layers or Layers(),
             teacher=teacher,
-            dense=card.kind == "segmentation",
-            multi_label=card.multi_label,
             judged_by_teacher=prepared.judged_by_teacher,
             name_of=partial(_tile_name, prepared.source),
         )
     if isinstance(config, TeacherConfig | FinetuneConfig) and config.target == "classification":
-        return Classify(card.classes, prepared.class_weights, config.smoothing, card.multi_label)
+        return Classify(card.outputs, prepared.class_weights, config.smoothing)
     if isinstance(config, TeacherConfig | FinetuneConfig):
         boundary_px, deep = (config.boundary_px, config.deep) if isinstance(config, TeacherConfig) else (0, 0.0)
-        return Supervised(card.classes, config.dice, boundary_px, deep, partial(_tile_name, prepared.source))
+        return Supervised(card.outputs, config.dice, boundary_px, deep, partial(_tile_name, prepared.source))
     raise TypeError(f"no task for a {type(config).__name__}")
 
 

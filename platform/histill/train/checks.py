@@ -11,6 +11,7 @@ from histill.config.runs import Network, RunConfig
 from histill.errors import InputError
 from histill.models.classifiers import Classifier, check_side
 from histill.models.students import STRIDE, check_encoder
+from histill.outputs import OutputSpec
 from histill.storage.control import probe
 from histill.storage.uris import absolute
 from histill.stream.places import balance_groups
@@ -73,11 +74,9 @@ def card_of(
     config: RunConfig,
     network: Network,
     manifest: Manifest,
-    classes: tuple[str, ...],
+    outputs: OutputSpec,
     *,
     teacher: str | None = None,
-    classification: bool = False,
-    multi_label: bool = False,
     cases: frozenset[str] | None = None,
 ) -> ModelCard:
     """The card of the model that a run will make. `teacher` is its teacher's digest, `cases` as in a stream.
@@ -86,16 +85,16 @@ def card_of(
     """
     mean, std = _normalisation(network)
     card = ModelCard(
-        kind="classification" if classification else "segmentation",
-        multi_label=multi_label,
+        kind=outputs.kind,
+        multi_label=outputs.multi_label,
         encoder=network.encoder,
-        decoder_channels=() if classification else network.decoder_channels,
-        classes=classes,
+        decoder_channels=network.decoder_channels if outputs.dense else (),
+        classes=outputs.classes,
         mean=mean,
         std=std,
         tile_px=manifest.header.tile_px,
         tile_mpp=manifest.header.mpp,
-        size_px=size_of(network, manifest, not classification),
+        size_px=size_of(network, manifest, outputs.dense),
         tiles_digest=manifest.header.digest,
         train_cases=case_digests(manifest, config.data.train, cases),
         teacher_digest=teacher,

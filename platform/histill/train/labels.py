@@ -1,10 +1,10 @@
 """Which cases and labels a run learns from."""
 
-from histill.artifacts.model_folder import ModelCard
 from histill.config.distill import DistillConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.runs import TeacherConfig
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 from histill.tiles.manifest import Manifest
 from histill.tiles.subsets import balanced_weights, few_cases
 from histill.train.checks import check_masks
@@ -19,30 +19,33 @@ def few_of(config: TeacherConfig | FinetuneConfig | DistillConfig, manifest: Man
 
 def labels_to_learn(
     config: TeacherConfig | FinetuneConfig, manifest: Manifest, cases: frozenset[str] | None
-) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
-    """The classes of a classifier, and their weights if it weights them. Raises InputError for a tile without one."""
+) -> tuple[OutputSpec, tuple[float, ...] | None]:
+    """What a classifier is to answer, and the weights of its classes if it weights them.
+
+    Raises InputError for a tile without a label.
+    """
     classes = config.classes or manifest.label_names(multi_label=config.multi_label)
     if len(classes) < 2:
         raise InputError(
             f"the tiles of {manifest.uri} have {len(classes)} labels ({', '.join(classes) or 'none'}) and a "
             "classifier needs two; ingest them with a label column."
         )
-    among = manifest.multi_labels_among if config.multi_label else manifest.labels_among
-    among(classes, manifest.rows_of(config.data.val))
+    outputs = OutputSpec("classification", classes, config.multi_label)
+    manifest.labels_of(outputs, manifest.rows_of(config.data.val))
     rows = manifest.rows_of(config.data.train, cases)
-    labels = among(classes, rows)
-    return classes, balanced_weights(labels[rows], len(classes)) if config.class_weights else None
+    labels = manifest.labels_of(outputs, rows)
+    return outputs, balanced_weights(labels[rows], len(classes)) if config.class_weights else None
 
 
 def labels_to_see(
-    config: DistillConfig, manifest: Manifest, card: ModelCard, cases: frozenset[str] | None
+    config: DistillConfig, manifest: Manifest, outputs: OutputSpec, cases: frozenset[str] | None
 ) -> tuple[frozenset[str] | None, bool]:
     """The cases whose labels a distillation may see, and whether its validation is judged by the teacher instead.
 
     Raises InputError for a label that is no class of the teacher, and where masks are wanted and missing.
     """
     training, validation = manifest.rows_of(config.data.train, cases), manifest.rows_of(config.data.val)
-    if card.kind == "segmentation":
+    if outputs.dense:
         if config.labelled < 1:
             raise InputError(f"labelled is {config.labelled:g}, which is for classifiers; leave it out.")
         if config.loss.attention:
@@ -51,9 +54,8 @@ def labels_to_see(
             check_masks(manifest, config.data.train, config.data.val)
             return None, False
         return None, True
-    among = manifest.multi_labels_among if card.multi_label else manifest.labels_among
-    among(card.classes, training, needed=False)
-    by_teacher = bool((among(card.classes, validation, needed=False)[validation] < 0).any())
+    manifest.labels_of(outputs, training, needed=False)
+    by_teacher = bool((manifest.labels_of(outputs, validation, needed=False)[validation] < 0).any())
     if config.labelled == 1:
         return None, by_teacher
     return few_cases(manifest, config.data.train, config.labelled, config.fraction_seed), by_teacher

@@ -14,6 +14,7 @@ from histill.models.encoders import load_encoder
 from histill.models.layers import layer_channels
 from histill.models.matching import Layers
 from histill.models.students import STRIDE
+from histill.outputs import OutputSpec
 from histill.storage.control import probe
 from histill.stream.cached_views import CachedViews
 from histill.stream.read import Kept, Source
@@ -58,18 +59,18 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
     cached = None
     if config.responses is not None:
         responses = matching_cache(config.responses, manifest, config.teacher, config.storage)
-        _check_dense(responses.dense, config.responses)
+        _check_dense(responses.outputs, config.responses)
         check_views(config.responses, responses, config.data.augment)
         cached = responses.at(config.responses)
-        classes, digest = responses.classes, responses.teacher
+        outputs, digest = responses.outputs, responses.teacher
     else:
         teacher = load_teacher(config.teacher, manifest.header.mpp, config.storage)
-        _check_dense(teacher.dense, f"teacher {config.teacher.model}")
+        _check_dense(teacher.outputs, f"teacher {config.teacher.model}")
         tile_px, augment = manifest.header.tile_px, config.data.augment
         check_window(augment, tile_px, Views(teacher.sees(tile_px)))  # it sees the window, too
         teacher.sees(augment.crop_px or tile_px)
-        classes, digest = teacher.classes, teacher.digest
-    card = card_of(config, config.student, manifest, classes, teacher=digest)
+        outputs, digest = teacher.outputs, teacher.digest
+    card = card_of(config, config.student, manifest, outputs, teacher=digest)
     _check_weights(config.student, card, config.storage)
     views = Views(card.size_px, None if config.responses is not None else card.tile_px)
     prepared = Prepared(
@@ -80,7 +81,7 @@ def prepare_pretraining(config: PretrainConfig) -> Prepared:
         views=views,
         network=config.student,
         deep=config.loss.deep > 0,
-        response_channels=len(classes) - 1 if config.responses is not None else 0,
+        response_channels=outputs.packed_channels if config.responses is not None else 0,
     )
     return with_inputs(prepared)
 
@@ -91,15 +92,12 @@ def prepare_teacher(config: TeacherConfig) -> Prepared:
     manifest = checked_manifest(config, TEACHING, config.network, dense=not classification)
     cases = few_of(config, manifest)
     if classification:
-        classes, weights = labels_to_learn(config, manifest, cases)
+        outputs, weights = labels_to_learn(config, manifest, cases)
     else:
         check_masks(manifest, config.data.train, config.data.val)
         classes = config.classes or ("background", "nucleus")
-        classes = (*classes, BOUNDARY) if config.boundary_px else classes
-    card = card_of(
-        config, config.network, manifest, classes,
-        classification=classification, multi_label=config.multi_label, cases=cases,
-    )  # fmt: skip
+        outputs = OutputSpec("segmentation", (*classes, BOUNDARY) if config.boundary_px else classes)
+    card = card_of(config, config.network, manifest, outputs, cases=cases)
     _check_weights(config.network, card, config.storage)
     prepared = Prepared(
         kind=TEACHING,
@@ -120,12 +118,10 @@ def prepare_distillation(config: DistillConfig) -> Prepared:
     storage = config.storage
     probe(config.runs, storage)  # first of all, as for every run
     teacher = load_teacher(config.teacher, read_manifest(config.data.tiles, storage).header.mpp, storage)
-    manifest = checked_manifest(config, DISTILLING, config.student, dense=teacher.dense)
+    outputs = teacher.outputs
+    manifest = checked_manifest(config, DISTILLING, config.student, dense=outputs.dense)
     tile_px, cases = manifest.header.tile_px, few_of(config, manifest)
-    card = card_of(
-        config, config.student, manifest, teacher.classes,
-        teacher=teacher.digest, classification=not teacher.dense, multi_label=teacher.multi_label, cases=cases,
-    )  # fmt: skip
+    card = card_of(config, config.student, manifest, outputs, teacher=teacher.digest, cases=cases)
     teacher_px = teacher.sees(tile_px)
     check_resolutions(card, teacher_px, config)
     cached, map_shape = None, None
@@ -137,22 +133,22 @@ def prepare_distillation(config: DistillConfig) -> Prepared:
         others = {layer: width for layer, width in others.items() if layer == responses.layer}
     shown_px = teacher_px if isinstance(teacher, NetworkTeacher) else tile_px  # others bring tiles to their size
     views = Views(card.size_px, shown_px if cached is None else None)
-    check_window(config.data.augment, tile_px, views, STRIDE if teacher.dense else 1)
-    if teacher.dense and cached is None:
+    check_window(config.data.augment, tile_px, views, STRIDE if outputs.dense else 1)
+    if outputs.dense and cached is None:
         check_window(config.data.augment, tile_px, Views(shown_px), STRIDE)  # it sees the window, too
         teacher.sees(config.data.augment.crop_px or tile_px)
     _check_weights(config.student, card, storage)
     _check_encoder(config)
     own = layer_channels(build(card))
     layers = layers_of(config.loss, own, others)
-    if teacher.multi_label and (config.loss.decoupled or config.data.balance == "response"):
+    if outputs.multi_label and (config.loss.decoupled or config.data.balance == "response"):
         raise InputError(
             "loss.decoupled and data.balance=response are for classes that exclude each other, and the teacher's do "
             "not; leave them out."
         )
     if cached is not None and config.loss.attention:
         raise InputError("loss.attention needs a teacher that runs beside; set responses=null, or leave it out.")
-    labelled, by_teacher = labels_to_see(config, manifest, card, cases)
+    labelled, by_teacher = labels_to_see(config, manifest, outputs, cases)
     prepared = Prepared(
         kind=DISTILLING,
         config=config,
@@ -161,13 +157,13 @@ def prepare_distillation(config: DistillConfig) -> Prepared:
             config,
             manifest,
             views,
-            masks=teacher.dense and not by_teacher,
+            masks=outputs.dense and not by_teacher,
             responses=cached,
             maps=cached is not None and bool(layers.teacher),
         ),
         views=views,
         network=config.student,
-        response_channels=len(teacher.classes) - (not teacher.multi_label) if cached is not None else 0,
+        response_channels=outputs.packed_channels if cached is not None else 0,
         map_shape=map_shape if layers.teacher else None,
         cases=cases,
         labelled=labelled,
@@ -183,7 +179,7 @@ def prepare_finetuning(config: FinetuneConfig) -> Prepared:
     manifest = checked_manifest(config, FINETUNING, config.student, dense=not classification)
     cases = few_of(config, manifest)
     if classification:
-        classes, weights = labels_to_learn(config, manifest, cases)
+        outputs, weights = labels_to_learn(config, manifest, cases)
     else:
         classes = config.classes or ("background", "tissue")
         if BOUNDARY in classes:
@@ -192,10 +188,8 @@ def prepare_finetuning(config: FinetuneConfig) -> Prepared:
                 "its masks; choose another name."
             )
         check_masks(manifest, config.data.train, config.data.val)
-    card = card_of(
-        config, config.student, manifest, classes,
-        classification=classification, multi_label=config.multi_label, cases=cases,
-    )  # fmt: skip
+        outputs = OutputSpec("segmentation", classes)
+    card = card_of(config, config.student, manifest, outputs, cases=cases)
     _check_weights(config.student, card, config.storage)
     _check_encoder(config)
     prepared = Prepared(
@@ -239,9 +233,9 @@ def _check_weights(network: Network, card: ModelCard, storage: Storage) -> None:
         load_encoder(build(card), read_weights(network.weights, storage), network.weights)
 
 
-def _check_dense(dense: bool, what: str) -> None:
+def _check_dense(outputs: OutputSpec, what: str) -> None:
     """Raises InputError when `what` answers for whole tiles."""
-    if not dense:
+    if not outputs.dense:
         raise InputError(
             f"{what} answers for whole tiles, and pretraining needs a response to every pixel; name a segmentation "
             "teacher, or use jobs/distill_student.py."

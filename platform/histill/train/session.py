@@ -52,7 +52,7 @@ def streams_of(prepared: Prepared, manifest: Manifest, worker: int, workers: int
             read=ShardReader(config.data.read_threads) if config.data.reader == "worker" else read_by_ray_data,
             response_channels=prepared.response_channels,
             map_shape=prepared.map_shape,
-            dense_responses=prepared.card.kind == "segmentation",
+            dense_responses=prepared.card.outputs.dense,
             threads=config.data.decode_threads,
             max_corrupt=config.data.max_corrupt,
             buffer_tiles=config.data.shuffle_tiles,
@@ -65,12 +65,11 @@ def streams_of(prepared: Prepared, manifest: Manifest, worker: int, workers: int
 
 def labels_of(prepared: Prepared, manifest: Manifest) -> np.ndarray | None:
     """Each tile's class, int64 [tiles of the manifest], -1 where there is no label or a run must not see it."""
-    config, card = prepared.config, prepared.card
-    if card.kind != "classification":
+    config, outputs = prepared.config, prepared.card.outputs
+    if outputs.dense:
         return None
     training = manifest.rows_of(config.data.train, prepared.cases)
-    among = manifest.multi_labels_among if card.multi_label else manifest.labels_among
-    labels = among(card.classes, training, needed=prepared.kind != DISTILLING)
+    labels = manifest.labels_of(outputs, training, needed=prepared.kind != DISTILLING)
     if prepared.labelled is not None:
         seen = manifest.rows_of(config.data.train, prepared.labelled)
         labels[np.setdiff1d(training, seen)] = -1

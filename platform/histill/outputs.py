@@ -1,0 +1,100 @@
+"""What a model or teacher answers: for pixels or whole tiles, among which classes, and how logits become decisions."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from histill.config.runs import BOUNDARY
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["segmentation", "classification"]
+Form = Literal["segmentation", "classification", "multi_label"]
+MAIN_METRIC: dict[Form, str] = {
+    "segmentation": "dice",
+    "classification": "balanced_accuracy",
+    "multi_label": "balanced_accuracy",
+}
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """The channels of a network's logits and what they mean.
+
+    The one place where logits become probabilities and decisions. Files keep it as the keys `kind` (or `dense`),
+    `classes` and `multi_label`; a segmenter's boundary class is known by its name.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]  # of the channels; a segmenter's background first, its boundary last
+    multi_label: bool = False  # a classifier's classes do not exclude each other
+
+    @property
+    def dense(self) -> bool:
+        """Whether it answers for every pixel; else for the whole tile or window."""
+        return self.kind == "segmentation"
+
+    @property
+    def form(self) -> Form:
+        """Which of the three forms of answers it gives: of a class per pixel, a class per tile, or several per tile."""
+        return "multi_label" if self.multi_label else self.kind
+
+    @property
+    def boundary(self) -> bool:
+        """Whether the last class is the edge of the others, which decisions merge into what it bounds."""
+        return self.dense and len(self.classes) > 2 and self.classes[-1] == BOUNDARY
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The classes that decisions are made among: all but a boundary."""
+        return self.classes[:-1] if self.boundary else self.classes
+
+    @property
+    def packed_channels(self) -> int:
+        """Channels of `pack`ed logits."""
+        return len(self.classes) - (not self.multi_label)
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that models are compared by."""
+        return MAIN_METRIC[self.form]
+
+    @property
+    def activation(self) -> Literal["softmax", "sigmoid"]:
+        """What makes probabilities of logits."""
+        return "sigmoid" if self.multi_label else "softmax"
+
+    def probabilities(self, logits: "Tensor") -> "Tensor":
+        """Of each class in 0..1, [B, K, ...] from logits [B, K, ...]."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(1)
+
+    def decide(self, logits: "Tensor") -> "Tensor":
+        """Decisions among `scored` from logits [B, K, ...], int64 [B, ...]; with several labels 0 and 1, [B, K].
+
+        The most probable class, where a boundary's probability is added to that of the most probable foreground class:
+        a pixel of one nucleus is a pixel of a nucleus, inside or at its edge. Of several labels those above 1/2.
+        """
+        if self.multi_label:
+            return (logits > 0).long()
+        if not self.boundary:
+            return logits.argmax(1)
+        import torch
+
+        highest, likeliest = logits[:, 1:-1].max(1)
+        foreground = torch.logaddexp(highest, logits[:, -1])
+        return torch.where(foreground > logits[:, 0], likeliest + 1, 0)
+
+    def pack(self, logits: "Tensor") -> "Tensor":
+        """[B, K, ...] -> [B, packed_channels, ...]: z_k - z_0 where classes exclude each other, else as they are.
+
+        A softmax does not see the shift, and a channel is saved.
+        """
+        return logits if self.multi_label else logits[:, 1:] - logits[:, :1]
+
+    def unpack(self, packed: "Tensor") -> "Tensor":
+        """The inverse of `pack`, with z_0 = 0."""
+        if self.multi_label:
+            return packed
+        import torch
+
+        return torch.cat([torch.zeros_like(packed[:, :1]), packed], dim=1)
