@@ -1,0 +1,117 @@
+"""Prove that a kind of storage keeps what histill asks of it."""
+
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+from pyarrow import fs
+
+from histill.config.common import Storage
+from histill.config.places import read_place
+from histill.storage import control
+from histill.storage.filesystems import arrow_filesystem, control_filesystem
+from histill.storage.scheme import scheme_of
+from histill.storage.steady import steady_filesystem
+from histill.storage.tables import read_columns, write_table
+from histill.storage.uris import join, uri_like
+
+_AT_ONCE = 8
+_ODD = "a+b c 100%25 Präparat 患者 what?#1 [x]"
+
+
+def check_storage(uri: str, storage: Storage) -> None:
+    """Keep files of every kind in the empty folder `uri`, and remove them again. Raises AssertionError."""
+    assert read_place(uri) == uri
+    for check in (_check_files, _check_create, _check_swap, _check_shards, _check_checkpoints):
+        check(join(uri, check.__name__.removeprefix("_check_")), storage)
+
+
+def _check_files(uri: str, storage: Storage) -> None:
+    """Small files: read back as written, overwritten, listed by size, removed, and missed as FileNotFoundError."""
+    names = {"one": b"1", _ODD: bytes(range(256)) * 5000, "folder/two": b"", "folder/deep/three": b"333"}
+    assert control.files_in(uri, storage) == []
+    for name, data in names.items():
+        assert not control.exists(join(uri, name), storage)
+        control.write_bytes(join(uri, name), b"old", storage)
+        control.write_bytes(join(uri, name), data, storage)
+        assert control.read_bytes(join(uri, name), storage) == data
+        assert control.exists(join(uri, name), storage)
+    assert control.sizes_of(uri, names, storage) == {name: len(data) for name, data in names.items()}
+    assert control.files_in(uri, storage) == sorted(join(uri, name) for name in ("one", _ODD))
+    assert control.folders_in(uri, storage) == [join(uri, "folder")]
+    control.probe(uri, storage)
+    assert control.files_in(uri, storage) == sorted(join(uri, name) for name in ("one", _ODD))
+    for name in names:
+        control.remove(join(uri, name), storage)
+        for act in (control.read_bytes, control.remove):
+            assert _is_missing(act, join(uri, name), storage)
+
+
+def _is_missing(act: Callable[[str, Storage], object], uri: str, storage: Storage) -> bool:
+    try:
+        act(uri, storage)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _check_create(uri: str, storage: Storage) -> None:
+    """Of several writers that create one file, one does; it may ask again, as when the reply alone was lost."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        made = list(pool.map(lambda n: control.create_bytes(uri, b"by %d" % n, storage), range(_AT_ONCE)))
+    assert sum(made) == 1, f"{sum(made)} of {_AT_ONCE} created one file"
+    mine = b"by %d" % made.index(True)
+    assert control.read_bytes(uri, storage) == mine
+    assert control.create_bytes(uri, mine, storage)
+    assert not control.create_bytes(uri, b"late", storage)
+    assert not scheme_of(uri).create(*control_filesystem(uri, storage), b"late")  # without a look at what is there
+    assert control.read_bytes(uri, storage) == mine
+    control.remove(uri, storage)
+
+
+def _check_swap(uri: str, storage: Storage) -> None:
+    """Of several writers that have read a file, one replaces it; a missing file is replaced by none."""
+    assert not control.swap_bytes(uri, b"", b"new", storage)
+    control.write_bytes(uri, b"before", storage)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        swapped = list(pool.map(lambda n: control.swap_bytes(uri, b"before", b"by %d" % n, storage), range(_AT_ONCE)))
+    assert sum(swapped) == 1, f"{sum(swapped)} of {_AT_ONCE} swapped one file"
+    assert control.read_bytes(uri, storage) == b"by %d" % swapped.index(True)
+    control.remove(uri, storage)
+
+
+def _check_shards(uri: str, storage: Storage) -> None:
+    """Parquet files, read by several threads, some of their bytes at a time."""
+    schema = pa.schema([("number", pa.int64()), ("image", pa.binary())])
+    groups = [pa.table([[4 * g + n for n in range(4)], [bytes([g]) * 30_000] * 4], schema=schema) for g in range(8)]
+    size = write_table(uri, groups, schema, storage)
+    assert control.sizes_of(uri.rpartition("/")[0], ["shards"], storage) == {"shards": size}
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for table in pool.map(lambda _: read_columns(uri, ["number"], storage), range(_AT_ONCE)):
+            assert table is not None
+            assert table["number"].to_pylist() == list(range(32))
+    filesystem, path = arrow_filesystem(uri, storage)
+    with filesystem.open_input_file(path) as file:
+        whole = file.read()
+        assert (len(whole), whole[:4], file.read_at(4, size - 4)) == (size, b"PAR1", b"PAR1")
+    control.remove(uri, storage)
+    assert read_columns(uri, ["number"], storage) is None
+
+
+def _check_checkpoints(uri: str, storage: Storage) -> None:
+    """Ray Train's own files: written through streams, listed, and removed by folders, in other processes too."""
+    filesystem, path = steady_filesystem(uri, storage)
+    assert uri_like(uri, path) == uri
+    assert pickle.loads(pickle.dumps(filesystem)) == filesystem  # noqa: S301
+    filesystem.create_dir(f"{path}/step-1")
+    with filesystem.open_output_stream(f"{path}/step-1/model") as stream:
+        stream.write(b"wei")
+        stream.write(b"ghts")
+    listed = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    files = [found.path.lstrip("/") for found in listed if found.is_file]
+    assert files == [f"{path}/step-1/model".lstrip("/")]
+    with filesystem.open_input_file(f"{path}/step-1/model") as file:
+        assert file.read() == b"weights"
+    filesystem.delete_dir(f"{path}/step-1")
+    assert filesystem.get_file_info(f"{path}/step-1/model").type == fs.FileType.NotFound
