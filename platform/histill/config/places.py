@@ -9,7 +9,6 @@ import unicodedata
 from histill.config.redact import begins_with_login, holds_credentials
 
 MODEL = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))$")
-_REMOTE = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)://")
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<rest>.*)", re.DOTALL)
 # Those that are taken for one without a slash as well: a file may be called 12:30.svs, but not gs:bucket.
 _SCHEMES = re.compile(
@@ -83,7 +82,7 @@ def name_foreign(text: str) -> str | None:
     scheme, rest = match["scheme"].lower(), match["rest"]
     if not rest.startswith(("/", ":", "\\")) and not _SCHEMES.fullmatch(scheme):
         return None
-    if _is_remote(scheme):
+    if scheme.isalnum() and _is_remote(scheme):
         return (
             f"an address in {scheme.upper()} begins with {scheme}:// in small letters, then the bucket; write "
             f"{scheme}://bucket/key"
@@ -119,15 +118,14 @@ def _refuse_what_nobody_meant(text: str) -> None:
 
 def remote_scheme(text: str) -> str | None:
     """The scheme of an address in object storage, as in `s3`; None of any other text."""
-    match = _REMOTE.match(text)
-    return match["scheme"] if match is not None and _is_remote(match["scheme"]) else None
+    scheme, separator, _ = text.partition("://")
+    return scheme if separator and scheme.isalnum() and _is_remote(scheme) else None
 
 
 @functools.cache
 def _is_remote(scheme: str) -> bool:
     """Whether `storage/schemes/` has an entry for it. The file's name tells: its content is above this layer."""
-    known = scheme.isalnum() and scheme != "file"
-    return known and importlib.util.find_spec(f"histill.storage.schemes.{scheme}") is not None
+    return scheme != "file" and importlib.util.find_spec(f"histill.storage.schemes.{scheme}") is not None
 
 
 def _remote_address(text: str, scheme: str) -> str:
