@@ -160,7 +160,6 @@ def prepare(budget: Budget) -> None:
     from histill.config.common import Storage
     from histill.config.runs import TeacherConfig
     from histill.tiles.manifest import HEADER_NAME, read_manifest
-    from histill.train.prepare import prepare_teacher
     from testbed.training import epochs_for, run
 
     torch.set_num_threads(budget.processors)
@@ -172,7 +171,7 @@ def prepare(budget: Budget) -> None:
         "optimiser": {"epochs": epochs_for(budget.teacher_steps, tiles, BATCH // 4), "lr": 1e-3},
     }
     keys["data"] |= {"batch_size": BATCH // 4, "augment": {"crop_px": WINDOW_PX}}
-    run(TeacherConfig, prepare_teacher, keys | {"workers": {"count": 1}})
+    run(TeacherConfig, keys | {"workers": {"count": 1}})
 
 
 def make_tiles(budget: Budget) -> None:
@@ -354,11 +353,10 @@ def bare(budget: Budget) -> None:
     import torch
 
     from histill.config.runs import PretrainConfig
-    from histill.train.prepare import prepare_pretraining
     from testbed.training import run
 
     torch.set_num_threads(1)
-    run(PretrainConfig, prepare_pretraining, one_step(budget, f"bare-{os.getpid()}"))
+    run(PretrainConfig, one_step(budget, f"bare-{os.getpid()}"))
 
 
 def one_step(budget: Budget, name: str) -> dict[str, Any]:

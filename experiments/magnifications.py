@@ -151,7 +151,6 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
     from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
-    from histill.train.prepare import prepare_teacher
     from testbed.training import epochs_for, keys_of, responses, run
 
     tiles = read_manifest(str(budget.out / "biopsies"), STORAGE)
@@ -161,7 +160,7 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
     keys |= {"target": "classification", "network": {"encoder": TEACHER}, "smoothing": 0.1}
     keys |= {"fraction": budget.labelled, "fraction_seed": seed}
     keys["data"]["balance"] = "label"
-    teacher = run(TeacherConfig, prepare_teacher, keys)
+    teacher = run(TeacherConfig, keys)
     responses(teacher, tiles, budget.out / "responses", layer=LAYER, views=VIEWS, augment={"flips": True})
     network, card, _ = model_folder.load(model_folder.resolve(teacher, STORAGE), STORAGE)
     values, held_out = {}, HeldOut(tiles=tiles.uri)
@@ -181,7 +180,6 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
-    from histill.train.prepare import prepare_distillation, prepare_finetuning
     from testbed.training import epochs_for, keys_of, responses, run
 
     kept = budget.out / "values" / f"{cell.name}.json"
@@ -197,7 +195,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     if cell.arm == LABELS:
         keys |= {"target": "classification", "smoothing": 0.1}
         keys["data"]["balance"] = "label"
-        folder = run(FinetuneConfig, prepare_finetuning, keys)
+        folder = run(FinetuneConfig, keys)
     else:
         teacher = str(budget.runs / f"teacher-{cell.seed}")
         where = budget.out / "responses"
@@ -206,7 +204,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
         keys["loss"] = {"features": {"weight": budget.feature_weight}}
         keys["data"]["balance"] = "response"
         keys["data"]["augment"]["flips"] = False  # the views that the teacher has answered are turned already
-        folder = run(DistillConfig, prepare_distillation, keys)
+        folder = run(DistillConfig, keys)
     value = score_model(folder, HeldOut(tiles=tiles.uri), STORAGE).figures["balanced_accuracy"]
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(value))

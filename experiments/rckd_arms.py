@@ -160,7 +160,6 @@ def teach(budget: Budget) -> float:
     from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
-    from histill.train.prepare import prepare_teacher
     from testbed.training import epochs_for, keys_of, responses, run
 
     torch.set_num_threads(os.cpu_count() or 1)  # nothing runs beside it
@@ -169,7 +168,7 @@ def teach(budget: Budget) -> float:
     keys = keys_of("teacher", budget.runs, tiles, 0, batch=NUCLEI_BATCH, epochs=epochs, lr=budget.lr)
     weights = lite0_weights(budget.out / f"{TEACHER_ENCODER}.safetensors")
     keys["network"] = {"encoder": TEACHER_ENCODER, "weights": str(weights), "decoder_channels": TEACHER_DECODER}
-    teacher = run(TeacherConfig, prepare_teacher, keys)
+    teacher = run(TeacherConfig, keys)
     responses(teacher, read_manifest(str(budget.out / "biopsies"), STORAGE), budget.out / "responses")
     dice = score_model(teacher, HeldOut(tiles=tiles.uri), STORAGE).figures["dice"]
     torch.set_num_threads(1)
@@ -181,7 +180,6 @@ def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, No
     from experiments.arms.tile_sets import STORAGE
     from histill.config.runs import PretrainConfig, TeacherConfig
     from histill.tiles.manifest import read_manifest
-    from histill.train.prepare import prepare_pretraining, prepare_teacher
     from testbed.training import epochs_for, keys_of, responses, run
 
     supervised = arm == "supervised"
@@ -191,12 +189,12 @@ def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, No
     window_px = None if supervised else budget.window_px
     keys = keys_of(name, budget.runs, tiles, seed, batch=batch, epochs=epochs, lr=budget.lr, window_px=window_px)
     if supervised:
-        run(TeacherConfig, prepare_teacher, keys | {"network": _network(student), "deep": 1.0})
+        run(TeacherConfig, keys | {"network": _network(student), "deep": 1.0})
     else:
         teacher = str(budget.runs / "teacher")
         cached = responses(teacher, tiles, budget.out / "responses")
         rckd = {"student": _network(student), "teacher": {"model": teacher}, "responses": cached, "loss": LOSSES[arm]}
-        run(PretrainConfig, prepare_pretraining, keys | rckd)
+        run(PretrainConfig, keys | rckd)
     return name, None
 
 
@@ -207,7 +205,6 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
-    from histill.train.prepare import prepare_finetuning
     from testbed.training import epochs_for, keys_of, run
 
     kept = budget.out / "values" / f"{cell.name}.json"
@@ -228,7 +225,7 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
         keys["layer_decay"] = budget.layer_decay
     keys["target"] = "classification" if classification else "segmentation"
     keys["class_weights"] = classification
-    folder = run(FinetuneConfig, prepare_finetuning, keys)
+    folder = run(FinetuneConfig, keys)
     figures = score_model(folder, HeldOut(tiles=tiles.uri), STORAGE).figures
     value = figures["balanced_accuracy" if classification else "miou" if cell.target == "region" else "dice"]
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -12,20 +12,9 @@ from histill.config.finetune import FinetuneConfig
 
 def main(config: FinetuneConfig) -> Outcome:
     """Fine-tune the student of `config`."""
-    from histill.cluster.connect import connected
-    from histill.registry.runs import open_run
-    from histill.registry.server import check_tracking
-    from histill.registry.settled import settled_model
-    from histill.train.launch import train_run
-    from histill.train.prepare import prepare_finetuning
+    from histill.registry.training import train_tracked
 
-    if config.encoder is not None:
-        encoder = settled_model(config.encoder, config.tracking, config.runs, config.storage, name="encoder")
-        config = config.model_copy(update={"encoder": encoder})
-    prepared = prepare_finetuning(config)
-    check_tracking(config.tracking)
-    with connected():
-        return Outcome(vars(train_run(prepared, open_run)))
+    return Outcome(vars(train_tracked(config)))
 
 
 if __name__ == "__main__":

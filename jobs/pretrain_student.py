@@ -13,19 +13,9 @@ from histill.config.runs import PretrainConfig
 
 def main(config: PretrainConfig) -> Outcome:
     """Train the student of `config`."""
-    from histill.cluster.connect import connected
-    from histill.registry.runs import open_run
-    from histill.registry.server import check_tracking
-    from histill.registry.settled import settled_teacher
-    from histill.train.launch import train_run
-    from histill.train.prepare import prepare_pretraining
+    from histill.registry.training import train_tracked
 
-    teacher = settled_teacher(config.teacher, config.tracking, config.runs, config.storage)
-    config = config.model_copy(update={"teacher": teacher})
-    prepared = prepare_pretraining(config)
-    check_tracking(config.tracking)
-    with connected():
-        return Outcome(vars(train_run(prepared, open_run)))
+    return Outcome(vars(train_tracked(config)))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@
 import sys
 
 from histill.cli import Outcome, run_job
-from histill.config.distill import DistillConfig
-from histill.config.runs import PretrainConfig
 from histill.config.search import SEARCHES, SearchConfig
 
 
@@ -23,15 +21,12 @@ def main(config: SearchConfig) -> Outcome:
     from histill.cluster.connect import connected
     from histill.registry.runs import open_run
     from histill.registry.server import check_tracking, required_server_uri
-    from histill.registry.settled import settled_teacher
+    from histill.registry.training import fetch_sources
     from histill.registry.versions import json_bytes, register
     from histill.search.outcome import said_of
     from histill.search.sweep import RECORD_NAME, prepare_sweep, run_sweep
 
-    if isinstance(config, PretrainConfig | DistillConfig):
-        teacher = settled_teacher(config.teacher, config.tracking, config.runs, config.storage)
-        config = config.model_copy(update={"teacher": teacher})
-    prepared = prepare_sweep(config)
+    prepared = prepare_sweep(fetch_sources(config))
     if config.register_best is None:
         check_tracking(config.tracking)
     else:

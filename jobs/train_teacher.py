@@ -12,16 +12,9 @@ from histill.config.runs import TeacherConfig
 
 def main(config: TeacherConfig) -> Outcome:
     """Train the teacher of `config`."""
-    from histill.cluster.connect import connected
-    from histill.registry.runs import open_run
-    from histill.registry.server import check_tracking
-    from histill.train.launch import train_run
-    from histill.train.prepare import prepare_teacher
+    from histill.registry.training import train_tracked
 
-    prepared = prepare_teacher(config)
-    check_tracking(config.tracking)
-    with connected():
-        return Outcome(vars(train_run(prepared, open_run)))
+    return Outcome(vars(train_tracked(config)))
 
 
 if __name__ == "__main__":

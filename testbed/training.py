@@ -1,9 +1,8 @@
 """Train and cache responses in this process, without Ray: one model folder a run."""
 
-from collections.abc import Callable
 from math import ceil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -21,34 +20,32 @@ from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
 from histill.tiles.subsets import few_cases
-from histill.train.assemble import make_task
+from histill.train.build import build_learner, build_streams
 from histill.train.loop import Hooks, train
-from histill.train.prepare import Prepared
+from histill.train.prepare import prepare_run
 from histill.train.run_folder import finish, run_uri
-from histill.train.session import learner_of, streams_of
 
-Config = TypeVar("Config", bound=RunConfig)
 STORAGE = Storage()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 COLOURS = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "stain": 0.05}
 
 
-def run(kind: type[Config], prepare: Callable[[Config], Prepared], keys: dict[str, Any]) -> str:
+def run(kind: type[RunConfig], keys: dict[str, Any]) -> str:
     """Train to the end, or keep the finished run; the folder of the run."""
     config = validate(kind, keys, "the benchmark")
     uri = run_uri(config)
     if exists(join(uri, model_folder.FINISHED_NAME), STORAGE):
         return uri
-    prepared = prepare(config)
+    spec = prepare_run(config)
     manifest = read_manifest(config.data.tiles, STORAGE)
-    learner = learner_of(prepared, manifest, DEVICE)
-    training, validation = streams_of(prepared, manifest, 0, 1)
+    learner = build_learner(spec, manifest, DEVICE)
+    training, validation = build_streams(spec, manifest, 0, 1)
     last: dict[str, float] = {}
     hooks = Hooks(lambda _: None, last.update)
-    train(learner, learner.model, make_task(prepared), training, validation, config, hooks)
+    train(learner, learner.model, spec.build_task(), training, validation, config, hooks)
     folder = Path(uri) / "model"
     folder.mkdir(parents=True, exist_ok=True)
-    model_folder.save(str(folder), learner.shipped, prepared.card)
+    model_folder.save(str(folder), learner.shipped, spec.card)
     finish(config, str(folder), last)
     return uri
 

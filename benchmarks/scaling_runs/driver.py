@@ -33,7 +33,6 @@ def measured(bucket: str, responses: list[str], nodes: int, number: int, quick: 
     from benchmarks.scaling_runs.shares import figures_of
     from benchmarks.scaling_runs.workloads import WORKLOADS, prepared_run, shortened
     from histill.storage.steady import steady_filesystem
-    from histill.train.assemble import make_model
 
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     workloads = [shortened(each) for each in WORKLOADS] if quick else list(WORKLOADS)
@@ -57,7 +56,7 @@ def measured(bucket: str, responses: list[str], nodes: int, number: int, quick: 
     for workers, (prepared, workload) in zip(result.return_value, runs, strict=True):
         saves = workload.steps // workload.checkpoint_every
         figures = figures_of(workers, warm=workload.warm, batch=workload.batch, saves=saves)
-        learned = [parameter for parameter in make_model(prepared).parameters() if parameter.requires_grad]
+        learned = [parameter for parameter in prepared.build_model().parameters() if parameter.requires_grad]
         figures["gradient_bytes"] = float(sum(parameter.numel() * parameter.element_size() for parameter in learned))
         lines.append({MARKED: workload.name, "nodes": nodes, "round": number, **figures})
     return lines

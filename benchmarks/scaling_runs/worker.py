@@ -20,12 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.scaling_runs.shares import Mark
 from histill.tiles.manifest import read_manifest
-from histill.train.assemble import make_task
+from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import checkpoint_name, save_checkpoint
 from histill.train.loop import Hooks, train
-from histill.train.prepare import Prepared
-from histill.train.session import learner_of, streams_of
 from histill.train.snapshot import Snapshot
+from histill.train.spec import RunSpec
 
 
 class _Enough(Exception):
@@ -78,14 +77,14 @@ def idle_s() -> float:
     return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")  # idle, iowait
 
 
-def measured_marks(prepared: Prepared, steps: int) -> list[list[Mark]]:
+def measured_marks(prepared: RunSpec, steps: int) -> list[list[Mark]]:
     """Train for `steps` steps; the marks of each worker. Every worker calls it."""
     context = ray.train.get_context()
     rank, workers, config = context.get_world_rank(), context.get_world_size(), prepared.config
     torch.set_num_threads(1)
     manifest = read_manifest(config.data.tiles, config.storage)
-    learner = learner_of(prepared, manifest, ray.train.torch.get_device())
-    training, validation = streams_of(prepared, manifest, rank, workers)
+    learner = build_learner(prepared, manifest, ray.train.torch.get_device())
+    training, validation = build_streams(prepared, manifest, rank, workers)
     clocks = Clocks()
 
     def show(snapshot: Snapshot) -> None:
@@ -112,7 +111,7 @@ def measured_marks(prepared: Prepared, steps: int) -> list[list[Mark]]:
     hooks = Hooks(show, save, lambda: ray.train.get_preemption_info() is not None)
     try:
         with patch("histill.train.loop.LOG_EVERY_S", 0.0):  # it shows every step
-            train(learner, parallel, make_task(prepared), training, validation, config, hooks)
+            train(learner, parallel, prepared.build_task(), training, validation, config, hooks)
     except _Enough:
         pass
     return _gathered(clocks.marks, workers)

@@ -19,7 +19,8 @@ from histill.teachers.classical import ClassicalTeacher
 from histill.tiles.manifest import write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, TileShard, content_hash, write_shard
-from histill.train.prepare import Prepared, prepare_finetuning, prepare_pretraining
+from histill.train.prepare import prepare_run
+from histill.train.spec import RunSpec
 
 MPP, PER_GROUP, GROUPS_PER_SHARD = 0.5, 16, 4
 DISTINCT = 2 * GROUPS_PER_SHARD * PER_GROUP  # pictures of 512 px that all tiles are made of
@@ -62,7 +63,7 @@ def shortened(workload: Workload) -> Workload:
     return replace(workload, batch=workload.batch // 2, steps=8, checkpoint_every=8)
 
 
-def prepared_run(workload: Workload, bucket: str, responses: str, workers: int, name: str) -> Prepared:
+def prepared_run(workload: Workload, bucket: str, responses: str, workers: int, name: str) -> RunSpec:
     """The run with `workers` workers, each with the same batch whatever their number."""
     batch = workload.batch * workers
     keys = {
@@ -79,9 +80,9 @@ def prepared_run(workload: Workload, bucket: str, responses: str, workers: int, 
         "workers": {"count": workers},
     }  # fmt: skip
     if not workload.responses:
-        return prepare_finetuning(validate(FinetuneConfig, keys | {"target": "classification"}, "the benchmark"))
+        return prepare_run(validate(FinetuneConfig, keys | {"target": "classification"}, "the benchmark"))
     keys |= {"teacher": {"classical": True}, "responses": responses}
-    return prepare_pretraining(validate(PretrainConfig, keys, "the benchmark"))
+    return prepare_run(validate(PretrainConfig, keys, "the benchmark"))
 
 
 def write_tiles(

@@ -27,10 +27,10 @@ from histill.teachers.cache import HEADER_NAME, CacheHeader
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import shards_of
-from histill.train.assemble import make_task
+from histill.train.build import build_learner, build_streams
 from histill.train.loop import Hooks, train
-from histill.train.prepare import Prepared, prepare_finetuning, prepare_pretraining, prepare_teacher
-from histill.train.session import learner_of, streams_of
+from histill.train.prepare import prepare_run
+from histill.train.spec import RunSpec
 
 pytestmark = pytest.mark.behaviour
 
@@ -58,13 +58,13 @@ class Place:
         }
         return validate(kind, data | changes, "the test")
 
-    def trained(self, prepared: Prepared) -> tuple[str, dict[str, float]]:
+    def trained(self, prepared: RunSpec) -> tuple[str, dict[str, float]]:
         """The model's folder and the last epoch's metrics."""
-        learner = learner_of(prepared, self.manifest, torch.device("cpu"))
-        training, validation = streams_of(prepared, self.manifest, 0, 1)
+        learner = build_learner(prepared, self.manifest, torch.device("cpu"))
+        training, validation = build_streams(prepared, self.manifest, 0, 1)
         saved: list[dict[str, float]] = []
         hooks = Hooks(lambda snapshot: None, saved.append)
-        train(learner, learner.model, make_task(prepared), training, validation, prepared.config, hooks)
+        train(learner, learner.model, prepared.build_task(), training, validation, prepared.config, hooks)
         folder = self.folder / prepared.config.name
         folder.mkdir()
         save(str(folder), learner.shipped, prepared.card)
@@ -102,7 +102,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Mani
 @pytest.fixture(scope="module")
 def teacher(place: Place) -> tuple[str, dict[str, float]]:
     config = place.configured(TeacherConfig, "teacher", 16, network=NETWORK, boundary_px=WIDTH)
-    return place.trained(prepare_teacher(config))
+    return place.trained(prepare_run(config))
 
 
 def cached(place: Place, model: str) -> str:
@@ -145,7 +145,7 @@ def test_students_learn_the_boundary_from_cached_soft_and_live_hard_answers(
     }
     for name, changes in answers.items():
         config = place.configured(PretrainConfig, name, 20, student=NETWORK, teacher={"model": model}, **changes)
-        student, metrics = place.trained(prepare_pretraining(config))
+        student, metrics = place.trained(prepare_run(config))
         assert place.boundary_iou(student) > 0.3, name
         assert metrics["val_dice"] > 0.85, name
         assert score_model(student, HeldOut(tiles=place.manifest.uri), STORAGE).figures["dice"] > 0.85, name
@@ -156,7 +156,7 @@ def test_an_encoder_that_knows_the_boundary_is_fine_tuned_without_it(
 ) -> None:
     model, _ = teacher
     config = place.configured(FinetuneConfig, "tuned", 6, target="segmentation", student=NETWORK, encoder=model)
-    tuned, metrics = place.trained(prepare_finetuning(config))
+    tuned, metrics = place.trained(prepare_run(config))
     _, card, _ = load(tuned, STORAGE)
     assert card.classes == ("background", "tissue")
     assert metrics["val_dice"] > 0.5

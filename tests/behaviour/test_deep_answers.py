@@ -11,10 +11,9 @@ from histill.config.runs import PretrainConfig
 from histill.models.deep import DeepAnswers
 from histill.models.students import Segmenter
 from histill.tiles.manifest import Manifest
-from histill.train.assemble import make_task
+from histill.train.build import build_learner, build_streams
 from histill.train.loop import Hooks, train
-from histill.train.prepare import prepare_pretraining
-from histill.train.session import learner_of, streams_of
+from histill.train.prepare import prepare_run
 
 pytestmark = pytest.mark.behaviour
 
@@ -35,11 +34,11 @@ def pretrained(manifest: Manifest, folder: Path, deep: float) -> list[dict[str, 
         },
         "the test",
     )
-    prepared = prepare_pretraining(config)
-    learner = learner_of(prepared, manifest, torch.device("cpu"))
+    prepared = prepare_run(config)
+    learner = build_learner(prepared, manifest, torch.device("cpu"))
     parts: list[dict[str, float]] = []
     hooks = Hooks(lambda snapshot: parts.append(dict(snapshot.parts)), lambda _: None)
-    train(learner, learner.model, make_task(prepared), *streams_of(prepared, manifest, 0, 1), config, hooks)
+    train(learner, learner.model, prepared.build_task(), *build_streams(prepared, manifest, 0, 1), config, hooks)
     assert isinstance(learner.model, DeepAnswers) == (deep > 0)
     assert isinstance(learner.shipped, Segmenter)
     return parts

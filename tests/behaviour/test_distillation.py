@@ -14,11 +14,11 @@ from histill.config.distill import DistillConfig
 from histill.config.load import validate, with_value
 from histill.config.runs import RunConfig, TeacherConfig
 from histill.tiles.manifest import Manifest, write_manifest
-from histill.train.assemble import make_task
+from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint
 from histill.train.loop import Hooks, train
-from histill.train.prepare import Prepared, prepare_distillation, prepare_teacher
-from histill.train.session import learner_of, streams_of
+from histill.train.prepare import prepare_run
+from histill.train.spec import RunSpec
 
 pytestmark = pytest.mark.behaviour
 
@@ -32,10 +32,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., M
 
 
 def run(
-    prepared: Prepared, manifest: Manifest, *, learner: Learner | None = None, stop_after: int | None = None
+    prepared: RunSpec, manifest: Manifest, *, learner: Learner | None = None, stop_after: int | None = None
 ) -> tuple[Learner, list[dict[str, float]]]:
     """Train, at most for `stop_after` epochs; the learner, and what each epoch reported."""
-    learner = learner or learner_of(prepared, manifest, torch.device("cpu"))
+    learner = learner or build_learner(prepared, manifest, torch.device("cpu"))
     reports: list[dict[str, float]] = []
 
     class Stop(Exception):
@@ -47,8 +47,8 @@ def run(
             raise Stop
 
     try:
-        streams = streams_of(prepared, manifest, 0, 1)
-        train(learner, learner.model, make_task(prepared), *streams, prepared.config, Hooks(lambda _: None, save))
+        streams = build_streams(prepared, manifest, 0, 1)
+        train(learner, learner.model, prepared.build_task(), *streams, prepared.config, Hooks(lambda _: None, save))
     except Stop:
         pass
     return learner, reports
@@ -76,7 +76,7 @@ def teacher(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> str
     """The paper's network, taught by the labels at full resolution."""
     folder = tmp_path_factory.mktemp("teacher")
     data = keys(manifest, folder, "teacher", target="classification", network={"encoder": "resnet_gn"})
-    prepared = prepare_teacher(configured(TeacherConfig, data))
+    prepared = prepare_run(configured(TeacherConfig, data))
     learner, reports = run(prepared, manifest)
     assert reports[-1]["val_balanced_accuracy"] == 1.0
     model_folder.save(str(folder), learner.shipped, prepared.card)
@@ -95,9 +95,9 @@ def without_labels(manifest: Manifest, folder: Path) -> Manifest:
     return write_manifest(str(folder), table.set_column(at, "shard", pa.array(shards)), tile_px=64, mpp=0.5, ingest="")
 
 
-def distillation(manifest: Manifest, teacher: str, folder: Path, **changes: Any) -> Prepared:
+def distillation(manifest: Manifest, teacher: str, folder: Path, **changes: Any) -> RunSpec:
     data = keys(manifest, folder, "student", teacher={"model": teacher}, **changes)
-    return prepare_distillation(configured(DistillConfig, data))
+    return prepare_run(configured(DistillConfig, data))
 
 
 def test_a_student_learns_from_the_teacher_alone(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_distillation_goes_on_where_it_stopped(manifest: Manifest, teacher: st
     stopped, _ = run(prepared, manifest, stop_after=1)
     (tmp_path / "checkpoint").mkdir()
     save_checkpoint(str(tmp_path / "checkpoint"), stopped, prepared.card)
-    resumed = learner_of(prepared, manifest, torch.device("cpu"))
+    resumed = build_learner(prepared, manifest, torch.device("cpu"))
     restore_checkpoint(str(tmp_path / "checkpoint"), resumed)
     resumed, reports = run(prepared, manifest, learner=resumed)
     assert [report["epochs"] for report in reports] == [2, 3]

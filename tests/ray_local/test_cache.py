@@ -26,10 +26,11 @@ from histill.stream.read import Source
 from histill.stream.responses import STEP, logits_of, response_columns
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
-from histill.teachers.cache import HEADER_NAME, CachedResponses, address, cache_responses, matching_cache
+from histill.teachers.cache import HEADER_NAME, CachedResponses, address, cache_responses, check_cache, read_header
 from histill.teachers.classical import ClassicalTeacher
+from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest
-from histill.train.prepare import prepare_pretraining
+from histill.train.prepare import prepare_run
 
 pytestmark = pytest.mark.ray_local
 
@@ -120,10 +121,10 @@ def test_another_teacher_has_another_address(
     )
     save(str(tmp_path), build(card), card)
     with pytest.raises(InputError, match="another teacher"):
-        matching_cache(cached.uri, tiles, network, STORAGE)
+        check_cache(cached.uri, cached.header, tiles, load_teacher(network, 0.5, STORAGE))
     of_network = cache_responses(caching(tiles, s3, teacher=network))
     assert of_network.uri != cached.uri
-    assert matching_cache(of_network.uri, tiles, network, STORAGE) == of_network.header
+    check_cache(of_network.uri, of_network.header, tiles, load_teacher(network, 0.5, STORAGE))
 
 
 def test_a_cache_answers_its_own_tiles_only(
@@ -131,9 +132,9 @@ def test_a_cache_answers_its_own_tiles_only(
 ) -> None:
     others = tile_set(tmp_path, seed=1)
     with pytest.raises(InputError, match="another tile set"):
-        matching_cache(cached.uri, others, CLASSICAL, STORAGE)
+        check_cache(cached.uri, cached.header, others, load_teacher(CLASSICAL, 0.5, STORAGE))
     with pytest.raises(InputError, match=r"jobs/cache_responses\.py"):
-        matching_cache(join(cached.uri, "elsewhere"), others, CLASSICAL, STORAGE)
+        read_header(join(cached.uri, "elsewhere"), STORAGE)
 
 
 def test_bad_tiles_and_bad_shards(
@@ -184,10 +185,10 @@ def test_a_run_learns_from_each_view_in_turn(
     assert after == before
 
     with pytest.raises(InputError, match=r"data\.augment\.crop_px is null .* crop_px 32; set it to that"):
-        prepare_pretraining(pretraining("several-views", tiles.uri, {"responses": several.uri}))
+        prepare_run(pretraining("several-views", tiles.uri, {"responses": several.uri}))
     augment = {"data.augment.crop_px": 32, "data.augment.flips": False}
     run = pretraining("several-views", tiles.uri, {"responses": several.uri, **augment})
-    source, teacher = prepare_pretraining(run).source, ClassicalTeacher(tiles.header.mpp)
+    source, teacher = prepare_run(run).source, ClassicalTeacher(tiles.header.mpp)
     stream = TileStream(tiles, source, "train", Views(64), 16, 0, 1, response_channels=1, threads=1)
     seen = []
     for epoch in range(2):
@@ -203,7 +204,7 @@ def test_a_run_learns_from_each_view_in_turn(
 def test_a_cached_answer_teaches_as_a_live_one(
     tiles: Manifest, cached: CachedResponses, pretraining: Callable[..., PretrainConfig], flips: bool
 ) -> None:
-    prepared = prepare_pretraining(pretraining("cached-or-live", tiles.uri, {"responses": cached.uri}))
+    prepared = prepare_run(pretraining("cached-or-live", tiles.uri, {"responses": cached.uri}))
     assert prepared.response_channels == 1
 
     def batch(source: Source, channels: int) -> Any:

@@ -18,7 +18,7 @@ from histill.registry.runs import open_run
 from histill.teachers.cache import cache_responses
 from histill.tiles.manifest import Manifest
 from histill.train.launch import Trained, train_run
-from histill.train.prepare import prepare_distillation, prepare_teacher
+from histill.train.prepare import prepare_run
 
 pytestmark = pytest.mark.ray_local
 
@@ -47,7 +47,7 @@ def configured(small_run: dict[str, Any], labelled: Manifest) -> Make:
 @pytest.fixture(scope="module")
 def teacher(configured: Make) -> Trained:
     changes = {"target": "classification", "network": {"encoder": "resnet_gn"}, "optimiser.epochs": 8}
-    trained = train_run(prepare_teacher(configured(TeacherConfig, "high", changes)), open_run)
+    trained = train_run(prepare_run(configured(TeacherConfig, "high", changes)), open_run)
     assert trained.metrics["val_balanced_accuracy"] == 1.0  # nuclei or none
     return trained
 
@@ -59,7 +59,7 @@ def test_all_terms_on_two_workers(configured: Make, teacher: Trained, labelled: 
         "loss": {name: {} for name in DistillLoss.model_fields},
         "labelled": 0.25,
     }
-    trained = train_run(prepare_distillation(configured(DistillConfig, "low", changes)), open_run)
+    trained = train_run(prepare_run(configured(DistillConfig, "low", changes)), open_run)
     assert trained.metrics["tiles"] == 32
     _, card, _ = model_folder.load(trained.model, STORAGE)
     assert (card.kind, card.size_px, card.classes) == ("classification", 32, ("stroma", "tumour"))
@@ -89,5 +89,5 @@ def test_cached_answers_and_maps_teach_without_the_teacher(
         "data.augment.flips": False,
         "optimiser.epochs": 12,
     }
-    trained = train_run(prepare_distillation(configured(DistillConfig, "from-cache", changes)), open_run)
+    trained = train_run(prepare_run(configured(DistillConfig, "from-cache", changes)), open_run)
     assert trained.metrics["val_balanced_accuracy"] >= 0.85

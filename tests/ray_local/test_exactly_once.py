@@ -23,7 +23,7 @@ from histill.stream.views import Views
 from histill.tiles.manifest import Manifest
 from histill.train.launch import Trained, train_run
 from histill.train.ledger import Position
-from histill.train.prepare import prepare_pretraining
+from histill.train.prepare import prepare_run
 from testbed.fault_proxy import KINDS, Faults, fault_proxy
 
 pytestmark = pytest.mark.ray_local
@@ -65,7 +65,7 @@ def positions(path: Path) -> list[dict[str, Any]]:
 
 
 def train(config: PretrainConfig, *callbacks: Any) -> Trained:
-    return train_run(prepare_pretraining(config), open_run, callbacks=callbacks)
+    return train_run(prepare_run(config), open_run, callbacks=callbacks)
 
 
 def planned(manifest: Manifest, config: PretrainConfig) -> list[list[list[int]]]:

@@ -18,7 +18,7 @@ from histill.local.s3 import S3Server
 from histill.registry.runs import open_run
 from histill.tiles.manifest import Manifest
 from histill.train.launch import Trained, train_run
-from histill.train.prepare import prepare_finetuning, prepare_pretraining
+from histill.train.prepare import prepare_run
 
 pytestmark = pytest.mark.ray_local
 
@@ -34,7 +34,7 @@ def labelled(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]
 @pytest.fixture(scope="module")
 def pretrained(labelled: Manifest, pretraining: Callable[..., PretrainConfig]) -> Trained:
     config = pretraining("to-be-fine-tuned", labelled.uri, {"optimiser.epochs": 1})
-    return train_run(prepare_pretraining(config), open_run)
+    return train_run(prepare_run(config), open_run)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_classifier_learns_from_a_pretrained_encoder_and_is_scored_alike_by_th
     finetuning: Callable[..., FinetuneConfig], pretrained: Trained, labelled: Manifest
 ) -> None:
     changes = {"target": "classification", "encoder": pretrained.run, "optimiser.epochs": 12, "layer_decay": 0.8}
-    trained = train_run(prepare_finetuning(finetuning("classify", changes)), open_run)
+    trained = train_run(prepare_run(finetuning("classify", changes)), open_run)
     assert trained.metrics["val_balanced_accuracy"] == 1.0  # nuclei or none
     _, card, _ = model_folder.load(trained.model, STORAGE)
     assert (card.kind, card.classes, card.decoder_channels) == ("classification", ("stroma", "tumour"), ())
@@ -67,7 +67,7 @@ def test_a_segmenter_learns_from_few_cases_with_the_encoder_frozen(
     finetuning: Callable[..., FinetuneConfig], pretrained: Trained
 ) -> None:
     changes = {"target": "segmentation", "encoder": pretrained.run, "fraction": 0.5, "frozen": True}
-    prepared = prepare_finetuning(finetuning("segment", changes))
+    prepared = prepare_run(finetuning("segment", changes))
     assert prepared.cases is not None
     assert len(prepared.cases) == 2
     trained = train_run(prepared, open_run)
@@ -95,5 +95,5 @@ def test_what_does_not_fit_is_refused(
     if changes.get("encoder") == "pretrained":
         changes = changes | {"encoder": pretrained.run}
     with pytest.raises(InputError, match=named) as caught:
-        prepare_finetuning(finetuning("refused", changes))
+        prepare_run(finetuning("refused", changes))
     assert "\n" not in str(caught.value)

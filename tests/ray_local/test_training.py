@@ -37,7 +37,7 @@ from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 from histill.train.launch import Trained, train_run
 from histill.train.newest import newest_checkpoint, step_of
-from histill.train.prepare import prepare_pretraining
+from histill.train.prepare import prepare_run
 from histill.train.trainer import WatchingCleaner
 
 pytestmark = pytest.mark.ray_local
@@ -60,7 +60,7 @@ def only_run(client: MlflowClient, experiment: str) -> Run:
 
 
 def train(config: PretrainConfig, *callbacks: Any) -> Trained:
-    return train_run(prepare_pretraining(config), open_run, callbacks=callbacks)
+    return train_run(prepare_run(config), open_run, callbacks=callbacks)
 
 
 def refused(config: PretrainConfig) -> HistillError:

@@ -1,6 +1,7 @@
 """Resolution distillation: what it is refused for, what it is sent out with, and its loss of a batch."""
 
 import dataclasses
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from histill.config.common import Teacher as TeacherConfig
 from histill.config.distill import DistillConfig, DistillLoss
 from histill.config.load import validate, with_value
 from histill.config.scoring import CacheConfig
+from histill.config.search import DistillSearch
 from histill.distill.resolution import Distill
 from histill.distill.task import Task, Terms
 from histill.distill.terms import TERMS
 from histill.errors import InputError
 from histill.models.classifiers import Classifier
 from histill.models.matching import Matching
+from histill.search.sweep import prepare_sweep
 from histill.storage.uris import join
 from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews
@@ -34,10 +37,10 @@ from histill.teachers.cache import address, decisions, finish_cache
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.tiles.shards import shards_of
-from histill.train.assemble import make_model, make_task
+from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import TASK_NAME, Learner, restore_checkpoint, save_checkpoint
-from histill.train.prepare import Prepared, prepare_distillation
-from histill.train.session import labels_of, learner_of, streams_of
+from histill.train.prepare import prepare_run
+from histill.train.spec import RunSpec
 from histill.train.task_state import gather_task_state, load_task_state
 
 pytestmark = pytest.mark.unit
@@ -91,16 +94,16 @@ def configured(manifest: Manifest, teacher: str, runs: Path, **changes: Any) -> 
     return validate(DistillConfig, data, "the test")
 
 
-def first_batch(prepared: Prepared, manifest: Manifest) -> TileBatch:
-    training, _ = streams_of(prepared, manifest, 0, 1)
+def first_batch(prepared: RunSpec, manifest: Manifest) -> TileBatch:
+    training, _ = build_streams(prepared, manifest, 0, 1)
     return next(training.training_epoch(0, seed=0))
 
 
-def loss_of(prepared: Prepared, manifest: Manifest) -> tuple[Terms, Matching]:
+def loss_of(prepared: RunSpec, manifest: Manifest) -> tuple[Terms, Matching]:
     torch.manual_seed(0)
-    model = make_model(prepared)
+    model = prepared.build_model()
     assert isinstance(model, Matching)
-    task = make_task(prepared)
+    task = prepared.build_task()
     return task.loss(model.train(), first_batch(prepared, manifest)), model
 
 
@@ -125,7 +128,7 @@ def test_wrong_set_ups_are_refused(
     manifest: Manifest, teacher: str, tmp_path: Path, changes: dict[str, Any], said: list[str]
 ) -> None:
     with pytest.raises(InputError) as caught:
-        prepare_distillation(configured(manifest, teacher, tmp_path, **changes))
+        prepare_run(configured(manifest, teacher, tmp_path, **changes))
     message = str(caught.value)
     assert all(part in message for part in said), message
     assert "\n" not in message
@@ -134,25 +137,25 @@ def test_wrong_set_ups_are_refused(
 def test_a_student_finer_than_its_teacher_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     coarse = saved_teacher(tmp_path / "teacher", size_px=64) if (tmp_path / "teacher").mkdir() is None else ""
     with pytest.raises(InputError, match=r"student would see tiles at 128 px \(0.5 um/px\).*64 px \(1 um/px\)"):
-        prepare_distillation(configured(manifest, coarse, tmp_path, student__size_px=128))
-    prepared = prepare_distillation(configured(manifest, coarse, tmp_path, student__size_px=32))
+        prepare_run(configured(manifest, coarse, tmp_path, student__size_px=128))
+    prepared = prepare_run(configured(manifest, coarse, tmp_path, student__size_px=32))
     assert prepared.views == Views(32, 64)  # the teacher's view is decoded at its own size
 
 
 def test_another_ratio_can_be_asked_for(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
-    prepared = prepare_distillation(configured(manifest, teacher, tmp_path, student__size_px=96, resize=True))
+    prepared = prepare_run(configured(manifest, teacher, tmp_path, student__size_px=96, resize=True))
     assert prepared.views == Views(96, 128)
 
 
 def test_a_distillation_is_sent_out_with_its_teacher_s_classes(
     manifest: Manifest, teacher: str, tmp_path: Path
 ) -> None:
-    prepared = prepare_distillation(configured(manifest, teacher, tmp_path))
+    prepared = prepare_run(configured(manifest, teacher, tmp_path))
     assert prepared.views == Views(32, 128)
     card = prepared.card
     assert (card.kind, card.classes, card.size_px) == ("classification", ("stroma", "tumour"), 32)
     assert card.teacher_digest is not None
-    model = make_model(prepared)
+    model = prepared.build_model()
     assert isinstance(model, Matching)
     assert isinstance(model.model, Classifier)
     assert prepared.layers is not None
@@ -164,7 +167,7 @@ def test_every_term_is_in_the_table() -> None:
 
 
 def test_all_terms_together_teach_everything_that_learns(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
-    prepared = prepare_distillation(configured(manifest, teacher, tmp_path, loss=ALL_TERMS))
+    prepared = prepare_run(configured(manifest, teacher, tmp_path, loss=ALL_TERMS))
     terms, model = loss_of(prepared, manifest)
     assert set(terms.parts) == set(TERMS)
     assert all(value.isfinite() and value >= 0 for value in terms.parts.values())
@@ -176,7 +179,7 @@ def test_all_terms_together_teach_everything_that_learns(manifest: Manifest, tea
 @pytest.mark.parametrize("term", list(TERMS))
 def test_each_term_by_itself_moves_the_student(manifest: Manifest, teacher: str, tmp_path: Path, term: str) -> None:
     alone: dict[str, Any] = dict.fromkeys(TERMS) | {"divergence": {"weight": 1e-9}, term: {}}
-    prepared = prepare_distillation(configured(manifest, teacher, tmp_path, loss=alone, student__size_px=64))
+    prepared = prepare_run(configured(manifest, teacher, tmp_path, loss=alone, student__size_px=64))
     terms, model = loss_of(prepared, manifest)
     terms.loss.backward()
     stem = next(model.model.parameters())
@@ -185,9 +188,9 @@ def test_each_term_by_itself_moves_the_student(manifest: Manifest, teacher: str,
 
 
 def test_the_two_terms_of_the_paper_by_hand(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
-    prepared = prepare_distillation(configured(manifest, teacher, tmp_path))
+    prepared = prepare_run(configured(manifest, teacher, tmp_path))
     terms, model = loss_of(prepared, manifest)
-    batch, task = first_batch(prepared, manifest), make_task(prepared)
+    batch, task = first_batch(prepared, manifest), prepared.build_task()
     assert isinstance(task, Distill)
     assert batch.teacher is not None
     high = task.teacher.model  # type: ignore[union-attr]
@@ -208,8 +211,8 @@ def test_the_two_terms_of_the_paper_by_hand(manifest: Manifest, teacher: str, tm
 
 def test_labels_are_seen_only_where_they_may_be(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     config = configured(manifest, teacher, tmp_path, loss__labels={}, labelled=0.25)
-    prepared = prepare_distillation(config)
-    labels = labels_of(prepared, manifest)
+    prepared = prepare_run(config)
+    labels = prepared.read_labels(manifest)
     assert labels is not None
     seen = labels[manifest.rows_of("train")] >= 0
     assert 0 < seen.sum() < len(seen)
@@ -231,20 +234,20 @@ def test_without_labels_the_validation_is_judged_by_the_teacher(
     manifest: Manifest, teacher: str, tmp_path: Path
 ) -> None:
     unlabelled = relabelled(manifest, tmp_path / "tiles", None)
-    assert prepare_distillation(configured(unlabelled, teacher, tmp_path)).judged_by_teacher
-    assert not prepare_distillation(configured(manifest, teacher, tmp_path)).judged_by_teacher
+    assert prepare_run(configured(unlabelled, teacher, tmp_path)).judged_by_teacher
+    assert not prepare_run(configured(manifest, teacher, tmp_path)).judged_by_teacher
 
 
 def test_a_label_that_is_no_class_of_the_teacher_is_refused(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     wrong = relabelled(manifest, tmp_path / "tiles", "fat")
     with pytest.raises(InputError, match=r"has the label 'fat'.*expected one of stroma, tumour"):
-        prepare_distillation(configured(wrong, teacher, tmp_path, loss__labels={}))
+        prepare_run(configured(wrong, teacher, tmp_path, loss__labels={}))
 
 
 def test_the_queue_holds_the_teacher_s_keys_of_earlier_tiles(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     config = configured(manifest, teacher, tmp_path, loss={"features": None, "contrastive": {"queue": 6}})
-    prepared = prepare_distillation(config)
-    model, task = make_model(prepared).train(), make_task(prepared)
+    prepared = prepare_run(config)
+    model, task = prepared.build_model().train(), prepared.build_task()
     batch = first_batch(prepared, manifest)
     losses = [float(task.loss(model, batch).parts["contrastive"].detach()) for _ in range(3)]
     assert losses[0] < losses[1] < losses[2]  # more keys to tell apart: 4, 8, 10
@@ -256,7 +259,7 @@ def test_the_queue_holds_the_teacher_s_keys_of_earlier_tiles(manifest: Manifest,
 def test_a_resumed_run_remembers_the_keys_of_earlier_tiles(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     """So that its losses are those of a run that was never stopped."""
     config = configured(manifest, teacher, tmp_path, loss={"features": None, "contrastive": {"queue": 10}})
-    prepared = prepare_distillation(config)
+    prepared = prepare_run(config)
     batch, cpu = first_batch(prepared, manifest), torch.device("cpu")
 
     def steps(learner: Learner, task: Task, count: int) -> list[float]:
@@ -270,14 +273,14 @@ def test_a_resumed_run_remembers_the_keys_of_earlier_tiles(manifest: Manifest, t
             losses.append(float(loss.detach()))
         return losses
 
-    through, task = learner_of(prepared, manifest, cpu), make_task(prepared)
+    through, task = build_learner(prepared, manifest, cpu), prepared.build_task()
     steps(through, task, 2)
     through.task_state = gather_task_state(task, 0, 1)
     save_checkpoint(str(tmp_path), through, prepared.card)
     undisturbed = steps(through, task, 3)
 
     def resume() -> list[float]:
-        resumed, again = learner_of(prepared, manifest, cpu), make_task(prepared)
+        resumed, again = build_learner(prepared, manifest, cpu), prepared.build_task()
         restore_checkpoint(str(tmp_path), resumed)
         load_task_state(again, resumed.task_state, 0)
         return steps(resumed, again, 3)
@@ -290,7 +293,7 @@ def test_a_resumed_run_remembers_the_keys_of_earlier_tiles(manifest: Manifest, t
 
 def test_every_worker_gets_its_own_memory_back(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     config = configured(manifest, teacher, tmp_path, loss={"features": None, "contrastive": {"queue": 6}})
-    task = make_task(prepare_distillation(config))
+    task = prepare_run(config).build_task()
     assert isinstance(task, Distill)
     others = torch.tensor([[3.0, 3.0]])
     for worker, queue in enumerate(([[1.0, 2.0]], [[3.0, 4.0], [5.0, 6.0]])):
@@ -318,9 +321,9 @@ def cached(manifest: Manifest, teacher: str, out: Path, **changes: Any) -> str:
 
 def test_cached_answers_to_whole_tiles_are_the_live_ones(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     upright: dict[str, Any] = {"data__augment__flips": False, "loss__features": None}
-    live = prepare_distillation(configured(manifest, teacher, tmp_path, **upright))
+    live = prepare_run(configured(manifest, teacher, tmp_path, **upright))
     responses = cached(manifest, teacher, tmp_path / "responses")
-    stored = prepare_distillation(configured(manifest, teacher, tmp_path, responses=responses, **upright))
+    stored = prepare_run(configured(manifest, teacher, tmp_path, responses=responses, **upright))
     assert stored.views == Views(32)  # no view for a teacher that need not look
     batch = first_batch(stored, manifest)
     assert batch.response is not None
@@ -328,20 +331,20 @@ def test_cached_answers_to_whole_tiles_are_the_live_ones(manifest: Manifest, tea
     expected, _ = loss_of(live, manifest)
     got, _ = loss_of(stored, manifest)
     torch.testing.assert_close(got.parts["divergence"], expected.parts["divergence"], atol=0.02, rtol=0)
-    answers = [make_task(each)._teacher_says(first_batch(each, manifest))[0] for each in (live, stored)]  # type: ignore[attr-defined]
+    answers = [each.build_task()._teacher_says(first_batch(each, manifest))[0] for each in (live, stored)]  # type: ignore[attr-defined]
     gaps = [each[:, 1] - each[:, 0] for each in answers]
     torch.testing.assert_close(gaps[1], gaps[0], atol=0.04, rtol=0)
 
 
 def test_cached_answers_to_views_are_to_what_the_student_sees(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     responses = cached(manifest, teacher, tmp_path / "responses", views=3, augment={"flips": True})
-    prepared = prepare_distillation(
+    prepared = prepare_run(
         configured(manifest, teacher, tmp_path, responses=responses, loss__features=None, student__size_px=128)
     )
-    task = make_task(prepared)
+    task = prepared.build_task()
     assert isinstance(task, Distill)
     high = load_teacher(prepared.config.teacher, 0.5, STORAGE)  # type: ignore[attr-defined]
-    training, _ = streams_of(prepared, manifest, 0, 1)
+    training, _ = build_streams(prepared, manifest, 0, 1)
     for epoch in (0, 1):
         batch = next(training.training_epoch(epoch, seed=0))
         expected = high.respond(batch.student)  # the student sees 128 px as the teacher does
@@ -361,7 +364,7 @@ def test_what_cached_answers_cannot_teach_is_refused(
 ) -> None:
     responses = cached(manifest, teacher, tmp_path / "responses")
     with pytest.raises(InputError) as caught:
-        prepare_distillation(configured(manifest, teacher, tmp_path, responses=responses, **changes))
+        prepare_run(configured(manifest, teacher, tmp_path, responses=responses, **changes))
     assert all(part in str(caught.value) for part in said), str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -375,7 +378,7 @@ def test_a_dense_student_learns_from_a_dense_teacher_at_a_lower_resolution(manif
     config = configured(
         manifest, dense, tmp_path, loss=terms, student__decoder_channels=(16, 16, 8, 8, 8), student__size_px=64
     )
-    prepared = prepare_distillation(config)
+    prepared = prepare_run(config)
     assert prepared.card.kind == "segmentation"
     assert prepared.source.masks
     got, model = loss_of(prepared, manifest)
@@ -383,17 +386,17 @@ def test_a_dense_student_learns_from_a_dense_teacher_at_a_lower_resolution(manif
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert got.parts["divergence"] > 0
     with pytest.raises(InputError, match=r"loss\.attention .*classifiers"):
-        prepare_distillation(configured(manifest, dense, tmp_path, loss={"attention": {}}, student__size_px=64))
+        prepare_run(configured(manifest, dense, tmp_path, loss={"attention": {}}, student__size_px=64))
     with pytest.raises(InputError, match="multiple of 32"):
-        prepare_distillation(configured(manifest, dense, tmp_path, student__size_px=16))
+        prepare_run(configured(manifest, dense, tmp_path, student__size_px=16))
 
 
 def test_cached_feature_maps_are_the_live_ones(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     responses = cached(manifest, teacher, tmp_path / "responses", layer="layer3")
     terms: dict[str, Any] = {"features": {"teacher_layer": "layer3"}, "relational": None, "contrastive": {}}
     upright: dict[str, Any] = {"data__augment__flips": False}
-    live = prepare_distillation(configured(manifest, teacher, tmp_path, loss=terms | {"contrastive": None}, **upright))
-    stored = prepare_distillation(configured(manifest, teacher, tmp_path, loss=terms, responses=responses, **upright))
+    live = prepare_run(configured(manifest, teacher, tmp_path, loss=terms | {"contrastive": None}, **upright))
+    stored = prepare_run(configured(manifest, teacher, tmp_path, loss=terms, responses=responses, **upright))
     assert stored.views == Views(32)
     batch = first_batch(stored, manifest)
     assert batch.map is not None
@@ -402,11 +405,11 @@ def test_cached_feature_maps_are_the_live_ones(manifest: Manifest, teacher: str,
     got, _ = loss_of(stored, manifest)
     torch.testing.assert_close(got.parts["features"], expected.parts["features"], atol=1e-3, rtol=0.01)
     with pytest.raises(InputError, match="teacher's layer 'layer4', and its layers are layer3"):
-        prepare_distillation(
+        prepare_run(
             configured(manifest, teacher, tmp_path, responses=responses, loss__features__teacher_layer="layer4")
         )
     with pytest.raises(InputError, match=r"loss\.attention needs a teacher that runs beside"):
-        prepare_distillation(configured(manifest, teacher, tmp_path, responses=responses, loss__attention={}))
+        prepare_run(configured(manifest, teacher, tmp_path, responses=responses, loss__attention={}))
     with pytest.raises(InputError, match="has no layer 'layer9'; its layers are act1, layer1"):
         load_teacher(stored.config.teacher, 0.5, STORAGE).map_shape("layer9", 128)  # type: ignore[attr-defined]
 
@@ -414,10 +417,10 @@ def test_cached_feature_maps_are_the_live_ones(manifest: Manifest, teacher: str,
 def test_the_classes_of_cached_answers_can_be_balanced(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     responses = cached(manifest, teacher, tmp_path / "responses")
     changes: dict[str, Any] = {"loss__features": None, "data__balance": "response"}
-    prepared = prepare_distillation(configured(manifest, teacher, tmp_path, responses=responses, **changes))
+    prepared = prepare_run(configured(manifest, teacher, tmp_path, responses=responses, **changes))
     assert prepared.source.responses is not None
     found = decisions(prepared.source.responses, 1, manifest, STORAGE)
-    training, _ = streams_of(prepared, manifest, 0, 1)
+    training, _ = build_streams(prepared, manifest, 0, 1)
     assert np.array_equal(training.groups, found)
     rows = manifest.rows_of("train")
     some = np.arange(24) % 8 == 0  # two of the 16 tiles to learn from
@@ -426,7 +429,7 @@ def test_the_classes_of_cached_answers_can_be_balanced(manifest: Manifest, teach
     assert len(epoch) == len(rows)
     assert some[epoch].sum() == len(rows) / 2
     with pytest.raises(InputError, match="needs cached responses to whole tiles"):
-        prepare_distillation(configured(manifest, teacher, tmp_path, **changes))
+        prepare_run(configured(manifest, teacher, tmp_path, **changes))
 
 
 def test_decisions_are_those_of_the_teacher(manifest: Manifest, tmp_path: Path) -> None:
@@ -450,9 +453,9 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_divided(
     manifest: Manifest, teacher: str, tmp_path: Path
 ) -> None:
     config = configured(manifest, teacher, tmp_path, loss__labels={}, labelled=0.25, data__batch_size=8)
-    prepared = prepare_distillation(config)
+    prepared = prepare_run(config)
     torch.manual_seed(0)
-    model, task, batch = make_model(prepared), make_task(prepared), first_batch(prepared, manifest)
+    model, task, batch = prepared.build_model(), prepared.build_task(), first_batch(prepared, manifest)
     model.train()  # CSAT drops no path and knows no batch statistics
     assert batch.label is not None
     assert 0 < int((batch.label >= 0).sum()) < 8
@@ -482,26 +485,46 @@ def test_a_teacher_without_layers_teaches_its_answers(manifest: Manifest, tmp_pa
         },
         "the test",
     )
-    prepared = prepare_distillation(config)
+    prepared = prepare_run(config)
     assert (prepared.views, prepared.judged_by_teacher) == (Views(64, 128), True)
     terms, _ = loss_of(prepared, manifest)
     assert terms.parts["divergence"] > 0
     with pytest.raises(InputError, match="only windows of 64, 128 px"):
-        prepare_distillation(
-            config.model_copy(update={"data": config.data.model_copy(update={"augment": Augment(crop_px=96)})})
-        )
+        prepare_run(config.model_copy(update={"data": config.data.model_copy(update={"augment": Augment(crop_px=96)})}))
 
 
 def test_a_teacher_that_explains_itself_judges_without_gradients(
     manifest: Manifest, teacher: str, tmp_path: Path
 ) -> None:
     unlabelled = relabelled(manifest, tmp_path / "tiles", None)
-    prepared = prepare_distillation(configured(unlabelled, teacher, tmp_path, loss__attention={}))
+    prepared = prepare_run(configured(unlabelled, teacher, tmp_path, loss__attention={}))
     assert prepared.judged_by_teacher
-    task = make_task(prepared)
+    task = prepared.build_task()
     assert isinstance(task, Distill)
     with torch.inference_mode():
-        decisions = task._decisions(
-            first_batch(prepare_distillation(configured(manifest, teacher, tmp_path)), manifest)
-        )
+        decisions = task._decisions(first_batch(prepare_run(configured(manifest, teacher, tmp_path)), manifest))
     assert decisions.shape == (4,)
+
+
+def test_a_sweep_reads_its_tiles_and_loads_its_teacher_once(
+    manifest: Manifest, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many ends its ranges have, each of which is checked as a run."""
+    counts = dict.fromkeys(("histill.tiles.manifest.pq.read_table", "histill.teachers.network.load"), 0)
+
+    def count(name: str) -> None:
+        module, _, function = name.rpartition(".")
+        real = pkgutil.resolve_name(name)
+
+        def counting(*given: Any, **keys: Any) -> Any:
+            counts[name] += 1
+            return real(*given, **keys)
+
+        monkeypatch.setattr(pkgutil.resolve_name(module), function, counting)
+
+    for name in counts:
+        count(name)
+    data = configured(manifest, teacher, tmp_path).model_dump()
+    space = {"student.size_px": {"choice": (32, 64, 128)}, "loss.divergence.temperature": {"loguniform": (1.0, 8.0)}}
+    prepare_sweep(validate(DistillSearch, data | {"space": space}, "the test"))
+    assert list(counts.values()) == [1, 1]

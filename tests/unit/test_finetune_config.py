@@ -21,8 +21,7 @@ from histill.models.encoders import encoder_of
 from histill.models.students import Segmenter
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
-from histill.train.assemble import make_model, make_task
-from histill.train.prepare import prepare_finetuning
+from histill.train.prepare import prepare_run
 
 pytestmark = pytest.mark.unit
 
@@ -142,7 +141,7 @@ def test_batches_with_a_tile_for_each_part_pass(batch_size: int, workers: int, a
 
 def refused(manifest: Manifest, runs: Path, **changes: Any) -> str:
     config = configured(manifest, runs, **changes)
-    return one_sentence(lambda: prepare_finetuning(config))
+    return one_sentence(lambda: prepare_run(config))
 
 
 def test_tiles_without_labels_are_refused(tmp_path: Path, tile_set: Callable[..., Manifest]) -> None:
@@ -176,7 +175,7 @@ def test_tiles_of_no_split_that_is_used_need_no_label(labelled: Manifest, tmp_pa
     rows = labelled.table.select(["split", "label"]).to_pylist()
     labels = [None if row["split"] == "test" else row["label"] for row in rows]
     manifest = relabelled(labelled, tmp_path / "tiles", labels)
-    assert prepare_finetuning(configured(manifest, tmp_path / "runs")).card.classes == ("stroma", "tumour")
+    assert prepare_run(configured(manifest, tmp_path / "runs")).card.classes == ("stroma", "tumour")
 
 
 def test_tiles_without_masks_are_refused_for_segmentation_alone(
@@ -186,7 +185,7 @@ def test_tiles_without_masks_are_refused_for_segmentation_alone(
     message = refused(manifest, tmp_path / "runs", target="segmentation")
     assert message.startswith("8 tiles of split 'train'")
     assert "have no mask (first: case-0/0)" in message
-    assert not prepare_finetuning(configured(manifest, tmp_path / "runs")).source.masks
+    assert not prepare_run(configured(manifest, tmp_path / "runs")).source.masks
 
 
 def test_a_class_that_would_be_taken_for_a_teachers_boundary_is_refused(labelled: Manifest, tmp_path: Path) -> None:
@@ -210,7 +209,7 @@ def test_an_empty_split_is_refused(
 
 @pytest.mark.parametrize("target", ["classification", "segmentation"])
 def test_the_smallest_fraction_leaves_a_case_of_every_label(labelled: Manifest, tmp_path: Path, target: str) -> None:
-    prepared = prepare_finetuning(configured(labelled, tmp_path, target, fraction=1e-6))
+    prepared = prepare_run(configured(labelled, tmp_path, target, fraction=1e-6))
     assert prepared.cases
     labels = [row["label"] for row in labelled.table.to_pylist() if row["case"] in prepared.cases]
     assert set(labels) == {"stroma", "tumour"}
@@ -241,36 +240,36 @@ def test_another_encoder_than_the_pretrained_one_is_refused(
 
 
 def test_what_a_classification_is_sent_out_with(labelled: Manifest, tmp_path: Path) -> None:
-    prepared = prepare_finetuning(configured(labelled, tmp_path, class_weights=True, student__size_px=32))
+    prepared = prepare_run(configured(labelled, tmp_path, class_weights=True, student__size_px=32))
     card = prepared.card
     assert (card.kind, card.classes, card.decoder_channels) == ("classification", ("stroma", "tumour"), ())
     assert card.train_cases == case_digests(labelled, "train")
     assert prepared.views == Views(32)
     assert prepared.cases is None
     assert prepared.class_weights == pytest.approx((1.0, 1.0))
-    assert make_task(prepared) == Classify(card.outputs, prepared.class_weights)
-    assert isinstance(make_model(prepared), Classifier)
+    assert prepared.build_task() == Classify(card.outputs, prepared.class_weights)
+    assert isinstance(prepared.build_model(), Classifier)
 
 
 def test_what_a_segmentation_of_few_cases_is_sent_out_with(labelled: Manifest, tmp_path: Path) -> None:
-    prepared = prepare_finetuning(configured(labelled, tmp_path, "segmentation", fraction=0.25, dice=0.5))
+    prepared = prepare_run(configured(labelled, tmp_path, "segmentation", fraction=0.25, dice=0.5))
     assert prepared.cases is not None
     assert len(prepared.cases) == 1
     assert (prepared.card.kind, prepared.card.classes) == ("segmentation", ("background", "tissue"))
     assert prepared.card.train_cases == case_digests(labelled, "train", prepared.cases)
     assert prepared.card.train_cases != case_digests(labelled, "train")
     assert prepared.source.masks
-    assert make_task(prepared) == Supervised(prepared.card.outputs, 0.5)
-    assert isinstance(make_model(prepared), Segmenter)
+    assert prepared.build_task() == Supervised(prepared.card.outputs, 0.5)
+    assert isinstance(prepared.build_model(), Segmenter)
 
 
 def test_class_weights_are_those_of_the_cases_that_are_used(labelled: Manifest, tmp_path: Path) -> None:
     labels = [row["label"] if row["case"] != "case-0" else "stroma" for row in labelled.table.to_pylist()]
     manifest = relabelled(labelled, tmp_path / "tiles", labels)
     changes = {"class_weights": True, "classes": ("stroma", "tumour", "fat")}
-    everything = prepare_finetuning(configured(manifest, tmp_path / "runs", **changes))
+    everything = prepare_run(configured(manifest, tmp_path / "runs", **changes))
     assert everything.class_weights == pytest.approx((16 / (2 * 10), 16 / (2 * 6), 0.0))
-    few = prepare_finetuning(configured(manifest, tmp_path / "runs", fraction=0.25, **changes))
+    few = prepare_run(configured(manifest, tmp_path / "runs", fraction=0.25, **changes))
     assert few.cases is not None
     rows = [row["label"] for row in manifest.table.to_pylist() if row["case"] in few.cases]
     counts = [rows.count(name) for name in ("stroma", "tumour")]
@@ -282,8 +281,8 @@ def test_class_weights_are_those_of_the_cases_that_are_used(labelled: Manifest, 
 def test_the_pretrained_encoder_is_where_learning_begins(
     labelled: Manifest, tmp_path: Path, pretrained: str, target: str, frozen: bool
 ) -> None:
-    prepared = prepare_finetuning(configured(labelled, tmp_path, target, encoder=pretrained, frozen=frozen))
-    model, (source, _, _) = make_model(prepared), load(pretrained, Storage())
+    prepared = prepare_run(configured(labelled, tmp_path, target, encoder=pretrained, frozen=frozen))
+    model, (source, _, _) = prepared.build_model(), load(pretrained, Storage())
     given = {name.replace(".", "_"): tensor for name, tensor in encoder_of(source).named_parameters()}
     assert isinstance(model, Classifier | Segmenter)
     named = {name.replace(".", "_"): parameter for name, parameter in encoder_of(model).named_parameters()}

@@ -18,7 +18,7 @@ from histill.stream.views import Views
 from histill.train import launch
 from histill.train.claim import claim
 from histill.train.launch import train_run
-from histill.train.prepare import Prepared
+from histill.train.recipes.pretrain import PretrainRun
 
 pytestmark = pytest.mark.unit
 
@@ -35,11 +35,10 @@ def never(*_: Any, **__: Any) -> Any:
 def test_a_second_job_of_a_runs_name_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
     config: Any = validate(PretrainConfig, keys, "the test")
     card: Any = None
-    prepared = Prepared(
-        "pretrain_student", config, card, Source("tiles", "digest", Storage()), Views(64), config.student
-    )
+    source = Source("tiles", "digest", Storage())
+    spec = PretrainRun(config=config, card=card, source=source, views=Views(64), inputs={})
     with claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
-        train_run(prepared, never)
+        train_run(spec, never)
 
 
 def test_a_second_job_of_a_sweeps_name_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
@@ -54,9 +53,8 @@ def test_the_record_is_closed_before_the_name_is_refused(
     """A job that is killed between the two can be given again, and its record does not stay RUNNING."""
     config: Any = validate(PretrainConfig, keys, "the test")
     card: Any = None
-    prepared = Prepared(
-        "pretrain_student", config, card, Source("tiles", "digest", Storage()), Views(64), config.student
-    )
+    source = Source("tiles", "digest", Storage())
+    spec = PretrainRun(config=config, card=card, source=source, views=Views(64), inputs={})
     ended = SimpleNamespace(
         checkpoint=SimpleNamespace(path=f"{tmp_path}/one/step-1"), metrics={"dice": 0.5}, best_checkpoints=[]
     )
@@ -72,7 +70,7 @@ def test_the_record_is_closed_before_the_name_is_refused(
     monkeypatch.setattr(launch, "make_board", lambda: None)
     for name in ("put", "kill"):
         monkeypatch.setattr(f"ray.{name}", lambda *_: None)
-    trained = train_run(prepared, lambda *_, **__: Tracker(), show=False)
+    trained = train_run(spec, lambda *_, **__: Tracker(), show=False)
     assert closed == [("FINISHED", False)]
     assert trained.metrics == {"dice": 0.5}
     assert (tmp_path / "one" / "finished.json").exists()

@@ -23,7 +23,7 @@ from histill.evaluate.answers import Answers
 from histill.evaluate.constant import constant_figure
 from histill.outputs import OutputSpec
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
-from histill.train.prepare import prepare_distillation, prepare_finetuning
+from histill.train.prepare import prepare_run
 
 pytestmark = pytest.mark.unit
 
@@ -70,7 +70,7 @@ def test_cases_and_tile_sets_go_from_encoder_and_teacher_to_student(tiles: Manif
     torch.manual_seed(0)
     model_folder.save(str(tmp_path), build(encoder), encoder)
     data = {"tiles": tiles.uri, "batch_size": 4}
-    tuned = prepare_finetuning(
+    tuned = prepare_run(
         validate(
             FinetuneConfig,
             {"name": "f", "runs": str(tmp_path / "r"), "data": data, "target": "classification",
@@ -78,7 +78,7 @@ def test_cases_and_tile_sets_go_from_encoder_and_teacher_to_student(tiles: Manif
             "",
         )
     ).card  # fmt: skip
-    distilled = prepare_distillation(
+    distilled = prepare_run(
         validate(
             DistillConfig,
             {"name": "d", "runs": str(tmp_path / "r"), "data": data, "teacher": {"model": str(tmp_path)},

@@ -33,10 +33,9 @@ from histill.teachers.cache import address, finish_cache
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest, write_manifest
 from histill.tiles.shards import shards_of
-from histill.train.assemble import make_model, make_task
+from histill.train.build import build_streams
 from histill.train.loop import evaluate
-from histill.train.prepare import prepare_distillation, prepare_teacher
-from histill.train.session import labels_of, streams_of
+from histill.train.prepare import prepare_run
 
 pytestmark = pytest.mark.unit
 
@@ -117,13 +116,13 @@ def test_a_class_without_both_has_no_part_in_the_means() -> None:
 def test_a_teacher_of_several_labels_is_taught_class_by_class(manifest: Manifest, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"target": "classification", "multi_label": True, "network__encoder": "csat_tiny"}
     with pytest.raises(InputError, match="has no label"):
-        prepare_teacher(configured(TeacherConfig, manifest, tmp_path, **changes))
-    prepared = prepare_teacher(configured(TeacherConfig, manifest, tmp_path, **changes, data__train="val"))
+        prepare_run(configured(TeacherConfig, manifest, tmp_path, **changes))
+    prepared = prepare_run(configured(TeacherConfig, manifest, tmp_path, **changes, data__train="val"))
     assert (prepared.card.multi_label, prepared.card.classes) == (True, CLASSES)
-    task = make_task(prepared)
+    task = prepared.build_task()
     assert task == Classify(OutputSpec("classification", CLASSES, multi_label=True), None)
-    model = make_model(prepared)
-    training, validation = streams_of(prepared, manifest, 0, 1)
+    model = prepared.build_model()
+    training, validation = build_streams(prepared, manifest, 0, 1)
     batch = next(training.training_epoch(0, seed=0))
     assert batch.label is not None
     assert batch.label.shape == (4, 3)
@@ -157,19 +156,19 @@ def test_a_student_is_held_against_each_answer_by_itself(
     }
     if from_cache:
         changes["responses"] = cached(manifest, teacher, tmp_path)
-    prepared = prepare_distillation(configured(DistillConfig, manifest, tmp_path, **changes))
+    prepared = prepare_run(configured(DistillConfig, manifest, tmp_path, **changes))
     assert prepared.card.multi_label
     assert prepared.response_channels == (3 if from_cache else 0)
     assert not prepared.judged_by_teacher
-    labels = labels_of(prepared, manifest)
+    labels = prepared.read_labels(manifest)
     assert labels is not None
     assert labels[:2].tolist() == [[-1, -1, -1], [0, 1, 0]]
-    model, task = make_model(prepared), make_task(prepared)
+    model, task = prepared.build_model(), prepared.build_task()
     assert isinstance(task, Distill)
-    training, _ = streams_of(prepared, manifest, 0, 1)
+    training, _ = build_streams(prepared, manifest, 0, 1)
     batch = next(training.training_epoch(0, seed=0))
     whole = next(
-        iter(streams_of(prepare_whole(manifest, teacher, tmp_path), manifest, 0, 1)[0].training_epoch(0, seed=0))
+        iter(build_streams(prepare_whole(manifest, teacher, tmp_path), manifest, 0, 1)[0].training_epoch(0, seed=0))
     )
     answers = load_teacher(prepared.config.teacher, 0.5, STORAGE).respond(whole.student)  # type: ignore[attr-defined]
     terms = task.loss(model.train(), batch)
@@ -190,7 +189,7 @@ def prepare_whole(manifest: Manifest, teacher: str, runs: Path) -> Any:
         "loss": {"features": None},
         "data__augment__flips": False,
     }
-    return prepare_distillation(configured(DistillConfig, manifest, runs, **changes))
+    return prepare_run(configured(DistillConfig, manifest, runs, **changes))
 
 
 @pytest.mark.parametrize("changes", [{"loss__decoupled": {}}, {"data__balance": "response"}])
@@ -200,7 +199,7 @@ def test_what_needs_classes_that_exclude_each_other_is_refused(
     keys: dict[str, Any] = {"teacher": {"model": teacher}, "student": {"encoder": "csat_tiny", "size_px": 32}}
     keys |= {"responses": cached(manifest, teacher, tmp_path), "loss": {"features": None}}
     with pytest.raises(InputError, match="exclude each other"):
-        prepare_distillation(configured(DistillConfig, manifest, tmp_path, **keys, **changes))
+        prepare_run(configured(DistillConfig, manifest, tmp_path, **keys, **changes))
 
 
 def test_a_model_of_several_labels_is_scored_class_by_class(manifest: Manifest, teacher: str) -> None:

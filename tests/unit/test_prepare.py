@@ -23,10 +23,10 @@ from histill.models.deep import DeepAnswers
 from histill.models.encoders import encoder_of
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, write_manifest
-from histill.train.assemble import make_model, make_task
-from histill.train.checks import size_of
-from histill.train.prepare import Prepared, prepare_pretraining, prepare_teacher
+from histill.train.prepare import prepare_run
 from histill.train.run_folder import open_record, save_record
+from histill.train.spec import RunSpec
+from histill.train.validate import size_of
 
 pytestmark = pytest.mark.unit
 
@@ -47,7 +47,7 @@ def configured(kind: type[RunConfig], manifest: Manifest, runs: Path, **changes:
 
 def refused(manifest: Manifest, runs: Path, **changes: Any) -> str:
     with pytest.raises(InputError) as caught:
-        prepare_pretraining(configured(PretrainConfig, manifest, runs, **changes))
+        prepare_run(configured(PretrainConfig, manifest, runs, **changes))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -93,7 +93,7 @@ def test_sides_that_are_refused(manifest: Manifest, network: dict[str, Any], sai
 def test_a_live_teacher_has_a_view_of_its_own(
     manifest: Manifest, tmp_path: Path, changes: dict[str, Any], views: Views
 ) -> None:
-    prepared = prepare_pretraining(configured(PretrainConfig, manifest, tmp_path, **changes))
+    prepared = prepare_run(configured(PretrainConfig, manifest, tmp_path, **changes))
     assert prepared.views == views
     assert prepared.card.size_px == views.student_px
     assert prepared.response_channels == 0
@@ -103,7 +103,7 @@ def test_a_live_teacher_has_a_view_of_its_own(
 
 def test_a_supervised_run_needs_one_view_and_masks(manifest: Manifest, tmp_path: Path) -> None:
     config = configured(TeacherConfig, manifest, tmp_path, network__size_px=64, network__encoder="csat_tiny")
-    prepared = prepare_teacher(config)
+    prepared = prepare_run(config)
     assert prepared.views == Views(64)
     assert prepared.source.masks
 
@@ -114,14 +114,14 @@ def test_a_classifying_teacher_needs_labels_and_sees_any_size(
     labelled = tile_set(tmp_path / "labelled", tiles=24, tile_px=64, labels=True)
     changes: dict[str, Any] = {"target": "classification", "network__encoder": "resnet_gn", "network__size_px": 28}
     changes |= {"class_weights": True, "smoothing": 0.1, "fraction": 0.5}
-    prepared = prepare_teacher(configured(TeacherConfig, labelled, tmp_path, **changes))
+    prepared = prepare_run(configured(TeacherConfig, labelled, tmp_path, **changes))
     assert (prepared.card.kind, prepared.card.classes) == ("classification", ("stroma", "tumour"))
     assert (prepared.views, prepared.source.masks) == (Views(28), False)
     assert prepared.cases is not None
     assert len(prepared.cases) == 2
-    assert make_task(prepared) == Classify(prepared.card.outputs, prepared.class_weights, 0.1)
+    assert prepared.build_task() == Classify(prepared.card.outputs, prepared.class_weights, 0.1)
     with pytest.raises(InputError, match=r"0 labels .* classifier needs two"):
-        prepare_teacher(configured(TeacherConfig, manifest, tmp_path, target="classification"))
+        prepare_run(configured(TeacherConfig, manifest, tmp_path, target="classification"))
 
 
 def test_a_classifier_is_no_teacher_of_pixels(manifest: Manifest, tmp_path: Path) -> None:
@@ -135,15 +135,15 @@ def test_a_classifier_is_no_teacher_of_pixels(manifest: Manifest, tmp_path: Path
 
 def test_a_boundary_is_a_further_class_of_the_card(manifest: Manifest, tmp_path: Path) -> None:
     config = configured(TeacherConfig, manifest, tmp_path, boundary_px=2, network__encoder="csat_tiny")
-    prepared = prepare_teacher(config)
+    prepared = prepare_run(config)
     assert prepared.card.classes == ("background", "nucleus", "boundary")
-    assert make_task(prepared) == Supervised(prepared.card.outputs, 1.0, boundary_px=2)
-    without = prepare_teacher(config.model_copy(update={"boundary_px": 0}))
+    assert prepared.build_task() == Supervised(prepared.card.outputs, 1.0, boundary_px=2)
+    without = prepare_run(config.model_copy(update={"boundary_px": 0}))
     assert without.card.classes == ("background", "nucleus")
 
 
 def test_a_task_names_a_tile_as_it_is_stored(manifest: Manifest, tmp_path: Path) -> None:
-    task = make_task(prepare_teacher(configured(TeacherConfig, manifest, tmp_path, network__encoder="csat_tiny")))
+    task = prepare_run(configured(TeacherConfig, manifest, tmp_path, network__encoder="csat_tiny")).build_task()
     assert isinstance(task, Supervised)
     assert task.name_of(17) == f"tile case-4/17 in shard {manifest.uri}/shards/0002.parquet"
 
@@ -171,7 +171,7 @@ def test_tiles_without_masks_are_refused_for_a_supervised_run(
 ) -> None:
     unmasked = tile_set(tmp_path / "tiles", tiles=12, tile_px=32, masks=False)
     with pytest.raises(InputError, match=r"8 tiles of split 'train' .* have no mask \(first: case-0/0\)"):
-        prepare_teacher(configured(TeacherConfig, unmasked, tmp_path / "runs", network__encoder="csat_tiny"))
+        prepare_run(configured(TeacherConfig, unmasked, tmp_path / "runs", network__encoder="csat_tiny"))
 
 
 @pytest.mark.parametrize(
@@ -193,14 +193,14 @@ def test_windows_that_do_not_fit_are_refused(
 
 def test_windows_that_fit_pass(manifest: Manifest, tmp_path: Path) -> None:
     changes = {"data__augment__crop_px": 64, "student__size_px": 64}
-    assert prepare_pretraining(configured(PretrainConfig, manifest, tmp_path, **changes)).views == Views(64, 128)
+    assert prepare_run(configured(PretrainConfig, manifest, tmp_path, **changes)).views == Views(64, 128)
 
 
 def test_a_balance_by_what_tiles_do_not_have_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     message = refused(manifest, tmp_path, data__balance="label")
     assert message.startswith("16 of 16 tiles of ")
     assert "have no label; balance by another column" in message
-    prepare_pretraining(configured(PretrainConfig, manifest, tmp_path, data__balance="case"))
+    prepare_run(configured(PretrainConfig, manifest, tmp_path, data__balance="case"))
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -248,8 +248,8 @@ def published(path: Path, encoder: str = "resnet18", **changes: torch.Tensor) ->
 
 def test_a_network_starts_from_published_weights(manifest: Manifest, tmp_path: Path) -> None:
     path = published(tmp_path / "resnet18.safetensors")
-    prepared = prepare_teacher(configured(TeacherConfig, manifest, tmp_path, network__weights=str(path)))
-    encoder, given = encoder_of(make_model(prepared)), load_file(path)
+    prepared = prepare_run(configured(TeacherConfig, manifest, tmp_path, network__weights=str(path)))
+    encoder, given = encoder_of(prepared.build_model()), load_file(path)
     carried = [name for name, tensor in encoder.state_dict().items() if torch.equal(tensor, given[name])]
     assert len(carried) == len(encoder.state_dict())
 
@@ -258,15 +258,15 @@ def test_pretrained_weights_bring_their_normalisation(manifest: Manifest, tmp_pa
     encoder = "tf_efficientnet_lite0"
     path = published(tmp_path / "weights.safetensors", encoder)
     network = {"network__encoder": encoder, "network__weights": str(path)}
-    assert prepare_teacher(configured(TeacherConfig, manifest, tmp_path, **network)).card.mean == (0.5, 0.5, 0.5)
-    fresh = prepare_teacher(configured(TeacherConfig, manifest, tmp_path, network__encoder=encoder))
+    assert prepare_run(configured(TeacherConfig, manifest, tmp_path, **network)).card.mean == (0.5, 0.5, 0.5)
+    fresh = prepare_run(configured(TeacherConfig, manifest, tmp_path, network__encoder=encoder))
     assert fresh.card.mean == IMAGENET_DEFAULT_MEAN
 
 
 def test_weights_that_do_not_fit_are_refused_by_name(manifest: Manifest, tmp_path: Path) -> None:
     def refused(path: Path) -> str:
         with pytest.raises(InputError) as caught:
-            prepare_teacher(configured(TeacherConfig, manifest, tmp_path, network__weights=str(path)))
+            prepare_run(configured(TeacherConfig, manifest, tmp_path, network__weights=str(path)))
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
         return str(caught.value)
@@ -283,11 +283,11 @@ def test_weights_that_do_not_fit_are_refused_by_name(manifest: Manifest, tmp_pat
 def test_deep_stages_answer_if_their_loss_has_a_weight(
     manifest: Manifest, tmp_path: Path, weight: float, answers: bool
 ) -> None:
-    pretraining = prepare_pretraining(configured(PretrainConfig, manifest, tmp_path, loss__deep=weight))
-    teaching = prepare_teacher(configured(TeacherConfig, manifest, tmp_path, deep=weight))
+    pretraining = prepare_run(configured(PretrainConfig, manifest, tmp_path, loss__deep=weight))
+    teaching = prepare_run(configured(TeacherConfig, manifest, tmp_path, deep=weight))
     for prepared in (pretraining, teaching):
-        assert isinstance(make_model(prepared), DeepAnswers) == answers
-    task = make_task(teaching)
+        assert isinstance(prepared.build_model(), DeepAnswers) == answers
+    task = teaching.build_task()
     assert isinstance(task, Supervised)
     assert task.deep == weight
 
@@ -314,9 +314,9 @@ def retrained(folder: Path, seed: int, manifest: Manifest) -> Path:
     return folder
 
 
-def begun(prepared: Prepared) -> None:
+def begun(prepared: RunSpec) -> None:
     """What a first start leaves of the run."""
-    record = open_record(prepared.config, prepared.kind)
+    record = open_record(prepared.config)
     save_record(prepared.config, record.model_copy(update={"inputs": prepared.inputs}))
 
 
@@ -324,25 +324,25 @@ def test_a_run_goes_on_from_the_inputs_it_was_begun_with_alone(manifest: Manifes
     folder = retrained(tmp_path / "teacher", 1, manifest)
     changes = {"teacher__classical": False, "teacher__model": str(folder)}
     config = configured(PretrainConfig, manifest, tmp_path / "runs", **changes)
-    prepared = prepare_pretraining(config)
+    prepared = prepare_run(config)
     weights = (folder / "model.safetensors").read_bytes()
     later = {"val_cases", "taught_on", "unknown_teachers"}  # fields that are empty here, and that older cards lack
     card = read_card(str(folder), Storage()).model_dump_json(exclude=later)
     expected = sha256(card.encode() + weights).hexdigest()
     assert prepared.inputs == {"data.tiles": manifest.header.digest, "teacher.model": expected}
     begun(prepared)
-    assert prepare_pretraining(config).inputs == prepared.inputs
-    make_task(prepared)
+    assert prepare_run(config).inputs == prepared.inputs
+    prepared.build_task()
 
     retrained(folder, 2, manifest)
     with pytest.raises(InputError) as caught:
-        prepare_pretraining(config)
+        prepare_run(config)
     assert f"was started when teacher.model held {expected[:12]}" in str(caught.value)
     assert "put back what it was, or choose another name" in str(caught.value)
     with pytest.raises(InputError, match=f"teacher.model held {expected[:12]} when the run was begun"):
-        make_task(prepared)  # of a worker that replaces a lost one
+        prepared.build_task()  # of a worker that replaces a lost one
     (folder / "model.safetensors").write_bytes(weights)
-    prepare_pretraining(config)
+    prepare_run(config)
 
 
 def test_tiles_and_encoder_weights_are_inputs_as_well(tmp_path: Path, tile_set: Callable[..., Manifest]) -> None:
@@ -351,11 +351,11 @@ def test_tiles_and_encoder_weights_are_inputs_as_well(tmp_path: Path, tile_set: 
     path = published(tmp_path / "weights.safetensors")
     keys = {"network__encoder": "resnet18", "network__weights": str(path)}
     config = configured(TeacherConfig, first, tmp_path / "runs", **keys)
-    begun(prepare_teacher(config))
+    begun(prepare_run(config))
     content = path.read_bytes()
     published(path, **{"fc.bias": torch.ones(1000)})
     with pytest.raises(InputError, match=r"network\.weights held"):
-        prepare_teacher(config)
+        prepare_run(config)
     path.write_bytes(content)
     table = first.table.set_column(
         first.table.schema.get_field_index("case"),
@@ -365,10 +365,10 @@ def test_tiles_and_encoder_weights_are_inputs_as_well(tmp_path: Path, tile_set: 
     header = first.header
     write_manifest(first.uri, table, tile_px=header.tile_px, mpp=header.mpp, ingest="made", storage=Storage())
     with pytest.raises(InputError, match=r"data\.tiles held"):
-        prepare_teacher(config)
+        prepare_run(config)
 
 
 def test_a_run_of_a_version_that_noted_no_inputs_goes_on(manifest: Manifest, tmp_path: Path) -> None:
     config = configured(TeacherConfig, manifest, tmp_path / "runs")
-    save_record(config, open_record(config, "train_teacher"))
-    assert prepare_teacher(config).inputs
+    save_record(config, open_record(config))
+    assert prepare_run(config).inputs

@@ -10,14 +10,12 @@ from pyarrow.fs import LocalFileSystem
 from histill.artifacts.model_folder import CARD_NAME, resolve
 from histill.config.common import Storage
 from histill.config.load import validate, with_value
-from histill.config.runs import PretrainConfig
+from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.errors import InputError
 from histill.storage.uris import name_within
 from histill.train.run_folder import finish, open_record, remove_orphans, run_uri, save_record
 
 pytestmark = pytest.mark.unit
-
-KIND = "pretrain_student"
 
 
 def config(folder: Path, **changes: Any) -> PretrainConfig:
@@ -34,19 +32,19 @@ def config(folder: Path, **changes: Any) -> PretrainConfig:
 
 def started(folder: Path) -> PretrainConfig:
     first = config(folder)
-    save_record(first, open_record(first, KIND).model_copy(update={"tracking_run": "abc"}))
+    save_record(first, open_record(first).model_copy(update={"tracking_run": "abc"}))
     return first
 
 
 def test_a_new_run_has_a_fresh_record(tmp_path: Path) -> None:
-    record = open_record(config(tmp_path), KIND)
+    record = open_record(config(tmp_path))
     assert record.tracking_run is None
     assert not (tmp_path / "first").exists()
 
 
 def test_the_same_configuration_goes_on_with_its_tracked_run(tmp_path: Path) -> None:
     first = started(tmp_path)
-    assert open_record(first, KIND).tracking_run == "abc"
+    assert open_record(first).tracking_run == "abc"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +63,7 @@ def test_the_same_configuration_goes_on_with_its_tracked_run(tmp_path: Path) -> 
 )
 def test_how_the_work_is_carried_out_may_change(tmp_path: Path, change: dict[str, Any]) -> None:
     started(tmp_path)
-    assert open_record(config(tmp_path, **change), KIND).tracking_run == "abc"
+    assert open_record(config(tmp_path, **change)).tracking_run == "abc"
 
 
 @pytest.mark.parametrize(
@@ -82,23 +80,25 @@ def test_how_the_work_is_carried_out_may_change(tmp_path: Path, change: dict[str
 def test_what_is_computed_may_not_and_the_key_is_named(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
     started(tmp_path)
     with pytest.raises(InputError) as caught:
-        open_record(config(tmp_path, **change), KIND)
+        open_record(config(tmp_path, **change))
     assert sentence in str(caught.value)
     assert run_uri(config(tmp_path)) in str(caught.value)
 
 
 def test_another_kind_of_run_is_named(tmp_path: Path) -> None:
+    started(tmp_path)
+    data = {"name": "first", "runs": str(tmp_path), "data": {"tiles": "tiles"}}
     with pytest.raises(InputError, match="it is a pretrain_student run"):
-        open_record(started(tmp_path), "search_students")
+        open_record(validate(TeacherConfig, data, "test"))
 
 
 def test_a_key_that_an_older_version_did_not_know_is_named(tmp_path: Path) -> None:
     first = config(tmp_path)
-    record = open_record(first, KIND)
+    record = open_record(first)
     older = {key: value for key, value in record.config.items() if key != "responses"}
     save_record(first, record.model_copy(update={"config": older}))
     with pytest.raises(InputError, match="responses was None"):
-        open_record(first, KIND)
+        open_record(first)
 
 
 def test_a_finished_name_is_refused_whatever_the_configuration(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_finished_name_is_refused_whatever_the_configuration(tmp_path: Path) -
     finish(first, str(tmp_path / "first" / "model"), {"val_dice": 0.5})
     for again in (first, config(tmp_path, optimiser__lr=0.5)):
         with pytest.raises(InputError, match="is finished; choose another name"):
-            open_record(again, KIND)
+            open_record(again)
 
 
 def test_a_run_that_was_copied_or_moved_means_its_own_model(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_a_model_that_lies_elsewhere_is_found_there(tmp_path: Path) -> None:
 
 def test_a_span_of_workers_may_become_a_number_again(tmp_path: Path) -> None:
     first = config(tmp_path, workers__count={"min": 1, "max": 4})
-    save_record(first, open_record(first, KIND).model_copy(update={"tracking_run": "abc"}))
-    assert open_record(config(tmp_path), KIND).tracking_run == "abc"
+    save_record(first, open_record(first).model_copy(update={"tracking_run": "abc"}))
+    assert open_record(config(tmp_path)).tracking_run == "abc"
 
 
 def test_checkpoints_that_nobody_knows_of_are_removed_and_nothing_else(tmp_path: Path) -> None:

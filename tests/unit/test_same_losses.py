@@ -17,19 +17,18 @@ from histill.config.finetune import FinetuneConfig
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.tiles.manifest import Manifest
-from histill.train.assemble import make_task
+from histill.train.build import build_learner, build_streams
 from histill.train.loop import Hooks, train
-from histill.train.prepare import prepare_distillation, prepare_finetuning, prepare_pretraining, prepare_teacher
-from histill.train.session import learner_of, streams_of
+from histill.train.prepare import prepare_run
 from histill.train.snapshot import Snapshot
 
 pytestmark = pytest.mark.unit
 
 KINDS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-    "train_teacher": (TeacherConfig, prepare_teacher),
-    "pretrain_student": (PretrainConfig, prepare_pretraining),
-    "distill_student": (DistillConfig, prepare_distillation),
-    "finetune_student": (FinetuneConfig, prepare_finetuning),
+    "train_teacher": (TeacherConfig, prepare_run),
+    "pretrain_student": (PretrainConfig, prepare_run),
+    "distill_student": (DistillConfig, prepare_run),
+    "finetune_student": (FinetuneConfig, prepare_run),
 }
 NETWORK = {"encoder": "csat_tiny", "decoder_channels": (16, 16, 8, 8, 8), "size_px": 32}
 CLASSIFIER, SEGMENTER = "<the classifier>", "<the segmenter>"  # folders of models, as keys name them here
@@ -167,15 +166,15 @@ def losses_of(kind: str, keys: dict[str, Any], manifest: Manifest, runs: Path) -
     optimiser = {"epochs": 2, "lr": 2e-3} | keys.get("optimiser", {})
     config = validate(model, data | keys | {"optimiser": optimiser, "workers": {"count": 1}}, "the test")
     prepared = prepare(config)
-    learner = learner_of(prepared, manifest, torch.device("cpu"))
+    learner = build_learner(prepared, manifest, torch.device("cpu"))
     epochs: list[dict[str, float]] = []
 
     def show(snapshot: Snapshot) -> None:
         if snapshot.step % 2 == 0:  # an epoch's end; what a slow machine shows between is left out
             epochs.append({"loss": snapshot.loss, **snapshot.parts})
 
-    streams = streams_of(prepared, manifest, 0, 1)
-    train(learner, learner.model, make_task(prepared), *streams, config, Hooks(show, lambda metrics: None))
+    streams = build_streams(prepared, manifest, 0, 1)
+    train(learner, learner.model, prepared.build_task(), *streams, config, Hooks(show, lambda metrics: None))
     return epochs
 
 

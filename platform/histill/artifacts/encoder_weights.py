@@ -1,5 +1,7 @@
 """Pretrained weights of an encoder alone, as timm and the model hubs publish them: safetensors by timm's names."""
 
+import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import safetensors
@@ -12,12 +14,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def read_weights(uri: str, storage: Storage) -> dict[str, "Tensor"]:
-    """The tensors in the file `uri`, by name. Raises InputError when it is missing or no safetensors file."""
+@dataclass(frozen=True)
+class EncoderWeights:
+    """The tensors of a file, by name, and the SHA-256 of its bytes."""
+
+    tensors: "dict[str, Tensor]"
+    digest: str
+
+
+def read_weights(uri: str, storage: Storage) -> EncoderWeights:
+    """The weights in the file `uri`. Raises InputError when it is missing or no safetensors file."""
     from safetensors.torch import load
 
     try:
-        return load(read_bytes(uri, storage))
+        data = read_bytes(uri, storage)
+        return EncoderWeights(load(data), hashlib.sha256(data).hexdigest())
     except FileNotFoundError:
         raise InputError(f"encoder weights {uri} are missing; name a safetensors file, or leave weights out.") from None
     except safetensors.SafetensorError:

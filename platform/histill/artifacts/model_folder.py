@@ -183,9 +183,8 @@ def digest_of(card: ModelCard, weights: bytes) -> str:
     return hashlib.sha256(card.model_dump_json(exclude=absent).encode() + weights).hexdigest()
 
 
-def read_digest(uri: str, storage: Storage) -> str:
-    """The digest of the model folder at `uri`, whose model is not built. Raises InputError where there is none."""
-    card = read_card(uri, storage)
+def read_digest(uri: str, card: ModelCard, storage: Storage) -> str:
+    """The digest of the model folder at `uri` with its `card`; no model is built. Raises InputError without weights."""
     try:
         return digest_of(card, read_bytes(join(uri, WEIGHTS_NAME), storage))
     except FileNotFoundError:

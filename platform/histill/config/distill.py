@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from histill.config.base import ModelUri, Strict, Uri
 from histill.config.common import Teacher
-from histill.config.runs import Network, RunConfig
+from histill.config.runs import Network, RunConfig, Sources
 
 Resize = Literal["half_max_half_bicubic", "area", "adaptive_max"]
 
@@ -107,6 +107,8 @@ class DistillLoss(Strict):
 class DistillConfig(RunConfig):
     """A student at low resolution that mimics a teacher at high resolution, on labelled and unlabelled tiles alike."""
 
+    kind = "distill_student"
+
     student: Network = Network()
     teacher: Teacher
     responses: Uri | None = Field(
@@ -124,6 +126,10 @@ class DistillConfig(RunConfig):
     resize: bool = Field(
         False, description="let the student's resolution be one that the teacher's is no whole multiple of"
     )
+
+    @property
+    def sources(self) -> Sources:
+        return Sources(self.student, teacher=self.teacher, responses=self.responses, encoder=self.encoder)
 
     @model_validator(mode="after")
     def _sound(self) -> "DistillConfig":

@@ -5,11 +5,13 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from histill.config.base import ModelUri
-from histill.config.runs import Network, RunConfig
+from histill.config.runs import Network, RunConfig, Sources
 
 
 class FinetuneConfig(RunConfig):
     """A pretrained encoder with a new head, taught a task of its own by labels or masks."""
+
+    kind = "finetune_student"
 
     target: Literal["classification", "segmentation"] = Field(description="whole tiles by label, or pixels by mask")
     student: Network = Network()
@@ -35,6 +37,10 @@ class FinetuneConfig(RunConfig):
     dice: float = Field(1.0, ge=0, description="segmentation: weight of the soft Dice loss beside the cross-entropy")
     fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use, as when few are labelled")
     fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
+
+    @property
+    def sources(self) -> Sources:
+        return Sources(self.student, encoder=self.encoder)
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> "FinetuneConfig":

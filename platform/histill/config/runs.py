@@ -1,6 +1,7 @@
 """Configurations of the jobs that train: `train_teacher.py`, `pretrain_student.py`, `search_students.py`."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -110,8 +111,22 @@ class Optimiser(Strict):
     )
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What a run's model is made from, beside its tiles, and where it lies."""
+
+    network: Network  # with its published weights, if any
+    network_key: str = "student"
+    teacher: Teacher | None = None
+    responses: str | None = None  # of that teacher; None: it runs beside the student
+    encoder: str | None = None  # model folder or run whose encoder is the start
+
+
 class RunConfig(Strict):
     """What every training run has."""
+
+    kind: ClassVar[str]
+    """Name of the job: it stands in the run's record."""
 
     name: Name = Field(description="name of the run; the same name again goes on where it stopped")
     runs: Uri = Field(description="folder that holds the runs, local or s3://")
@@ -127,6 +142,11 @@ class RunConfig(Strict):
     workers: WorkerGroup = WorkerGroup()
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
+
+    @property
+    def sources(self) -> Sources:
+        """What the model is made from."""
+        raise NotImplementedError
 
     @model_validator(mode="after")
     def _somewhere_to_keep(self) -> "RunConfig":
@@ -147,6 +167,8 @@ class RunConfig(Strict):
 
 class TeacherConfig(RunConfig):
     """A network teacher, trained on the masks of a tile set, or on its labels."""
+
+    kind = "train_teacher"
 
     target: Literal["segmentation", "classification"] = Field(
         "segmentation", description="pixels by mask, or whole tiles by label"
@@ -180,6 +202,10 @@ class TeacherConfig(RunConfig):
         "a network that is pretrained here; 0: they do not",
     )
 
+    @property
+    def sources(self) -> Sources:
+        return Sources(self.network, "network")
+
     @model_validator(mode="after")
     def _sound_classes(self) -> "TeacherConfig":
         classes = self.classes or ()
@@ -202,12 +228,18 @@ class TeacherConfig(RunConfig):
 class PretrainConfig(RunConfig):
     """RCKD: a student pretrained on a nuclei teacher's responses."""
 
+    kind = "pretrain_student"
+
     student: Network = Network()
     teacher: Teacher
     responses: Uri | None = Field(
         None, description="folder of cached responses; null: the teacher runs beside the student"
     )
     loss: RckdLoss = RckdLoss()
+
+    @property
+    def sources(self) -> Sources:
+        return Sources(self.student, teacher=self.teacher, responses=self.responses)
 
     @model_validator(mode="after")
     def _a_size_for_a_unet(self) -> "PretrainConfig":

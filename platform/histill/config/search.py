@@ -46,6 +46,7 @@ class Draw(Strict):
 class SearchConfig(RunConfig):
     """A sweep: each trial is a run whose keys in `space` are drawn; `SEARCHES` has one for each kind of run."""
 
+    kind = "search_students"
     run_model: ClassVar[type[RunConfig]]
 
     job: str

@@ -70,11 +70,11 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
             if trial.trial_id in self.closed or is_lost(run_uri(config)) or finished(run) is not None:
                 return
             self.closed.add(trial.trial_id)
-            record = open_record(run, config.job)
+            record = open_record(run)
             if record.tracking_run is None:
                 return
             with contextlib.suppress(InputError):  # a server that is away must not end a sweep
-                tracker = open_run(run.tracking, name=run.name, kind=config.job, config=run, run_id=record.tracking_run)
+                tracker = open_run(run.tracking, name=run.name, kind=run.kind, config=run, run_id=record.tracking_run)
                 if tracker:
                     tracker.finish(status)
 

@@ -21,17 +21,17 @@ from histill.search.progress import sweep_progress
 from histill.search.room import DRIVER_CPUS, trials_at_once, trials_that_fit
 from histill.search.saved_state import can_go_on
 from histill.search.space import check_space, drawn, edges
-from histill.search.trial import PREPARE, RANKED, quality_of, run_of, run_trial
-from histill.storage.control import write_json
+from histill.search.trial import RANKED, quality_of, run_of, run_trial
+from histill.storage.control import probe, write_json
 from histill.storage.steady import steady_filesystem
 from histill.storage.uris import join, uri_like
 from histill.train.claim import claim
-from histill.train.inputs import check_inputs
+from histill.train.inputs import resolve
 from histill.train.launch import OpenRun
-from histill.train.run_folder import finish, open_record, run_uri, save_record
+from histill.train.prepare import check_run
+from histill.train.run_folder import check_same_inputs, finish, open_record, run_uri, save_record
 from histill.train.tracking import close_on_error
 
-KIND = "search_students"
 RECORD_NAME = "sweep.json"
 _SAVE_EVERY_S = "1"  # of Tune's state: what is drawn after it was saved is drawn anew when a sweep goes on
 
@@ -56,14 +56,19 @@ class Register(Protocol):
 def prepare_sweep(config: SearchConfig) -> PreparedSweep:
     """Refuse before Ray starts what no trial could do. Raises InputError."""
     check_space(config)
-    prepared = PREPARE[config.job](run_of(config, {}, "check"))
+    probe(config.runs, config.storage)
+    record = open_record(config)
+    known: dict[Any, Any] = {}  # what trials share is read once
+    base = run_of(config, {}, "check")
+    spec = check_run(base, resolve(base, known))
     for key, values in edges(config):
+        trial = run_of(config, values, "check")
         try:
-            PREPARE[config.job](run_of(config, values, "check"))
+            check_run(trial, resolve(trial, known))
         except InputError as error:
             raise InputError(f"space.{key}: {error}") from None
-    check_inputs(config, open_record(config, KIND), prepared.inputs)
-    return PreparedSweep(config, quality_of(prepared.card), prepared.inputs)
+    check_same_inputs(config, record, spec.inputs)
+    return PreparedSweep(config, quality_of(spec.card), spec.inputs)
 
 
 def run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | None = None) -> Sweep:
@@ -79,9 +84,9 @@ def run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | N
 
 def _run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | None) -> Sweep:
     config = prepared.config
-    record = open_record(config, KIND)
-    check_inputs(config, record, prepared.inputs)
-    tracker = open_run(config.tracking, name=config.name, kind=KIND, config=config, run_id=record.tracking_run)
+    record = open_record(config)
+    check_same_inputs(config, record, prepared.inputs)
+    tracker = open_run(config.tracking, name=config.name, kind=config.kind, config=config, run_id=record.tracking_run)
     parent = tracker.run_id if tracker else None
     with close_on_error(tracker, run_uri(config)):
         save_record(config, record.model_copy(update={"tracking_run": parent, "inputs": prepared.inputs}))

@@ -1,7 +1,7 @@
 """One trial: a training run that reports each epoch, and what its student costs, to Tune."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from histill.artifacts.model_folder import ModelCard, build, read_card
@@ -12,15 +12,8 @@ from histill.models.cost import measure_cost, measure_latency_ms
 from histill.search.space import trial_config
 from histill.storage.uris import join, path_within
 from histill.train.launch import OpenRun, train_run
-from histill.train.prepare import Prepared, prepare_distillation, prepare_finetuning, prepare_pretraining
+from histill.train.prepare import prepare_run
 from histill.train.run_folder import finished, run_uri
-
-PREPARE: Mapping[str, Callable[[Any], Prepared]] = {
-    "pretrain_student": prepare_pretraining,
-    "distill_student": prepare_distillation,
-    "finetune_student": prepare_finetuning,
-}
-"""By the job that a trial is a run of."""
 
 RANKED = "ranked"  # what Tune ranks trials by: the quality, or
 WORST = -1.0  # below every quality, where that is not a number; neither ASHA nor Optuna can rank one
@@ -44,10 +37,10 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
             report = with_rank(done["metrics"], quality_of(card))
             tune.report({**report, **_costs(card, config.cost), "checkpoint_path": path})
             return
-        prepared = PREPARE[config.job](run)
-        costs = _costs(prepared.card, config.cost)
-        to_tune = _to_tune(costs, quality_of(prepared.card))
-        train_run(prepared, open_run, parent=parent, callbacks=[to_tune], show=False, claims=False, figures=costs)
+        spec = prepare_run(run)
+        costs = _costs(spec.card, config.cost)
+        to_tune = _to_tune(costs, quality_of(spec.card))
+        train_run(spec, open_run, parent=parent, callbacks=[to_tune], show=False, claims=False, figures=costs)
     except Exception as error:
         known = known_error(error)
         if known is None:

@@ -19,7 +19,6 @@ from histill.cluster.progress import Progress
 from histill.config.augment import Augment
 from histill.config.base import Strict
 from histill.config.common import Storage
-from histill.config.common import Teacher as TeacherConfig
 from histill.config.load import validate
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
@@ -229,20 +228,17 @@ class _Answerer:
         }
 
 
-def matching_cache(uri: str, manifest: Manifest, config: TeacherConfig, storage: Storage) -> CacheHeader:
-    """The header of the cache at `uri`, checked: it must answer these tiles, by this teacher. Raises InputError."""
-    header = read_header(uri, storage)
+def check_cache(uri: str, header: CacheHeader, manifest: Manifest, teacher: Teacher) -> None:
+    """Raises InputError unless the cache at `uri` answers the tiles of `manifest`, by `teacher`."""
     if header.tiles_digest != manifest.header.digest:
         raise InputError(
             f"responses {uri} answer another tile set than {manifest.uri}; "
             "cache them again with jobs/cache_responses.py."
         )
-    teacher = load_teacher(config, manifest.header.mpp, storage)
     if header.teacher != teacher.digest:
         raise InputError(
             f"responses {uri} come from another teacher than the configured one; cache this one's instead."
         )
-    return header
 
 
 def decisions(cached: CachedViews, channels: int, manifest: Manifest, storage: Storage) -> np.ndarray:

@@ -1,52 +1,86 @@
-"""What a run is made from, by content: a run goes on only from what it was started with."""
+"""What a run is made from, as it lies in storage: read here, in one place, and judged elsewhere."""
 
 import hashlib
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from histill.artifacts.model_folder import ModelCard, read_digest, resolve
-from histill.config.distill import DistillConfig
-from histill.config.finetune import FinetuneConfig
-from histill.config.runs import Network, PretrainConfig, RunConfig, TeacherConfig
-from histill.errors import InputError
-from histill.storage.control import read_bytes
-from histill.teachers.cache import read_header
-from histill.train.run_folder import RunRecord, open_record, run_uri
+from histill.artifacts.encoder_weights import EncoderWeights, read_weights
+from histill.artifacts.model_folder import ModelCard, read_card, read_digest
+from histill.artifacts.model_folder import resolve as resolve_model
+from histill.config.common import Storage
+from histill.config.runs import RunConfig
+from histill.teachers.cache import CacheHeader, read_header
+from histill.teachers.teacher import Teacher, load_teacher
+from histill.tiles.manifest import Manifest, read_manifest
 
-if TYPE_CHECKING:
-    from histill.train.prepare import Prepared
-
-
-def with_inputs(prepared: "Prepared") -> "Prepared":
-    """`prepared` with the digests of what it is made from. Raises InputError when the run was started from others."""
-    config = prepared.config
-    inputs = _inputs_of(config, prepared.card, prepared.network)
-    check_inputs(config, open_record(config, prepared.kind), inputs)
-    return replace(prepared, inputs=inputs)
+T = TypeVar("T")
 
 
-def check_inputs(config: RunConfig, record: RunRecord, inputs: dict[str, str]) -> None:
-    """Raises InputError when the run of `record` was started from others than `inputs`, naming the key."""
-    for key, digest in record.inputs.items():
-        if inputs.get(key, digest) != digest:
-            raise InputError(
-                f"run {run_uri(config)} was started when {key} held {digest[:12]}, and under the same name it holds "
-                f"{inputs[key][:12]} now; put back what it was, or choose another name."
-            )
+@dataclass(frozen=True)
+class Encoder:
+    """A pretrained model whose encoder a run starts from."""
+
+    card: ModelCard
+    digest: str
 
 
-def _inputs_of(config: RunConfig, card: ModelCard, network: Network) -> dict[str, str]:
-    """SHA-256 by the configuration's key."""
-    storage = config.storage
-    inputs = {"data.tiles": card.tiles_digest}
-    if card.teacher_digest is not None:
-        inputs["teacher.model"] = card.teacher_digest
-    if isinstance(config, PretrainConfig | DistillConfig) and config.responses is not None:
-        header = read_header(config.responses, storage).model_dump_json()
-        inputs["responses"] = hashlib.sha256(header.encode()).hexdigest()
-    if isinstance(config, FinetuneConfig | DistillConfig) and config.encoder is not None:
-        inputs["encoder"] = read_digest(resolve(config.encoder, storage), storage)
-    if network.weights is not None:
-        key = "network" if isinstance(config, TeacherConfig) else "student"
-        inputs[f"{key}.weights"] = hashlib.sha256(read_bytes(network.weights, storage)).hexdigest()
-    return inputs
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is made from. What its configuration does not name is None."""
+
+    manifest: Manifest
+    teacher: Teacher | None = None  # on the CPU
+    teacher_card: ModelCard | None = None  # of a network
+    responses: CacheHeader | None = None
+    encoder: Encoder | None = None
+    weights: EncoderWeights | None = None
+
+    def digests(self, config: RunConfig) -> dict[str, str]:
+        """SHA-256 of each, by the key of `config` that names it: a run resumes from what it was started with."""
+        digests = {"data.tiles": self.manifest.header.digest}
+        if self.teacher is not None:
+            digests["teacher.model"] = self.teacher.digest
+        if self.responses is not None:
+            digests["responses"] = hashlib.sha256(self.responses.model_dump_json().encode()).hexdigest()
+        if self.encoder is not None:
+            digests["encoder"] = self.encoder.digest
+        if self.weights is not None:
+            digests[f"{config.sources.network_key}.weights"] = self.weights.digest
+        return digests
+
+
+def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
+    """Read what `config` names. Raises InputError for what is missing or unsound.
+
+    `known` keeps what was read, for further calls with it: the trials of a sweep share most of their inputs.
+    """
+    known, sources, storage = {} if known is None else known, config.sources, config.storage
+
+    def once(key: str, named: Any, read: Callable[[], T]) -> T | None:
+        if named is None:
+            return None
+        if (key, named) not in known:
+            known[key, named] = read()
+        found: T = known[key, named]
+        return found
+
+    tiles, teacher, responses, encoder = config.data.tiles, sources.teacher, sources.responses, sources.encoder
+    weights = sources.network.weights
+    manifest = once("tiles", tiles, lambda: read_manifest(tiles, storage))
+    assert manifest is not None
+    mpp, model = manifest.header.mpp, teacher.model if teacher else None
+    return Inputs(
+        manifest=manifest,
+        teacher=once("teacher", teacher, lambda: load_teacher(teacher, mpp, storage)) if teacher else None,
+        teacher_card=once("card", model, lambda: read_card(resolve_model(str(model), storage), storage)),
+        responses=once("responses", responses, lambda: read_header(str(responses), storage)),
+        encoder=once("encoder", encoder, lambda: _read_encoder(str(encoder), storage)),
+        weights=once("weights", weights, lambda: read_weights(str(weights), storage)),
+    )
+
+
+def _read_encoder(uri: str, storage: Storage) -> Encoder:
+    folder = resolve_model(uri, storage)
+    card = read_card(folder, storage)
+    return Encoder(card, read_digest(folder, card, storage))

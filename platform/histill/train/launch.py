@@ -1,4 +1,4 @@
-"""From a prepared run to a finished one, on Ray Train."""
+"""From a checked run to a finished one, on Ray Train."""
 
 import os
 import sys
@@ -17,13 +17,12 @@ from histill.storage.uris import join, uri_like
 from histill.train.board import make_board, shown
 from histill.train.claim import claim
 from histill.train.doubts import doubt_validation
-from histill.train.inputs import check_inputs
 from histill.train.newest import drop_broken_notes
-from histill.train.run_folder import finish, open_record, remove_orphans, run_uri, save_record
+from histill.train.run_folder import check_same_inputs, finish, open_record, remove_orphans, run_uri, save_record
 from histill.train.tracking import close_on_error
 
 if TYPE_CHECKING:
-    from histill.train.prepare import Prepared
+    from histill.train.spec import RunSpec
 
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -64,7 +63,7 @@ class Trained:
 
 
 def train_run(
-    prepared: "Prepared",
+    spec: "RunSpec",
     open_run: OpenRun,
     *,
     parent: str | None = None,
@@ -81,27 +80,27 @@ def train_run(
     Raises InputError when the name is finished, taken by another configuration, or by another job that is at work;
     HistillError and Ray's TrainingFailedError when the run cannot go on; Interrupted when a signal ends it.
     """
-    config = prepared.config
+    config = spec.config
     held = claim(run_uri(config), config.storage) if claims else nullcontext()
     with held, staying("the newest checkpoint stays"):
-        return _train_run(prepared, open_run, parent, callbacks, show, figures)
+        return _train_run(spec, open_run, parent, callbacks, show, figures)
 
 
 def _train_run(
-    prepared: "Prepared",
+    spec: "RunSpec",
     open_run: OpenRun,
     parent: str | None,
     callbacks: Sequence[Any],
     show: bool,
     figures: Mapping[str, float],
 ) -> Trained:
-    config = prepared.config
-    record = open_record(config, prepared.kind)
-    check_inputs(config, record, prepared.inputs)  # what the job before has left, since these were prepared
+    config = spec.config
+    record = open_record(config)
+    check_same_inputs(config, record, spec.inputs)  # what the job before has left, since they were read
     tracker = open_run(
         config.tracking,
         name=config.name,
-        kind=prepared.kind,
+        kind=config.kind,
         config=config,
         run_id=record.tracking_run,
         parent=parent,
@@ -111,11 +110,11 @@ def _train_run(
     # a trial is closed by its sweep, which knows whether it was only stopped
     with close_on_error(tracker if parent is None else None, run_uri(config)):
         run_id = tracker.run_id if tracker else None
-        save_record(config, record.model_copy(update={"tracking_run": run_id, "inputs": prepared.inputs}))
+        save_record(config, record.model_copy(update={"tracking_run": run_id, "inputs": spec.inputs}))
         if tracker and figures:
             tracker.metrics(figures, 0)
             tracker.close()  # sent now: a trial that is stopped has no time to
-        model, metrics = _fit(prepared, tracker, callbacks, show)
+        model, metrics = _fit(spec, tracker, callbacks, show)
         if tracker:
             tracker.finish("FINISHED")
         finish(config, model, metrics)  # last: its name is refused from now on
@@ -124,14 +123,14 @@ def _train_run(
     return Trained(run_uri(config), model, metrics, run_id)
 
 
-def _fit(prepared: "Prepared", tracker: Any, callbacks: Sequence[Any], show: bool) -> tuple[str, dict[str, float]]:
+def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) -> tuple[str, dict[str, float]]:
     """The final model folder and the metrics, from Ray Train."""
     import ray.train
 
     from histill.train.no_retry import NoRetry
     from histill.train.trainer import Trainer
 
-    config, workers = prepared.config, prepared.config.workers
+    config, workers = spec.config, spec.config.workers
     filesystem, path = steady_filesystem(config.runs, config.storage)
     folder = join(path, config.name)
     if drop_broken_notes(filesystem, folder, ray.__version__):
@@ -139,7 +138,7 @@ def _fit(prepared: "Prepared", tracker: Any, callbacks: Sequence[Any], show: boo
     board = make_board()
     trainer = Trainer(
         _work,
-        train_loop_config={"assignment": ray.put((prepared, board, tracker))},
+        train_loop_config={"assignment": ray.put((spec, board, tracker))},
         scaling_config=ray.train.ScalingConfig(
             num_workers=(workers.fewest, workers.most) if workers.fewest < workers.most else workers.most,
             elastic_resize_monitor_interval_s=_LOOK_FOR_NODES_S,

@@ -56,13 +56,13 @@ def run_uri(config: RunConfig) -> str:
     return join(config.runs, config.name)
 
 
-def open_record(config: RunConfig, kind: str) -> RunRecord:
+def open_record(config: RunConfig) -> RunRecord:
     """The record of the run, from an earlier start or new (and not yet written).
 
     Raises InputError when the run is finished, or was started with another configuration.
     """
     uri = run_uri(config)
-    fresh = RunRecord(kind=kind, config=config.model_dump(mode="json"))
+    fresh = RunRecord(kind=config.kind, config=config.model_dump(mode="json"))
     if exists(join(uri, FINISHED_NAME), config.storage):
         raise InputError(f"run {uri} is finished; choose another name, or score and promote it as it is.")
     try:
@@ -74,6 +74,16 @@ def open_record(config: RunConfig, kind: str) -> RunRecord:
             f"run {uri} was started with another configuration ({_difference(record, fresh)}); choose another name."
         )
     return record
+
+
+def check_same_inputs(config: RunConfig, record: RunRecord, digests: dict[str, str]) -> None:
+    """Raises InputError when the run of `record` was started from others than `digests`, naming the key."""
+    for key, digest in record.inputs.items():
+        if digests.get(key, digest) != digest:
+            raise InputError(
+                f"run {run_uri(config)} was started when {key} held {digest[:12]}, and under the same name it holds "
+                f"{digests[key][:12]} now; put back what it was, or choose another name."
+            )
 
 
 def save_record(config: RunConfig, record: RunRecord) -> None:

@@ -10,15 +10,14 @@ import torch
 
 from histill.storage.scratch import make_scratch_folder
 from histill.tiles.manifest import read_manifest
-from histill.train.assemble import make_task
 from histill.train.board import ToBoard
+from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import checkpoint_name, restore_checkpoint, save_checkpoint
 from histill.train.ledger import summed_over_workers
 from histill.train.loop import Hooks, train
 from histill.train.newest import newest_checkpoint, step_of
-from histill.train.prepare import Prepared
-from histill.train.session import learner_of, streams_of
 from histill.train.snapshot import Snapshot
+from histill.train.spec import RunSpec
 from histill.train.task_state import gather_task_state, load_task_state
 from histill.train.tracking import Tracker
 
@@ -27,7 +26,7 @@ from histill.train.tracking import Tracker
 class Assignment:
     """What every worker is given."""
 
-    prepared: Prepared
+    spec: RunSpec
     board: Any
     tracker: Tracker | None
 
@@ -43,16 +42,16 @@ def run_worker(assignment: Assignment) -> None:
 
 
 def _train(assignment: Assignment) -> None:
-    prepared = assignment.prepared
-    config, card = prepared.config, prepared.card
+    spec = assignment.spec
+    config = spec.config
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(config.workers.cpus)))
     manifest = read_manifest(config.data.tiles, config.storage)
 
-    learner = learner_of(prepared, manifest, ray.train.torch.get_device())
-    training, validation = streams_of(prepared, manifest, rank, workers)
-    tracker, task = assignment.tracker if rank == 0 else None, make_task(prepared)
+    learner = build_learner(spec, manifest, ray.train.torch.get_device())
+    training, validation = build_streams(spec, manifest, rank, workers)
+    tracker, task = assignment.tracker if rank == 0 else None, spec.build_task()
 
     def record(metrics: dict[str, float]) -> None:
         if tracker is not None and "loss" in metrics:  # an epoch's end
@@ -90,7 +89,7 @@ def _train(assignment: Assignment) -> None:
             ray.train.report(metrics)
             return
         folder = make_scratch_folder()  # Ray removes it after the upload, beside the next steps
-        save_checkpoint(folder, learner, card)
+        save_checkpoint(folder, learner, spec.card)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         checkpoint.set_metadata(metrics)
         ray.train.report(

@@ -1,0 +1,35 @@
+"""Train one run of any kind: its models fetched from the registry, its metrics tracked."""
+
+from typing import Any, TypeVar
+
+from histill.cluster.connect import connected
+from histill.config.runs import RunConfig
+from histill.registry.runs import open_run
+from histill.registry.server import check_tracking
+from histill.registry.settled import settled_model, settled_teacher
+from histill.train.launch import Trained, train_run
+from histill.train.prepare import prepare_run
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def train_tracked(config: RunConfig) -> Trained:
+    """Check the run of `config`, join or start Ray, and train it to its end, or on from its newest checkpoint.
+
+    Raises InputError for what it cannot be made from, before Ray starts; else as `train_run` does.
+    """
+    spec = prepare_run(fetch_sources(config))
+    check_tracking(config.tracking)
+    with connected():
+        return train_run(spec, open_run)
+
+
+def fetch_sources(config: C) -> C:
+    """`config` with its registered teacher and encoder copied to where every node can read them."""
+    sources, where = config.sources, (config.tracking, config.runs, config.storage)
+    changes: dict[str, Any] = {}
+    if sources.teacher is not None:
+        changes["teacher"] = settled_teacher(sources.teacher, *where)
+    if sources.encoder is not None:
+        changes["encoder"] = settled_model(sources.encoder, *where, name="encoder")
+    return config.model_copy(update=changes)

@@ -1,0 +1,51 @@
+"""What one worker of a run holds: the learner and its streams. It knows no Ray, so that a run can do without."""
+
+import torch
+from timm.utils import ModelEmaV3
+
+from histill.stream.graph import read_by_ray_data
+from histill.stream.read import ShardReader
+from histill.stream.tile_stream import TileStream
+from histill.tiles.manifest import Manifest
+from histill.train.checkpoint import Learner
+from histill.train.ledger import Position
+from histill.train.spec import RunSpec
+
+
+def build_learner(spec: RunSpec, manifest: Manifest, device: torch.device) -> Learner:
+    """The learner before its first step; the same on every worker."""
+    config = spec.config
+    torch.manual_seed(config.seed)
+    model = spec.build_model().to(device)
+    position = Position(batch_size=config.data.batch_size, tiles_digest=manifest.header.digest)
+    average = ModelEmaV3(model, decay=config.optimiser.ema, use_warmup=True) if config.optimiser.ema else None
+    return Learner(model, spec.build_optimizer(model), position, average)
+
+
+def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) -> tuple[TileStream, TileStream]:
+    """The tiles that `worker` of `workers` learns from, and those of its part of the validation."""
+    data, labels, groups = spec.config.data, spec.read_labels(manifest), spec.group_tiles(manifest)
+
+    def stream(split: str, cases: frozenset[str] | None) -> TileStream:
+        return TileStream(
+            manifest=manifest,
+            source=spec.source,
+            split=split,
+            cases=cases,
+            labels=labels,
+            views=spec.views,
+            batch_size=data.batch_size,
+            worker=worker,
+            workers=workers,
+            read=ShardReader(data.read_threads) if data.reader == "worker" else read_by_ray_data,
+            response_channels=spec.response_channels,
+            map_shape=spec.map_shape,
+            dense_responses=spec.card.outputs.dense,
+            threads=data.decode_threads,
+            max_corrupt=data.max_corrupt,
+            buffer_tiles=data.shuffle_tiles,
+            balance=data.balance if groups is None else None,
+            groups=groups,
+        )
+
+    return stream(data.train, spec.cases), stream(data.val, None)

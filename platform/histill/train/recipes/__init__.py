@@ -1,0 +1,27 @@
+"""Kinds of training runs: a file for each, with its checks, its model and its task, and a line in `RECIPES`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from histill.config.distill import DistillConfig
+from histill.config.finetune import FinetuneConfig
+from histill.config.runs import PretrainConfig, RunConfig, TeacherConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A kind of run. Its module is named, not imported: it loads torch, which those who only list the kinds need not.
+
+    The module's `check(config, inputs)` makes the run's `RunSpec`, or raises InputError; it neither reads nor writes.
+    """
+
+    config: type[RunConfig]
+    module: str
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "pretrain_student": Recipe(PretrainConfig, "histill.train.recipes.pretrain"),
+    "distill_student": Recipe(DistillConfig, "histill.train.recipes.distill"),
+    "finetune_student": Recipe(FinetuneConfig, "histill.train.recipes.finetune"),
+    "train_teacher": Recipe(TeacherConfig, "histill.train.recipes.teacher"),
+}

@@ -1,0 +1,175 @@
+"""Resolution distillation: a student at low resolution mimics a teacher at high resolution."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from histill.artifacts.model_folder import ModelCard
+from histill.config.distill import DistillConfig
+from histill.distill.resolution import Distill
+from histill.distill.terms import layers_of
+from histill.errors import InputError
+from histill.models.layers import layer_channels
+from histill.models.matching import Layers, Matching
+from histill.models.students import STRIDE
+from histill.outputs import OutputSpec
+from histill.stream.cached_views import CachedViews
+from histill.stream.views import Views, check_window
+from histill.teachers.cache import check_cache, check_views, decisions
+from histill.teachers.network import NetworkTeacher
+from histill.teachers.teacher import Teacher
+from histill.tiles.manifest import Manifest
+from histill.tiles.subsets import few_cases
+from histill.train.inputs import Inputs
+from histill.train.spec import RunSpec
+from histill.train.validate import check_data, check_masks, check_network, make_card, make_source, select_cases
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRun(RunSpec):
+    """Feature maps of `layers` are compared, the student's through projections that learn with it."""
+
+    config: DistillConfig
+    layers: Layers
+    visible_cases: frozenset[str] | None = None  # whose labels the loss may see; None: all
+    judged_by_teacher: bool = False  # for want of labels or masks in the validation
+
+    def build_model(self) -> nn.Module:
+        return Matching(self.build_network(), self.layers)
+
+    def build_task(self) -> Distill:
+        return Distill(
+            outputs=self.card.outputs,
+            terms=self.config.loss,
+            layers=self.layers,
+            teacher=self.load_live_teacher(),
+            judged_by_teacher=self.judged_by_teacher,
+            name_of=self.name_tile,
+        )
+
+    def read_labels(self, manifest: Manifest) -> np.ndarray | None:
+        labels = self.find_labels(manifest, needed=False)
+        if labels is not None and self.visible_cases is not None:
+            split = self.config.data.train
+            visible = manifest.rows_of(split, self.visible_cases)
+            labels[np.setdiff1d(manifest.rows_of(split, self.cases), visible)] = -1
+        return labels
+
+    def group_tiles(self, manifest: Manifest) -> np.ndarray | None:
+        if self.config.data.balance != "response":
+            return None
+        assert self.source.responses is not None
+        return decisions(self.source.responses, self.response_channels, manifest, self.config.storage)
+
+
+def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
+    """Tiles, splits, teacher, resolutions, layers and responses of a distillation. Raises InputError."""
+    manifest, teacher = inputs.manifest, inputs.teacher
+    assert teacher is not None
+    outputs, by_response = teacher.outputs, not teacher.outputs.dense and config.responses is not None
+    check_data(config, config.student, manifest, dense=outputs.dense, by_response=by_response)
+    cases = select_cases(config, manifest)
+    card = make_card(config, inputs, outputs, cases=cases)
+    check_resolutions(card, teacher.sees(card.tile_px), config)
+    cached, views = _check_responses(config, inputs, teacher), _check_views(config, card, teacher)
+    model = check_network(card, config, inputs)
+    layers = layers_of(config.loss, layer_channels(model), _teacher_layers(inputs))
+    if outputs.multi_label and (config.loss.decoupled or config.data.balance == "response"):
+        raise InputError(
+            "loss.decoupled and data.balance=response are for classes that exclude each other, and the teacher's do "
+            "not; leave them out."
+        )
+    if cached is not None and config.loss.attention:
+        raise InputError("loss.attention needs a teacher that runs beside; set responses=null, or leave it out.")
+    visible, by_teacher = _visible_labels(config, manifest, outputs, cases)
+    maps = cached is not None and bool(layers.teacher)
+    return DistillRun(
+        config=config,
+        card=card,
+        source=make_source(
+            config, manifest, views, masks=outputs.dense and not by_teacher, responses=cached, maps=maps
+        ),
+        views=views,
+        inputs=inputs.digests(config),
+        cases=cases,
+        response_channels=outputs.packed_channels if cached is not None else 0,
+        map_shape=inputs.responses.map_shape if maps and inputs.responses is not None else None,
+        layers=layers,
+        visible_cases=visible,
+        judged_by_teacher=by_teacher,
+    )
+
+
+def check_resolutions(card: ModelCard, teacher_px: int, config: DistillConfig) -> None:
+    """Raises InputError unless the teacher, which sees a tile at `teacher_px`, sees it finer than the student does.
+
+    Its resolution must be a whole multiple of the student's, but for `config.resize`.
+    """
+    teacher_mpp = card.tile_mpp * card.tile_px / teacher_px
+    if card.size_px > teacher_px:
+        raise InputError(
+            f"the student would see tiles at {card.size_px} px ({card.mpp:.4g} um/px) and its teacher sees them at "
+            f"{teacher_px} px ({teacher_mpp:.4g} um/px); set student.size_px to at most {teacher_px}."
+        )
+    if teacher_px % card.size_px and not config.resize:
+        whole = [str(teacher_px // by) for by in (1, 2, 4, 8, 16) if teacher_px % by == 0]
+        raise InputError(
+            f"the student's {card.mpp:.4g} um/px are {teacher_px / card.size_px:.4g} times the teacher's "
+            f"{teacher_mpp:.4g}, no whole number; set student.size_px to one such as {', '.join(whole)}, or "
+            "resize=true."
+        )
+
+
+def _check_responses(config: DistillConfig, inputs: Inputs, teacher: Teacher) -> CachedViews | None:
+    """The cached views, None where the teacher runs beside."""
+    if config.responses is None or inputs.responses is None:
+        return None
+    check_cache(config.responses, inputs.responses, inputs.manifest, teacher)
+    check_views(config.responses, inputs.responses, config.data.augment)
+    return inputs.responses.at(config.responses)
+
+
+def _check_views(config: DistillConfig, card: ModelCard, teacher: Teacher) -> Views:
+    """The sides at which student and teacher are shown a tile; the window must fit both."""
+    augment, tile_px, stride = config.data.augment, card.tile_px, STRIDE if teacher.outputs.dense else 1
+    shown_px = teacher.sees(tile_px) if isinstance(teacher, NetworkTeacher) else tile_px  # others resize themselves
+    live = config.responses is None
+    views = Views(card.size_px, shown_px if live else None)
+    check_window(augment, tile_px, views, stride)
+    if teacher.outputs.dense and live:
+        check_window(augment, tile_px, Views(shown_px), stride)  # it sees the window, too
+        teacher.sees(augment.crop_px or tile_px)
+    return views
+
+
+def _teacher_layers(inputs: Inputs) -> dict[str, int]:
+    """Channels of the teacher's feature maps that there are, by layer."""
+    layers = layer_channels(inputs.teacher.model) if isinstance(inputs.teacher, NetworkTeacher) else {}
+    if inputs.responses is None:
+        return layers
+    return {layer: channels for layer, channels in layers.items() if layer == inputs.responses.layer}
+
+
+def _visible_labels(
+    config: DistillConfig, manifest: Manifest, outputs: OutputSpec, cases: frozenset[str] | None
+) -> tuple[frozenset[str] | None, bool]:
+    """The cases whose labels the loss may see, and whether the validation is judged by the teacher instead of labels.
+
+    Raises InputError for a label that is no class of the teacher, and where masks are wanted and missing.
+    """
+    training, validation = manifest.rows_of(config.data.train, cases), manifest.rows_of(config.data.val)
+    if outputs.dense:
+        if config.labelled < 1:
+            raise InputError(f"labelled is {config.labelled:g}, which is for classifiers; leave it out.")
+        if config.loss.attention:
+            raise InputError("loss.attention explains the class of a tile, which is for classifiers; leave it out.")
+        if config.loss.labels or config.loss.decoupled:
+            check_masks(manifest, config.data.train, config.data.val)
+            return None, False
+        return None, True
+    manifest.labels_of(outputs, training, needed=False)
+    by_teacher = bool((manifest.labels_of(outputs, validation, needed=False)[validation] < 0).any())
+    if config.labelled == 1:
+        return None, by_teacher
+    return few_cases(manifest, config.data.train, config.labelled, config.fraction_seed), by_teacher

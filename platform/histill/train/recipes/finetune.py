@@ -1,0 +1,84 @@
+"""Fine-tuning: a pretrained encoder with a new head, taught by labels or masks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from histill.config.finetune import FinetuneConfig
+from histill.config.runs import BOUNDARY
+from histill.distill.classify import Classify
+from histill.distill.supervised import Supervised
+from histill.distill.task import Task
+from histill.errors import InputError
+from histill.models.encoders import freeze_encoder, parameters_by_depth
+from histill.outputs import OutputSpec
+from histill.stream.views import Views
+from histill.train.inputs import Inputs
+from histill.train.schedule import make_optimiser
+from histill.train.spec import RunSpec
+from histill.train.validate import (
+    check_data,
+    check_masks,
+    check_network,
+    make_card,
+    make_source,
+    resolve_classes,
+    select_cases,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRun(RunSpec):
+    """Its encoder rests where `frozen`, or learns the slower the nearer to the stem."""
+
+    config: FinetuneConfig
+    class_weights: tuple[float, ...] | None = None
+
+    def build_model(self) -> nn.Module:
+        model = self.build_network()
+        if self.config.frozen:
+            freeze_encoder(model)
+        return model
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        decay = self.config.layer_decay
+        if decay == 1:
+            return super().build_optimizer(model)
+        return make_optimiser(parameters_by_depth(model), self.config.optimiser, decay)  # type: ignore[arg-type]
+
+    def build_task(self) -> Task:
+        config, outputs = self.config, self.card.outputs
+        if config.target == "classification":
+            return Classify(outputs, self.class_weights, config.smoothing)
+        return Supervised(outputs, config.dice, name_of=self.name_tile)
+
+
+def check(config: FinetuneConfig, inputs: Inputs) -> FinetuneRun:
+    """Tiles, splits, labels or masks, and the pretrained encoder of a fine-tuning. Raises InputError."""
+    manifest, dense, weights = inputs.manifest, config.target == "segmentation", None
+    check_data(config, config.student, manifest, dense=dense)
+    cases = select_cases(config, manifest)
+    if dense:
+        classes = config.classes or ("background", "tissue")
+        if BOUNDARY in classes:
+            raise InputError(
+                f"classes {list(classes)} names {BOUNDARY!r}, which stands for what a teacher's boundary_px adds to "
+                "its masks; choose another name."
+            )
+        check_masks(manifest, config.data.train, config.data.val)
+        outputs = OutputSpec("segmentation", classes)
+    else:
+        outputs, weights = resolve_classes(config, manifest, cases)
+    card = make_card(config, inputs, outputs, cases=cases)
+    check_network(card, config, inputs)
+    views = Views(card.size_px)
+    return FinetuneRun(
+        config=config,
+        card=card,
+        source=make_source(config, manifest, views, masks=dense),
+        views=views,
+        inputs=inputs.digests(config),
+        cases=cases,
+        class_weights=weights,
+    )

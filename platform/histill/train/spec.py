@@ -1,0 +1,94 @@
+"""A checked run: what its workers are told, and how each of them builds the model and the task."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from histill.artifacts.encoder_weights import read_weights
+from histill.artifacts.model_folder import ModelCard, build, load, resolve
+from histill.config.runs import RunConfig
+from histill.distill.masks import tile_name
+from histill.distill.task import Task
+from histill.errors import InputError
+from histill.models.encoders import Model, carry_encoder, load_encoder
+from histill.stream.read import Source
+from histill.stream.views import Views
+from histill.teachers.teacher import Teacher, load_teacher
+from histill.tiles.manifest import Manifest, read_manifest
+from histill.train.schedule import make_optimiser
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(ABC):
+    """What all kinds of runs have. Small: it is sent to every worker, which reads the manifest itself."""
+
+    config: RunConfig
+    card: ModelCard
+    source: Source
+    views: Views
+    inputs: dict[str, str]  # digests of what it is made from, by key
+    cases: frozenset[str] | None = None  # of the training split; None: all
+    response_channels: int = 0  # of cached responses
+    map_shape: tuple[int, int, int] | None = None  # of the teacher's cached feature maps, where they are compared
+
+    @abstractmethod
+    def build_task(self) -> Task:
+        """What is learned; built in each worker, since a network teacher is too large to send around."""
+
+    def build_model(self) -> nn.Module:
+        """What learns, before its first step."""
+        return self.build_network()
+
+    def build_network(self) -> Model:
+        """The model of the card, with its published weights or its pretrained encoder, if there are any."""
+        sources, storage, model = self.config.sources, self.config.storage, build(self.card)
+        if sources.network.weights is not None:
+            load_encoder(model, read_weights(sources.network.weights, storage).tensors, sources.network.weights)
+        if sources.encoder is not None:
+            pretrained, _, _ = load(resolve(sources.encoder, storage), storage)
+            carry_encoder(pretrained, model)
+        return model
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of what `build_model` has built."""
+        return make_optimiser([list(model.parameters())], self.config.optimiser)
+
+    def load_live_teacher(self) -> Teacher | None:
+        """The teacher that runs beside the student; None where its responses are cached.
+
+        Raises InputError when it is another than the run was started with.
+        """
+        sources = self.config.sources
+        if sources.teacher is None or sources.responses is not None:
+            return None
+        gpu = self.config.workers.gpus > 0
+        teacher = load_teacher(sources.teacher, self.card.tile_mpp, self.config.storage, gpu=gpu)
+        if teacher.digest != self.card.teacher_digest:
+            raise InputError(
+                f"teacher.model held {str(self.card.teacher_digest)[:12]} when the run was begun, and under the same "
+                f"name it holds {teacher.digest[:12]} now; put back what it was, or choose another name for the run."
+            )
+        return teacher
+
+    def read_labels(self, manifest: Manifest) -> np.ndarray | None:
+        """Each tile's class, int64 [tiles of the manifest], or which it has, [tiles, K]; None for masks."""
+        return self.find_labels(manifest, needed=True)
+
+    def find_labels(self, manifest: Manifest, *, needed: bool) -> np.ndarray | None:
+        """As `read_labels`, -1 where there is none. Raises InputError for a training tile without one if `needed`."""
+        if self.card.outputs.dense:
+            return None
+        return manifest.labels_of(
+            self.card.outputs, manifest.rows_of(self.config.data.train, self.cases), needed=needed
+        )
+
+    def group_tiles(self, manifest: Manifest) -> np.ndarray | None:
+        """Groups, int64 [tiles of the manifest], that have an equal share of an epoch; None: as the manifest says."""
+        return None
+
+    def name_tile(self, row: int) -> str:
+        """The tile in a row of the manifest, which is read for it: this is sent around without."""
+        return tile_name(read_manifest(self.source.tiles, self.source.storage), row)

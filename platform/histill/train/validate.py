@@ -1,0 +1,192 @@
+"""What every kind of run is checked for. Judged from what was read before: nothing here reads or writes."""
+
+import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+import histill
+from histill.artifacts.lineage import inherit
+from histill.artifacts.model_folder import ModelCard, TaughtOn, build
+from histill.config.distill import DistillConfig
+from histill.config.finetune import FinetuneConfig
+from histill.config.runs import Network, RunConfig, TeacherConfig
+from histill.errors import InputError
+from histill.models.classifiers import Classifier, check_side
+from histill.models.encoders import Model, load_encoder
+from histill.models.students import STRIDE, check_encoder
+from histill.outputs import OutputSpec
+from histill.storage.uris import absolute
+from histill.stream.cached_views import CachedViews
+from histill.stream.places import balance_groups
+from histill.stream.read import Kept, Source
+from histill.stream.views import Views, check_window
+from histill.tiles.manifest import Manifest, case_digests
+from histill.tiles.subsets import balanced_weights, few_cases
+from histill.train.inputs import Inputs
+
+Rgb = tuple[float, float, float]
+
+
+def check_data(
+    config: RunConfig, network: Network, manifest: Manifest, *, dense: bool, by_response: bool = False
+) -> None:
+    """Raises InputError unless encoder, sides, splits and balance are in order.
+
+    `dense`: for a U-Net. `by_response`: whether there are cached responses by which tiles can be balanced.
+    """
+    check_encoder(network.encoder)
+    check_window(
+        config.data.augment, manifest.header.tile_px, Views(size_of(network, manifest, dense)), STRIDE if dense else 1
+    )
+    for split in (config.data.train, config.data.val):
+        manifest.rows_of(split)
+    if config.data.balance == "response":
+        if not by_response:
+            raise InputError(
+                "data.balance is 'response', which needs cached responses to whole tiles; set responses, or balance by "
+                "label, slide or case."
+            )
+    elif config.data.balance is not None:
+        balance_groups(manifest, manifest.rows_of(config.data.train), config.data.balance)
+
+
+def size_of(network: Network, manifest: Manifest, dense: bool) -> int:
+    """The side, in pixels, at which `network` sees a whole tile.
+
+    Raises InputError when it is above the tile's, no whole number of pixels at `network.mpp` or, for a U-Net (`dense`),
+    no multiple of 32.
+    """
+    header = manifest.header
+    size = network.size_px or header.tile_px
+    if network.mpp is not None:
+        exact = header.tile_px * header.mpp / network.mpp
+        size = round(exact)
+        if abs(exact - size) > 0.01 * exact:
+            raise InputError(
+                f"at mpp {network.mpp:g} a tile of {manifest.uri} ({header.tile_px} px at {header.mpp:g} um/px) has "
+                f"{exact:.2f} px, no whole number; set size_px instead."
+            )
+    if size > header.tile_px:
+        raise InputError(
+            f"the network would see {size} px and the tiles of {manifest.uri} have {header.tile_px} px at "
+            f"{header.mpp:g} um/px; choose at most {header.tile_px} px, or an mpp of at least {header.mpp:g}."
+        )
+    if dense and size % STRIDE:
+        raise InputError(f"tiles of {size} px do not fit the network's stride of 32; set size_px to a multiple of 32.")
+    return size
+
+
+def make_card(
+    config: RunConfig,
+    inputs: Inputs,
+    outputs: OutputSpec,
+    *,
+    cases: frozenset[str] | None = None,
+) -> ModelCard:
+    """The card of the model that a run will make; `cases` are those of the training split that it sees, None: all.
+
+    What taught its encoder and its teacher is in it.
+    """
+    sources, manifest, train, val = config.sources, inputs.manifest, config.data.train, config.data.val
+    network, mean, std = sources.network, *_normalization(sources.network)
+    card = ModelCard(
+        kind=outputs.kind,
+        multi_label=outputs.multi_label,
+        encoder=network.encoder,
+        decoder_channels=network.decoder_channels if outputs.dense else (),
+        classes=outputs.classes,
+        mean=mean,
+        std=std,
+        tile_px=manifest.header.tile_px,
+        tile_mpp=manifest.header.mpp,
+        size_px=size_of(network, manifest, outputs.dense),
+        tiles_digest=manifest.header.digest,
+        train_cases=case_digests(manifest, train, cases),
+        teacher_digest=inputs.teacher.digest if inputs.teacher else None,
+        histill=histill.__version__,
+        val_cases=case_digests(manifest, val),
+        taught_on=(TaughtOn(digest=manifest.header.digest, uri=absolute(config.data.tiles)),),
+    )
+    ancestors = [inputs.encoder.card] if inputs.encoder else []
+    ancestors += [inputs.teacher_card] if inputs.teacher_card else []
+    unknown = [f"ONNX teacher {sources.teacher.onnx}"] if sources.teacher and sources.teacher.onnx else []
+    unknown += [f"encoder weights {network.weights}"] if network.weights is not None else []
+    return inherit(card, *ancestors, unknown=tuple(unknown))
+
+
+def check_network(card: ModelCard, config: RunConfig, inputs: Inputs) -> Model:
+    """The model of `card`, as yet without pretrained weights, once these are known to fit it.
+
+    Raises InputError when the network cannot see tiles of its size, or what is pretrained is of another encoder.
+    """
+    model, sources = build(card), config.sources
+    if isinstance(model, Classifier):
+        check_side(model, card.size_px)
+    if inputs.weights is not None:
+        load_encoder(model, inputs.weights.tensors, str(sources.network.weights))
+    if inputs.encoder is not None and inputs.encoder.card.encoder != card.encoder:
+        raise InputError(
+            f"{sources.encoder} was pretrained with the encoder {inputs.encoder.card.encoder} and student.encoder is "
+            f"{card.encoder}; set student.encoder={inputs.encoder.card.encoder}."
+        )
+    return model
+
+
+def make_source(
+    config: RunConfig,
+    manifest: Manifest,
+    views: Views,
+    *,
+    masks: bool = False,
+    responses: CachedViews | None = None,
+    maps: bool = False,
+) -> Source:
+    """What the run's streams read."""
+    kept = Kept(manifest.header.tile_px, max(views.sides)) if config.data.keep_decoded else None
+    tiles, digest = config.data.tiles, manifest.header.digest
+    return Source(tiles, digest, config.storage, masks=masks, responses=responses, maps=maps, kept=kept)
+
+
+def select_cases(config: TeacherConfig | FinetuneConfig | DistillConfig, manifest: Manifest) -> frozenset[str] | None:
+    """The training cases that `config.fraction` leaves, None for all."""
+    if config.fraction == 1:
+        return None
+    return few_cases(manifest, config.data.train, config.fraction, config.fraction_seed)
+
+
+def resolve_classes(
+    config: TeacherConfig | FinetuneConfig, manifest: Manifest, cases: frozenset[str] | None
+) -> tuple[OutputSpec, tuple[float, ...] | None]:
+    """What a classifier answers, and the weights of its classes if it weights them.
+
+    Raises InputError for a tile without a label.
+    """
+    classes = config.classes or manifest.label_names(multi_label=config.multi_label)
+    if len(classes) < 2:
+        raise InputError(
+            f"the tiles of {manifest.uri} have {len(classes)} labels ({', '.join(classes) or 'none'}) and a "
+            "classifier needs two; ingest them with a label column."
+        )
+    outputs = OutputSpec("classification", classes, config.multi_label)
+    manifest.labels_of(outputs, manifest.rows_of(config.data.val))
+    rows = manifest.rows_of(config.data.train, cases)
+    labels = manifest.labels_of(outputs, rows)
+    return outputs, balanced_weights(labels[rows], len(classes)) if config.class_weights else None
+
+
+def check_masks(manifest: Manifest, *splits: str) -> None:
+    """Raises InputError when a tile of one of `splits` has no mask."""
+    for split in splits:
+        rows = manifest.rows_of(split)
+        without = rows[~manifest.table["has_mask"].to_numpy()[rows]]
+        if len(without):
+            name = manifest.table["tile_id"][int(without[0])].as_py()
+            raise InputError(
+                f"{len(without)} tiles of split {split!r} in {manifest.uri} have no mask (first: {name}); "
+                "masks are learned from, so ingest them with a mask column or name another split."
+            )
+
+
+def _normalization(network: Network) -> tuple[Rgb, Rgb]:
+    """Mean and deviation of RGB in 0..1: those that pretrained weights were made with, else ImageNet's."""
+    stated = timm.get_pretrained_cfg(network.encoder) if network.weights is not None else None
+    return (stated.mean, stated.std) if stated is not None else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
