@@ -17,10 +17,11 @@ from histill.train.snapshot import Snapshot
 pytestmark = pytest.mark.unit
 
 ROOM = "the cluster has room"
+STARTING = "workers start and read their model, no first step yet,"
 
 
 def snapshot(step: int) -> Snapshot:
-    return Snapshot(0, step, 100, step * 8, 0.5, {}, 1e-3, 10.0, 0.25)
+    return Snapshot(0, step, 100, step * 8, 796, 0.5, {}, 1e-3, 10.0, 0.25)
 
 
 def actor(state: Board) -> Any:
@@ -108,12 +109,12 @@ def test_a_slow_answer_ends_nothing_and_loses_no_line(seen: Callable[..., list[s
     }
     lines = seen(8, events, dict.fromkeys((1, 2, 3, 4) if error is SLOW else (2, 3), error))
     assert lines[:2] == ["first: going on from step 4 with 2 workers", "warning: tile 7 is masked out."]
-    assert "24/800 tiles" in lines[2]
+    assert "24/796 tiles" in lines[2]
 
 
 def test_a_board_that_never_answers_leaves_the_minutes(seen: Callable[..., list[str]]) -> None:
     slow = dict.fromkeys(range(200), SLOW)
-    assert seen(130, {}, slow) == [f"first: no step for 1:00; {ROOM}", f"first: no step for 2:00; {ROOM}"]
+    assert seen(130, {}, slow) == [f"first: {STARTING} for 1:00; {ROOM}", f"first: {STARTING} for 2:00; {ROOM}"]
 
 
 def test_a_board_that_is_dead_is_said_to_be(seen: Callable[..., list[str]]) -> None:
@@ -123,9 +124,9 @@ def test_a_board_that_is_dead_is_said_to_be(seen: Callable[..., list[str]]) -> N
     assert seen(3, {}, {3: dead}) == []  # at the run's end it may be gone
 
 
-def test_a_run_that_begins_with_no_step_says_so_each_minute(seen: Callable[..., list[str]]) -> None:
+def test_a_run_without_a_first_step_says_each_minute_what_it_is_at(seen: Callable[..., list[str]]) -> None:
     assert seen(59, {}) == []
-    assert seen(130, {}) == [f"first: no step for 1:00; {ROOM}", f"first: no step for 2:00; {ROOM}"]
+    assert seen(130, {}) == [f"first: {STARTING} for 1:00; {ROOM}", f"first: {STARTING} for 2:00; {ROOM}"]
 
 
 def test_a_run_that_stands_still_says_for_how_long_and_is_silent_once_it_moves(
@@ -140,7 +141,7 @@ def test_a_run_that_stands_still_says_for_how_long_and_is_silent_once_it_moves(
     lines = seen(225, events)
     still = [line for line in lines if "no step" in line]
     assert still == [f"first: no step for 1:00; {ROOM}", f"first: no step for 2:00; {ROOM}"]
-    assert [line for line in lines if "8/800 tiles" in line]
+    assert [line for line in lines if "8/796 tiles" in line]
     assert lines.index(still[0]) > 0  # after the steps
 
 

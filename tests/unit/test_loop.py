@@ -29,6 +29,7 @@ from histill.train import ledger, loop, statistics
 from histill.train.checkpoint import Learner
 from histill.train.ledger import Position
 from histill.train.loop import Hooks, train
+from histill.train.snapshot import Snapshot
 from histill.train.statistics import resting
 
 pytestmark = pytest.mark.unit
@@ -196,6 +197,7 @@ class Ran:
     learner: Learner
     gradients: list[list[Tensor]]
     saved: list[dict[str, float]]
+    shown: list[Snapshot]
 
 
 def run(
@@ -220,7 +222,7 @@ def run(
         if after is not None:
             learns.model.load_state_dict(after.model.state_dict())
             learns.position = after.position
-        ran = Ran(learns, world.average_gradients(learns), [])
+        ran = Ran(learns, world.average_gradients(learns), [], [])
 
         def save(metrics: dict[str, float]) -> None:
             ran.saved.append(metrics)
@@ -229,7 +231,7 @@ def run(
 
         streams: Any = Stream(worker, workers), Stream(worker, workers, VAL)
         with contextlib.suppress(Lost):
-            train(learns, learns.model, task, *streams, config, Hooks(lambda snapshot: None, save, leaving))
+            train(learns, learns.model, task, *streams, config, Hooks(ran.shown.append, save, leaving))
         return ran
 
     return world.each(work)
@@ -256,6 +258,8 @@ def test_gradients_and_figures_are_those_of_one_worker(
     for worker in shared:
         assert_equal(worker.gradients, alone.gradients)
         assert worker.learner.position == alone.learner.position
+        ends = [each for each in worker.shown if each.step % STEPS == 0]
+        assert [(each.tiles, each.all_tiles) for each in ends] == [(TILES, 2 * TILES), (2 * TILES, 2 * TILES)]
         for found, expected in zip(worker.saved, alone.saved, strict=True):
             assert found == pytest.approx(expected, rel=1e-9)
 

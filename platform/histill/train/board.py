@@ -104,12 +104,12 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
             if now - said >= _SAY_SO_AFTER_S:
                 said = now
                 with contextlib.suppress(ray.exceptions.RayError):
-                    print(f"{title}: no step for {clock(now - moved)}; {_room()}", file=sys.stderr, flush=True)
+                    standing = "no step" if progress else "workers start and read their model, no first step yet,"
+                    print(f"{title}: {standing} for {clock(now - moved)}; {_room()}", file=sys.stderr, flush=True)
             continue
         shown_step, moved, said = snapshot.step, now, now
-        per_step = snapshot.tiles // snapshot.step
         if progress is None:
-            progress = Progress(title, snapshot.steps * per_step, "tiles")
+            progress = Progress(title, snapshot.all_tiles, "tiles")
             progress.start_at(snapshot.tiles)
         progress.update(
             snapshot.tiles,

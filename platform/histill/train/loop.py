@@ -58,7 +58,7 @@ def train(
     watch = _Watch(hooks.leaving)
     while learner.position.epoch < config.optimiser.epochs:
         epoch, first, earlier_loss = learner.position.epoch, learner.position.step, learner.position.loss
-        meter, consumed = _Meter(training.batch_size, device), Consumed()
+        meter, consumed = _Meter(device), Consumed()
         parallel.train()
         rest_frozen(learner.model)
         batches = training.training_epoch(epoch, seed=config.data.seed, augment=config.data.augment, from_step=first)
@@ -88,7 +88,7 @@ def train(
             learner.average_step(global_step)
             meter.stepped(norm)
             if meter.due() and step + 1 < training.steps:  # the epoch's end is shown anyway
-                hooks.show(meter.snapshot(epoch, global_step, steps, lr))
+                hooks.show(meter.snapshot(training, epoch, global_step, steps, lr))
             notice = watch.first_notice()
             if ((step + 1) % config.checkpoint_every == 0 or notice) and step + 1 < training.steps:
                 _check_finite(meter, learner.position, epoch, step, training.steps)
@@ -101,7 +101,7 @@ def train(
         _average(learner, training.workers)
         figures = evaluate(learner.shipped, task, validation, device)
         learner.position = done.next_epoch()
-        hooks.show(meter.snapshot(epoch, (epoch + 1) * training.steps - 1, steps, lr))
+        hooks.show(meter.snapshot(training, epoch, (epoch + 1) * training.steps - 1, steps, lr))
         hooks.save(
             {
                 "epochs": epoch + 1,
@@ -176,7 +176,6 @@ def _moved(batch: TileBatch, device: torch.device) -> TileBatch:
 class _Meter:
     """Adds up one epoch on the device; nothing is fetched from it until somebody looks."""
 
-    batch_size: int
     device: torch.device
     _loss: torch.Tensor = field(init=False)
     _norms: torch.Tensor = field(init=False)  # sum of the gradient's norms: not finite once one was not
@@ -216,7 +215,9 @@ class _Meter:
     def finite(self) -> bool:
         return math.isfinite(float(self._loss[0])) and math.isfinite(float(self._norms))
 
-    def snapshot(self, epoch: int, step: int, steps: int, lr: float) -> Snapshot:
+    def snapshot(self, training: TileStream, epoch: int, step: int, steps: int, lr: float) -> Snapshot:
+        here, before = step + 1 - epoch * training.steps, epoch * training.tiles
+        done = min(here * training.batch_size, training.tiles)  # the last batch of an epoch may be smaller
         now = time.monotonic()
         self._shown = now
         spent = max(now - self._begun, 1e-9)
@@ -225,11 +226,12 @@ class _Meter:
             epoch=epoch,
             step=step + 1,
             steps=steps,
-            tiles=(step + 1) * self.batch_size,
+            tiles=before + done,
+            all_tiles=steps // training.steps * training.tiles,
             loss=float(self._loss[0]) / counted,
             parts={name: float(value) / counted for name, value in self._parts.items()},
             lr=lr,
-            tiles_per_s=self._batches * self.batch_size / spent,
+            tiles_per_s=(done - (here - self._batches) * training.batch_size) / spent,
             data_wait=self._waited / spent,
         )
 

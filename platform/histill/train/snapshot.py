@@ -11,6 +11,7 @@ class Snapshot:
     step: int  # global
     steps: int  # of the whole run
     tiles: int  # consumed so far by all workers
+    all_tiles: int  # of the whole run
     loss: float
     parts: dict[str, float]
     lr: float
