@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from histill.config.common import Storage
 from histill.config.load import validate
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
-from histill.evaluate.contours import read_answers, spread_over_slides
+from histill.evaluate.contours import name_tile, read_answers, spread_over_slides
 from histill.outputs import OutputSpec
 from histill.stream.responses import encode
 from histill.teachers.cache import read_header
@@ -220,3 +221,17 @@ def test_the_picture_shows_many_slides(tiles: Manifest) -> None:
     three = spread_over_slides(tiles, 3)
     assert len({slides[row] for row in three}) == 3
     assert spread_over_slides(tiles, 100).tolist() == list(range(24))
+
+
+@pytest.mark.parametrize(
+    ("place", "slides", "title"),
+    [
+        ({"tile_id": "S1_256_0", "slide": "S1", "case": "P1"}, "slides.json", "S1\n256_0"),
+        ({"tile_id": "x/a.png", "slide": "x/a.png", "case": "P1"}, None, "P1\nx/a.png"),
+        ({"tile_id": "a", "slide": "a", "case": "a" * 40}, None, f"...{'a' * 30}\na"),
+    ],
+    ids=["of a slide", "an image", "long"],
+)
+def test_a_panel_says_whose_tile_it_shows_and_which(place: dict[str, str], slides: str | None, title: str) -> None:
+    manifest: Any = SimpleNamespace(table=pa.Table.from_pylist([place]), header=SimpleNamespace(slides=slides))
+    assert name_tile(manifest, 0) == title

@@ -14,18 +14,20 @@ from histill.stream.responses import logits_of
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.teachers.cache import CacheHeader
+from histill.teachers.shares import group_by
 from histill.tiles.manifest import Manifest
 
 CONTOURS_NAME = "contours.png"
 _TILES, _ACROSS = 12, 4
-_NAME = 30  # letters of a slide's name
+_NAME = 30  # letters of a name
 
 
 def contours_picture(uri: str, header: CacheHeader, manifest: Manifest, storage: Storage) -> bytes:
     """A PNG of tiles of up to 12 slides with the outlines of each class of the responses at `uri`.
 
-    Over a tile stand its slide and the share of each class; of a teacher that answers to whole tiles the classes and
-    their probabilities. Of several views the first is shown. Raises InputError when no tile can be shown.
+    Over a tile stand its slide or case, its name and the share of each class; of a teacher that answers to whole tiles
+    the classes and their probabilities. Of several views the first is shown. Raises InputError when no tile can be
+    shown.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -34,11 +36,10 @@ def contours_picture(uri: str, header: CacheHeader, manifest: Manifest, storage:
     if not shown:
         raise InputError(f"none of the responses {uri} that were to be shown can be decoded; cache them again.")
     down = -(-len(shown) // _ACROSS)
-    figure = Figure(figsize=(3.2 * _ACROSS, 3.6 * down + 0.5), layout="constrained")
+    figure = Figure(figsize=(3.2 * _ACROSS, 3.8 * down + 0.5), layout="constrained")
     axes = figure.subplots(down, _ACROSS, squeeze=False).flatten().tolist()
-    for axis, (slide, image, said) in zip(axes, shown, strict=False):
-        name = slide if len(slide) <= _NAME else f"...{slide[-_NAME:]}"
-        show_tile(axis, image, f"{name}\n{_say(outputs, said)}")
+    for axis, (row, image, said) in zip(axes, shown, strict=False):
+        show_tile(axis, image, f"{name_tile(manifest, row)}\n{_say(outputs, said)}")
         if outputs.dense:
             draw_outlines(axis, said.argmax(0), len(header.classes))
     for axis in axes[len(shown) :]:
@@ -54,8 +55,8 @@ def contours_picture(uri: str, header: CacheHeader, manifest: Manifest, storage:
 
 def read_answers(
     uri: str, header: CacheHeader, manifest: Manifest, storage: Storage
-) -> Iterator[tuple[str, np.ndarray, torch.Tensor]]:
-    """Of some tiles: the slide, the pixels that the first view shows, uint8 [H, W, 3], and the logits, [K, H, W]."""
+) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
+    """Of some tiles: the manifest's row, the pixels of the first view, uint8 [H, W, 3], and the logits, [K, H, W]."""
     stream = TileStream(
         manifest=manifest,
         source=Source(manifest.uri, manifest.header.digest, storage, responses=header.at(uri)),
@@ -73,9 +74,19 @@ def read_answers(
         assert batch.response is not None
         logits = header.outputs.unpack(logits_of(batch.response))
         for slot in torch.nonzero(batch.valid).flatten().tolist():
-            slide = manifest.table["slide"][int(batch.index[slot])].as_py()
             # A batch's memory is used again once nobody refers to it.
-            yield slide, batch.student[slot].permute(1, 2, 0).numpy().copy(), logits[slot].clone()
+            yield int(batch.index[slot]), batch.student[slot].permute(1, 2, 0).numpy().copy(), logits[slot].clone()
+
+
+def name_tile(manifest: Manifest, row: int) -> str:
+    """Two lines: the slide of the tile in a `row`, or the case where each image is a slide of its own, and the tile."""
+    place = manifest.table.slice(row, 1).to_pylist()[0]
+    within = place["tile_id"].removeprefix(place["slide"]).lstrip("_/")
+    return f"{_shorten(place[group_by(manifest)])}\n{_shorten(within or place['tile_id'])}"
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _NAME else f"...{name[-_NAME:]}"
 
 
 def spread_over_slides(manifest: Manifest, count: int) -> np.ndarray:
