@@ -212,7 +212,10 @@ NO_ENDS = ["{min: 1.0, max: 4}", "{min: '1', max: 4}", "{min: 1, max: null}"]
 def test_what_is_neither_a_number_of_workers_nor_a_span_is_refused(count: str) -> None:
     message = refused_pretraining(f"workers.count={count}")
     assert "workers.count" in message
-    assert "expected a number of workers, or {min: 1, max: 4} with a min of 1 or more and no smaller max" in message
+    assert (
+        "expected a number of workers; write 4, or {min: 1, max: 4} with a min of 1 or more and no smaller max"
+        in message
+    )
     assert "\n" not in message
 
 

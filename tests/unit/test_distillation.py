@@ -404,7 +404,7 @@ def test_cached_feature_maps_are_the_live_ones(manifest: Manifest, teacher: str,
     expected, _ = loss_of(live, manifest)
     got, _ = loss_of(stored, manifest)
     torch.testing.assert_close(got.parts["features"], expected.parts["features"], atol=1e-3, rtol=0.01)
-    with pytest.raises(InputError, match="teacher's layer 'layer4', and its layers are layer3"):
+    with pytest.raises(InputError, match="teacher's layer 'layer4', which it does not have; name one of layer3"):
         prepare_run(
             configured(manifest, teacher, tmp_path, responses=responses, loss__features__teacher_layer="layer4")
         )

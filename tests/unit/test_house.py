@@ -1,9 +1,11 @@
 """The layout that the rest relies on."""
 
+import ast
 import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,37 @@ def test_the_layers_are_kept() -> None:
     program = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([program, "--no-cache", "--no-logo"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def sentences(tree: ast.AST, names: set[str]) -> Iterator[str]:
+    """What exceptions of these names are made with, {} for what is filled in."""
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in names and call.args:
+            parts = call.args[0].values if isinstance(call.args[0], ast.JoinedStr) else [call.args[0]]
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
+
+
+COMPOSED = {  # what is filled in last is a sentence of its own
+    "{}: {}",
+    "{} {}.",
+    "{} ({}).",
+    "{} cannot be used: {}.",
+    "config {} {}.",
+    "the value of override {}{}.",
+    "space.{}: {}",
+    "line {} of the index: {}",
+    "slide {} {}",
+    "the sources gave no tile for {}: {}",
+    "the tracking server {} {}{}.",
+}
+
+
+def test_every_sentence_about_an_input_has_a_next_step() -> None:
+    """After a semicolon; or it is one ("set ...")."""
+    found = []
+    for path in (ROOT / "platform" / "histill").rglob("*.py"):
+        names = {"InputError", "AwayError", "Unreadable"} | ({"ValueError"} if path.parent.name == "config" else set())
+        found += [(path.name, said) for said in sentences(ast.parse(path.read_text()), names) if said != "{}"]
+    assert len(found) > 100
+    without = [(name, said) for name, said in found if ";" not in said and not said.startswith("set ")]
+    assert [each for each in without if each[1] not in COMPOSED] == []

@@ -129,7 +129,7 @@ def read_card(uri: str, storage: Storage) -> ModelCard:
             lists["taught_on"] = tuple(TaughtOn.model_validate(each) for each in lists["taught_on"])
         return ModelCard.model_validate(data | lists)
     except FileNotFoundError:
-        raise InputError(f"{uri} is no model folder: {CARD_NAME} is missing.") from None
+        raise _no_model(uri, CARD_NAME) from None
     except (ValidationError, AttributeError):
         raise InputError(
             f"{join(uri, CARD_NAME)} does not describe a model of this version; export it again."
@@ -148,10 +148,11 @@ def load(uri: str, storage: Storage) -> tuple["Model", ModelCard, str]:
         data = read_bytes(join(uri, WEIGHTS_NAME), storage)
         weights = tensors_of(data)
     except FileNotFoundError:
-        raise InputError(f"{uri} is no model folder: {WEIGHTS_NAME} is missing.") from None
+        raise _no_model(uri, WEIGHTS_NAME) from None
     except safetensors.SafetensorError:
         raise InputError(
-            f"{join(uri, WEIGHTS_NAME)} is not a safetensors file; other formats are not loaded."
+            f"{join(uri, WEIGHTS_NAME)} is not a safetensors file, and other formats are not loaded; export the model "
+            "again."
         ) from None
     model = build(card)
     try:
@@ -183,12 +184,16 @@ def digest_of(card: ModelCard, weights: bytes) -> str:
     return hashlib.sha256(card.model_dump_json(exclude=absent).encode() + weights).hexdigest()
 
 
+def _no_model(uri: str, missing: str) -> InputError:
+    return InputError(f"{uri} is no model folder: {missing} is missing; name a finished run's folder, or a model's.")
+
+
 def read_digest(uri: str, card: ModelCard, storage: Storage) -> str:
     """The digest of the model folder at `uri` with its `card`; no model is built. Raises InputError without weights."""
     try:
         return digest_of(card, read_bytes(join(uri, WEIGHTS_NAME), storage))
     except FileNotFoundError:
-        raise InputError(f"{uri} is no model folder: {WEIGHTS_NAME} is missing.") from None
+        raise _no_model(uri, WEIGHTS_NAME) from None
 
 
 def copy(source: str, target: str, storage: Storage) -> None:

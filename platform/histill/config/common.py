@@ -23,7 +23,9 @@ class ShardCache(Strict):
     @classmethod
     def _is_local(cls, folder: str) -> str:
         if not os.path.isabs(folder):
-            raise ValueError(f"the cache's folder {folder!r} must be an absolute path on the node's own disk")
+            raise ValueError(
+                f"the cache's folder {folder!r} must be an absolute path on the node's own disk; write it from /"
+            )
         return folder
 
     @property
@@ -96,7 +98,9 @@ def _a_number_or_a_span(value: Any) -> int | Elastic:
             return value
         case {"min": int(least), "max": int(most), **others} if not others and 1 <= least <= most:
             return Elastic(min=least, max=most)
-    raise ValueError("expected a number of workers, or {min: 1, max: 4} with a min of 1 or more and no smaller max")
+    raise ValueError(
+        "expected a number of workers; write 4, or {min: 1, max: 4} with a min of 1 or more and no smaller max"
+    )
 
 
 class WorkerGroup(Worker):

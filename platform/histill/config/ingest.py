@@ -132,5 +132,8 @@ class IngestConfig(Strict):
         if (self.slides is None) == (self.images is None):
             raise ValueError("set exactly one source: slides or images")
         if self.rows_per_group > self.rows_per_shard:
-            raise ValueError(f"rows_per_group {self.rows_per_group} is above rows_per_shard {self.rows_per_shard}")
+            raise ValueError(
+                f"rows_per_group {self.rows_per_group} is above rows_per_shard {self.rows_per_shard}; lower the one or "
+                "raise the other"
+            )
         return self

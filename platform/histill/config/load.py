@@ -71,7 +71,9 @@ def read_yaml(path: str) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise InputError(f"config {shown} holds a {type(data).__name__}; a mapping of keys to values was expected.")
+        raise InputError(
+            f"config {shown} holds a {type(data).__name__}; keys and values were expected; write name: first."
+        )
     return data
 
 
@@ -87,7 +89,7 @@ def with_overrides(data: Mapping[str, Any], overrides: Iterable[str], known: Col
         path = tuple(key.split("."))
         if not separator or not all(part.strip() == part != "" for part in path):
             shown = repr(override) if override in known else f"number {position}"
-            raise InputError(f"override {shown} is not of the form key.sub=value.")
+            raise InputError(f"override {shown} is not of the form key.sub=value; write it so, without spaces.")
         shown = repr(key) if is_shown(key) else f"number {position}"
         try:
             value = parse_yaml(text)

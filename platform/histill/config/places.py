@@ -70,7 +70,7 @@ def read_server(text: str) -> str:
         raise ValueError(f"the address holds credentials; take them out and {_CREDENTIALS}")
     match = _SERVER.fullmatch(text)
     if match is None or int(match["port"] or 0) > 65535:
-        raise ValueError("not an http(s):// address such as http://host:5000")
+        raise ValueError("no http(s):// address of a server was given; write one such as http://host:5000")
     return text
 
 

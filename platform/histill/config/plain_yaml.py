@@ -135,7 +135,7 @@ def _count(root: Any) -> None:
 
     def size(node: Any) -> int:
         if id(node) in open_nodes:
-            raise _refused(node, "an alias stands for what it is a part of")
+            raise _refused(node, "an alias stands for what it is a part of; write the value out")
         if id(node) not in sizes:
             open_nodes.add(id(node))
             below = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -143,7 +143,7 @@ def _count(root: Any) -> None:
             sizes[id(node)] = 1 + sum(map(size, parts))
             open_nodes.remove(id(node))
         if sizes[id(node)] > _MOST_NODES:
-            raise _refused(node, "its aliases stand for too much")
+            raise _refused(node, "its aliases stand for too much; write the values out")
         return sizes[id(node)]
 
     size(root)

@@ -39,7 +39,9 @@ class Draw(Strict):
         if bounds and bounds[0] >= bounds[1]:
             raise ValueError(f"the range {list(bounds)} is empty; the lower bound comes first")
         if self.loguniform and self.loguniform[0] <= 0:
-            raise ValueError(f"the bounds {list(self.loguniform)} of a loguniform range must be above 0")
+            raise ValueError(
+                f"the bounds {list(self.loguniform)} of a loguniform range must be above 0; use uniform for others"
+            )
         return self
 
 

@@ -163,7 +163,9 @@ def layers_of(loss: DistillLoss, student: dict[str, int], teacher: dict[str, int
 def _checked(key: str, pair: Pair, own: list[str], others: list[str]) -> Pair:
     for whose, layer, names in (("student", pair[0], own), ("teacher", pair[1], others)):
         if layer not in names:
-            raise InputError(f"{key} names the {whose}'s layer {layer!r}, and its layers are {', '.join(names)}.")
+            raise InputError(
+                f"{key} names the {whose}'s layer {layer!r}, which it does not have; name one of {', '.join(names)}."
+            )
     return pair
 
 

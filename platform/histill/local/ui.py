@@ -18,7 +18,7 @@ def serve(folder: Path) -> None:
         HistillError: the server did not come up.
     """
     if not (folder / "mlflow.db").is_file():
-        raise InputError(f"{folder} holds no MLflow runs: run `make demo` first")
+        raise InputError(f"{folder} holds no MLflow runs; run `make demo` first")
     with mlflow_server(folder) as server:
         print(f"MLflow is at {server.uri} (Ctrl-C ends it)", flush=True)
         signal.pause()

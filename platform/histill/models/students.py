@@ -101,7 +101,7 @@ def build_segmenter(
     options = dict(encoder_options or {})
     if len(decoder_channels) != DECODER_BLOCKS or min(decoder_channels) < 1 or classes < 1:
         raise InputError(
-            f"decoder_channels {list(decoder_channels)} with {classes} classes cannot be built: give "
+            f"decoder_channels {list(decoder_channels)} with {classes} classes cannot be built; give "
             f"{DECODER_BLOCKS} positive widths, coarsest first, and at least one class."
         )
     try:

@@ -122,7 +122,7 @@ def server_errors(uri: str) -> Iterator[None]:
         said = what_it_said(error)
         if said == UNREACHABLE:
             raise _unreachable(uri) from None
-        hint = ""
+        hint = "; look at the server's log"
         if said == UNAUTHORISED:
             hint = "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of a writer"
         raise InputError(f"the tracking server {uri} {said}{hint}.") from None
