@@ -267,6 +267,6 @@ def test_a_folder_may_have_any_name(tmp_path: Path, tile_set: Callable[..., Mani
     assert not create_bytes(f"{root}/claim {name}", b"2", Storage())
     assert swap_bytes(f"{root}/claim {name}", b"1", b"2", Storage())
     assert files_in(root, Storage()) == [f"{root}/claim {name}"]
-    Path(root, f"claim {name}.12345678.part").touch()  # of a killed writer
+    Path(root, f"claim {name}.00000000.part").touch()  # of a killed writer
     write_bytes(f"{root}/claim {name}", b"3", Storage())
     assert files_in(root, Storage()) == [f"{root}/claim {name}"]
