@@ -127,6 +127,9 @@ class PromoteConfig(Strict):
     gates: Gates = Gates()
     dry_run: bool = Field(False, description="score and judge, and change nothing")
     rollback: bool = Field(False, description="make the former champion the champion again; needs no model")
+    rollback_from: int | None = Field(
+        None, ge=1, description="the version to go back from, so that the command may be given again; null: any"
+    )
     copy_to: ServerUri | None = Field(
         None, description="tracking server of production, into whose registry the champion is copied; null: none"
     )
@@ -142,6 +145,8 @@ class PromoteConfig(Strict):
     def _one_way(self) -> "PromoteConfig":
         if self.rollback and (self.model is not None or self.dry_run):
             raise ValueError("rollback names no model and is no dry_run; leave them out")
+        if self.rollback_from is not None and not self.rollback:
+            raise ValueError("rollback_from is of a rollback; set rollback=true, or leave it out")
         if not self.rollback and (self.model is None or self.held_out is None):
             raise ValueError("a candidate needs model=<folder> and held_out.tiles=<folder>; or set rollback=true")
         return self

@@ -133,16 +133,31 @@ def _crown(
 def _go_back(client: "MlflowClient", config: PromoteConfig) -> Promotion:
     name = config.registered_name
     ledger = read_ledger(client, name) if versions.exists(client, name) else None
+    if ledger is not None and _has_gone_back(ledger, config.rollback_from):
+        promotion = Promotion(name, ledger.champion, ROLLED_BACK, str(config.rollback_from))
+        record_decision(client, promotion, config)
+        return promotion
     target = None if ledger is None else ledger.way_back
     if ledger is None or target is None:
         raise InputError(f"{name!r} has no former champion to go back to; promote a model first.")
     former = ledger.deleted[0] if ledger.deleted else ledger.champion
+    if config.rollback_from is not None and str(config.rollback_from) != former:
+        raise InputError(
+            f"version {config.rollback_from} of {name!r} is not the champion, which is version {former}; set "
+            "rollback_from to that to go back from it."
+        )
     if ledger.deleted:
         _LOG.warning("the champion of %r, version %s, was deleted; version %s was before it.", name, former, target)
     begin_term(client, name, ledger, target, rollback=True)
     promotion = Promotion(name, target, ROLLED_BACK, former)
     record_decision(client, promotion, config)
     return promotion
+
+
+def _has_gone_back(ledger: Ledger, version: int | None) -> bool:
+    """Whether the last that has happened is a rollback from `version`, as by an earlier start of the same command."""
+    last = ledger.terms[-1] if ledger.terms else None
+    return last is not None and last.rollback and (last.version, last.former) == (ledger.champion, str(version))
 
 
 def _provenance(candidate: Any) -> Provenance:
