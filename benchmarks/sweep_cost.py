@@ -319,7 +319,7 @@ def overhead(budget: Budget) -> None:
     """Trials of one step, one at a time, against processes without Ray."""
     from histill.cluster.connect import connected
     from histill.config.load import validate
-    from histill.config.search import PretrainSearch
+    from histill.search.configs import PretrainSearch
     from histill.search.sweep import prepare_sweep, run_sweep
 
     keys = one_step(budget, "overhead") | {"space": SPACE, "sampler": "random", "scheduler": "none"}

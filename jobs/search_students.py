@@ -1,6 +1,7 @@
 """Search students: Ray Tune over any keys of a run, each trial a Ray Train run, hopeless ones stopped early.
 
-`job` says what each trial is a run of: pretrain_student, distill_student or finetune_student, all of whose keys hold.
+`job` says what each trial is a run of: pretrain_student, distill_student, finetune_student or train_teacher, all of
+whose keys hold.
 `space` maps dotted keys to how they are drawn: {loss.temperature: {loguniform: [1, 8]}, student.size_px: {choice:
 [128, 256]}}. The finished sweep's folder is a run folder: score or promote it, and its best trial is meant.
 
@@ -11,7 +12,8 @@
 import sys
 
 from histill.cli import Outcome, run_job
-from histill.config.search import SEARCHES, SearchConfig
+from histill.config.search import SearchConfig
+from histill.search.configs import SEARCHES
 
 
 def main(config: SearchConfig) -> Outcome:

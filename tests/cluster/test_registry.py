@@ -20,7 +20,6 @@ from histill.artifacts.model_folder import ModelCard
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.search import PretrainSearch
 from histill.config.send import SendConfig
 from histill.errors import InputError
 from histill.local.ports import LOOPBACK, free_ports
@@ -30,6 +29,7 @@ from histill.registry.dead_runs import OWNER_TAG, owner
 from histill.registry.runs import open_run
 from histill.registry.tracking import FLUSH_VALUES, MlflowTracker
 from histill.registry.unsent import Unsent, send_unsent
+from histill.search.configs import PretrainSearch
 
 pytestmark = pytest.mark.cluster
 

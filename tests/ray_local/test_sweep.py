@@ -17,11 +17,12 @@ from ray.util.state import list_actors, list_placement_groups, list_tasks
 from histill.artifacts import model_folder
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
-from histill.config.search import SEARCHES, SearchConfig
+from histill.config.search import SearchConfig
 from histill.errors import InputError
 from histill.local.tracking import TrackingServer
 from histill.registry.runs import open_run
 from histill.registry.versions import json_bytes, register
+from histill.search.configs import SEARCHES
 from histill.search.outcome import Sweep
 from histill.search.sweep import prepare_sweep, run_sweep, searcher
 from histill.storage.uris import join

@@ -18,9 +18,10 @@ from histill.config.load import dotted_keys, load_config, nested_models, parse_y
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
-from histill.config.search import SEARCHES, DistillSearch, PretrainSearch, SearchConfig
+from histill.config.search import SearchConfig
 from histill.config.send import SendConfig
 from histill.errors import InputError
+from histill.search.configs import SEARCHES, DistillSearch, PretrainSearch
 
 pytestmark = pytest.mark.unit
 

@@ -27,10 +27,10 @@ from histill.config.load import load_config
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
-from histill.config.search import DistillSearch, FinetuneSearch, PretrainSearch
 from histill.config.send import SendConfig
 from histill.errors import InputError
 from histill.predict.file_names import name_files
+from histill.search.configs import DistillSearch, FinetuneSearch, PretrainSearch
 from histill.storage.uris import join
 
 pytestmark = pytest.mark.unit

@@ -18,10 +18,10 @@ from histill.config.places import read_model_place, read_place, read_server
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
-from histill.config.search import DistillSearch, FinetuneSearch, PretrainSearch
 from histill.config.send import SendConfig
 from histill.errors import InputError
 from histill.registry.server import server_uri
+from histill.search.configs import DistillSearch, FinetuneSearch, PretrainSearch
 from histill.search.space import check_space
 from histill.storage import control
 from histill.storage.filesystems import arrow_filesystem

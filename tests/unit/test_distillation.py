@@ -18,13 +18,13 @@ from histill.config.common import Teacher as TeacherConfig
 from histill.config.distill import DistillConfig, DistillLoss
 from histill.config.load import validate, with_value
 from histill.config.scoring import CacheConfig
-from histill.config.search import DistillSearch
 from histill.distill.resolution import Distill
 from histill.distill.task import Task, Terms
 from histill.distill.terms import TERMS
 from histill.errors import InputError
 from histill.models.classifiers import Classifier
 from histill.models.matching import Matching
+from histill.search.configs import DistillSearch
 from histill.search.sweep import prepare_sweep
 from histill.storage.uris import join
 from histill.stream.batches import TileBatch

@@ -10,8 +10,8 @@ from ray.train.torch import TorchTrainer
 from histill.config.common import Storage
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig
-from histill.config.search import PretrainSearch
 from histill.errors import InputError
+from histill.search.configs import PretrainSearch
 from histill.search.sweep import PreparedSweep, run_sweep
 from histill.stream.read import Source
 from histill.stream.views import Views

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from histill.config.load import validate
-from histill.config.search import PretrainSearch
 from histill.errors import InputError
+from histill.search.configs import PretrainSearch
 from histill.search.outcome import Sweep, TrialResult, ranked
 from histill.search.pictures import front_picture, study_pictures
 from histill.search.room import trials_at_once, trials_that_fit

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from histill.config.load import validate
-from histill.config.search import PretrainSearch
 from histill.errors import InputError
+from histill.search.configs import PretrainSearch
 from histill.search.space import check_space, trial_config
 from histill.search.sweep import searcher
 

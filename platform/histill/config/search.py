@@ -1,15 +1,12 @@
 """Configuration of `search_students.py`."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from histill.config.base import Strict
 from histill.config.common import Name
-from histill.config.distill import DistillConfig
-from histill.config.finetune import FinetuneConfig
-from histill.config.load import OneOf
-from histill.config.runs import PretrainConfig, RunConfig
+from histill.config.runs import RunConfig
 
 
 class Draw(Strict):
@@ -46,10 +43,9 @@ class Draw(Strict):
 
 
 class SearchConfig(RunConfig):
-    """A sweep: each trial is a run whose keys in `space` are drawn; `SEARCHES` has one for each kind of run."""
+    """A sweep: each trial is a run whose keys in `space` are drawn; `search/configs.py` makes one for each kind."""
 
     kind = "search_students"
-    run_model: ClassVar[type[RunConfig]]
 
     job: str
     space: dict[str, Draw] = Field(min_length=1, description="dotted key -> how its value is drawn")
@@ -112,31 +108,3 @@ class SearchConfig(RunConfig):
                     )
             known[key] = draw
         return self
-
-
-class PretrainSearch(SearchConfig, PretrainConfig):
-    """A sweep of RCKD pretrainings."""
-
-    run_model = PretrainConfig
-    job: Literal["pretrain_student"] = Field("pretrain_student", description="the job that each trial is a run of")
-
-
-class DistillSearch(SearchConfig, DistillConfig):
-    """A sweep of resolution distillations."""
-
-    run_model = DistillConfig
-    job: Literal["distill_student"] = Field("distill_student", description="the job that each trial is a run of")
-
-
-class FinetuneSearch(SearchConfig, FinetuneConfig):
-    """A sweep of fine-tunings."""
-
-    run_model = FinetuneConfig
-    job: Literal["finetune_student"] = Field("finetune_student", description="the job that each trial is a run of")
-
-
-SEARCHES: OneOf[SearchConfig] = OneOf(
-    "job",
-    {"pretrain_student": PretrainSearch, "distill_student": DistillSearch, "finetune_student": FinetuneSearch},
-)
-"""By the job that each trial is a run of."""

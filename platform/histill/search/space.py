@@ -8,6 +8,7 @@ from histill.config.load import validate, with_value
 from histill.config.runs import RunConfig
 from histill.config.search import Draw, SearchConfig
 from histill.errors import InputError
+from histill.train.recipes import RECIPES
 
 # A trial's place, its data and its share of the cluster are the sweep's: the scores of trials that differ in these
 # could not be compared, or would not fit beside each other.
@@ -30,12 +31,13 @@ _FIXED = (
 
 def trial_config(config: SearchConfig, values: Mapping[str, Any], *, name: str, runs: str) -> RunConfig:
     """The run of a trial with `values` (dotted key -> value). Raises InputError naming a wrong key."""
-    data = {key: value for key, value in config.model_dump().items() if key in config.run_model.model_fields}
+    model = RECIPES[config.job].config
+    data = {key: value for key, value in config.model_dump().items() if key in model.model_fields}
     for key, value in values.items():
         data = with_value(data, key, value)
     # Tune ends a trial between reports, and every report must carry the score: checkpoints come with epochs only.
     data |= {"name": name, "runs": runs, "checkpoint_every": 10**9}
-    return validate(config.run_model, data, f"trial {name}")
+    return validate(model, data, f"trial {name}")
 
 
 def check_space(config: SearchConfig) -> None:

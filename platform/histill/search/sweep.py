@@ -133,7 +133,7 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
         tune.with_parameters(run_trial, config=config, open_run=open_run, parent=parent), {"CPU": DRIVER_CPUS}
     )
     if can_go_on(filesystem, sweep_path, join(run_uri(config), "tune")):
-        tuner = tune.Tuner.restore(sweep_path, trainable, resume_errored=True, storage_filesystem=filesystem)
+        tuner = _restore_tuner(sweep_path, trainable, filesystem, config)
     else:
         tuner = tune.Tuner(
             trainable,
@@ -164,6 +164,20 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
             f"{config.data.val!r}, and narrow the space where training is not stable."
         )
     return trials
+
+
+def _restore_tuner(sweep_path: str, trainable: Any, filesystem: Any, config: SearchConfig) -> Any:
+    """Tune's saved state. Raises HistillError when another version of histill has saved it, whose classes are gone."""
+    from ray import tune
+
+    try:
+        return tune.Tuner.restore(sweep_path, trainable, resume_errored=True, storage_filesystem=filesystem)
+    except (ImportError, AttributeError) as error:
+        raise HistillError(
+            f"Tune's state in {join(run_uri(config), 'tune')} was saved by another version of histill ({error}); "
+            "remove that folder and give the same command again: trials are drawn anew, and those that were trained "
+            "stay beside it."
+        ) from None
 
 
 def _tune_config(prepared: PreparedSweep) -> Any:

@@ -1,0 +1,29 @@
+"""Configurations of sweeps: one for each kind of run, made from it, so that a new kind of run can be swept at once."""
+
+from typing import Any, Literal, cast
+
+from pydantic import Field, create_model
+
+from histill.config.load import OneOf
+from histill.config.runs import RunConfig
+from histill.config.search import SearchConfig
+from histill.train.recipes import RECIPES
+
+
+def _make_search(run: type[RunConfig]) -> type[SearchConfig]:
+    job: Any = (Literal[run.kind], Field(run.kind, description="the job that each trial is a run of"))
+    keys: dict[str, Any] = {"__base__": (SearchConfig, run), "__module__": __name__, "job": job}
+    name = run.__name__.replace("Config", "Search")
+    return cast(type[SearchConfig], create_model(name, __doc__=f"A sweep of {run.kind} runs.", **keys))
+
+
+SEARCHES: OneOf[SearchConfig] = OneOf("job", {kind: _make_search(recipe.config) for kind, recipe in RECIPES.items()})
+"""By the job that each trial is a run of."""
+
+
+def __getattr__(name: str) -> type[SearchConfig]:
+    """A sweep's configuration by its class's name, as pickle asks for it."""
+    for made in SEARCHES.models.values():
+        if made.__name__ == name:
+            return made
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

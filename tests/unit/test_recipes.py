@@ -1,0 +1,100 @@
+"""Kinds of runs: a file for each, a line in the table, and its sweep by itself."""
+
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ray import tune
+
+from histill.config.load import validate
+from histill.config.runs import PretrainConfig
+from histill.errors import HistillError, InputError
+from histill.search import configs
+from histill.search.configs import SEARCHES, _make_search
+from histill.search.sweep import _restore_tuner, prepare_sweep
+from histill.tiles.manifest import Manifest
+from histill.train.inputs import Inputs
+from histill.train.prepare import prepare_run
+from histill.train.recipes import RECIPES, Recipe, pretrain
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def keys(tmp_path: Path, tile_set: Callable[..., Manifest]) -> dict[str, Any]:
+    tiles = tile_set(tmp_path / "tiles", tiles=12)
+    return {
+        "name": "one",
+        "runs": str(tmp_path / "runs"),
+        "data": {"tiles": tiles.uri, "batch_size": 4},
+        "teacher": {"classical": True},
+        "student": {"encoder": "csat_tiny"},
+    }
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_the_table_names_the_kinds_as_their_records_do(kind: str) -> None:
+    recipe = RECIPES[kind]
+    assert recipe.config.kind == kind
+    assert issubclass(SEARCHES.models[kind], recipe.config)
+
+
+class NewConfig(PretrainConfig):
+    """As a pretraining, but of another kind."""
+
+    kind = "new_kind"
+    patience: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRun(pretrain.PretrainRun):
+    config: NewConfig
+
+
+def test_a_new_kind_is_a_configuration_a_recipe_and_a_line(
+    keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe: Any = ModuleType("new_recipe")
+
+    def check(config: NewConfig, inputs: Inputs) -> NewRun:
+        if config.patience > 5:
+            raise InputError("patience is too long.")
+        return NewRun(**vars(pretrain.check(config, inputs)))
+
+    recipe.check = check
+    monkeypatch.setitem(sys.modules, "new_recipe", recipe)
+    monkeypatch.setitem(RECIPES, "new_kind", Recipe(NewConfig, "new_recipe"))  # type: ignore[arg-type]
+    assert type(prepare_run(validate(NewConfig, keys, "the test"))) is NewRun
+    swept = _make_search(NewConfig)
+    space = {"patience": {"integer": (1, 9)}}
+    with pytest.raises(InputError, match=r"space\.patience: patience is too long"):
+        prepare_sweep(validate(swept, keys | {"job": "new_kind", "space": space}, "the test"))
+
+
+def test_a_sweep_is_pickled_by_name(keys: dict[str, Any]) -> None:
+    """As Tune keeps it in its state, which a later process reads."""
+    space = {"loss.temperature": {"uniform": (1.0, 2.0)}}
+    config = validate(SEARCHES.models["pretrain_student"], keys | {"space": space}, "the test")
+    assert b"histill.search.configs" in pickle.dumps(config)
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 - of this test's own
+    with pytest.raises(AttributeError, match="NothingSearch"):
+        _ = configs.NothingSearch
+
+
+def test_tunes_state_of_another_version_is_refused_in_a_sentence(
+    keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"loss.temperature": {"uniform": (1.0, 2.0)}}
+    config = validate(SEARCHES.models["pretrain_student"], keys | {"space": space}, "the test")
+
+    def restore(*_: Any, **__: Any) -> None:
+        pickle.loads(b"chistill.search.gone\nName\n.")  # noqa: S301 - a class that is nowhere
+
+    monkeypatch.setattr(tune.Tuner, "restore", restore)
+    with pytest.raises(HistillError, match=r"/one/tune was saved by another version of histill .* drawn anew"):
+        _restore_tuner("tune", None, None, config)
