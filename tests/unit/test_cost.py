@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from histill.models.cost import Cost, measure_cost
+from histill.models.students import build_segmenter
 
 pytestmark = pytest.mark.unit
 
@@ -80,11 +81,32 @@ def test_a_known_network() -> None:
     assert cost.macs == 1_814_073_344
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_segmenter_counts_its_encoder_and_decoder(frozen: bool) -> None:
+    model = build_segmenter("csat_tiny", 3, (256, 128, 64, 32, 16)).requires_grad_(not frozen)
+    cost = measure_cost(model, 384)
+    assert (cost.macs, cost.macs_with_attention) == (4_863_715_866, 4_909_029_482)
+
+
+def test_a_batched_product_with_a_weight_counts_as_attention() -> None:
+    class PerGroup(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3, 4, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.bmm(x.unflatten(1, (3, 4)).flatten(3)[0].mT, self.weight)
+
+    assert measure_cost(PerGroup(), 2, channels=12) == Cost(60, 0, 3 * 4 * 4 * 5, 2)
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+    model[0].requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     measure_cost(model, 8)
     assert model.training
+    assert not model[0].weight.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

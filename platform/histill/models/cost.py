@@ -2,20 +2,17 @@
 
 import contextlib
 import copy
-import math
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-aten = torch.ops.aten
+_ACTIVATIONS = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)  # products of one activation with another
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,8 @@ class Cost:
     `macs` counts convolutions and linear layers, the convention of most papers. `macs_with_attention` adds
     the products between activations: queries by keys and weights by values, which grow with the square of the
     number of positions. One MAC is one multiplication and one addition; tools that print FLOPs print twice as
-    much. Normalisation, activations, pooling and resampling count in neither.
+    much. Normalization, activations, pooling, resampling and products with a single vector count in neither. A
+    weight that is applied as a batched product, a matrix for each head or group, counts as attention.
     """
 
     parameters: int
@@ -48,13 +46,15 @@ def measure_cost(model: nn.Module, input_px: int, channels: int = 3) -> Cost:
     and `model` is not touched.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    shadow = copy.deepcopy(model).to("meta").eval()
-    counter = _ProductCounter(shadow)
+    # torch computes a linear layer on some layouts as a batched product, unless its weight requires a gradient.
+    shadow = copy.deepcopy(model).to("meta").eval().requires_grad_(True)
     tile = torch.empty(1, channels, input_px, input_px, device="meta")
-    # The plain kernel splits attention into products that can be counted; the fused ones hide them.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    # The math kernel splits attention into two batched products, which tells them from linear layers.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         shadow(tile)
-    return Cost(parameters, counter.weighted, counter.weighted + counter.activations, input_px)
+    flops = counter.get_flop_counts().get("Global", {})
+    total, activations = sum(flops.values()), sum(flops.get(operator, 0) for operator in _ACTIVATIONS)
+    return Cost(parameters, (total - activations) // 2, total // 2, input_px)
 
 
 def measure_latency_ms(model: nn.Module, input_px: int, *, tiles: int = 20) -> float:
@@ -129,50 +129,3 @@ def _status(name: str) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
-
-
-class _ProductCounter(TorchDispatchMode):
-    """Add up the MACs of products with a weight and of products between activations.
-
-    A batched product counts as weighted when one factor lives in a parameter's memory, because torch turns
-    some linear layers into batched products.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.weighted = 0
-        self.activations = 0
-        self._weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        operation = func.overloadpacket
-        if operation is aten.convolution:
-            self.weighted += _convolution_macs(args[0], args[1], out, transposed=args[6])
-        elif operation in (aten.mm, aten.mv):
-            self.weighted += _product_macs(*args[:2])
-        elif operation in (aten.addmm, aten.addmv):
-            self.weighted += _product_macs(*args[1:3])
-        elif operation is aten.bmm:
-            self._count_batched(*args[:2])
-        elif operation is aten.baddbmm:
-            self._count_batched(*args[1:3])
-        return out
-
-    def _count_batched(self, left: Tensor, right: Tensor) -> None:
-        if any(factor.untyped_storage()._cdata in self._weights for factor in (left, right)):
-            self.weighted += _product_macs(left, right)
-        else:
-            self.activations += _product_macs(left, right)
-
-
-def _convolution_macs(tile: Tensor, weight: Tensor, out: Tensor, transposed: bool) -> int:
-    """Each value of the output (of the input, when transposed) meets one filter of shape weight[0]."""
-    return (tile if transposed else out).numel() * math.prod(weight.shape[1:])
-
-
-def _product_macs(left: Tensor, right: Tensor) -> int:
-    """[.., m, k] by [.., k, n] (or [k]) takes .. * m * k * n MACs."""
-    return left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
