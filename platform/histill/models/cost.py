@@ -46,11 +46,12 @@ def measure_cost(model: nn.Module, input_px: int, channels: int = 3) -> Cost:
     and `model` is not touched.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    # torch computes a linear layer on some layouts as a batched product, unless its weight requires a gradient.
+    # With gradients torch computes a linear layer on every layout as one product, without them sometimes as a batch of
+    # them; nor can the counter follow a weight that requires a gradient through a module where there are none.
     shadow = copy.deepcopy(model).to("meta").eval().requires_grad_(True)
     tile = torch.empty(1, channels, input_px, input_px, device="meta")
     # The math kernel splits attention into two batched products, which tells them from linear layers.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         shadow(tile)
     flops = counter.get_flop_counts().get("Global", {})
     total, activations = sum(flops.values()), sum(flops.get(operator, 0) for operator in _ACTIVATIONS)
