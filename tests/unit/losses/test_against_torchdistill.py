@@ -36,9 +36,9 @@ def test_divergence_beside_labels() -> None:
     [(distance_relation, (1.0, 0.0), 1 / B), (angle_relation, (0.0, 1.0), 1 - (B - 1) * (B - 2) / B**2)],
 )
 def test_relations_between_tiles(loss, factors: tuple[float, float], alike: float) -> None:
-    """Park et al., arXiv 1904.05068; theirs also averages over `alike`, the share of pairs or triples that repeat a tile.
+    """Park et al., arXiv 1904.05068.
 
-    Those are equal for any student and teacher, and add 0.
+    Theirs also averages over pairs and triples that repeat a tile, a share of `alike`, which add 0 for any student.
     """
     student, teacher = outputs(2, 4), outputs(3, 6)
     theirs = mid_level.RKDLoss("it", "it", *factors, reduction="mean")
