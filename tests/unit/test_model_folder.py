@@ -129,7 +129,9 @@ def test_other_tensors_are_refused(folder: Path) -> None:
 )
 def test_a_card_of_another_form_is_refused(folder: Path, text: str) -> None:
     (folder / CARD_NAME).write_text(text)
-    with pytest.raises(InputError, match=r"model\.json does not describe a model of this version"):
+    with pytest.raises(
+        InputError, match=r"model\.json is not a model card of this version \(.*\); export the model again\.$"
+    ):
         read_card(str(folder), STORAGE)
 
 

@@ -250,7 +250,7 @@ def test_a_set_of_an_earlier_version_is_made_again(images: Path, tmp_path: Path)
     ingest(config(images, tmp_path / "t"))
     undisturbed, header = files(tmp_path / "t"), tmp_path / "t" / HEADER_NAME
     header.write_text(json.dumps(json.loads(header.read_text()) | {"version": 2}))
-    with pytest.raises(InputError, match="not a manifest of this version; ingest the tiles again"):
+    with pytest.raises(InputError, match=r"not a manifest of this version \(.*\); ingest the tiles again"):
         read_manifest(str(tmp_path / "t"), Storage())
     ingest(config(images, tmp_path / "t"))
     assert files(tmp_path / "t") == undisturbed

@@ -6,16 +6,17 @@ No pickle is ever read: safetensors hold tensors and nothing that runs.
 import hashlib
 import os
 import textwrap
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import safetensors
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from histill.config.base import Strict
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.outputs import OutputSpec
-from histill.storage.control import exists, read_bytes, read_json, write_bytes
+from histill.storage.control import exists, read_bytes, write_bytes
+from histill.storage.records import Record, read_record, record_bytes
 from histill.storage.uris import join
 
 if TYPE_CHECKING:
@@ -30,6 +31,21 @@ FINISHED_NAME = "finished.json"
 _SAME_MPP = 0.05  # relative difference of resolutions that are taken as one
 
 
+class FinishedRun(Record):
+    """What came of a run or a sweep; marks it as finished."""
+
+    noun: ClassVar[str] = "the record of a finished run"
+    remedy: ClassVar[str] = "name one of the run's checkpoints in its place"
+
+    model: str = Field(description="folder of its final model")
+    name: str | None = Field(None, description="of that folder within the run's; null: elsewhere, or not on record")
+    metrics: dict[str, Any] = Field(description="of its last epoch")
+
+    def model_in(self, uri: str) -> str:
+        """The final model of the run whose folder is `uri`, also where that was moved or copied."""
+        return join(uri, self.name) if self.name else self.model
+
+
 class TaughtOn(Strict):
     """A tile set that a model was taught on."""
 
@@ -37,8 +53,11 @@ class TaughtOn(Strict):
     uri: str | None = Field(None, description="where it lay; null: not on record")
 
 
-class ModelCard(Strict):
+class ModelCard(Record):
     """How to build the model, how to feed it, and what taught it."""
+
+    noun: ClassVar[str] = "a model card"
+    remedy: ClassVar[str] = "export the model again"
 
     kind: Literal["segmentation", "classification"] = "segmentation"
     multi_label: bool = Field(False, description="whether a classifier's classes do not exclude each other")
@@ -100,8 +119,8 @@ def save(folder: str, model: "nn.Module", card: ModelCard) -> None:
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, os.path.join(folder, WEIGHTS_NAME))
-    with open(os.path.join(folder, CARD_NAME), "w", encoding="utf-8") as file:
-        file.write(card.model_dump_json(indent=2) + "\n")
+    with open(os.path.join(folder, CARD_NAME), "wb") as file:
+        file.write(record_bytes(card))
 
 
 def resolve(uri: str, storage: Storage) -> str:
@@ -112,8 +131,7 @@ def resolve(uri: str, storage: Storage) -> str:
     if exists(join(uri, CARD_NAME), storage):
         return uri
     try:
-        found = read_json(join(uri, FINISHED_NAME), storage)
-        return join(uri, found["name"]) if found.get("name") else str(found["model"])
+        return read_record(FinishedRun, join(uri, FINISHED_NAME), storage).model_in(uri)
     except FileNotFoundError:
         raise InputError(
             f"{uri} is neither a model folder ({CARD_NAME} is missing) nor a finished run; name one of the two."
@@ -123,17 +141,9 @@ def resolve(uri: str, storage: Storage) -> str:
 def read_card(uri: str, storage: Storage) -> ModelCard:
     """The card in the model folder `uri`. Raises InputError when it is missing or of another form."""
     try:
-        data = read_json(join(uri, CARD_NAME), storage)
-        lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-        if "taught_on" in lists:
-            lists["taught_on"] = tuple(TaughtOn.model_validate(each) for each in lists["taught_on"])
-        return ModelCard.model_validate(data | lists)
+        return read_record(ModelCard, join(uri, CARD_NAME), storage)
     except FileNotFoundError:
         raise _no_model(uri, CARD_NAME) from None
-    except (ValidationError, AttributeError):
-        raise InputError(
-            f"{join(uri, CARD_NAME)} does not describe a model of this version; export it again."
-        ) from None
 
 
 def load(uri: str, storage: Storage) -> tuple["Model", ModelCard, str]:

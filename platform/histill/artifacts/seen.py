@@ -16,9 +16,10 @@ from histill.artifacts.model_folder import ModelCard, TaughtOn
 from histill.config.common import Storage
 from histill.config.runs import Data
 from histill.errors import InputError
-from histill.storage.control import folders_in, read_json
+from histill.storage.control import folders_in
+from histill.storage.records import read_record
 from histill.storage.uris import join
-from histill.tiles.manifest import HEADER_NAME, Manifest, digest_case, read_manifest
+from histill.tiles.manifest import HEADER_NAME, Header, Manifest, digest_case, read_manifest
 from histill.tiles.slide_records import read_slides
 
 _IMAGE_DIGITS = 32  # of a tile's content; what follows is the mask's
@@ -84,8 +85,8 @@ def _find(tiles: TaughtOn, beside: str, storage: Storage) -> Manifest | None:
     """The manifest of a tile set: where it lay, else beside that place or beside the tile set `beside`."""
     for uri in _places(tiles, beside, storage):
         try:
-            header = read_json(join(uri, HEADER_NAME), storage)
-            if isinstance(header, dict) and header.get("digest") == tiles.digest:  # others have a manifest.json, too
+            header = read_record(Header, join(uri, HEADER_NAME), storage)  # others have a manifest.json, too
+            if header.digest == tiles.digest:
                 return read_manifest(uri, storage)
         except (FileNotFoundError, InputError):
             continue

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from histill.artifacts.model_folder import FINISHED_NAME
+from histill.artifacts.model_folder import FINISHED_NAME, FinishedRun
 from histill.cluster.progress import clock
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
@@ -28,7 +28,8 @@ from histill.local.ray_head import ray_head
 from histill.local.s3 import s3_server
 from histill.local.sample_slide import sample_slide
 from histill.local.tracking import mlflow_server
-from histill.storage.control import exists, read_json
+from histill.storage.control import exists
+from histill.storage.records import read_record
 
 FOLDER = Path(".demo")
 BUCKET = "demo"
@@ -124,7 +125,7 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
         pretrained = f"{root}/runs/pretrained"
         if not demo.finished(pretrained):
             demo.job("pretrain_student", f"name=pretrained {data} optimiser.epochs=20")
-        metrics = read_json(f"{pretrained}/{FINISHED_NAME}", demo.storage)["metrics"]
+        metrics = read_record(FinishedRun, f"{pretrained}/{FINISHED_NAME}", demo.storage).metrics
         found += [f"CSAT on 2 workers: val Dice {metrics['val_dice']:.3f} with the teacher", pretrained]
 
     with demo.stage("sweep") as found:
@@ -137,8 +138,8 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
             demo.job(
                 "search_students", f"name=sweep {data} optimiser.epochs=10 trials=3 grace_epochs=4 'space={space}'"
             )
-        best = read_json(f"{sweep}/{FINISHED_NAME}", demo.storage)
-        found += [f"3 trials: best val Dice {best['metrics']['val_dice']:.3f} with the teacher", sweep]
+        best = read_record(FinishedRun, f"{sweep}/{FINISHED_NAME}", demo.storage).metrics
+        found += [f"3 trials: best val Dice {best['val_dice']:.3f} with the teacher", sweep]
 
     held_out = f"held_out.tiles={root}/tiles held_out.reference.classical=true"
     short = "draws=0 robustness_tiles=0 speed=false"

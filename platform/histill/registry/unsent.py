@@ -4,12 +4,15 @@ import contextlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from histill.config.common import Storage
 from histill.config.send import SendConfig
 from histill.registry.server import check_reachable, connect, server_errors
-from histill.storage.control import files_in, read_json, remove, write_json
+from histill.storage.control import files_in, remove
+from histill.storage.records import Record, read_record, write_record
 from histill.storage.uris import join
 
 if TYPE_CHECKING:
@@ -18,6 +21,20 @@ if TYPE_CHECKING:
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Value = tuple[str, float, int, int]  # name, value, ms since 1970, step
 AT_ONCE = 500
+
+
+class UnsentMetrics(Record):
+    """What one run could not send at one time."""
+
+    noun: ClassVar[str] = "a file of metrics that were not sent"
+    remedy: ClassVar[str] = "move it elsewhere, and send the others"
+
+    server: str
+    run_id: str
+    values: tuple[tuple[str, str, int, int], ...] = Field(
+        description="name, value as text (JSON knows no nan), ms since 1970, step"
+    )
+    status: Status | None
 
 
 @dataclass(frozen=True)
@@ -29,9 +46,9 @@ class Unsent:
 
     def keep(self, server: str, run_id: str, values: Sequence[Value], status: Status | None) -> None:
         """Write values and status into a new file. Raises InputError when the storage refuses."""
-        rows = [[name, str(value), ms, step] for name, value, ms, step in values]  # text, since JSON knows no NaN
-        record = {"server": server, "run_id": run_id, "values": rows, "status": status}
-        write_json(join(self.uri, f"{uuid.uuid4().hex}.json"), record, self.storage)
+        rows = tuple((name, str(value), ms, step) for name, value, ms, step in values)
+        record = UnsentMetrics(server=server, run_id=run_id, values=rows, status=status)
+        write_record(record, join(self.uri, f"{uuid.uuid4().hex}.json"), self.storage)
 
 
 @dataclass(frozen=True)
@@ -50,17 +67,17 @@ def send_unsent(config: SendConfig) -> Sent:
     metrics, runs = 0, set()
     for file in files_in(config.unsent, config.storage):
         try:
-            record = read_json(file, config.storage)
+            record = read_record(UnsentMetrics, file, config.storage)
         except FileNotFoundError:
             continue  # another has sent it meanwhile
-        uri, run_id = record["server"], record["run_id"]
+        uri, run_id = record.server, record.run_id
         check_reachable(uri)
         client = connect(uri)
-        values = [(name, float(value), ms, step) for name, value, ms, step in record["values"]]
+        values = [(name, float(value), ms, step) for name, value, ms, step in record.values]
         with server_errors(uri):
             metrics += send_missing(client, run_id, values, KnownSteps.of(client, run_id))
-            if record["status"] is not None:
-                client.set_terminated(run_id, record["status"])
+            if record.status is not None:
+                client.set_terminated(run_id, record.status)
         with contextlib.suppress(FileNotFoundError):
             remove(file, config.storage)
         runs.add(run_id)

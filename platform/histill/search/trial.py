@@ -32,9 +32,9 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
     try:
         done = finished(run)
         if done is not None:  # the sweep was interrupted before Tune had noted it
-            card = read_card(done["model"], config.storage)
-            path = path_within(done["model"])
-            report = with_rank(done["metrics"], quality_of(card))
+            card = read_card(done.model, config.storage)
+            path = path_within(done.model)
+            report = with_rank(done.metrics, quality_of(card))
             tune.report({**report, **_costs(card, config.cost), "checkpoint_path": path})
             return
         spec = prepare_run(run)

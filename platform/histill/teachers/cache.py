@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,20 +17,19 @@ from histill.cluster.connect import connected
 from histill.cluster.pool import over_pool
 from histill.cluster.progress import Progress
 from histill.config.augment import Augment
-from histill.config.base import Strict
 from histill.config.common import Storage
-from histill.config.load import validate
 from histill.config.scoring import CacheConfig
 from histill.errors import InputError
 from histill.outputs import OutputSpec
-from histill.storage.control import exists, read_json, sizes_of, write_json
+from histill.storage.control import exists, sizes_of
+from histill.storage.records import Record, read_record, write_record
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews, check_crop
 from histill.stream.responses import ZERO, decode
 from histill.stream.views import UPRIGHT
 from histill.teachers.answers import Answering, first_responses, write_answers
 from histill.teachers.network import NetworkTeacher
-from histill.teachers.shares import Shares, group_by, read_shares, tally_answers, write_shares
+from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares, tally_answers
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
@@ -40,8 +39,11 @@ HEADER_NAME = "responses.json"
 _logger = logging.getLogger(__name__)
 
 
-class CacheHeader(Strict):
+class CacheHeader(Record):
     """What a response cache holds; written last, so a cache without it is not finished."""
+
+    noun: ClassVar[str] = "a header"
+    remedy: ClassVar[str] = "cache the responses again"
 
     teacher: str
     classes: tuple[str, ...]
@@ -95,15 +97,9 @@ def address(
 def read_header(uri: str, storage: Storage) -> CacheHeader:
     """The header of a finished cache. Raises InputError when it is missing."""
     try:
-        data = read_json(join(uri, HEADER_NAME), storage)
+        return read_record(CacheHeader, join(uri, HEADER_NAME), storage)
     except FileNotFoundError:
         raise InputError(f"{uri} holds no finished responses; make them with jobs/cache_responses.py.") from None
-    try:
-        return validate(CacheHeader, data, uri)
-    except InputError:
-        raise InputError(
-            f"{join(uri, HEADER_NAME)} is not a header of this version; cache the responses again."
-        ) from None
 
 
 def cache_responses(config: CacheConfig) -> CachedResponses:
@@ -138,8 +134,14 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     if done != tiles.tiles:
         raise RuntimeError(f"{done} responses were written for {tiles.tiles} tiles")
     joined = tuple(join_tallies(tallies).values())
-    shares = Shares(group_by(manifest), teacher.outputs.classes, teacher.outputs.dense, tiles.mpp, joined)
-    write_shares(uri, shares, config.storage)
+    shares = Shares(
+        of=group_by(manifest),
+        classes=teacher.outputs.classes,
+        dense=teacher.outputs.dense,
+        mpp=tiles.mpp,
+        tallies=joined,
+    )
+    write_record(shares, join(uri, SHARES_NAME), config.storage)
     return CachedResponses(uri, finish_cache(how, teacher, manifest, undecodable), shares, reused=False)
 
 
@@ -176,7 +178,7 @@ def finish_cache(how: Answering, teacher: Teacher, manifest: Manifest, undecodab
         map_shape=_map_shape(teacher, how.config, how.tile_px),
         shard_bytes=_shard_bytes(how.cached.uri, manifest, how.config.storage),
     )
-    write_json(join(how.cached.uri, HEADER_NAME), header.model_dump(mode="json"), how.config.storage)
+    write_record(header, join(how.cached.uri, HEADER_NAME), how.config.storage)
     return header
 
 

@@ -6,37 +6,40 @@ import logging
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import onnxruntime
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from histill.config.base import Strict
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.models.resolution import at_size, logits_at_size
 from histill.outputs import OutputSpec
-from histill.storage.control import read_bytes
+from histill.storage.records import Record, read_record
 from histill.teachers.onnx_weights import read_graph
 from histill.teachers.sides import seen_px
 
 SUFFIX = ".onnx"
 _FLOOR = 1e-6  # of a probability, before its logarithm
+_Above0 = Annotated[float, Field(gt=0)]
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _LOG = logging.getLogger(__name__)
 
 
-class OnnxCard(Strict):
+class OnnxCard(Record):
     """How to feed the network, and what it answers; lies beside `teacher.onnx` as `teacher.json`."""
+
+    noun: ClassVar[str] = "the card of an ONNX teacher"
+    remedy: ClassVar[str] = "it has the keys classes, tile_mpp, tile_px, size_px, mean, std and output"
 
     classes: tuple[str, ...] = Field(min_length=2, description="names of the output channels, background first")
     tile_mpp: float = Field(gt=0, allow_inf_nan=False, description="microns per pixel of the tiles it was trained on")
     tile_px: int = Field(ge=1, description="side of these tiles")
     size_px: int = Field(ge=1, description="side at which the network sees a whole one")
     mean: tuple[float, float, float] = Field(description="of RGB in 0..1; subtracted before the network")
-    std: tuple[float, float, float] = Field(description="of RGB in 0..1; above 0")
+    std: tuple[_Above0, _Above0, _Above0] = Field(description="of RGB in 0..1; above 0")
     output: Literal["logits", "probabilities"] = Field(
         description="what a channel holds; a single one is the second of two classes, before or after its sigmoid"
     )
@@ -143,22 +146,11 @@ def read_card(uri: str, storage: Storage) -> OnnxCard:
     """The card of the `.onnx` file at `uri`. Raises InputError when it is missing or of another form."""
     if not uri.endswith(SUFFIX):
         raise InputError(f"teacher.onnx is {uri}; an {SUFFIX} file was expected, with a .json card beside it.")
-    where, keys = card_uri(uri), ", ".join(OnnxCard.model_fields)
+    where = card_uri(uri)
     try:
-        card = OnnxCard.model_validate_json(read_bytes(where, storage))
+        return read_record(OnnxCard, where, storage)
     except FileNotFoundError:
-        raise InputError(
-            f"{where} is missing; an ONNX teacher needs this card beside it, with the keys {keys}."
-        ) from None
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        key = ".".join(map(str, fault["loc"]))
-        value = f" is {fault['input']!r}" if key and fault["type"] != "missing" else ""
-        said = f"{key}{value}: {fault['msg']}".removeprefix(": ")
-        raise InputError(f"{where}: {said}; the card of an ONNX teacher has the keys {keys}.") from None
-    if min(card.std) <= 0:
-        raise InputError(f"{where}: std is {list(card.std)}; three values above 0 were expected.")
-    return card
+        raise InputError(f"{where} is missing, the card that an ONNX teacher needs; {OnnxCard.remedy}.") from None
 
 
 def _as_logits(answer: torch.Tensor, card: OnnxCard) -> torch.Tensor:

@@ -1,15 +1,14 @@
 """What a teacher has found in each slide: the shares of its classes, and whether they can be true."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from histill.config.common import Storage
 from histill.outputs import OutputSpec
-from histill.storage.control import read_json, write_json
+from histill.storage.records import Record, read_record
 from histill.storage.uris import join
 from histill.stream.decode import CorruptTile
 from histill.stream.responses import ZERO, decode
@@ -27,12 +26,14 @@ _LEAST_TILES = 20  # of which "all of one class" is said
 _SHOWN, _NAMED = 20, 3  # rows of the table, names in a warning
 
 
-@dataclass(frozen=True)
-class Shares:
+class Shares(Record):
     """The shares of a teacher's classes in each slide, or in each case where a set of images has no slides.
 
     A share is of the pixels, of a teacher that answers to whole tiles of these.
     """
+
+    noun: ClassVar[str] = "a table of shares"
+    remedy: ClassVar[str] = "cache the responses again"
 
     of: str  # slide or case
     classes: tuple[str, ...]
@@ -141,29 +142,9 @@ def _name(shares: np.ndarray, outputs: OutputSpec) -> str:
     return "|".join(outputs.classes[index] for index in chosen)
 
 
-def write_shares(uri: str, shares: Shares, storage: Storage) -> None:
-    """Keep the shares beside the responses at `uri`."""
-    value = {
-        "of": shares.of,
-        "classes": shares.classes,
-        "dense": shares.dense,
-        "mpp": shares.mpp,
-        "tallies": [vars(tally) for tally in shares.tallies],
-    }
-    write_json(join(uri, SHARES_NAME), value, storage)
-
-
 def read_shares(uri: str, storage: Storage) -> Shares | None:
     """The shares beside the responses at `uri`; None when there are none."""
     try:
-        value: Mapping[str, Any] = read_json(join(uri, SHARES_NAME), storage)
+        return read_record(Shares, join(uri, SHARES_NAME), storage)
     except FileNotFoundError:
         return None
-    tallies: Sequence[Mapping[str, Any]] = value["tallies"]
-    return Shares(
-        of=value["of"],
-        classes=tuple(value["classes"]),
-        dense=value["dense"],
-        mpp=value["mpp"],
-        tallies=tuple(SlideTally(**each) for each in tallies),
-    )

@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 from unicodedata import normalize
 
 import numpy as np
@@ -14,12 +14,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from histill.config.base import Strict
 from histill.config.common import Storage
-from histill.config.load import validate
 from histill.errors import InputError
 from histill.outputs import OutputSpec
-from histill.storage.control import exists, read_bytes, read_json, write_bytes, write_json
+from histill.storage.control import exists, read_bytes, write_bytes
+from histill.storage.records import Record, read_record, write_record
 from histill.storage.uris import join
 from histill.tiles.schema import MANIFEST
 from histill.tiles.slide_records import SlideRecord, write_slides
@@ -28,8 +27,11 @@ TABLE_NAME = "manifest.parquet"
 HEADER_NAME = "manifest.json"
 
 
-class Header(Strict):
+class Header(Record):
     """What one must know of a tile set before reading its rows."""
+
+    noun: ClassVar[str] = "a manifest"
+    remedy: ClassVar[str] = "ingest the tiles again"
 
     version: Literal[3] = 3
     digest: str = Field(description="SHA-256 over the rows, contents included: the name of the tile set")
@@ -183,26 +185,20 @@ def write_manifest(
         slides=write_slides(uri, slides, storage) if slides else None,
     )
     write_bytes(join(uri, TABLE_NAME), buffer.getvalue(), storage)
-    write_json(join(uri, HEADER_NAME), header.model_dump(mode="json"), storage)
+    write_record(header, join(uri, HEADER_NAME), storage)
     return Manifest(uri, header, table)
 
 
 def read_header(uri: str, storage: Storage) -> Header:
     """The header of the tile set at `uri`. Raises InputError when there is none."""
     try:
-        data = read_json(join(uri, HEADER_NAME), storage)
+        return read_record(Header, join(uri, HEADER_NAME), storage)
     except FileNotFoundError:
         index = join(uri, "index.csv")
         call = "jobs/ingest_tiles.py"
         if exists(index, storage):  # a folder of images: all that it does not tell is their resolution
             call += f" output=<folder> images.index={index} images.mpp=<um/px> tile_px=<side>, and name that folder"
         raise InputError(f"{uri} holds no tile set ({HEADER_NAME} is missing); make one with {call}.") from None
-    try:
-        return validate(Header, data, uri)
-    except InputError:
-        raise InputError(
-            f"{join(uri, HEADER_NAME)} is not a manifest of this version; ingest the tiles again."
-        ) from None
 
 
 def read_manifest(uri: str, storage: Storage) -> Manifest:

@@ -8,7 +8,8 @@ from operator import or_
 
 from histill.cluster.tasks import map_tasks
 from histill.errors import InputError
-from histill.storage.control import read_json, remove, write_json
+from histill.storage.control import remove
+from histill.storage.records import read_record, write_record
 from histill.storage.uris import join
 from histill.tiles.images import READERS
 from histill.tiles.masks import Values, find_meaning, mask_values
@@ -47,9 +48,8 @@ def forget_survey(unit: Unit) -> None:
 def _survey(unit: Unit) -> tuple[str, Values]:
     """The name of the unit and what its masks hold; runs as a task on the cluster."""
     storage = unit.config.storage
-    with contextlib.suppress(FileNotFoundError, InputError, KeyError, TypeError):
-        record = read_json(_record_uri(unit), storage)
-        return unit.name, Values(**{**record, "found": frozenset(record["found"])})
+    with contextlib.suppress(FileNotFoundError, InputError):
+        return unit.name, read_record(Values, _record_uri(unit), storage)
 
     def values(uri: str) -> Values | None:
         try:
@@ -61,7 +61,7 @@ def _survey(unit: Unit) -> tuple[str, Values]:
         found = list(pool.map(values, [row.mask for row in unit.images if row.mask]))
     whole = reduce(or_, (each for each in found if each), Values())
     if all(found):
-        write_json(_record_uri(unit), whole.record(), storage)
+        write_record(whole, _record_uri(unit), storage)
     return unit.name, whole
 
 

@@ -7,12 +7,13 @@ nobody labeled (void, ignore). One mask cannot tell which: a tile without any cl
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from pydantic import field_serializer
 
 from histill.errors import InputError
+from histill.storage.records import Record
 from histill.tiles.pixels import PictureError, bits_per_channel, check_png, open_picture, upright
 from histill.tiles.sources import Unreadable, unreadable_as
 
@@ -30,9 +31,11 @@ _HIGHEST_CLASS = 200  # beside an ignored 255; above it values are rather shades
 _SHADES_PER_CLASS = 8  # likewise, of the highest value by the number of them
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(Record):
     """What some masks hold: their values, and the first mask that holds 255 beside classes, either of them alone."""
+
+    noun: ClassVar[str] = "the survey of some masks"
+    remedy: ClassVar[str] = "remove it, and it is made again"
 
     found: frozenset[int] = frozenset()
     both: str | None = None
@@ -45,7 +48,7 @@ class Values:
         found = frozenset(values)
         classes, full = bool(found - {0, IGNORED}), IGNORED in found
         return cls(
-            found,
+            found=found,
             both=name if classes and full else None,
             only_255=name if full and not classes else None,
             only_classes=name if classes and not full else None,
@@ -53,15 +56,15 @@ class Values:
 
     def __or__(self, later: "Values") -> "Values":
         return Values(
-            self.found | later.found,
-            self.both or later.both,
-            self.only_255 or later.only_255,
-            self.only_classes or later.only_classes,
+            found=self.found | later.found,
+            both=self.both or later.both,
+            only_255=self.only_255 or later.only_255,
+            only_classes=self.only_classes or later.only_classes,
         )
 
-    def record(self) -> dict[str, Any]:
-        """For JSON; `Values(**...)` of it with a set for `found` is the same again."""
-        return {**vars(self), "found": sorted(self.found)}
+    @field_serializer("found")
+    def _sort(self, found: frozenset[int]) -> list[int]:
+        return sorted(found)
 
 
 def find_meaning(values: Values, index: str) -> dict[int, int]:

@@ -3,15 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from histill.config.base import Strict
 from histill.config.common import Storage
-from histill.config.load import validate
 from histill.errors import AwayError, InputError
 from histill.storage.control import json_value, read_bytes, write_bytes
+from histill.storage.records import Record, parse_records
 from histill.storage.uris import is_remote, join
 from histill.tiles.resolution import slide_mpp
 from histill.tiles.slide_files import consists_of_several, fingerprint_source, identify_slide, opened
@@ -26,8 +25,11 @@ if TYPE_CHECKING:
 RECORDS_NAME = "slides.json"
 
 
-class SlideRecord(Strict):
+class SlideRecord(Record):
     """One slide as it was cut. Pixels are those of level 0, counted from its top left corner."""
+
+    noun: ClassVar[str] = "the record of a tile set's slides"
+    remedy: ClassVar[str] = "ingest the slides again"
 
     name: str = Field(description="as in the column `slide` of the manifest")
     cases: tuple[str, ...] = Field(description="one, or those of its regions")
@@ -131,5 +133,4 @@ def read_slides(manifest: "Manifest", storage: Storage) -> Mapping[str, SlideRec
             f"{uri} does not match the digest in the tile set's header: it was cut short or overwritten; ingest the "
             "slides again."
         )
-    records = [validate(SlideRecord, value, uri) for value in json.loads(data)]
-    return {record.name: record for record in records}
+    return {record.name: record for record in parse_records(SlideRecord, data, uri)}

@@ -15,6 +15,7 @@ from histill.artifacts.model_folder import WEIGHTS_NAME, ModelCard, save
 from histill.errors import HistillError, InputError
 from histill.models.deep import DeepAnswers
 from histill.models.matching import Matching
+from histill.storage.records import parse_record, record_bytes
 from histill.train.ledger import Position
 from histill.train.newest import list_contents
 from histill.train.run_folder import CHECKPOINTS
@@ -78,8 +79,8 @@ def _write(folder: str, learner: Learner, card: ModelCard) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, os.path.join(folder, OPTIMISER_NAME))
     if learner.task_state:
         save_file(learner.task_state, os.path.join(folder, TASK_NAME))
-    with open(os.path.join(folder, POSITION_NAME), "w", encoding="utf-8") as file:
-        file.write(learner.position.model_dump_json(indent=2) + "\n")
+    with open(os.path.join(folder, POSITION_NAME), "wb") as file:
+        file.write(record_bytes(learner.position))
     list_contents(folder)
 
 
@@ -88,8 +89,8 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
 
     Raises InputError when the checkpoint belongs to other tiles or another global batch size.
     """
-    with open(os.path.join(folder, POSITION_NAME), encoding="utf-8") as file:
-        position = Position.model_validate_json(file.read())
+    with open(os.path.join(folder, POSITION_NAME), "rb") as file:
+        position = parse_record(Position, file.read(), file.name)
     expected = learner.position
     if (position.tiles_digest, position.batch_size) != (expected.tiles_digest, expected.batch_size):
         raise InputError(

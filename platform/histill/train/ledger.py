@@ -1,21 +1,26 @@
 """The ledger of consumed tiles: what makes "nothing lost, nothing twice" a check instead of a hope."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from histill.config.base import Strict
 from histill.errors import InputError
+from histill.storage.records import Record
 from histill.stream.batches import TileBatch
 from histill.stream.draws import tally
 
 
-class Position(Strict):
+class Position(Record):
     """The next global batch is number `step` of `epoch`, so every position before it is consumed.
 
     Positions say it all, because the plan's global batches do not depend on the number of workers. The rest is what
     was really consumed in this epoch by all workers, before and after restarts, to be held against the plan.
     """
+
+    noun: ClassVar[str] = "the position of a run"
+    remedy: ClassVar[str] = "remove that checkpoint, so that the run resumes from the one before"
 
     epoch: int = 0
     step: int = 0

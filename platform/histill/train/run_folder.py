@@ -4,15 +4,15 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from histill.artifacts.model_folder import FINISHED_NAME
-from histill.config.base import Strict
+from histill.artifacts.model_folder import FINISHED_NAME, FinishedRun
 from histill.config.runs import RunConfig
 from histill.errors import InputError
-from histill.storage.control import exists, read_json, write_json
+from histill.storage.control import exists
+from histill.storage.records import Record, read_record, write_record
 from histill.storage.uris import join, name_within
 
 if TYPE_CHECKING:
@@ -37,8 +37,11 @@ _MAY_CHANGE = {
 }
 
 
-class RunRecord(Strict):
+class RunRecord(Record):
     """What is known of a run from its first start on."""
+
+    noun: ClassVar[str] = "the record of a run"
+    remedy: ClassVar[str] = "choose another name for the run"
 
     kind: str
     config: dict[str, Any]
@@ -66,7 +69,7 @@ def open_record(config: RunConfig) -> RunRecord:
     if exists(join(uri, FINISHED_NAME), config.storage):
         raise InputError(f"run {uri} is finished; choose another name, or score and promote it as it is.")
     try:
-        record = RunRecord.model_validate(read_json(join(uri, RECORD_NAME), config.storage))
+        record = read_record(RunRecord, join(uri, RECORD_NAME), config.storage)
     except FileNotFoundError:
         return fresh
     if record.digest != fresh.digest:
@@ -88,13 +91,13 @@ def check_same_inputs(config: RunConfig, record: RunRecord, digests: dict[str, s
 
 def save_record(config: RunConfig, record: RunRecord) -> None:
     """Write the record, before the work starts."""
-    write_json(join(run_uri(config), RECORD_NAME), record.model_dump(mode="json"), config.storage)
+    write_record(record, join(run_uri(config), RECORD_NAME), config.storage)
 
 
-def finished(config: RunConfig) -> dict[str, Any] | None:
-    """The `model` and `metrics` of a finished run; None while it is not."""
+def finished(config: RunConfig) -> FinishedRun | None:
+    """What came of a finished run; None while it is not."""
     try:
-        return read_json(join(run_uri(config), FINISHED_NAME), config.storage)
+        return read_record(FinishedRun, join(run_uri(config), FINISHED_NAME), config.storage)
     except FileNotFoundError:
         return None
 
@@ -104,8 +107,8 @@ def finish(config: RunConfig, model: str, metrics: dict[str, float]) -> None:
 
     The model's name within the run's folder goes with a folder that is moved or copied.
     """
-    found = {"model": model, "name": name_within(run_uri(config), model), "metrics": metrics}
-    write_json(join(run_uri(config), FINISHED_NAME), found, config.storage)
+    found = FinishedRun(model=model, name=name_within(run_uri(config), model), metrics=metrics)
+    write_record(found, join(run_uri(config), FINISHED_NAME), config.storage)
 
 
 def is_checkpoint(name: str) -> bool:
