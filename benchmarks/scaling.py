@@ -11,7 +11,7 @@ includes waiting for the slower worker, which is shown beside.
 
 The model on paper is in scaling_runs/paper.py: its constants are measured here (manifest, plan, stream, gradients,
 checkpoint) or assumed, and then an option below. Prints a line for each measurement, tables, and as its last line one
-JSON object; draws docs/scaling.png.
+JSON object; draws docs/results/scaling.png.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from benchmarks.scaling_runs.workloads import DISTINCT
 from histill.errors import HistillError
 from testbed.hosts import missing
 
-PICTURE = Path(__file__).parents[1] / "docs" / "scaling.png"
+PICTURE = Path(__file__).parents[1] / "docs" / "results" / "scaling.png"
 GPUS = (1, 2, 4, 8, 16, 32, 48, 64)
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 3], help="numbers of nodes (1 2 3)")
     parser.add_argument("--rounds", type=int, default=3, help="times that each is measured (3)")
     parser.add_argument("--quick", action="store_true", help="one round of few steps, small manifests, no picture")
-    parser.add_argument("--picture", type=Path, default=PICTURE, help="where it is drawn (docs/scaling.png)")
+    parser.add_argument("--picture", type=Path, default=PICTURE, help="where it is drawn (docs/results/scaling.png)")
     assumed = parser.add_argument_group("what is assumed in the model, since it cannot be measured here")
     for name, default, meaning in options():
         assumed.add_argument(
