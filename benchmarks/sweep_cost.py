@@ -43,8 +43,8 @@ MPP, VAL_TILES = 0.25, 16
 NETWORK = {"encoder": "csat", "decoder_channels": (48, 32, 24, 16, 16), "size_px": STUDENT_PX}
 SPACE = {
     "optimiser.lr": {"loguniform": (1e-4, 1e-2)},
-    "loss.temperature": {"loguniform": (1.0, 4.0)},
-    "loss.dice": {"uniform": (0.0, 1.0)},
+    "loss.soft_cross_entropy.temperature": {"loguniform": (1.0, 4.0)},
+    "loss.soft_dice.weight": {"uniform": (0.0, 1.0)},
 }
 QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 

@@ -33,9 +33,9 @@ from histill.config.common import Storage
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig, RckdLoss
 from histill.config.scoring import CacheConfig
-from histill.distill.judges import OverlapJudge
-from histill.distill.rckd import Rckd
+from histill.distill.responses import Responses
 from histill.distill.task import Student, Task, Terms
+from histill.distill.training_task import TrainingTask
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews
@@ -74,15 +74,18 @@ class Clocked:
         return self.task.judge(tiles)
 
 
-class NoTeacher(Rckd):
-    """The same loss against a response that is always 0."""
+class NoTeacher(Responses):
+    """A response that is always 0."""
 
-    def _response(self, batch: TileBatch, size_px: int | None = None) -> Tensor:
+    def answer(
+        self, batch: TileBatch, outputs: OutputSpec, size_px: int | None = None, *, graph: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         side = batch.student.shape[-1]
-        return torch.zeros(len(batch.student), len(self.outputs.classes), side, side)
+        return torch.zeros(len(batch.student), len(CLASSES), side, side), {}
 
-    def judge(self, tiles: np.ndarray) -> OverlapJudge:
-        return OverlapJudge(self.outputs, self.reference)
+
+def rckd(responses: Responses) -> TrainingTask:
+    return TrainingTask(OUTPUTS, RckdLoss(), responses, judged_by_teacher=True)
 
 
 def main() -> None:
@@ -107,12 +110,12 @@ def main() -> None:
 
 def one_round(manifest: Manifest, responses: CachedViews, number: int) -> dict[str, float]:
     """Seconds of a step (medians), each way; the order is turned with the round."""
-    cached, plain = Rckd(OUTPUTS, RckdLoss(), None), NoTeacher(OUTPUTS, RckdLoss(), None)
+    cached, plain = rckd(Responses(None)), rckd(NoTeacher(None))
     ways: dict[str, Callable[[], list[float]]] = {
         "loop": lambda: by_histill(manifest, cached, responses, number),
         "bare": lambda: by_hand(manifest, responses, number),
         "no teacher": lambda: by_histill(manifest, plain, None, number),
-        "live": lambda: by_histill(manifest, Rckd(OUTPUTS, RckdLoss(), teacher()), None, number, live=True),
+        "live": lambda: by_histill(manifest, rckd(Responses(teacher())), None, number, live=True),
     }
     names = list(ways)[number % 3 :] + list(ways)[: number % 3]
     seconds = {}

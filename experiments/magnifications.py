@@ -157,7 +157,7 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
     epochs = epochs_for(budget.teacher_steps, tiles, TEACHER_BATCH, budget.labelled, seed)
     name, lr = f"teacher-{seed}", budget.teacher_lr
     keys = keys_of(name, budget.runs, tiles, seed, batch=TEACHER_BATCH, epochs=epochs, lr=lr)
-    keys |= {"target": "classification", "network": {"encoder": TEACHER}, "smoothing": 0.1}
+    keys |= {"target": "classification", "network": {"encoder": TEACHER}, "loss": {"cross_entropy": {"smoothing": 0.1}}}
     keys |= {"fraction": budget.labelled, "fraction_seed": seed}
     keys["data"]["balance"] = "label"
     teacher = run(TeacherConfig, keys)
@@ -193,7 +193,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     keys |= {"fraction": cell.share, "fraction_seed": cell.seed}
     keys["data"]["augment"] |= COLOURS
     if cell.arm == LABELS:
-        keys |= {"target": "classification", "smoothing": 0.1}
+        keys |= {"target": "classification", "loss": {"cross_entropy": {"smoothing": 0.1}}}
         keys["data"]["balance"] = "label"
         folder = run(FinetuneConfig, keys)
     else:

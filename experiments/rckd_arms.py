@@ -30,9 +30,9 @@ from experiments.arms.table import Cell, draw, summary, table
 
 ARMS = ("scratch", "scratch_long", "rckd_soft", "rckd_hard", "supervised")
 LOSSES = {
-    "rckd_soft": {"soft": 1.0},
-    "rckd_hard": {"soft": 0.0, "hard": 1.0},
-    "rckd_soft_unet": {"soft": 1.0, "deep": 0.0},
+    "rckd_soft": {},
+    "rckd_hard": {"soft_cross_entropy": None, "hard_cross_entropy": {}},
+    "rckd_soft_unet": {"deep": None},
 }
 PRETRAINED = (*LOSSES, "supervised")
 STUDENTS = ("csat", "efficientnet_b0", "convnextv2_atto")
@@ -189,7 +189,7 @@ def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, No
     window_px = None if supervised else budget.window_px
     keys = keys_of(name, budget.runs, tiles, seed, batch=batch, epochs=epochs, lr=budget.lr, window_px=window_px)
     if supervised:
-        run(TeacherConfig, keys | {"network": _network(student), "deep": 1.0})
+        run(TeacherConfig, keys | {"network": _network(student), "loss": {"deep": {}}})
     else:
         teacher = str(budget.runs / "teacher")
         cached = responses(teacher, tiles, budget.out / "responses")
@@ -224,7 +224,7 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
         keys["encoder"] = str(budget.runs / _pretrained(cell.student, cell.arm, cell.seed))
         keys["layer_decay"] = budget.layer_decay
     keys["target"] = "classification" if classification else "segmentation"
-    keys["class_weights"] = classification
+    keys["loss"] = {"cross_entropy": {"class_weights": classification}}
     folder = run(FinetuneConfig, keys)
     figures = score_model(folder, HeldOut(tiles=tiles.uri), STORAGE).figures
     value = figures["balanced_accuracy" if classification else "miou" if cell.target == "region" else "dice"]

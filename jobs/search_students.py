@@ -2,7 +2,7 @@
 
 `job` says what each trial is a run of: pretrain_student, distill_student, finetune_student or train_teacher, all of
 whose keys hold.
-`space` maps dotted keys to how they are drawn: {loss.temperature: {loguniform: [1, 8]}, student.size_px: {choice:
+`space` maps dotted keys to how they are drawn: {optimiser.lr: {loguniform: [1e-4, 1e-2]}, student.size_px: {choice:
 [128, 256]}}. The finished sweep's folder is a run folder: score or promote it, and its best trial is meant.
 
   python jobs/search_students.py -c jobs/configs/search_students.yaml name=sweep data.tiles=s3://tiles/liver

@@ -110,7 +110,7 @@ def sweep(place: Place, chain: str) -> list[list[str]]:
         "concurrent=2",
         "scheduler=none",
         "sampler=random",
-        "space={loss.temperature: {choice: [1, 2]}}",
+        "space={loss.soft_cross_entropy.temperature: {choice: [1, 2]}}",
     ]
     return [python("search_students.py", *keys)]
 
@@ -133,7 +133,7 @@ def name_trials(objects: Mapping[str, bytes]) -> dict[str, bytes]:
     names: dict[str, str] = {}
     for name, data in objects.items():
         if (found := re.fullmatch(r"CHAIN/trials/(\w+)/run\.json", name)) is not None:
-            drawn = f"trial-{json.loads(data)['config']['loss']['temperature']:g}"
+            drawn = f"trial-{json.loads(data)['config']['loss']['soft_cross_entropy']['temperature']:g}"
             names[found[1]] = drawn + "-again" * list(names.values()).count(drawn)
     renamed = {}
     for name, data in objects.items():

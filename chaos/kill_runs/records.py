@@ -39,7 +39,7 @@ def tracked(uri: str, chain: str) -> dict[str, Any]:
     for run in _runs(client, chain):
         if run.info.status != "FINISHED":
             continue
-        drawn = run.data.params.get("loss.temperature", "")
+        drawn = run.data.params.get("loss.soft_cross_entropy.temperature", "")
         name = f"{run.data.tags.get('kind')} {drawn if run.data.tags.get('mlflow.parentRunId') else ''}".strip()
         steady = [key for key in run.data.metrics if key.startswith(_STEADY)]
         history = {key: client.get_metric_history(run.info.run_id, key) for key in sorted(steady)}

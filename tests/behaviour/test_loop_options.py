@@ -18,9 +18,9 @@ from histill.artifacts.model_folder import ModelCard, build, load
 from histill.config.common import Storage
 from histill.config.finetune import FinetuneConfig
 from histill.config.load import validate, with_value
-from histill.distill.classify import Classify
-from histill.distill.supervised import Supervised
+from histill.config.runs import SupervisedLoss
 from histill.distill.task import Judge, Student, Task, Terms
+from histill.distill.training_task import TrainingTask
 from histill.models.encoders import parameters_by_depth
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
@@ -89,9 +89,19 @@ def learner(manifest: Manifest, config: FinetuneConfig, seed: int = 0) -> Learne
     return Learner(model, optimiser, position, average)
 
 
+def classify(classes: tuple[str, ...], weights: tuple[float, ...] | None, smoothing: float = 0.0) -> TrainingTask:
+    terms = {"cross_entropy": {"smoothing": smoothing, "class_weights": weights is not None}, "dice": None}
+    return TrainingTask(
+        OutputSpec("classification", classes), SupervisedLoss.model_validate(terms), class_weights=weights
+    )
+
+
 def task_of(config: FinetuneConfig) -> Task:
-    outputs = OutputSpec(config.target, LABELS)
-    return Supervised(outputs, 1.0) if outputs.dense else Classify(outputs, WEIGHTS)
+    return (
+        classify(LABELS, WEIGHTS)
+        if config.target == "classification"
+        else TrainingTask(OutputSpec("segmentation", LABELS), SupervisedLoss())
+    )
 
 
 def stream(manifest: Manifest, config: FinetuneConfig, split: str) -> TileStream:
@@ -384,7 +394,7 @@ def test_a_compiled_model_learns_alike_and_leaves_no_trace_in_checkpoints(labell
 def test_a_classifier_learns_its_labels(tmp_path: Path, tile_set: Callable[..., Manifest]) -> None:
     manifest = tile_set(tmp_path / "tiles", tiles=48, tile_px=SIDE, labels=True)
     config = configured(manifest, optimiser__epochs=8)
-    saved = run(manifest, config, learner(manifest, config), task=Classify(OutputSpec("classification", LABELS), None))
+    saved = run(manifest, config, learner(manifest, config), task=classify(LABELS, None))
     assert saved[-1]["loss"] < 0.5 * saved[0]["loss"]
     assert saved[-1]["val_balanced_accuracy"] == saved[-1]["val_auroc"] == 1.0
     figures = {"balanced_accuracy", "macro_f1", "auroc", "calibration_error", "accuracy"}

@@ -12,7 +12,8 @@ from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage
 from histill.config.load import validate, with_value
 from histill.config.runs import PretrainConfig
-from histill.distill.rckd import Rckd
+from histill.distill.responses import Responses
+from histill.distill.training_task import TrainingTask
 from histill.errors import HistillError, InputError
 from histill.outputs import OutputSpec
 from histill.stream.draws import tally
@@ -86,8 +87,13 @@ def stream(manifest: Manifest, split: str = "train", worker: int = 0, workers: i
     return TileStream(**values | changes)
 
 
-def task(config: PretrainConfig) -> Rckd:
-    return Rckd(OutputSpec("segmentation", ("background", "nucleus")), config.loss, ClassicalTeacher(0.5))
+def task(config: PretrainConfig) -> TrainingTask:
+    return TrainingTask(
+        OutputSpec("segmentation", ("background", "nucleus")),
+        config.loss,
+        Responses(ClassicalTeacher(0.5)),
+        judged_by_teacher=True,
+    )
 
 
 @dataclass
@@ -272,7 +278,12 @@ def test_the_gradient_does_not_depend_on_the_number_of_workers(
     tmp_path: Path, tile_set: Callable[..., Manifest], workers: int, padded: bool
 ) -> None:
     manifest = tile_set(tmp_path, tiles=21, tile_px=32)  # 14 to train: two rows of padding, in the last batches
-    config = configured(manifest, loss__dice=0.5, loss__hard=0.5, data__augment=VARIED | {"crop_px": None})
+    config = configured(
+        manifest,
+        loss__soft_dice__weight=0.5,
+        loss__hard_cross_entropy__weight=0.5,
+        data__augment=VARIED | {"crop_px": None},
+    )
     last = list(stream(manifest).training_epoch(0, seed=0, augment=config.data.augment))[-1]
     assert last.planned < BATCH
     step = 3 if padded else 0

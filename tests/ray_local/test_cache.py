@@ -16,7 +16,8 @@ from histill.config.common import Storage, Workers
 from histill.config.common import Teacher as TeacherConfig
 from histill.config.runs import PretrainConfig
 from histill.config.scoring import CacheConfig
-from histill.distill.rckd import Rckd
+from histill.distill.responses import Responses
+from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.local.s3 import S3Server
 from histill.storage.control import exists
@@ -235,7 +236,7 @@ def test_a_cached_answer_teaches_as_a_live_one(
     with torch.inference_mode():
         student = model(live.student.float())
         losses = [
-            float(Rckd(prepared.card.outputs, weights, who).loss(model, what).loss)
+            float(TrainingTask(prepared.card.outputs, weights, Responses(who)).loss(model, what).loss)
             for who, what in ((teacher, live), (None, from_cache))
         ]
     # The teacher's probability moves by at most 1/4 of its logit, and the loss by that times the student's logit.

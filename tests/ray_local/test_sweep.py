@@ -29,6 +29,7 @@ from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 
 pytestmark = pytest.mark.ray_local
+TEMPERATURE = "loss.soft_cross_entropy.temperature"
 
 STORAGE = Storage()
 TRIALS = 4
@@ -48,7 +49,10 @@ def searching(small_run: dict[str, Any], tiles: Manifest) -> Callable[..., Searc
             "optimiser": {"epochs": EPOCHS},
             "workers": {"count": 1, "cpus": 0.5},
             "tracking": {**small_run["tracking"], "experiment": name},
-            "space": {"optimiser.lr": {"loguniform": (1e-6, 1e-2)}, "loss.temperature": {"choice": (1.0, 2.0, 4.0)}},
+            "space": {
+                "optimiser.lr": {"loguniform": (1e-6, 1e-2)},
+                TEMPERATURE: {"choice": (1.0, 2.0, 4.0)},
+            },
             "trials": TRIALS,
             "concurrent": 2,
             "sampler": "random",
@@ -135,7 +139,7 @@ def test_the_hopeless_trials_stop_early(sweep: Sweep) -> None:
     assert scores == sorted(scores, reverse=True)
     assert all(trial.costs["gmacs"] > 0 for trial in sweep.trials)
     assert sweep.best.trial in sweep.front
-    assert {frozenset(trial.values) for trial in sweep.trials} == {frozenset({"optimiser.lr", "loss.temperature"})}
+    assert {frozenset(trial.values) for trial in sweep.trials} == {frozenset({"optimiser.lr", TEMPERATURE})}
 
 
 def test_the_resources_of_all_trials_are_given_back(sweep: Sweep, held_before: frozenset[str]) -> None:
@@ -226,7 +230,7 @@ def test_every_trial_is_a_child_of_the_sweep(sweep: Sweep, tracking: TrackingSer
         run = by_name[trial.trial]
         assert run.info.status == ("FINISHED" if trial.epochs == EPOCHS else "KILLED")
         assert run.data.metrics["gmacs"] == pytest.approx(trial.costs["gmacs"])
-        assert run.data.params["loss.temperature"] == str(trial.values["loss.temperature"])
+        assert run.data.params[TEMPERATURE] == str(trial.values[TEMPERATURE])
         assert len(client.get_metric_history(run.info.run_id, "val/dice")) >= trial.epochs
 
 
@@ -236,7 +240,7 @@ def test_the_best_student_is_registered_with_its_search(sweep: Sweep, tracking: 
     version = client.get_model_version("swept", "1")
     assert version.tags["model_digest"] == model_folder.load(str(sweep.best.model), STORAGE)[2]
     record = json.loads(Path(client.download_artifacts(version.run_id, "sweep.json", str(tmp_path))).read_text())
-    assert record["space"]["loss.temperature"] == {"choice": [1.0, 2.0, 4.0]}
+    assert record["space"][TEMPERATURE] == {"choice": [1.0, 2.0, 4.0]}
     assert [trial["trial"] for trial in record["trials"]] == [trial.trial for trial in sweep.trials]
 
 

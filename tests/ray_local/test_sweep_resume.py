@@ -22,6 +22,7 @@ from histill.storage.filesystems import arrow_filesystem
 from histill.tiles.manifest import Manifest
 
 pytestmark = pytest.mark.ray_local
+TEMPERATURE = "loss.soft_cross_entropy.temperature"
 
 ROOT = Path(__file__).parents[2]
 STORAGE = Storage()
@@ -38,7 +39,10 @@ def config(small_run: dict[str, Any], tiles: Manifest, tmp_path_factory: pytest.
         "optimiser": {"epochs": EPOCHS},
         "workers": {"count": 1, "cpus": 0.5},
         "tracking": {**small_run["tracking"], "experiment": "interrupted-sweep"},
-        "space": {"loss.temperature": {"choice": [1.0, 2.0, 4.0]}, "optimiser.lr": {"loguniform": [1e-4, 1e-2]}},
+        "space": {
+            TEMPERATURE: {"choice": [1.0, 2.0, 4.0]},
+            "optimiser.lr": {"loguniform": [1e-4, 1e-2]},
+        },
         "trials": TRIALS,
         "concurrent": 1,
         "scheduler": "none",

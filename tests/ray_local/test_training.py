@@ -129,7 +129,7 @@ def test_two_workers_leave_a_model_and_one_tracked_run(
     assert run.data.tags["kind"] == "pretrain_student"
     assert run.data.metrics["val/dice"] == pytest.approx(trained.metrics["val_dice"])
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "val/dice")] == [STEPS, 2 * STEPS]
-    assert {"train/loss", "train/soft", "lr", "tiles_per_s", "data_wait"} <= run.data.metrics.keys()
+    assert {"train/loss", "train/soft_cross_entropy", "lr", "tiles_per_s", "data_wait"} <= run.data.metrics.keys()
     assert s3.secret_key not in repr(run.to_dictionary())
 
     filesystem, _ = arrow_filesystem(trained.run, STORAGE)

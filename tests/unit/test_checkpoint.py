@@ -15,7 +15,8 @@ from histill.artifacts.model_folder import ModelCard, build, load
 from histill.config.common import Storage
 from histill.config.runs import Optimiser
 from histill.errors import HistillError, InputError
-from histill.models.deep import DeepAnswers
+from histill.losses.layers import Layers
+from histill.models.matching import Answers, Matching
 from histill.train.checkpoint import Learner, checkpoint_name, restore_checkpoint, save_checkpoint
 from histill.train.ledger import Position
 from histill.train.schedule import make_optimiser
@@ -40,7 +41,7 @@ CARD = ModelCard(
 def learner(seed: int, *, deep: bool = False, **position: object) -> Learner:
     torch.manual_seed(seed)
     model = build(CARD)
-    model = DeepAnswers(model, len(CARD.classes)) if deep else model
+    model = Matching(model, Layers(), deep_classes=len(CARD.classes)) if deep else model
     place = Position.model_validate({"batch_size": 4, "tiles_digest": "tiles"} | position)
     return Learner(model, make_optimiser([list(model.parameters())], Optimiser(lr=1e-3)), place)
 
@@ -51,8 +52,9 @@ def step(learner: Learner, number: int) -> None:
     torch.manual_seed(number)  # drop-path
     learner.optimiser.zero_grad(set_to_none=True)
     learner.model.train()
-    answers = learner.model(tiles)
-    sum(answer.square().mean() for answer in (answers if isinstance(answers, tuple) else (answers,))).backward()
+    output = learner.model(tiles)
+    answers = (output.logits, *output.deep) if isinstance(output, Answers) else (output,)
+    sum(answer.square().mean() for answer in answers).backward()
     learner.optimiser.step()
 
 

@@ -179,7 +179,7 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_top_level_key_may_be_an_option() -> None:
     seen: list[SearchConfig] = []
-    keys = [*PRETRAIN, "space={loss.temperature: {uniform: [1, 2]}}"]
+    keys = [*PRETRAIN, "space={loss.soft_cross_entropy.temperature: {uniform: [1, 2]}}"]
     options = ["--register-best", "csat", "--trials=3", "data.batch_size=8", "--compile"]
     assert run_job(SEARCHES, lambda config: seen.append(config) or Outcome({}), [*keys, *options]) == 0
     assert (seen[0].register_best, seen[0].trials, seen[0].data.batch_size, seen[0].compile) == ("csat", 3, 8, True)
@@ -250,7 +250,7 @@ def test_batch_jobs_take_a_number_of_workers_alone() -> None:
 
 
 def test_a_sweep_refuses_a_span() -> None:
-    keys = [*PRETRAIN, "space={loss.temperature: {uniform: [1, 2]}}"]
+    keys = [*PRETRAIN, "space={loss.soft_cross_entropy.temperature: {uniform: [1, 2]}}"]
     with pytest.raises(InputError, match=r"workers\.count is a span, and a sweep .*; set it to a number of workers\."):
         load_config(SEARCHES, None, [*keys, "workers.count={min: 1, max: 2}"])
     assert load_config(SEARCHES, None, [*keys, "workers.count={min: 2, max: 2}"]).workers.most == 2
@@ -293,7 +293,7 @@ def test_a_key_chooses_the_model(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(InputError, match=r"job is no text; it is one of pretrain_student, "):
             load_config(SEARCHES, None, [*PRETRAIN, f"job={wrong}"])
     for given, key in (
-        ([], "loss.soft"),
+        ([], "loss.soft_cross_entropy.weight"),
         (["job=distill_student"], "loss.divergence.weight"),
         (["--job=distill_student"], "loss.divergence.weight"),
         (["--job", "distill_student"], "loss.divergence.weight"),

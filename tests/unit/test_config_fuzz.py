@@ -50,7 +50,7 @@ JOBS: dict[type[Strict], dict[str, Any]] = {
     IngestConfig: {"output": "out", "images": {"index": "index.csv", "mpp": 0.5}},
     PredictConfig: {"model": "model", "tiles": "tiles", "output": "out"},
     PretrainConfig: TAUGHT,
-    PretrainSearch: {**TAUGHT, "space": {"loss.temperature": {"uniform": [1, 2]}}},
+    PretrainSearch: {**TAUGHT, "space": {"loss.soft_cross_entropy.temperature": {"uniform": [1, 2]}}},
     PromoteConfig: {"model": "model", "registered_name": "a", "held_out": HELD_OUT},
     ScoreConfig: {"model": "model", "held_out": HELD_OUT},
     SendConfig: {"unsent": "unsent"},
@@ -309,7 +309,11 @@ def test_names_of_runs_and_models_stay_within_their_folder(name: str) -> None:
     for job, key, rest in (
         (PretrainConfig, "name", base),
         (PromoteConfig, "registered_name", ["rollback=true"]),
-        (PretrainSearch, "register_best", [*base, "name=a", "space={loss.temperature: {uniform: [1, 2]}}"]),
+        (
+            PretrainSearch,
+            "register_best",
+            [*base, "name=a", "space={optimiser.lr: {uniform: [1, 2]}}"],
+        ),
     ):
         config = refuse_or_load(job, None, [*rest, f"{key}={json.dumps(name)}"])
         assert (config is not None) == sound

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from histill.config.runs import RckdLoss
-from histill.distill.rckd import Rckd
-from histill.distill.supervised import Supervised
+from histill.config.runs import RckdLoss, SupervisedLoss
+from histill.distill.responses import Responses
+from histill.distill.training_task import TrainingTask
+from histill.losses.layers import Layers
 from histill.losses.logits import cross_entropy, soft_cross_entropy, soft_dice
-from histill.models.deep import DeepAnswers
+from histill.models.matching import Answers, Matching
 from histill.models.resolution import logits_at_size
 from histill.models.students import build_segmenter
 from histill.outputs import OutputSpec
@@ -23,9 +24,30 @@ CLASSES = ("background", "nucleus")
 OUTPUTS = OutputSpec("segmentation", CLASSES)
 
 
-def deep(encoder: str = "csat_tiny", classes: int = 2) -> DeepAnswers:
+def rckd_loss(**weights: float) -> RckdLoss:
+    """Of weights by term, and the temperature of the soft one."""
+    temperature = {"temperature": weights.pop("temperature", 1.0)}
+    terms = {name: {"weight": weight} for name, weight in weights.items()}
+    terms["soft_cross_entropy"] = terms.get("soft_cross_entropy", {}) | temperature
+    return RckdLoss.model_validate(terms)
+
+
+def supervised(outputs: OutputSpec, dice: float, boundary_px: int = 0, deep: float = 0.0) -> TrainingTask:
+    """Cross-entropy with masks, plus `dice` times the soft Dice loss."""
+    loss = SupervisedLoss.model_validate({"dice": {"weight": dice}, "deep": {"weight": deep}})
+    return TrainingTask(outputs, loss, boundary_px=boundary_px)
+
+
+def deep(encoder: str = "csat_tiny", classes: int = 2) -> Matching:
     torch.manual_seed(0)
-    return DeepAnswers(build_segmenter(encoder, classes, (16, 16, 8, 8, 8)), classes)
+    return Matching(build_segmenter(encoder, classes, (16, 16, 8, 8, 8)), Layers(), deep_classes=classes)
+
+
+def all_answers(model: Matching, tiles: Tensor) -> list[Tensor]:
+    """The model's logits and those of its deep stages."""
+    answers = model(tiles)
+    assert isinstance(answers, Answers)
+    return [answers.logits, *answers.deep]
 
 
 def batch(**changes: Any) -> TileBatch:
@@ -46,14 +68,14 @@ def batch(**changes: Any) -> TileBatch:
 @pytest.mark.parametrize("encoder", ["csat_tiny", "resnet18", "efficientnet_b0", "convnextv2_atto"])
 def test_deep_stages_answer_in_training_only(encoder: str) -> None:
     model, tiles = deep(encoder, 3), batch().student.float()
-    answers = model.train()(tiles)
+    answers = all_answers(model.train(), tiles)
     assert [tuple(answer.shape) for answer in answers] == [(3, 3, 64, 64), (3, 3, 16, 16), (3, 3, 16, 16)]
     torch.testing.assert_close(model.eval()(tiles), model.model(tiles))
 
 
 def test_every_parameter_gets_a_gradient() -> None:
     model = deep().train()
-    sum(answer.square().mean() for answer in model(batch().student.float())).backward()
+    sum(answer.square().mean() for answer in all_answers(model, batch().student.float())).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
@@ -70,7 +92,7 @@ def test_a_deep_answer_is_a_linear_function_of_one_position() -> None:
 
 def test_rckd_adds_its_terms_for_each_deep_stage() -> None:
     model, given = deep().train(), batch()
-    answers = model(given.student.float())
+    answers = all_answers(model, given.student.float())
     response = OUTPUTS.unpack(logits_of(given.response))
 
     def terms(logits: Tensor) -> Tensor:
@@ -78,17 +100,17 @@ def test_rckd_adds_its_terms_for_each_deep_stage() -> None:
         dice = soft_dice(logits, teacher.softmax(1), given.valid)
         return 0.5 * soft_cross_entropy(logits, teacher, given.valid, 2.0) + 0.25 * dice
 
-    weights = RckdLoss(temperature=2.0, soft=0.5, dice=0.25, deep=0.75)
-    found = Rckd(OUTPUTS, weights, None).loss(model, given)
+    weights = rckd_loss(temperature=2.0, soft_cross_entropy=0.5, soft_dice=0.25, deep=0.75)
+    found = TrainingTask(OUTPUTS, weights, Responses(None)).loss(model, given)
     torch.testing.assert_close(found.parts["deep"], terms(answers[1]) + terms(answers[2]))
     torch.testing.assert_close(found.loss, terms(answers[0]) + 0.75 * found.parts["deep"])
 
 
 def test_masks_teach_each_deep_stage_too() -> None:
     model, given = deep().train(), batch()
-    first, *stages = model(given.student.float())
+    first, *stages = all_answers(model, given.student.float())
     coarse = given.mask[:, 2::4, 2::4].long()  # the pixel at the middle of each square, or just past it
-    found = Supervised(OUTPUTS, dice=0.0, deep=0.5).loss(model, given)
+    found = supervised(OUTPUTS, dice=0.0, deep=0.5).loss(model, given)
     expected = sum(cross_entropy(stage, coarse, given.valid) for stage in stages)
     torch.testing.assert_close(found.parts["deep"], expected)
     torch.testing.assert_close(found.loss, cross_entropy(first, given.mask.long(), given.valid) + 0.5 * expected)

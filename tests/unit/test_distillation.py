@@ -15,13 +15,13 @@ from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.augment import Augment
 from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
-from histill.config.distill import DistillConfig, DistillLoss
+from histill.config.distill import DistillConfig
 from histill.config.load import validate, with_value
 from histill.config.scoring import CacheConfig
-from histill.distill.resolution import Distill
 from histill.distill.task import Task, Terms
-from histill.distill.terms import TERMS
+from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
+from histill.losses.loss import Loss
 from histill.models.classifiers import Classifier
 from histill.models.matching import Matching
 from histill.search.configs import DistillSearch
@@ -46,7 +46,9 @@ from histill.train.task_state import gather_task_state, load_task_state
 pytestmark = pytest.mark.unit
 
 STORAGE = Storage()
-ALL_TERMS: dict[str, Any] = {name: {} for name in DistillLoss.model_fields}
+OF_PIXELS, OF_ANSWERS = ("soft_dice", "dice"), ("cross_entropy", "decoupled", "divergence", "hard_cross_entropy")
+TERMS = [name for name in Loss.model_fields if name not in ("deep", *OF_PIXELS)]  # for whole tiles
+ALL_TERMS: dict[str, Any] = {name: {} for name in TERMS}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,12 @@ def loss_of(prepared: RunSpec, manifest: Manifest) -> tuple[Terms, Matching]:
     return task.loss(model.train(), first_batch(prepared, manifest)), model
 
 
+def answer_of(task: TrainingTask, batch: TileBatch) -> torch.Tensor:
+    """The teacher's logits."""
+    assert task.responses is not None
+    return task.responses.answer(batch, task.outputs)[0]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -116,8 +124,8 @@ def loss_of(prepared: RunSpec, manifest: Manifest) -> tuple[Terms, Matching]:
         ({"loss__features__student_layer": "stages.9"}, ["'stages.9'", "stages.0, stages.1, stages.2, stages.3"]),
         ({"loss__features__teacher_layer": "stages.3"}, ["teacher's layer 'stages.3'", "layer1, layer2"]),
         ({"loss__many_features": {"teacher_layers": ("layer5",)}}, ["'layer5'", "layer4"]),
-        ({"loss__divergence": None}, ["no term for the student's answers"]),
-        ({"loss__labels": {"weight": 0.0}}, ["loss.labels.weight", "greater than 0"]),
+        ({"loss__divergence": None}, ["no term for the model's answers"]),
+        ({"loss__cross_entropy": {"weight": -1.0}}, ["loss.cross_entropy.weight", "greater than or equal to 0"]),
         ({"labelled": 0.5}, ["no term of loss uses labels"]),
         ({"encoder": "r", "student__weights": "w"}, ["name one of them"]),
         ({"student": {"encoder": "convnextv2_atto", "size_px": 16}}, ["convnextv2_atto cannot see tiles of 16 px"]),
@@ -162,10 +170,6 @@ def test_a_distillation_is_sent_out_with_its_teacher_s_classes(
     assert prepared.layers.pairs == ((("stages.3", "layer4"), 256),)
 
 
-def test_every_term_is_in_the_table() -> None:
-    assert list(TERMS) == list(DistillLoss.model_fields)
-
-
 def test_all_terms_together_teach_everything_that_learns(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     prepared = prepare_run(configured(manifest, teacher, tmp_path, loss=ALL_TERMS))
     terms, model = loss_of(prepared, manifest)
@@ -176,7 +180,7 @@ def test_all_terms_together_teach_everything_that_learns(manifest: Manifest, tea
     assert idle == []
 
 
-@pytest.mark.parametrize("term", list(TERMS))
+@pytest.mark.parametrize("term", TERMS)
 def test_each_term_by_itself_moves_the_student(manifest: Manifest, teacher: str, tmp_path: Path, term: str) -> None:
     alone: dict[str, Any] = dict.fromkeys(TERMS) | {"divergence": {"weight": 1e-9}, term: {}}
     prepared = prepare_run(configured(manifest, teacher, tmp_path, loss=alone, student__size_px=64))
@@ -191,9 +195,9 @@ def test_the_two_terms_of_the_paper_by_hand(manifest: Manifest, teacher: str, tm
     prepared = prepare_run(configured(manifest, teacher, tmp_path))
     terms, model = loss_of(prepared, manifest)
     batch, task = first_batch(prepared, manifest), prepared.build_task()
-    assert isinstance(task, Distill)
     assert batch.teacher is not None
-    high = task.teacher.model  # type: ignore[union-attr]
+    assert task.responses is not None
+    high = task.responses.teacher.model  # type: ignore[union-attr]
     with torch.no_grad():
         answers = model(batch.student.float())
         target = high(batch.teacher.float())
@@ -210,7 +214,7 @@ def test_the_two_terms_of_the_paper_by_hand(manifest: Manifest, teacher: str, tm
 
 
 def test_labels_are_seen_only_where_they_may_be(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
-    config = configured(manifest, teacher, tmp_path, loss__labels={}, labelled=0.25)
+    config = configured(manifest, teacher, tmp_path, loss__cross_entropy={}, labelled=0.25)
     prepared = prepare_run(config)
     labels = prepared.read_labels(manifest)
     assert labels is not None
@@ -241,7 +245,7 @@ def test_without_labels_the_validation_is_judged_by_the_teacher(
 def test_a_label_that_is_no_class_of_the_teacher_is_refused(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     wrong = relabelled(manifest, tmp_path / "tiles", "fat")
     with pytest.raises(InputError, match=r"has the label 'fat'.*expected one of stroma, tumour"):
-        prepare_run(configured(wrong, teacher, tmp_path, loss__labels={}))
+        prepare_run(configured(wrong, teacher, tmp_path, loss__cross_entropy={}))
 
 
 def test_the_queue_holds_the_teacher_s_keys_of_earlier_tiles(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
@@ -251,7 +255,6 @@ def test_the_queue_holds_the_teacher_s_keys_of_earlier_tiles(manifest: Manifest,
     batch = first_batch(prepared, manifest)
     losses = [float(task.loss(model, batch).parts["contrastive"].detach()) for _ in range(3)]
     assert losses[0] < losses[1] < losses[2]  # more keys to tell apart: 4, 8, 10
-    assert isinstance(task, Distill)
     assert task._queue is not None
     assert len(task._queue) == 6
 
@@ -294,7 +297,6 @@ def test_a_resumed_run_remembers_the_keys_of_earlier_tiles(manifest: Manifest, t
 def test_every_worker_gets_its_own_memory_back(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
     config = configured(manifest, teacher, tmp_path, loss={"features": None, "contrastive": {"queue": 6}})
     task = prepare_run(config).build_task()
-    assert isinstance(task, Distill)
     others = torch.tensor([[3.0, 3.0]])
     for worker, queue in enumerate(([[1.0, 2.0]], [[3.0, 4.0], [5.0, 6.0]])):
         load_task_state(task, {"0.queue": others, f"{worker + 1}.queue": torch.tensor(queue)}, worker + 1)
@@ -331,7 +333,7 @@ def test_cached_answers_to_whole_tiles_are_the_live_ones(manifest: Manifest, tea
     expected, _ = loss_of(live, manifest)
     got, _ = loss_of(stored, manifest)
     torch.testing.assert_close(got.parts["divergence"], expected.parts["divergence"], atol=0.02, rtol=0)
-    answers = [each.build_task()._teacher_says(first_batch(each, manifest))[0] for each in (live, stored)]  # type: ignore[attr-defined]
+    answers = [answer_of(each.build_task(), first_batch(each, manifest)) for each in (live, stored)]
     gaps = [each[:, 1] - each[:, 0] for each in answers]
     torch.testing.assert_close(gaps[1], gaps[0], atol=0.04, rtol=0)
 
@@ -342,13 +344,12 @@ def test_cached_answers_to_views_are_to_what_the_student_sees(manifest: Manifest
         configured(manifest, teacher, tmp_path, responses=responses, loss__features=None, student__size_px=128)
     )
     task = prepared.build_task()
-    assert isinstance(task, Distill)
     high = load_teacher(prepared.config.teacher, 0.5, STORAGE)  # type: ignore[attr-defined]
     training, _ = build_streams(prepared, manifest, 0, 1)
     for epoch in (0, 1):
         batch = next(training.training_epoch(epoch, seed=0))
         expected = high.respond(batch.student)  # the student sees 128 px as the teacher does
-        stored, _ = task._teacher_says(batch)
+        stored = answer_of(task, batch)
         torch.testing.assert_close(stored[:, 1] - stored[:, 0], expected[:, 1] - expected[:, 0], atol=0.05, rtol=0)
 
 
@@ -374,7 +375,7 @@ def test_a_dense_student_learns_from_a_dense_teacher_at_a_lower_resolution(manif
     dense = saved_teacher(
         tmp_path / "teacher", kind="segmentation", decoder_channels=(16, 16, 8, 8, 8), classes=("background", "nucleus")
     )
-    terms: dict[str, Any] = {"labels": {}, "decoupled": {}, "relational": {}, "many_features": {}}
+    terms: dict[str, Any] = {"cross_entropy": {}, "decoupled": {}, "relational": {}, "many_features": {}}
     config = configured(
         manifest, dense, tmp_path, loss=terms, student__decoder_channels=(16, 16, 8, 8, 8), student__size_px=64
     )
@@ -452,7 +453,7 @@ def test_decisions_are_those_of_the_teacher(manifest: Manifest, tmp_path: Path) 
 def test_the_gradient_does_not_depend_on_how_a_batch_is_divided(
     manifest: Manifest, teacher: str, tmp_path: Path
 ) -> None:
-    config = configured(manifest, teacher, tmp_path, loss__labels={}, labelled=0.25, data__batch_size=8)
+    config = configured(manifest, teacher, tmp_path, loss__cross_entropy={}, labelled=0.25, data__batch_size=8)
     prepared = prepare_run(config)
     torch.manual_seed(0)
     model, task, batch = prepared.build_model(), prepared.build_task(), first_batch(prepared, manifest)
@@ -500,7 +501,6 @@ def test_a_teacher_that_explains_itself_judges_without_gradients(
     prepared = prepare_run(configured(unlabelled, teacher, tmp_path, loss__attention={}))
     assert prepared.judged_by_teacher
     task = prepared.build_task()
-    assert isinstance(task, Distill)
     with torch.inference_mode():
         decisions = task._decisions(first_batch(prepare_run(configured(manifest, teacher, tmp_path)), manifest))
     assert decisions.shape == (4,)

@@ -12,9 +12,8 @@ from histill.artifacts.model_folder import ModelCard, build, load, save
 from histill.config.common import Storage
 from histill.config.finetune import FinetuneConfig
 from histill.config.load import validate, with_value
-from histill.config.runs import RunConfig
-from histill.distill.classify import Classify
-from histill.distill.supervised import Supervised
+from histill.config.runs import RunConfig, SupervisedLoss
+from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.models.classifiers import Classifier
 from histill.models.encoders import encoder_of
@@ -24,6 +23,7 @@ from histill.tiles.manifest import Manifest, case_digests, write_manifest
 from histill.train.prepare import prepare_run
 
 pytestmark = pytest.mark.unit
+WEIGHTED = {"cross_entropy": {"class_weights": True}}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,8 @@ def one_sentence(refuse: Callable[[], Any]) -> str:
     ("changes", "said"),
     [
         ({"frozen": True}, "frozen=true needs a pretrained encoder or student.weights; name one, or set frozen=false"),
-        ({"target": "segmentation", "class_weights": True}, "class_weights is for classification"),
+        ({"target": "segmentation", "multi_label": True}, "multi_label is for classification"),
+        ({"target": "segmentation", "loss": {"deep": {}}}, "loss.deep is for networks that are pretrained"),
         ({"target": "detection"}, "target"),
         ({"classes": ("tissue",)}, "classes"),
         ({"classes": ("gland", "gland")}, "names one of them twice"),
@@ -240,33 +241,39 @@ def test_another_encoder_than_the_pretrained_one_is_refused(
 
 
 def test_what_a_classification_is_sent_out_with(labelled: Manifest, tmp_path: Path) -> None:
-    prepared = prepare_run(configured(labelled, tmp_path, class_weights=True, student__size_px=32))
+    prepared = prepare_run(configured(labelled, tmp_path, loss=WEIGHTED, student__size_px=32))
     card = prepared.card
     assert (card.kind, card.classes, card.decoder_channels) == ("classification", ("stroma", "tumour"), ())
     assert card.train_cases == case_digests(labelled, "train")
     assert prepared.views == Views(32)
     assert prepared.cases is None
     assert prepared.class_weights == pytest.approx((1.0, 1.0))
-    assert prepared.build_task() == Classify(card.outputs, prepared.class_weights)
+    assert prepared.build_task() == TrainingTask(
+        card.outputs,
+        SupervisedLoss.model_validate({**WEIGHTED, "dice": None}),
+        class_weights=prepared.class_weights,
+    )
     assert isinstance(prepared.build_model(), Classifier)
 
 
 def test_what_a_segmentation_of_few_cases_is_sent_out_with(labelled: Manifest, tmp_path: Path) -> None:
-    prepared = prepare_run(configured(labelled, tmp_path, "segmentation", fraction=0.25, dice=0.5))
+    prepared = prepare_run(configured(labelled, tmp_path, "segmentation", fraction=0.25, loss__dice__weight=0.5))
     assert prepared.cases is not None
     assert len(prepared.cases) == 1
     assert (prepared.card.kind, prepared.card.classes) == ("segmentation", ("background", "tissue"))
     assert prepared.card.train_cases == case_digests(labelled, "train", prepared.cases)
     assert prepared.card.train_cases != case_digests(labelled, "train")
     assert prepared.source.masks
-    assert prepared.build_task() == Supervised(prepared.card.outputs, 0.5)
+    assert prepared.build_task() == TrainingTask(
+        prepared.card.outputs, SupervisedLoss.model_validate({"dice": {"weight": 0.5}})
+    )
     assert isinstance(prepared.build_model(), Segmenter)
 
 
 def test_class_weights_are_those_of_the_cases_that_are_used(labelled: Manifest, tmp_path: Path) -> None:
     labels = [row["label"] if row["case"] != "case-0" else "stroma" for row in labelled.table.to_pylist()]
     manifest = relabelled(labelled, tmp_path / "tiles", labels)
-    changes = {"class_weights": True, "classes": ("stroma", "tumour", "fat")}
+    changes = {"loss": WEIGHTED, "classes": ("stroma", "tumour", "fat")}
     everything = prepare_run(configured(manifest, tmp_path / "runs", **changes))
     assert everything.class_weights == pytest.approx((16 / (2 * 10), 16 / (2 * 6), 0.0))
     few = prepare_run(configured(manifest, tmp_path / "runs", fraction=0.25, **changes))

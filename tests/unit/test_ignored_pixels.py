@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
-from histill.config.distill import Labels
-from histill.distill import terms
+from histill.config.distill import DistillLoss
+from histill.config.runs import SupervisedLoss
 from histill.distill.boundary import with_boundary
 from histill.distill.masks import masks_among, measure_labeled
-from histill.distill.supervised import Supervised
+from histill.distill.responses import Responses
+from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.evaluate.pictures import _dice
 from histill.losses.logits import cross_entropy, soft_dice
-from histill.models.matching import Answers, Layers
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.tiles.masks import IGNORED
@@ -25,6 +25,12 @@ from histill.tiles.masks import IGNORED
 pytestmark = pytest.mark.unit
 SIDE, CLASSES = 6, ("background", "gland", "stroma")
 OUTPUTS = OutputSpec("segmentation", CLASSES)
+
+
+def supervised(outputs: OutputSpec, dice: float, boundary_px: int = 0, deep: float = 0.0) -> TrainingTask:
+    """Cross-entropy with masks, plus `dice` times the soft Dice loss."""
+    loss = SupervisedLoss.model_validate({"dice": {"weight": dice}, "deep": {"weight": deep}})
+    return TrainingTask(outputs, loss, boundary_px=boundary_px)
 
 
 def drawn(tiles: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +89,7 @@ class Fixed(nn.Module):
 def test_terms_are_means_over_what_is_labeled() -> None:
     logits, masks = drawn()
     student = Fixed(logits)
-    found = Supervised(OUTPUTS, dice=0.5).loss(student, batch_of(masks))
+    found = supervised(OUTPUTS, dice=0.5).loss(student, batch_of(masks))
     entropy, gap = expected_terms(logits, masks)
     assert found.parts["cross_entropy"].item() == pytest.approx(entropy, rel=1e-12)
     assert found.parts["dice"].item() == pytest.approx(gap, rel=1e-12)
@@ -101,7 +107,7 @@ def test_what_the_model_says_of_ignored_pixels_changes_nothing(there: float) -> 
     results = []
     for shown in (logits, np.where((masks == IGNORED)[:, None], there, logits)):
         student = Fixed(shown)
-        loss = Supervised(OUTPUTS, dice=1.0, boundary_px=0).loss(student, batch_of(masks)).loss
+        loss = supervised(OUTPUTS, dice=1.0, boundary_px=0).loss(student, batch_of(masks)).loss
         loss.backward()
         assert student.logits.grad is not None
         results.append((loss.item(), student.logits.grad))
@@ -111,7 +117,7 @@ def test_what_the_model_says_of_ignored_pixels_changes_nothing(there: float) -> 
 
 def test_a_tile_that_is_ignored_has_no_weight() -> None:
     logits, masks = drawn()
-    task = Supervised(OUTPUTS, dice=1.0)
+    task = supervised(OUTPUTS, dice=1.0)
     whole, without = (task.loss(Fixed(logits[:n]), batch_of(masks[:n])).loss.item() for n in (4, 3))
     assert whole == pytest.approx(without, rel=1e-12)
     nothing = Fixed(logits[3:])
@@ -127,7 +133,7 @@ def test_any_number_of_workers_gives_the_same_loss_and_gradient(cuts: tuple[int,
     """As the loop joins them: loss x valid tiles / planned ones, summed. One tile is padding, and weighs nothing."""
     logits, masks = drawn(5)
     valid = [True, True, False, True, True]
-    task = Supervised(OUTPUTS, dice=1.0)
+    task = supervised(OUTPUTS, dice=1.0)
     alone = Fixed(logits)
     kept = np.array(valid)
     entropy, gap = expected_terms(logits[kept], masks[kept])
@@ -165,31 +171,22 @@ def test_without_ignored_pixels_nothing_changes() -> None:
     masks = masks % len(CLASSES)
     share = measure_labeled(batch_of(masks))
     assert (share.pixels.item(), share.tiles.item()) == (1.0, 1.0)
-    found = Supervised(OUTPUTS, dice=0).loss(Fixed(logits), batch_of(masks)).loss
+    found = supervised(OUTPUTS, dice=0).loss(Fixed(logits), batch_of(masks)).loss
     expected = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(masks).long())
     assert found.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_distillation_with_masks_ignores_them_too() -> None:
     logits, masks = drawn()
-    batch = batch_of(masks)
-    student = torch.from_numpy(logits).requires_grad_()
-    seen = terms.Seen(
-        student=Answers(student, {}, {}, None),
-        logits=torch.zeros_like(student),
-        maps={},
-        target=masks_among(batch, CLASSES, str),
-        valid=batch.valid,
-        layers=Layers(),
-        multi_label=False,
-        queue=torch.zeros(0, 0),
-        labeled=measure_labeled(batch),
-    )
-    loss = terms.labels(Labels(), seen)
+    response = torch.full((len(masks), len(CLASSES) - 1, SIDE, SIDE), 128, dtype=torch.uint8)
+    batch = replace(batch_of(masks), response=response)
+    student = Fixed(logits)
+    objective = DistillLoss.model_validate({"divergence": None, "features": None, "cross_entropy": {}})
+    loss = TrainingTask(OUTPUTS, objective, Responses(None)).loss(student, batch).loss
     assert loss.item() == pytest.approx(expected_terms(logits, masks)[0], rel=1e-12)
     loss.backward()
-    assert student.grad is not None
-    assert not student.grad[:, 0][torch.from_numpy(masks == IGNORED)].any()
+    assert student.logits.grad is not None
+    assert not student.logits.grad[:, 0][torch.from_numpy(masks == IGNORED)].any()
 
 
 def test_losses_on_their_own() -> None:
@@ -205,7 +202,7 @@ def test_losses_on_their_own() -> None:
 
 def test_figures_are_those_of_torchmetrics_without_the_ignored() -> None:
     logits, masks = drawn()
-    task, batch = Supervised(OUTPUTS, dice=0), batch_of(masks)
+    task, batch = supervised(OUTPUTS, dice=0), batch_of(masks)
     judge = task.judge(np.arange(len(masks)))
     judge.add(torch.from_numpy(logits), batch)
     assert int(judge.sums.sum()) == int((masks != IGNORED).sum())

@@ -42,7 +42,7 @@ def test_a_second_job_of_a_runs_name_is_refused(keys: dict[str, Any], tmp_path: 
 
 
 def test_a_second_job_of_a_sweeps_name_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
-    config = validate(PretrainSearch, keys | {"space": {"loss.temperature": {"uniform": [1, 2]}}}, "the test")
+    config = validate(PretrainSearch, keys | {"space": {"optimiser.lr": {"uniform": [1, 2]}}}, "the test")
     with claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
         run_sweep(PreparedSweep(config, "val_dice"), never)
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from histill.errors import InputError
+from histill.losses.layers import Layers
 from histill.models.classifiers import build_classifier, check_side
 from histill.models.encoders import Model
 from histill.models.layers import layer_channels, with_maps
-from histill.models.matching import Answers, Layers, Matching
+from histill.models.matching import Answers, Matching
 from histill.models.students import build_segmenter
 
 pytestmark = pytest.mark.unit

@@ -15,11 +15,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from histill.config.load import validate, with_value
-from histill.config.runs import RckdLoss, RunConfig
-from histill.distill.classify import Classify
-from histill.distill.rckd import Rckd
-from histill.distill.supervised import Supervised
+from histill.config.runs import RckdLoss, RunConfig, SupervisedLoss
+from histill.distill.responses import Responses
 from histill.distill.task import Student, Task, Terms
+from histill.distill.training_task import TrainingTask
 from histill.errors import HistillError
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
@@ -108,11 +107,23 @@ class Doubled(nn.Module):
         return self.layers(tiles.double() / 255)
 
 
-SEGMENTED = OutputSpec("segmentation", CLASSES)
+def classify(classes: tuple[str, ...], weights: tuple[float, ...] | None, smoothing: float = 0.0) -> TrainingTask:
+    terms = {"cross_entropy": {"smoothing": smoothing, "class_weights": weights is not None}, "dice": None}
+    return TrainingTask(
+        OutputSpec("classification", classes), SupervisedLoss.model_validate(terms), class_weights=weights
+    )
+
+
+OUTPUTS = OutputSpec("segmentation", CLASSES)
 TASKS: dict[str, Task] = {
-    "classes": Classify(OutputSpec("classification", CLASSES), (0.5, 1.5)),
-    "masks": Supervised(SEGMENTED, 1.0),
-    "responses": Rckd(SEGMENTED, RckdLoss(soft=1.0, hard=0.5, dice=0.5), None),
+    "classes": classify(CLASSES, (0.5, 1.5)),
+    "masks": TrainingTask(OUTPUTS, SupervisedLoss()),
+    "responses": TrainingTask(
+        OUTPUTS,
+        RckdLoss.model_validate({"hard_cross_entropy": {"weight": 0.5}, "soft_dice": {"weight": 0.5}}),
+        Responses(None),
+        judged_by_teacher=True,
+    ),
 }
 
 

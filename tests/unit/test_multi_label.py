@@ -17,10 +17,9 @@ from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage
 from histill.config.distill import DistillConfig
 from histill.config.load import validate, with_value
-from histill.config.runs import RunConfig, TeacherConfig
+from histill.config.runs import RunConfig, SupervisedLoss, TeacherConfig
 from histill.config.scoring import CacheConfig, HeldOut
-from histill.distill.classify import Classify
-from histill.distill.resolution import Distill
+from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.evaluate.score import score_model
 from histill.losses.logits import bernoulli_kl, binary_cross_entropy
@@ -120,7 +119,7 @@ def test_a_teacher_of_several_labels_is_taught_class_by_class(manifest: Manifest
     prepared = prepare_run(configured(TeacherConfig, manifest, tmp_path, **changes, data__train="val"))
     assert (prepared.card.multi_label, prepared.card.classes) == (True, CLASSES)
     task = prepared.build_task()
-    assert task == Classify(OutputSpec("classification", CLASSES, multi_label=True), None)
+    assert task == TrainingTask(OutputSpec("classification", CLASSES, multi_label=True), SupervisedLoss(dice=None))
     model = prepared.build_model()
     training, validation = build_streams(prepared, manifest, 0, 1)
     batch = next(training.training_epoch(0, seed=0))
@@ -151,7 +150,7 @@ def test_a_student_is_held_against_each_answer_by_itself(
     changes: dict[str, Any] = {
         "teacher": {"model": teacher},
         "student": {"encoder": "csat_tiny", "size_px": 32},
-        "loss": {"features": None, "labels": {"smoothing": 0.1}},
+        "loss": {"features": None, "cross_entropy": {"smoothing": 0.1}},
         "data__augment__flips": False,
     }
     if from_cache:
@@ -164,7 +163,6 @@ def test_a_student_is_held_against_each_answer_by_itself(
     assert labels is not None
     assert labels[:2].tolist() == [[-1, -1, -1], [0, 1, 0]]
     model, task = prepared.build_model(), prepared.build_task()
-    assert isinstance(task, Distill)
     training, _ = build_streams(prepared, manifest, 0, 1)
     batch = next(training.training_epoch(0, seed=0))
     whole = next(
@@ -178,7 +176,7 @@ def test_a_student_is_held_against_each_answer_by_itself(
         terms.parts["divergence"], bernoulli_kl(said, answers, batch.valid, 1.0), atol=0.02, rtol=0
     )
     assert batch.label is not None
-    torch.testing.assert_close(terms.parts["labels"], binary_cross_entropy(said, batch.label, batch.valid, 0.1))
+    torch.testing.assert_close(terms.parts["cross_entropy"], binary_cross_entropy(said, batch.label, batch.valid, 0.1))
 
 
 def prepare_whole(manifest: Manifest, teacher: str, runs: Path) -> Any:

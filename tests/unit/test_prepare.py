@@ -15,12 +15,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 from histill.artifacts.model_folder import ModelCard, build, read_card, save
 from histill.config.common import Storage
 from histill.config.load import validate, with_value
-from histill.config.runs import Network, PretrainConfig, RunConfig, TeacherConfig
-from histill.distill.classify import Classify
-from histill.distill.supervised import Supervised
+from histill.config.runs import Network, PretrainConfig, RunConfig, SupervisedLoss, TeacherConfig
+from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
-from histill.models.deep import DeepAnswers
 from histill.models.encoders import encoder_of
+from histill.models.matching import Matching
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.train.prepare import prepare_run
@@ -113,13 +112,18 @@ def test_a_classifying_teacher_needs_labels_and_sees_any_size(
 ) -> None:
     labelled = tile_set(tmp_path / "labelled", tiles=24, tile_px=64, labels=True)
     changes: dict[str, Any] = {"target": "classification", "network__encoder": "resnet_gn", "network__size_px": 28}
-    changes |= {"class_weights": True, "smoothing": 0.1, "fraction": 0.5}
+    changes |= {"loss": {"cross_entropy": {"class_weights": True, "smoothing": 0.1}}, "fraction": 0.5}
     prepared = prepare_run(configured(TeacherConfig, labelled, tmp_path, **changes))
     assert (prepared.card.kind, prepared.card.classes) == ("classification", ("stroma", "tumour"))
     assert (prepared.views, prepared.source.masks) == (Views(28), False)
     assert prepared.cases is not None
     assert len(prepared.cases) == 2
-    assert prepared.build_task() == Classify(prepared.card.outputs, prepared.class_weights, 0.1)
+    assert isinstance(prepared.config, TeacherConfig)
+    assert prepared.class_weights is not None
+    assert prepared.build_task() == TrainingTask(
+        prepared.card.outputs, prepared.config.loss, class_weights=prepared.class_weights
+    )
+    assert prepared.config.loss.terms.keys() == {"cross_entropy"}
     with pytest.raises(InputError, match=r"0 labels .* classifier needs two"):
         prepare_run(configured(TeacherConfig, manifest, tmp_path, target="classification"))
 
@@ -137,14 +141,13 @@ def test_a_boundary_is_a_further_class_of_the_card(manifest: Manifest, tmp_path:
     config = configured(TeacherConfig, manifest, tmp_path, boundary_px=2, network__encoder="csat_tiny")
     prepared = prepare_run(config)
     assert prepared.card.classes == ("background", "nucleus", "boundary")
-    assert prepared.build_task() == Supervised(prepared.card.outputs, 1.0, boundary_px=2)
+    assert prepared.build_task() == TrainingTask(prepared.card.outputs, SupervisedLoss(), boundary_px=2)
     without = prepare_run(config.model_copy(update={"boundary_px": 0}))
     assert without.card.classes == ("background", "nucleus")
 
 
 def test_a_task_names_a_tile_as_it_is_stored(manifest: Manifest, tmp_path: Path) -> None:
     task = prepare_run(configured(TeacherConfig, manifest, tmp_path, network__encoder="csat_tiny")).build_task()
-    assert isinstance(task, Supervised)
     assert task.name_of(17) == f"tile case-4/17 in shard {manifest.uri}/shards/0002.parquet"
 
 
@@ -154,8 +157,8 @@ def test_a_task_names_a_tile_as_it_is_stored(manifest: Manifest, tmp_path: Path)
         ({"boundary_px": -1}, "'boundary_px' is -1"),
         ({"classes": ("background", "nucleus", "boundary")}, "'boundary', which is what boundary_px adds"),
         ({"classes": ("background", "gland", "gland")}, "names one of them twice"),
-        ({"target": "classification", "boundary_px": 2}, "boundary_px and deep are for segmentation"),
-        ({"class_weights": True}, "class_weights, smoothing and multi_label are for classification"),
+        ({"target": "classification", "boundary_px": 2}, "boundary_px and loss.deep are for segmentation"),
+        ({"multi_label": True}, "multi_label is for classification"),
     ],
 )
 def test_classes_of_a_teacher_that_are_refused(
@@ -283,13 +286,12 @@ def test_weights_that_do_not_fit_are_refused_by_name(manifest: Manifest, tmp_pat
 def test_deep_stages_answer_if_their_loss_has_a_weight(
     manifest: Manifest, tmp_path: Path, weight: float, answers: bool
 ) -> None:
-    pretraining = prepare_run(configured(PretrainConfig, manifest, tmp_path, loss__deep=weight))
-    teaching = prepare_run(configured(TeacherConfig, manifest, tmp_path, deep=weight))
+    pretraining = prepare_run(configured(PretrainConfig, manifest, tmp_path, loss__deep__weight=weight))
+    teaching = prepare_run(configured(TeacherConfig, manifest, tmp_path, loss__deep__weight=weight))
     for prepared in (pretraining, teaching):
-        assert isinstance(prepared.build_model(), DeepAnswers) == answers
+        assert isinstance(prepared.build_model(), Matching) == answers
     task = teaching.build_task()
-    assert isinstance(task, Supervised)
-    assert task.deep == weight
+    assert task.objective.deep_weight == weight
 
 
 def retrained(folder: Path, seed: int, manifest: Manifest) -> Path:

@@ -78,7 +78,7 @@ def test_a_new_kind_is_a_configuration_a_recipe_and_a_line(
 
 def test_a_sweep_is_pickled_by_name(keys: dict[str, Any]) -> None:
     """As Tune keeps it in its state, which a later process reads."""
-    space = {"loss.temperature": {"uniform": (1.0, 2.0)}}
+    space = {"loss.soft_cross_entropy.temperature": {"uniform": (1.0, 2.0)}}
     config = validate(SEARCHES.models["pretrain_student"], keys | {"space": space}, "the test")
     assert b"histill.search.configs" in pickle.dumps(config)
     assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 - of this test's own
@@ -89,7 +89,7 @@ def test_a_sweep_is_pickled_by_name(keys: dict[str, Any]) -> None:
 def test_tunes_state_of_another_version_is_refused_in_a_sentence(
     keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = {"loss.temperature": {"uniform": (1.0, 2.0)}}
+    space = {"loss.soft_cross_entropy.temperature": {"uniform": (1.0, 2.0)}}
     config = validate(SEARCHES.models["pretrain_student"], keys | {"space": space}, "the test")
 
     def restore(*_: Any, **__: Any) -> None:

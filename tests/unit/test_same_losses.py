@@ -35,17 +35,29 @@ CLASSIFIER, SEGMENTER = "<the classifier>", "<the segmenter>"  # folders of mode
 MAPS = {"features": {"norm": "l1"}, "many_features": {}, "attention": {}, "contrastive": {"queue": 4}, "relational": {}}
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "teacher of pixels": ("train_teacher", {"network": NETWORK, "boundary_px": 1, "dice": 0.5, "deep": 0.3}),
+    "teacher of pixels": (
+        "train_teacher",
+        {"network": NETWORK, "boundary_px": 1, "loss": {"dice": {"weight": 0.5}, "deep": {"weight": 0.3}}},
+    ),
     "teacher of tiles": (
         "train_teacher",
-        {"target": "classification", "network": NETWORK, "class_weights": True, "smoothing": 0.1},
+        {
+            "target": "classification",
+            "network": NETWORK,
+            "loss": {"cross_entropy": {"class_weights": True, "smoothing": 0.1}},
+        },
     ),
     "pretrained": (
         "pretrain_student",
         {
             "student": NETWORK,
             "teacher": {"classical": True},
-            "loss": {"temperature": 2.0, "soft": 1.0, "hard": 0.5, "dice": 0.25, "deep": 0.5},
+            "loss": {
+                "soft_cross_entropy": {"temperature": 2.0},
+                "hard_cross_entropy": {"weight": 0.5},
+                "soft_dice": {"weight": 0.25},
+                "deep": {"weight": 0.5},
+            },
         },
     ),
     "distilled tiles": (
@@ -55,7 +67,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
             "teacher": {"model": CLASSIFIER},
             "loss": {
                 "divergence": {"temperature": 4.0},
-                "labels": {"weight": 0.5, "smoothing": 0.1},
+                "cross_entropy": {"weight": 0.5, "smoothing": 0.1},
                 "decoupled": {"weight": 0.25, "others": 2.0},
                 **MAPS,
             },
@@ -66,7 +78,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "student": NETWORK,
             "teacher": {"model": SEGMENTER},
-            "loss": {"divergence": {}, "features": {"weight": 0.1}, "labels": {}},
+            "loss": {"divergence": {}, "features": {"weight": 0.1}, "cross_entropy": {}},
         },
     ),
     "fine-tuned to tiles": (
@@ -75,7 +87,12 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "fine-tuned to pixels": (
         "finetune_student",
-        {"target": "segmentation", "student": NETWORK, "dice": 0.5, "optimiser": {"ema": 0.5, "accumulate": 2}},
+        {
+            "target": "segmentation",
+            "student": NETWORK,
+            "loss": {"dice": {"weight": 0.5}},
+            "optimiser": {"ema": 0.5, "accumulate": 2},
+        },
     ),
 }
 CAPABILITY = "AVX512"
@@ -89,15 +106,27 @@ EXPECTED: dict[str, list[dict[str, float]]] = {
         {"loss": 0.71439373, "cross_entropy": 0.71439373},
     ],
     "pretrained": [
-        {"loss": 6.5065165, "soft": 2.8168378, "hard": 0.73839253, "dice": 0.69468683, "deep": 6.2936211},
-        {"loss": 5.7219186, "soft": 2.4403553, "hard": 0.50208342, "dice": 0.67720175, "deep": 5.7224426},
+        {
+            "loss": 6.5065165,
+            "soft_cross_entropy": 2.8168378,
+            "hard_cross_entropy": 0.73839253,
+            "soft_dice": 0.69468683,
+            "deep": 6.2936211,
+        },
+        {
+            "loss": 5.7219186,
+            "soft_cross_entropy": 2.4403553,
+            "hard_cross_entropy": 0.50208342,
+            "soft_dice": 0.67720175,
+            "deep": 5.7224426,
+        },
     ],
     "distilled tiles": [
         {
             "loss": 9.7752328,
             "divergence": 0.0013662134,
             "features": 1.7261493,
-            "labels": 0.68811798,
+            "cross_entropy": 0.68811798,
             "decoupled": 0.0013652894,
             "many_features": 5.163723,
             "attention": 0.53777516,
@@ -108,7 +137,7 @@ EXPECTED: dict[str, list[dict[str, float]]] = {
             "loss": 7.4856308,
             "divergence": 0.0036703758,
             "features": 1.1894451,
-            "labels": 0.6942215,
+            "cross_entropy": 0.6942215,
             "decoupled": 0.0036523934,
             "many_features": 3.2108855,
             "attention": 0.50982809,
@@ -117,8 +146,8 @@ EXPECTED: dict[str, list[dict[str, float]]] = {
         },
     ],
     "distilled pixels": [
-        {"loss": 1.2522131, "divergence": 0.13612275, "features": 3.726398, "labels": 0.74345064},
-        {"loss": 0.99845478, "divergence": 0.16275385, "features": 2.2058225, "labels": 0.61511862},
+        {"loss": 1.2522131, "divergence": 0.13612275, "features": 3.726398, "cross_entropy": 0.74345064},
+        {"loss": 0.99845478, "divergence": 0.16275385, "features": 2.2058225, "cross_entropy": 0.61511862},
     ],
     "fine-tuned to tiles": [
         {"loss": 0.74278292, "cross_entropy": 0.74278295},

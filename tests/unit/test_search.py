@@ -16,9 +16,10 @@ from histill.search.sweep import PreparedSweep, _scheduler, searcher
 from histill.search.trial import RANKED, with_rank
 
 pytestmark = pytest.mark.unit
+TEMPERATURE = "loss.soft_cross_entropy.temperature"
 
 SPACE = {
-    "loss.temperature": {"loguniform": [1, 8]},
+    TEMPERATURE: {"loguniform": [1, 8]},
     "student.size_px": {"choice": [32, 64]},
     "optimiser.accumulate": {"integer": [1, 2], "when": {"student.size_px": [64]}},
 }
@@ -190,7 +191,7 @@ def test_rows_hold_every_key_of_every_trial() -> None:
 
 
 def test_pictures() -> None:
-    values = [{"loss.temperature": 1.0 + 0.5 * number, "student.size_px": (32, 64)[number % 2]} for number in range(12)]
+    values = [{TEMPERATURE: 1.0 + 0.5 * number, "student.size_px": (32, 64)[number % 2]} for number in range(12)]
     values[1] |= {"optimiser.accumulate": 2}
     trials = [trial(f"t{number}", 0.5 + 0.01 * number, 1.0 + number % 2, **each) for number, each in enumerate(values)]
     found = sweep_of(*trials, trial("failed", math.nan, None, **values[0]))
@@ -200,5 +201,5 @@ def test_pictures() -> None:
 
 
 def test_one_trial_has_nothing_to_compare() -> None:
-    found = sweep_of(trial("only", 0.5, 1.0, **{"loss.temperature": 2.0, "student.size_px": 32}))
+    found = sweep_of(trial("only", 0.5, 1.0, **{TEMPERATURE: 2.0, "student.size_px": 32}))
     assert study_pictures(config(), found) == {}

@@ -11,6 +11,7 @@ from histill.search.space import check_space, trial_config
 from histill.search.sweep import searcher
 
 pytestmark = pytest.mark.unit
+TEMPERATURE = "loss.soft_cross_entropy.temperature"
 
 
 def config(space: dict[str, Any]) -> PretrainSearch:
@@ -19,7 +20,7 @@ def config(space: dict[str, Any]) -> PretrainSearch:
         "runs": "runs",
         "data": {"tiles": "tiles", "batch_size": 16},
         "teacher": {"classical": True},
-        "loss": {"temperature": 2.0},
+        "loss": {"soft_cross_entropy": {"temperature": 2.0}},
         "trials": 3,
         "space": space,
     }
@@ -30,8 +31,8 @@ def test_a_sound_space_passes() -> None:
     check_space(
         config(
             {
-                "loss.temperature": {"loguniform": [1, 8]},
-                "loss.dice": {"uniform": [0.0, 1.0]},
+                TEMPERATURE: {"loguniform": [1, 8]},
+                "loss.soft_dice.weight": {"uniform": [0.0, 1.0]},
                 "student.size_px": {"choice": [32, 64, None]},
                 "student.decoder_channels": {"choice": [[16, 16, 8, 8, 8], [32, 16, 8, 8, 8]]},
                 "student.mpp": {"choice": [1.0, 2.0]},
@@ -48,12 +49,18 @@ def test_a_sound_space_passes() -> None:
 @pytest.mark.parametrize(
     ("space", "parts"),
     [
-        ({"loss.temprature": {"uniform": [1, 2]}}, ["space.loss.temprature", "did you mean 'loss.temperature'?"]),
-        ({"loss.temperature": {"uniform": [0, 2]}}, ["space.loss.temperature", "is 0", "greater than 0"]),
+        (
+            {"loss.temprature": {"uniform": [1, 2]}},
+            ["space.loss.temprature", f"did you mean '{TEMPERATURE}'?"],
+        ),
+        (
+            {TEMPERATURE: {"uniform": [0, 2]}},
+            [f"space.{TEMPERATURE}", "is 0", "greater than 0"],
+        ),
         ({"student.size_px": {"choice": [32, 48]}}, ["space.student.size_px", "48", "multiple of 32"]),
         ({"student.size_px": {"uniform": [32, 64]}}, ["space.student.size_px", "32.0", "integer"]),
         ({"data.batch_size": {"choice": [16, 1]}}, ["space.data.batch_size", "1", "workers.count 2"]),
-        ({"loss.soft": {"uniform": [0, 1]}}, ["space.loss.soft", "all 0"]),
+        ({"loss.soft_cross_entropy.weight": {"uniform": [0, 1]}}, ["space.loss.soft_cross_entropy.weight", "no term"]),
         ({"data.flips": {"choice": [True]}}, ["space.data.flips", "not a key"]),
         ({"data.augment.stain": {"uniform": [0, 1]}}, ["space.data.augment.stain", "1", "less than 1"]),
         ({"data.augment.stian": {"uniform": [0, 1]}}, ["did you mean 'data.augment.stain'?"]),
@@ -107,8 +114,8 @@ def test_what_the_trials_share_cannot_be_drawn(key: str) -> None:
 )
 def test_an_unsound_draw_is_named(draw: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError) as caught:
-        config({"loss.temperature": draw})
-    assert "space.loss.temperature" in str(caught.value)
+        config({TEMPERATURE: draw})
+    assert f"space.{TEMPERATURE}" in str(caught.value)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -119,10 +126,10 @@ def test_an_empty_space_is_refused() -> None:
 
 
 def test_a_trial_is_the_sweep_with_its_values() -> None:
-    sweep = config({"loss.temperature": {"uniform": [1, 4]}})
-    trial = trial_config(sweep, {"loss.temperature": 3.5, "student.size_px": 64}, name="t1", runs="runs/sweep/trials")
+    sweep = config({TEMPERATURE: {"uniform": [1, 4]}})
+    trial = trial_config(sweep, {TEMPERATURE: 3.5, "student.size_px": 64}, name="t1", runs="runs/sweep/trials")
     assert (trial.name, trial.runs) == ("t1", "runs/sweep/trials")
-    assert trial.loss.temperature == 3.5
+    assert trial.loss.soft_cross_entropy.temperature == 3.5
     assert trial.student.size_px == 64
     assert trial.data == sweep.data
     assert trial.optimiser == sweep.optimiser
@@ -161,17 +168,17 @@ def test_a_key_is_drawn_when_its_condition_holds(sampler: str) -> None:
     ("draw", "named"),
     [
         ({"uniform": [1, 2], "when": {"student.size_px": [64]}}, "no key of the space before it"),
-        ({"uniform": [1, 2], "when": {"loss.dice": [0.5]}}, "loss.dice is drawn as no choice"),
+        ({"uniform": [1, 2], "when": {"loss.soft_dice.weight": [0.5]}}, "loss.soft_dice.weight is drawn as no choice"),
         ({"uniform": [1, 2], "when": {"student.encoder": ["csat"]}}, "one of ['csat_tiny', 'resnet18']"),
         ({"uniform": [1, 2], "when": {"student.encoder": []}}, "name some of a key's choices"),
     ],
 )
 def test_a_condition_that_never_holds_is_refused(draw: dict[str, Any], named: str) -> None:
-    space = {"student.encoder": CONDITIONAL["student.encoder"], "loss.dice": {"uniform": [0, 1]}}
+    space = {"student.encoder": CONDITIONAL["student.encoder"], "loss.soft_dice.weight": {"uniform": [0, 1]}}
     with pytest.raises(InputError) as caught:
-        config(space | {"loss.temperature": draw})
+        config(space | {TEMPERATURE: draw})
     assert named in str(caught.value)
-    assert "space.loss.temperature.when" in str(caught.value)
+    assert f"space.{TEMPERATURE}.when" in str(caught.value)
 
 
 def test_a_conditional_value_is_checked_where_it_is_drawn() -> None:
@@ -187,6 +194,6 @@ def test_a_conditional_value_is_checked_where_it_is_drawn() -> None:
 
 
 def test_population_based_training_is_refused_with_its_reason() -> None:
-    data = config({"loss.temperature": {"uniform": [1, 2]}}).model_dump() | {"scheduler": "pbt"}
+    data = config({TEMPERATURE: {"uniform": [1, 2]}}).model_dump() | {"scheduler": "pbt"}
     with pytest.raises(InputError, match=r"scheduler pbt would do nothing: .* set scheduler to asha or none"):
         validate(PretrainSearch, data, "test")

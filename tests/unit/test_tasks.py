@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from histill.config.runs import RckdLoss
-from histill.distill.rckd import Rckd, logits_of_levels
-from histill.distill.supervised import Supervised
+from histill.config.runs import RckdLoss, SupervisedLoss
+from histill.distill.responses import Responses, logits_of_levels
+from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.losses.logits import soft_cross_entropy
 from histill.metrics.overlap import confusion
@@ -18,12 +18,31 @@ from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.stream.responses import STEP, decode, encode, logits_of
 from histill.teachers.network import NetworkTeacher
+from histill.teachers.teacher import Teacher
 
 pytestmark = pytest.mark.unit
 
 CLASSES = ("background", "nucleus")
 OUTPUTS = OutputSpec("segmentation", CLASSES)
 BOUNDED = OutputSpec("segmentation", (*CLASSES, "boundary"))
+
+
+def rckd(outputs: OutputSpec, loss: RckdLoss, teacher: Teacher | None) -> TrainingTask:
+    return TrainingTask(outputs, loss, Responses(teacher), judged_by_teacher=True)
+
+
+def rckd_loss(**weights: float) -> RckdLoss:
+    """Of weights by term, and the temperature of the soft one."""
+    temperature = {"temperature": weights.pop("temperature", 1.0)}
+    terms = {name: {"weight": weight} for name, weight in weights.items()}
+    terms["soft_cross_entropy"] = terms.get("soft_cross_entropy", {}) | temperature
+    return RckdLoss.model_validate(terms)
+
+
+def supervised(outputs: OutputSpec, dice: float, boundary_px: int = 0, deep: float = 0.0) -> TrainingTask:
+    """Cross-entropy with masks, plus `dice` times the soft Dice loss."""
+    loss = SupervisedLoss.model_validate({"dice": {"weight": dice}, "deep": {"weight": deep}})
+    return TrainingTask(outputs, loss, boundary_px=boundary_px)
 
 
 class Pointwise(nn.Module):
@@ -67,14 +86,15 @@ def both_views(size_px: int) -> TileBatch:
 @pytest.mark.parametrize("size_px", [4, 8])
 def test_rckd_is_the_weighted_sum_of_its_terms(size_px: int) -> None:
     model, given = Pointwise(), batch(student=both_views(size_px).student)
-    weights = RckdLoss(temperature=2.0, soft=0.5, hard=0.25, dice=2.0)
-    terms = Rckd(OUTPUTS, weights, None).loss(model, given)
-    expected = 0.5 * terms.parts["soft"] + 0.25 * terms.parts["hard"] + 2.0 * terms.parts["dice"]
+    weights = rckd_loss(temperature=2.0, soft_cross_entropy=0.5, hard_cross_entropy=0.25, soft_dice=2.0)
+    terms = rckd(OUTPUTS, weights, None).loss(model, given)
+    expected = 0.5 * terms.parts["soft_cross_entropy"] + 0.25 * terms.parts["hard_cross_entropy"]
+    expected += 2.0 * terms.parts["soft_dice"]
     torch.testing.assert_close(terms.loss.detach(), expected)
     assert given.response is not None
     teacher = logits_at_size(OUTPUTS.unpack(logits_of(given.response)), size_px)
     soft = soft_cross_entropy(model(given.student.float()), teacher, given.valid, 2.0)
-    torch.testing.assert_close(terms.parts["soft"], soft.detach())
+    torch.testing.assert_close(terms.parts["soft_cross_entropy"], soft.detach())
     assert not any(part.requires_grad for part in terms.parts.values())
 
 
@@ -94,7 +114,7 @@ def test_levels_shrink_to_the_mean_of_their_probabilities(classes: int, size_px:
 
 
 def test_rckd_leaves_out_terms_without_weight() -> None:
-    assert Rckd(OUTPUTS, RckdLoss(), None).loss(Pointwise(), batch()).parts.keys() == {"soft"}
+    assert rckd(OUTPUTS, RckdLoss(), None).loss(Pointwise(), batch()).parts.keys() == {"soft_cross_entropy"}
 
 
 def test_padded_rows_have_no_part_in_any_loss() -> None:
@@ -102,7 +122,7 @@ def test_padded_rows_have_no_part_in_any_loss() -> None:
     rows = {name: value[:2] for name, value in vars(whole).items() if isinstance(value, Tensor)}
     kept = batch(**rows)
     assert len(kept.student) == 2
-    for task in (Rckd(OUTPUTS, RckdLoss(hard=1.0, dice=1.0), None), Supervised(OUTPUTS, 1.0)):
+    for task in (rckd(OUTPUTS, rckd_loss(hard_cross_entropy=1.0, soft_dice=1.0), None), supervised(OUTPUTS, 1.0)):
         torch.testing.assert_close(task.loss(model, whole).loss, task.loss(model, kept).loss)
 
 
@@ -110,7 +130,7 @@ def test_padded_rows_have_no_part_in_any_loss() -> None:
 def test_a_student_learns_from_a_live_network_teacher(size_px: int) -> None:
     """The teacher answers in inference mode, and what it says must still serve a backward pass."""
     model = Pointwise()
-    task = Rckd(OUTPUTS, RckdLoss(hard=1.0, dice=1.0), network_teacher())
+    task = rckd(OUTPUTS, rckd_loss(hard_cross_entropy=1.0, soft_dice=1.0), network_teacher())
     task.loss(model, both_views(size_px)).loss.backward()
     assert model.layer.weight.grad is not None
     assert model.layer.weight.grad.abs().sum() > 0
@@ -124,7 +144,7 @@ def test_live_and_cached_responses_give_the_same_loss(size_px: int) -> None:
     stored = [encode(relative.numpy()) for relative in logits[:, 1:] - logits[:, :1]]
     levels = torch.from_numpy(np.stack([decode(data, 1, 8) for data in stored]))
     cached = batch(student=given.student, response=levels)
-    live_task, cached_task = Rckd(OUTPUTS, RckdLoss(), teacher), Rckd(OUTPUTS, RckdLoss(), None)
+    live_task, cached_task = rckd(OUTPUTS, RckdLoss(), teacher), rckd(OUTPUTS, RckdLoss(), None)
     live, from_cache = live_task.loss(model, given).loss, cached_task.loss(model, cached).loss
     torch.testing.assert_close(live, from_cache, atol=STEP, rtol=0)  # what 8 bits keep of a logit
     assert torch.equal(live_task.reference(given), logits.argmax(1))
@@ -135,7 +155,7 @@ def test_live_and_cached_responses_give_the_same_loss(size_px: int) -> None:
 @pytest.mark.parametrize("teacher", [None, network_teacher()], ids=["no teacher", "no view for it"])
 def test_rckd_needs_a_response_or_a_teacher_and_its_view(teacher: NetworkTeacher | None) -> None:
     with pytest.raises(RuntimeError, match="no response"):
-        Rckd(OUTPUTS, RckdLoss(), teacher).loss(Pointwise(), batch(response=None))
+        rckd(OUTPUTS, RckdLoss(), teacher).loss(Pointwise(), batch(response=None))
 
 
 def test_a_network_teacher_sees_a_window_at_the_resolution_of_a_whole_tile() -> None:
@@ -156,13 +176,13 @@ def test_supervised_follows_the_mask_at_the_networks_size() -> None:
     mask = torch.zeros(3, 8, 8, dtype=torch.uint8)
     mask[:, :4] = 1
     given, model = batch(mask=mask, student=both_views(4).student), Pointwise()
-    terms = Supervised(OUTPUTS, 0.5).loss(model, given)
+    terms = supervised(OUTPUTS, 0.5).loss(model, given)
     target = torch.zeros(3, 4, 4, dtype=torch.int64)
     target[:, :2] = 1
     expected = nn.functional.cross_entropy(model(given.student.float())[:2], target[:2]).detach()
     torch.testing.assert_close(terms.parts["cross_entropy"], expected)
     torch.testing.assert_close(terms.loss.detach(), expected + 0.5 * terms.parts["dice"])
-    reference = Supervised(OUTPUTS, 0.5).reference(given)
+    reference = supervised(OUTPUTS, 0.5).reference(given)
     assert reference.dtype == torch.int64
     assert torch.equal(reference, mask.long())
 
@@ -172,7 +192,7 @@ def test_a_mask_of_an_unnamed_class_is_refused() -> None:
     mask[1, 0, 0] = 4
     said = r"^the mask of tile 1 holds the value 4 and 0 to 1 was expected \(background, nucleus\); correct the mask"
     with pytest.raises(InputError, match=said):
-        Supervised(OUTPUTS, 1.0).loss(Pointwise(), batch(mask=mask))
+        supervised(OUTPUTS, 1.0).loss(Pointwise(), batch(mask=mask))
 
 
 def test_a_mask_does_not_hold_the_boundary() -> None:
@@ -180,7 +200,7 @@ def test_a_mask_does_not_hold_the_boundary() -> None:
     mask = torch.zeros(3, 8, 8, dtype=torch.uint8)
     mask[0, 0, 0] = 2
     with pytest.raises(InputError, match=r"tile 0 holds the value 2 and 0 to 1 was expected \(background, nucleus\)"):
-        Supervised(BOUNDED, 1.0, boundary_px=1).loss(Pointwise(3), batch(mask=mask))
+        supervised(BOUNDED, 1.0, boundary_px=1).loss(Pointwise(3), batch(mask=mask))
 
 
 @pytest.mark.parametrize("size_px", [4, 8])
@@ -188,7 +208,7 @@ def test_a_boundary_is_as_wide_as_is_said_at_the_networks_size(size_px: int) -> 
     mask = torch.zeros(3, 8, 8, dtype=torch.uint8)
     mask[:, :4] = 1
     given, model = batch(mask=mask, student=both_views(size_px).student), Pointwise(3)
-    task = Supervised(BOUNDED, 0.0, boundary_px=1)
+    task = supervised(BOUNDED, 0.0, boundary_px=1)
     target = torch.zeros(2, size_px, size_px, dtype=torch.int64)
     target[:, : size_px // 2] = 1
     target[:, size_px // 2 - 1] = 2
@@ -206,8 +226,8 @@ def test_boundaries_are_merged_before_they_are_judged() -> None:
     merged = (logits.softmax(1)[:, 0] < 0.5).long()
     teacher = (OUTPUTS.unpack(logits_of(given.response)).softmax(1)[:, 0] < 0.5).long()
     for task, reference in (
-        (Supervised(BOUNDED, 1.0, boundary_px=1), given.mask.long()),
-        (Rckd(BOUNDED, RckdLoss(), None), teacher),
+        (supervised(BOUNDED, 1.0, boundary_px=1), given.mask.long()),
+        (rckd(BOUNDED, RckdLoss(), None), teacher),
     ):
         judge = task.judge(np.array([0, 1]))
         judge.add(logits, given)
@@ -216,4 +236,4 @@ def test_boundaries_are_merged_before_they_are_judged() -> None:
 
 def test_supervised_needs_masks() -> None:
     with pytest.raises(RuntimeError, match="no masks"):
-        Supervised(OUTPUTS, 1.0).loss(Pointwise(), batch(mask=None))
+        supervised(OUTPUTS, 1.0).loss(Pointwise(), batch(mask=None))

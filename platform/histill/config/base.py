@@ -2,16 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator
 
 from histill.config.places import read_model_place, read_place, read_server
-
-
-class Strict(BaseModel):
-    """A frozen model that refuses unknown keys, nan and infinity, and does not coerce strings into numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
-
+from histill.strict import Strict as Strict
 
 Uri = Annotated[str, AfterValidator(read_place)]
 """A local path or an `s3://bucket/key`, never with credentials inside."""

@@ -1,6 +1,7 @@
 """The parts that several jobs share: storage, tracking, workers."""
 
 import os
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -123,22 +124,60 @@ class WorkerGroup(Worker):
         return self.count.max if isinstance(self.count, Elastic) else self.count
 
 
-class Teacher(Strict):
-    """The teacher: the classical one, a network from a model folder, or an ONNX file. Exactly one."""
+@dataclass(frozen=True)
+class TeacherKind:
+    """How a teacher is made of the value of its key, and what is on record of its own training."""
 
-    classical: bool = Field(False, description="nuclei by colour deconvolution, no training needed")
-    model: ModelUri | None = Field(
+    module: str  # of histill.teachers: its `load_teacher(value, tile_mpp, storage, gpu=...)` makes one
+    example: str  # of a value
+    trained_on: Literal["nothing", "its card", "unknown"] = "unknown"
+
+
+class Teacher(Strict):
+    """The teacher: the classical one, a network from a model folder, or an ONNX file. Exactly one.
+
+    This is the table of teachers: a new kind is a module of `histill.teachers` and a line here.
+    """
+
+    classical: Annotated[bool, TeacherKind("classical", "true", "nothing")] = Field(
+        False, description="nuclei by colour deconvolution, no training needed"
+    )
+    model: Annotated[ModelUri | None, TeacherKind("network", "<folder>", "its card")] = Field(
         None, description="a trained teacher: a finished run, a model folder, or models:/name@alias of the registry"
     )
-    onnx: Uri | None = Field(
+    onnx: Annotated[Uri | None, TeacherKind("onnx", "<file>")] = Field(
         None,
         description="an .onnx file, with its card (a .json of the same name) and maybe a file of weights beside it",
     )
 
+    @classmethod
+    def kinds(cls) -> dict[str, TeacherKind]:
+        """By key."""
+        return {
+            name: kind
+            for name, field in cls.model_fields.items()
+            for kind in field.metadata
+            if isinstance(kind, TeacherKind)
+        }
+
+    @property
+    def key(self) -> str:
+        """The one that is set."""
+        return next(name for name in self.kinds() if getattr(self, name) not in (None, False))
+
+    @property
+    def kind(self) -> TeacherKind:
+        return self.kinds()[self.key]
+
+    @property
+    def value(self) -> Any:
+        """That of the key that is set: where its files are, say."""
+        return getattr(self, self.key)
+
     @model_validator(mode="after")
     def _exactly_one(self) -> "Teacher":
-        if [self.classical, self.model is not None, self.onnx is not None].count(True) != 1:
-            raise ValueError(
-                "set exactly one of teacher.classical=true, teacher.model=<folder> and teacher.onnx=<file>"
-            )
+        kinds = self.kinds()
+        if [getattr(self, name) not in (None, False) for name in kinds].count(True) != 1:
+            *first, last = (f"teacher.{name}={kind.example}" for name, kind in kinds.items())
+            raise ValueError(f"set exactly one of {', '.join(first)} and {last}")
         return self

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from histill.config.base import ModelUri
-from histill.config.runs import Network, RunConfig, Sources
+from histill.config.runs import Network, RunConfig, Sources, SupervisedLoss, without_dice_for_tiles
 
 
 class FinetuneConfig(RunConfig):
@@ -30,17 +30,15 @@ class FinetuneConfig(RunConfig):
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="factor on the learning rate for each stage towards the stem"
     )
-    class_weights: bool = Field(False, description="weight classes by the inverse of their frequency")
-    smoothing: float = Field(
-        0.0, ge=0, lt=1, description="classification: share of the target that is spread over all classes"
-    )
-    dice: float = Field(1.0, ge=0, description="segmentation: weight of the soft Dice loss beside the cross-entropy")
+    loss: SupervisedLoss = SupervisedLoss()
     fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use, as when few are labelled")
     fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
 
     @property
     def sources(self) -> Sources:
         return Sources(self.student, encoder=self.encoder)
+
+    _default_terms = model_validator(mode="before")(without_dice_for_tiles)
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> "FinetuneConfig":
@@ -50,10 +48,8 @@ class FinetuneConfig(RunConfig):
             raise ValueError("encoder and student.weights both bring pretrained weights; name one of them")
         if self.frozen and self.encoder is None and self.student.weights is None:
             raise ValueError("frozen=true needs a pretrained encoder or student.weights; name one, or set frozen=false")
-        if self.multi_label and (self.class_weights or self.target == "segmentation"):
-            raise ValueError("multi_label is for classification without class_weights; leave one of them out")
-        if self.target == "segmentation" and self.class_weights:
-            raise ValueError(
-                "class_weights is for classification; leave it out, or set dice, which balances classes itself"
-            )
+        if self.multi_label and self.target == "segmentation":
+            raise ValueError("multi_label is for classification; leave it out")
+        if self.loss.deep_weight:
+            raise ValueError("loss.deep is for networks that are pretrained; leave it out")
         return self

@@ -9,6 +9,16 @@ from typing import Any
 from pydantic import BaseModel
 
 _NEAR = 0.6  # least likeness of a key that is suggested
+_FORMER = {  # what keys of earlier versions are now
+    "dice": "loss.dice.weight",
+    "deep": "loss.deep.weight",
+    "loss.soft": "loss.soft_cross_entropy.weight",
+    "loss.hard": "loss.hard_cross_entropy.weight",
+    "loss.temperature": "loss.soft_cross_entropy.temperature",
+    "loss.labels": "loss.cross_entropy",
+    "loss.labels.weight": "loss.cross_entropy.weight",
+    "loss.labels.smoothing": "loss.cross_entropy.smoothing",
+}
 _SPELLINGS = (  # American for British
     (re.compile(r"(is|ys)(?=e|ation|er|ing)"), {"is": "iz", "ys": "yz"}),
     (re.compile(r"our(?=s?(?:\b|_|\.))"), {"our": "or"}),
@@ -48,11 +58,14 @@ def sections(names: Iterable[str]) -> list[str]:
 def nearest_key(key: str, names: Sequence[str]) -> str | None:
     """The full key among `names` that was most likely meant by `key`, or None when none is near.
 
-    British and American spellings are one; the right name in a wrong section, or in none, counts as near.
+    British and American spellings are one; the right name in a wrong section, or in none, counts as near. A former key
+    is answered with what it has become.
     """
     names = [*names, *sections(names)]
-    best = max(names, key=lambda name: _likeness(_american(key), _american(name)), default=None)
-    return best if best is not None and _likeness(_american(key), _american(best)) >= _NEAR else None
+    known = [*names, *(former for former, now in _FORMER.items() if now in names)]
+    best = max(known, key=lambda name: _likeness(_american(key), _american(name)), default=None)
+    near = best is not None and _likeness(_american(key), _american(best)) >= _NEAR
+    return _FORMER.get(best, best) if best is not None and near else None
 
 
 def _likeness(key: str, name: str) -> float:

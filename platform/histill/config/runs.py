@@ -1,13 +1,18 @@
 """Configurations of the jobs that train: `train_teacher.py`, `pretrain_student.py`, `search_students.py`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from histill.config.augment import Augment
 from histill.config.base import Strict, Uri
 from histill.config.common import Name, Split, Storage, Teacher, Tracking, WorkerGroup
+from histill.losses.loss import DeepSupervision, Loss
+from histill.losses.terms.cross_entropy import CrossEntropy
+from histill.losses.terms.dice import Dice
+from histill.losses.terms.soft_cross_entropy import SoftCrossEntropy
 
 STRIDE = 32
 """Of a U-Net: the sides of what it sees are multiples of it."""
@@ -76,25 +81,33 @@ class TeacherNetwork(Network):
     encoder: str = Field("resnet18", description="any timm encoder with feature maps, e.g. resnet18, resnet50")
 
 
-class RckdLoss(Strict):
-    """Terms of RCKD pretraining; a weight of 0 leaves a term out."""
+class RckdLoss(Loss):
+    """Terms of RCKD pretraining."""
 
-    temperature: float = Field(1.0, gt=0, description="softens teacher and student alike in the soft term")
-    soft: float = Field(1.0, ge=0, description="weight of the cross-entropy with the teacher's probabilities")
-    hard: float = Field(0.0, ge=0, description="weight of the cross-entropy with the teacher's decisions")
-    dice: float = Field(0.0, ge=0, description="weight of the soft Dice loss against the teacher's probabilities")
-    deep: float = Field(
-        1.0,
-        ge=0,
-        description="weight of the same terms for what the encoder's deep stages answer by themselves in training, "
-        "without which they learn little that a classifier could use; 0: they do not",
-    )
+    soft_cross_entropy: SoftCrossEntropy | None = SoftCrossEntropy()
+    deep: DeepSupervision | None = DeepSupervision()
 
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> "RckdLoss":
-        if self.soft == self.hard == self.dice == 0:
-            raise ValueError("loss.soft, loss.hard and loss.dice are all 0; give at least one a weight")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _dice_of_the_teacher(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(weight := data.get("dice"), int | float):
+            raise ValueError(f"dice is the term against masks now; set loss.soft_dice.weight={weight:g} in its place")
+        return data
+
+
+class SupervisedLoss(Loss):
+    """Terms of learning from labels or masks; `dice` is left out for whole tiles."""
+
+    cross_entropy: CrossEntropy | None = CrossEntropy()
+    dice: Dice | None = Dice()
+
+
+def without_dice_for_tiles(data: Any) -> Any:
+    """The keys of a run, in which the default of `loss.dice` is null where whole tiles are classified."""
+    if not isinstance(data, Mapping) or data.get("target") != "classification":
+        return data
+    loss = data.get("loss", {})
+    return data if not isinstance(loss, Mapping) else {**data, "loss": {"dice": None, **loss}}
 
 
 class Optimiser(Strict):
@@ -182,10 +195,6 @@ class TeacherConfig(RunConfig):
     multi_label: bool = Field(
         False, description="classification: a tile may have several labels, separated by | in the index, or none"
     )
-    class_weights: bool = Field(False, description="classification: weight classes by the inverse of their frequency")
-    smoothing: float = Field(
-        0.0, ge=0, lt=1, description="classification: share of the target that is spread over all classes"
-    )
     fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use")
     fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
     boundary_px: int = Field(
@@ -194,13 +203,9 @@ class TeacherConfig(RunConfig):
         description="width of the foreground's edges that become a further class, boundary, in pixels at the size that "
         "the network sees; 0: none",
     )
-    dice: float = Field(1.0, ge=0, description="weight of the soft Dice loss beside the cross-entropy")
-    deep: float = Field(
-        0.0,
-        ge=0,
-        description="weight of the same terms for what the encoder's deep stages answer by themselves in training: for "
-        "a network that is pretrained here; 0: they do not",
-    )
+    loss: SupervisedLoss = SupervisedLoss()
+
+    _default_terms = model_validator(mode="before")(without_dice_for_tiles)
 
     @property
     def sources(self) -> Sources:
@@ -209,12 +214,10 @@ class TeacherConfig(RunConfig):
     @model_validator(mode="after")
     def _sound_classes(self) -> "TeacherConfig":
         classes = self.classes or ()
-        if self.target == "classification" and (self.boundary_px or self.deep):
-            raise ValueError("boundary_px and deep are for segmentation; leave them out")
-        if self.target == "segmentation" and (self.class_weights or self.smoothing or self.multi_label):
-            raise ValueError("class_weights, smoothing and multi_label are for classification; leave them out")
-        if self.multi_label and self.class_weights:
-            raise ValueError("class_weights is for one label a tile; leave it out, or multi_label")
+        if self.target == "classification" and (self.boundary_px or self.loss.deep_weight):
+            raise ValueError("boundary_px and loss.deep are for segmentation; leave them out")
+        if self.target == "segmentation" and self.multi_label:
+            raise ValueError("multi_label is for classification; leave it out")
         if len(set(classes)) < len(classes):
             raise ValueError(f"classes {list(classes)} names one of them twice; name each once")
         if BOUNDARY in classes:

@@ -47,11 +47,6 @@ def measure_labeled(batch: TileBatch, total: Callable[[Tensor], Tensor] = lambda
     return Labeled(pixels / (valid * side * side).clamp_min(1), tiles / valid.clamp_min(1))
 
 
-def per_share(loss: Tensor, share: Tensor) -> Tensor:
-    """`loss` over a share of what it counts; 0, as `loss` is, where that is none."""
-    return loss / torch.where(share > 0, share, 1).to(loss.dtype)
-
-
 def sampled(mask: Tensor, side: int) -> Tensor:
     """`mask`, an integer [B, H, W], at the nearest pixels of [B, side, side]."""
     if mask.shape[-1] == side:

@@ -10,8 +10,8 @@ from torch import Tensor
 from histill.stream.batches import TileBatch
 
 Student = Callable[[Tensor], Any]
-"""What is trained: pixels, float [B, 3, H, W] of 0..255, to logits; in RCKD these and the answers of deep stages, a
-tuple of tensors; in resolution distillation `histill.models.matching.Answers`."""
+"""What is trained: pixels, float [B, 3, H, W] of 0..255, to logits; where more than its logits is learned
+from, to `histill.models.matching.Answers`."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,6 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state_dict` said; a name that is missing stands for nothing."""
         ...
-
-
-def answers_of(student: Student, tiles: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The student's logits for `tiles`, and the answers of its deep stages, if they give any."""
-    answers = student(tiles)
-    return (answers, ()) if isinstance(answers, Tensor) else (answers[0], answers[1:])
 
 
 def weighted(parts: Mapping[str, tuple[float, Tensor]]) -> Terms:

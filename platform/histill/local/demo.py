@@ -132,8 +132,8 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
         sweep = f"{root}/runs/sweep"
         if not demo.finished(sweep):
             space = (
-                "{loss.temperature: {loguniform: [1, 4]}, student.size_px: {choice: [96, 128]}, "
-                "loss.dice: {uniform: [0, 1]}}"
+                "{loss.soft_cross_entropy.temperature: {loguniform: [1, 4]}, student.size_px: {choice: [96, 128]}, "
+                "loss.soft_dice.weight: {uniform: [0, 1]}}"
             )
             demo.job(
                 "search_students", f"name=sweep {data} optimiser.epochs=10 trials=3 grace_epochs=4 'space={space}'"

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from histill.config.distill import Resize
+from histill.losses.inputs import LossInputs
+from histill.losses.layers import Pair, Resize
 from histill.losses.rows import masked, mean_over_valid
 
 _LEAST = 1e-12
@@ -40,6 +41,13 @@ def feature_distance(student: Tensor, teacher: Tensor, valid: Tensor, norm: Lite
     """
     gap = masked(student, valid) - masked(teacher.detach(), valid)
     return mean_over_valid(gap.square() if norm == "l2" else gap.abs(), valid)
+
+
+def pair_distance(inputs: LossInputs, pair: Pair, norm: Literal["l1", "l2"], resize: Resize) -> Tensor:
+    """`feature_distance` of a pair of layers, the teacher's map brought to the size of the student's."""
+    own, others = inputs.projected[pair], inputs.teacher_maps[pair[1]].detach()
+    height, width = own.shape[-2:]
+    return feature_distance(own, resized(others, height, width, resize), inputs.valid, norm)
 
 
 def mixed_distances(distances: Tensor, mixture: Tensor) -> Tensor:

@@ -23,6 +23,11 @@ def mean_over_valid(values: Tensor, valid: Tensor) -> Tensor:
     return total / entries.clamp(min=1)
 
 
+def per_share(loss: Tensor, share: Tensor) -> Tensor:
+    """`loss` over a share of what it counts; 0, as `loss` is, where that is none."""
+    return loss / torch.where(share > 0, share, 1).to(loss.dtype)
+
+
 def rows(valid: Tensor, like: Tensor) -> Tensor:
     """`valid` [B] in the form [B, 1, ...] of `like`."""
     return valid.view(-1, *[1] * (like.dim() - 1))

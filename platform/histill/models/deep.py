@@ -6,6 +6,8 @@ on. So each of them has to answer, too (Lee et al., "Deeply-Supervised Nets", ar
 linear function of one position's features: what they know of the tile's nuclei, then, lies in the features.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from histill.models.students import Segmenter
@@ -14,26 +16,15 @@ STRIDES = (16, 32)
 ANSWER_STRIDE = 4
 
 
-class DeepAnswers(nn.Module):
-    """A segmenter with a head on its encoder's stages of strides 16 and 32, to be trained in the segmenter's place.
+def deep_heads(model: Segmenter, classes: int) -> nn.ModuleList:
+    """A head for each of the encoder's stages of strides 16 and 32: to logits [B, K, H / 4, W / 4]."""
+    channels = model.network.encoder.out_channels[-len(STRIDES) :]
+    return nn.ModuleList(_head(*each, classes) for each in zip(channels, STRIDES, strict=True))
 
-    In training mode it returns the segmenter's logits, float32 [B, K, H, W], and those of each stage,
-    [B, K, H / 4, W / 4]; in evaluation mode the segmenter's alone. What is scored and kept is `model`.
-    """
 
-    def __init__(self, model: Segmenter, classes: int) -> None:
-        super().__init__()
-        self.model = model
-        channels = model.network.encoder.out_channels[-len(STRIDES) :]
-        self.heads = nn.ModuleList(_head(*each, classes) for each in zip(channels, STRIDES, strict=True))
-
-    def forward(self, tiles: Tensor) -> Tensor | tuple[Tensor, ...]:
-        if not self.training:
-            logits: Tensor = self.model(tiles)
-            return logits
-        features = self.model.features(tiles)
-        deep = zip(self.heads, features[-len(STRIDES) :], strict=True)
-        return (self.model.logits(features), *(head(stage).float() for head, stage in deep))
+def answer_deep(heads: nn.ModuleList, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The heads' logits, float32, from all stages' `features`."""
+    return tuple(head(stage).float() for head, stage in zip(heads, features[-len(STRIDES) :], strict=True))
 
 
 def _head(channels: int, stride: int, classes: int) -> nn.Module:

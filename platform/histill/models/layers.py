@@ -1,11 +1,13 @@
 """A model's layers by the names that timm gives to their feature maps, from the finest to the coarsest."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from histill.models.classifiers import Classifier
 from histill.models.encoders import Model
+from histill.models.students import Segmenter
 
 
 def layer_channels(model: Model) -> dict[str, int]:
@@ -28,5 +30,11 @@ def with_maps(model: Model, tiles: Tensor, layers: tuple[str, ...]) -> tuple[Ten
         last, maps = network.forward_intermediates(model.normalised(tiles), indices=indices)
         return network.forward_head(last).float(), dict(zip((names[at] for at in indices), maps, strict=True))
     features = model.features(tiles)
+    return model.logits(features), choose_maps(model, features, layers)
+
+
+def choose_maps(model: Segmenter, features: Sequence[Tensor], layers: tuple[str, ...]) -> dict[str, Tensor]:
+    """The feature maps of `layers`, by name, among those of all stages of a segmenter's encoder."""
+    names = list(layer_channels(model))
     by_name = dict(zip(names, features[-len(names) :], strict=True))
-    return model.logits(features), {layer: by_name[layer] for layer in layers}
+    return {layer: by_name[layer] for layer in layers}

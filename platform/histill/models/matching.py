@@ -1,26 +1,14 @@
-"""What a student learns beside itself while it is held against a teacher: how to compare their layers."""
+"""What learns beside a network while it is trained, and is not kept: projections of layers, heads on deep stages."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor, nn, ones
 
+from histill.losses.layers import Layers, Pair
+from histill.models.deep import answer_deep, deep_heads
 from histill.models.encoders import Model
-from histill.models.layers import layer_channels, with_maps
-
-Pair = tuple[str, str]
-"""A layer of the student and one of the teacher."""
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Which feature maps are compared. Small: it is sent to every worker."""
-
-    student: tuple[str, ...] = ()  # as they are
-    teacher: tuple[str, ...] = ()
-    pairs: tuple[tuple[Pair, int], ...] = ()  # brought to the width of the teacher's, which is given, in channels
-    mixed: tuple[Pair, ...] = ()  # those of the pairs that share one learned mixture
-    last: Pair = ("", "")  # the last of each, where any are compared
+from histill.models.layers import choose_maps, layer_channels, with_maps
+from histill.models.students import Segmenter
 
 
 class Answers(NamedTuple):
@@ -30,16 +18,21 @@ class Answers(NamedTuple):
     maps: dict[str, Tensor]  # by layer, [B, C, h, w]
     projected: dict[Pair, Tensor]  # by pair, at the teacher's number of channels
     mixture: Tensor | None  # [len(mixed)]
+    deep: tuple[Tensor, ...] = ()  # logits of deep stages, [B, K, h, w]
 
 
 class Matching(nn.Module):
-    """A student with learned projections of its layers, to be trained in the student's place.
+    """A network with what learns beside it, to be trained in its place: projections of layers, heads on deep stages.
 
-    In training mode it returns `Answers`, in evaluation mode the student's logits alone. What is scored and kept is
+    In training mode it returns `Answers`, in evaluation mode the network's logits alone. What is scored and kept is
     `model`. A projection is a 1x1 convolution, or nothing where the widths are equal.
     """
 
-    def __init__(self, model: Model, layers: Layers) -> None:
+    model: Model
+    heads: nn.ModuleList | None
+
+    def __init__(self, model: Model, layers: Layers, *, deep_classes: int = 0) -> None:
+        """`deep_classes`: of a segmenter, the number of classes of its deep stages' answers; 0: they do not answer."""
         super().__init__()
         self.model, self.layers = model, layers
         own = layer_channels(model)
@@ -48,6 +41,7 @@ class Matching(nn.Module):
             for (layer, _), width in layers.pairs
         )
         self.mixture = nn.Parameter(ones(len(layers.mixed))) if layers.mixed else None
+        self.heads = deep_heads(model, deep_classes) if deep_classes and isinstance(model, Segmenter) else None
 
     def forward(self, tiles: Tensor) -> Tensor | Answers:
         if not self.training:
@@ -55,6 +49,13 @@ class Matching(nn.Module):
             return logits
         pairs = [pair for pair, _ in self.layers.pairs]
         seen = tuple(dict.fromkeys((*self.layers.student, *(layer for layer, _ in pairs))))
-        logits, maps = with_maps(self.model, tiles, seen)
+        deep: tuple[Tensor, ...] = ()
+        if self.heads is None or not isinstance(self.model, Segmenter):
+            logits, maps = with_maps(self.model, tiles, seen)
+        else:
+            features = self.model.features(tiles)
+            logits, maps = self.model.logits(features), choose_maps(self.model, features, seen)
+            deep = answer_deep(self.heads, features)
         projected = {pair: project(maps[pair[0]]) for pair, project in zip(pairs, self.projections, strict=True)}
-        return Answers(logits, {layer: maps[layer] for layer in self.layers.student}, projected, self.mixture)
+        own = {layer: maps[layer] for layer in self.layers.student}
+        return Answers(logits, own, projected, self.mixture, deep)

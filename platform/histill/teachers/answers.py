@@ -19,7 +19,6 @@ from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile, decode_image
 from histill.stream.responses import encode, encode_map, response_columns, response_schema
 from histill.stream.views import Placement, placed
-from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import Teacher
 from histill.tiles.contents import without_damaged
 from histill.tiles.shards import TileShard
@@ -123,8 +122,8 @@ def respond_encoded(
 ) -> list[list[bytes]]:
     """For each of `views`, which say where it lies in every tile, the encoded responses to encoded tiles.
 
-    With a `layer`, which only a network teacher has, the encoded feature maps of each view follow. A tile is decoded
-    once for all views; one that cannot be decoded has b"" in each (the run that reads it decides).
+    With a `layer`, which only a teacher with feature maps has, the encoded feature maps of each view follow. A tile is
+    decoded once for all views; one that cannot be decoded has b"" in each (the run that reads it decides).
     """
     import torch
 
@@ -144,8 +143,8 @@ def respond_encoded(
         if layer is None:
             logits = teacher.respond(tiles)
         else:
-            assert isinstance(teacher, NetworkTeacher)
-            logits, by_layer = teacher.respond_with_maps(tiles, (layer,))
+            assert teacher.features is not None
+            logits, by_layer = teacher.features.respond_with_maps(tiles, (layer,))
             for index, feature_map in zip(decoded, by_layer[layer].cpu().numpy(), strict=True):
                 maps[number][index] = encode_map(feature_map)
         logits = logits if teacher.outputs.dense else logits[:, :, None, None]

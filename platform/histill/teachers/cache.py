@@ -28,7 +28,6 @@ from histill.stream.cached_views import CachedViews, check_crop
 from histill.stream.responses import ZERO, decode
 from histill.stream.views import UPRIGHT
 from histill.teachers.answers import Answering, first_responses, write_answers
-from histill.teachers.network import NetworkTeacher
 from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares, tally_answers
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
@@ -64,6 +63,11 @@ class CacheHeader(Record):
     def outputs(self) -> OutputSpec:
         """What the responses are."""
         return OutputSpec("segmentation" if self.dense else "classification", self.classes, self.multi_label)
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Channels of the feature map that lies beside each answer, by its layer."""
+        return {} if self.layer is None or self.map_shape is None else {self.layer: self.map_shape[0]}
 
     def at(self, uri: str) -> CachedViews:
         """The views of the cache, which lies at `uri`."""
@@ -193,12 +197,12 @@ def _map_shape(teacher: Teacher, config: CacheConfig, tile_px: int) -> tuple[int
     """The shape of the feature maps that are kept. Raises InputError when the teacher has no such layer."""
     if config.layer is None:
         return None
-    if not isinstance(teacher, NetworkTeacher):
+    if teacher.features is None:
         raise InputError(
             f"layer is {config.layer!r}, and only a network from a model folder has layers; set teacher.model, or "
             "leave it out."
         )
-    return teacher.map_shape(config.layer, config.augment.crop_px or tile_px)
+    return teacher.features.map_shape(config.layer, config.augment.crop_px or tile_px)
 
 
 class _Answerer:
@@ -210,7 +214,7 @@ class _Answerer:
         self.teacher = load_teacher(config.teacher, mpp, config.storage, gpu=config.workers.gpus > 0)
         if self.teacher.digest != digest:
             raise InputError(
-                f"teacher {config.teacher.model or config.teacher.onnx} was replaced while its responses were cached; "
+                f"teacher {config.teacher.value} was replaced while its responses were cached; "
                 "give the same command again, which caches those of what is there now."
             )
         self.manifest = read_manifest(config.tiles, config.storage)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from histill.config.common import Storage
 from histill.outputs import OutputSpec
 
 # Physical sizes, so that the teacher answers alike at any resolution.
@@ -29,6 +30,7 @@ class ClassicalTeacher:
     mpp: float | None
     outputs: OutputSpec = field(default=OutputSpec("segmentation", ("background", "nucleus")), init=False)
     digest: str = field(init=False)
+    features: None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         constants = (_VERSION, _SMOOTHING_UM, _SMALLEST_NUCLEUS_UM2, _FLOOR_OD, _SOFTNESS_OD, self.mpp)
@@ -57,3 +59,8 @@ class ClassicalTeacher:
         specks = logits > 0
         specks &= ~remove_small_objects(specks, max_size=int(_SMALLEST_NUCLEUS_UM2 / mpp**2))
         return np.where(specks, -np.abs(logits), logits).clip(-8, 8).astype(np.float32)
+
+
+def load_teacher(_value: bool, tile_mpp: float, _storage: Storage, *, gpu: bool = False) -> ClassicalTeacher:
+    """For tiles at `tile_mpp`; there is nothing to load, and it knows no GPU."""
+    return ClassicalTeacher(tile_mpp)

@@ -36,6 +36,14 @@ class NetworkTeacher:
         model = model.requires_grad_(False).to("cuda" if gpu else "cpu")
         return cls(model, card.outputs, digest, card.tile_mpp, card.tile_px, card.size_px)
 
+    @property
+    def features(self) -> "NetworkTeacher":
+        return self
+
+    @property
+    def layers(self) -> dict[str, int]:
+        return layer_channels(self.model)
+
     def sees(self, side_px: int) -> int:
         """The side at which the network sees a tile or window of `side_px`.
 
@@ -48,7 +56,7 @@ class NetworkTeacher:
 
         Raises InputError when there is no such layer, naming those that are.
         """
-        names = layer_channels(self.model)
+        names = self.layers
         if layer not in names:
             raise InputError(f"teacher {self.digest[:12]} has no layer {layer!r}; its layers are {', '.join(names)}.")
         _, maps = self.respond_with_maps(torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8), (layer,))
@@ -67,7 +75,7 @@ class NetworkTeacher:
         logits, maps = with_maps(self.model, at_size(tiles, self.sees(tiles.shape[-1])), layers)
         return (logits_at_size(logits, tiles.shape[-1]) if self.outputs.dense else logits), maps
 
-    def with_maps(self, seen: Tensor, layers: tuple[str, ...], *, graph: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, seen: Tensor, layers: tuple[str, ...], *, graph: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and the feature maps of `layers` for tiles at the side that the network sees, uint8 [B, 3, S, S].
 
         Logits are [B, K] or [B, K, S, S]; with `graph` they can be differentiated by the maps.
@@ -75,3 +83,8 @@ class NetworkTeacher:
         tiles = seen.to(next(self.model.parameters()).device).float()
         with torch.set_grad_enabled(graph):
             return with_maps(self.model, tiles.requires_grad_(graph), layers)
+
+
+def load_teacher(uri: str, _tile_mpp: float, storage: Storage, *, gpu: bool = False) -> NetworkTeacher:
+    """`NetworkTeacher.load`."""
+    return NetworkTeacher.load(uri, storage, gpu=gpu)

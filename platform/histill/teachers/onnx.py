@@ -53,6 +53,7 @@ class OnnxTeacher:
     session: onnxruntime.InferenceSession
     card: OnnxCard
     digest: str
+    features: None = None
 
     @classmethod
     def load(cls, uri: str, storage: Storage, *, gpu: bool = False) -> "OnnxTeacher":
@@ -135,6 +136,11 @@ class OnnxTeacher:
             raise InputError(
                 f"{self.uri} answers {held} and its card says output {declared!r}; correct {card_uri(self.uri)}."
             )
+
+
+def load_teacher(uri: str, _tile_mpp: float, storage: Storage, *, gpu: bool = False) -> OnnxTeacher:
+    """`OnnxTeacher.load`."""
+    return OnnxTeacher.load(uri, storage, gpu=gpu)
 
 
 def card_uri(uri: str) -> str:

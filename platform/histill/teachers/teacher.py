@@ -1,5 +1,7 @@
 """What a teacher is, and how the one of a configuration is made."""
 
+from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from histill.config.common import Storage
@@ -11,6 +13,37 @@ if TYPE_CHECKING:
     import torch
 
 _MPP_TOLERANCE = 0.05
+
+
+class FeatureMaps(Protocol):
+    """The feature maps of a teacher that has some, and its answers beside them."""
+
+    @property
+    def layers(self) -> Mapping[str, int]:
+        """Channels of each layer, from the finest to the coarsest."""
+        ...
+
+    def map_shape(self, layer: str, side_px: int) -> tuple[int, int, int]:
+        """The shape [C, h, w] of the map of `layer` for tiles or windows of `side_px`.
+
+        Raises InputError when there is no such layer, naming those that are.
+        """
+        ...
+
+    def respond_with_maps(
+        self, tiles: "torch.Tensor", layers: tuple[str, ...]
+    ) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
+        """What `Teacher.respond` says of `tiles`, and the maps [B, C, h, w] of `layers`."""
+        ...
+
+    def forward(
+        self, seen: "torch.Tensor", layers: tuple[str, ...], *, graph: bool
+    ) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
+        """Logits and the maps of `layers` for tiles at the side that the network sees, uint8 [B, 3, S, S].
+
+        Logits are [B, K] or [B, K, S, S]; with `graph` they can be differentiated by the maps.
+        """
+        ...
 
 
 class Teacher(Protocol):
@@ -36,6 +69,11 @@ class Teacher(Protocol):
         """SHA-256, 64 hex digits, that changes whenever its answers could."""
         ...
 
+    @property
+    def features(self) -> FeatureMaps | None:
+        """Its feature maps, if it has any to show."""
+        ...
+
     def sees(self, side_px: int) -> int:
         """The side, in pixels, at which it sees a tile or window of `side_px`.
 
@@ -59,24 +97,12 @@ def load_teacher(config: TeacherConfig, tile_mpp: float, storage: Storage, *, gp
     Raises InputError when its files are missing or unsound, or when it was made for another resolution (more than 5 %
     apart).
     """
-    teacher = _made(config, tile_mpp, storage, gpu)
+    teacher: Teacher = import_module(f"histill.teachers.{config.kind.module}").load_teacher(
+        config.value, tile_mpp, storage, gpu=gpu
+    )
     if teacher.mpp is not None and abs(teacher.mpp / tile_mpp - 1) > _MPP_TOLERANCE:
         raise InputError(
-            f"teacher {config.model or config.onnx} was trained on tiles of {teacher.mpp:g} um/px and the tile set has "
-            f"{tile_mpp:g}; cut the tiles at the teacher's resolution."
+            f"teacher {config.value} was trained on tiles of {teacher.mpp:g} um/px and the tile set has {tile_mpp:g}; "
+            "cut the tiles at the teacher's resolution."
         )
     return teacher
-
-
-def _made(config: TeacherConfig, tile_mpp: float, storage: Storage, gpu: bool) -> Teacher:
-    if config.classical:
-        from histill.teachers.classical import ClassicalTeacher
-
-        return ClassicalTeacher(tile_mpp)
-    if config.onnx is not None:
-        from histill.teachers.onnx import OnnxTeacher
-
-        return OnnxTeacher.load(config.onnx, storage, gpu=gpu)
-    from histill.teachers.network import NetworkTeacher
-
-    return NetworkTeacher.load(str(config.model), storage, gpu=gpu)

@@ -13,7 +13,6 @@ from torch import nn
 
 from histill.artifacts.model_folder import WEIGHTS_NAME, ModelCard, save
 from histill.errors import HistillError, InputError
-from histill.models.deep import DeepAnswers
 from histill.models.matching import Matching
 from histill.storage.records import parse_record, record_bytes
 from histill.train.ledger import Position
@@ -40,7 +39,7 @@ class Learner:
     def shipped(self) -> nn.Module:
         """The model that is scored and kept: the average if there is one, without what only training needs."""
         whole = self.model if self.average is None else self.average.module
-        return whole.model if isinstance(whole, DeepAnswers | Matching) else whole
+        return whole.model if isinstance(whole, Matching) else whole
 
     def average_step(self, step: int) -> None:
         """Move the average towards the model, after the optimiser's global `step`; early on it forgets faster."""

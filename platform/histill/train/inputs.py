@@ -1,7 +1,7 @@
 """What a run is made from, as it lies in storage: read here, in one place, and judged elsewhere."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,6 +36,13 @@ class Inputs:
     encoder: Encoder | None = None
     weights: EncoderWeights | None = None
 
+    @property
+    def teacher_layers(self) -> Mapping[str, int]:
+        """Channels of the teacher's feature maps that there are, by layer: those of the cache, if there is one."""
+        if self.responses is not None:
+            return self.responses.layers
+        return self.teacher.features.layers if self.teacher and self.teacher.features else {}
+
     def digests(self, config: RunConfig) -> dict[str, str]:
         """SHA-256 of each, by the key of `config` that names it: a run resumes from what it was started with."""
         digests = {"data.tiles": self.manifest.header.digest}
@@ -69,7 +76,8 @@ def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
     weights = sources.network.weights
     manifest = once("tiles", tiles, lambda: read_manifest(tiles, storage))
     assert manifest is not None
-    mpp, model = manifest.header.mpp, teacher.model if teacher else None
+    mpp = manifest.header.mpp
+    model = teacher.value if teacher and teacher.kind.trained_on == "its card" else None
     return Inputs(
         manifest=manifest,
         teacher=once("teacher", teacher, lambda: load_teacher(teacher, mpp, storage)) if teacher else None,

@@ -108,7 +108,8 @@ def make_card(
     )
     ancestors = [inputs.encoder.card] if inputs.encoder else []
     ancestors += [inputs.teacher_card] if inputs.teacher_card else []
-    unknown = [f"ONNX teacher {sources.teacher.onnx}"] if sources.teacher and sources.teacher.onnx else []
+    teacher = sources.teacher
+    unknown = [f"{teacher.key} teacher {teacher.value}"] if teacher and teacher.kind.trained_on == "unknown" else []
     unknown += [f"encoder weights {network.weights}"] if network.weights is not None else []
     return inherit(card, *ancestors, unknown=tuple(unknown))
 
@@ -170,7 +171,7 @@ def resolve_classes(
     manifest.labels_of(outputs, manifest.rows_of(config.data.val))
     rows = manifest.rows_of(config.data.train, cases)
     labels = manifest.labels_of(outputs, rows)
-    return outputs, balanced_weights(labels[rows], len(classes)) if config.class_weights else None
+    return outputs, balanced_weights(labels[rows], len(classes)) if config.loss.weighs_classes else None
 
 
 def check_masks(manifest: Manifest, *splits: str) -> None:

@@ -7,20 +7,21 @@ from torch import nn
 
 from histill.artifacts.model_folder import ModelCard
 from histill.config.distill import DistillConfig
-from histill.distill.resolution import Distill
-from histill.distill.terms import layers_of
+from histill.distill.responses import Responses
+from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
+from histill.losses.layers import Layers, select_layers
+from histill.losses.loss import check_terms
 from histill.models.layers import layer_channels
-from histill.models.matching import Layers, Matching
+from histill.models.matching import Matching
 from histill.models.students import STRIDE
 from histill.outputs import OutputSpec
 from histill.stream.cached_views import CachedViews
 from histill.stream.views import Views, check_window
 from histill.teachers.cache import check_cache, check_views, decisions
-from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import Teacher
 from histill.tiles.manifest import Manifest
-from histill.tiles.subsets import few_cases
+from histill.tiles.subsets import balanced_weights, few_cases
 from histill.train.inputs import Inputs
 from histill.train.spec import RunSpec
 from histill.train.validate import check_data, check_masks, check_network, make_card, make_source, select_cases
@@ -33,17 +34,19 @@ class DistillRun(RunSpec):
     config: DistillConfig
     layers: Layers
     visible_cases: frozenset[str] | None = None  # whose labels the loss may see; None: all
+    class_weights: tuple[float, ...] | None = None
     judged_by_teacher: bool = False  # for want of labels or masks in the validation
 
     def build_model(self) -> nn.Module:
-        return Matching(self.build_network(), self.layers)
+        deep = self.config.loss.deep_weight > 0
+        return Matching(self.build_network(), self.layers, deep_classes=len(self.card.classes) * deep)
 
-    def build_task(self) -> Distill:
-        return Distill(
+    def build_task(self) -> TrainingTask:
+        return TrainingTask(
             outputs=self.card.outputs,
-            terms=self.config.loss,
-            layers=self.layers,
-            teacher=self.load_live_teacher(),
+            objective=self.config.loss,
+            responses=Responses(self.load_live_teacher(), self.layers, at_input_size=True),
+            class_weights=self.class_weights,
             judged_by_teacher=self.judged_by_teacher,
             name_of=self.name_tile,
         )
@@ -67,6 +70,10 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
     """Tiles, splits, teacher, resolutions, layers and responses of a distillation. Raises InputError."""
     manifest, teacher = inputs.manifest, inputs.teacher
     assert teacher is not None
+    live = config.responses is None
+    check_terms(
+        config.loss, teacher=True, live=live, dense=teacher.outputs.dense, multi_label=teacher.outputs.multi_label
+    )
     outputs, by_response = teacher.outputs, not teacher.outputs.dense and config.responses is not None
     check_data(config, config.student, manifest, dense=outputs.dense, by_response=by_response)
     cases = select_cases(config, manifest)
@@ -74,14 +81,11 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
     check_resolutions(card, teacher.sees(card.tile_px), config)
     cached, views = _check_responses(config, inputs, teacher), _check_views(config, card, teacher)
     model = check_network(card, config, inputs)
-    layers = layers_of(config.loss, layer_channels(model), _teacher_layers(inputs))
-    if outputs.multi_label and (config.loss.decoupled or config.data.balance == "response"):
+    layers = select_layers(config.loss.needing("maps"), layer_channels(model), inputs.teacher_layers)
+    if outputs.multi_label and config.data.balance == "response":
         raise InputError(
-            "loss.decoupled and data.balance=response are for classes that exclude each other, and the teacher's do "
-            "not; leave them out."
+            "data.balance=response is for classes that exclude each other, and the teacher's do not; leave it out."
         )
-    if cached is not None and config.loss.attention:
-        raise InputError("loss.attention needs a teacher that runs beside; set responses=null, or leave it out.")
     visible, by_teacher = _visible_labels(config, manifest, outputs, cases)
     maps = cached is not None and bool(layers.teacher)
     return DistillRun(
@@ -97,6 +101,7 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
         map_shape=inputs.responses.map_shape if maps and inputs.responses is not None else None,
         layers=layers,
         visible_cases=visible,
+        class_weights=_class_weights(config, manifest, outputs, cases, visible),
         judged_by_teacher=by_teacher,
     )
 
@@ -133,7 +138,7 @@ def _check_responses(config: DistillConfig, inputs: Inputs, teacher: Teacher) ->
 def _check_views(config: DistillConfig, card: ModelCard, teacher: Teacher) -> Views:
     """The sides at which student and teacher are shown a tile; the window must fit both."""
     augment, tile_px, stride = config.data.augment, card.tile_px, STRIDE if teacher.outputs.dense else 1
-    shown_px = teacher.sees(tile_px) if isinstance(teacher, NetworkTeacher) else tile_px  # others resize themselves
+    shown_px = teacher.sees(tile_px) if teacher.features else tile_px  # others resize themselves
     live = config.responses is None
     views = Views(card.size_px, shown_px if live else None)
     check_window(augment, tile_px, views, stride)
@@ -141,14 +146,6 @@ def _check_views(config: DistillConfig, card: ModelCard, teacher: Teacher) -> Vi
         check_window(augment, tile_px, Views(shown_px), stride)  # it sees the window, too
         teacher.sees(augment.crop_px or tile_px)
     return views
-
-
-def _teacher_layers(inputs: Inputs) -> dict[str, int]:
-    """Channels of the teacher's feature maps that there are, by layer."""
-    layers = layer_channels(inputs.teacher.model) if isinstance(inputs.teacher, NetworkTeacher) else {}
-    if inputs.responses is None:
-        return layers
-    return {layer: channels for layer, channels in layers.items() if layer == inputs.responses.layer}
 
 
 def _visible_labels(
@@ -162,9 +159,7 @@ def _visible_labels(
     if outputs.dense:
         if config.labelled < 1:
             raise InputError(f"labelled is {config.labelled:g}, which is for classifiers; leave it out.")
-        if config.loss.attention:
-            raise InputError("loss.attention explains the class of a tile, which is for classifiers; leave it out.")
-        if config.loss.labels or config.loss.decoupled:
+        if "labels" in config.loss.needs:
             check_masks(manifest, config.data.train, config.data.val)
             return None, False
         return None, True
@@ -173,3 +168,19 @@ def _visible_labels(
     if config.labelled == 1:
         return None, by_teacher
     return few_cases(manifest, config.data.train, config.labelled, config.fraction_seed), by_teacher
+
+
+def _class_weights(
+    config: DistillConfig,
+    manifest: Manifest,
+    outputs: OutputSpec,
+    cases: frozenset[str] | None,
+    visible: frozenset[str] | None,
+) -> tuple[float, ...] | None:
+    """Of the labels that the loss may see, if it weights classes."""
+    if not config.loss.weighs_classes:
+        return None
+    among = visible if cases is None else cases if visible is None else cases & visible
+    rows = manifest.rows_of(config.data.train, among)
+    labels = manifest.labels_of(outputs, rows, needed=False)[rows]
+    return balanced_weights(labels[labels >= 0], len(outputs.classes))

@@ -7,10 +7,9 @@ from torch import nn
 
 from histill.config.finetune import FinetuneConfig
 from histill.config.runs import BOUNDARY
-from histill.distill.classify import Classify
-from histill.distill.supervised import Supervised
-from histill.distill.task import Task
+from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
+from histill.losses.loss import check_terms
 from histill.models.encoders import freeze_encoder, parameters_by_depth
 from histill.outputs import OutputSpec
 from histill.stream.views import Views
@@ -47,16 +46,16 @@ class FinetuneRun(RunSpec):
             return super().build_optimizer(model)
         return make_optimiser(parameters_by_depth(model), self.config.optimiser, decay)  # type: ignore[arg-type]
 
-    def build_task(self) -> Task:
-        config, outputs = self.config, self.card.outputs
-        if config.target == "classification":
-            return Classify(outputs, self.class_weights, config.smoothing)
-        return Supervised(outputs, config.dice, name_of=self.name_tile)
+    def build_task(self) -> TrainingTask:
+        return TrainingTask(
+            self.card.outputs, self.config.loss, class_weights=self.class_weights, name_of=self.name_tile
+        )
 
 
 def check(config: FinetuneConfig, inputs: Inputs) -> FinetuneRun:
     """Tiles, splits, labels or masks, and the pretrained encoder of a fine-tuning. Raises InputError."""
     manifest, dense, weights = inputs.manifest, config.target == "segmentation", None
+    check_terms(config.loss, teacher=False, live=False, dense=dense, multi_label=config.multi_label)
     check_data(config, config.student, manifest, dense=dense)
     cases = select_cases(config, manifest)
     if dense:

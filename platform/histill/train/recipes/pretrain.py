@@ -5,16 +5,19 @@ from dataclasses import dataclass
 from torch import nn
 
 from histill.config.runs import PretrainConfig
-from histill.distill.rckd import Rckd
+from histill.distill.responses import Responses
+from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
-from histill.models.deep import DeepAnswers
-from histill.models.students import Segmenter
+from histill.losses.layers import Layers, select_layers
+from histill.losses.loss import check_terms
+from histill.models.layers import layer_channels
+from histill.models.matching import Matching
 from histill.outputs import OutputSpec
 from histill.stream.views import Views, check_window
 from histill.teachers.cache import check_cache, check_views
 from histill.train.inputs import Inputs
 from histill.train.spec import RunSpec
-from histill.train.validate import check_data, check_network, make_card, make_source
+from histill.train.validate import check_data, check_masks, check_network, make_card, make_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,21 +25,26 @@ class PretrainRun(RunSpec):
     """Stages of its encoder answer by themselves, too, where `loss.deep` has a weight."""
 
     config: PretrainConfig
+    layers: Layers  # whose feature maps are compared
 
     def build_model(self) -> nn.Module:
-        model = self.build_network()
-        if self.config.loss.deep == 0 or not isinstance(model, Segmenter):
+        model, deep = self.build_network(), self.config.loss.deep_weight > 0
+        if not deep and not self.layers.teacher:
             return model
-        return DeepAnswers(model, len(self.card.classes))
+        return Matching(model, self.layers, deep_classes=len(self.card.classes) * deep)
 
-    def build_task(self) -> Rckd:
-        return Rckd(self.card.outputs, self.config.loss, self.load_live_teacher())
+    def build_task(self) -> TrainingTask:
+        responses = Responses(self.load_live_teacher(), self.layers, at_input_size=bool(self.layers.teacher))
+        return TrainingTask(
+            self.card.outputs, self.config.loss, responses, judged_by_teacher=True, name_of=self.name_tile
+        )
 
 
 def check(config: PretrainConfig, inputs: Inputs) -> PretrainRun:
     """Tiles, splits, teacher and responses of an RCKD run. Raises InputError."""
     manifest, teacher, responses = inputs.manifest, inputs.teacher, inputs.responses
     assert teacher is not None
+    check_terms(config.loss, teacher=True, live=config.responses is None, dense=True, multi_label=False)
     check_data(config, config.student, manifest, dense=True)
     tile_px, augment, cached = manifest.header.tile_px, config.data.augment, None
     if config.responses is not None and responses is not None:
@@ -45,19 +53,26 @@ def check(config: PretrainConfig, inputs: Inputs) -> PretrainRun:
         check_views(config.responses, responses, augment)
         cached = responses.at(config.responses)
     else:
-        _check_dense(teacher.outputs, f"teacher {config.teacher.model}")
+        _check_dense(teacher.outputs, f"teacher {config.teacher.value}")
         check_window(augment, tile_px, Views(teacher.sees(tile_px)))  # it sees the window, too
         teacher.sees(augment.crop_px or tile_px)
     card = make_card(config, inputs, teacher.outputs)
-    check_network(card, config, inputs)
-    views = Views(card.size_px, card.tile_px if cached is None else None)
+    compared = config.loss.needing("maps")
+    layers = select_layers(compared, layer_channels(check_network(card, config, inputs)), inputs.teacher_layers)
+    shown_px = teacher.sees(tile_px) if layers.teacher else tile_px
+    views = Views(card.size_px, shown_px if cached is None else None)
+    masks, maps = "labels" in config.loss.needs, cached is not None and bool(layers.teacher)
+    if masks:
+        check_masks(manifest, config.data.train)
     return PretrainRun(
         config=config,
         card=card,
-        source=make_source(config, manifest, views, responses=cached),
+        source=make_source(config, manifest, views, masks=masks, responses=cached, maps=maps),
         views=views,
         inputs=inputs.digests(config),
         response_channels=card.outputs.packed_channels if cached is not None else 0,
+        map_shape=responses.map_shape if maps and responses is not None else None,
+        layers=layers,
     )
 
 

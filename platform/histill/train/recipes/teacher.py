@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from histill.config.runs import BOUNDARY, TeacherConfig
-from histill.distill.classify import Classify
-from histill.distill.supervised import Supervised
-from histill.distill.task import Task
-from histill.models.deep import DeepAnswers
-from histill.models.students import Segmenter
+from histill.distill.training_task import TrainingTask
+from histill.losses.layers import Layers
+from histill.losses.loss import check_terms
+from histill.models.matching import Matching
 from histill.outputs import OutputSpec
 from histill.stream.views import Views
 from histill.train.inputs import Inputs
@@ -27,27 +26,32 @@ from histill.train.validate import (
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherRun(RunSpec):
-    """Stages of its encoder answer by themselves, too, where `deep` has a weight."""
+    """Stages of its encoder answer by themselves, too, where `loss.deep` has a weight."""
 
     config: TeacherConfig
     class_weights: tuple[float, ...] | None = None
 
     def build_model(self) -> nn.Module:
         model = self.build_network()
-        if self.config.deep == 0 or not isinstance(model, Segmenter):
+        if self.config.loss.deep_weight == 0:
             return model
-        return DeepAnswers(model, len(self.card.classes))
+        return Matching(model, Layers(), deep_classes=len(self.card.classes))
 
-    def build_task(self) -> Task:
-        config, outputs = self.config, self.card.outputs
-        if config.target == "classification":
-            return Classify(outputs, self.class_weights, config.smoothing)
-        return Supervised(outputs, config.dice, config.boundary_px, config.deep, self.name_tile)
+    def build_task(self) -> TrainingTask:
+        config, weights = self.config, self.class_weights
+        return TrainingTask(
+            self.card.outputs,
+            config.loss,
+            class_weights=weights,
+            boundary_px=config.boundary_px,
+            name_of=self.name_tile,
+        )
 
 
 def check(config: TeacherConfig, inputs: Inputs) -> TeacherRun:
     """Tiles, splits and masks or labels of a teacher's run. Raises InputError."""
     manifest, dense, weights = inputs.manifest, config.target == "segmentation", None
+    check_terms(config.loss, teacher=False, live=False, dense=dense, multi_label=config.multi_label)
     check_data(config, config.network, manifest, dense=dense)
     cases = select_cases(config, manifest)
     if dense:

@@ -1,0 +1,31 @@
+"""What the terms of a loss are computed from: everything that is known of one batch, as tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from histill.losses.layers import Layers, Pair
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """One batch; what no term needs, or the run does not have, is None or empty.
+
+    Padded rows are False in `valid` and count in no loss, whatever they hold (`losses/rows.py`).
+    """
+
+    student: Tensor  # logits, float [B, K] of whole tiles or [B, K, H, W] of pixels
+    valid: Tensor  # bool [B]
+    multi_label: bool = False  # the classes do not exclude each other
+    teacher: Tensor | None = None  # logits in the shape of the student's
+    target: Tensor | None = None  # int64 [B], [B, H, W] or, multi-label, [B, K]; below 0 where there is no label
+    labeled_pixels: Tensor | None = None  # of masks: the share of the global batch's valid pixels that have a label
+    labeled_tiles: Tensor | None = None  # of masks: the share of its valid tiles that have any
+    class_weights: Tensor | None = None  # float [K], 1 on average over the training tiles
+    layers: Layers = field(default_factory=Layers)
+    student_maps: Mapping[str, Tensor] = field(default_factory=dict)  # float [B, C, h, w], by layer
+    teacher_maps: Mapping[str, Tensor] = field(default_factory=dict)  # by layer
+    projected: Mapping[Pair, Tensor] = field(default_factory=dict)  # the student's, at the teacher's channels
+    mixture: Tensor | None = None  # float [len(layers.mixed)], learned
+    queue: Tensor | None = None  # float [Q, D], the teacher's pooled last map of earlier tiles

@@ -1,0 +1,80 @@
+"""Which feature maps of student and teacher the terms of a loss compare."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from histill.errors import InputError
+
+Resize = Literal["half_max_half_bicubic", "area", "adaptive_max"]
+Pair = tuple[str, str]
+"""A layer of the student and one of the teacher."""
+
+
+class Compared(NamedTuple):
+    """The pairs of layers that one term compares."""
+
+    raw: tuple[Pair, ...] = ()  # both maps as they are
+    projected: tuple[Pair, ...] = ()  # the student's map brought to the teacher's channels by a learned 1x1 convolution
+    mixed: tuple[Pair, ...] = ()  # projected, too, and weighted by a learned mixture
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The feature maps that all terms together compare. Small: it is sent to every worker."""
+
+    student: tuple[str, ...] = ()  # as they are
+    teacher: tuple[str, ...] = ()
+    pairs: tuple[tuple[Pair, int], ...] = ()  # projected to the width of the teacher's, which is given, in channels
+    mixed: tuple[Pair, ...] = ()  # those of the pairs that share one learned mixture
+    last: Pair = ("", "")  # the last of each, where any are compared
+
+
+class ComparesLayers(Protocol):
+    """A term, as far as layers are concerned."""
+
+    def compared(self, own: Sequence[str], others: Sequence[str]) -> Compared: ...
+
+
+def select_layers(
+    terms: Mapping[str, ComparesLayers], student: Mapping[str, int], teacher: Mapping[str, int]
+) -> Layers:
+    """The feature maps that the terms, which compare some, need of networks with these layers (channels by name).
+
+    `teacher` is empty when there is no network to ask for maps. Raises InputError for terms that then cannot be, and
+    for a layer that does not exist, naming those that do.
+    """
+    if not terms:
+        return Layers()
+    if not teacher:
+        name = next(iter(terms))
+        raise InputError(
+            f"loss.{name} compares feature maps, which these responses do not hold, or this teacher does not have; "
+            f"cache them (cache_responses.py layer=<name>), set responses=null, or loss.{name}=null."
+        )
+    own, others = list(student), list(teacher)
+    chosen = {name: term.compared(own, others) for name, term in terms.items()}
+    for name, compared in chosen.items():
+        for pair in (*compared.raw, *compared.projected, *compared.mixed):
+            _check_pair(f"loss.{name}", pair, own, others)
+    raw, projected, mixed = (_joined(each[at] for each in chosen.values()) for at in range(3))
+    brought = _joined([projected, mixed])
+    return Layers(
+        student=tuple(dict.fromkeys(layer for layer, _ in raw)),
+        teacher=tuple(dict.fromkeys(layer for _, layer in (*raw, *brought))),
+        pairs=tuple((pair, teacher[pair[1]]) for pair in brought),
+        mixed=mixed,
+        last=(own[-1], others[-1]),
+    )
+
+
+def _joined(pairs: Iterable[tuple[Pair, ...]]) -> tuple[Pair, ...]:
+    return tuple(dict.fromkeys(pair for each in pairs for pair in each))
+
+
+def _check_pair(key: str, pair: Pair, own: Sequence[str], others: Sequence[str]) -> None:
+    for whose, layer, names in (("student", pair[0], own), ("teacher", pair[1], others)):
+        if layer not in names:
+            raise InputError(
+                f"{key} names the {whose}'s layer {layer!r}, which it does not have; name one of {', '.join(names)}."
+            )

@@ -1,0 +1,104 @@
+"""The table of loss terms, and what a run must bring for those that it names."""
+
+from pydantic import model_validator
+
+from histill.errors import InputError
+from histill.losses.term import Need, Term, Weighted
+from histill.losses.terms.attention import Attention
+from histill.losses.terms.contrastive import Contrastive
+from histill.losses.terms.cross_entropy import CrossEntropy
+from histill.losses.terms.decoupled import Decoupled
+from histill.losses.terms.dice import Dice
+from histill.losses.terms.divergence import Divergence
+from histill.losses.terms.features import Features
+from histill.losses.terms.hard_cross_entropy import HardCrossEntropy
+from histill.losses.terms.many_features import ManyFeatures
+from histill.losses.terms.relational import Relational
+from histill.losses.terms.soft_cross_entropy import SoftCrossEntropy
+from histill.losses.terms.soft_dice import SoftDice
+from histill.strict import Strict
+
+
+class DeepSupervision(Weighted):
+    """The terms of answers once more, for what the encoder's deep stages answer by themselves in training."""
+
+
+class Loss(Strict):
+    """A loss: its terms by name, of which null, or a weight of 0, leaves one out. Each job has defaults of its own."""
+
+    soft_cross_entropy: SoftCrossEntropy | None = None
+    hard_cross_entropy: HardCrossEntropy | None = None
+    soft_dice: SoftDice | None = None
+    divergence: Divergence | None = None
+    features: Features | None = None
+    cross_entropy: CrossEntropy | None = None
+    dice: Dice | None = None
+    decoupled: Decoupled | None = None
+    many_features: ManyFeatures | None = None
+    attention: Attention | None = None
+    contrastive: Contrastive | None = None
+    relational: Relational | None = None
+    deep: DeepSupervision | None = None
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """Those that are not left out."""
+        return {name: term for name, term in dict(self).items() if isinstance(term, Term) and term.weight > 0}
+
+    @property
+    def deep_weight(self) -> float:
+        """That of the deep stages; 0 when they do not answer."""
+        return 0.0 if self.deep is None else self.deep.weight
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether a term weights the classes of labels."""
+        return self.cross_entropy is not None and self.cross_entropy.class_weights
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the terms need together."""
+        return frozenset(need for term in self.terms.values() for need in term.needs)
+
+    def needing(self, need: Need) -> dict[str, Term]:
+        """The terms that need this."""
+        return {name: term for name, term in self.terms.items() if need in term.needs}
+
+    @model_validator(mode="after")
+    def _something_for_the_head(self) -> "Loss":
+        if self.terms.keys() <= self.needing("maps").keys():
+            names = [name for name, field in type(self).model_fields.items() if _is_of_answers(field.annotation)]
+            raise ValueError(
+                f"loss has no term for the model's answers; give one of {', '.join(names)} a weight above 0"
+            )
+        return self
+
+
+def _is_of_answers(annotation: object) -> bool:
+    kinds = getattr(annotation, "__args__", ())
+    return any(isinstance(kind, type) and issubclass(kind, Term) and "maps" not in kind.needs for kind in kinds)
+
+
+def check_terms(loss: Loss, *, teacher: bool, live: bool, dense: bool, multi_label: bool) -> None:
+    """Raises InputError for a term that needs what the run does not have, naming it.
+
+    Args:
+        teacher: whether there is one, and `live`: whether it runs beside, so that it can be differentiated.
+        dense: whether the model answers for pixels, else for whole tiles.
+        multi_label: whether its classes do not exclude each other.
+    """
+    lacking: dict[Need, tuple[bool, str]] = {
+        "teacher": (not teacher, "compares with a teacher, and this job has none"),
+        "maps": (not teacher, "compares with a teacher, and this job has none"),
+        "gradients": (not live, "needs a teacher that runs beside: set responses=null"),
+        "pixels": (not dense, "is of pixels, and the model answers for whole tiles"),
+        "tiles": (dense, "explains the class of a tile, which is for classifiers"),
+        "one_class": (multi_label, "is for classes that exclude each other, and these do not"),
+    }
+    for need, (is_lacking, reason) in lacking.items():
+        for name in loss.needing(need) if is_lacking else ():
+            raise InputError(f"loss.{name} {reason}; leave it out (loss.{name}=null).")
+    if loss.deep_weight and not dense:
+        raise InputError("loss.deep is for segmenters, and the model answers for whole tiles; leave it out.")
+    if loss.weighs_classes and (dense or multi_label):
+        raise InputError("loss.cross_entropy.class_weights is for classification with one label a tile; leave it out.")

@@ -1,0 +1,9 @@
+"""The base of every model that a person or a file fills in: configurations, options of loss terms, records."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys, nan and infinity, and does not coerce strings into numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
