@@ -1,12 +1,16 @@
-# `make demo` and `make test` need Python 3.11 and make; the environment .venv is made when missing or stale.
+# Needs make and Python 3.11; the environment .venv is made when it is missing or stale.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo ui test test-unit test-chaos lint layers types format lock benchmarks
+.DEFAULT_GOAL := help
+.PHONY: help setup demo ui test test-unit test-chaos lint layers types format lock benchmarks
 
-# lavlab-shell, a published teacher of the tests, comes alone: what it asks for would write over onnxruntime.
-setup: $(READY)
+help:  ## print this list
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+# lavlab-shell, a published teacher for the tests, is installed without its dependencies: they would replace onnxruntime.
+setup: $(READY)  ## install histill and its development tools into .venv
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -14,39 +18,40 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps lavlab-shell==0.9.1
 	touch $@
 
-demo: setup  ## SLIDE=path takes your own slide, MPP=0.25 says what it does not record
+demo: setup  ## run the whole pipeline on a sample slide (SLIDE=path MPP=0.25 for your own), with S3, MLflow and Ray
 	@$(BIN)/python -m histill.local.demo $(if $(SLIDE),--slide "$(SLIDE)") $(if $(MPP),--slide-mpp $(MPP))
 
-ui: setup
+ui: setup  ## show the last demo's runs in MLflow
 	@$(BIN)/python -m histill.local.ui
 
-test: setup  ## all that proves the product, on a real Ray, S3 and MLflow server
+test: setup  ## run every test but those of chaos, on real Ray, S3 and MLflow servers
 	$(BIN)/python -m pytest -q -m "not chaos" --durations=10
 
-test-unit: setup
+test-unit: setup  ## run the unit tests alone
 	$(BIN)/python -m pytest -q tests/unit
 
-test-chaos: setup  ## jobs killed at their writes, and hosts that are lost (these need root and iproute2)
+test-chaos: setup  ## kill jobs at their writes and take hosts away (needs root and iproute2)
 	$(BIN)/python -m pytest -q tests/chaos --durations=10
 
-lint: setup
+lint: setup  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-layers: setup
+layers: setup  ## check that no module imports from a layer above its own
 	$(BIN)/lint-imports --no-cache --no-logo
 
-types: setup
+types: setup  ## check types
 	$(BIN)/mypy
 
-format: setup
+format: setup  ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: setup  ## the loaders that histill is measured beside; MosaicML Streaming pins an older numpy, and needs none
+# MosaicML Streaming pins an older numpy than it needs.
+benchmarks: setup  ## install the data loaders that the benchmarks compare with
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,benchmarks]'
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps mosaicml-streaming==0.13.0
 
-lock: setup  ## write down the versions that .venv holds
+lock: setup  ## pin the versions installed in .venv
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v -e '^#' -e ' @ ' -e '^mosaicml-streaming' -e '^lavlab-shell' > constraints.txt
 	touch $(READY)

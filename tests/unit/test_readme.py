@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,3 +49,13 @@ def test_a_command_is_understood(
 def test_every_job_is_in_the_table_and_no_other() -> None:
     named = set(re.findall(r"^\| `(\w+\.py)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert named == {path.name for path in (ROOT / "jobs").glob("*.py")}
+
+
+def test_make_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert targets is not None
+    printed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(re.findall(r"^  make ([\w-]+) +\S", printed.stdout, re.MULTILINE)) == set(targets[1].split())
