@@ -18,12 +18,12 @@ import numpy as np
 import simplejpeg
 
 from histill.config.common import Storage
-from histill.stream.places import Places
-from histill.stream.read import ShardReader, Source
+from histill.stream.index import SampleIndex
+from histill.stream.read import ShardReader, TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.testing.tile_sets import write_tile_set
-from histill.tiles.contents import without_damaged
+from histill.tiles.contents import drop_damaged
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import Tile
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def tiles_of(uri: str, count: int, tile_px: int) -> Manifest:
-    """Tiles whose bytes are about as many as those of stained tissue: smooth colour and grain."""
+    """Tiles whose bytes are about as many as those of stained tissue: smooth color and grain."""
     rng = np.random.default_rng(0)
     tiles = []
     for number in range(count):
@@ -63,7 +63,7 @@ def tiles_of(uri: str, count: int, tile_px: int) -> Manifest:
 
 def stream(manifest: Manifest, seen_px: int) -> None:
     """One exact pass as a worker makes it, with the check."""
-    source = Source(manifest.uri, manifest.header.digest, Storage())
+    source = TileSource(manifest.uri, manifest.header.digest, Storage())
     tiles = TileStream(
         manifest=manifest, source=source, split="train", views=Views(seen_px), batch_size=64, worker=0, workers=1,
         read=ShardReader(1), threads=1,
@@ -73,8 +73,8 @@ def stream(manifest: Manifest, seen_px: int) -> None:
 
 def read(manifest: Manifest) -> list[tuple]:
     """Every row group and what is expected of it."""
-    source = Source(manifest.uri, manifest.header.digest, Storage())
-    reads = Places.of(manifest, "train").reads(np.arange(manifest.header.tiles))
+    source = TileSource(manifest.uri, manifest.header.digest, Storage())
+    reads = SampleIndex.of(manifest, "train").reads(np.arange(manifest.header.tiles))
     reader = ShardReader(1)
     return [
         (reader._fetched(f"{manifest.uri}/{each.shard}", each.row_group, ["image", "tile_id"], source.storage), each)
@@ -84,7 +84,7 @@ def read(manifest: Manifest) -> list[tuple]:
 
 def check(tables: list[tuple]) -> None:
     for table, each in tables:
-        assert without_damaged(table, each.expected, "a row group")[1]
+        assert drop_damaged(table, each.expected, "a row group")[1]
 
 
 def least(action: Callable[[], None], arguments: argparse.Namespace) -> float:

@@ -22,8 +22,8 @@ from tabulate import tabulate
 from benchmarks.contenders.tiles import make_tiles
 from histill.config.common import Storage
 from histill.local.s3 import s3_server
-from histill.stream.plan import EpochPlan, steps_of
-from histill.stream.read import Source
+from histill.stream.plan import EpochPlan, plan_steps
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import read_manifest, write_manifest
@@ -56,7 +56,7 @@ def mix(tiles: int, per_slide: int, batch: int, seed: int = 0, epochs: int = 3) 
     planned, shuffled = [], []
     for epoch in range(epochs):
         plan = EpochPlan(starts, batch, seed, epoch, max(4096, 64 * batch))
-        planned += [step.entries for step in steps_of(plan, 0, 1)][:-1]
+        planned += [step.entries for step in plan_steps(plan, 0, 1)][:-1]
         order = np.random.default_rng([seed, epoch]).permutation(tiles)
         shuffled += list(order[: len(order) // batch * batch].reshape(-1, batch))
     return [
@@ -68,8 +68,8 @@ def mix(tiles: int, per_slide: int, batch: int, seed: int = 0, epochs: int = 3) 
 def mix_of(batches: np.ndarray, per_slide: int) -> dict[str, float]:
     """Means over the batches, and how much the batches' mean places in the storage scatter."""
     ranks = np.argsort(np.argsort(batches, axis=1), axis=1)
-    centred, places = ranks - ranks.mean(1, keepdims=True), np.arange(batches.shape[1]) - (batches.shape[1] - 1) / 2
-    correlation = centred @ places / (places @ places)
+    centerd, places = ranks - ranks.mean(1, keepdims=True), np.arange(batches.shape[1]) - (batches.shape[1] - 1) / 2
+    correlation = centerd @ places / (places @ places)
     slides, groups = np.sort(batches // per_slide, axis=1), np.sort(batches // PER_GROUP, axis=1)
     return {
         "|rank correlation|": float(np.abs(correlation).mean()),
@@ -84,7 +84,7 @@ def planning_cost(millions: int) -> dict[str, float]:
     tiles = millions * 1_000_000
     starts = np.append(np.arange(0, tiles, PER_GROUP), tiles)
     begun = time.perf_counter()
-    steps = steps_of(EpochPlan(starts, BATCH, 0, 0, 4096), 0, 1)
+    steps = plan_steps(EpochPlan(starts, BATCH, 0, 0, 4096), 0, 1)
     next(steps)
     first = time.perf_counter() - begun
     begun, some = time.perf_counter(), 2000
@@ -112,7 +112,7 @@ def first_batch(tiles: int) -> dict[str, float]:
         manifest_s = time.perf_counter() - begun
         stream = TileStream(
             manifest=manifest,
-            source=Source(uri, manifest.header.digest, storage),
+            source=TileSource(uri, manifest.header.digest, storage),
             split="train",
             views=Views(128),
             batch_size=BATCH,

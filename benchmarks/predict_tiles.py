@@ -53,7 +53,7 @@ def main() -> None:
         tiles, rounds = {"short": PER_SHARD * 2, "long": PER_SHARD * 6}, 1
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="predict-tiles-") as name, ExitStack() as stack:
-        from histill.cluster.connect import connected
+        from histill.cluster.connect import connect_cluster
         from histill.local.ray_head import ray_head
         from histill.local.s3 import s3_server
 
@@ -62,7 +62,7 @@ def main() -> None:
         bench = prepared(Path(name), tiles, chosen.processors)
         head = ray_head(Path(name, "ray"), cpus=chosen.processors, env=server.environment(), token_auth=False)
         os.environ |= stack.enter_context(head).environment()
-        stack.enter_context(connected())
+        stack.enter_context(connect_cluster())
         rates: dict[str, list[float]] = {"bare": [], "histill": []}
         for number in range(rounds):
             for kind, run in (("bare", bare), ("histill", ours)):
@@ -158,7 +158,7 @@ def loop(shards: Sequence[str], model: str) -> int:
     from benchmarks.contenders.place import filesystem
     from histill.artifacts.model_folder import load
     from histill.config.common import Storage
-    from histill.stream.decode import decode_image, reduction_for, shrunk
+    from histill.stream.decode import decode_image, downscale_area, reduction_for
 
     torch.set_num_threads(1)
     network, _, _ = load(model, Storage())
@@ -173,7 +173,7 @@ def loop(shards: Sequence[str], model: str) -> int:
                     images = parquet.read_row_group(group, columns=["image"])["image"].to_pylist()
                     for start in range(0, len(images), BATCH):
                         for slot, image in enumerate(images[start : start + BATCH]):
-                            buffer[slot] = shrunk(decode_image(image, TILE_PX, reduction), SEEN_PX)
+                            buffer[slot] = downscale_area(decode_image(image, TILE_PX, reduction), SEEN_PX)
                         network(tiles.float()).softmax(1)
                         seen += min(BATCH, len(images) - start)
     return seen

@@ -20,7 +20,7 @@ from benchmarks.train_step import tile_set
 from histill.config.augment import Augment
 from histill.config.common import Storage
 from histill.stream.decode import decode_image
-from histill.stream.read import Source
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import UPRIGHT, Views
 from histill.tiles.manifest import Manifest
@@ -29,7 +29,7 @@ SMALL_PX, EPOCHS = 128, 5
 VARIED = {
     "as they are": UPRIGHT,
     "flips": Augment(),
-    "flips, colour and stain": Augment(brightness=0.1, contrast=0.1, saturation=0.1, stain=0.05),
+    "flips, color and stain": Augment(brightness=0.1, contrast=0.1, saturation=0.1, stain=0.05),
 }
 
 
@@ -54,7 +54,7 @@ def main() -> None:
 def stream(manifest: Manifest, side_px: int) -> TileStream:
     return TileStream(
         manifest=manifest,
-        source=Source(manifest.uri, manifest.header.digest, Storage()),
+        source=TileSource(manifest.uri, manifest.header.digest, Storage()),
         split="train",
         views=Views(side_px),
         batch_size=64,

@@ -42,7 +42,7 @@ BATCH, STUDENT_PX, TEACHER_PX, TILE_PX, WINDOW_PX = 16, 96, 448, 512, 256
 MPP, VAL_TILES = 0.25, 16
 NETWORK = {"encoder": "csat", "decoder_channels": (48, 32, 24, 16, 16), "size_px": STUDENT_PX}
 SPACE = {
-    "optimiser.lr": {"loguniform": (1e-4, 1e-2)},
+    "optimizer.lr": {"loguniform": (1e-4, 1e-2)},
     "loss.soft_cross_entropy.temperature": {"loguniform": (1.0, 4.0)},
     "loss.soft_dice.weight": {"uniform": (0.0, 1.0)},
 }
@@ -168,7 +168,7 @@ def prepare(budget: Budget) -> None:
     tiles = read_manifest(str(budget.out / "tiles"), Storage())
     keys = base(budget, "teacher") | {
         "network": {"encoder": "resnet50", "decoder_channels": (256, 128, 64, 32, 16), "size_px": TEACHER_PX},
-        "optimiser": {"epochs": epochs_for(budget.teacher_steps, tiles, BATCH // 4), "lr": 1e-3},
+        "optimizer": {"epochs": epochs_for(budget.teacher_steps, tiles, BATCH // 4), "lr": 1e-3},
     }
     keys["data"] |= {"batch_size": BATCH // 4, "augment": {"crop_px": WINDOW_PX}}
     run(TeacherConfig, keys | {"workers": {"count": 1}})
@@ -218,7 +218,7 @@ def base(budget: Budget, name: str) -> dict[str, Any]:
             "tiles": str(budget.out / "tiles"), "batch_size": BATCH, "seed": budget.seed,
             "read_threads": 1, "decode_threads": 1, "augment": {"flips": False},
         },
-        "optimiser": {"epochs": budget.epochs},
+        "optimizer": {"epochs": budget.epochs},
         "checkpoint_every": 10**9,
     }  # fmt: skip
 
@@ -317,7 +317,7 @@ class Clock:
 
 def overhead(budget: Budget) -> None:
     """Trials of one step, one at a time, against processes without Ray."""
-    from histill.cluster.connect import connected
+    from histill.cluster.connect import connect_cluster
     from histill.config.load import validate
     from histill.search.configs import PretrainSearch
     from histill.search.sweep import prepare_sweep, run_sweep
@@ -329,7 +329,7 @@ def overhead(budget: Budget) -> None:
     def clocked(tracking: Any, *, name: str, **_: Any) -> Clock:
         return Clock(path, name)
 
-    with head(budget, "overhead"), connected():
+    with head(budget, "overhead"), connect_cluster():
         run_sweep(prepare_sweep(validate(PretrainSearch, keys, "the benchmark")), clocked)
     times = [at for _, at in map(json.loads, Path(path).read_text().splitlines())]
     trials = [later - earlier for earlier, later in pairwise(times)]
@@ -361,7 +361,7 @@ def bare(budget: Budget) -> None:
 
 def one_step(budget: Budget, name: str) -> dict[str, Any]:
     """A run of one step and one validation, both of 16 tiles."""
-    keys = student(budget, name) | {"teacher": {"classical": True}, "optimiser": {"epochs": 1}}
+    keys = student(budget, name) | {"teacher": {"classical": True}, "optimizer": {"epochs": 1}}
     keys["data"] = keys["data"] | {"train": "val"}
     return keys
 

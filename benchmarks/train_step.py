@@ -30,18 +30,18 @@ from torch import Tensor, nn
 from benchmarks.contenders.tiles import SIDE_PX, make_tiles
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage
+from histill.config.evaluation import CacheConfig
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig, RckdLoss
-from histill.config.scoring import CacheConfig
-from histill.distill.responses import Responses
-from histill.distill.task import Student, Task, Terms
-from histill.distill.training_task import TrainingTask
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews
-from histill.stream.read import ShardReader, Source
+from histill.stream.read import ShardReader, TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
+from histill.tasks.responses import Responses
+from histill.tasks.task import Student, Task, Terms
+from histill.tasks.training_task import TrainingTask
 from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.network import NetworkTeacher
@@ -49,9 +49,9 @@ from histill.tiles.manifest import Manifest, write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, shards_of, write_shard
 from histill.train.checkpoint import Learner
-from histill.train.ledger import Position
+from histill.train.coverage import DataState
 from histill.train.loop import Hooks, train
-from histill.train.schedule import learning_rate, make_optimiser
+from histill.train.schedule import learning_rate, make_optimizer
 
 BATCH, STUDENT_PX, TEACHER_PX, PER_GROUP = 16, 128, 448, 16
 CLASSES = ("background", "nucleus")
@@ -148,24 +148,24 @@ def by_histill(
 def by_hand(manifest: Manifest, responses: CachedViews, seed: int) -> list[float]:
     """The same epoch as one would write it for this case alone."""
     config, learner = configured(manifest, seed), learned(manifest, seed)
-    model, optimiser, times = learner.model, learner.optimiser, []
+    model, optimizer, times = learner.model, learner.optimizer, []
     training = stream(manifest, "train", responses)
     model.train()
     batches = training.training_epoch(0, seed=seed, augment=config.data.augment)
     for step, batch in enumerate(batches):
         times.append(time.perf_counter())
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(config.optimiser, step, training.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config.optimizer, step, training.steps)
         logits = model(batch.student.float())
         assert batch.response is not None
         nucleus = ((batch.response.float() - 128) * (10 / 127)).sigmoid()
         nucleus = F.adaptive_avg_pool2d(nucleus, STUDENT_PX)
         target = torch.cat([1 - nucleus, nucleus], 1)
         loss = -(target * logits.log_softmax(1)).sum(1).mean()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
-        optimiser.step()
+        nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+        optimizer.step()
     return times
 
 
@@ -192,7 +192,7 @@ class _Few:
 def stream(manifest: Manifest, split: str, responses: CachedViews | None, *, live: bool = False) -> TileStream:
     return TileStream(
         manifest=manifest,
-        source=Source(manifest.uri, manifest.header.digest, STORAGE, responses=responses),
+        source=TileSource(manifest.uri, manifest.header.digest, STORAGE, responses=responses),
         split=split,
         views=Views(STUDENT_PX, SIDE_PX if live else None),
         batch_size=BATCH,
@@ -220,8 +220,8 @@ def learned(manifest: Manifest, seed: int) -> Learner:
         histill="",
     )
     model = build(card)
-    position = Position(batch_size=BATCH, tiles_digest="")
-    return Learner(model, make_optimiser([list(model.parameters())], configured(manifest, seed).optimiser), position)
+    position = DataState(batch_size=BATCH, tiles_digest="")
+    return Learner(model, make_optimizer([list(model.parameters())], configured(manifest, seed).optimizer), position)
 
 
 def configured(manifest: Manifest, seed: int) -> PretrainConfig:
@@ -230,7 +230,7 @@ def configured(manifest: Manifest, seed: int) -> PretrainConfig:
         "runs": "unused",
         "data": {"tiles": manifest.uri, "batch_size": BATCH, "seed": seed},
         "teacher": {"classical": True},
-        "optimiser": {"epochs": 1},
+        "optimizer": {"epochs": 1},
         "workers": {"count": 1},
     }
     return validate(PretrainConfig, data, "the benchmark")

@@ -23,7 +23,7 @@ from tabulate import tabulate
 from chaos.kill_runs.chain import Reference, Verdict, run_chain, undisturbed
 from chaos.kill_runs.jobs import JOBS
 from chaos.kill_runs.place import Place, servers
-from histill.cluster.progress import clock
+from histill.cluster.progress import format_duration
 from histill.errors import HistillError
 
 LONGEST = 5  # kills of one chain
@@ -90,7 +90,7 @@ def eta(verdicts: Sequence[Verdict], wanted: dict[str, int], spent_s: float) -> 
     """How many kills there were, and how long the others will take at this pace."""
     done, total = sum(verdict.killed for verdict in verdicts), sum(wanted.values())
     left_s = spent_s / max(1, done) * max(0, total - done)
-    return f"{done} of {total} kills, {clock(left_s)} left"
+    return f"{done} of {total} kills, {format_duration(left_s)} left"
 
 
 def sums(verdicts: Sequence[Verdict]) -> dict[str, int]:

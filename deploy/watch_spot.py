@@ -36,4 +36,4 @@ def _ask(url: str, header: str, value: str, method: str = "GET") -> str:
 if __name__ == "__main__":
     while not is_taken_back():
         time.sleep(POLL_S)
-    os.execv(sys.executable, [sys.executable, "-m", "histill.cluster.notice", str(NOTICE_S)])
+    os.execv(sys.executable, [sys.executable, "-m", "histill.cluster.drain", str(NOTICE_S)])

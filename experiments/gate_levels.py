@@ -17,8 +17,8 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from histill.evaluate.answers import Answers
-from histill.evaluate.intervals import LEAST_CASES, drawn_figures, paired_difference
+from histill.evaluate.bootstrap import LEAST_CASES, bootstrap_metrics, paired_difference
+from histill.evaluate.predictions import Predictions
 from histill.outputs import OutputSpec
 
 SIZES = (2, 3, 4, 5, 6, 8, 10, 20, 50)
@@ -27,7 +27,7 @@ TILES = 20  # of a case, unless sizes differ
 DRAWS = 200
 CLASSIFIED, SEGMENTED = (OutputSpec(kind, ("a", "b")) for kind in ("classification", "segmentation"))
 ROUNDING = 1e-9
-Pair = tuple[Answers, Answers, np.ndarray]
+Pair = tuple[Predictions, Predictions, np.ndarray]
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def measured(kind: str, sizes: tuple[int, ...], gain: float, repeats: int, seed:
             yield {"cases are": kind, "figure": figure.replace("_", " "), "n": size} | shares
 
 
-def pseudo_values(one: Answers, other: Answers, cases: np.ndarray, figure: str) -> np.ndarray:
+def pseudo_values(one: Predictions, other: Predictions, cases: np.ndarray, figure: str) -> np.ndarray:
     """n D - (n - 1) D without the case, of each case (Tukey 1958), to which all methods but ours reduce the models."""
     count = cases.max() + 1
     weights = np.vstack([np.ones(count), 1 - np.eye(count)])[:, cases]
@@ -77,19 +77,19 @@ def pseudo_values(one: Answers, other: Answers, cases: np.ndarray, figure: str) 
     return values.round(9)
 
 
-def percentile(one: Answers, other: Answers, cases: np.ndarray, figure: str, values: np.ndarray) -> float:
+def percentile(one: Predictions, other: Predictions, cases: np.ndarray, figure: str, values: np.ndarray) -> float:
     """Lower end of the percentile bootstrap of the pooled difference."""
-    drawn = [drawn_figures(each, cases, DRAWS, seed=0)[figure] for each in (one, other)]
+    drawn = [bootstrap_metrics(each, cases, DRAWS, seed=0)[figure] for each in (one, other)]
     return float(np.nanpercentile(drawn[0] - drawn[1], 2.5))
 
 
-def student(one: Answers, other: Answers, cases: np.ndarray, figure: str, values: np.ndarray) -> float:
+def student(one: Predictions, other: Predictions, cases: np.ndarray, figure: str, values: np.ndarray) -> float:
     """Lower end of Student's interval of the contributions' mean."""
     error = values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - stats.t.ppf(0.975, len(values) - 1) * error)
 
 
-def bca(one: Answers, other: Answers, cases: np.ndarray, figure: str, values: np.ndarray) -> float:
+def bca(one: Predictions, other: Predictions, cases: np.ndarray, figure: str, values: np.ndarray) -> float:
     """Lower end of the bias-corrected and accelerated bootstrap of the contributions' mean (Efron 1987)."""
     count = len(values)
     means = values[np.random.default_rng(0).integers(0, count, (DRAWS, count))].mean(1)
@@ -103,7 +103,7 @@ def bca(one: Answers, other: Answers, cases: np.ndarray, figure: str, values: np
     return float(np.quantile(means, stats.norm.cdf(bias + reach / (1 - skew * reach))))
 
 
-def subsets(one: Answers, other: Answers, cases: np.ndarray, figure: str, values: np.ndarray) -> float:
+def subsets(one: Predictions, other: Predictions, cases: np.ndarray, figure: str, values: np.ndarray) -> float:
     """Lower end of the promotion's interval."""
     return paired_difference(one, other, cases, figure, DRAWS)[1][0]
 
@@ -126,7 +126,7 @@ def classifiers(random: np.random.Generator, sizes: np.ndarray, chances: list[np
         sure = random.gamma(2, 1, len(case)).round(1)
         logit = np.where(right == (truth == 1), sure, -sure)
         said = np.stack([-logit, logit], 1).astype(np.float32)
-        found.append(Answers(CLASSIFIED, np.arange(len(case)), said, truth, np.zeros((len(case), 2)), 0))
+        found.append(Predictions(CLASSIFIED, np.arange(len(case)), said, truth, np.zeros((len(case), 2)), 0))
     return found[0], found[1], case
 
 
@@ -146,7 +146,7 @@ def tied(random: np.random.Generator, n: int, gain: float) -> Pair:
     one, other, case = even(random, n, gain)
     same = (random.random(n) < 0.9)[case]
     said = np.where(same[:, None], other.said, one.said)
-    return Answers(one.spec, one.rows, said, one.truth, one.stains, 0), other, case
+    return Predictions(one.spec, one.rows, said, one.truth, one.stains, 0), other, case
 
 
 def uneven(random: np.random.Generator, n: int, gain: float) -> Pair:
@@ -162,7 +162,7 @@ def one_class(random: np.random.Generator, n: int, gain: float) -> Pair:
     classes = (np.arange(n) % 3 == 0).astype(int)[case]
     flip = classes != one.truth
     said = [np.where(flip[:, None], each.said[:, ::-1], each.said) for each in (one, other)]
-    found = [Answers(one.spec, one.rows, each, classes, one.stains, 0) for each in said]
+    found = [Predictions(one.spec, one.rows, each, classes, one.stains, 0) for each in said]
     return found[0], found[1], case
 
 
@@ -189,7 +189,7 @@ def nuclei(random: np.random.Generator, n: int, gain: float) -> Pair:
         made = random.binomial(4096 - there, random.beta(2, 60, n)[case])
         said = np.stack([4096 - there - made, made, missed, there - missed], 1).reshape(-1, 2, 2)
         truth, stains = np.zeros(len(case), np.int64), np.zeros((len(case), 2))
-        found.append(Answers(SEGMENTED, np.arange(len(case)), said, truth, stains, 0))
+        found.append(Predictions(SEGMENTED, np.arange(len(case)), said, truth, stains, 0))
     return found[0], found[1], case
 
 

@@ -3,17 +3,17 @@
     python -m experiments.magnifications [--data ../shared/data] [--out results/magnifications] [--quick]
 
 --data holds `ebhi_seg/` (EBHI-Seg, Shi et al., Front. Med. 10:1114673, 2023) with its index.csv: biopsies of six
-classes, 224 px, split by case. A quarter of the training cases is labelled. The teacher, the resolution paper's network
+classes, 224 px, split by case. A quarter of the training cases is labeled. The teacher, the resolution paper's network
 (DiPalma et al., arXiv 2101.04170), learns from these at 224 px. Students (`csat_fine`, CSAT for small tiles) see
 the same tissue at a half, a quarter, an eighth and a sixteenth of the resolution and learn from the labels alone
-("labels_only"), or from the teacher's answers and last feature map, without labels: on the labelled cases ("distilled")
+("labels_only"), or from the teacher's answers and last feature map, without labels: on the labeled cases ("distilled")
 or on all training cases ("distilled_unlabeled"). All arms of a resolution take as many steps, and show the classes
 equally often: those of the labels, or those that the teacher names. The curve tells how the last arm grows with the
-unlabelled tiles. The same arms are run at a quarter with CSAT itself, for half as many steps, and with the teacher's
+unlabeled tiles. The same arms are run at a quarter with CSAT itself, for half as many steps, and with the teacher's
 own network as the student, for a quarter of them.
 
 The runs are the product's own, in processes of this machine (without Ray; on a GPU if there is one); what is finished
-in --out is kept. A seed draws the labelled cases, the weights and the order. No run is stopped or chosen by the scores,
+in --out is kept. A seed draws the labeled cases, the weights and the order. No run is stopped or chosen by the scores,
 which are balanced accuracies on other cases. Prints a line for each result, tables, and last one JSON object.
 """
 
@@ -37,11 +37,11 @@ TEACHER, STUDENT = "resnet_gn", "csat_fine"
 OTHERS = {"csat": 2, TEACHER: 4}  # students at the curve's scale, for comparison: part of the steps that they take
 LAYER = "layer4"  # the teacher's last
 TILE_PX = 224
-LABELS, DISTILLED, UNLABELLED = "labels_only", "distilled", "distilled_unlabeled"
-ARMS = (LABELS, DISTILLED, UNLABELLED)
+LABELS, DISTILLED, UNLABELED = "labels_only", "distilled", "distilled_unlabeled"
+ARMS = (LABELS, DISTILLED, UNLABELED)
 TEACHER_BATCH, BATCH = 16, 32
 VIEWS = 8  # of each tile, among the symmetries of the square
-COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "stain": 0.15}  # of the students' tiles, in all arms
+COLORS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "stain": 0.15}  # of the students' tiles, in all arms
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Budget:
     teacher_steps: int
     steps: dict[int, int]  # by scale
     seeds: dict[int, int]  # by scale; there is a teacher for each seed of the curve's scale
-    labelled: float  # share of the training cases
+    labeled: float  # share of the training cases
     shares: tuple[float, ...]  # of the training cases, for the curve
     curve_scale: int = 4
     teacher_lr: float = 1e-3
@@ -103,7 +103,7 @@ def main() -> None:
         teacher_steps=chosen.teacher_steps,
         steps={scale: count for scale, count in steps.items() if seeds[scale]},
         seeds={scale: count for scale, count in seeds.items() if count},
-        labelled=0.25,
+        labeled=0.25,
         shares=(0.25, 0.5, 1.0),
     )
     if chosen.quick:
@@ -123,7 +123,7 @@ def main() -> None:
 
 def cells_of(budget: Budget) -> Iterator[Cell]:
     """All students, scale by scale in the order of the budget, the curve's scale with what stands beside it."""
-    shares = {arm: 1.0 if arm == UNLABELLED else budget.labelled for arm in ARMS}
+    shares = {arm: 1.0 if arm == UNLABELED else budget.labeled for arm in ARMS}
     for scale, seeds in budget.seeds.items():
         for seed, arm in product(range(seeds), ARMS):
             yield Cell(STUDENT, arm, scale, shares[arm], seed)
@@ -131,8 +131,8 @@ def cells_of(budget: Budget) -> Iterator[Cell]:
             for seed, arm, other in product(range(seeds), ARMS, OTHERS):
                 yield Cell(other, arm, scale, shares[arm], seed)
             for seed, share in product(range(min(2, seeds)), budget.shares):
-                if budget.labelled < share < 1:
-                    yield Cell(STUDENT, UNLABELLED, scale, share, seed)
+                if budget.labeled < share < 1:
+                    yield Cell(STUDENT, UNLABELED, scale, share, seed)
 
 
 def make_tiles(data: Path, out: Path) -> None:
@@ -147,18 +147,18 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
     """Train a teacher and let it answer; its balanced accuracy when it sees tiles at 1 / scale of the resolution."""
     from experiments.arms.tile_sets import STORAGE
     from histill.artifacts import model_folder
+    from histill.config.evaluation import HeldOut
     from histill.config.runs import TeacherConfig
-    from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from testbed.training import epochs_for, keys_of, responses, run
 
     tiles = read_manifest(str(budget.out / "biopsies"), STORAGE)
-    epochs = epochs_for(budget.teacher_steps, tiles, TEACHER_BATCH, budget.labelled, seed)
+    epochs = epochs_for(budget.teacher_steps, tiles, TEACHER_BATCH, budget.labeled, seed)
     name, lr = f"teacher-{seed}", budget.teacher_lr
     keys = keys_of(name, budget.runs, tiles, seed, batch=TEACHER_BATCH, epochs=epochs, lr=lr)
     keys |= {"target": "classification", "network": {"encoder": TEACHER}, "loss": {"cross_entropy": {"smoothing": 0.1}}}
-    keys |= {"fraction": budget.labelled, "fraction_seed": seed}
+    keys |= {"fraction": budget.labeled, "fraction_seed": seed}
     keys["data"]["balance"] = "label"
     teacher = run(TeacherConfig, keys)
     responses(teacher, tiles, budget.out / "responses", layer=LAYER, views=VIEWS, augment={"flips": True})
@@ -176,8 +176,8 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     """One student and its balanced accuracy on the test split."""
     from experiments.arms.tile_sets import STORAGE
     from histill.config.distill import DistillConfig
+    from histill.config.evaluation import HeldOut
     from histill.config.finetune import FinetuneConfig
-    from histill.config.scoring import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from testbed.training import epochs_for, keys_of, responses, run
@@ -191,7 +191,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     keys = keys_of(cell.name, budget.runs, tiles, cell.seed, batch=BATCH, epochs=epochs, lr=budget.lr)
     keys |= {"student": {"encoder": cell.encoder, "size_px": TILE_PX // cell.scale}}
     keys |= {"fraction": cell.share, "fraction_seed": cell.seed}
-    keys["data"]["augment"] |= COLOURS
+    keys["data"]["augment"] |= COLORS
     if cell.arm == LABELS:
         keys |= {"target": "classification", "loss": {"cross_entropy": {"smoothing": 0.1}}}
         keys["data"]["balance"] = "label"
@@ -215,14 +215,14 @@ def summary(budget: Budget, teachers: dict[int, dict[int, float]], values: dict[
     """Rows by scale, the curve, and what is beside them."""
     from experiments.arms.tile_sets import STORAGE
     from histill.tiles.manifest import read_manifest
-    from histill.tiles.subsets import few_cases
+    from histill.tiles.subsample import subsample_cases
 
     grouped: dict[tuple[str, str, int, float], list[float]] = defaultdict(list)
     for cell, value in values.items():
         grouped[cell.encoder, cell.arm, cell.scale, cell.share].append(value)
 
     def arms(encoder: str, scale: int) -> dict[str, Any]:
-        shares = {LABELS: budget.labelled, DISTILLED: budget.labelled, UNLABELLED: 1.0}
+        shares = {LABELS: budget.labeled, DISTILLED: budget.labeled, UNLABELED: 1.0}
         return {arm: _mean(grouped[encoder, arm, scale, share]) for arm, share in shares.items()}
 
     rows = []
@@ -234,15 +234,15 @@ def summary(budget: Budget, teachers: dict[int, dict[int, float]], values: dict[
         )
     tiles = read_manifest(str(budget.out / "biopsies"), STORAGE)
 
-    def unlabelled(share: float, seed: int) -> int:
-        cases = few_cases(tiles, "train", share, seed) if share < 1 else None
-        labelled = few_cases(tiles, "train", budget.labelled, seed)
-        return len(tiles.rows_of("train", cases)) - len(tiles.rows_of("train", labelled))
+    def unlabeled(share: float, seed: int) -> int:
+        cases = subsample_cases(tiles, "train", share, seed) if share < 1 else None
+        labeled = subsample_cases(tiles, "train", budget.labeled, seed)
+        return len(tiles.rows_of("train", cases)) - len(tiles.rows_of("train", labeled))
 
     curve = []
     for share in budget.shares:
-        arm = DISTILLED if share == budget.labelled else UNLABELLED
-        count = statistics.mean(unlabelled(share, seed) for seed in range(budget.seeds[budget.curve_scale]))
+        arm = DISTILLED if share == budget.labeled else UNLABELED
+        count = statistics.mean(unlabeled(share, seed) for seed in range(budget.seeds[budget.curve_scale]))
         curve.append((round(count), _mean(grouped[STUDENT, arm, budget.curve_scale, share])))
     gmacs, per_s = cost(TEACHER, TILE_PX)
     own = _mean([each[1] for each in teachers.values()])
@@ -303,14 +303,14 @@ def tables(budget: Budget, found: dict[str, Any]) -> str:
         "teacher",
         "labels only",
         "distilled",
-        "distilled, unlabelled too",
+        "distilled, unlabeled too",
     ]
     curve = zip(found["unlabeled_curve"], found["unlabeled_curve_sd"], strict=True)
     counts, figures = zip(*((count, _said({"mean": mean, "sd": sd})) for (count, mean), sd in curve), strict=True)
     return "\n\n".join(
         (
             tabulate([first, *rows], headers=headers, tablefmt="github", disable_numparse=True),
-            tabulate([figures], headers=[f"{count} unlabelled tiles" for count in counts], tablefmt="github"),
+            tabulate([figures], headers=[f"{count} unlabeled tiles" for count in counts], tablefmt="github"),
             tabulate(
                 [
                     [f"{other['encoder']} at 1/{other['scale']}", other["gmacs"], *(_said(other[arm]) for arm in ARMS)]
@@ -324,7 +324,7 @@ def tables(budget: Budget, found: dict[str, Any]) -> str:
 
 
 def draw(budget: Budget, found: dict[str, Any], path: Path) -> None:
-    """The arms against the resolution, and the curve against the unlabelled tiles."""
+    """The arms against the resolution, and the curve against the unlabeled tiles."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
@@ -344,7 +344,7 @@ def draw(budget: Budget, found: dict[str, Any], path: Path) -> None:
     left.legend(fontsize=8)
     counts, means = zip(*found["unlabeled_curve"], strict=True)
     right.errorbar(counts, means, yerr=[sd or 0 for sd in found["unlabeled_curve_sd"]], marker="o", capsize=3)
-    right.set(xlabel=f"unlabelled tiles, student at 1/{budget.curve_scale}", ylabel="balanced accuracy")
+    right.set(xlabel=f"unlabeled tiles, student at 1/{budget.curve_scale}", ylabel="balanced accuracy")
     figure.savefig(path, dpi=120)
 
 

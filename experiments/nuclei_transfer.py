@@ -101,7 +101,7 @@ def main() -> None:
     teacher_tiles = tiles(data, out, "teacher-tiles", TEACHER_ORGANS)
     teacher = run(
         "train_teacher", "teacher", out, f"data.tiles={teacher_tiles}", batch, "network.encoder=resnet18",
-        f"network.size_px={size}", f"network.{NETWORK}", f"optimiser.epochs={arguments.teacher_epochs}",
+        f"network.size_px={size}", f"network.{NETWORK}", f"optimizer.epochs={arguments.teacher_epochs}",
     )  # fmt: skip
     student_tiles = tiles(data, out, "student-tiles", STUDENT_ORGANS)
     responses = job(
@@ -120,11 +120,11 @@ def main() -> None:
     )
     network_teacher = (f"teacher.model={teacher}", f"responses={responses['responses']}")
     arms = {
-        "untrained CSAT": (*network_teacher, "optimiser.epochs=1", "optimiser.lr=1e-12"),
+        "untrained CSAT": (*network_teacher, "optimizer.epochs=1", "optimizer.lr=1e-12"),
         "CSAT, RCKD from the classical teacher": (
-            "teacher.classical=true", f"responses={classical['responses']}", f"optimiser.epochs={arguments.epochs}",
+            "teacher.classical=true", f"responses={classical['responses']}", f"optimizer.epochs={arguments.epochs}",
         ),
-        "CSAT, RCKD from the network teacher": (*network_teacher, f"optimiser.epochs={arguments.epochs}"),
+        "CSAT, RCKD from the network teacher": (*network_teacher, f"optimizer.epochs={arguments.epochs}"),
     }  # fmt: skip
     held_out = (f"held_out.tiles={student_tiles}", "held_out.split=test")
     dice: dict[str, list[float]] = {}

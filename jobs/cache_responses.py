@@ -11,28 +11,28 @@ most. `shares.json` beside the responses has the figures, `contours.png` shows s
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.scoring import CacheConfig
+from histill.config.evaluation import CacheConfig
 
 
 def main(config: CacheConfig) -> Outcome:
     """Cache the responses of `config`."""
     import sys
 
-    from histill.evaluate.contours import CONTOURS_NAME, contours_picture
-    from histill.registry.settled import settled_teacher
+    from histill.evaluate.teacher_picture import CONTOURS_NAME, draw_contours
+    from histill.registry.materialize import materialize_teacher
     from histill.storage.control import exists, probe, write_bytes
     from histill.storage.uris import join
     from histill.teachers.cache import cache_responses
     from histill.tiles.manifest import read_manifest
 
     probe(config.output, config.storage)
-    teacher = settled_teacher(config.teacher, config.tracking, config.output, config.storage)
+    teacher = materialize_teacher(config.teacher, config.tracking, config.output, config.storage)
     cached = cache_responses(config.model_copy(update={"teacher": teacher}))
     values = {"responses": cached.uri, "reused": cached.reused, **cached.header.model_dump(mode="json")}
     picture = join(cached.uri, CONTOURS_NAME)
     if not exists(picture, config.storage):
         manifest = read_manifest(config.tiles, config.storage)
-        drawn = contours_picture(cached.uri, cached.header, manifest, config.storage)
+        drawn = draw_contours(cached.uri, cached.header, manifest, config.storage)
         write_bytes(picture, drawn, config.storage)
     print(cached.shares.table(), file=sys.stderr)
     for warning in cached.shares.warnings():

@@ -15,11 +15,11 @@ def main(config: CheckConfig) -> Outcome:
     import dataclasses
     import sys
 
-    from histill.checks.check import check_cluster
-    from histill.checks.table import coloured, table, width_of
+    from histill.preflight.check import check_cluster
+    from histill.preflight.table import format_table, terminal_width, wants_color
 
     rows = check_cluster(config)
-    print(table(rows, width_of(sys.stderr), coloured(sys.stderr)), file=sys.stderr)
+    print(format_table(rows, terminal_width(sys.stderr), wants_color(sys.stderr)), file=sys.stderr)
     failed = sum(row.state == "failed" for row in rows)
     return Outcome({"failed": failed, "checks": [dataclasses.asdict(row) for row in rows]}, ok=not failed)
 

@@ -23,7 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 def main(config: IngestConfig) -> Outcome:
     from histill.storage.control import probe
     from histill.tiles.ingest import ingest
-    from histill.tiles.summary import class_counts, warnings_of
+    from histill.tiles.summary import count_labels, warnings_of
 
     probe(config.output, config.storage)
     report = ingest(config)
@@ -38,7 +38,7 @@ def main(config: IngestConfig) -> Outcome:
             "skipped": len(report.skipped),
             "skipped_reasons": report.skipped,
             "notes": [*report.notes, *warnings_of(report.manifest)],
-            "classes": class_counts(report.manifest),
+            "classes": count_labels(report.manifest),
             "reused": report.reused,
         }
     )
@@ -50,7 +50,7 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
 
     from histill.tiles.parts import THUMBNAILS
     from histill.tiles.slide_records import read_slides
-    from histill.tiles.summary import SLIDES, class_counts, describe_slides, warnings_of
+    from histill.tiles.summary import SLIDES, count_labels, describe_slides, warnings_of
 
     rows = []
     for split in SPLITS:
@@ -58,7 +58,7 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
         wanted = getattr(config.split, split) > 0 or bool(config.split.pinned.get(split))
         rows.append((split, cases, tiles, masks, "EMPTY: pin a case to it" if wanted and not tiles else ""))
     lines = [tabulate(rows, headers=("split", "cases", "tiles", "masks", ""), tablefmt="simple")]
-    if classes := class_counts(report.manifest):
+    if classes := count_labels(report.manifest):
         counts = [(name, *(found.get(split, 0) for split in SPLITS)) for name, found in classes.items()]
         lines += ["", tabulate(counts, headers=("tiles of the class", *SPLITS), tablefmt="simple"), ""]
     if report.manifest.header.slides:

@@ -18,9 +18,9 @@ from histill.config.predict import PredictConfig
 def main(config: PredictConfig) -> Outcome:
     """Predict with the model of `config`."""
     from histill.predict.predict import predict
-    from histill.registry.settled import settled_model
+    from histill.registry.materialize import materialize_model
 
-    model = settled_model(config.model, config.tracking, config.output, config.storage, name="model")
+    model = materialize_model(config.model, config.tracking, config.output, config.storage, name="model")
     return Outcome(vars(predict(config.model_copy(update={"model": model}))))
 
 

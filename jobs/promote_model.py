@@ -15,17 +15,17 @@ back), 1 a gate refused or another promotion was faster, 2 bad input.
 import sys
 
 from histill.cli import Outcome, run_job
-from histill.config.scoring import PromoteConfig
+from histill.config.evaluation import PromoteConfig
 
 
 def main(config: PromoteConfig) -> Outcome:
     """Promote the candidate of `config`."""
-    from histill.registry.gates import gate_table
+    from histill.registry.gates import format_gates
     from histill.registry.promotion import promote
 
     promotion = promote(config)
     if promotion.gates:
-        print(gate_table(promotion.gates), file=sys.stderr)
+        print(format_gates(promotion.gates), file=sys.stderr)
     version = "the candidate" if promotion.version is None else f"version {promotion.version}"
     print(f"{version} of {promotion.registered_name}: {promotion.decision}", file=sys.stderr)
     return Outcome(promotion.values(), ok=promotion.ok)

@@ -8,16 +8,16 @@ that `report` names needs no server.
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.scoring import ScoreConfig
+from histill.config.evaluation import ScoreConfig
 
 
 def main(config: ScoreConfig) -> Outcome:
     """Score the model of `config`."""
     import dataclasses
 
-    from histill.registry.scoring import scored
+    from histill.registry.scoring import run_scoring
 
-    return Outcome(dataclasses.asdict(scored(config)))
+    return Outcome(dataclasses.asdict(run_scoring(config)))
 
 
 if __name__ == "__main__":

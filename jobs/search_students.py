@@ -2,7 +2,7 @@
 
 `job` says what each trial is a run of: pretrain_student, distill_student, finetune_student or train_teacher, all of
 whose keys hold.
-`space` maps dotted keys to how they are drawn: {optimiser.lr: {loguniform: [1e-4, 1e-2]}, student.size_px: {choice:
+`space` maps dotted keys to how they are drawn: {optimizer.lr: {loguniform: [1e-4, 1e-2]}, student.size_px: {choice:
 [128, 256]}}. The finished sweep's folder is a run folder: score or promote it, and its best trial is meant.
 
   python jobs/search_students.py -c jobs/configs/search_students.yaml name=sweep data.tiles=s3://tiles/liver
@@ -20,30 +20,30 @@ def main(config: SearchConfig) -> Outcome:
     """Run the sweep of `config`."""
     from tabulate import tabulate
 
-    from histill.cluster.connect import connected
-    from histill.registry.runs import open_run
-    from histill.registry.server import check_tracking, required_server_uri
+    from histill.cluster.connect import connect_cluster
+    from histill.registry.mlflow_client import check_tracking, require_server_uri
+    from histill.registry.mlflow_runs import open_run
     from histill.registry.training import fetch_sources
     from histill.registry.versions import json_bytes, register
-    from histill.search.outcome import said_of
+    from histill.search.results import metric_label
     from histill.search.sweep import RECORD_NAME, prepare_sweep, run_sweep
 
     prepared = prepare_sweep(fetch_sources(config))
     if config.register_best is None:
         check_tracking(config.tracking)
     else:
-        required_server_uri(config.tracking)
+        require_server_uri(config.tracking)
 
     def register_best(model: str, name: str, record: dict[str, object]) -> str:
         return register(model, name, {RECORD_NAME: json_bytes(record)}, config.tracking, config.storage)
 
-    with connected():
+    with connect_cluster():
         sweep = run_sweep(prepared, open_run, register_best)
     rows = [
         [*(row[key] for key in row if key not in ("front", "error")), row["error"] or ("front" if row["front"] else "")]
         for row in sweep.rows()
     ]
-    headers = ["trial", *list(sweep.rows()[0])[1:-4], said_of(sweep.metric), said_of(sweep.cost), ""]
+    headers = ["trial", *list(sweep.rows()[0])[1:-4], metric_label(sweep.metric), metric_label(sweep.cost), ""]
     print(tabulate(rows, headers=headers, floatfmt=".4g"), file=sys.stderr)
     if sweep.version is not None:
         print(f"{sweep.best.trial} is version {sweep.version} of {config.register_best}", file=sys.stderr)

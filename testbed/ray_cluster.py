@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from histill.errors import HistillError
-from histill.local.processes import running
+from histill.local.processes import run_server
 from histill.local.ray_head import RayHead, ask_dashboard, base_environment, token_environment, write_token
 from testbed.hosts import Host, Network
 
@@ -56,7 +56,7 @@ class Node:
         env = {**self.env, "TMPDIR": str(temp / "disk"), "HISTILL_NODE": self.host.name}
         command = [*self.command, f"--temp-dir={temp}"]
         process = self._stack.enter_context(
-            running(
+            run_server(
                 self.host.command(*command),
                 log=self.folder / f"{self.host.name}.log",
                 env=env,
@@ -98,7 +98,7 @@ class Node:
 
     def take_leave(self, seconds: int) -> "subprocess.Popen[bytes]":
         """What a node's watch does when the cloud has given notice of so many seconds."""
-        command = self.host.command(sys.executable, "-m", "histill.cluster.notice", str(seconds))
+        command = self.host.command(sys.executable, "-m", "histill.cluster.drain", str(seconds))
         with open(self.folder / f"{self.host.name}.log", "ab") as log:
             return subprocess.Popen(command, env=dict(self.env), cwd=self.folder, stdout=log, stderr=subprocess.STDOUT)
 

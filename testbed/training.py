@@ -8,9 +8,9 @@ import torch
 
 from histill.artifacts import model_folder
 from histill.config.common import Storage
+from histill.config.evaluation import CacheConfig
 from histill.config.load import validate
 from histill.config.runs import RunConfig
-from histill.config.scoring import CacheConfig
 from histill.storage.control import exists
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
@@ -19,15 +19,15 @@ from histill.teachers.cache import HEADER_NAME, address, finish_cache
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
-from histill.tiles.subsets import few_cases
+from histill.tiles.subsample import subsample_cases
 from histill.train.build import build_learner, build_streams
 from histill.train.loop import Hooks, train
 from histill.train.prepare import prepare_run
-from histill.train.run_folder import finish, run_uri
+from histill.train.run_folder import run_uri, write_result
 
 STORAGE = Storage()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-COLOURS = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "stain": 0.05}
+COLORS = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "stain": 0.05}
 
 
 def run(kind: type[RunConfig], keys: dict[str, Any]) -> str:
@@ -46,7 +46,7 @@ def run(kind: type[RunConfig], keys: dict[str, Any]) -> str:
     folder = Path(uri) / "model"
     folder.mkdir(parents=True, exist_ok=True)
     model_folder.save(str(folder), learner.shipped, spec.card)
-    finish(config, str(folder), last)
+    write_result(config, str(folder), last)
     return uri
 
 
@@ -67,10 +67,10 @@ def keys_of(
         "runs": str(runs),
         "seed": seed,
         "data": {
-            "tiles": tiles.uri, "batch_size": batch, "seed": seed, "augment": COLOURS | {"crop_px": window_px},
+            "tiles": tiles.uri, "batch_size": batch, "seed": seed, "augment": COLORS | {"crop_px": window_px},
             "read_threads": 1, "decode_threads": 1,
         },
-        "optimiser": {"epochs": epochs, "lr": lr},
+        "optimizer": {"epochs": epochs, "lr": lr},
         "workers": {"count": 1, "gpus": int(DEVICE.type == "cuda")},
         "checkpoint_every": 10**9,
     }  # fmt: skip
@@ -78,7 +78,7 @@ def keys_of(
 
 def epochs_for(steps: int, tiles: Manifest, batch: int, fraction: float = 1.0, seed: int = 0) -> int:
     """How many passes over the training tiles come nearest to so many steps."""
-    cases = few_cases(tiles, "train", fraction, seed) if fraction < 1 else None
+    cases = subsample_cases(tiles, "train", fraction, seed) if fraction < 1 else None
     return max(1, round(steps / ceil(len(tiles.rows_of("train", cases)) / batch)))
 
 

@@ -17,7 +17,7 @@ __all__ = ["FORMAT", "batches", "write"]
 def batches(case: str, place: Place, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of 64, uint8 [B, 3, side, side] for each side of the case, in the shuffled order of a training epoch."""
     from histill.config.common import Storage
-    from histill.stream.read import Source
+    from histill.stream.read import TileSource
     from histill.stream.tile_stream import TileStream
     from histill.stream.views import Views
     from histill.tiles.manifest import read_manifest
@@ -31,7 +31,7 @@ def batches(case: str, place: Place, tiles: int) -> Iterator[tuple[torch.Tensor,
     manifest = read_manifest(place.uri, storage)
     stream = TileStream(
         manifest=manifest,
-        source=Source(place.uri, manifest.header.digest, storage),
+        source=TileSource(place.uri, manifest.header.digest, storage),
         split="train",
         views=views,
         batch_size=BATCH,

@@ -10,8 +10,8 @@ SIDE_PX = 512
 QUALITY = 90
 FIELDS = 4
 FIELD_PX = 2048
-NOISE = 3.0  # grey levels (standard deviation) of the grain added to each tile; sets the size of the JPEGs
-# Optical densities of haematoxylin and eosin: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 23:291, 2001.
+NOISE = 3.0  # gray levels (standard deviation) of the grain added to each tile; sets the size of the JPEGs
+# Optical densities of hematoxylin and eosin: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 23:291, 2001.
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]], np.float32)
 
 
@@ -43,8 +43,8 @@ def _field(generator: np.random.Generator) -> np.ndarray:
     )
     nuclei = 1 / (1 + np.exp(-9 * (_texture(generator, 6) - 1.1)))
     chromatin = 1 + 0.25 * _texture(generator, 1.2)
-    haematoxylin = 0.08 + 0.9 * nuclei * chromatin
-    amounts = np.stack([haematoxylin, stroma * (1 - 0.4 * nuclei)], axis=-1).clip(0, None)
+    hematoxylin = 0.08 + 0.9 * nuclei * chromatin
+    amounts = np.stack([hematoxylin, stroma * (1 - 0.4 * nuclei)], axis=-1).clip(0, None)
     return (255 * np.exp(-amounts @ STAINS)).round().astype(np.int16)
 
 

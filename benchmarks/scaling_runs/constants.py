@@ -23,10 +23,10 @@ from histill.config.common import Storage
 from histill.config.ingest import IngestConfig
 from histill.local.s3 import s3_server
 from histill.stream.cached_views import CachedViews
-from histill.stream.places import Places
-from histill.stream.plan import EpochPlan, steps_of
-from histill.stream.read import ShardReader, Source
-from histill.stream.responses import decode
+from histill.stream.index import SampleIndex
+from histill.stream.plan import EpochPlan, plan_steps
+from histill.stream.read import ShardReader, TileSource
+from histill.stream.responses import decode_levels
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import read_header, read_manifest, write_manifest
@@ -72,7 +72,7 @@ def _read(uri: str) -> dict[str, float]:
     before, begun = resident_bytes(), time.perf_counter()
     manifest = read_manifest(uri, Storage())
     read_s = time.perf_counter() - begun
-    places = Places.of(manifest, _SPLIT)
+    places = SampleIndex.of(manifest, _SPLIT)
     places_s = time.perf_counter() - begun - read_s
     peak = peak_bytes() - before
     pa.default_memory_pool().release_unused()
@@ -137,7 +137,7 @@ def _plan(tiles: int, workers: int, name: str) -> dict[str, float]:
     starts = np.append(np.arange(0, tiles, PER_GROUP), tiles)
     before, begun = resident_bytes(), time.perf_counter()
     batch = BATCH * workers
-    steps = steps_of(EpochPlan(starts, batch, 0, 0, max(4096, 64 * batch)), 0, workers)
+    steps = plan_steps(EpochPlan(starts, batch, 0, 0, max(4096, 64 * batch)), 0, workers)
     next(steps)
     first_s, begun, count = time.perf_counter() - begun, time.perf_counter(), 0
     for _ in islice(steps, _PLAN_STEPS):
@@ -151,7 +151,7 @@ def reads_per_tile(tiles: int = 1_000_000) -> float:
     starts = np.append(np.arange(0, tiles, PER_GROUP), tiles)
     batch = BATCH * WORKERS
     opened = own = 0
-    for step in steps_of(EpochPlan(starts, batch, 0, 0, 64 * batch), 0, WORKERS):
+    for step in plan_steps(EpochPlan(starts, batch, 0, 0, 64 * batch), 0, WORKERS):
         opened += len(np.unique(step.opened // PER_GROUP))
         own += int((step.entries >= 0).sum())
     return opened / own
@@ -168,13 +168,13 @@ def stream_costs(pictures: Sequence[np.ndarray], batches: int) -> dict[str, floa
         uri = f"s3://{server.bucket}/{TYPICAL.folder}"
         responses = write_tiles(TYPICAL, pictures, uri, storage, per_group=PER_GROUP)
         manifest = read_manifest(uri, storage)
-        source = Source(uri, manifest.header.digest, storage, responses=CachedViews(responses))
+        source = TileSource(uri, manifest.header.digest, storage, responses=CachedViews(responses))
         stream = TileStream(
             manifest=manifest, source=source, split=_SPLIT, views=Views(VIEW_PX), batch_size=BATCH, worker=0, workers=1,
             response_channels=1, buffer_tiles=4 * BATCH, threads=1, read=ShardReader(2),
         )  # fmt: skip
         found = {"ingest_cpu_s": _cpu_of(stream, batches)}
-        places = Places.at(manifest, np.arange(len(pictures)))  # the rows after these repeat them
+        places = SampleIndex.at(manifest, np.arange(len(pictures)))  # the rows after these repeat them
         reads = places.reads(np.arange(len(pictures)))
         with fault_proxy(server.endpoint) as proxy:
             counted, reader = replace(source, storage=Storage(endpoint=proxy.endpoint)), ShardReader(1)
@@ -187,7 +187,7 @@ def stream_costs(pictures: Sequence[np.ndarray], batches: int) -> dict[str, floa
         answers = [answer.as_py() for table in tables for answer in table["response"]]
         begun = time.process_time()
         for answer in answers:
-            decode(answer, 1, TYPICAL.tile_px)
+            decode_levels(answer, 1, TYPICAL.tile_px)
         return found | {
             "response_decode_s": (time.process_time() - begun) / len(answers),
             "tile_bytes": sum(map(len, images)) / len(images),

@@ -5,7 +5,7 @@ import json
 import os
 from typing import Any
 
-from histill.cluster.connect import connected
+from histill.cluster.connect import connect_cluster
 
 MARKED = "measured"  # the first key of each line
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--quick", action="store_true")
     chosen = parser.parse_args()
-    with connected():
+    with connect_cluster():
         for number in range(chosen.rounds):
             for nodes in chosen.nodes:
                 for line in measured(chosen.bucket, chosen.responses, nodes, number, chosen.quick):
@@ -32,7 +32,7 @@ def measured(bucket: str, responses: list[str], nodes: int, number: int, quick: 
 
     from benchmarks.scaling_runs.shares import figures_of
     from benchmarks.scaling_runs.workloads import WORKLOADS, prepared_run, shortened
-    from histill.storage.steady import steady_filesystem
+    from histill.storage.retrying import retrying_filesystem
 
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     workloads = [shortened(each) for each in WORKLOADS] if quick else list(WORKLOADS)
@@ -40,7 +40,7 @@ def measured(bucket: str, responses: list[str], nodes: int, number: int, quick: 
     for workload, answers in zip(workloads, responses, strict=True):
         name = f"{workload.name}-{nodes}-{number}"
         runs.append((prepared_run(workload, bucket, answers, nodes, name), workload))
-    filesystem, path = steady_filesystem(f"s3://{bucket}/runs", runs[0][0].config.storage)
+    filesystem, path = retrying_filesystem(f"s3://{bucket}/runs", runs[0][0].config.storage)
     result = TorchTrainer(
         work,
         train_loop_config={"runs": [(prepared, workload.warm + workload.steps) for prepared, workload in runs]},

@@ -23,7 +23,7 @@ def draw(path: Path, measured: Measured, made: Constants, given: Assumed) -> Non
 
 def _speed_up(axes: Any, measured: Measured) -> None:
     every = sorted({nodes for rows in measured.values() for nodes in rows})
-    axes.plot(every, [nodes / every[0] for nodes in every], ":", color="grey", label="proportional")
+    axes.plot(every, [nodes / every[0] for nodes in every], ":", color="gray", label="proportional")
     for name, rows in measured.items():
         nodes = list(rows)
         alone = rows[nodes[0]]["tiles_per_s"]

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from histill.config.common import Storage
+from histill.config.evaluation import CacheConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig
-from histill.config.scoring import CacheConfig
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.teachers.answers import Answering, answer_shard

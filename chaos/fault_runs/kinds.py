@@ -19,12 +19,12 @@ from testbed.site import Site
 WORKER = "ray::RayTrainWorker"
 READER = "ray::MapBatches"
 LONG = {  # a run of minutes: a student that takes its time, saved when an epoch ends, or when there is a reason
-    "optimiser.epochs": "80",
+    "optimizer.epochs": "80",
     "student.decoder_channels": "[256, 256, 128, 128, 128]",
     "checkpoint_every": "1000",
 }
 ELASTIC = {"workers.count": "{min: 1, max: 2}"}
-READ_BY_TASKS = {"data.reader": "ray_data", "workers.cpus": "0.5"}  # who leave CPUs for the tasks
+READ_BY_TASKS = {"data.reader": "import_ray_data", "workers.cpus": "0.5"}  # who leave CPUs for the tasks
 CUT_S, S3_AWAY_S, TRACKING_AWAY_S = 25.0, 6.0, 120.0
 NOTICE_S = 15
 FIRST_AT = 16  # steps: by then Ray has a checkpoint for certain; the newest that is seen may not be in its books
@@ -263,7 +263,7 @@ def loss_not_a_number(place: Range, times: int) -> list[Verdict]:
     verdicts = []
     for number in range(times):
         name = f"not-a-number-{number}"
-        with place.run(name, {"optimiser.weight_decay": "3e4", "seed": str(number)}) as run:
+        with place.run(name, {"optimizer.weight_decay": "3e4", "seed": str(number)}) as run:
             said = run.finish(300)
             run.injected += 1
             left = run.witness.left()
@@ -280,7 +280,7 @@ def loss_not_a_number(place: Range, times: int) -> list[Verdict]:
 
 def one_of_each(place: Range, times: int) -> list[Verdict]:
     """One run that gets different faults."""
-    with place.run("one-of-each", {"optimiser.epochs": "16"}) as run:
+    with place.run("one-of-each", {"optimizer.epochs": "16"}) as run:
         return [suffered(place, run, [worker_killed, driver_killed, s3_restarted, raylet_killed] * times, 4)]
 
 

@@ -77,7 +77,7 @@ class Run:
             "student.encoder": "csat_tiny",
             "student.decoder_channels": "[16, 16, 8, 8, 8]",
             "teacher.classical": "true",
-            "optimiser.epochs": "32",
+            "optimizer.epochs": "32",
             "tracking.experiment": EXPERIMENT,
             "checkpoint_every": "4",
             "max_failures": "50",
@@ -112,7 +112,7 @@ class Run:
     @property
     def epochs(self) -> int:
         """How many it has."""
-        return int(self.keys()["optimiser.epochs"])
+        return int(self.keys()["optimizer.epochs"])
 
     @property
     def ended(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 
 from histill.config.common import Storage
-from histill.stream.read import Source
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.testing.tile_sets import write_tile_set
@@ -55,7 +55,7 @@ def make_tiles(where: Site) -> Setting:
         manifest = read_manifest(uri, storage)
     stream = TileStream(
         manifest=manifest,
-        source=Source(uri, manifest.header.digest, storage),
+        source=TileSource(uri, manifest.header.digest, storage),
         split="train",
         views=Views(TILE_PX),
         batch_size=BATCH,

@@ -12,7 +12,7 @@ import numpy as np
 from pyarrow import fs
 
 from histill.local.s3 import REGION, S3Server
-from histill.stream.draws import tally
+from histill.stream.counter_rng import multiset_hash
 
 _POLL_S = 0.3
 
@@ -108,6 +108,6 @@ def against_plan(
 
 def _difference(tiles: int, fingerprint: int, planned: list[int]) -> tuple[int, int]:
     lost, repeated = max(0, len(planned) - tiles), max(0, tiles - len(planned))
-    if not lost and not repeated and fingerprint != tally(np.array(planned, np.int64)):
+    if not lost and not repeated and fingerprint != multiset_hash(np.array(planned, np.int64)):
         return 1, 1
     return lost, repeated

@@ -98,13 +98,13 @@ def _training(place: Place, chain: str) -> list[str]:
 
 def train(place: Place, chain: str) -> list[list[str]]:
     """A pretraining of three epochs of six steps, to the bucket."""
-    keys = [*_training(place, chain), "optimiser.epochs=3", f"runs={bucket(place, chain)}", "workers.cpus=0.5"]
+    keys = [*_training(place, chain), "optimizer.epochs=3", f"runs={bucket(place, chain)}", "workers.cpus=0.5"]
     return [python("pretrain_student.py", *keys)]
 
 
 def sweep(place: Place, chain: str) -> list[list[str]]:
     """Two trials of two epochs beside each other, on this machine's disk."""
-    keys = [*_training(place, chain), "optimiser.epochs=2", f"runs={out(place, chain)}", "workers.cpus=0.4"]
+    keys = [*_training(place, chain), "optimizer.epochs=2", f"runs={out(place, chain)}", "workers.cpus=0.4"]
     keys += [
         "trials=2",
         "concurrent=2",

@@ -12,7 +12,7 @@ from histill.config.common import Storage
 if TYPE_CHECKING:
     import torch
 
-    from histill.models.encoders import Model
+    from histill.models.transfer import Model
 
 _GOOD, _MOST_STEPS = 0.8, 200  # Dice on what is learned from
 

@@ -121,7 +121,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def draw_images(index: Path) -> None:
-    """Images of discs on a ground with their masks, labelled by whether there are discs, and their index."""
+    """Images of discs on a ground with their masks, labeled by whether there are discs, and their index."""
     index.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(CASES * IMAGES_PER_CASE):
@@ -148,7 +148,7 @@ def draw_slide(path: Path, seed: int) -> Path:
 
 
 def _drawn(seed: int, side: int, discs: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [side, side, 3] in H&E's colours, and the mask of its discs, uint8 [side, side]."""
+    """uint8 [side, side, 3] in H&E's colors, and the mask of its discs, uint8 [side, side]."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:side, :side]
     mask = np.zeros((side, side), np.uint8)

@@ -13,7 +13,7 @@ _STEADY = ("epoch/", "val/", "best_")  # metrics recorded at fixed steps
 
 
 def _client(uri: str) -> "MlflowClient":
-    from histill.registry.server import connect
+    from histill.registry.mlflow_client import connect
 
     return connect(uri)
 

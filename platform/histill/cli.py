@@ -13,12 +13,12 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from pydantic import BaseModel
 
-from histill.cluster.failures import known_error
-from histill.cluster.interrupts import Interrupted, heed_signals
+from histill.cluster.ray_errors import unwrap_error
+from histill.cluster.signals import Interrupted, handle_signals
 from histill.config.base import Strict
-from histill.config.faults import is_shown
 from histill.config.load import OneOf, load_config, nested_models
 from histill.config.redact import print_trace, redact, redact_all
+from histill.config.validation_errors import is_shown
 from histill.errors import InputError
 from histill.storage.control import json_value
 
@@ -57,9 +57,9 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
     """
     sys.excepthook = lambda kind, error, trace: print_trace(error)
     given = sys.argv[1:] if argv is None else argv
-    arguments = _parser(_shown(model, given)).parse_intermixed_args(given)
+    arguments = _parser(_choose_model(model, given)).parse_intermixed_args(given)
     try:
-        with heed_signals():
+        with handle_signals():
             config = load_config(model, arguments.config, [*arguments.overrides, *(arguments.options or ())])
             if arguments.print_config:
                 print(yaml.safe_dump(redact_all(config.model_dump(mode="json")), sort_keys=False), end="")
@@ -74,7 +74,7 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
         print("interrupted; run the same command again to go on from what is written.", file=sys.stderr)
         return 130
     except Exception as error:
-        known = known_error(error)
+        known = unwrap_error(error)
         if known is None:
             raise
         if arguments.verbose:
@@ -99,7 +99,7 @@ class _Parser(argparse.ArgumentParser):
         super().error(redact(message))
 
 
-def _shown(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Strict]:
+def _choose_model(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Strict]:
     """The model whose keys are shown and known as options; a wrong choice is refused once all is read."""
     if not isinstance(model, OneOf):
         return model

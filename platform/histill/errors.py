@@ -9,5 +9,5 @@ class InputError(HistillError):
     """The user's input (config, credentials, tiles, models) is at fault. Jobs exit with status 2."""
 
 
-class AwayError(InputError):
+class UnavailableError(InputError):
     """A server does not answer, which may pass by itself."""

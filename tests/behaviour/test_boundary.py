@@ -10,18 +10,18 @@ import torch
 
 from histill.artifacts.model_folder import load, save
 from histill.config.common import Storage, Teacher
+from histill.config.evaluation import CacheConfig, HeldOut
 from histill.config.finetune import FinetuneConfig
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig, RunConfig, TeacherConfig
-from histill.config.scoring import CacheConfig, HeldOut
-from histill.distill.boundary import with_boundary
 from histill.evaluate.score import score_model
 from histill.storage.control import write_json
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
-from histill.stream.read import Source
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
+from histill.tasks.boundary import add_boundary
 from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import HEADER_NAME, CacheHeader
 from histill.teachers.teacher import load_teacher
@@ -53,7 +53,7 @@ class Place:
             "name": name,
             "runs": str(self.folder / "runs"),
             "data": {"tiles": self.manifest.uri, "batch_size": 4},
-            "optimiser": {"epochs": epochs, "lr": 5e-3, "weight_decay": 0.0},
+            "optimizer": {"epochs": epochs, "lr": 5e-3, "weight_decay": 0.0},
             "workers": {"count": 1},
         }
         return validate(kind, data | changes, "the test")
@@ -76,7 +76,7 @@ class Place:
         assert card.classes == CLASSES
         stream = TileStream(
             manifest=self.manifest,
-            source=Source(self.manifest.uri, self.manifest.header.digest, STORAGE, masks=True),
+            source=TileSource(self.manifest.uri, self.manifest.header.digest, STORAGE, masks=True),
             split="test",
             views=Views(SIDE),
             batch_size=4,
@@ -88,7 +88,7 @@ class Place:
             for batch in stream.exact_pass():
                 assert batch.mask is not None
                 said = network(batch.student.float()).argmax(1) == 2
-                there = with_boundary(batch.mask.long(), WIDTH, 2) == 2
+                there = add_boundary(batch.mask.long(), WIDTH, 2) == 2
                 both, either = both + int((said & there).sum()), either + int((said | there).sum())
         return both / either
 

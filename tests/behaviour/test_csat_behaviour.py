@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from histill.losses.logits import cross_entropy
 from histill.models.attention import SpatialAttention
-from histill.models.students import build_segmenter
+from histill.models.segmenter import build_segmenter
 
 pytestmark = pytest.mark.behaviour
 
@@ -81,13 +81,13 @@ def test_a_training_csat_segmenter_keeps_tiles_apart() -> None:
 
 
 def train(model: nn.Module, loss: Callable[[Any], Tensor], steps: int) -> float:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0)
     value = torch.tensor(float("inf"))
     for _ in range(steps):
         value = loss(model)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value.backward()
-        optimiser.step()
+        optimizer.step()
     return value.item()
 
 
@@ -105,8 +105,8 @@ def test_a_csat_tiny_segmenter_learns_where_eight_discs_are() -> None:
     torch.manual_seed(0)
     model = build_segmenter("csat_tiny", 2, (32, 24, 16, 16, 8))
     rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
-    centres = torch.randint(16, 48, (8, 2))
-    masks = torch.stack([((rows - y) ** 2 + (columns - x) ** 2 < 144).long() for y, x in centres])
+    centers = torch.randint(16, 48, (8, 2))
+    masks = torch.stack([((rows - y) ** 2 + (columns - x) ** 2 < 144).long() for y, x in centers])
     shade = torch.where(masks[:, None] == 1, 90, 200) + torch.randint(-30, 31, (8, 3, 64, 64))
     tiles, valid = shade.to(torch.uint8), torch.ones(8, dtype=torch.bool)
     end = train(model, lambda m: cross_entropy(m(tiles), masks, valid), 100)

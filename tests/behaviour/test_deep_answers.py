@@ -8,8 +8,8 @@ import torch
 
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig
-from histill.models.matching import Matching
-from histill.models.students import Segmenter
+from histill.models.projection import ProjectedStudent
+from histill.models.segmenter import Segmenter
 from histill.tiles.manifest import Manifest
 from histill.train.build import build_learner, build_streams
 from histill.train.loop import Hooks, train
@@ -29,7 +29,7 @@ def pretrained(manifest: Manifest, folder: Path, deep: float) -> list[dict[str, 
             "student": {"encoder": "csat_tiny", "decoder_channels": (32, 16, 16, 8, 8)},
             "teacher": {"classical": True},
             "loss": {"deep": {"weight": deep}},
-            "optimiser": {"epochs": 10, "lr": 3e-3, "weight_decay": 0.0},
+            "optimizer": {"epochs": 10, "lr": 3e-3, "weight_decay": 0.0},
             "workers": {"count": 1},
         },
         "the test",
@@ -39,7 +39,7 @@ def pretrained(manifest: Manifest, folder: Path, deep: float) -> list[dict[str, 
     parts: list[dict[str, float]] = []
     hooks = Hooks(lambda snapshot: parts.append(dict(snapshot.parts)), lambda _: None)
     train(learner, learner.model, prepared.build_task(), *build_streams(prepared, manifest, 0, 1), config, hooks)
-    assert isinstance(learner.model, Matching) == (deep > 0)
+    assert isinstance(learner.model, ProjectedStudent) == (deep > 0)
     assert isinstance(learner.shipped, Segmenter)
     return parts
 

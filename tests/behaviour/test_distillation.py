@@ -11,7 +11,7 @@ import torch
 from histill.artifacts import model_folder
 from histill.config.common import Storage
 from histill.config.distill import DistillConfig
-from histill.config.load import validate, with_value
+from histill.config.load import set_value, validate
 from histill.config.runs import RunConfig, TeacherConfig
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.train.build import build_learner, build_streams
@@ -59,11 +59,11 @@ def keys(manifest: Manifest, folder: Path, name: str, **changes: Any) -> dict[st
         "name": name,
         "runs": str(folder),
         "data": {"tiles": manifest.uri, "batch_size": 8},
-        "optimiser": {"epochs": 12, "lr": 2e-3},
+        "optimizer": {"epochs": 12, "lr": 2e-3},
         "workers": {"count": 1},
     }
     for key, value in changes.items():
-        data = with_value(data, key.replace("__", "."), value)
+        data = set_value(data, key.replace("__", "."), value)
     return data
 
 
@@ -111,7 +111,7 @@ def test_a_distillation_goes_on_where_it_stopped(manifest: Manifest, teacher: st
     changes: dict[str, Any] = {
         "student": {"encoder": "csat_tiny", "size_px": 32},
         "loss": {"many_features": {}},
-        "optimiser__epochs": 3,
+        "optimizer__epochs": 3,
     }
     prepared = distillation(manifest, teacher, tmp_path, **changes)
     whole, _ = run(prepared, manifest)

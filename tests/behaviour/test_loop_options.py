@@ -17,22 +17,22 @@ from torch.nn.parallel import DistributedDataParallel
 from histill.artifacts.model_folder import ModelCard, build, load
 from histill.config.common import Storage
 from histill.config.finetune import FinetuneConfig
-from histill.config.load import validate, with_value
+from histill.config.load import set_value, validate
 from histill.config.runs import SupervisedLoss
-from histill.distill.task import Judge, Student, Task, Terms
-from histill.distill.training_task import TrainingTask
-from histill.models.encoders import parameters_by_depth
+from histill.models.transfer import parameters_by_depth
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
-from histill.stream.read import Source
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
+from histill.tasks.task import Metric, Student, Task, Terms
+from histill.tasks.training_task import TrainingTask
 from histill.tiles.manifest import Manifest
 from histill.train import loop
 from histill.train.checkpoint import LEARNED_NAME, Learner, restore_checkpoint, save_checkpoint
-from histill.train.ledger import Position
+from histill.train.coverage import DataState
 from histill.train.loop import Hooks, train
-from histill.train.schedule import learning_rate, make_optimiser
+from histill.train.schedule import learning_rate, make_optimizer
 
 pytestmark = pytest.mark.behaviour
 
@@ -43,7 +43,7 @@ UNCLIPPED = 1e6  # a gradient of the wrong length would look right once it is cl
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
+def labeled(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
     """14 tiles to learn from: three steps of four tiles, and one of two with two rows of padding."""
     return tile_set(tmp_path_factory.mktemp("tiles"), tiles=21, tile_px=SIDE, labels=True)
 
@@ -54,11 +54,11 @@ def configured(manifest: Manifest, **changes: Any) -> FinetuneConfig:
         "runs": "unused",
         "target": "classification",
         "data": {"tiles": manifest.uri, "batch_size": BATCH},
-        "optimiser": {"epochs": 1, "lr": 3e-3, "weight_decay": 0.0},
+        "optimizer": {"epochs": 1, "lr": 3e-3, "weight_decay": 0.0},
         "workers": {"count": 1},
     }
     for key, value in changes.items():
-        data = with_value(data, key.replace("__", "."), value)
+        data = set_value(data, key.replace("__", "."), value)
     return validate(FinetuneConfig, data, "the test")
 
 
@@ -83,10 +83,10 @@ def card(manifest: Manifest, config: FinetuneConfig) -> ModelCard:
 def learner(manifest: Manifest, config: FinetuneConfig, seed: int = 0) -> Learner:
     torch.manual_seed(seed)
     model = build(card(manifest, config))
-    position = Position(batch_size=BATCH, tiles_digest=manifest.header.digest)
-    average = ModelEmaV3(model, decay=config.optimiser.ema, use_warmup=True) if config.optimiser.ema else None
-    optimiser = make_optimiser(parameters_by_depth(model), config.optimiser, config.layer_decay)
-    return Learner(model, optimiser, position, average)
+    position = DataState(batch_size=BATCH, tiles_digest=manifest.header.digest)
+    average = ModelEmaV3(model, decay=config.optimizer.ema, use_warmup=True) if config.optimizer.ema else None
+    optimizer = make_optimizer(parameters_by_depth(model), config.optimizer, config.layer_decay)
+    return Learner(model, optimizer, position, average)
 
 
 def classify(classes: tuple[str, ...], weights: tuple[float, ...] | None, smoothing: float = 0.0) -> TrainingTask:
@@ -107,7 +107,7 @@ def task_of(config: FinetuneConfig) -> Task:
 def stream(manifest: Manifest, config: FinetuneConfig, split: str) -> TileStream:
     return TileStream(
         manifest=manifest,
-        source=Source(manifest.uri, manifest.header.digest, Storage(), masks=config.target == "segmentation"),
+        source=TileSource(manifest.uri, manifest.header.digest, Storage(), masks=config.target == "segmentation"),
         split=split,
         views=Views(manifest.header.tile_px),
         batch_size=BATCH,
@@ -143,14 +143,14 @@ def run(
 
 
 def gradients_of(learns: Learner) -> list[dict[str, Tensor]]:
-    """Filled while it learns: the gradient of each step, as it reaches the optimiser."""
+    """Filled while it learns: the gradient of each step, as it reaches the optimizer."""
     seen: list[dict[str, Tensor]] = []
     named = list(learns.model.named_parameters())
 
     def note(*_: Any) -> None:
         seen.append({name: p.grad.clone() for name, p in named if p.grad is not None})
 
-    learns.optimiser.register_step_pre_hook(note)
+    learns.optimizer.register_step_pre_hook(note)
     return seen
 
 
@@ -165,21 +165,21 @@ def assert_close_gradients(found: list[dict[str, Tensor]], expected: list[dict[s
 
 def plain_descent(learns: Learner) -> Learner:
     """`learns` with SGD: AdamW divides by the gradient's size, which makes steps of what is but rounding."""
-    learns.optimiser = torch.optim.SGD([{"params": list(learns.model.parameters()), "lr_scale": 1.0}], lr=0.1)
+    learns.optimizer = torch.optim.SGD([{"params": list(learns.model.parameters()), "lr_scale": 1.0}], lr=0.1)
     return learns
 
 
 @pytest.mark.parametrize("target", ["classification", "segmentation"])
-def test_accumulation_changes_neither_gradients_nor_weights(labelled: Manifest, target: str) -> None:
+def test_accumulation_changes_neither_gradients_nor_weights(labeled: Manifest, target: str) -> None:
     """Nothing in this network mixes the rows of a batch or drops paths, so only the order of sums differs."""
     ends, seen, saved = [], [], []
     for accumulate in (1, 2, 4):
-        config = configured(labelled, target=target, optimiser__accumulate=accumulate, optimiser__clip_norm=UNCLIPPED)
-        learns = plain_descent(learner(labelled, config))
+        config = configured(labeled, target=target, optimizer__accumulate=accumulate, optimizer__clip_norm=UNCLIPPED)
+        learns = plain_descent(learner(labeled, config))
         seen.append(gradients_of(learns))
-        saved.append(run(labelled, config, learns)[-1])
+        saved.append(run(labeled, config, learns)[-1])
         ends.append(learns.model.state_dict())
-    start = learner(labelled, config).model.state_dict()
+    start = learner(labeled, config).model.state_dict()
     for gradients, end, figures in zip(seen[1:], ends[1:], saved[1:], strict=True):
         assert_close_gradients(gradients, seen[0], 2e-3)
         for name, tensor in ends[0].items():
@@ -191,11 +191,11 @@ def test_accumulation_changes_neither_gradients_nor_weights(labelled: Manifest, 
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_the_terms_that_are_shown_are_means_over_tiles_as_the_loss_is(labelled: Manifest, accumulate: int) -> None:
+def test_the_terms_that_are_shown_are_means_over_tiles_as_the_loss_is(labeled: Manifest, accumulate: int) -> None:
     """Also where a part of a batch holds nothing but padding."""
-    config = configured(labelled, target="segmentation", optimiser__accumulate=accumulate)
-    learns, shown = learner(labelled, config), []
-    streams = stream(labelled, config, "train"), stream(labelled, config, "val")
+    config = configured(labeled, target="segmentation", optimizer__accumulate=accumulate)
+    learns, shown = learner(labeled, config), []
+    streams = stream(labeled, config, "train"), stream(labeled, config, "val")
     train(learns, learns.model, task_of(config), *streams, config, Hooks(shown.append, lambda metrics: None))
     assert shown[-1].parts.keys() == {"cross_entropy", "dice"}
     assert sum(shown[-1].parts.values()) == pytest.approx(shown[-1].loss, rel=1e-4)
@@ -213,9 +213,9 @@ def one_process() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_workers_exchange_gradients_once_a_step(labelled: Manifest, accumulate: int) -> None:
-    config = configured(labelled, optimiser__accumulate=accumulate, optimiser__clip_norm=UNCLIPPED)
-    learns = plain_descent(learner(labelled, config))
+def test_workers_exchange_gradients_once_a_step(labeled: Manifest, accumulate: int) -> None:
+    config = configured(labeled, optimizer__accumulate=accumulate, optimizer__clip_norm=UNCLIPPED)
+    learns = plain_descent(learner(labeled, config))
     parallel, exchanges = DistributedDataParallel(learns.model), []
 
     def exchange(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -226,12 +226,12 @@ def test_workers_exchange_gradients_once_a_step(labelled: Manifest, accumulate: 
 
     parallel.register_comm_hook(None, exchange)
     seen = gradients_of(learns)
-    run(labelled, config, learns, parallel=parallel)
+    run(labeled, config, learns, parallel=parallel)
     assert exchanges.count(0) == 4
-    whole = configured(labelled, optimiser__clip_norm=UNCLIPPED)
-    alone = plain_descent(learner(labelled, whole))
+    whole = configured(labeled, optimizer__clip_norm=UNCLIPPED)
+    alone = plain_descent(learner(labeled, whole))
     expected = gradients_of(alone)
-    run(labelled, whole, alone)
+    run(labeled, whole, alone)
     assert_close_gradients(seen, expected, 2e-3)
 
 
@@ -239,28 +239,28 @@ def test_workers_exchange_gradients_once_a_step(labelled: Manifest, accumulate: 
 def test_gradients_are_held_back_within_a_compiled_model_as_well() -> None:
     shared = DistributedDataParallel(nn.Linear(2, 2))
     for parallel in (shared, torch.compile(shared, backend="eager")):
-        with loop._unsynchronised(parallel):
+        with loop._skip_sync(parallel):
             assert not shared.require_backward_grad_sync
         assert shared.require_backward_grad_sync
 
 
 def weights_after_steps(learns: Learner) -> list[dict[str, Tensor]]:
-    """Filled while it learns: the weights after each step of the optimiser."""
+    """Filled while it learns: the weights after each step of the optimizer."""
     seen: list[dict[str, Tensor]] = []
 
     def note(*_: Any) -> None:
         seen.append({name: tensor.clone() for name, tensor in learns.model.state_dict().items()})
 
-    learns.optimiser.register_step_post_hook(note)
+    learns.optimizer.register_step_post_hook(note)
     return seen
 
 
-def test_the_average_is_that_of_its_formula_and_is_what_ships(labelled: Manifest, tmp_path: Path) -> None:
+def test_the_average_is_that_of_its_formula_and_is_what_ships(labeled: Manifest, tmp_path: Path) -> None:
     """The decay of global step s is min(ema, 1 - s^(-2/3)), and 0 for the first two, where nothing is worth keeping."""
-    config = configured(labelled, optimiser__epochs=3, optimiser__ema=0.6)
-    learns = learner(labelled, config)
+    config = configured(labeled, optimizer__epochs=3, optimizer__ema=0.6)
+    learns = learner(labeled, config)
     seen = weights_after_steps(learns)
-    saved = run(labelled, config, learns)
+    saved = run(labeled, config, learns)
     assert len(seen) == 12
     expected = {name: tensor.double() for name, tensor in seen[0].items()}
     decays = [0.0 if step < 2 else min(0.6, 1 - step ** (-2 / 3)) for step in range(12)]
@@ -270,21 +270,21 @@ def test_the_average_is_that_of_its_formula_and_is_what_ships(labelled: Manifest
             expected[name] = decay * expected[name] + (1 - decay) * tensor.double()
     for name, tensor in learns.shipped.state_dict().items():
         assert np.allclose(tensor.double(), expected[name], rtol=1e-5, atol=1e-6), name
-    save_checkpoint(str(tmp_path), learns, card(labelled, config))
+    save_checkpoint(str(tmp_path), learns, card(labeled, config))
     shipped, _, _ = load(str(tmp_path), Storage())
     learned = load_file(tmp_path / LEARNED_NAME)
     assert all(torch.equal(tensor, learns.shipped.state_dict()[n]) for n, tensor in shipped.state_dict().items())
     assert all(torch.equal(tensor, seen[-1][name]) for name, tensor in learned.items())
     assert any(not torch.equal(tensor, learned[name]) for name, tensor in shipped.state_dict().items())
-    figures = loop.evaluate(shipped, task_of(config), stream(labelled, config, "val"), torch.device("cpu"))
+    figures = loop.evaluate(shipped, task_of(config), stream(labeled, config, "val"), torch.device("cpu"))
     assert {name: saved[-1][f"val_{name}"] for name in figures} == pytest.approx(figures)
 
 
-def test_without_an_average_the_model_itself_ships(labelled: Manifest, tmp_path: Path) -> None:
-    config = configured(labelled)
-    learns = learner(labelled, config)
+def test_without_an_average_the_model_itself_ships(labeled: Manifest, tmp_path: Path) -> None:
+    config = configured(labeled)
+    learns = learner(labeled, config)
     assert learns.shipped is learns.model
-    save_checkpoint(str(tmp_path), learns, card(labelled, config))
+    save_checkpoint(str(tmp_path), learns, card(labeled, config))
     assert not (tmp_path / LEARNED_NAME).exists()
 
 
@@ -294,25 +294,25 @@ class Lost(Exception):
 
 @pytest.mark.parametrize("lost_at", [3, 4, 6], ids=["in the first epoch", "between epochs", "in the second epoch"])
 def test_a_stopped_run_with_an_average_ends_like_one_that_was_not(
-    labelled: Manifest, tmp_path: Path, lost_at: int
+    labeled: Manifest, tmp_path: Path, lost_at: int
 ) -> None:
-    changes = {"optimiser__ema": 0.7, "optimiser__accumulate": 2, "layer_decay": 0.7}
+    changes = {"optimizer__ema": 0.7, "optimizer__accumulate": 2, "layer_decay": 0.7}
     every = 3 if lost_at == 3 else 2
-    config = configured(labelled, optimiser__epochs=2, checkpoint_every=every, **changes)
-    through = learner(labelled, config)
-    expected = run(labelled, config, through)[-1]
-    stopped = learner(labelled, config)
+    config = configured(labeled, optimizer__epochs=2, checkpoint_every=every, **changes)
+    through = learner(labeled, config)
+    expected = run(labeled, config, through)[-1]
+    stopped = learner(labeled, config)
 
     def save_and_stop(metrics: dict[str, float]) -> None:
-        save_checkpoint(str(tmp_path), stopped, card(labelled, config))
+        save_checkpoint(str(tmp_path), stopped, card(labeled, config))
         if metrics["step"] == lost_at:
             raise Lost
 
     with pytest.raises(Lost):
-        run(labelled, config, stopped, on_save=save_and_stop)
-    resumed = learner(labelled, config, seed=99)
+        run(labeled, config, stopped, on_save=save_and_stop)
+    resumed = learner(labeled, config, seed=99)
     restore_checkpoint(str(tmp_path), resumed)
-    last = run(labelled, config, resumed)[-1]
+    last = run(labeled, config, resumed)[-1]
     assert {name: last[name] for name in last if name != "loss"} == pytest.approx(
         {name: expected[name] for name in expected if name != "loss"}, rel=1e-4
     )
@@ -321,17 +321,17 @@ def test_a_stopped_run_with_an_average_ends_like_one_that_was_not(
             torch.testing.assert_close(one.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_each_depth_learns_at_its_own_rate(labelled: Manifest) -> None:
-    config = configured(labelled, layer_decay=0.5)
-    learns, rates = learner(labelled, config), []
+def test_each_depth_learns_at_its_own_rate(labeled: Manifest) -> None:
+    config = configured(labeled, layer_decay=0.5)
+    learns, rates = learner(labeled, config), []
 
-    def note(optimiser: torch.optim.Optimizer, *_: Any) -> None:
-        rates.append([(group["lr"], group["lr_scale"]) for group in optimiser.param_groups])
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rates.append([(group["lr"], group["lr_scale"]) for group in optimizer.param_groups])
 
-    learns.optimiser.register_step_pre_hook(note)
-    run(labelled, config, learns)
+    learns.optimizer.register_step_pre_hook(note)
+    run(labeled, config, learns)
     for step, groups in enumerate(rates):
-        peak = learning_rate(config.optimiser, step, 4)
+        peak = learning_rate(config.optimizer, step, 4)
         assert [lr for lr, _ in groups] == pytest.approx([peak * scale for _, scale in groups])
     assert {scale for _, scale in rates[0]} == {0.5**distance for distance in range(6)}
 
@@ -353,21 +353,21 @@ class Watched:
         self.notes.append((terms.loss.dtype, torch.is_autocast_enabled("cpu")))
         return terms
 
-    def judge(self, tiles: np.ndarray) -> Judge:
+    def judge(self, tiles: np.ndarray) -> Metric:
         return self.task.judge(tiles)
 
 
 @pytest.mark.parametrize("target", ["classification", "segmentation"])
-def test_bfloat16_is_for_the_students_activations_alone(labelled: Manifest, target: str) -> None:
+def test_bfloat16_is_for_the_students_activations_alone(labeled: Manifest, target: str) -> None:
     losses, inside = {}, {}
     for precision in ("float32", "bfloat16"):
-        config = configured(labelled, target=target, precision=precision)
-        learns, seen, notes = learner(labelled, config), set(), []
+        config = configured(labeled, target=target, precision=precision)
+        learns, seen, notes = learner(labeled, config), set(), []
         layer = next(module for module in learns.model.modules() if isinstance(module, nn.Linear))
         layer.register_forward_hook(
             lambda layer, given, output, seen=seen: seen.add(output.dtype) if layer.training else None
         )
-        losses[precision] = run(labelled, config, learns, task=Watched(task_of(config), notes))[-1]["loss"]
+        losses[precision] = run(labeled, config, learns, task=Watched(task_of(config), notes))[-1]["loss"]
         inside[precision] = seen
         assert set(notes) == {(torch.float32, False)}
         assert {parameter.dtype for parameter in learns.model.parameters()} == {torch.float32}
@@ -377,13 +377,13 @@ def test_bfloat16_is_for_the_students_activations_alone(labelled: Manifest, targ
     assert losses["bfloat16"] != losses["float32"]
 
 
-def test_a_compiled_model_learns_alike_and_leaves_no_trace_in_checkpoints(labelled: Manifest, tmp_path: Path) -> None:
+def test_a_compiled_model_learns_alike_and_leaves_no_trace_in_checkpoints(labeled: Manifest, tmp_path: Path) -> None:
     """Traced, but not turned into machine code, which takes minutes and is torch's own affair."""
-    config = configured(labelled, optimiser__ema=0.5)
-    plain, compiled = plain_descent(learner(labelled, config)), plain_descent(learner(labelled, config))
-    run(labelled, config, plain)
-    run(labelled, config, compiled, parallel=torch.compile(compiled.model, backend="eager"))
-    save_checkpoint(str(tmp_path), compiled, card(labelled, config))
+    config = configured(labeled, optimizer__ema=0.5)
+    plain, compiled = plain_descent(learner(labeled, config)), plain_descent(learner(labeled, config))
+    run(labeled, config, plain)
+    run(labeled, config, compiled, parallel=torch.compile(compiled.model, backend="eager"))
+    save_checkpoint(str(tmp_path), compiled, card(labeled, config))
     for name in ("model.safetensors", LEARNED_NAME):
         assert load_file(tmp_path / name).keys() == plain.model.state_dict().keys()
     for name, tensor in plain.shipped.state_dict().items():
@@ -393,7 +393,7 @@ def test_a_compiled_model_learns_alike_and_leaves_no_trace_in_checkpoints(labell
 
 def test_a_classifier_learns_its_labels(tmp_path: Path, tile_set: Callable[..., Manifest]) -> None:
     manifest = tile_set(tmp_path / "tiles", tiles=48, tile_px=SIDE, labels=True)
-    config = configured(manifest, optimiser__epochs=8)
+    config = configured(manifest, optimizer__epochs=8)
     saved = run(manifest, config, learner(manifest, config), task=classify(LABELS, None))
     assert saved[-1]["loss"] < 0.5 * saved[0]["loss"]
     assert saved[-1]["val_balanced_accuracy"] == saved[-1]["val_auroc"] == 1.0
@@ -402,8 +402,8 @@ def test_a_classifier_learns_its_labels(tmp_path: Path, tile_set: Callable[..., 
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_tiles_logits_do_not_depend_on_its_neighbours(labelled: Manifest, training: bool) -> None:
-    model = build(card(labelled, configured(labelled))).train(training)
+def test_a_tiles_logits_do_not_depend_on_its_neighbors(labeled: Manifest, training: bool) -> None:
+    model = build(card(labeled, configured(labeled))).train(training)
     tiles = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
     tiles[3] = 0  # padding
     together = model(tiles)

@@ -10,22 +10,22 @@ import torch
 
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage
-from histill.config.load import validate, with_value
+from histill.config.load import set_value, validate
 from histill.config.runs import PretrainConfig
-from histill.distill.responses import Responses
-from histill.distill.training_task import TrainingTask
 from histill.errors import HistillError, InputError
 from histill.outputs import OutputSpec
-from histill.stream.draws import tally
-from histill.stream.read import Source
+from histill.stream.counter_rng import multiset_hash
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
+from histill.tasks.responses import Responses
+from histill.tasks.training_task import TrainingTask
 from histill.teachers.classical import ClassicalTeacher
 from histill.tiles.manifest import Manifest
 from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint
-from histill.train.ledger import Position
+from histill.train.coverage import DataState
 from histill.train.loop import Hooks, train
-from histill.train.schedule import make_optimiser
+from histill.train.schedule import make_optimizer
 from histill.train.snapshot import Snapshot
 
 pytestmark = pytest.mark.behaviour
@@ -44,10 +44,10 @@ def configured(manifest: Manifest, **changes: Any) -> PretrainConfig:
         "runs": "unused",
         "data": {"tiles": manifest.uri, "batch_size": BATCH},
         "teacher": {"classical": True},
-        "optimiser": {"epochs": 2, "lr": 3e-3, "weight_decay": 0.0},
+        "optimizer": {"epochs": 2, "lr": 3e-3, "weight_decay": 0.0},
     }
     for key, value in changes.items():
-        data = with_value(data, key.replace("__", "."), value)
+        data = set_value(data, key.replace("__", "."), value)
     return validate(PretrainConfig, data, "the test")
 
 
@@ -70,14 +70,14 @@ def card(manifest: Manifest) -> ModelCard:
 def learner(manifest: Manifest, config: PretrainConfig, seed: int = 0) -> Learner:
     torch.manual_seed(seed)
     model = build(card(manifest))
-    position = Position(batch_size=BATCH, tiles_digest=manifest.header.digest)
-    return Learner(model, make_optimiser([list(model.parameters())], config.optimiser), position)
+    position = DataState(batch_size=BATCH, tiles_digest=manifest.header.digest)
+    return Learner(model, make_optimizer([list(model.parameters())], config.optimizer), position)
 
 
 def stream(manifest: Manifest, split: str = "train", worker: int = 0, workers: int = 1, **changes: Any) -> TileStream:
     values: dict[str, Any] = {
         "manifest": manifest,
-        "source": Source(manifest.uri, manifest.header.digest, Storage()),
+        "source": TileSource(manifest.uri, manifest.header.digest, Storage()),
         "split": split,
         "views": Views(manifest.header.tile_px, manifest.header.tile_px),
         "batch_size": BATCH,
@@ -122,7 +122,7 @@ def run(manifest: Manifest, config: PretrainConfig, learns: Learner, recorder: R
 
 def test_a_student_learns_its_teacher(manifest: Manifest) -> None:
     epochs = 12
-    config = configured(manifest, optimiser__epochs=epochs)
+    config = configured(manifest, optimizer__epochs=epochs)
     recorder = run(manifest, config, learner(manifest, config))
     first, last = recorder.saved[0], recorder.saved[-1]
     assert last["loss"] < 0.5 * first["loss"]
@@ -171,7 +171,7 @@ VARIED = {"crop_px": 32, "brightness": 0.1, "contrast": 0.1, "saturation": 0.1, 
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     manifest: Manifest, tmp_path: Path, lost_at: int, changes: dict[str, Any]
 ) -> None:
-    config = configured(manifest, optimiser__epochs=3, checkpoint_every=2, **changes)
+    config = configured(manifest, optimizer__epochs=3, checkpoint_every=2, **changes)
     through = learner(manifest, config)
     run(manifest, config, through)
     resumed, recorder = stop_and_go_on(manifest, config, tmp_path, lost_at)
@@ -182,24 +182,24 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
 
 
 def test_a_checkpoint_inside_an_epoch_says_what_was_consumed(manifest: Manifest) -> None:
-    config = configured(manifest, optimiser__epochs=1, checkpoint_every=3)
+    config = configured(manifest, optimizer__epochs=1, checkpoint_every=3)
     learns = learner(manifest, config)
-    positions: list[Position] = []
+    positions: list[DataState] = []
     run(manifest, config, learns, Recorder(on_save=lambda metrics: positions.append(learns.position)))
     inside, after = positions
     first = list(stream(manifest).training_epoch(0, seed=0))[:3]
     tiles = torch.cat([batch.index for batch in first]).numpy()
-    assert (inside.epoch, inside.step, inside.tiles, inside.tally) == (0, 3, 12, tally(tiles))
+    assert (inside.epoch, inside.step, inside.tiles, inside.tally) == (0, 3, 12, multiset_hash(tiles))
     assert (after.epoch, after.step, after.tiles, after.tally) == (1, 0, 0, 0)
 
 
 @pytest.mark.parametrize("change", [{"tiles": 7}, {"tally": 1}], ids=["count", "tally"])
 def test_a_ledger_that_does_not_add_up_stops_the_run(manifest: Manifest, change: dict[str, int]) -> None:
     """As if other tiles had been consumed before the restart than the plan has."""
-    config = configured(manifest, optimiser__epochs=1)
+    config = configured(manifest, optimizer__epochs=1)
     learns = learner(manifest, config)
     before = list(stream(manifest).training_epoch(0, seed=0))[:2]
-    fingerprint = tally(torch.cat([batch.index for batch in before]).numpy())
+    fingerprint = multiset_hash(torch.cat([batch.index for batch in before]).numpy())
     honest = {"step": 2, "tiles": 8, "tally": fingerprint}
     learns.position = learns.position.model_copy(update=honest | change)
     recorder = Recorder()
@@ -222,14 +222,14 @@ def spoilt(tmp_path: Path, tile_set: Callable[..., Manifest], spoil_tile: Callab
 
 
 def test_corrupt_tiles_up_to_the_limit_are_left_out(spoilt: Manifest) -> None:
-    config = configured(spoilt, optimiser__epochs=1, data__max_corrupt=2)
+    config = configured(spoilt, optimizer__epochs=1, data__max_corrupt=2)
     saved = run(spoilt, config, learner(spoilt, config)).saved[-1]
     assert saved["tiles"] == 16
     assert 0 < saved["loss"] < 10
 
 
 def test_corrupt_tiles_over_the_limit_are_refused(spoilt: Manifest) -> None:
-    config = configured(spoilt, optimiser__epochs=1, data__max_corrupt=1)
+    config = configured(spoilt, optimizer__epochs=1, data__max_corrupt=1)
     recorder = Recorder()
     with pytest.raises(InputError, match=r"tile case-\d/\d+ .* number 2 and max_corrupt allows 1"):
         run(spoilt, config, learner(spoilt, config), recorder)
@@ -238,13 +238,13 @@ def test_corrupt_tiles_over_the_limit_are_refused(spoilt: Manifest) -> None:
 
 def test_corrupt_tiles_are_counted_over_a_whole_epoch_in_spite_of_a_restart(spoilt: Manifest, tmp_path: Path) -> None:
     """Each part of the epoch stays within the limit; together they do not."""
-    config = configured(spoilt, optimiser__epochs=1, data__max_corrupt=1, checkpoint_every=2)
+    config = configured(spoilt, optimizer__epochs=1, data__max_corrupt=1, checkpoint_every=2)
     with pytest.raises(InputError, match=r"2 tiles of epoch 0 could not be decoded and data\.max_corrupt allows 1"):
         stop_and_go_on(spoilt, config, tmp_path, 2)
 
 
 def test_a_finished_learner_has_nothing_left_to_do(manifest: Manifest) -> None:
-    config = configured(manifest, optimiser__epochs=1)
+    config = configured(manifest, optimizer__epochs=1)
     done = learner(manifest, config)
     run(manifest, config, done)
     assert run(manifest, config, done).saved == []
@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(manifest: Manifest) -> None:
     with torch.no_grad():
         next(broken.model.parameters()).fill_(float("nan"))
     recorder = Recorder()
-    with pytest.raises(HistillError, match=r"not a number by step 3 of epoch 0.*lower optimiser\.lr"):
+    with pytest.raises(HistillError, match=r"not a number by step 3 of epoch 0.*lower optimizer\.lr"):
         run(manifest, config, broken, recorder)
     assert recorder.saved == []  # what is saved stays usable
 

@@ -16,7 +16,7 @@ from histill.config.common import Storage
 from histill.local.ray_head import RayHead, ray_head
 from histill.local.s3 import Identity, S3Server, reader, s3_server
 from histill.local.tracking import TrackingServer
-from histill.storage.control import files_in, write_bytes
+from histill.storage.control import list_files, write_bytes
 
 pytestmark = pytest.mark.cluster
 
@@ -114,7 +114,7 @@ def test_a_whole_site_is_green(head: RayHead, store: Store, tracking: TrackingSe
     assert where.endswith(" (head)")
     assert "room for 3 of 8 workers of 1 CPU, and 2 are enough" in probed.table
     with patch.dict(os.environ, store.server.environment()):
-        left = files_in(f"s3://{BUCKET}/runs", Storage(endpoint=store.server.endpoint))
+        left = list_files(f"s3://{BUCKET}/runs", Storage(endpoint=store.server.endpoint))
     assert not [each for each in left if not each.endswith("/")]  # SeaweedFS keeps the empty folder for a while
 
 

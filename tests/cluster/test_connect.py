@@ -13,11 +13,11 @@ from histill.local.ray_head import RayHead, ray_head
 pytestmark = pytest.mark.cluster
 
 DRIVER = """
-from histill.cluster.connect import connected
+from histill.cluster.connect import connect_cluster
 from histill.errors import InputError
 
 try:
-    with connected():
+    with connect_cluster():
         import os
         import ray
 
@@ -26,7 +26,7 @@ try:
             return os.environ["RAY_ADDRESS"]
 
         assert ray.get(address.remote()) == ray.get_runtime_context().gcs_address
-        with connected():
+        with connect_cluster():
             pass
         assert ray.is_initialized()
     print("joined, and left" if not ray.is_initialized() else "still in")

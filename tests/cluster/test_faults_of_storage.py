@@ -13,7 +13,7 @@ from histill.config.common import Storage
 from histill.local.s3 import REGION, S3Server
 from histill.storage import control
 from histill.storage.filesystems import arrow_filesystem
-from histill.storage.retry import retried
+from histill.storage.retry import with_retries
 from testbed.fault_proxy import KINDS, Faults, Kind, fault_proxy
 
 pytestmark = pytest.mark.cluster
@@ -66,7 +66,7 @@ def test_our_tries_mend_every_fault(credentials: S3Server, kind: Kind, caplog: p
         files = without_retries(proxy.endpoint)
         with caplog.at_level(logging.WARNING, "histill"):
             for uri, body in OBJECTS.items():
-                got = retried(lambda uri=uri: read(files, uri), storage(proxy.endpoint), uri=uri)
+                got = with_retries(lambda uri=uri: read(files, uri), storage(proxy.endpoint), uri=uri)
                 assert got == body
         assert proxy.counts[kind] >= 2
         assert len(caplog.records) == proxy.counts[kind]
@@ -77,7 +77,7 @@ def test_the_sdks_tries_and_ours_together(credentials: S3Server) -> None:
     with fault_proxy(credentials.endpoint, Faults(rate=0.3, stall_s=0.2)) as proxy:
         where = storage(proxy.endpoint, attempts=5)
         for uri, body in OBJECTS.items():
-            assert retried(lambda uri=uri: read(arrow_filesystem(uri, where)[0], uri), where, uri=uri) == body
+            assert with_retries(lambda uri=uri: read(arrow_filesystem(uri, where)[0], uri), where, uri=uri) == body
         assert sum(proxy.counts[kind] for kind in KINDS) >= 3
 
 
@@ -88,7 +88,7 @@ def test_silence_ends_at_the_request_timeout(credentials: S3Server) -> None:
         action, calls = counted(lambda: read(files, uri))
         mended = threading.Timer(0.5, setattr, (proxy, "rate", 0.0))
         mended.start()
-        assert retried(action, storage(proxy.endpoint), uri=uri) == body
+        assert with_retries(action, storage(proxy.endpoint), uri=uri) == body
         mended.join()
         assert len(calls) == 2
 
@@ -119,7 +119,7 @@ def test_what_a_second_try_cannot_mend_is_raised_at_once(
         where = storage(proxy.endpoint)
         action, calls = counted(lambda: read(arrow_filesystem(uri, where)[0], uri))
         with pytest.raises(OSError, match=said):
-            retried(action, where, uri=uri)
+            with_retries(action, where, uri=uri)
         assert len(calls) == 1
 
 

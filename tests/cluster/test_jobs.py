@@ -64,7 +64,7 @@ def keys(s3: S3Server, tiles: Manifest, request: pytest.FixtureRequest) -> dict[
         "student.encoder": "csat_tiny",
         "student.decoder_channels": "[16, 16, 8, 8, 8]",
         "teacher.classical": "true",
-        "optimiser.epochs": "1",
+        "optimizer.epochs": "1",
         "workers.cpus": "0.5",
         "max_failures": "0",
     }
@@ -130,14 +130,14 @@ def test_help_names_the_keys() -> None:
     finished = job("--help", env=environment())
     assert finished.returncode == 0
     assert finished.stderr == ""
-    for key in ("data.tiles", "student.encoder", "optimiser.lr", "storage.endpoint"):
+    for key in ("data.tiles", "student.encoder", "optimizer.lr", "storage.endpoint"):
         assert f"  {key} " in finished.stdout
 
 
 def test_a_misspelt_key(keys: dict[str, str]) -> None:
     line = refusal(job(*arguments(keys), "optimizer.lr=0.1", env=environment()))
     assert "'optimizer'" in line
-    assert "did you mean 'optimiser" in line
+    assert "did you mean 'optimizer" in line
 
 
 def test_a_wrong_s3_password(s3: S3Server, keys: dict[str, str]) -> None:
@@ -254,7 +254,7 @@ class Desk:
 
     def run(self, tiles: Manifest) -> dict[str, str]:
         """The overrides that every training run has."""
-        sizes = {"data.batch_size": "4", "workers.cpus": "0.5", "optimiser.epochs": "1", "max_failures": "0"}
+        sizes = {"data.batch_size": "4", "workers.cpus": "0.5", "optimizer.epochs": "1", "max_failures": "0"}
         return {"name": "run", "runs": str(self.folder / "runs"), "data.tiles": tiles.uri} | sizes
 
 

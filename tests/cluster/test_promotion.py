@@ -19,13 +19,13 @@ from histill.artifacts import exports, model_folder
 from histill.artifacts.model_folder import ModelCard, build
 from histill.cli import run_job
 from histill.config.common import Storage, Tracking
+from histill.config.evaluation import PromoteConfig
 from histill.config.load import validate
-from histill.config.scoring import PromoteConfig
 from histill.errors import HistillError, InputError
 from histill.local.tracking import mlflow_server
-from histill.registry import ledger, promotion, versions
+from histill.registry import champions, promotion, versions
 from histill.registry.promotion import Promotion, promote
-from histill.stream.read import Source
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, case_digests
@@ -79,18 +79,18 @@ def model(card: ModelCard, tiles: Manifest | None, seed: int) -> torch.nn.Module
         return network
     labels = tiles.labels_among(card.classes, tiles.rows_of("train"))
     stream = TileStream(
-        tiles, Source(tiles.uri, tiles.header.digest, STORAGE), "train", Views(card.size_px), 8, 0, 1, labels=labels
+        tiles, TileSource(tiles.uri, tiles.header.digest, STORAGE), "train", Views(card.size_px), 8, 0, 1, labels=labels
     )
-    optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     for epoch in range(40):
         right = 0
         for batch in stream.training_epoch(epoch, seed=seed):
             assert batch.label is not None
             logits = network(batch.student.float())
             right += int((logits.argmax(1) == batch.label).sum())
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             torch.nn.functional.cross_entropy(logits, batch.label).backward()
-            optimiser.step()
+            optimizer.step()
         if right == 40 and epoch > 2:
             break
     return network
@@ -174,7 +174,7 @@ def check_exports(saved: Path, tiles: Manifest) -> None:
         exports.PREPARE_NAME
     ]
     readme = (saved / "exports" / "README.md").read_text()
-    assert all(text in readme for text in (digest, tiles.header.digest[:12], "licence: not stated", "1 um/px"))
+    assert all(text in readme for text in (digest, tiles.header.digest[:12], "license: not stated", "1 um/px"))
     session = onnxruntime.InferenceSession((saved / "exports" / "model.onnx").read_bytes())
     program = torch.export.load(io.BytesIO((saved / "exports" / "model.pt2").read_bytes())).module()
     for count in (1, 5):
@@ -195,7 +195,7 @@ def test_a_model_that_has_seen_the_cases_is_refused(promoting: Callable[..., Pro
 def test_a_dry_run_changes_nothing(promoting: Callable[..., Promotion], client: MlflowClient, name: str) -> None:
     found = promoting("good", dry_run=True)
     assert (found.ok, found.decision, found.version) == (True, "would be promoted", None)
-    assert not versions.exists(client, name)
+    assert not versions.has_versions(client, name)
     refused = promoting("good", dry_run=True, gates={"floors": {"accuracy": 1.1}})
     assert (refused.ok, refused.decision) == (False, "would be refused")
 
@@ -249,15 +249,15 @@ def test_two_promotions_at_once_cannot_both_win(
     models: dict[str, str], config: Tracking, client: MlflowClient, name: str
 ) -> None:
     first, *rivals = registered(models, config, name)
-    ledger.begin_term(client, name, ledger.read_ledger(client, name), first)
+    champions.append_champion(client, name, champions.read_history(client, name), first)
     for _ in range(5):
-        seen, start = ledger.read_ledger(client, name), threading.Barrier(2)
+        seen, start = champions.read_history(client, name), threading.Barrier(2)
         outcomes: list[str] = []
 
-        def run(version: str, seen: ledger.Ledger = seen, start: threading.Barrier = start) -> None:
+        def run(version: str, seen: champions.ChampionHistory = seen, start: threading.Barrier = start) -> None:
             start.wait()
             try:
-                ledger.begin_term(client, name, seen, version)
+                champions.append_champion(client, name, seen, version)
                 outcomes.append(version)  # noqa: B023 - joined below
             except HistillError:
                 return
@@ -268,38 +268,38 @@ def test_two_promotions_at_once_cannot_both_win(
         for thread in threads:
             thread.join()
         (winner,) = outcomes
-        now = ledger.read_ledger(client, name)
+        now = champions.read_history(client, name)
         assert (now.champion, len(now.terms)) == (winner, len(seen.terms) + 1)
         assert aliases(client, name)["champion"] == winner
-        ledger.begin_term(client, name, now, first)
+        champions.append_champion(client, name, now, first)
 
 
 def test_a_promotion_that_died_before_the_alias_moved_is_ended_by_the_next(
     models: dict[str, str], config: Tracking, client: MlflowClient, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = registered(models, config, name)
-    ledger.begin_term(client, name, ledger.read_ledger(client, name), first)
+    champions.append_champion(client, name, champions.read_history(client, name), first)
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "_settle", lambda *_: pytest.fail("killed here"))
+        patch.setattr(champions, "_settle", lambda *_: pytest.fail("killed here"))
         with pytest.raises(pytest.fail.Exception):
-            ledger.begin_term(client, name, ledger.read_ledger(client, name), second)
+            champions.append_champion(client, name, champions.read_history(client, name), second)
     assert aliases(client, name) == {"champion": first}
-    now = ledger.read_ledger(client, name)
+    now = champions.read_history(client, name)
     assert now.champion == second
     assert aliases(client, name) == {"champion": second, "previous": first}
     with pytest.raises(HistillError, match="meanwhile"):
-        ledger.begin_term(client, name, replace(now, champion=first), third)
+        champions.append_champion(client, name, replace(now, champion=first), third)
 
 
 def test_an_alias_that_was_moved_by_hand_is_believed(
     models: dict[str, str], config: Tracking, client: MlflowClient, name: str
 ) -> None:
     first, second, third = registered(models, config, name)
-    ledger.begin_term(client, name, ledger.read_ledger(client, name), first)
+    champions.append_champion(client, name, champions.read_history(client, name), first)
     client.set_registered_model_alias(name, versions.CHAMPION, second)
-    now = ledger.read_ledger(client, name)
+    now = champions.read_history(client, name)
     assert now.champion == second
-    ledger.begin_term(client, name, now, third)
+    champions.append_champion(client, name, now, third)
     assert aliases(client, name) == {"champion": third, "previous": second}
 
 
@@ -316,11 +316,11 @@ def test_versions_that_were_deleted_are_stepped_over_in_both_directions(
 ) -> None:  # fmt: skip
     name = f"{name}-{'-'.join(map(str, deleted))}"
     for version in registered(models, config, name):
-        ledger.begin_term(client, name, ledger.read_ledger(client, name), version)
+        champions.append_champion(client, name, champions.read_history(client, name), version)
     for version in deleted:
         client.delete_model_version(name, str(version))
     fourth = versions.register(models["cheap"], name, {}, config, STORAGE)
-    now = ledger.read_ledger(client, name)
+    now = champions.read_history(client, name)
     assert [term.version for term in now.terms] == ["1", "2", "3"]
     assert now.champion == (str(judged_against) if judged_against else None)
     back = validate(PromoteConfig, {"registered_name": name, "rollback": True, "tracking": config.model_dump()}, "")
@@ -330,7 +330,7 @@ def test_versions_that_were_deleted_are_stepped_over_in_both_directions(
     else:
         assert promote(back).version == str(way_back)
         assert aliases(client, name)["champion"] == str(way_back)
-    ledger.begin_term(client, name, ledger.read_ledger(client, name), fourth)
+    champions.append_champion(client, name, champions.read_history(client, name), fourth)
     assert aliases(client, name)["champion"] == fourth
     if way_back is not None:
         assert aliases(client, name)["previous"] == str(way_back)
@@ -342,35 +342,35 @@ def test_a_term_of_a_version_that_was_deleted_meanwhile_stops_nobody(
 ) -> None:
     first, second, third = registered(models, config, name)
     for version in (first, second):
-        ledger.begin_term(client, name, ledger.read_ledger(client, name), version)
-    seen, really = ledger.read_ledger(client, name), ledger._settle
+        champions.append_champion(client, name, champions.read_history(client, name), version)
+    seen, really = champions.read_history(client, name), champions._settle
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "_settle", lambda *_: (client.delete_model_version(name, third), really(*_)))
+        patch.setattr(champions, "_settle", lambda *_: (client.delete_model_version(name, third), really(*_)))
         with pytest.raises(HistillError, match=f"version {third} of '{name}' was deleted while"):
-            ledger.begin_term(client, name, seen, third)
-    now = ledger.read_ledger(client, name)
+            champions.append_champion(client, name, seen, third)
+    now = champions.read_history(client, name)
     assert (now.champion, now.way_back, aliases(client, name)) == (second, first, {"champion": "2", "previous": "1"})
     with pytest.raises(InputError, match=f"version {third} of '{name}' was deleted;"):
-        ledger.begin_term(client, name, now, third)
-    assert len(ledger.read_ledger(client, name).terms) == 3
+        champions.append_champion(client, name, now, third)
+    assert len(champions.read_history(client, name).terms) == 3
 
 
 def test_the_ledger_follows_a_renamed_model_outlives_its_run_and_ends_with_the_model(
     models: dict[str, str], config: Tracking, client: MlflowClient, name: str
 ) -> None:
     for version in registered(models, config, name):
-        ledger.begin_term(client, name, ledger.read_ledger(client, name), version)
+        champions.append_champion(client, name, champions.read_history(client, name), version)
     client.delete_model_version(name, "1")
     client.rename_registered_model(name, f"{name}-new")
-    renamed = ledger.read_ledger(client, f"{name}-new")
+    renamed = champions.read_history(client, f"{name}-new")
     assert (renamed.champion, renamed.way_back) == ("3", "2")
     client.delete_run(renamed.run_id)
-    again = ledger.read_ledger(client, f"{name}-new")
-    ledger.begin_term(client, f"{name}-new", again, "2", rollback=True)
-    assert len(ledger.read_ledger(client, f"{name}-new").terms) == 4
+    again = champions.read_history(client, f"{name}-new")
+    champions.append_champion(client, f"{name}-new", again, "2", rollback=True)
+    assert len(champions.read_history(client, f"{name}-new").terms) == 4
     client.delete_registered_model(f"{name}-new")
     assert versions.register(models["cheap"], f"{name}-new", {}, config, STORAGE) == "1"
-    anew = ledger.read_ledger(client, f"{name}-new")
+    anew = champions.read_history(client, f"{name}-new")
     assert (anew.terms, anew.champion, anew.way_back) == ((), None, None)
 
 
@@ -378,10 +378,10 @@ def test_a_ledger_from_before_the_tag_is_found_when_version_1_is_gone(
     models: dict[str, str], config: Tracking, client: MlflowClient, name: str
 ) -> None:
     for version in registered(models, config, name):
-        ledger.begin_term(client, name, ledger.read_ledger(client, name), version)
+        champions.append_champion(client, name, champions.read_history(client, name), version)
     client.delete_registered_model_tag(name, "ledger_run")
     client.delete_model_version(name, "1")
-    assert ledger.read_ledger(client, name).way_back == "2"
+    assert champions.read_history(client, name).way_back == "2"
 
 
 def test_without_its_alias_the_champion_is_still_who_is_judged_against(
@@ -409,12 +409,14 @@ def test_a_promotion_that_came_too_late_does_not_say_promoted(
     promoting("poor")
     rival = versions.register(models["as good"], name, {}, config, STORAGE)
 
-    def too_late(client: MlflowClient, name: str, seen: ledger.Ledger, version: str) -> ledger.Term:
+    def too_late(
+        client: MlflowClient, name: str, seen: champions.ChampionHistory, version: str
+    ) -> champions.ChampionEntry:
         assert client.get_model_version(name, version).tags["decision"] == "passed the gates"
-        ledger.begin_term(client, name, ledger.read_ledger(client, name), rival)
-        return ledger.begin_term(client, name, seen, version)
+        champions.append_champion(client, name, champions.read_history(client, name), rival)
+        return champions.append_champion(client, name, seen, version)
 
-    monkeypatch.setattr(promotion, "begin_term", too_late)
+    monkeypatch.setattr(promotion, "append_champion", too_late)
     with pytest.raises(HistillError, match="another promotion gave"):
         promoting("good")
     said = {version: client.get_model_version(name, version).tags.get("decision") for version in "123"}
@@ -427,11 +429,13 @@ def test_a_model_that_two_jobs_promote_at_once_is_not_called_late(
 ) -> None:
     promoting("poor")
 
-    def second(client: MlflowClient, name: str, seen: ledger.Ledger, version: str) -> ledger.Term:
-        ledger.begin_term(client, name, ledger.read_ledger(client, name), version)
-        return ledger.begin_term(client, name, seen, version)
+    def second(
+        client: MlflowClient, name: str, seen: champions.ChampionHistory, version: str
+    ) -> champions.ChampionEntry:
+        champions.append_champion(client, name, champions.read_history(client, name), version)
+        return champions.append_champion(client, name, seen, version)
 
-    monkeypatch.setattr(promotion, "begin_term", second)
+    monkeypatch.setattr(promotion, "append_champion", second)
     assert promoting("good").decision == "promoted"
     assert client.get_model_version(name, "2").tags["decision"] == "promoted"
     assert aliases(client, name) == {"champion": "2", "previous": "1"}
@@ -476,7 +480,7 @@ def test_one_model_that_is_registered_by_several_jobs_at_once_is_one_version(
     for thread in threads:
         thread.join()
     assert found == ["1", "1", "1"]
-    assert list(versions.living_versions(client, name)) == ["1"]
+    assert list(versions.list_living_versions(client, name)) == ["1"]
 
 
 def test_the_champion_is_copied_to_production(

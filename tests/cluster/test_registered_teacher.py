@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import CARD_NAME, WEIGHTS_NAME, ModelCard
 from histill.config.common import Storage, Teacher, Tracking
-from histill.config.scoring import HeldOut
+from histill.config.evaluation import HeldOut
 from histill.errors import InputError
 from histill.local.s3 import S3Server
-from histill.registry.settled import settled_reference, settled_teacher
+from histill.registry.materialize import materialize_reference, materialize_teacher
 from histill.registry.versions import register
 from histill.storage.control import read_bytes, remove, write_bytes
 from histill.storage.uris import join
@@ -69,12 +69,12 @@ def test_a_registered_teacher_is_copied_once_to_a_place_of_its_own(
 ) -> None:
     version, digest = registered(0)
     MlflowClient(config.uri, config.uri).set_registered_model_alias("nuclei-teacher", "champion", version)
-    settled = settled_teacher(Teacher(model="models:/nuclei-teacher@champion"), config, runs, STORAGE)
+    settled = materialize_teacher(Teacher(model="models:/nuclei-teacher@champion"), config, runs, STORAGE)
     assert settled == Teacher(model=f"{runs}/teacher-{digest[:12]}")
     assert load_teacher(settled, 0.5, STORAGE).digest == digest
 
     write_bytes(join(str(settled.model), WEIGHTS_NAME), b"there already", STORAGE)
-    by_number = settled_teacher(Teacher(model=f"models:/nuclei-teacher/{version}"), config, runs, STORAGE)
+    by_number = materialize_teacher(Teacher(model=f"models:/nuclei-teacher/{version}"), config, runs, STORAGE)
     assert by_number == settled
     assert read_bytes(join(str(settled.model), WEIGHTS_NAME), STORAGE) == b"there already"
 
@@ -85,7 +85,7 @@ def test_a_copy_that_was_interrupted_is_made_again(
     version, digest = registered(1)
     place = f"{runs}/teacher-{digest[:12]}"
     write_bytes(join(place, WEIGHTS_NAME), b"half", STORAGE)  # the card comes last
-    settled = settled_teacher(Teacher(model=f"models:/nuclei-teacher/{version}"), config, runs, STORAGE)
+    settled = materialize_teacher(Teacher(model=f"models:/nuclei-teacher/{version}"), config, runs, STORAGE)
     assert load_teacher(settled, 0.5, STORAGE).digest == digest
     assert read_bytes(join(place, CARD_NAME), STORAGE)
 
@@ -95,7 +95,7 @@ def test_another_version_has_another_place(
 ) -> None:
     folder = tmp_path / "runs"
     models = {
-        settled_teacher(Teacher(model=f"models:/nuclei-teacher/{version}"), config, str(folder), STORAGE).model
+        materialize_teacher(Teacher(model=f"models:/nuclei-teacher/{version}"), config, str(folder), STORAGE).model
         for version, _ in (registered(2), registered(3))
     }
     assert models == {str(path) for path in folder.iterdir()}
@@ -105,10 +105,10 @@ def test_another_version_has_another_place(
 def test_other_teachers_stay_as_they_are(tmp_path: Path) -> None:
     nobody = Tracking(uri="http://127.0.0.1:9")
     for teacher in (Teacher(classical=True), Teacher(model="s3://runs/teacher"), Teacher(onnx="nuclei.onnx")):
-        assert settled_teacher(teacher, nobody, str(tmp_path / "never"), STORAGE) == teacher
+        assert materialize_teacher(teacher, nobody, str(tmp_path / "never"), STORAGE) == teacher
         held_out = HeldOut(tiles="tiles", reference=teacher)
-        assert settled_reference(held_out, nobody, str(tmp_path / "never"), STORAGE) == held_out
-    assert settled_reference(HeldOut(tiles="tiles"), nobody, str(tmp_path), STORAGE) == HeldOut(tiles="tiles")
+        assert materialize_reference(held_out, nobody, str(tmp_path / "never"), STORAGE) == held_out
+    assert materialize_reference(HeldOut(tiles="tiles"), nobody, str(tmp_path), STORAGE) == HeldOut(tiles="tiles")
     assert not (tmp_path / "never").exists()
 
 
@@ -117,20 +117,20 @@ def test_a_registered_reference_is_settled(
 ) -> None:
     version, digest = registered(4)
     held_out = HeldOut(tiles="tiles", reference=Teacher(model=f"models:/nuclei-teacher/{version}"))
-    settled = settled_reference(held_out, config, str(tmp_path / "settled"), STORAGE)
+    settled = materialize_reference(held_out, config, str(tmp_path / "settled"), STORAGE)
     assert settled.reference == Teacher(model=str(tmp_path / "settled" / f"teacher-{digest[:12]}"))
 
 
 def test_an_unknown_version_is_refused(config: Tracking, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        settled_teacher(Teacher(model="models:/nobody@champion"), config, str(tmp_path), STORAGE)
+        materialize_teacher(Teacher(model="models:/nobody@champion"), config, str(tmp_path), STORAGE)
     assert "no version or alias 'champion' of 'nobody'" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_bucket_that_is_not_there_is_said_before_anything_is_fetched(config: Tracking, runs: str) -> None:
     with pytest.raises(InputError, match=r"bucket of s3://nowhere/runs does not exist"):
-        settled_teacher(Teacher(model="models:/nuclei-teacher/1"), config, "s3://nowhere/runs", STORAGE)
+        materialize_teacher(Teacher(model="models:/nuclei-teacher/1"), config, "s3://nowhere/runs", STORAGE)
 
 
 def test_an_onnx_teacher_in_s3_has_its_weights_beside_it(runs: str, tmp_path: Path) -> None:

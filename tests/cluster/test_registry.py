@@ -20,15 +20,15 @@ from histill.artifacts.model_folder import ModelCard
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.send import SendConfig
+from histill.config.sync import SyncConfig
 from histill.errors import InputError
 from histill.local.ports import LOOPBACK, free_ports
 from histill.local.tracking import mlflow_server
-from histill.registry import server, versions
+from histill.registry import mlflow_client, versions
 from histill.registry.dead_runs import OWNER_TAG, owner
-from histill.registry.runs import open_run
-from histill.registry.tracking import FLUSH_VALUES, MlflowTracker
-from histill.registry.unsent import Unsent, send_unsent
+from histill.registry.metric_spool import MetricSpool, sync_metrics
+from histill.registry.mlflow_runs import open_run
+from histill.registry.mlflow_tracker import FLUSH_VALUES, MlflowTracker
 from histill.search.configs import PretrainSearch
 
 pytestmark = pytest.mark.cluster
@@ -232,10 +232,10 @@ def test_metrics_that_were_held_back_arrive_below_the_newest_step(
     for step in (1, 2, 5, 6):
         tracker.metrics({"train/loss": 1.0}, step)
     tracker.finish("FINISHED")
-    kept = Unsent(str(tmp_path), STORAGE)
+    kept = MetricSpool(str(tmp_path), STORAGE)
     values = [("train/loss", 3.0, 1_000_000 + step, step) for step in (2, 3, 4)]
     kept.keep(tracker.uri, tracker.run_id, [*values, ("val/dice", 0.5, 1_000_000, 4)], None)
-    assert send_unsent(SendConfig(unsent=str(tmp_path))).metrics == 3
+    assert sync_metrics(SyncConfig(unsent=str(tmp_path))).metrics == 3
     history = client.get_metric_history(tracker.run_id, "train/loss")
     found = sorted((metric.step, metric.value) for metric in history)
     assert found == [(1, 1.0), (2, 1.0), (3, 3.0), (4, 3.0), (5, 1.0), (6, 1.0)]
@@ -318,7 +318,7 @@ def test_a_server_that_never_answers_is_not_waited_for(
 def test_a_job_does_not_begin_with_a_server_that_never_answers(
     silent: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(mlflow_client, "_ANSWER_WITHIN_S", 0.2)
     with pytest.raises(InputError, match="cannot be reached"):
         begin(silent)
 
@@ -381,14 +381,14 @@ def test_what_a_server_was_not_there_to_take_arrives_once(
     tracker.finish("FINISHED")  # the server is still away
     assert len(list(Path(unsent).iterdir())) == 2  # metrics, and the status
     with pytest.raises(InputError, match=f"the tracking server {started.uri} cannot be reached"):
-        send_unsent(SendConfig(unsent=unsent))
+        sync_metrics(SyncConfig(unsent=unsent))
     with mlflow_server(folder, port):
         caplog.clear()
         begun()  # the next run brings them along
         assert "2 metrics of earlier runs were sent" in caplog.text
         assert history(started.uri, tracker.run_id, "loss")[-2:] == [(4, 2.0), (5, 3.0)]
         assert MlflowClient(started.uri).get_run(tracker.run_id).info.status == "FINISHED"
-        assert vars(send_unsent(SendConfig(unsent=unsent))) == {"metrics": 0, "runs": 0}
+        assert vars(sync_metrics(SyncConfig(unsent=unsent))) == {"metrics": 0, "runs": 0}
 
 
 def test_a_server_that_asks_for_passwords(
@@ -415,7 +415,7 @@ def test_no_server_is_no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert open_run(Tracking(), name="n", kind="k", config=training(), run_id=None) is None
     with pytest.raises(InputError, match=r"tracking\.uri"):
-        versions.champion("n", Tracking())
+        versions.find_champion("n", Tracking())
 
 
 def test_a_model_is_registered_once(
@@ -456,7 +456,7 @@ def test_a_registered_model_comes_back_as_it_was(
     model = make_model(1)
     version = versions.register(model, name, {}, config, STORAGE)
     client.set_registered_model_alias(name, versions.CHAMPION, version)
-    assert versions.champion(name, config) == version
+    assert versions.find_champion(name, config) == version
     for number, uri in enumerate((f"models:/{name}@champion", f"models:/{name}/1")):
         into = tmp_path / str(number)
         into.mkdir()
@@ -475,7 +475,7 @@ def test_files_changed_on_the_server_are_refused(
     run_id = client.get_model_version(name, version).run_id
     client.log_artifact(run_id, str(Path(make_model(2), model_folder.WEIGHTS_NAME)), versions.MODEL_FOLDER)
     with pytest.raises(InputError, match="not those that were registered"):
-        versions.download(name, version, tmp_path, config)
+        versions.download_version(name, version, tmp_path, config)
 
 
 def test_a_pickle_is_not_registered(

@@ -11,7 +11,7 @@ from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
 from histill.local.s3 import S3Server
 from histill.stream.batches import TileBatch
-from histill.stream.read import ShardReader, Source
+from histill.stream.read import ShardReader, TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest
@@ -31,7 +31,7 @@ def manifest(s3: S3Server, tile_set: Callable[..., Manifest], tmp_path: Path) ->
 def stream(manifest: Manifest, storage: Storage) -> TileStream:
     return TileStream(
         manifest=manifest,
-        source=Source(manifest.uri, manifest.header.digest, storage, masks=True),
+        source=TileSource(manifest.uri, manifest.header.digest, storage, masks=True),
         split="train",
         views=Views(32),
         batch_size=4,

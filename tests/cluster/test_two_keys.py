@@ -18,7 +18,7 @@ from histill.errors import InputError
 from histill.local.s3 import REGION, Identity, S3Server, reader, s3_server
 from histill.storage.control import exists, probe, read_json, write_json
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
-from histill.stream.read import GroupRead, ShardReader, Source
+from histill.stream.read import ReadRequest, ShardReader, TileSource
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
 
@@ -78,8 +78,8 @@ def owner_of_both(site: Site, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 def test_tiles_are_read_and_runs_are_written(site: Site, owner_of_both: Storage) -> None:
     manifest = read_manifest(site.tiles, owner_of_both)
-    source = Source(site.tiles, manifest.header.digest, owner_of_both)
-    first = GroupRead(shards_of(manifest)[0].shard, 0, np.arange(1), np.arange(1))
+    source = TileSource(site.tiles, manifest.header.digest, owner_of_both)
+    first = ReadRequest(shards_of(manifest)[0].shard, 0, np.arange(1), np.arange(1))
     assert ShardReader().read(source, first)["entry"].to_pylist() == [0]
     probe(site.runs, owner_of_both)
     write_json(f"{site.runs}/first.json", {"kept": True}, owner_of_both)

@@ -22,17 +22,17 @@ from ray.train.v2._internal.execution.storage import StorageContext
 import histill.teachers.cache as caching
 import histill.tiles.ingest as ingesting
 from histill.config.common import Storage
+from histill.config.evaluation import CacheConfig
 from histill.config.ingest import IngestConfig
 from histill.config.load import validate
-from histill.config.scoring import CacheConfig
 from histill.errors import InputError
 from histill.local.s3 import REGION, S3Server
 from histill.storage import control
 from histill.storage.filesystems import arrow_filesystem, control_filesystem
+from histill.storage.retrying import retrying_filesystem
 from histill.storage.schemes import s3 as objects
-from histill.storage.steady import steady_filesystem
 from histill.storage.tables import read_columns, write_table
-from histill.stream.read import Source
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest, read_manifest
@@ -80,20 +80,20 @@ def test_any_name_goes_through_all_clients(
     root = f"{FOLDER}/odd/{name}"
     manifest = tile_set(f"{root}/tile set {name}", tiles=8, tile_px=32, storage=storage)  # both of our clients
     assert read_manifest(manifest.uri, storage).table.equals(manifest.table)
-    source = Source(manifest.uri, manifest.header.digest, storage)
+    source = TileSource(manifest.uri, manifest.header.digest, storage)
     tiles = TileStream(manifest, source, "", Views(32), 4, 0, 1, only=np.arange(8))
     assert sum(int(batch.valid.sum()) for batch in tiles.exact_pass()) == 8
     names = manifest.table["shard"].unique().to_pylist()
-    assert control.sizes_of(manifest.uri, names, storage).keys() == set(names)
+    assert control.measure_files(manifest.uri, names, storage).keys() == set(names)
     assert control.create_bytes(f"{root}/claim {name}", b"1", storage)
     assert control.swap_bytes(f"{root}/claim {name}", b"1", b"2", storage)
-    assert control.files_in(root, storage) == [f"{root}/claim {name}"]
+    assert control.list_files(root, storage) == [f"{root}/claim {name}"]
     control.probe(root, storage)
     control.remove(f"{root}/claim {name}", storage)
     assert not control.exists(f"{root}/claim {name}", storage)
 
     (tmp_path / "model.bin").write_bytes(b"weights")  # Ray Train's own way, by our file system
-    filesystem, path = steady_filesystem(root, storage)
+    filesystem, path = retrying_filesystem(root, storage)
     context = StorageContext(path, f"run {name}", storage_filesystem=filesystem)
     kept = context.persist_current_checkpoint(Checkpoint.from_directory(str(tmp_path)), "checkpoint_1")
     with kept.as_directory() as folder:
@@ -148,7 +148,7 @@ def test_what_ends_a_shard_ends_its_upload(storage: Storage, error: type[BaseExc
     assert not control.exists(uri, storage)
     assert uploads_of(storage) == []
     size = write_table(uri, groups(lambda: None), schema, storage)
-    assert control.sizes_of(folder, ["shard.parquet"], storage) == {"shard.parquet": size}
+    assert control.measure_files(folder, ["shard.parquet"], storage) == {"shard.parquet": size}
     assert len(read_columns(uri, ["image"], storage) or ()) == 24
 
 
@@ -168,10 +168,10 @@ def test_a_bucket_that_keeps_versions(storage: Storage, tile_set: Callable[..., 
     assert not control.exists(uri, storage)
     with pytest.raises(FileNotFoundError):
         control.read_bytes(uri, storage)
-    assert control.files_in("s3://versions", storage) == []
+    assert control.list_files("s3://versions", storage) == []
     assert control.create_bytes(uri, b"again", storage)
-    assert control.files_in("s3://versions", storage) == [uri]
-    steady, path = steady_filesystem("s3://versions/run", storage)
+    assert control.list_files("s3://versions", storage) == [uri]
+    steady, path = retrying_filesystem("s3://versions/run", storage)
     steady.create_dir(path)
     with steady.open_output_stream(f"{path}/model") as stream:
         stream.write(b"weights")
@@ -180,7 +180,7 @@ def test_a_bucket_that_keeps_versions(storage: Storage, tile_set: Callable[..., 
     manifest = tile_set("s3://versions/tiles", tiles=8, tile_px=32, storage=storage)
     again = tile_set("s3://versions/tiles", tiles=8, tile_px=32, seed=1, storage=storage)
     assert again.header.digest != manifest.header.digest
-    source = Source(again.uri, again.header.digest, storage)
+    source = TileSource(again.uri, again.header.digest, storage)
     tiles = TileStream(again, source, "", Views(32), 4, 0, 1, only=np.arange(8))
     assert sum(int(batch.valid.sum()) for batch in tiles.exact_pass()) == 8
 
@@ -221,14 +221,14 @@ def test_jobs_ask_for_nothing_that_the_policies_do_not_allow(
             control.remove(f"{folder}/{name}", storage)
         assert not ingesting.ingest(tiles).reused
         assert not caching.cache_responses(answers).reused
-        source = Source(made.uri, made.header.digest, tiles.storage, responses=cached.header.at(cached.uri))
+        source = TileSource(made.uri, made.header.digest, tiles.storage, responses=cached.header.at(cached.uri))
         stream = TileStream(made, source, "", Views(64), 2, 0, 1, only=np.arange(4), response_channels=1)
         assert sum(int(batch.valid.sum()) for batch in stream.exact_pass()) == 4
         control.probe("s3://tests/runs", tiles.storage)
         control.write_bytes("s3://tests/reports/report.html", b"page", tiles.storage)
         control.create_bytes("s3://tests/runs/policies/run.json", b"{}", tiles.storage)
         (tmp_path / "model.bin").write_bytes(b"weights")
-        filesystem, path = steady_filesystem("s3://tests/runs", tiles.storage)
+        filesystem, path = retrying_filesystem("s3://tests/runs", tiles.storage)
         context = StorageContext(path, "policies", storage_filesystem=filesystem)
         context.persist_current_checkpoint(Checkpoint.from_directory(str(tmp_path)), "checkpoint_1")
         filesystem.delete_dir(f"{path}/policies/checkpoint_1")
@@ -247,10 +247,10 @@ def serial(monkeypatch: pytest.MonkeyPatch) -> None:
         work = make(*arguments)
         return (dict(work(item)) for item in items)
 
-    monkeypatch.setattr(ingesting, "connected", contextlib.nullcontext)
-    monkeypatch.setattr(caching, "connected", contextlib.nullcontext)
+    monkeypatch.setattr(ingesting, "connect_cluster", contextlib.nullcontext)
+    monkeypatch.setattr(caching, "connect_cluster", contextlib.nullcontext)
     monkeypatch.setattr(ingesting, "map_tasks", lambda function, items, **_: map(function, items))
-    monkeypatch.setattr(caching, "over_pool", pool)
+    monkeypatch.setattr(caching, "map_actors", pool)
 
 
 _NOBODYS = "$extremelyunlikelytoexist$"

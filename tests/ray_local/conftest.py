@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from histill.config.load import validate, with_value
+from histill.config.load import set_value, validate
 from histill.config.runs import PretrainConfig
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
@@ -30,7 +30,7 @@ def small_run(s3: S3Server, tracking: TrackingServer, request: pytest.FixtureReq
         "data": {"batch_size": 4, "decode_threads": 1},
         "student": {"encoder": "csat_tiny", "decoder_channels": (16, 16, 8, 8, 8)},
         "teacher": {"classical": True},
-        "optimiser": {"epochs": 2},
+        "optimizer": {"epochs": 2},
         "workers": {"count": 2, "cpus": 0.5},
         "tracking": {"uri": tracking.uri},
     }
@@ -47,7 +47,7 @@ def pretraining(small_run: dict[str, Any]) -> Callable[..., PretrainConfig]:
         data: dict[str, Any] = small_run
         values = {"name": name, "data.tiles": tiles, "tracking.experiment": name, **(changes or {})}
         for key, value in values.items():
-            data = with_value(data, key, value)
+            data = set_value(data, key, value)
         return validate(PretrainConfig, data, "the test")
 
     return make

@@ -10,23 +10,23 @@ import torch
 from pyarrow import fs
 
 from histill.artifacts.model_folder import ModelCard, build, save
-from histill.cluster.failures import known_error
+from histill.cluster.ray_errors import unwrap_error
 from histill.config.augment import Augment
 from histill.config.common import Storage, Workers
 from histill.config.common import Teacher as TeacherConfig
+from histill.config.evaluation import CacheConfig
 from histill.config.runs import PretrainConfig
-from histill.config.scoring import CacheConfig
-from histill.distill.responses import Responses
-from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.local.s3 import S3Server
 from histill.storage.control import exists
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import join
-from histill.stream.read import Source
-from histill.stream.responses import STEP, logits_of, response_columns
+from histill.stream.read import TileSource
+from histill.stream.responses import STEP, levels_to_logits, response_columns
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
+from histill.tasks.responses import Responses
+from histill.tasks.training_task import TrainingTask
 from histill.teachers.cache import HEADER_NAME, CachedResponses, address, cache_responses, check_cache, read_header
 from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.teacher import load_teacher
@@ -156,7 +156,7 @@ def test_bad_tiles_and_bad_shards(
     config = caching(manifest, s3, output=str(tmp_path / "others"))
     with pytest.raises(ray.exceptions.RayError) as raised:
         cache_responses(config)
-    known = known_error(raised.value)
+    known = unwrap_error(raised.value)
     assert isinstance(known, InputError)
     assert "truncated" in str(known)
     assert shard in str(known)
@@ -196,7 +196,7 @@ def test_a_run_learns_from_each_view_in_turn(
         (batch,) = stream.training_epoch(epoch, seed=3, augment=run.data.augment)
         assert batch.response is not None
         answers = teacher.outputs.pack(teacher.respond(batch.student))
-        assert (answers - logits_of(batch.response)).abs().max() <= STEP / 2 + 1e-4
+        assert (answers - levels_to_logits(batch.response)).abs().max() <= STEP / 2 + 1e-4
         seen.append(batch.student[batch.index.argsort()])
     assert not torch.equal(*seen)
 
@@ -208,7 +208,7 @@ def test_a_cached_answer_teaches_as_a_live_one(
     prepared = prepare_run(pretraining("cached-or-live", tiles.uri, {"responses": cached.uri}))
     assert prepared.response_channels == 1
 
-    def batch(source: Source, channels: int) -> Any:
+    def batch(source: TileSource, channels: int) -> Any:
         stream = TileStream(
             manifest=tiles,
             source=source,
@@ -224,10 +224,10 @@ def test_a_cached_answer_teaches_as_a_live_one(
 
     teacher = ClassicalTeacher(tiles.header.mpp)
     from_cache = batch(prepared.source, prepared.response_channels)
-    live = batch(Source(tiles.uri, tiles.header.digest, STORAGE), 0)
+    live = batch(TileSource(tiles.uri, tiles.header.digest, STORAGE), 0)
     assert torch.equal(live.student, from_cache.student)
     answers = teacher.respond(live.teacher)
-    error = (answers[:, 1:] - answers[:, :1] - logits_of(from_cache.response)).abs().max()
+    error = (answers[:, 1:] - answers[:, :1] - levels_to_logits(from_cache.response)).abs().max()
     assert 0 < error <= STEP / 2 + 1e-4
 
     torch.manual_seed(0)

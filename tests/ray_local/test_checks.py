@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from histill.checks.check import check_cluster
-from histill.checks.nodes import alive_nodes, ask
-from histill.checks.rows import Row
 from histill.cluster.connect import asks_for_token
 from histill.config.check import CheckConfig
 from histill.errors import InputError
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
+from histill.preflight.check import check_cluster
+from histill.preflight.nodes import ask_nodes, list_alive_nodes
+from histill.preflight.results import Row
 
 pytestmark = pytest.mark.ray_local
 
@@ -37,13 +37,13 @@ def sleep() -> None:
 
 
 def test_a_node_that_refuses_or_is_silent_has_an_error(ray_local: RayHead, capsys: pytest.CaptureFixture[str]) -> None:
-    (node,) = alive_nodes()
+    (node,) = list_alive_nodes()
     assert node.name.endswith(" (head)")
-    assert ask([node], answer, lambda _: (), 60) == ({node.name: 1}, {})
-    answers, errors = ask([node], refuse, lambda _: (), 60)
+    assert ask_nodes([node], answer, lambda _: (), 60) == ({node.name: 1}, {})
+    answers, errors = ask_nodes([node], refuse, lambda _: (), 60)
     assert answers == {}
     assert isinstance(errors[node.name], InputError)
-    answers, errors = ask([node], sleep, lambda _: (), 0.5)
+    answers, errors = ask_nodes([node], sleep, lambda _: (), 0.5)
     assert answers == {}
     assert "no answer within 0.5 s" in str(errors[node.name])
     assert f"waiting for {node.name}" in capsys.readouterr().err

@@ -14,15 +14,15 @@ import ray.train
 from histill.config.common import Storage
 from histill.config.runs import PretrainConfig
 from histill.local.s3 import S3Server
-from histill.registry.runs import open_run
-from histill.storage.retry import retried
-from histill.stream.draws import tally
-from histill.stream.read import Source
+from histill.registry.mlflow_runs import open_run
+from histill.storage.retry import with_retries
+from histill.stream.counter_rng import multiset_hash
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest
+from histill.train.coverage import DataState
 from histill.train.launch import Trained, train_run
-from histill.train.ledger import Position
 from histill.train.prepare import prepare_run
 from testbed.fault_proxy import KINDS, Faults, fault_proxy
 
@@ -43,7 +43,7 @@ def ledger_of(path: Path, kill_after: int | None = None) -> Any:
 
     class Ledger(ray.train.UserCallback):
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            position = retried(lambda: position_in(checkpoint), Storage(), uri=f"s3://{checkpoint.path}")
+            position = with_retries(lambda: position_in(checkpoint), Storage(), uri=f"s3://{checkpoint.path}")
             with path.open("a") as file:
                 file.write(json.dumps(position | {"workers": len(metrics)}) + "\n")
             if len(path.read_text().splitlines()) == kill_after:
@@ -72,7 +72,7 @@ def planned(manifest: Manifest, config: PretrainConfig) -> list[list[list[int]]]
     """The tiles of each global batch of each epoch, as a single reader sees them."""
     stream = TileStream(
         manifest=manifest,
-        source=Source(manifest.uri, manifest.header.digest, config.storage),
+        source=TileSource(manifest.uri, manifest.header.digest, config.storage),
         split="train",
         views=Views(32),
         batch_size=BATCH,
@@ -111,7 +111,7 @@ def test_every_tile_is_seen_once_though_a_worker_is_killed_and_the_world_changes
     assert all(sorted(tile for batch in epoch for tile in batch) == rows for epoch in batches)
     steps = [(epoch, step) for epoch in range(EPOCHS) for step in range(1, 8)]
     ledger = [
-        Position.model_validate_json(json.dumps({key: value for key, value in line.items() if key != "workers"}))
+        DataState.model_validate_json(json.dumps({key: value for key, value in line.items() if key != "workers"}))
         for line in [*first, *second]
     ]
     assert [(position.epoch, position.step) for position in ledger] == [
@@ -119,7 +119,7 @@ def test_every_tile_is_seen_once_though_a_worker_is_killed_and_the_world_changes
     ]
     for position in ledger:
         seen = [tile for batch in batches[position.epoch][: position.step] for tile in batch] if position.step else []
-        assert (position.tiles, position.tally) == (len(seen), tally(np.array(seen, np.int64)))
+        assert (position.tiles, position.tally) == (len(seen), multiset_hash(np.array(seen, np.int64)))
 
 
 def test_a_run_through_broken_requests_ends_like_one_without_faults(
@@ -130,7 +130,7 @@ def test_a_run_through_broken_requests_ends_like_one_without_faults(
     The run without faults is read by Ray Data, so it also holds the two readers against each other.
     """
     changes = {"data.batch_size": BATCH, "checkpoint_every": 2, "workers.count": 2}
-    whole = train(pretraining("no-faults", many.uri, changes | {"data.reader": "ray_data"}))
+    whole = train(pretraining("no-faults", many.uri, changes | {"data.reader": "import_ray_data"}))
     with fault_proxy(s3.endpoint, Faults(rate=0.05, stall_s=2.0, seed=3)) as proxy:
         broken = changes | {"storage.endpoint": proxy.endpoint, "storage.request_timeout_s": 1.0}
         faulty = train(pretraining("faults", many.uri, broken), ledger_of(tmp_path / "ledger"))

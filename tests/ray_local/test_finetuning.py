@@ -7,15 +7,15 @@ import pytest
 
 from histill.artifacts import model_folder
 from histill.config.common import Storage
+from histill.config.evaluation import HeldOut
 from histill.config.finetune import FinetuneConfig
-from histill.config.load import validate, with_value
+from histill.config.load import set_value, validate
 from histill.config.runs import PretrainConfig
-from histill.config.scoring import HeldOut
 from histill.errors import InputError
 from histill.evaluate.score import score_model
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
-from histill.registry.runs import open_run
+from histill.registry.mlflow_runs import open_run
 from histill.tiles.manifest import Manifest
 from histill.train.launch import Trained, train_run
 from histill.train.prepare import prepare_run
@@ -26,38 +26,38 @@ STORAGE = Storage()
 
 
 @pytest.fixture(scope="module")
-def labelled(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -> Manifest:
+def labeled(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -> Manifest:
     """48 tiles with labels and masks, 32 of them to learn from, of four cases."""
     return tile_set(f"s3://{s3.bucket}/finetuning/tiles", tiles=48, labels=True)
 
 
 @pytest.fixture(scope="module")
-def pretrained(labelled: Manifest, pretraining: Callable[..., PretrainConfig]) -> Trained:
-    config = pretraining("to-be-fine-tuned", labelled.uri, {"optimiser.epochs": 1})
+def pretrained(labeled: Manifest, pretraining: Callable[..., PretrainConfig]) -> Trained:
+    config = pretraining("to-be-fine-tuned", labeled.uri, {"optimizer.epochs": 1})
     return train_run(prepare_run(config), open_run)
 
 
 @pytest.fixture
-def finetuning(small_run: dict[str, Any], labelled: Manifest) -> Callable[..., FinetuneConfig]:
+def finetuning(small_run: dict[str, Any], labeled: Manifest) -> Callable[..., FinetuneConfig]:
     def make(name: str, changes: dict[str, Any]) -> FinetuneConfig:
         data = {key: value for key, value in small_run.items() if key != "teacher"}
-        values = {"name": name, "data.tiles": labelled.uri, "data.batch_size": 8, "tracking.experiment": name}
+        values = {"name": name, "data.tiles": labeled.uri, "data.batch_size": 8, "tracking.experiment": name}
         for key, value in (values | changes).items():
-            data = with_value(data, key, value)
+            data = set_value(data, key, value)
         return validate(FinetuneConfig, data, "the test")
 
     return make
 
 
 def test_a_classifier_learns_from_a_pretrained_encoder_and_is_scored_alike_by_the_job(
-    finetuning: Callable[..., FinetuneConfig], pretrained: Trained, labelled: Manifest
+    finetuning: Callable[..., FinetuneConfig], pretrained: Trained, labeled: Manifest
 ) -> None:
-    changes = {"target": "classification", "encoder": pretrained.run, "optimiser.epochs": 12, "layer_decay": 0.8}
+    changes = {"target": "classification", "encoder": pretrained.run, "optimizer.epochs": 12, "layer_decay": 0.8}
     trained = train_run(prepare_run(finetuning("classify", changes)), open_run)
     assert trained.metrics["val_balanced_accuracy"] == 1.0  # nuclei or none
     _, card, _ = model_folder.load(trained.model, STORAGE)
     assert (card.kind, card.classes, card.decoder_channels) == ("classification", ("stroma", "tumour"), ())
-    score = score_model(trained.run, HeldOut(tiles=labelled.uri, split="val", batch_size=3), STORAGE)
+    score = score_model(trained.run, HeldOut(tiles=labeled.uri, split="val", batch_size=3), STORAGE)
     for figure in ("balanced_accuracy", "macro_f1", "auroc", "calibration_error"):
         assert score.figures[figure] == pytest.approx(trained.metrics[f"val_{figure}"], abs=1e-6)
     assert score.tiles == 8

@@ -12,11 +12,11 @@ from mlflow import MlflowClient
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage, Tracking, Workers
-from histill.config.scoring import HeldOut, ScoreConfig
+from histill.config.evaluation import HeldOut, ScoreConfig
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.local.tracking import TrackingServer
-from histill.registry.scoring import scored
+from histill.registry.scoring import run_scoring
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 
@@ -30,7 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def labelled(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -> Manifest:
+def labeled(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -> Manifest:
     """48 tiles, of which 32 are scored: eight row groups in four shards."""
     return tile_set(f"s3://{s3.bucket}/scoring/tiles", tiles=48, labels=True)
 
@@ -50,7 +50,7 @@ def check_recorded(client: MlflowClient, experiment: str, score: dict[str, Any])
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_workers_counts_every_tile_once(
-    labelled: Manifest, s3: S3Server, tracking: TrackingServer, tmp_path: Path, kind: str
+    labeled: Manifest, s3: S3Server, tracking: TrackingServer, tmp_path: Path, kind: str
 ) -> None:
     card = ModelCard(
         encoder="csat_tiny", mean=(0.5,) * 3, std=(0.2,) * 3, tile_px=64, tile_mpp=0.5, size_px=64,
@@ -62,12 +62,12 @@ def test_any_number_of_workers_counts_every_tile_once(
     model_folder.copy(str(tmp_path), model, STORAGE)
 
     def score(**keys: Any) -> dict[str, Any]:
-        held_out = HeldOut(tiles=labelled.uri, split="train", batch_size=5)
+        held_out = HeldOut(tiles=labeled.uri, split="train", batch_size=5)
         config = ScoreConfig(
             model=model, held_out=held_out, draws=50, robustness_tiles=0, speed=False,
             report=join(f"s3://{s3.bucket}/scoring", f"{kind}.html"), **keys,
         )  # fmt: skip
-        return dataclasses.asdict(scored(config))
+        return dataclasses.asdict(run_scoring(config))
 
     where = Tracking(uri=tracking.uri, experiment=f"scoring-{kind}")
     alone = score(tracking=where)
@@ -78,5 +78,5 @@ def test_any_number_of_workers_counts_every_tile_once(
         for figures in ("figures", "intervals", "classes"):
             for name, value in alone[figures].items():
                 assert shared[figures][name] == pytest.approx(value, abs=1e-6), (figures, name)
-        assert shared["confusion"] == alone["confusion"]
+        assert shared["count_confusion"] == alone["count_confusion"]
         assert shared["tiles"] == 32

@@ -20,11 +20,11 @@ from histill.config.load import validate
 from histill.config.search import SearchConfig
 from histill.errors import InputError
 from histill.local.tracking import TrackingServer
-from histill.registry.runs import open_run
+from histill.registry.mlflow_runs import open_run
 from histill.registry.versions import json_bytes, register
 from histill.search.configs import SEARCHES
-from histill.search.outcome import Sweep
-from histill.search.sweep import prepare_sweep, run_sweep, searcher
+from histill.search.results import Sweep
+from histill.search.sweep import make_searcher, prepare_sweep, run_sweep
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 
@@ -46,11 +46,11 @@ def searching(small_run: dict[str, Any], tiles: Manifest) -> Callable[..., Searc
             **small_run,
             "name": name,
             "data": {**small_run["data"], "tiles": tiles.uri},
-            "optimiser": {"epochs": EPOCHS},
+            "optimizer": {"epochs": EPOCHS},
             "workers": {"count": 1, "cpus": 0.5},
             "tracking": {**small_run["tracking"], "experiment": name},
             "space": {
-                "optimiser.lr": {"loguniform": (1e-6, 1e-2)},
+                "optimizer.lr": {"loguniform": (1e-6, 1e-2)},
                 TEMPERATURE: {"choice": (1.0, 2.0, 4.0)},
             },
             "trials": TRIALS,
@@ -115,7 +115,7 @@ def sweep(
         "sweep",
         tracking={"experiment": "sweep"},
         register_best="swept",
-        data={"batch_size": 4, "decode_threads": 1, "tiles": tiles.uri, "keep_decoded": True},
+        data={"batch_size": 4, "decode_threads": 1, "tiles": tiles.uri, "cache_decoded": True},
         storage={"cache": {"folder": str(cache), "max_gb": 1.0}},
     )
     with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": tracking.uri}):  # the driver's; the trials' workers lack it
@@ -139,7 +139,7 @@ def test_the_hopeless_trials_stop_early(sweep: Sweep) -> None:
     assert scores == sorted(scores, reverse=True)
     assert all(trial.costs["gmacs"] > 0 for trial in sweep.trials)
     assert sweep.best.trial in sweep.front
-    assert {frozenset(trial.values) for trial in sweep.trials} == {frozenset({"optimiser.lr", TEMPERATURE})}
+    assert {frozenset(trial.values) for trial in sweep.trials} == {frozenset({"optimizer.lr", TEMPERATURE})}
 
 
 def test_the_resources_of_all_trials_are_given_back(sweep: Sweep, held_before: frozenset[str]) -> None:
@@ -167,9 +167,9 @@ def check_given_back(held_before: frozenset[str]) -> None:
 @pytest.fixture(scope="module")
 def many(searching: Callable[..., SearchConfig], held_before: frozenset[str]) -> Sweep:
     """Twenty short trials that seek the front of quality and latency."""
-    space = {"optimiser.lr": {"loguniform": (1e-6, 1e-2)}, "student.size_px": {"choice": (32, 64)}}
+    space = {"optimizer.lr": {"loguniform": (1e-6, 1e-2)}, "student.size_px": {"choice": (32, 64)}}
     keys = {"trials": 20, "concurrent": 2, "aim": "front", "cost": "latency_ms", "sampler": "tpe"}
-    config = searching("many", space=space, optimiser={"epochs": 2}, tracking={"uri": None}, **keys)
+    config = searching("many", space=space, optimizer={"epochs": 2}, tracking={"uri": None}, **keys)
     return run_sweep(prepare_sweep(config), open_run)
 
 
@@ -187,7 +187,7 @@ def test_twenty_trials_share_two_cores(many: Sweep, held_before: frozenset[str])
 def test_a_sweep_repeated_ranks_alike(searching: Callable[..., SearchConfig]) -> None:
     def ranking(name: str) -> list[tuple[dict[str, Any], float]]:
         keys = {"trials": 3, "scheduler": "none", "sampler": "tpe", "concurrent": 1, "tracking": {"uri": None}}
-        sweep = run_sweep(prepare_sweep(searching(name, optimiser={"epochs": 1}, **keys)), open_run)
+        sweep = run_sweep(prepare_sweep(searching(name, optimizer={"epochs": 1}, **keys)), open_run)
         return [(trial.values, trial.quality) for trial in sweep.trials]
 
     assert ranking("once") == ranking("again")
@@ -247,7 +247,7 @@ def test_the_best_student_is_registered_with_its_search(sweep: Sweep, tracking: 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_a_seed_draws_the_same_values_again(searching: Callable[..., SearchConfig], sampler: str) -> None:
     def drawn(seed: int) -> list[dict[str, Any]]:
-        asked = searcher(searching("drawn", sampler=sampler, seed=seed), "val_dice")
+        asked = make_searcher(searching("drawn", sampler=sampler, seed=seed), "val_dice")
         return [asked.suggest(f"trial-{number}") for number in range(TRIALS)]
 
     assert drawn(5) == drawn(5)

@@ -23,20 +23,20 @@ from pyarrow import fs
 from ray.util.state import get_actor
 
 from histill.artifacts import model_folder
-from histill.cluster.failures import known_error
+from histill.cluster.ray_errors import unwrap_error
 from histill.config.common import Storage
 from histill.config.runs import PretrainConfig
 from histill.errors import HistillError, InputError
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.local.tracking import TrackingServer
-from histill.registry.runs import open_run
+from histill.registry.mlflow_runs import open_run
 from histill.storage.filesystems import arrow_filesystem
-from histill.storage.steady import steady_filesystem
+from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 from histill.train.launch import Trained, train_run
-from histill.train.newest import newest_checkpoint, step_of
+from histill.train.newest import find_newest_checkpoint, step_of
 from histill.train.prepare import prepare_run
 from histill.train.trainer import WatchingCleaner
 
@@ -67,7 +67,7 @@ def refused(config: PretrainConfig) -> HistillError:
     """The known error that ends the run."""
     with pytest.raises((ray.train.TrainingFailedError, InputError)) as raised:
         train(config)
-    known = known_error(raised.value)
+    known = unwrap_error(raised.value)
     assert known is not None
     assert len(str(known).splitlines()) == 1
     return known
@@ -185,15 +185,15 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
     tiles: Manifest, pretraining: Make, client: MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where Ray has not noted that one: it notes one report of a worker at a time."""
-    config = pretraining("interrupted", tiles.uri, {"checkpoint_every": 1, "optimiser.epochs": 12})
+    config = pretraining("is_interrupted", tiles.uri, {"checkpoint_every": 1, "optimizer.epochs": 12})
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [sys.executable, "jobs/pretrain_student.py", "-c", str(path)]
-    filesystem, folder = steady_filesystem(config.runs, STORAGE)
+    filesystem, folder = retrying_filesystem(config.runs, STORAGE)
     folder = join(folder, config.name)
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as job:
         until = time.monotonic() + WITHIN_S
-        while newest_checkpoint(filesystem, folder) is None:
+        while find_newest_checkpoint(filesystem, folder) is None:
             assert job.poll() is None
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -204,13 +204,13 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
     assert "Traceback" not in said
     run = only_run(client, config.name)
     assert run.info.status == "KILLED"
-    path_of_newest = newest_checkpoint(filesystem, folder)
+    path_of_newest = find_newest_checkpoint(filesystem, folder)
     assert path_of_newest is not None
     newest = step_of(path_of_newest)
     assert newest < 12 * STEPS
 
-    with pytest.raises(InputError, match=r"optimiser\.lr was 0\.001 and is now 0\.01"):
-        train(pretraining("interrupted", tiles.uri, {"optimiser.epochs": 12, "optimiser.lr": 0.01}))
+    with pytest.raises(InputError, match=r"optimizer\.lr was 0\.001 and is now 0\.01"):
+        train(pretraining("is_interrupted", tiles.uri, {"optimizer.epochs": 12, "optimizer.lr": 0.01}))
 
     trained = train(
         config.model_copy(update={"workers": config.workers.model_copy(update={"count": 1})}),

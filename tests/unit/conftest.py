@@ -57,7 +57,7 @@ def ingest_slides(monkeypatch: pytest.MonkeyPatch) -> SlideIngest:
     def map_here(function: Callable[[Any], Any], items: list[Any], **_: Any) -> Iterator[Any]:
         return map(function, items)
 
-    monkeypatch.setattr(histill.tiles.ingest, "connected", nullcontext)
+    monkeypatch.setattr(histill.tiles.ingest, "connect_cluster", nullcontext)
     monkeypatch.setattr(histill.tiles.ingest, "map_tasks", map_here)
 
     def run(folder: Path, index: str, **changes: Any) -> IngestReport:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from histill.errors import InputError
-from histill.stream.ahead import ahead
+from histill.stream.prefetch import prefetch
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,7 @@ def join_all() -> None:
 
 
 def test_ahead_keeps_order_and_ends_its_thread() -> None:
-    assert list(ahead(iter(range(50)))) == list(range(50))
+    assert list(prefetch(iter(range(50)))) == list(range(50))
     join_all()
 
 
@@ -37,7 +37,7 @@ def test_ahead_runs_ahead_but_no_further_than_asked() -> None:
                 full.set()
             yield number
 
-    running = ahead(items(), depth=2)
+    running = prefetch(items(), depth=2)
     assert next(running) == 0
     assert full.wait(10)
     assert len(produced) == 4
@@ -52,7 +52,7 @@ def test_ahead_hands_on_exceptions(error: BaseException) -> None:
         yield 1
         raise error
 
-    running = ahead(items())
+    running = prefetch(items())
     assert next(running) == 1
     with pytest.raises(type(error)) as caught:
         next(running)
@@ -69,7 +69,7 @@ def test_a_consumer_that_leaves_closes_what_it_consumed() -> None:
         finally:
             closed.set()
 
-    running = ahead(items())
+    running = prefetch(items())
     assert next(running) == 0
     running.close()  # type: ignore[attr-defined]
     join_all()
@@ -77,7 +77,7 @@ def test_a_consumer_that_leaves_closes_what_it_consumed() -> None:
 
 
 def test_nothing_is_produced_before_it_is_asked_for() -> None:
-    running = ahead(iter(range(3)))
+    running = prefetch(iter(range(3)))
     assert not threads_ahead()
     assert list(running) == [0, 1, 2]
     join_all()

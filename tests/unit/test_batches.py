@@ -13,14 +13,14 @@ from PIL import Image
 
 from histill.config.augment import Augment
 from histill.errors import InputError
-from histill.stream.ahead import ahead
-from histill.stream.batches import Decoding, TileBatch, decoded_batches
+from histill.stream.batches import DecodeSpec, TileBatch, decode_batches
 from histill.stream.buffers import Buffers
-from histill.stream.geometry import turned, turned_planes
-from histill.stream.places import Places
+from histill.stream.geometry import apply_symmetry, apply_symmetry_to_planes
+from histill.stream.index import SampleIndex
 from histill.stream.plan import Step
-from histill.stream.responses import STEP, ZERO, encode, logits_of
-from histill.stream.views import UPRIGHT, Placement, Views, draw_placements, draws_for
+from histill.stream.prefetch import prefetch
+from histill.stream.responses import STEP, ZERO, encode_logits, levels_to_logits
+from histill.stream.views import UPRIGHT, Placement, Views, draw_numbers, draw_placements
 from histill.tiles.manifest import Header, Manifest
 from histill.tiles.schema import MANIFEST
 
@@ -51,7 +51,12 @@ def png(array: np.ndarray) -> bytes:
 def table(*entries: int, **spoilt: object) -> pa.Table:
     """Encoded rows of `entries`; `spoilt` replaces a column's value in all of them."""
     rows = [
-        {"entry": entry, "image": png(pixels(entry)), "mask": png(classes(entry)), "response": encode(logits(entry))}
+        {
+            "entry": entry,
+            "image": png(pixels(entry)),
+            "mask": png(classes(entry)),
+            "response": encode_logits(logits(entry)),
+        }
         | spoilt
         for entry in entries
     ]
@@ -73,7 +78,7 @@ def manifest() -> Manifest:
     return Manifest("s3://bucket/set", header, pa.Table.from_pylist(rows, schema=MANIFEST))
 
 
-def decoding(**changes: object) -> Decoding:
+def decoding(**changes: object) -> DecodeSpec:
     values: dict[str, object] = {
         "tile_px": SIDE,
         "views": Views(SIDE),
@@ -86,7 +91,7 @@ def decoding(**changes: object) -> Decoding:
         "threads": 2,
         "max_corrupt": 0,
     }
-    return Decoding(**values | changes)  # type: ignore[arg-type]
+    return DecodeSpec(**values | changes)  # type: ignore[arg-type]
 
 
 def steps_for(plan: list[list[int]], tables: list[list[int]], planned: list[int] | None = None) -> list[Step]:
@@ -104,9 +109,9 @@ def steps_for(plan: list[list[int]], tables: list[list[int]], planned: list[int]
 
 
 def running(manifest: Manifest, steps: list[Step], tables: Iterator[pa.Table], **how: object) -> Iterator[TileBatch]:
-    places = Places.of(manifest, "train")
+    places = SampleIndex.of(manifest, "train")
     assert np.array_equal(places.tiles, TILES)
-    return decoded_batches(steps, tables, places, manifest, Buffers(), decoding(**how))
+    return decode_batches(steps, tables, places, manifest, Buffers(), decoding(**how))
 
 
 def batches(
@@ -126,7 +131,7 @@ def test_batches_follow_the_plan(manifest: Manifest) -> None:
         assert batch.teacher is None
         assert batch.mask is not None
         assert batch.response is not None
-        read = logits_of(batch.response).numpy()
+        read = levels_to_logits(batch.response).numpy()
         for slot, entry in enumerate(entries):
             assert np.array_equal(batch.student[slot].permute(1, 2, 0).numpy(), pixels(entry))
             assert np.array_equal(batch.mask[slot].numpy(), classes(entry))
@@ -155,9 +160,9 @@ def test_padding_is_masked_out_and_shows_other_tiles(manifest: Manifest) -> None
     del lent, array
     steps = steps_for([[0, 3, 1, 2], [4, -1, 6, -1]], [[0, 1, 2, 3], [4, 6]])
     steps[1] = replace(steps[1], fill=np.array([3, 2]))
-    places = Places.of(manifest, "train")
+    places = SampleIndex.of(manifest, "train")
     tables = iter([table(0, 1, 2, 3), table(4, 6)])
-    _, batch = decoded_batches(steps, tables, places, manifest, buffers, decoding())
+    _, batch = decode_batches(steps, tables, places, manifest, buffers, decoding())
     assert batch.valid.tolist() == [True, False, True, False]
     assert batch.index.tolist() == [14, -1, 16, -1]
     assert batch.mask is not None
@@ -195,7 +200,7 @@ def test_masks_and_responses_are_left_out_unless_asked_for(manifest: Manifest) -
 def placed(plane: np.ndarray, place: Placement) -> np.ndarray:
     """[H, W] or [H, W, C]: the window, then the symmetry."""
     window = np.s_[place.top : place.top + place.side, place.left : place.left + place.side]
-    return turned(np.ascontiguousarray(plane[window]), place.symmetry)
+    return apply_symmetry(np.ascontiguousarray(plane[window]), place.symmetry)
 
 
 def test_views_mask_and_response_are_cropped_and_turned_alike(manifest: Manifest) -> None:
@@ -204,7 +209,7 @@ def test_views_mask_and_response_are_cropped_and_turned_alike(manifest: Manifest
     )  # a window smaller than a real one may be
     entries, views = list(range(8)), Views(2, SIDE)
     (batch,) = batches(manifest, [entries], [table(*entries)], augment=augment, seed=5, epoch=2, views=views)
-    places = draw_placements(augment, draws_for(5, 2, TILES, np.zeros(8, np.int64)), SIDE, views)
+    places = draw_placements(augment, draw_numbers(5, 2, TILES, np.zeros(8, np.int64)), SIDE, views)
     assert len({place.symmetry for place in places}) > 3
     assert len({(place.left, place.top) for place in places}) > 2
     assert batch.teacher is not None
@@ -214,13 +219,13 @@ def test_views_mask_and_response_are_cropped_and_turned_alike(manifest: Manifest
     assert batch.teacher.shape == (8, 3, 2, 2)
     assert batch.mask.shape == (8, 2, 2)
     assert batch.response.shape == (8, 1, 2, 2)
-    read = logits_of(batch.response).numpy()
+    read = levels_to_logits(batch.response).numpy()
     for entry, place in zip(entries, places, strict=True):
         teacher = placed(pixels(entry), place)
         assert np.array_equal(batch.teacher[entry].permute(1, 2, 0).numpy(), teacher)
         assert np.abs(batch.student[entry, :, 0, 0].numpy() - teacher.mean((0, 1))).max() <= 0.5
         assert np.array_equal(batch.mask[entry].numpy(), placed(classes(entry), place))
-        response = turned_planes(
+        response = apply_symmetry_to_planes(
             np.ascontiguousarray(
                 logits(entry)[:, place.top : place.top + place.side, place.left : place.left + place.side]
             ),
@@ -287,7 +292,7 @@ def test_a_reader_that_fails_is_heard(manifest: Manifest) -> None:
 def test_a_consumer_that_leaves_ends_the_decoders_too(manifest: Manifest) -> None:
     before = set(threading.enumerate())
     steps = steps_for([[entry] for entry in range(8)], [[entry] for entry in range(8)])
-    consumed = ahead(running(manifest, steps, (table(entry) for entry in range(8))))
+    consumed = prefetch(running(manifest, steps, (table(entry) for entry in range(8))))
     next(consumed)
     consumed.close()  # type: ignore[attr-defined]
     for thread in set(threading.enumerate()) - before:

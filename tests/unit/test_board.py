@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from histill.cluster import progress
-from histill.train import board
-from histill.train.board import Board, ToBoard, shown
+from histill.train import progress_actor
+from histill.train.progress_actor import ProgressActor, ProgressLogHandler, show_progress
 from histill.train.snapshot import Snapshot
 
 pytestmark = pytest.mark.unit
@@ -24,14 +24,14 @@ def snapshot(step: int) -> Snapshot:
     return Snapshot(0, step, 100, step * 8, 796, 0.5, {}, 1e-3, 10.0, 0.25)
 
 
-def actor(state: Board) -> Any:
+def actor(state: ProgressActor) -> Any:
     """As Ray has it, with `ray.get` replaced by nothing."""
     names = ("take", "tell", "show")
     return SimpleNamespace(**{name: SimpleNamespace(remote=getattr(state, name)) for name in names})
 
 
 def test_lines_are_taken_once_and_in_order() -> None:
-    state = Board()
+    state = ProgressActor()
     assert state.take() == (None, [])
     state.tell("one")
     state.tell("two")
@@ -42,8 +42,8 @@ def test_lines_are_taken_once_and_in_order() -> None:
 
 
 def test_warnings_of_workers_are_told_as_such() -> None:
-    state = Board()
-    handler = ToBoard(actor(state))
+    state = ProgressActor()
+    handler = ProgressLogHandler(actor(state))
     logger = logging.Logger("histill.test")
     logger.addHandler(handler)
     logger.info("of no interest")
@@ -57,13 +57,13 @@ def seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     `answers` one to the error with which Ray answers then."""
 
     def show(
-        seconds: int, events: dict[int, Callable[[Board], None]], answers: dict[int, Exception] | None = None
+        seconds: int, events: dict[int, Callable[[ProgressActor], None]], answers: dict[int, Exception] | None = None
     ) -> list[str]:
-        now, state = [100], Board()
+        now, state = [100], ProgressActor()
         clock = SimpleNamespace(monotonic=lambda: float(now[0]))
-        monkeypatch.setattr(board, "time", clock)
+        monkeypatch.setattr(progress_actor, "time", clock)
         monkeypatch.setattr(progress, "time", clock)
-        monkeypatch.setattr(board, "_room", lambda: ROOM)
+        monkeypatch.setattr(progress_actor, "_describe_capacity", lambda: ROOM)
 
         def get(value: Any, timeout: float) -> Any:
             if error := (answers or {}).get(now[0] - 100):
@@ -78,7 +78,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
             return now[0] - 100 >= seconds
 
         stop: Any = SimpleNamespace(wait=wait)
-        board._show(actor(state), "first", stop)
+        progress_actor._show(actor(state), "first", stop)
         return capsys.readouterr().err.splitlines()
 
     return show
@@ -149,20 +149,20 @@ def test_the_room_counts_living_nodes_and_what_is_free(monkeypatch: pytest.Monke
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": False}, {"Alive": True}])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "memory": 1e9})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 0.5, "memory": 1e9})
-    assert board._room() == "the cluster has 2 nodes and 0.5 of 8 CPUs free"
+    assert progress_actor._describe_capacity() == "the cluster has 2 nodes and 0.5 of 8 CPUs free"
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
-    assert board._room() == "the cluster has 2 nodes and 8 of 8 CPUs free and 0 of 1 GPUs free"
+    assert progress_actor._describe_capacity() == "the cluster has 2 nodes and 8 of 8 CPUs free and 0 of 1 GPUs free"
     monkeypatch.setattr(ray, "cluster_resources", dict)
-    assert board._room() == "the cluster has 2 nodes and no CPU"
+    assert progress_actor._describe_capacity() == "the cluster has 2 nodes and no CPU"
 
 
 def test_what_is_told_until_the_block_ends_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ray, "get", lambda value, timeout: value)
-    state = Board()
-    with shown(actor(state), "first"):
+    state = ProgressActor()
+    with show_progress(actor(state), "first"):
         state.tell("going on")
     assert capsys.readouterr().err == "first: going on\n"
     assert "board" not in {thread.name for thread in threading.enumerate()}

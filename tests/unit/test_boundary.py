@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from histill.distill.boundary import with_boundary
 from histill.outputs import OutputSpec
+from histill.tasks.boundary import add_boundary
 
 pytestmark = pytest.mark.unit
 
@@ -38,7 +38,7 @@ def eroded(mask: np.ndarray, width: int, boundary: int) -> np.ndarray:
 @given(st.integers(0, 10**6), st.integers(2, 4), st.integers(1, 9), st.integers(1, 4))
 def test_the_boundary_is_what_erosion_takes_from_each_class(seed: int, classes: int, coarse: int, width: int) -> None:
     masks = masks_of(seed, classes, coarse)
-    found = with_boundary(torch.from_numpy(masks), width, classes)
+    found = add_boundary(torch.from_numpy(masks), width, classes)
     assert found.dtype == torch.int64
     expected = np.stack([eroded(mask, width, classes) for mask in masks])
     np.testing.assert_array_equal(found.numpy(), expected)
@@ -47,16 +47,16 @@ def test_the_boundary_is_what_erosion_takes_from_each_class(seed: int, classes: 
 def test_the_boundary_is_as_wide_as_is_said_and_the_tiles_edge_is_none() -> None:
     mask = torch.zeros(1, 9, 9, dtype=torch.int64)
     mask[0, :, 3:] = 1
-    found = with_boundary(mask, 2, 2)[0]
+    found = add_boundary(mask, 2, 2)[0]
     assert (found == torch.tensor([0, 0, 0, 2, 2, 1, 1, 1, 1])).all()
 
 
 def test_nuclei_that_touch_are_kept_apart() -> None:
     rows, columns = np.mgrid[:40, :60]
-    discs = [(rows - 20) ** 2 + (columns - centre) ** 2 < 90 for centre in (20, 39)]
+    discs = [(rows - 20) ** 2 + (columns - center) ** 2 < 90 for center in (20, 39)]
     mask = (discs[0] | discs[1]).astype(np.int64)
     assert ndimage.label(mask)[1] == 1
-    assert ndimage.label(with_boundary(torch.from_numpy(mask)[None], 3, 2)[0].numpy() == 1)[1] == 2
+    assert ndimage.label(add_boundary(torch.from_numpy(mask)[None], 3, 2)[0].numpy() == 1)[1] == 2
 
 
 @pytest.mark.parametrize(

@@ -14,25 +14,25 @@ import torch
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.augment import Augment
 from histill.config.common import Storage
+from histill.config.evaluation import CacheConfig
 from histill.config.load import load_config
-from histill.config.scoring import CacheConfig
 from histill.errors import InputError
 from histill.outputs import OutputSpec
 from histill.storage.control import write_json
 from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews, check_crop
 from histill.stream.decode import decode_image
-from histill.stream.geometry import composed, turned
-from histill.stream.read import Source
-from histill.stream.responses import LIMIT, STEP, logits_of
+from histill.stream.geometry import apply_symmetry, compose_symmetries
+from histill.stream.read import TileSource
+from histill.stream.responses import LIMIT, STEP, levels_to_logits
 from histill.stream.tile_stream import TileStream
-from histill.stream.views import UPRIGHT, Placement, Views, check_window, draw_placements, draws_for
+from histill.stream.views import UPRIGHT, Placement, Views, check_window, draw_numbers, draw_placements
 from histill.teachers import answers
 from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import HEADER_NAME, CacheHeader, address, check_views, read_header
 from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import Teacher
-from histill.tiles.manifest import Manifest, digest_of
+from histill.tiles.manifest import Manifest, digest_table
 from histill.tiles.shards import TileShard, content_hash, shards_of
 
 pytestmark = pytest.mark.unit
@@ -45,7 +45,7 @@ HEADER = CacheHeader(teacher="t", classes=("background", "nucleus"), tiles_diges
 
 @dataclass(frozen=True)
 class Equivariant:
-    """Answers each pixel by its own colour, so that a turned tile has the turned answer."""
+    """Answers each pixel by its own color, so that a turned tile has the turned answer."""
 
     outputs: OutputSpec = field(default=OutputSpec("segmentation", ("background", "pink", "blue")))
     digest: str = "equivariant"
@@ -61,7 +61,7 @@ class Equivariant:
 
 @dataclass(frozen=True)
 class Positional:
-    """Answers by colour and place within what it is shown: only the very same view has the same answer."""
+    """Answers by color and place within what it is shown: only the very same view has the same answer."""
 
     outputs: OutputSpec = field(default=OutputSpec("segmentation", ("background", "nucleus", "other")))
     digest: str = "positional"
@@ -76,8 +76,8 @@ class Positional:
         side = tiles.shape[-1]
         rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
         ramp = (rows * 0.11 + columns * 0.04 - 4).expand(len(tiles), side, side)
-        grey = (tiles.float().mean(1) - 160) / 40
-        return torch.stack([torch.zeros_like(ramp), ramp + grey, grey - 2 * ramp], dim=1)
+        gray = (tiles.float().mean(1) - 160) / 40
+        return torch.stack([torch.zeros_like(ramp), ramp + gray, gray - 2 * ramp], dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def answering(manifest: Manifest, cached: CachedViews) -> Answering:
 def stream(manifest: Manifest, cached: CachedViews | None, **changes: Any) -> TileStream:
     values: dict[str, Any] = {
         "manifest": manifest,
-        "source": Source(manifest.uri, manifest.header.digest, STORAGE, masks=True, responses=cached),
+        "source": TileSource(manifest.uri, manifest.header.digest, STORAGE, masks=True, responses=cached),
         "split": "train",
         "views": Views(TILE),  # the student sees every pixel that the teacher saw
         "batch_size": 8,
@@ -134,7 +134,7 @@ def pixels(batch: TileBatch, slot: int) -> np.ndarray:
 
 def stored(batch: TileBatch, slot: int) -> np.ndarray:
     assert batch.response is not None
-    return logits_of(batch.response[slot]).numpy()
+    return levels_to_logits(batch.response[slot]).numpy()
 
 
 def reference(plane: np.ndarray, symmetry: int) -> np.ndarray:
@@ -188,7 +188,7 @@ def test_any_teachers_answer_is_that_to_the_view_it_was_shown(
     augment = Augment(flips=flips, crop_px=crop_px)
     for epoch in (0, 1, 5):
         for tile, batch, slot in shown(mine.training_epoch(epoch, seed=1, augment=augment)):
-            draws = draws_for(1, epoch, np.array([tile]), np.array([0]))
+            draws = draw_numbers(1, epoch, np.array([tile]), np.array([0]))
             (place,) = draw_placements(augment, draws, TILE, Views(TILE))
             if views == 1:  # it was shown the whole tile; the batch shows a part of its answer
                 answered = window(answer(teacher, whole[tile]).transpose(1, 2, 0), place).transpose(2, 0, 1)
@@ -210,8 +210,8 @@ def test_views_and_masks_show_the_same_part_of_the_tile(
     ):
         (place,) = cached.placements(1, np.array([tile]), TILE)
         if flips:
-            drawn = int(draws_for(1, 4, np.array([tile]), np.array([0]))[0, 0] * 8)
-            place = replace(place, symmetry=composed(place.symmetry, drawn))
+            drawn = int(draw_numbers(1, 4, np.array([tile]), np.array([0]))[0, 0] * 8)
+            place = replace(place, symmetry=compose_symmetries(place.symmetry, drawn))
         assert batch.mask is not None
         assert np.array_equal(pixels(batch, slot), window(whole[tile], place))
         assert np.array_equal(batch.mask[slot].numpy(), window(draw_tile(tile, TILE)[1], place))
@@ -295,7 +295,7 @@ def test_a_view_is_a_function_of_seed_view_and_tile() -> None:
 def test_a_run_of_the_caches_seed_draws_flips_of_its_own() -> None:
     tiles = np.arange(16000)
     views = CachedViews("", 2, SEED, Augment()).placements(1, tiles, TILE)
-    drawn = (draws_for(SEED, 1, tiles, np.zeros(len(tiles), np.int64))[:, 0] * 8).astype(int)
+    drawn = (draw_numbers(SEED, 1, tiles, np.zeros(len(tiles), np.int64))[:, 0] * 8).astype(int)
     counts = np.bincount(np.array([place.symmetry for place in views]) * 8 + drawn, minlength=64)
     assert ((counts - 250) ** 2 / 250).sum() < 116  # of 63 degrees of freedom: once in 20 000
 
@@ -389,8 +389,8 @@ def test_the_address_says_what_the_cache_holds(manifest: Manifest) -> None:
     contents = manifest.table["content"].to_pylist()
     contents[5] = content_hash(bytes(image), shard["mask"])
     at = manifest.table.schema.get_field_index("content")
-    changed = digest_of(manifest.table.set_column(at, manifest.table.schema.field(at), [contents]))
-    assert digest_of(manifest.table) == manifest.header.digest
+    changed = digest_table(manifest.table.set_column(at, manifest.table.schema.field(at), [contents]))
+    assert digest_table(manifest.table) == manifest.header.digest
     assert address("teacher", changed) != address("teacher", manifest.header.digest)
 
 
@@ -487,7 +487,7 @@ def test_views_are_configured() -> None:
         (["augment={flips: false, crop_px: 64}"], ["views is 1", "augment.crop_px"]),
         (["seed=1"], ["views is 1", "seed"]),
         (["views=2"], ["views is 2", "all be alike", "augment.flips or augment.crop_px"]),
-        (["views=2", "augment.stain=0.1"], ["a teacher sees tiles uncoloured", "flips and crop_px"]),
+        (["views=2", "augment.stain=0.1"], ["a teacher sees tiles uncolored", "flips and crop_px"]),
         (["views=0"], ["'views' is 0"]),
         (["views=2", "augment.flips=true", "seed=2147483648"], ["'seed'"]),
     ],
@@ -503,6 +503,9 @@ def test_views_that_are_refused(overrides: list[str], said: list[str]) -> None:
 def test_turning_twice_is_turning_by_the_composed_symmetry() -> None:
     square = np.random.default_rng(0).integers(0, 255, (5, 5, 3)).astype(np.uint8)
     for first in range(8):
-        assert composed(first, 0) == composed(0, first) == first
+        assert compose_symmetries(first, 0) == compose_symmetries(0, first) == first
         for second in range(8):
-            assert np.array_equal(turned(square, composed(first, second)), turned(turned(square, first), second))
+            assert np.array_equal(
+                apply_symmetry(square, compose_symmetries(first, second)),
+                apply_symmetry(apply_symmetry(square, first), second),
+            )

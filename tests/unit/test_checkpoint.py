@@ -13,13 +13,13 @@ from safetensors import safe_open
 
 from histill.artifacts.model_folder import ModelCard, build, load
 from histill.config.common import Storage
-from histill.config.runs import Optimiser
+from histill.config.runs import Optimizer
 from histill.errors import HistillError, InputError
 from histill.losses.layers import Layers
-from histill.models.matching import Answers, Matching
+from histill.models.projection import ProjectedStudent, StudentOutput
 from histill.train.checkpoint import Learner, checkpoint_name, restore_checkpoint, save_checkpoint
-from histill.train.ledger import Position
-from histill.train.schedule import make_optimiser
+from histill.train.coverage import DataState
+from histill.train.schedule import make_optimizer
 
 pytestmark = pytest.mark.unit
 
@@ -41,21 +41,21 @@ CARD = ModelCard(
 def learner(seed: int, *, deep: bool = False, **position: object) -> Learner:
     torch.manual_seed(seed)
     model = build(CARD)
-    model = Matching(model, Layers(), deep_classes=len(CARD.classes)) if deep else model
-    place = Position.model_validate({"batch_size": 4, "tiles_digest": "tiles"} | position)
-    return Learner(model, make_optimiser([list(model.parameters())], Optimiser(lr=1e-3)), place)
+    model = ProjectedStudent(model, Layers(), deep_classes=len(CARD.classes)) if deep else model
+    place = DataState.model_validate({"batch_size": 4, "tiles_digest": "tiles"} | position)
+    return Learner(model, make_optimizer([list(model.parameters())], Optimizer(lr=1e-3)), place)
 
 
 def step(learner: Learner, number: int) -> None:
     random = torch.Generator().manual_seed(number)
     tiles = torch.rand(2, 3, 32, 32, generator=random) * 255
     torch.manual_seed(number)  # drop-path
-    learner.optimiser.zero_grad(set_to_none=True)
+    learner.optimizer.zero_grad(set_to_none=True)
     learner.model.train()
     output = learner.model(tiles)
-    answers = (output.logits, *output.deep) if isinstance(output, Answers) else (output,)
+    answers = (output.logits, *output.deep) if isinstance(output, StudentOutput) else (output,)
     sum(answer.square().mean() for answer in answers).backward()
-    learner.optimiser.step()
+    learner.optimizer.step()
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -76,8 +76,8 @@ def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(tmp_pat
         step(resumed, number)
     for name, tensor in through.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
-    moments = resumed.optimiser.state_dict()["state"]
-    for index, values in through.optimiser.state_dict()["state"].items():
+    moments = resumed.optimizer.state_dict()["state"]
+    for index, values in through.optimizer.state_dict()["state"].items():
         assert values.keys() == moments[index].keys()
         assert all(torch.equal(value, moments[index][key]) for key, value in values.items())
 
@@ -97,7 +97,7 @@ def test_a_checkpoint_is_safetensors_and_json(tmp_path: Path) -> None:
     step(trained, 0)
     save_checkpoint(str(tmp_path), trained, CARD)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["contents.json", "model.json", "model.safetensors", "optimiser.safetensors", "position.json"]
+    assert names == ["contents.json", "model.json", "model.safetensors", "optimizer.safetensors", "position.json"]
     for path in tmp_path.iterdir():
         if path.suffix == ".json":
             json.loads(path.read_text())
@@ -152,7 +152,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("share", [0.5, 1.5], ids=["within the weights", "within the optimiser's tensors"])
+@pytest.mark.parametrize("share", [0.5, 1.5], ids=["within the weights", "within the optimizer's tensors"])
 def test_a_full_disk_is_named(small_disk: Callable[[int], Path], share: float) -> None:
     trained = learner(0)
     step(trained, 0)

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histill.checks import judge, node
-from histill.checks.node import Facts
-from histill.checks.nodes import Node
-from histill.checks.rows import DRIVER, Row
 from histill.config.check import CheckConfig
 from histill.config.common import Elastic, WorkerGroup
 from histill.config.load import load_config
+from histill.preflight import node_probe, rules
+from histill.preflight.node_probe import Facts
+from histill.preflight.nodes import Node
+from histill.preflight.results import DRIVER, Row
 
 pytestmark = pytest.mark.unit
 
@@ -49,14 +49,19 @@ def only(rows: list[Row]) -> Row:
 
 def test_equal_nodes_are_one_green_row_each() -> None:
     answers = {DRIVER: facts(), "a": facts(), "b": facts()}
-    for rows in (judge.token_files(answers), judge.versions(answers), judge.code(answers), judge.disks(answers, 10)):
+    for rows in (
+        rules.check_token_files(answers),
+        rules.check_versions(answers),
+        rules.check_code(answers),
+        rules.check_disks(answers, 10),
+    ):
         row = only(rows)
         assert (row.where, row.state, row.mend) == (f"{DRIVER}, 2 nodes", "ok", "")
 
 
 def test_another_version_is_named_with_the_drivers() -> None:
     other = facts(versions={"Python": "3.12.1", "ray": "2.60.0", "torch": "2.8.0+cpu", "numpy": None})
-    green, red = judge.versions({DRIVER: facts(), "a": facts(), "b": other})
+    green, red = rules.check_versions({DRIVER: facts(), "a": facts(), "b": other})
     assert (green.where, green.state) == (f"{DRIVER}, a", "ok")
     assert "torch 2.8.0" in green.found
     assert (red.where, red.state) == ("b", "failed")
@@ -72,7 +77,7 @@ def test_another_version_is_named_with_the_drivers() -> None:
     ],
 )
 def test_another_histill_or_none(there: Facts, said: str) -> None:
-    _, red = judge.code({DRIVER: facts(), "a": there})
+    _, red = rules.check_code({DRIVER: facts(), "a": there})
     assert (red.where, red.state) == ("a", "failed")
     assert said in red.found
     assert "py_modules" in red.mend
@@ -89,12 +94,12 @@ def test_another_histill_or_none(there: Facts, said: str) -> None:
     ],
 )
 def test_a_token_file_is_its_owners_alone(token: Any, state: str, mend: str) -> None:
-    row = only(judge.token_files({"a": facts(token=token)}))
+    row = only(rules.check_token_files({"a": facts(token=token)}))
     assert (row.state, row.mend) == (state, mend)
 
 
 def test_without_tokens_there_is_no_row_on_their_files() -> None:
-    assert judge.token_files({DRIVER: facts(token=None)}) == []
+    assert rules.check_token_files({DRIVER: facts(token=None)}) == []
 
 
 @pytest.mark.parametrize(
@@ -107,7 +112,7 @@ def test_without_tokens_there_is_no_row_on_their_files() -> None:
     ],
 )
 def test_a_cluster_without_token_is_red_where_others_reach_it(asked_for: bool | None, address: str, state: str) -> None:
-    verdict = judge.token_auth(asked_for, f"{address}:6379", [machine(address=address)])
+    verdict = rules.check_token_auth(asked_for, f"{address}:6379", [machine(address=address)])
     assert verdict.state == state
     assert bool(verdict.mend) == (state != "ok")
 
@@ -119,7 +124,7 @@ def test_the_clocks_offset_is_known_within_what_is_said(
     ahead_s: float, ways: list[tuple[float, float]], begun: float
 ) -> None:
     samples = [(begun, begun + there + ahead_s, begun + there + back) for there, back in ways]
-    found = judge.offset(samples)
+    found = rules.estimate_offset(samples)
     assert abs(found.ahead_s - ahead_s) <= found.within_s + 1e-9
     assert math.isclose(found.within_s, min(there + back for there, back in ways) / 2, abs_tol=1e-9)
 
@@ -135,12 +140,12 @@ def test_the_clocks_offset_is_known_within_what_is_said(
     ],
 )
 def test_clocks(ahead_s: float, within_s: float, state: str, said: str) -> None:
-    row = only(judge.clocks({"a": judge.Offset(ahead_s, within_s)}, 2.0))
+    row = only(rules.check_clocks({"a": rules.Offset(ahead_s, within_s)}, 2.0))
     assert row.state == state
     assert said in row.found
 
 
-def disk(free: float, writable: bool = True, folder: str = "/tmp") -> node.Disk:
+def disk(free: float, writable: bool = True, folder: str = "/tmp") -> node_probe.Disk:
     return {"folder": folder, "free": int(free), "total": 10**12, "writable": writable}
 
 
@@ -150,19 +155,19 @@ def disk(free: float, writable: bool = True, folder: str = "/tmp") -> node.Disk:
         ({"temporary files": disk(200e9)}, "ok", "200.0 GB or more"),
         ({"temporary files": disk(9e9)}, "failed", "9.0 GB free at /tmp (temporary files), and 10 GB expected"),
         ({"storage.cache": disk(200e9, writable=False)}, "failed", "/tmp (storage.cache) cannot be written"),
-        ({judge.RAY_SESSION: disk(40e9)}, "warning", "96% full"),
-        ({judge.RAY_SESSION: disk(40e9), "temporary files": disk(9e9)}, "failed", "9.0 GB free"),
+        ({rules.RAY_SESSION: disk(40e9)}, "warning", "96% full"),
+        ({rules.RAY_SESSION: disk(40e9), "temporary files": disk(9e9)}, "failed", "9.0 GB free"),
     ],
 )
-def test_disks(disks: dict[str, node.Disk], state: str, said: str) -> None:
-    row = only(judge.disks({"a": facts(disks=disks)}, 10))
+def test_disks(disks: dict[str, node_probe.Disk], state: str, said: str) -> None:
+    row = only(rules.check_disks({"a": facts(disks=disks)}, 10))
     assert row.state == state
     assert said in row.found
 
 
 def test_shared_memory_that_is_smaller_than_the_object_store() -> None:
     nodes = [machine("a", object_store_memory=4e9), machine("b", object_store_memory=9e9), machine("c")]
-    green, yellow = judge.shared_memory({"a": facts(), "b": facts()}, nodes)
+    green, yellow = rules.check_shared_memory({"a": facts(), "b": facts()}, nodes)
     assert (green.where, green.state) == ("a", "ok")
     assert (yellow.where, yellow.state) == ("b", "warning")
     assert "--shm-size" in yellow.mend
@@ -180,7 +185,7 @@ def test_shared_memory_that_is_smaller_than_the_object_store() -> None:
     ],
 )
 def test_gpus(handed: int, listed: int | None, usable: int | None, state: str, said: str) -> None:
-    row = only(judge.gpus({"a": facts(gpus_listed=listed, gpus_usable=usable)}, [machine("a", GPU=handed)]))
+    row = only(rules.check_gpus({"a": facts(gpus_listed=listed, gpus_usable=usable)}, [machine("a", GPU=handed)]))
     assert row.state == state
     assert said in row.found
 
@@ -204,14 +209,14 @@ NODES = [machine("head", CPU=0.0), machine("a", CPU=4.0, GPU=2.0), machine("b", 
     ],
 )
 def test_room(workers: WorkerGroup, state: str, found: str) -> None:
-    verdict = judge.room(NODES, workers)
+    verdict = rules.check_capacity(NODES, workers)
     assert (verdict.state, verdict.found) == (state, found)
     assert ("add nodes" in verdict.mend) == (state == "failed")
 
 
 def test_fewer_nodes_than_expected() -> None:
-    assert judge.enough_nodes([machine()], 1).state == "ok"
-    verdict = judge.enough_nodes([machine()], 3)
+    assert rules.check_node_count([machine()], 1).state == "ok"
+    verdict = rules.check_node_count([machine()], 3)
     assert (verdict.state, verdict.found) == ("failed", "1 node alive, and 3 expected")
 
 
@@ -223,14 +228,14 @@ def test_a_digest_tells_contents_names_and_bounds_apart(tmp_path: Path) -> None:
         folder.mkdir()
         for name, text in tree.items():
             (folder / name).write_text(text)
-        digests.add(node.digest(str(folder)))
+        digests.add(node_probe.digest_folder(str(folder)))
         (folder / "a.pyc").write_text("compiled")
-        assert node.digest(str(folder)) in digests
+        assert node_probe.digest_folder(str(folder)) in digests
     assert len(digests) == len(trees)
 
 
 def test_the_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
-    found = node.disk(str(tmp_path / "cache" / "shards"))
+    found = node_probe.measure_disk(str(tmp_path / "cache" / "shards"))
     assert (found["folder"], found["writable"]) == (str(tmp_path / "cache" / "shards"), True)
     assert 0 < found["free"] <= found["total"]
 
@@ -244,7 +249,7 @@ def test_facts_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     # where nothing can be written, and `tempfile` would look elsewhere
     monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
-    found = node.facts(("numpy", "no-such-package"), {"cache": str(tmp_path)}, 0, 10.0)
+    found = node_probe.gather_facts(("numpy", "no-such-package"), {"cache": str(tmp_path)}, 0, 10.0)
     assert found["token"] == {"path": str(token), "mode": 0o640}
     assert "0" * 64 not in str(found)
     assert set(found["versions"]) == {"Python", "numpy", "no-such-package"}
@@ -263,7 +268,7 @@ def test_no_token_is_looked_for_where_tokens_are_off(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     if value is not None:
         monkeypatch.setenv("RAY_AUTH_MODE", value)
-    assert node.facts((), {}, 0, 1.0)["token"] is None
+    assert node_probe.gather_facts((), {}, 0, 1.0)["token"] is None
 
 
 def test_a_program_that_takes_too_long_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +277,7 @@ def test_a_program_that_takes_too_long_is_not_waited_for(tmp_path: Path, monkeyp
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     begun = time.monotonic()
-    assert node.facts((), {}, 0, 0.2)["gpus_listed"] is None
+    assert node_probe.gather_facts((), {}, 0, 0.2)["gpus_listed"] is None
     assert time.monotonic() - begun < 20
 
 

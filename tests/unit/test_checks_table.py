@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histill.checks.rows import DRIVER, Row, State, Verdict, gathered, isolated, judged, verdict_of
-from histill.checks.table import coloured, summary, table, width_of
 from histill.errors import InputError
+from histill.preflight.results import DRIVER, Row, State, Verdict, gather_rows, judge_places, run_isolated, verdict_of
+from histill.preflight.table import format_table, summarize, terminal_width, wants_color
 
 pytestmark = pytest.mark.unit
 
@@ -23,7 +23,7 @@ BAD = Verdict("failed", "broken", "mend it")
 
 @given(st.dictionaries(st.text("abcd", min_size=1, max_size=3), st.sampled_from([OK, BAD]), max_size=3))
 def test_every_place_is_in_one_row_and_every_row_is_another_verdict(verdicts: dict[str, Verdict]) -> None:
-    rows = gathered("check", verdicts, nodes=9)
+    rows = gather_rows("check", verdicts, nodes=9)
     said = [(place, row.state) for row in rows for place in row.where.split(", ")]
     assert sorted(said) == sorted((place, verdict.state) for place, verdict in verdicts.items())
     assert len({row.state for row in rows}) == len(rows)
@@ -40,7 +40,7 @@ def test_every_place_is_in_one_row_and_every_row_is_another_verdict(verdicts: di
     ],
 )
 def test_many_places_are_counted(places: list[str], nodes: int, where: str) -> None:
-    (row,) = gathered("check", dict.fromkeys(places, OK), nodes)
+    (row,) = gather_rows("check", dict.fromkeys(places, OK), nodes)
     assert row.where == where
 
 
@@ -51,8 +51,8 @@ def test_the_good_places_share_a_verdict() -> None:
         asked.append(good)
         return OK
 
-    assert judged(["a", "b", "c"], {"b": BAD}, well) == {"a": OK, "b": BAD, "c": OK}
-    assert judged(["b"], {"b": BAD}, well) == {"b": BAD}
+    assert judge_places(["a", "b", "c"], {"b": BAD}, well) == {"a": OK, "b": BAD, "c": OK}
+    assert judge_places(["b"], {"b": BAD}, well) == {"b": BAD}
     assert asked == [["a", "c"]]
 
 
@@ -77,14 +77,14 @@ def test_a_check_that_breaks_is_a_red_row_of_its_own() -> None:
     def look() -> list[Row]:
         raise ZeroDivisionError("by nothing")
 
-    (row,) = isolated("clock", "cluster", look)
+    (row,) = run_isolated("clock", "cluster", look)
     assert (row.check, row.where, row.state) == ("clock", "cluster", "failed")
     assert "by nothing" in row.found
 
 
 @given(ROWS, st.integers(40, 140))
 def test_the_table_loses_no_word_and_keeps_to_its_width(rows: list[Row], width: int) -> None:
-    drawn = table(rows, width)
+    drawn = format_table(rows, width)
     words = set(drawn.split())
     assert all(word in words for row in rows for word in (*row.found.split(), *row.mend.split()))
     taken = max((len(row.check) for row in rows), default=0)
@@ -93,12 +93,12 @@ def test_the_table_loses_no_word_and_keeps_to_its_width(rows: list[Row], width: 
 
 
 @given(ROWS)
-def test_colours_add_nothing_but_colours(rows: list[Row]) -> None:
-    assert re.sub(r"\033\[\d+m", "", table(rows, colours=True)) == table(rows)
+def test_colors_add_nothing_but_colors(rows: list[Row]) -> None:
+    assert re.sub(r"\033\[\d+m", "", format_table(rows, colors=True)) == format_table(rows)
 
 
 def test_the_mend_stands_below_what_was_found() -> None:
-    lines = table([Row("write", "driver", "failed", "s3://b refuses", "set the key")]).splitlines()
+    lines = format_table([Row("write", "driver", "failed", "s3://b refuses", "set the key")]).splitlines()
     assert lines[2].split() == ["write", "driver", "failed", "s3://b", "refuses"]
     assert lines[3].strip() == "-> set the key"
     assert lines[3].index("->") == lines[2].index("s3://b")
@@ -106,8 +106,8 @@ def test_the_mend_stands_below_what_was_found() -> None:
 
 def test_the_last_line_counts_and_says_what_follows() -> None:
     rows = [Row("a", "here", state, "x") for state in ("ok", "failed", "ok", "warning")]
-    assert summary(rows) == "2 ok, 1 warning, 1 failed; mend what failed, and run the same command again."
-    assert summary(rows[:1]) == "1 ok."
+    assert summarize(rows) == "2 ok, 1 warning, 1 failed; mend what failed, and run the same command again."
+    assert summarize(rows[:1]) == "1 ok."
 
 
 class Terminal(io.StringIO):
@@ -115,11 +115,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_colours_and_width_are_a_terminals() -> None:
+def test_colors_and_width_are_a_terminals() -> None:
     with patch.dict("os.environ", {"COLUMNS": "70"}) as environment:
         environment.pop("NO_COLOR", None)
-        assert coloured(Terminal())
-        assert not coloured(io.StringIO())
-        assert (width_of(Terminal()), width_of(io.StringIO())) == (70, 120)
+        assert wants_color(Terminal())
+        assert not wants_color(io.StringIO())
+        assert (terminal_width(Terminal()), terminal_width(io.StringIO())) == (70, 120)
         environment["NO_COLOR"] = "1"
-        assert not coloured(Terminal())
+        assert not wants_color(Terminal())

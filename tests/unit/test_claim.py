@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from histill.cluster.interrupts import heed_signals, interrupted
+from histill.cluster.signals import handle_signals, is_interrupted
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.train import claim as module
-from histill.train.claim import CLAIM_NAME, LEASE_S, claim, is_lost
+from histill.train.claim import CLAIM_NAME, LEASE_S, hold_claim, is_lost
 
 pytestmark = pytest.mark.unit
 
@@ -26,8 +26,8 @@ STORAGE = Storage()
 HOLD = """
 import sys
 from histill.config.common import Storage
-from histill.train.claim import claim
-with claim(sys.argv[1], Storage()):
+from histill.train.claim import hold_claim
+with hold_claim(sys.argv[1], Storage()):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -45,7 +45,7 @@ def holder(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 def test_another_living_job_is_named(tmp_path: Path, holder: "subprocess.Popen[str]") -> None:
-    with pytest.raises(InputError) as raised, claim(str(tmp_path), STORAGE):
+    with pytest.raises(InputError) as raised, hold_claim(str(tmp_path), STORAGE):
         pass
     message = str(raised.value)
     assert f"another job (process {holder.pid} on " in message
@@ -56,7 +56,7 @@ def test_another_living_job_is_named(tmp_path: Path, holder: "subprocess.Popen[s
 def test_a_job_that_ended_leaves_no_claim(tmp_path: Path, holder: "subprocess.Popen[str]") -> None:
     holder.communicate("")
     assert not (tmp_path / CLAIM_NAME).exists()
-    with claim(str(tmp_path), STORAGE):
+    with hold_claim(str(tmp_path), STORAGE):
         assert (tmp_path / CLAIM_NAME).exists()
 
 
@@ -67,7 +67,11 @@ def test_a_job_that_was_killed_is_followed_at_once(
     holder.wait()
     assert (tmp_path / CLAIM_NAME).exists()
     monkeypatch.setattr(module, "time", SimpleNamespace())  # nothing is waited for
-    with claim(str(tmp_path), STORAGE), pytest.raises(InputError, match="another job"), claim(str(tmp_path), STORAGE):
+    with (
+        hold_claim(str(tmp_path), STORAGE),
+        pytest.raises(InputError, match="another job"),
+        hold_claim(str(tmp_path), STORAGE),
+    ):
         pass
     assert not (tmp_path / CLAIM_NAME).exists()
 
@@ -104,7 +108,7 @@ def test_a_claim_from_elsewhere_that_is_renewed_is_anothers(
 ) -> None:
     elsewhere(tmp_path)
     now = passing(lambda seconds: elsewhere(tmp_path, renewed=1) if seconds == 10 else None)
-    with pytest.raises(InputError, match=r"another job \(process \d+ on other\)"), claim(str(tmp_path), STORAGE):
+    with pytest.raises(InputError, match=r"another job \(process \d+ on other\)"), hold_claim(str(tmp_path), STORAGE):
         pass
     assert now == [10.0]
     assert capsys.readouterr().err == (
@@ -117,7 +121,7 @@ def test_a_claim_from_elsewhere_that_nobody_renews_is_taken_over(
 ) -> None:
     elsewhere(tmp_path)
     now = passing(lambda seconds: None)
-    with claim(str(tmp_path), STORAGE):
+    with hold_claim(str(tmp_path), STORAGE):
         assert b"others" not in (tmp_path / CLAIM_NAME).read_bytes()
     assert now == [LEASE_S]
 
@@ -133,7 +137,7 @@ def test_of_two_heirs_one_is_told(
 
     monkeypatch.setattr(module, "swap_bytes", too_late)
     now = passing(lambda seconds: elsewhere(tmp_path, renewed=2) if seconds == LEASE_S + 10 else None)
-    with pytest.raises(InputError, match="another job"), claim(str(tmp_path), STORAGE):
+    with pytest.raises(InputError, match="another job"), hold_claim(str(tmp_path), STORAGE):
         pass
     assert now == [LEASE_S + 10]
 
@@ -143,7 +147,7 @@ def test_a_claim_that_cannot_be_read_is_watched_like_others(
 ) -> None:
     (tmp_path / CLAIM_NAME).write_text("no claim")
     passing(lambda seconds: None)
-    with claim(str(tmp_path), STORAGE):
+    with hold_claim(str(tmp_path), STORAGE):
         pass
     assert "by a job on an unknown machine" in capsys.readouterr().err
 
@@ -153,7 +157,7 @@ def test_a_claim_is_renewed_and_its_loss_ends_the_work(tmp_path: Path, monkeypat
     path, until = tmp_path / CLAIM_NAME, time.monotonic() + 60
 
     def work() -> None:
-        with claim(str(tmp_path), STORAGE):
+        with hold_claim(str(tmp_path), STORAGE):
             while json.loads(path.read_bytes())["renewed"] < 2:
                 assert time.monotonic() < until
             while time.monotonic() < until:
@@ -173,7 +177,7 @@ def test_a_job_that_has_lost_its_claim_says_that_and_not_that_it_was_interrupted
     monkeypatch.setattr(module, "RENEW_S", 0.01)
 
     def work() -> None:
-        with heed_signals(), claim(str(tmp_path), STORAGE):
+        with handle_signals(), hold_claim(str(tmp_path), STORAGE):
             until = time.monotonic() + 60
             while time.monotonic() < until:
                 elsewhere(tmp_path)
@@ -182,7 +186,7 @@ def test_a_job_that_has_lost_its_claim_says_that_and_not_that_it_was_interrupted
     with pytest.raises(HistillError, match="another job has taken over"):
         work()
     assert "the same command goes on" not in capfd.readouterr().err
-    assert not interrupted()
+    assert not is_interrupted()
 
 
 def test_a_renewal_that_was_written_and_not_answered_is_followed_by_others(
@@ -200,26 +204,26 @@ def test_a_renewal_that_was_written_and_not_answered_is_followed_by_others(
         return done
 
     monkeypatch.setattr(module, "swap_bytes", first_answer_lost)
-    with claim(str(tmp_path), STORAGE):
+    with hold_claim(str(tmp_path), STORAGE):
         while json.loads(path.read_bytes())["renewed"] < 4:
             assert time.monotonic() < until
     assert lost == [True]
 
 
 def test_a_refused_job_leaves_no_empty_folder(tmp_path: Path) -> None:
-    with claim(str(tmp_path / "runs" / "one"), STORAGE):
+    with hold_claim(str(tmp_path / "runs" / "one"), STORAGE):
         pass
     assert os.listdir(tmp_path) == []
-    with claim(str(tmp_path / "runs" / "one"), STORAGE):
+    with hold_claim(str(tmp_path / "runs" / "one"), STORAGE):
         (tmp_path / "runs" / "one" / "run.json").touch()
     (tmp_path / "mine").mkdir()
-    with claim(str(tmp_path / "mine"), STORAGE):
+    with hold_claim(str(tmp_path / "mine"), STORAGE):
         pass
     assert sorted(os.listdir(tmp_path)) == ["mine", "runs"]
 
 
 def test_ctrl_c_is_no_loss(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), claim(str(tmp_path), STORAGE):
+    with pytest.raises(KeyboardInterrupt), hold_claim(str(tmp_path), STORAGE):
         signal.raise_signal(signal.SIGINT)
     assert not (tmp_path / CLAIM_NAME).exists()
 
@@ -235,6 +239,6 @@ def test_a_server_that_is_away_does_not_cost_the_claim(tmp_path: Path, monkeypat
         raise HistillError("the server is away")
 
     monkeypatch.setattr(module, "swap_bytes", away)
-    with claim(str(tmp_path), STORAGE):
+    with hold_claim(str(tmp_path), STORAGE):
         assert enough.wait(60)
     assert not (tmp_path / CLAIM_NAME).exists()

@@ -1,4 +1,4 @@
-"""The classical teacher: finds haematoxylin, keeps quiet where there is none, answers each tile by itself."""
+"""The classical teacher: finds hematoxylin, keeps quiet where there is none, answers each tile by itself."""
 
 import csv
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("tile_px", [64, 160])
-def test_haematoxylin_discs_are_found(draw_tile: Draw, seed: int, tile_px: int) -> None:
+def test_hematoxylin_discs_are_found(draw_tile: Draw, seed: int, tile_px: int) -> None:
     image, mask = draw_tile(seed, tile_px)
     logits = ClassicalTeacher(0.5).respond(batch(image))
     assert logits.dtype == torch.float32
@@ -35,15 +35,15 @@ def test_haematoxylin_discs_are_found(draw_tile: Draw, seed: int, tile_px: int) 
     assert dice(logits.argmax(1)[0].numpy() > 0, mask > 0) > 0.95
 
 
-def ground(colour: tuple[int, int, int], noise: float) -> np.ndarray:
+def ground(color: tuple[int, int, int], noise: float) -> np.ndarray:
     random = np.random.default_rng(0)
-    return (np.array(colour) + random.normal(0, noise, (96, 96, 3))).clip(0, 255).round().astype(np.uint8)
+    return (np.array(color) + random.normal(0, noise, (96, 96, 3))).clip(0, 255).round().astype(np.uint8)
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0])
-@pytest.mark.parametrize("colour", [(255, 255, 255), (243, 241, 244), (231, 160, 196)], ids=["white", "glass", "pink"])
-def test_a_tile_without_nuclei_gets_none(colour: tuple[int, int, int], noise: float) -> None:
-    logits = ClassicalTeacher(0.5).respond(batch(ground(colour, noise)))
+@pytest.mark.parametrize("color", [(255, 255, 255), (243, 241, 244), (231, 160, 196)], ids=["white", "glass", "pink"])
+def test_a_tile_without_nuclei_gets_none(color: tuple[int, int, int], noise: float) -> None:
+    logits = ClassicalTeacher(0.5).respond(batch(ground(color, noise)))
     assert logits.isfinite().all()
     assert logits.argmax(1).sum() == 0
 

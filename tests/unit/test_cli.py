@@ -11,7 +11,7 @@ from ray.exceptions import RayTaskError
 from histill.cli import Outcome, run_job
 from histill.config.base import Strict, Uri
 from histill.config.common import Storage
-from histill.errors import AwayError, HistillError, InputError
+from histill.errors import HistillError, InputError, UnavailableError
 
 pytestmark = pytest.mark.unit
 
@@ -71,7 +71,7 @@ def test_a_gate_that_refuses_is_status_1_with_its_outcome(capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out) == {"promoted": False}
 
 
-@pytest.mark.parametrize(("kind", "status"), [(InputError, 2), (AwayError, 2), (HistillError, 1)])
+@pytest.mark.parametrize(("kind", "status"), [(InputError, 2), (UnavailableError, 2), (HistillError, 1)])
 def test_known_errors_are_one_line_without_a_traceback(
     capsys: pytest.CaptureFixture[str], kind: type[HistillError], status: int
 ) -> None:

@@ -12,14 +12,14 @@ from histill.cli import Outcome, run_job
 from histill.config.check import CheckConfig
 from histill.config.common import WorkerGroup, Workers
 from histill.config.distill import DistillConfig
+from histill.config.evaluation import CacheConfig, PromoteConfig, ScoreConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.ingest import IngestConfig
-from histill.config.load import dotted_keys, load_config, nested_models, parse_yaml, with_overrides
+from histill.config.load import apply_overrides, dotted_keys, load_config, nested_models, parse_yaml
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
 from histill.config.search import SearchConfig
-from histill.config.send import SendConfig
+from histill.config.sync import SyncConfig
 from histill.errors import InputError
 from histill.search.configs import SEARCHES, DistillSearch, PretrainSearch
 
@@ -62,12 +62,12 @@ def test_exponents_without_a_dot_are_numbers(text: str, value: object) -> None:
 
 
 def test_learning_rate_of_1e_3() -> None:
-    assert load_config(PretrainConfig, None, [*PRETRAIN, "optimiser.lr=1e-3"]).optimiser.lr == 1e-3
+    assert load_config(PretrainConfig, None, [*PRETRAIN, "optimizer.lr=1e-3"]).optimizer.lr == 1e-3
 
 
 def test_overrides_leave_the_original_alone() -> None:
     original = {"a": {"b": 1}}
-    assert with_overrides(original, ["a.c=2"]) == {"a": {"b": 1, "c": 2}}
+    assert apply_overrides(original, ["a.c=2"]) == {"a": {"b": 1, "c": 2}}
     assert original == {"a": {"b": 1}}
 
 
@@ -139,10 +139,10 @@ def test_refusals_of_a_training_run(override: str, said: tuple[str, ...]) -> Non
 def test_what_a_training_run_varies() -> None:
     plain = load_config(PretrainConfig, None, PRETRAIN).data
     assert plain.augment.flips
-    assert not plain.augment.colours
+    assert not plain.augment.colors
     assert (plain.augment.crop_px, plain.balance, plain.reader) == (None, None, "worker")
     varied = load_config(PretrainConfig, None, [*PRETRAIN, "data.augment={flips: false, stain: 0.1, crop_px: 128}"])
-    assert varied.data.augment.colours
+    assert varied.data.augment.colors
     assert (varied.data.augment.flips, varied.data.augment.crop_px) == (False, 128)
     cached = load_config(PretrainConfig, None, [*PRETRAIN, "storage.cache={folder: /tmp/cache, max_gb: 1.5}"])
     assert cached.storage.cache is not None
@@ -236,12 +236,12 @@ def test_a_printed_span_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_span_leaves_every_worker_of_the_largest_world_its_tiles() -> None:
     span = "workers.count={min: 1, max: 4}"
-    message = refused_pretraining(span, "optimiser.accumulate=2", "data.batch_size=7")
+    message = refused_pretraining(span, "optimizer.accumulate=2", "data.batch_size=7")
     assert (
-        "data.batch_size 7 is less than a tile for each of optimiser.accumulate 2 parts of workers.count 4" in message
+        "data.batch_size 7 is less than a tile for each of optimizer.accumulate 2 parts of workers.count 4" in message
     )
     assert "choose at least 8" in message
-    load_config(PretrainConfig, None, [*PRETRAIN, span, "optimiser.accumulate=2", "data.batch_size=8"])
+    load_config(PretrainConfig, None, [*PRETRAIN, span, "optimizer.accumulate=2", "data.batch_size=8"])
 
 
 def test_batch_jobs_take_a_number_of_workers_alone() -> None:
@@ -273,7 +273,7 @@ def test_a_number_or_a_span_is_one_key(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_tiles_are_kept_decoded_only_in_a_cache() -> None:
-    assert "set storage.cache" in refused_pretraining("data.keep_decoded=true")
+    assert "set storage.cache" in refused_pretraining("data.cache_decoded=true")
 
 
 def refused_pretraining(*overrides: str) -> str:
@@ -314,7 +314,7 @@ CONFIGS: dict[str, Any] = {
     "promote_model": PromoteConfig,
     "score_model": ScoreConfig,
     "predict_tiles": PredictConfig,
-    "send_metrics": SendConfig,
+    "sync_metrics": SyncConfig,
     "search_students": SEARCHES,
     "train_teacher": TeacherConfig,
 }

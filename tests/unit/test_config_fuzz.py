@@ -21,13 +21,13 @@ from pydantic import BaseModel
 from histill.config.base import Strict
 from histill.config.check import CheckConfig
 from histill.config.distill import DistillConfig
+from histill.config.evaluation import CacheConfig, PromoteConfig, ScoreConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.ingest import IngestConfig
 from histill.config.load import load_config
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
-from histill.config.send import SendConfig
+from histill.config.sync import SyncConfig
 from histill.errors import InputError
 from histill.predict.file_names import name_files
 from histill.search.configs import DistillSearch, FinetuneSearch, PretrainSearch
@@ -46,14 +46,14 @@ JOBS: dict[type[Strict], dict[str, Any]] = {
     DistillConfig: TAUGHT,
     DistillSearch: {**TAUGHT, "space": {"loss.divergence.temperature": {"uniform": [1, 2]}}},
     FinetuneConfig: {**RUN, "target": "segmentation"},
-    FinetuneSearch: {**RUN, "target": "classification", "space": {"optimiser.lr": {"uniform": [0.1, 0.2]}}},
+    FinetuneSearch: {**RUN, "target": "classification", "space": {"optimizer.lr": {"uniform": [0.1, 0.2]}}},
     IngestConfig: {"output": "out", "images": {"index": "index.csv", "mpp": 0.5}},
     PredictConfig: {"model": "model", "tiles": "tiles", "output": "out"},
     PretrainConfig: TAUGHT,
     PretrainSearch: {**TAUGHT, "space": {"loss.soft_cross_entropy.temperature": {"uniform": [1, 2]}}},
     PromoteConfig: {"model": "model", "registered_name": "a", "held_out": HELD_OUT},
     ScoreConfig: {"model": "model", "held_out": HELD_OUT},
-    SendConfig: {"unsent": "unsent"},
+    SyncConfig: {"unsent": "unsent"},
     TeacherConfig: RUN,
 }
 
@@ -312,7 +312,7 @@ def test_names_of_runs_and_models_stay_within_their_folder(name: str) -> None:
         (
             PretrainSearch,
             "register_best",
-            [*base, "name=a", "space={optimiser.lr: {uniform: [1, 2]}}"],
+            [*base, "name=a", "space={optimizer.lr: {uniform: [1, 2]}}"],
         ),
     ):
         config = refuse_or_load(job, None, [*rest, f"{key}={json.dumps(name)}"])

@@ -11,16 +11,16 @@ from histill.config.base import Strict
 from histill.config.check import CheckConfig
 from histill.config.common import Storage, Tracking
 from histill.config.distill import DistillConfig
+from histill.config.evaluation import CacheConfig, PromoteConfig, ScoreConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.ingest import IngestConfig
 from histill.config.load import load_config
 from histill.config.places import read_model_place, read_place, read_server
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.scoring import CacheConfig, PromoteConfig, ScoreConfig
-from histill.config.send import SendConfig
+from histill.config.sync import SyncConfig
 from histill.errors import InputError
-from histill.registry.server import server_uri
+from histill.registry.mlflow_client import server_uri
 from histill.search.configs import DistillSearch, FinetuneSearch, PretrainSearch
 from histill.search.space import check_space
 from histill.storage import control
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.unit
 
 JOBS: list[type[Strict]] = [
     *(CacheConfig, CheckConfig, DistillConfig, DistillSearch, FinetuneConfig, FinetuneSearch, IngestConfig),
-    *(PredictConfig, PretrainConfig, PretrainSearch, PromoteConfig, ScoreConfig, SendConfig, TeacherConfig),
+    *(PredictConfig, PretrainConfig, PretrainSearch, PromoteConfig, ScoreConfig, SyncConfig, TeacherConfig),
 ]
 FOREIGN = [
     *("gs://bucket/x", "gcs://bucket/x", "gs:bucket/x", "s3a://bucket/x", "s3n://bucket/x", "az://container/x"),
@@ -117,7 +117,7 @@ NO_PLACES = {  # texts of other kinds, by the last part of their keys
         "label",
         "mask",
         "classes",
-        "licence",
+        "license",
         "registered_name",
         "register_best",
         "folder",

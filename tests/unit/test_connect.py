@@ -8,8 +8,8 @@ import ray
 from ray._private.utils import check_version_info
 
 from histill.cluster import connect
-from histill.cluster.connect import asks_for_token, connected
-from histill.errors import AwayError, InputError
+from histill.cluster.connect import asks_for_token, connect_cluster
+from histill.errors import InputError, UnavailableError
 
 pytestmark = pytest.mark.unit
 
@@ -23,7 +23,7 @@ def test_other_versions_are_named_with_ours() -> None:
         patch.object(ray, "is_initialized", return_value=False),
         patch.object(ray, "init", refuse),
         pytest.raises(InputError) as caught,
-        connected(),
+        connect_cluster(),
     ):
         pass
     said = str(caught.value)
@@ -42,18 +42,22 @@ def test_who_does_not_answer_says_nothing_of_tokens() -> None:
     [
         (
             Exception("The current node timed out during startup. This could happen"),
-            AwayError,
+            UnavailableError,
             "(it did not answer in time",
         ),
-        (RuntimeError("Failed to start GCS.  Last 0 lines of error files:"), AwayError, "give the same command again"),
+        (
+            RuntimeError("Failed to start GCS.  Last 0 lines of error files:"),
+            UnavailableError,
+            "give the same command again",
+        ),
         (OSError(28, "No space left on device"), InputError, "make room below $RAY_TMPDIR (or /tmp) and in /dev/shm"),
         (OSError("validate_socket_filename failed: AF_UNIX path length"), InputError, "a shorter path"),
         (PermissionError(13, "Permission denied", "/x"), InputError, "a folder that you may write to"),
         (ValueError("Ray component gcs is trying to use a port number 1 used by"), InputError, "end the other Ray"),
         (RuntimeError("RAY_AUTH_TOKEN_PATH is set but file cannot be opened"), InputError, "a file that holds one"),
-        (Exception("first line\nsecond line http://u:PLANTED@h"), AwayError, "(first line)"),
-        (Exception("cannot reach http://u:PLANTED/x@h?token=PLANTED"), AwayError, "(cannot reach http://h"),
-        (Exception(), AwayError, "(Exception)"),
+        (Exception("first line\nsecond line http://u:PLANTED@h"), UnavailableError, "(first line)"),
+        (Exception("cannot reach http://u:PLANTED/x@h?token=PLANTED"), UnavailableError, "(cannot reach http://h"),
+        (Exception(), UnavailableError, "(Exception)"),
     ],
 )
 @pytest.mark.parametrize("address", ["local", "127.0.0.1:1"])
@@ -69,7 +73,7 @@ def test_whatever_keeps_ray_from_starting_is_one_sentence(
         patch.object(ray, "is_initialized", return_value=False),
         patch.object(ray, "init", refuse),
         pytest.raises(InputError) as caught,
-        connected(),
+        connect_cluster(),
     ):
         pass
     message = str(caught.value)
@@ -85,7 +89,7 @@ def test_whatever_keeps_ray_from_starting_is_one_sentence(
 
 @pytest.mark.parametrize("address", ["http://u:PLANTED@h:1", "ray://u:PLANTED/x@h:1", "u:PLANTED@h", "u:PLANTED@h:1"])
 def test_an_address_of_ray_with_a_password_is_not_repeated(address: str) -> None:
-    with patch.dict(os.environ, {"RAY_ADDRESS": address}), pytest.raises(InputError) as caught, connected():
+    with patch.dict(os.environ, {"RAY_ADDRESS": address}), pytest.raises(InputError) as caught, connect_cluster():
         pass
     assert "PLANTED" not in str(caught.value)
 
@@ -99,7 +103,7 @@ def test_ray_is_told_no_secret_of_the_environment() -> None:
         patch.object(ray, "is_initialized", return_value=False),
         patch.object(ray, "init", lambda *given, **named: told.extend([given, named])),
         patch.object(ray, "shutdown"),
-        connected(),
+        connect_cluster(),
     ):
         pass
     assert told

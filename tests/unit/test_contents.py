@@ -14,15 +14,15 @@ import pytest
 import simplejpeg
 
 from histill.config.common import ShardCache, Storage
+from histill.config.evaluation import CacheConfig
 from histill.config.load import validate
-from histill.config.scoring import CacheConfig
 from histill.errors import InputError
-from histill.storage.control import create_bytes, files_in, sizes_of, swap_bytes, write_bytes
+from histill.storage.control import create_bytes, list_files, measure_files, swap_bytes, write_bytes
 from histill.storage.tables import write_table
-from histill.stream import graph
+from histill.stream import ray_data_reader
 from histill.stream.cached_views import CachedViews
-from histill.stream.places import Places
-from histill.stream.read import GroupRead, Kept, ShardReader, Source
+from histill.stream.index import SampleIndex
+from histill.stream.read import DecodedCacheSpec, ReadRequest, ShardReader, TileSource
 from histill.stream.responses import response_schema
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
@@ -46,7 +46,7 @@ def manifest(tmp_path: Path, tile_set: Callable[..., Manifest]) -> Manifest:
 def stream(manifest: Manifest, storage: Storage = Storage(), **changes: Any) -> TileStream:  # noqa: B008
     source = {key: changes.pop(key) for key in ("masks", "responses", "kept") if key in changes}
     values: dict[str, Any] = {
-        "source": Source(manifest.uri, manifest.header.digest, storage, **source),
+        "source": TileSource(manifest.uri, manifest.header.digest, storage, **source),
         "split": "",
         "only": np.arange(TILES),
         "views": Views(32),
@@ -132,8 +132,8 @@ def test_another_mask_is_no_matter_to_who_reads_none(manifest: Manifest) -> None
     assert lost(manifest, masks=False) == []
 
 
-@pytest.mark.parametrize("kept", [None, Kept(32, 32)])
-def test_the_nodes_cache_keeps_no_damage(manifest: Manifest, tmp_path: Path, kept: Kept | None) -> None:
+@pytest.mark.parametrize("kept", [None, DecodedCacheSpec(32, 32)])
+def test_the_nodes_cache_keeps_no_damage(manifest: Manifest, tmp_path: Path, kept: DecodedCacheSpec | None) -> None:
     storage = Storage(cache=ShardCache(folder=str(tmp_path / "cache"), max_gb=1.0))
     before = change(manifest, ONE, 1, "image", another)
     assert lost(manifest, storage, max_corrupt=1, kept=kept) == [1]
@@ -155,7 +155,7 @@ def test_a_shard_that_is_mended_under_a_reader_is_read_anew(manifest: Manifest) 
 def test_a_part_of_a_split_is_checked_too(manifest: Manifest) -> None:
     some = np.array([2, 9, 10])
     assert lost(manifest, only=some) == []
-    (first, second) = Places.at(manifest, some).reads(np.arange(3))
+    (first, second) = SampleIndex.at(manifest, some).reads(np.arange(3))
     assert first.expected is not None
     assert second.expected is not None
     assert first.expected.lists()[1] == manifest.table["content"].to_pylist()[0:4]
@@ -165,14 +165,16 @@ def test_a_part_of_a_split_is_checked_too(manifest: Manifest) -> None:
 
 
 def test_ray_tasks_are_told_what_to_expect() -> None:
-    sent = GroupRead("a", 3, np.array([0, 2]), np.array([7, 8]), Expected(pa.array(["x", "y"]), pa.array(["1", "2"])))
-    (plan,) = pa.Table.from_pylist([graph._item(sent)]).to_pylist()
-    got = graph._read(plan)
+    sent = ReadRequest("a", 3, np.array([0, 2]), np.array([7, 8]), Expected(pa.array(["x", "y"]), pa.array(["1", "2"])))
+    (plan,) = pa.Table.from_pylist([ray_data_reader._item(sent)]).to_pylist()
+    got = ray_data_reader._read(plan)
     assert (got.shard, got.row_group, got.rows.tolist(), got.entries.tolist()) == ("a", 3, [0, 2], [7, 8])
     assert got.expected is not None
     assert got.expected.lists() == (["x", "y"], ["1", "2"])
-    (plan,) = pa.Table.from_pylist([graph._item(GroupRead("a", 3, np.array([0]), np.array([7])))]).to_pylist()
-    assert graph._read(plan).expected is None
+    (plan,) = pa.Table.from_pylist(
+        [ray_data_reader._item(ReadRequest("a", 3, np.array([0]), np.array([7])))]
+    ).to_pylist()
+    assert ray_data_reader._read(plan).expected is None
 
 
 def answer(manifest: Manifest, folder: Path) -> CachedViews:
@@ -229,8 +231,8 @@ def test_damaged_responses_are_refused(manifest: Manifest, tmp_path: Path) -> No
         uri = str(tmp_path / "answers" / shard)
         write_table(uri, [rows.slice(0, 4), rows.slice(4)], schema, Storage(), belongs_to="answers")
     cached = CachedViews(str(tmp_path / "answers"))
-    reads = Places.at(manifest, np.arange(TILES)).reads(np.arange(TILES))
-    source = Source(manifest.uri, manifest.header.digest, Storage(), responses=cached)
+    reads = SampleIndex.at(manifest, np.arange(TILES)).reads(np.arange(TILES))
+    source = TileSource(manifest.uri, manifest.header.digest, Storage(), responses=cached)
     assert len(list(ShardReader()(source, reads))) == 4
     path = tmp_path / "answers" / TWO
     data = bytearray(path.read_bytes())
@@ -262,11 +264,11 @@ def test_a_folder_may_have_any_name(tmp_path: Path, tile_set: Callable[..., Mani
     manifest = tile_set(f"{root}/tiles", tiles=TILES, tile_px=32)
     assert read_manifest(manifest.uri, Storage()).table.equals(manifest.table)
     assert lost(manifest, responses=answer(manifest, Path(root, "answers")), response_channels=1) == []
-    assert sizes_of(manifest.uri, [ONE, TWO, "shards/none"], Storage()).keys() == {ONE, TWO}
+    assert measure_files(manifest.uri, [ONE, TWO, "shards/none"], Storage()).keys() == {ONE, TWO}
     assert create_bytes(f"{root}/claim {name}", b"1", Storage())
     assert not create_bytes(f"{root}/claim {name}", b"2", Storage())
     assert swap_bytes(f"{root}/claim {name}", b"1", b"2", Storage())
-    assert files_in(root, Storage()) == [f"{root}/claim {name}"]
+    assert list_files(root, Storage()) == [f"{root}/claim {name}"]
     Path(root, f"claim {name}.00000000.part").touch()  # of a killed writer
     write_bytes(f"{root}/claim {name}", b"3", Storage())
-    assert files_in(root, Storage()) == [f"{root}/claim {name}"]
+    assert list_files(root, Storage()) == [f"{root}/claim {name}"]

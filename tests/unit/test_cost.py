@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from histill.models.cost import Cost, measure_cost
-from histill.models.students import build_segmenter
+from histill.models.segmenter import build_segmenter
 
 pytestmark = pytest.mark.unit
 

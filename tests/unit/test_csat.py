@@ -13,7 +13,7 @@ import histill.models.csat  # noqa: F401  (registers the models)
 from histill.errors import InputError
 from histill.models.attention import InertGrid, SpatialAttention
 from histill.models.cost import measure_cost
-from histill.models.students import build_segmenter
+from histill.models.segmenter import build_segmenter
 
 pytestmark = pytest.mark.unit
 

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from histill.stream.decode import CorruptTile, decode_image, decode_mask, reduction_for, shrunk
+from histill.stream.decode import CorruptTile, decode_image, decode_mask, downscale_area, reduction_for
 
 pytestmark = pytest.mark.unit
 
 SIDE = 32
 SMOOTH = np.add.outer(np.arange(SIDE), np.arange(SIDE))[..., None] + np.array([90, 40, 120])
 IMAGE = SMOOTH.astype(np.uint8)
-GREY = np.ascontiguousarray(IMAGE[..., 0])
+GRAY = np.ascontiguousarray(IMAGE[..., 0])
 MASK = (SMOOTH[..., 0] % 3).astype(np.uint8)
 
 
@@ -51,11 +51,11 @@ def test_jpeg_is_decoded_as_rgb() -> None:
     assert np.abs(decoded.astype(int) - IMAGE).max() < 8
 
 
-def test_grey_images_become_rgb() -> None:
-    for data in (png(GREY), simplejpeg.encode_jpeg(GREY[..., None], colorspace="GRAY", quality=100)):
+def test_gray_images_become_rgb() -> None:
+    for data in (png(GRAY), simplejpeg.encode_jpeg(GRAY[..., None], colorspace="GRAY", quality=100)):
         decoded = decode_image(data, SIDE)
         assert decoded.shape == (SIDE, SIDE, 3)
-        assert np.abs(decoded.astype(int) - GREY[..., None]).max() < 4
+        assert np.abs(decoded.astype(int) - GRAY[..., None]).max() < 4
 
 
 @pytest.mark.parametrize("data", [JPEG, png(IMAGE)], ids=["jpeg", "png"])
@@ -74,7 +74,7 @@ def test_another_size_is_corrupt_and_named(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [b"", b"text", png(MASK)[:40], png(IMAGE), png(MASK[:16]), png(MASK.astype(np.uint16))],
-    ids=["empty", "text", "truncated", "colours", "size", "16 bit"],
+    ids=["empty", "text", "truncated", "colors", "size", "16 bit"],
 )
 def test_what_is_no_mask_of_the_size_is_corrupt(data: bytes) -> None:
     with pytest.raises(CorruptTile, match="mask"):
@@ -164,7 +164,7 @@ def test_scaled_decode_matches_area_downsampling(draw_tile: Draw, subsampling: s
         data = simplejpeg.encode_jpeg(image, quality=90, colorsubsampling=subsampling)
         found = deviations(data, 512)
         assert max(found) < BOUND, dict(zip(SCALES, found, strict=True))
-        for by in SCALES:  # no shift of the colours either, which a mean over both signs would show
+        for by in SCALES:  # no shift of the colors either, which a mean over both signs would show
             difference = decode_image(data, 512, by) - area_averages(decode_image(data, 512), by)
             assert np.abs(difference.mean((0, 1))).max() < 0.5
 
@@ -222,14 +222,14 @@ def test_shrinking_averages_areas(draw_tile: Draw, side: int, bound: float) -> N
     image = draw_tile(0, 512)[0]
     across = weights(512, side)
     expected = np.einsum("ai,bj,ijc->abc", across, across, image.astype(np.float64), optimize=True)
-    small = shrunk(image, side)
+    small = downscale_area(image, side)
     assert (small.shape, small.dtype) == ((side, side, 3), np.uint8)
     assert np.abs(small - expected).mean() < bound
     assert abs((small - expected).mean()) < 0.4
 
 
 def test_an_image_of_the_side_asked_for_is_left_alone() -> None:
-    assert shrunk(IMAGE, SIDE) is IMAGE
+    assert downscale_area(IMAGE, SIDE) is IMAGE
 
 
 @settings(max_examples=200, deadline=None)

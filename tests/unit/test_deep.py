@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from histill.config.runs import RckdLoss, SupervisedLoss
-from histill.distill.responses import Responses
-from histill.distill.training_task import TrainingTask
 from histill.losses.layers import Layers
 from histill.losses.logits import cross_entropy, soft_cross_entropy, soft_dice
-from histill.models.matching import Answers, Matching
-from histill.models.resolution import logits_at_size
-from histill.models.students import build_segmenter
+from histill.models.projection import ProjectedStudent, StudentOutput
+from histill.models.resample import resize_logits
+from histill.models.segmenter import build_segmenter
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
-from histill.stream.responses import logits_of
+from histill.stream.responses import levels_to_logits
+from histill.tasks.responses import Responses
+from histill.tasks.training_task import TrainingTask
 
 pytestmark = pytest.mark.unit
 
@@ -38,15 +38,15 @@ def supervised(outputs: OutputSpec, dice: float, boundary_px: int = 0, deep: flo
     return TrainingTask(outputs, loss, boundary_px=boundary_px)
 
 
-def deep(encoder: str = "csat_tiny", classes: int = 2) -> Matching:
+def deep(encoder: str = "csat_tiny", classes: int = 2) -> ProjectedStudent:
     torch.manual_seed(0)
-    return Matching(build_segmenter(encoder, classes, (16, 16, 8, 8, 8)), Layers(), deep_classes=classes)
+    return ProjectedStudent(build_segmenter(encoder, classes, (16, 16, 8, 8, 8)), Layers(), deep_classes=classes)
 
 
-def all_answers(model: Matching, tiles: Tensor) -> list[Tensor]:
+def all_answers(model: ProjectedStudent, tiles: Tensor) -> list[Tensor]:
     """The model's logits and those of its deep stages."""
     answers = model(tiles)
-    assert isinstance(answers, Answers)
+    assert isinstance(answers, StudentOutput)
     return [answers.logits, *answers.deep]
 
 
@@ -93,10 +93,10 @@ def test_a_deep_answer_is_a_linear_function_of_one_position() -> None:
 def test_rckd_adds_its_terms_for_each_deep_stage() -> None:
     model, given = deep().train(), batch()
     answers = all_answers(model, given.student.float())
-    response = OUTPUTS.unpack(logits_of(given.response))
+    response = OUTPUTS.unpack(levels_to_logits(given.response))
 
     def terms(logits: Tensor) -> Tensor:
-        teacher = logits_at_size(response, logits.shape[-1])
+        teacher = resize_logits(response, logits.shape[-1])
         dice = soft_dice(logits, teacher.softmax(1), given.valid)
         return 0.5 * soft_cross_entropy(logits, teacher, given.valid, 2.0) + 0.25 * dice
 

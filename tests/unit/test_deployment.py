@@ -316,7 +316,7 @@ def test_pods_have_no_more_rights_and_no_less_resources_than_they_need(
 
 def test_a_pod_on_a_lost_spot_node_saves_before_it_ends(pods: dict[str, Any]) -> None:
     command = pods["worker"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    assert command[:-1] == ["python", "-m", "histill.cluster.notice"]
+    assert command[:-1] == ["python", "-m", "histill.cluster.drain"]
     assert int(command[-1]) < pods["worker"]["terminationGracePeriodSeconds"] < SPOT_NOTICE_S
 
 

@@ -16,22 +16,22 @@ from histill.config.augment import Augment
 from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
 from histill.config.distill import DistillConfig
-from histill.config.load import validate, with_value
-from histill.config.scoring import CacheConfig
-from histill.distill.task import Task, Terms
-from histill.distill.training_task import TrainingTask
+from histill.config.evaluation import CacheConfig
+from histill.config.load import set_value, validate
 from histill.errors import InputError
 from histill.losses.loss import Loss
 from histill.models.classifiers import Classifier
-from histill.models.matching import Matching
+from histill.models.projection import ProjectedStudent
 from histill.search.configs import DistillSearch
 from histill.search.sweep import prepare_sweep
 from histill.storage.uris import join
 from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews
-from histill.stream.read import Source
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
+from histill.tasks.task import Task, Terms
+from histill.tasks.training_task import TrainingTask
 from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import address, decisions, finish_cache
 from histill.teachers.teacher import load_teacher
@@ -92,7 +92,7 @@ def configured(manifest: Manifest, teacher: str, runs: Path, **changes: Any) -> 
         "student": {"encoder": "csat_tiny", "size_px": 32},
     }
     for key, value in changes.items():
-        data = with_value(data, key.replace("__", "."), value)
+        data = set_value(data, key.replace("__", "."), value)
     return validate(DistillConfig, data, "the test")
 
 
@@ -101,10 +101,10 @@ def first_batch(prepared: RunSpec, manifest: Manifest) -> TileBatch:
     return next(training.training_epoch(0, seed=0))
 
 
-def loss_of(prepared: RunSpec, manifest: Manifest) -> tuple[Terms, Matching]:
+def loss_of(prepared: RunSpec, manifest: Manifest) -> tuple[Terms, ProjectedStudent]:
     torch.manual_seed(0)
     model = prepared.build_model()
-    assert isinstance(model, Matching)
+    assert isinstance(model, ProjectedStudent)
     task = prepared.build_task()
     return task.loss(model.train(), first_batch(prepared, manifest)), model
 
@@ -126,7 +126,7 @@ def answer_of(task: TrainingTask, batch: TileBatch) -> torch.Tensor:
         ({"loss__many_features": {"teacher_layers": ("layer5",)}}, ["'layer5'", "layer4"]),
         ({"loss__divergence": None}, ["no term for the model's answers"]),
         ({"loss__cross_entropy": {"weight": -1.0}}, ["loss.cross_entropy.weight", "greater than or equal to 0"]),
-        ({"labelled": 0.5}, ["no term of loss uses labels"]),
+        ({"labeled": 0.5}, ["no term of loss uses labels"]),
         ({"encoder": "r", "student__weights": "w"}, ["name one of them"]),
         ({"student": {"encoder": "convnextv2_atto", "size_px": 16}}, ["convnextv2_atto cannot see tiles of 16 px"]),
         ({"teacher__model": "nowhere"}, ["nowhere is neither a model folder"]),
@@ -164,7 +164,7 @@ def test_a_distillation_is_sent_out_with_its_teacher_s_classes(
     assert (card.kind, card.classes, card.size_px) == ("classification", ("stroma", "tumour"), 32)
     assert card.teacher_digest is not None
     model = prepared.build_model()
-    assert isinstance(model, Matching)
+    assert isinstance(model, ProjectedStudent)
     assert isinstance(model.model, Classifier)
     assert prepared.layers is not None
     assert prepared.layers.pairs == ((("stages.3", "layer4"), 256),)
@@ -203,7 +203,7 @@ def test_the_two_terms_of_the_paper_by_hand(manifest: Manifest, teacher: str, tm
         target = high(batch.teacher.float())
         p, q = target.softmax(1), answers.logits.softmax(1)
         divergence = (p * (p / q).log()).sum(1).mean()
-        wanted = high.network.forward_features(high.normalised(batch.teacher.float()))
+        wanted = high.network.forward_features(high.normalized(batch.teacher.float()))
         side = answers.projected["stages.3", "layer4"].shape[-1]
         pooled = torch.nn.functional.adaptive_max_pool2d(wanted, side)
         smooth = torch.nn.functional.interpolate(wanted, size=side, mode="bicubic")
@@ -214,7 +214,7 @@ def test_the_two_terms_of_the_paper_by_hand(manifest: Manifest, teacher: str, tm
 
 
 def test_labels_are_seen_only_where_they_may_be(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
-    config = configured(manifest, teacher, tmp_path, loss__cross_entropy={}, labelled=0.25)
+    config = configured(manifest, teacher, tmp_path, loss__cross_entropy={}, labeled=0.25)
     prepared = prepare_run(config)
     labels = prepared.read_labels(manifest)
     assert labels is not None
@@ -224,7 +224,7 @@ def test_labels_are_seen_only_where_they_may_be(manifest: Manifest, teacher: str
     assert prepared.cases is None  # tiles of all cases are learned from
 
 
-def relabelled(manifest: Manifest, uri: Path, label: str | None) -> Manifest:
+def relabeled(manifest: Manifest, uri: Path, label: str | None) -> Manifest:
     column = manifest.table.schema.get_field_index("label")
     names = manifest.table["label"].to_pylist()
     names[0] = label
@@ -237,13 +237,13 @@ def relabelled(manifest: Manifest, uri: Path, label: str | None) -> Manifest:
 def test_without_labels_the_validation_is_judged_by_the_teacher(
     manifest: Manifest, teacher: str, tmp_path: Path
 ) -> None:
-    unlabelled = relabelled(manifest, tmp_path / "tiles", None)
-    assert prepare_run(configured(unlabelled, teacher, tmp_path)).judged_by_teacher
+    unlabeled = relabeled(manifest, tmp_path / "tiles", None)
+    assert prepare_run(configured(unlabeled, teacher, tmp_path)).judged_by_teacher
     assert not prepare_run(configured(manifest, teacher, tmp_path)).judged_by_teacher
 
 
 def test_a_label_that_is_no_class_of_the_teacher_is_refused(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
-    wrong = relabelled(manifest, tmp_path / "tiles", "fat")
+    wrong = relabeled(manifest, tmp_path / "tiles", "fat")
     with pytest.raises(InputError, match=r"has the label 'fat'.*expected one of stroma, tumour"):
         prepare_run(configured(wrong, teacher, tmp_path, loss__cross_entropy={}))
 
@@ -269,10 +269,10 @@ def test_a_resumed_run_remembers_the_keys_of_earlier_tiles(manifest: Manifest, t
         losses = []
         for _ in range(count):
             torch.manual_seed(len(losses))
-            learner.optimiser.zero_grad()
+            learner.optimizer.zero_grad()
             loss = task.loss(learner.model.train(), batch).loss
             loss.backward()
-            learner.optimiser.step()
+            learner.optimizer.step()
             losses.append(float(loss.detach()))
         return losses
 
@@ -439,7 +439,7 @@ def test_decisions_are_those_of_the_teacher(manifest: Manifest, tmp_path: Path) 
     views = CachedViews(cached(manifest, three, tmp_path / "responses"))
     found = decisions(views, 2, manifest, STORAGE)
     stream = TileStream(
-        manifest=manifest, source=Source(manifest.uri, manifest.header.digest, STORAGE), split="train",
+        manifest=manifest, source=TileSource(manifest.uri, manifest.header.digest, STORAGE), split="train",
         views=Views(128), batch_size=16, worker=0, workers=1,
     )  # fmt: skip
     high = load_teacher(TeacherConfig(model=three), 0.5, STORAGE)
@@ -453,7 +453,7 @@ def test_decisions_are_those_of_the_teacher(manifest: Manifest, tmp_path: Path) 
 def test_the_gradient_does_not_depend_on_how_a_batch_is_divided(
     manifest: Manifest, teacher: str, tmp_path: Path
 ) -> None:
-    config = configured(manifest, teacher, tmp_path, loss__cross_entropy={}, labelled=0.25, data__batch_size=8)
+    config = configured(manifest, teacher, tmp_path, loss__cross_entropy={}, labeled=0.25, data__batch_size=8)
     prepared = prepare_run(config)
     torch.manual_seed(0)
     model, task, batch = prepared.build_model(), prepared.build_task(), first_batch(prepared, manifest)
@@ -497,8 +497,8 @@ def test_a_teacher_without_layers_teaches_its_answers(manifest: Manifest, tmp_pa
 def test_a_teacher_that_explains_itself_judges_without_gradients(
     manifest: Manifest, teacher: str, tmp_path: Path
 ) -> None:
-    unlabelled = relabelled(manifest, tmp_path / "tiles", None)
-    prepared = prepare_run(configured(unlabelled, teacher, tmp_path, loss__attention={}))
+    unlabeled = relabeled(manifest, tmp_path / "tiles", None)
+    prepared = prepare_run(configured(unlabeled, teacher, tmp_path, loss__attention={}))
     assert prepared.judged_by_teacher
     task = prepared.build_task()
     with torch.inference_mode():

@@ -14,8 +14,8 @@ from histill.losses.feature import (
     attention_distance,
     feature_distance,
     grad_cam,
-    mixed_distances,
-    resized,
+    mix_distances,
+    resize_map,
 )
 from histill.losses.logits import (
     bernoulli_kl,
@@ -25,7 +25,7 @@ from histill.losses.logits import (
     kl_divergence,
     soft_cross_entropy,
 )
-from histill.losses.relation import angle_relation, distance_relation, info_nce
+from histill.losses.relational import angle_relation, distance_relation, info_nce
 
 pytestmark = pytest.mark.unit
 
@@ -166,7 +166,7 @@ def test_feature_distance(norm: str) -> None:
 
 def test_the_papers_resizing_is_half_the_maximum_and_half_bicubic() -> None:
     (features,) = drawn(1, (2, 3, 4, 4))
-    half = resized(torch.from_numpy(features), 2, 2, "half_max_half_bicubic").numpy()
+    half = resize_map(torch.from_numpy(features), 2, 2, "half_max_half_bicubic").numpy()
     # Bicubic with A = -0.75 at the middle of four pixels: weights -0.09375, 0.59375, 0.59375, -0.09375.
     kernel = np.array([-0.09375, 0.59375, 0.59375, -0.09375])
     for b, c, row, column in np.ndindex(2, 3, 2, 2):
@@ -178,14 +178,14 @@ def test_the_papers_resizing_is_half_the_maximum_and_half_bicubic() -> None:
 
 def test_other_resizings_average_or_take_the_maximum() -> None:
     features = torch.arange(16.0).view(1, 1, 4, 4)
-    assert resized(features, 2, 2, "area").flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert resized(features, 2, 2, "adaptive_max").flatten().tolist() == [5.0, 7.0, 13.0, 15.0]
-    assert resized(features, 4, 4, "half_max_half_bicubic") is features
+    assert resize_map(features, 2, 2, "area").flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert resize_map(features, 2, 2, "adaptive_max").flatten().tolist() == [5.0, 7.0, 13.0, 15.0]
+    assert resize_map(features, 4, 4, "half_max_half_bicubic") is features
 
 
 def test_mixed_distances() -> None:
     distances, mixture = np.array([1.0, 4.0, 2.0]), np.array([0.3, -1.0, 2.0])
-    got = mixed_distances(*tensors(distances, mixture))
+    got = mix_distances(*tensors(distances, mixture))
     assert got.item() == pytest.approx(float(softmax(mixture) @ distances), rel=1e-12)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from histill.train.doubts import doubt_validation
+from histill.train.validation_warnings import doubt_validation
 
 pytestmark = pytest.mark.unit
 

@@ -21,9 +21,9 @@ JOB = Path(__file__).parents[2] / "jobs" / "ingest_tiles.py"
 GREEN, BLUE = (0, 230, 90), (20, 60, 200)
 
 
-def write_flat(path: Path, colour: tuple[int, int, int], spot: tuple[int, int, int] | None = None) -> None:
-    """A slide of one colour with some noise that has no colour, and maybe a spot of 200 x 200 px."""
-    pixels = np.full((512, 512, 3), colour, np.int64) + np.random.default_rng(0).integers(-3, 3, (512, 512, 1))
+def write_flat(path: Path, color: tuple[int, int, int], spot: tuple[int, int, int] | None = None) -> None:
+    """A slide of one color with some noise that has no color, and maybe a spot of 200 x 200 px."""
+    pixels = np.full((512, 512, 3), color, np.int64) + np.random.default_rng(0).integers(-3, 3, (512, 512, 1))
     if spot is not None:
         pixels[100:300, 100:300] = spot
     how = {"tile": (256, 256), "photometric": "rgb", "resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
@@ -38,10 +38,10 @@ def test_each_empty_slide_has_its_reason(
     write_slide(tmp_path / "narrow.tiff", seed=2, width=100, tissue=100)
     write_slide(tmp_path / "sliver.tiff", seed=3, tissue=24)
     write_flat(tmp_path / "blank.tiff", (244, 244, 244))
-    write_flat(tmp_path / "grey.tiff", (244, 244, 244), spot=(120, 120, 120))
+    write_flat(tmp_path / "gray.tiff", (244, 244, 244), spot=(120, 120, 120))
     write_flat(tmp_path / "black.tiff", (5, 5, 5))
     write_flat(tmp_path / "ink.tiff", (40, 70, 190))
-    names = ("good", "low", "narrow", "sliver", "blank", "grey", "black", "ink")
+    names = ("good", "low", "narrow", "sliver", "blank", "gray", "black", "ink")
     index = "slide,left,top,right,bottom\n" + "".join(f"{name}.tiff,,,,\n" for name in names)
     report = ingest_slides(tmp_path, index + "bad.tiff,,,,\n", max_unreadable=1)
     said = {Path(reason.split()[1]).stem: reason for reason in report.skipped}
@@ -52,7 +52,7 @@ def test_each_empty_slide_has_its_reason(
     assert "is 100 x 512 px" in said["narrow"]
     assert "has no tile of 64 px with 25% tissue, the most is 18.8%" in said["sliver"]  # 24 of 128 columns
     assert "shows no tissue: it is blank" in said["blank"]
-    assert "shows no tissue: it is grey, and tissue is told from glass by its colour" in said["grey"]
+    assert "shows no tissue: it is gray, and tissue is told from glass by its color" in said["gray"]
     assert "shows no tissue: it is black" in said["black"]
     assert "blue or green as ink is" in said["ink"]
     assert "does not exist" in said["bad"]
@@ -80,12 +80,12 @@ def test_a_set_without_a_tile_names_the_first_and_counts_the_others(
         ingest_slides(tmp_path, "slide\n" + "".join(f"{number}.tiff\n" for number in range(7)))
 
 
-def test_a_grey_slide_can_be_cut_all_the_same(tmp_path: Path, ingest_slides: Callable[..., Any]) -> None:
-    write_flat(tmp_path / "grey.tiff", (120, 120, 120))
-    with pytest.raises(InputError, match=r"gave no tile .* it is grey.* set slides\.min_tissue=0 to cut it"):
-        ingest_slides(tmp_path, "slide\ngrey.tiff\n")
+def test_a_gray_slide_can_be_cut_all_the_same(tmp_path: Path, ingest_slides: Callable[..., Any]) -> None:
+    write_flat(tmp_path / "gray.tiff", (120, 120, 120))
+    with pytest.raises(InputError, match=r"gave no tile .* it is gray.* set slides\.min_tissue=0 to cut it"):
+        ingest_slides(tmp_path, "slide\ngray.tiff\n")
     assert (
-        ingest_slides(tmp_path, "slide\ngrey.tiff\n", slides={"min_tissue": 0.0}, output=f"{tmp_path}/other").skipped
+        ingest_slides(tmp_path, "slide\ngray.tiff\n", slides={"min_tissue": 0.0}, output=f"{tmp_path}/other").skipped
         == ()
     )
 
@@ -95,10 +95,10 @@ def test_a_slide_damaged_half_way_gives_no_tile(
 ) -> None:
     from openslide import OpenSlideError
 
-    import histill.tiles.cutting
+    import histill.tiles.tiling
 
     reads = iter(range(100))
-    read = histill.tiles.cutting.read_square
+    read = histill.tiles.tiling.read_square
 
     def torn(*arguments: Any) -> np.ndarray:
         if next(reads) == 3:
@@ -107,7 +107,7 @@ def test_a_slide_damaged_half_way_gives_no_tile(
 
     write_slide(tmp_path / "a.tiff")
     write_slide(tmp_path / "b.tiff", seed=1)
-    monkeypatch.setattr(histill.tiles.cutting, "read_square", torn)
+    monkeypatch.setattr(histill.tiles.tiling, "read_square", torn)
     report = ingest_slides(tmp_path, "slide\na.tiff\nb.tiff\n", max_unreadable=1)
     assert set(report.manifest.table["slide"].to_pylist()) == {"b"}
     assert report.skipped == (f"slide {tmp_path}/a.tiff is damaged (premature end of file); replace it.",)
@@ -125,8 +125,8 @@ def test_the_picture_shows_tissue_and_tiles_where_they_are(
     assert width / height == pytest.approx(640 / 512, rel=0.02)
     scale = width / 640
 
-    def near(colour: tuple[int, int, int]) -> np.ndarray:
-        rows, columns = np.nonzero(np.abs(picture - colour).sum(axis=-1) < 60)
+    def near(color: tuple[int, int, int]) -> np.ndarray:
+        rows, columns = np.nonzero(np.abs(picture - color).sum(axis=-1) < 60)
         return np.stack([columns, rows], -1) / scale
 
     tiles, tissue = near(BLUE), near(GREEN)
@@ -150,17 +150,17 @@ def test_the_jobs_table_and_line_name_every_skipped_slide(
     job = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(job)
     write_slide(tmp_path / "good.tiff")
-    write_flat(tmp_path / "grey.tiff", (120, 120, 120))
-    (tmp_path / "slides.csv").write_text("slide\ngood.tiff\ngrey.tiff\n")
+    write_flat(tmp_path / "gray.tiff", (120, 120, 120))
+    (tmp_path / "slides.csv").write_text("slide\ngood.tiff\ngray.tiff\n")
     slides = {"index": str(tmp_path / "slides.csv"), "mpp": 1.0}
     config = validate(IngestConfig, {"output": str(tmp_path / "set"), "slides": slides, "tile_px": 64}, "test")
     for reused in (False, True):
         outcome = job.main(config).values
         assert outcome["reused"] is reused
         assert outcome["skipped"] == 1
-        assert "grey.tiff shows no tissue: it is grey" in outcome["skipped_reasons"][0]
+        assert "gray.tiff shows no tissue: it is gray" in outcome["skipped_reasons"][0]
         table = capsys.readouterr().err
         assert f"skipped: {outcome['skipped_reasons'][0]}" in table
         assert ("what it skips is not looked at again, so name another output" in table) is reused
-        rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith(("good", "grey"))}
-        assert rows == {"good": ["good", "8", "40%", "0.5"], "grey": ["grey", "0", "0%", "0.5"]}
+        rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith(("good", "gray"))}
+        assert rows == {"good": ["good", "8", "40%", "0.5"], "gray": ["gray", "0", "0%", "0.5"]}

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from histill.config.runs import Optimiser
+from histill.config.runs import Optimizer
 from histill.errors import InputError
 from histill.models.classifiers import Classifier, build_classifier
-from histill.models.encoders import Model, carry_encoder, encoder_of, freeze_encoder, parameters_by_depth
-from histill.models.students import Segmenter, build_segmenter
-from histill.train.schedule import make_optimiser
-from histill.train.statistics import rest_frozen
+from histill.models.segmenter import Segmenter, build_segmenter
+from histill.models.transfer import Model, copy_encoder, find_encoder, freeze_encoder, parameters_by_depth
+from histill.train.schedule import make_optimizer
+from histill.train.statistics import freeze_modules
 
 pytestmark = pytest.mark.unit
 
@@ -45,13 +45,13 @@ def tiles() -> Tensor:
 @torch.no_grad()
 def features(model: Model) -> Tensor:
     """The last feature map that both kinds of models have."""
-    normalised = tiles() / 255 - 0.5
+    normalized = tiles() / 255 - 0.5
     if isinstance(model, Segmenter):
-        return model.network.encoder(normalised)[-1]
+        return model.network.encoder(normalized)[-1]
     found: list[Tensor] = []
     layer = model.network.get_submodule(LAST[model.encoder_name])
     hook = layer.register_forward_hook(lambda layer, given, output: found.append(output))
-    model.network(normalised)
+    model.network(normalized)
     hook.remove()
     return found[0]
 
@@ -84,7 +84,7 @@ def test_the_encoder_is_carried_and_nothing_else(
     before = own(target)
     assert len(before) >= 4  # a weight and a bias at least, besides mean and std
     assert not torch.allclose(features(source), features(target), atol=1e-3)
-    carry_encoder(source, target)
+    copy_encoder(source, target)
     assert torch.equal(features(source), features(target))
     after = own(target)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -95,7 +95,7 @@ def test_the_encoder_is_carried_and_nothing_else(
 def test_a_classifier_carries_all_but_its_last_layer_to_another() -> None:
     """Also what comes after the last feature map, such as the convolution that ends an EfficientNet."""
     source, target = classifier("efficientnet_b0", 1), classifier("efficientnet_b0", 2, 5)
-    carry_encoder(source, target)
+    copy_encoder(source, target)
     with torch.no_grad():
         assert torch.equal(source.network.forward_features(tiles()), target.network.forward_features(tiles()))
 
@@ -114,7 +114,7 @@ def test_another_encoder_is_refused(
     given, wanted = make_source(source), make_target(target)
     before = {name: tensor.clone() for name, tensor in wanted.state_dict().items()}
     with pytest.raises(InputError, match=f"{source} is not the encoder {target}; set student.encoder") as caught:
-        carry_encoder(given, wanted)
+        copy_encoder(given, wanted)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in wanted.state_dict().items())
 
@@ -127,23 +127,23 @@ def test_every_parameter_has_one_depth_from_the_stem_to_the_head(make: Callable[
     assert sorted(id(one) for group in depths for one in group) == sorted(map(id, model.parameters()))
     assert all(depths)
     depth_of = {id(one): depth for depth, group in enumerate(depths) for one in group}
-    stem = next(p for name, p in encoder_of(model).named_parameters() if STEMS[encoder] in name)
+    stem = next(p for name, p in find_encoder(model).named_parameters() if STEMS[encoder] in name)
     assert depth_of[id(stem)] == 0
-    inside = set(map(id, encoder_of(model).parameters()))
+    inside = set(map(id, find_encoder(model).parameters()))
     for parameter in model.parameters():
         if id(parameter) not in inside:
             assert depth_of[id(parameter)] == len(depths) - 1
     if isinstance(model, Classifier):
         last = list(map(id, model.network.get_classifier().parameters()))
         assert {depth_of[one] for one in last} == {len(depths) - 1}
-    stages = [depth_of[id(parameter)] for parameter in encoder_of(model).parameters()]
+    stages = [depth_of[id(parameter)] for parameter in find_encoder(model).parameters()]
     assert encoder == "efficientnet_b0" or stages == sorted(stages)  # modules stand in the order of their depth
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_carried_encoder_has_the_same_depths_in_both_kinds(encoder: str) -> None:
     def depths(model: Model) -> dict[str, int]:
-        names = {id(p): n.removeprefix("model.").replace(".", "_") for n, p in encoder_of(model).named_parameters()}
+        names = {id(p): n.removeprefix("model.").replace(".", "_") for n, p in find_encoder(model).named_parameters()}
         groups = parameters_by_depth(model)
         return {names[id(one)]: depth for depth, group in enumerate(groups) for one in group if id(one) in names}
 
@@ -157,12 +157,12 @@ def test_a_carried_encoder_has_the_same_depths_in_both_kinds(encoder: str) -> No
 def test_rates_fall_from_the_head_to_the_stem(make: Callable[..., Model], encoder: str) -> None:
     model, decay = make(encoder), 0.5
     depths = parameters_by_depth(model)
-    optimiser = make_optimiser(depths, Optimiser(weight_decay=0.1), decay)
-    scale_of = {id(one): group["lr_scale"] for group in optimiser.param_groups for one in group["params"]}
-    assert len(scale_of) == sum(len(group["params"]) for group in optimiser.param_groups)
+    optimizer = make_optimizer(depths, Optimizer(weight_decay=0.1), decay)
+    scale_of = {id(one): group["lr_scale"] for group in optimizer.param_groups for one in group["params"]}
+    assert len(scale_of) == sum(len(group["params"]) for group in optimizer.param_groups)
     for distance, parameters in enumerate(reversed(depths)):
         assert {scale_of[id(one)] for one in parameters} == {decay**distance}
-    decayed = [group for group in optimiser.param_groups if group["weight_decay"]]
+    decayed = [group for group in optimizer.param_groups if group["weight_decay"]]
     assert all(one.ndim > 1 for group in decayed for one in group["params"])
 
 
@@ -172,13 +172,13 @@ def test_a_frozen_encoder_gives_the_same_features_after_a_step(make: Callable[..
     model = make(encoder)
     freeze_encoder(model)
     before, head = features(model), own(model)
-    optimiser = make_optimiser([list(model.parameters())], Optimiser(lr=0.1, weight_decay=0.1))
-    for group in optimiser.param_groups:
+    optimizer = make_optimizer([list(model.parameters())], Optimizer(lr=0.1, weight_decay=0.1))
+    for group in optimizer.param_groups:
         group["lr"] = 0.1
     model.train()
-    rest_frozen(model)
+    freeze_modules(model)
     model(tiles()).square().mean().backward()
-    optimiser.step()
+    optimizer.step()
     model.eval()
     assert torch.equal(features(model), before)  # neither weights nor statistics have moved
     moved = own(model)
@@ -190,7 +190,7 @@ def test_frozen_modules_stay_in_evaluation_mode_and_others_do_not(encoder: str) 
     model = classifier(encoder)
     freeze_encoder(model)
     model.train()
-    rest_frozen(model)
+    freeze_modules(model)
     for name, module in model.named_modules():
         parameters = list(module.parameters())
         if parameters:
@@ -199,14 +199,14 @@ def test_frozen_modules_stay_in_evaluation_mode_and_others_do_not(encoder: str) 
 
 def test_nothing_rests_where_nothing_is_frozen() -> None:
     model = classifier("resnet18").train()
-    rest_frozen(model)
+    freeze_modules(model)
     assert all(module.training for module in model.modules())
 
 
 def test_what_no_segmenter_has_is_learned_beside_the_frozen_encoder() -> None:
     """An EfficientNet's head begins with a convolution, which is still random after a segmenter was carried."""
     model = classifier("efficientnet_b0")
-    carry_encoder(segmenter("efficientnet_b0"), model)
+    copy_encoder(segmenter("efficientnet_b0"), model)
     freeze_encoder(model)
     learned = {name.split(".")[1] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert learned == {"conv_head", "bn2", "classifier"}
@@ -216,7 +216,7 @@ def test_what_no_segmenter_has_is_learned_beside_the_frozen_encoder() -> None:
 def test_all_of_a_segmenters_encoder_is_frozen(encoder: str) -> None:
     model = segmenter(encoder)
     freeze_encoder(model)
-    assert not any(parameter.requires_grad for parameter in encoder_of(model).parameters())
+    assert not any(parameter.requires_grad for parameter in find_encoder(model).parameters())
     rest = [p for name, p in model.named_parameters() if not name.startswith("network.encoder.")]
     assert all(parameter.requires_grad for parameter in rest)
 
@@ -231,7 +231,7 @@ def test_paths_do_not_drop_within_frozen_blocks() -> None:
     before = features(model.eval())
     model.train()
     assert not torch.equal(features(model), before)
-    rest_frozen(model)
+    freeze_modules(model)
     assert torch.equal(features(model), before)
 
 

@@ -11,14 +11,14 @@ import torch
 from histill.artifacts.model_folder import ModelCard, build, load, save
 from histill.config.common import Storage
 from histill.config.finetune import FinetuneConfig
-from histill.config.load import validate, with_value
+from histill.config.load import set_value, validate
 from histill.config.runs import RunConfig, SupervisedLoss
-from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.models.classifiers import Classifier
-from histill.models.encoders import encoder_of
-from histill.models.students import Segmenter
+from histill.models.segmenter import Segmenter
+from histill.models.transfer import find_encoder
 from histill.stream.views import Views
+from histill.tasks.training_task import TrainingTask
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
 from histill.train.prepare import prepare_run
 
@@ -27,13 +27,13 @@ WEIGHTED = {"cross_entropy": {"class_weights": True}}
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
+def labeled(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
     """Labels "stroma" and "tumour" by turns, and masks; four cases of four tiles to learn from."""
-    return tile_set(tmp_path_factory.mktemp("labelled"), tiles=24, tile_px=64, labels=True)
+    return tile_set(tmp_path_factory.mktemp("labeled"), tiles=24, tile_px=64, labels=True)
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory, labelled: Manifest) -> str:
+def pretrained(tmp_path_factory: pytest.TempPathFactory, labeled: Manifest) -> str:
     """The folder of a csat_tiny segmenter."""
     folder = tmp_path_factory.mktemp("pretrained")
     card = ModelCard(
@@ -54,7 +54,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, labelled: Manifest) -> 
     return str(folder)
 
 
-def relabelled(manifest: Manifest, uri: Path, labels: list[str | None]) -> Manifest:
+def relabeled(manifest: Manifest, uri: Path, labels: list[str | None]) -> Manifest:
     """The rows of `manifest` with other labels; its shards are not there."""
     column = manifest.table.schema.get_field_index("label")
     table = manifest.table.set_column(column, "label", pa.array(labels, pa.string()))
@@ -71,7 +71,7 @@ def configured(manifest: Manifest, runs: Path, target: str = "classification", *
         "student": {"encoder": "csat_tiny"},
     }
     for key, value in changes.items():
-        data = with_value(data, key.replace("__", "."), value)
+        data = set_value(data, key.replace("__", "."), value)
     return validate(FinetuneConfig, data, "the test")
 
 
@@ -99,13 +99,13 @@ def one_sentence(refuse: Callable[[], Any]) -> str:
         ({"encoder": "runs/first", "student__weights": "w.safetensors"}, "both bring pretrained weights"),
         ({"layer_decay": 0.0}, "layer_decay"),
         ({"layer_decay": 1.1}, "layer_decay"),
-        ({"optimiser__ema": 1.0}, "optimiser.ema"),
+        ({"optimizer__ema": 1.0}, "optimizer.ema"),
         ({"precision": "float16"}, "precision"),
         ({"fractions": 0.5}, "did you mean 'fraction'?"),
     ],
 )
-def test_what_makes_no_sense_is_refused(labelled: Manifest, changes: dict[str, Any], said: str) -> None:
-    message = one_sentence(lambda: configured(labelled, Path("runs"), **changes))
+def test_what_makes_no_sense_is_refused(labeled: Manifest, changes: dict[str, Any], said: str) -> None:
+    message = one_sentence(lambda: configured(labeled, Path("runs"), **changes))
     assert message.startswith("the test: ")
     assert said in message
 
@@ -116,7 +116,7 @@ def shared_out(batch_size: int, workers: int, accumulate: int) -> RunConfig:
         "runs": "runs",
         "data": {"tiles": "tiles", "batch_size": batch_size},
         "workers": {"count": workers},
-        "optimiser": {"accumulate": accumulate},
+        "optimizer": {"accumulate": accumulate},
     }
     return validate(RunConfig, data, "the test")
 
@@ -128,7 +128,7 @@ def test_batches_with_less_than_a_tile_for_each_part_are_refused(
     message = one_sentence(lambda: shared_out(batch_size, workers, accumulate))
     assert f"data.batch_size {batch_size} is less than a tile" in message
     assert (
-        f"optimiser.accumulate {accumulate} parts of workers.count {workers}; choose at least {workers * accumulate}"
+        f"optimizer.accumulate {accumulate} parts of workers.count {workers}; choose at least {workers * accumulate}"
         in message
     )
 
@@ -137,7 +137,7 @@ def test_batches_with_less_than_a_tile_for_each_part_are_refused(
     ("batch_size", "workers", "accumulate"), [(8, 2, 4), (4, 1, 3), (7, 2, 3), (4, 1, 1), (4, 4, 1), (8, 3, 1)]
 )
 def test_batches_with_a_tile_for_each_part_pass(batch_size: int, workers: int, accumulate: int) -> None:
-    assert shared_out(batch_size, workers, accumulate).optimiser.accumulate == accumulate
+    assert shared_out(batch_size, workers, accumulate).optimizer.accumulate == accumulate
 
 
 def refused(manifest: Manifest, runs: Path, **changes: Any) -> str:
@@ -152,30 +152,30 @@ def test_tiles_without_labels_are_refused(tmp_path: Path, tile_set: Callable[...
     assert "ingest them with a label column" in message
 
 
-def test_one_label_is_not_enough(labelled: Manifest, tmp_path: Path) -> None:
-    manifest = relabelled(labelled, tmp_path / "tiles", ["tumour"] * 24)
+def test_one_label_is_not_enough(labeled: Manifest, tmp_path: Path) -> None:
+    manifest = relabeled(labeled, tmp_path / "tiles", ["tumour"] * 24)
     assert "have 1 labels (tumour)" in refused(manifest, tmp_path / "runs")
 
 
 @pytest.mark.parametrize(("row", "split"), [(2, "train"), (17, "val")])
 @pytest.mark.parametrize(("label", "said"), [(None, "no label"), ("fat", "the label 'fat'")])
 def test_a_label_that_is_missing_or_no_class_is_refused_with_its_tile(
-    labelled: Manifest, tmp_path: Path, row: int, split: str, label: str | None, said: str
+    labeled: Manifest, tmp_path: Path, row: int, split: str, label: str | None, said: str
 ) -> None:
-    labels = labelled.table["label"].to_pylist()
+    labels = labeled.table["label"].to_pylist()
     labels[row] = label
-    assert labelled.table["split"][row].as_py() == split
-    manifest = relabelled(labelled, tmp_path / "tiles", labels)
+    assert labeled.table["split"][row].as_py() == split
+    manifest = relabeled(labeled, tmp_path / "tiles", labels)
     message = refused(manifest, tmp_path / "runs", classes=("stroma", "tumour"))
-    tile = labelled.table["tile_id"][row].as_py()
+    tile = labeled.table["tile_id"][row].as_py()
     assert message.startswith(f"tile {tile} of {manifest.uri} has {said} (1 tiles are like it)")
     assert "expected one of stroma, tumour" in message
 
 
-def test_tiles_of_no_split_that_is_used_need_no_label(labelled: Manifest, tmp_path: Path) -> None:
-    rows = labelled.table.select(["split", "label"]).to_pylist()
+def test_tiles_of_no_split_that_is_used_need_no_label(labeled: Manifest, tmp_path: Path) -> None:
+    rows = labeled.table.select(["split", "label"]).to_pylist()
     labels = [None if row["split"] == "test" else row["label"] for row in rows]
-    manifest = relabelled(labelled, tmp_path / "tiles", labels)
+    manifest = relabeled(labeled, tmp_path / "tiles", labels)
     assert prepare_run(configured(manifest, tmp_path / "runs")).card.classes == ("stroma", "tumour")
 
 
@@ -189,30 +189,28 @@ def test_tiles_without_masks_are_refused_for_segmentation_alone(
     assert not prepare_run(configured(manifest, tmp_path / "runs")).source.masks
 
 
-def test_a_class_that_would_be_taken_for_a_teachers_boundary_is_refused(labelled: Manifest, tmp_path: Path) -> None:
+def test_a_class_that_would_be_taken_for_a_teachers_boundary_is_refused(labeled: Manifest, tmp_path: Path) -> None:
     changes = {"target": "segmentation", "classes": ("background", "tumour", "boundary")}
-    assert "'boundary', which stands for what a teacher's boundary_px adds" in refused(labelled, tmp_path, **changes)
+    assert "'boundary', which stands for what a teacher's boundary_px adds" in refused(labeled, tmp_path, **changes)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 1.0])
 @pytest.mark.parametrize("target", ["classification", "segmentation"])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_an_empty_split_is_refused(
-    labelled: Manifest, tmp_path: Path, split: str, target: str, fraction: float
-) -> None:
-    rows = labelled.table.filter(pa.array([name != split for name in labelled.table["split"].to_pylist()]))
+def test_an_empty_split_is_refused(labeled: Manifest, tmp_path: Path, split: str, target: str, fraction: float) -> None:
+    rows = labeled.table.filter(pa.array([name != split for name in labeled.table["split"].to_pylist()]))
     manifest = write_manifest(
-        str(tmp_path / "tiles"), rows, tile_px=64, mpp=labelled.header.mpp, ingest="", storage=Storage()
+        str(tmp_path / "tiles"), rows, tile_px=64, mpp=labeled.header.mpp, ingest="", storage=Storage()
     )
     message = refused(manifest, tmp_path / "runs", target=target, fraction=fraction)
     assert message.startswith(f"split '{split}' of {manifest.uri} is empty (it has ")
 
 
 @pytest.mark.parametrize("target", ["classification", "segmentation"])
-def test_the_smallest_fraction_leaves_a_case_of_every_label(labelled: Manifest, tmp_path: Path, target: str) -> None:
-    prepared = prepare_run(configured(labelled, tmp_path, target, fraction=1e-6))
+def test_the_smallest_fraction_leaves_a_case_of_every_label(labeled: Manifest, tmp_path: Path, target: str) -> None:
+    prepared = prepare_run(configured(labeled, tmp_path, target, fraction=1e-6))
     assert prepared.cases
-    labels = [row["label"] for row in labelled.table.to_pylist() if row["case"] in prepared.cases]
+    labels = [row["label"] for row in labeled.table.to_pylist() if row["case"] in prepared.cases]
     assert set(labels) == {"stroma", "tumour"}
 
 
@@ -227,24 +225,22 @@ def test_the_smallest_fraction_leaves_a_case_of_every_label(labelled: Manifest, 
     ],
 )
 def test_what_is_not_there_or_does_not_fit_is_refused(
-    labelled: Manifest, tmp_path: Path, target: str, changes: dict[str, Any], said: str
+    labeled: Manifest, tmp_path: Path, target: str, changes: dict[str, Any], said: str
 ) -> None:
-    assert said in refused(labelled, tmp_path, target=target, **changes)
+    assert said in refused(labeled, tmp_path, target=target, **changes)
 
 
-def test_another_encoder_than_the_pretrained_one_is_refused(
-    labelled: Manifest, tmp_path: Path, pretrained: str
-) -> None:
-    message = refused(labelled, tmp_path, encoder=pretrained, student__encoder="resnet18")
+def test_another_encoder_than_the_pretrained_one_is_refused(labeled: Manifest, tmp_path: Path, pretrained: str) -> None:
+    message = refused(labeled, tmp_path, encoder=pretrained, student__encoder="resnet18")
     assert message.startswith(f"{pretrained} was pretrained with the encoder csat_tiny and student.encoder is resnet18")
     assert message.endswith("set student.encoder=csat_tiny.")
 
 
-def test_what_a_classification_is_sent_out_with(labelled: Manifest, tmp_path: Path) -> None:
-    prepared = prepare_run(configured(labelled, tmp_path, loss=WEIGHTED, student__size_px=32))
+def test_what_a_classification_is_sent_out_with(labeled: Manifest, tmp_path: Path) -> None:
+    prepared = prepare_run(configured(labeled, tmp_path, loss=WEIGHTED, student__size_px=32))
     card = prepared.card
     assert (card.kind, card.classes, card.decoder_channels) == ("classification", ("stroma", "tumour"), ())
-    assert card.train_cases == case_digests(labelled, "train")
+    assert card.train_cases == case_digests(labeled, "train")
     assert prepared.views == Views(32)
     assert prepared.cases is None
     assert prepared.class_weights == pytest.approx((1.0, 1.0))
@@ -256,13 +252,13 @@ def test_what_a_classification_is_sent_out_with(labelled: Manifest, tmp_path: Pa
     assert isinstance(prepared.build_model(), Classifier)
 
 
-def test_what_a_segmentation_of_few_cases_is_sent_out_with(labelled: Manifest, tmp_path: Path) -> None:
-    prepared = prepare_run(configured(labelled, tmp_path, "segmentation", fraction=0.25, loss__dice__weight=0.5))
+def test_what_a_segmentation_of_few_cases_is_sent_out_with(labeled: Manifest, tmp_path: Path) -> None:
+    prepared = prepare_run(configured(labeled, tmp_path, "segmentation", fraction=0.25, loss__dice__weight=0.5))
     assert prepared.cases is not None
     assert len(prepared.cases) == 1
     assert (prepared.card.kind, prepared.card.classes) == ("segmentation", ("background", "tissue"))
-    assert prepared.card.train_cases == case_digests(labelled, "train", prepared.cases)
-    assert prepared.card.train_cases != case_digests(labelled, "train")
+    assert prepared.card.train_cases == case_digests(labeled, "train", prepared.cases)
+    assert prepared.card.train_cases != case_digests(labeled, "train")
     assert prepared.source.masks
     assert prepared.build_task() == TrainingTask(
         prepared.card.outputs, SupervisedLoss.model_validate({"dice": {"weight": 0.5}})
@@ -270,9 +266,9 @@ def test_what_a_segmentation_of_few_cases_is_sent_out_with(labelled: Manifest, t
     assert isinstance(prepared.build_model(), Segmenter)
 
 
-def test_class_weights_are_those_of_the_cases_that_are_used(labelled: Manifest, tmp_path: Path) -> None:
-    labels = [row["label"] if row["case"] != "case-0" else "stroma" for row in labelled.table.to_pylist()]
-    manifest = relabelled(labelled, tmp_path / "tiles", labels)
+def test_class_weights_are_those_of_the_cases_that_are_used(labeled: Manifest, tmp_path: Path) -> None:
+    labels = [row["label"] if row["case"] != "case-0" else "stroma" for row in labeled.table.to_pylist()]
+    manifest = relabeled(labeled, tmp_path / "tiles", labels)
     changes = {"loss": WEIGHTED, "classes": ("stroma", "tumour", "fat")}
     everything = prepare_run(configured(manifest, tmp_path / "runs", **changes))
     assert everything.class_weights == pytest.approx((16 / (2 * 10), 16 / (2 * 6), 0.0))
@@ -286,13 +282,13 @@ def test_class_weights_are_those_of_the_cases_that_are_used(labelled: Manifest, 
 @pytest.mark.parametrize("target", ["classification", "segmentation"])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_pretrained_encoder_is_where_learning_begins(
-    labelled: Manifest, tmp_path: Path, pretrained: str, target: str, frozen: bool
+    labeled: Manifest, tmp_path: Path, pretrained: str, target: str, frozen: bool
 ) -> None:
-    prepared = prepare_run(configured(labelled, tmp_path, target, encoder=pretrained, frozen=frozen))
+    prepared = prepare_run(configured(labeled, tmp_path, target, encoder=pretrained, frozen=frozen))
     model, (source, _, _) = prepared.build_model(), load(pretrained, Storage())
-    given = {name.replace(".", "_"): tensor for name, tensor in encoder_of(source).named_parameters()}
+    given = {name.replace(".", "_"): tensor for name, tensor in find_encoder(source).named_parameters()}
     assert isinstance(model, Classifier | Segmenter)
-    named = {name.replace(".", "_"): parameter for name, parameter in encoder_of(model).named_parameters()}
+    named = {name.replace(".", "_"): parameter for name, parameter in find_encoder(model).named_parameters()}
     carried = [(tensor, named[name]) for name, tensor in given.items()]
     assert all(torch.equal(first, second) for first, second in carried)
     assert all(parameter.requires_grad != frozen for _, parameter in carried)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from histill.stream.decode import decode_image, decode_mask
-from histill.tiles.images import checked_image, normalised_mask
+from histill.tiles.images import check_image, normalize_mask
 from histill.tiles.sources import Unreadable
 
 pytestmark = pytest.mark.unit
@@ -156,10 +156,10 @@ def tiff_images(draw: st.DrawFn) -> File:
                 extratags=[(274, 3, 1, orientation, True)],
                 metadata=None,
             )
-    grey = pixels.astype(np.int64) * (255 if dtype == "?" else 1)
-    grey = 255 - grey if inverted else grey
-    color = grey[..., :3] if channels > 1 else np.repeat(grey[..., None], 3, 2)
-    alpha = grey[..., 3] if channels == 4 else np.full((SIDE, SIDE), 255)
+    gray = pixels.astype(np.int64) * (255 if dtype == "?" else 1)
+    gray = 255 - gray if inverted else gray
+    color = gray[..., :3] if channels > 1 else np.repeat(gray[..., None], 3, 2)
+    alpha = gray[..., 3] if channels == 4 else np.full((SIDE, SIDE), 255)
     shown = color + 255 - alpha[..., None] if extra == "assocalpha" else over_white(color, alpha)
     taken = dtype in ("u1", "?") and pages == 1 and extra != "unspecified"
     if extra == "assocalpha" and planes and compression is None:  # which Pillow 13 cannot read
@@ -252,7 +252,7 @@ IMAGE_DECODERS: list[Callable[[bytes], np.ndarray]] = [
 @many(700)
 @given(st.one_of(png_images(), png_images(), tiff_images(), jpeg_images(), other_images()))
 def test_images(file: File) -> None:
-    check(file, attempt(lambda: checked_image(file.data, "f.x", SIDE)), IMAGE_DECODERS)
+    check(file, attempt(lambda: check_image(file.data, "f.x", SIDE)), IMAGE_DECODERS)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of what is cut short in EXIF
@@ -266,7 +266,7 @@ def test_damaged_images(file: File, draw: st.DataObject) -> None:
         data[place] ^= draw.draw(st.integers(1, 255))
     else:
         del data[place:]
-    taken = attempt(lambda: checked_image(bytes(data), "f.x", SIDE))
+    taken = attempt(lambda: check_image(bytes(data), "f.x", SIDE))
     check(File(bytes(data), None) if isinstance(taken, str) else file, taken, IMAGE_DECODERS[:1])
 
 
@@ -281,7 +281,7 @@ def masks(draw: st.DrawFn) -> tuple[File, dict[int, int] | None]:
     where = np.resize(np.array(values), SIDE * SIDE)
     stored = rng.permutation(where).reshape(SIDE, SIDE)
     orientation = draw(st.integers(1, 8))
-    how = draw(st.sampled_from(["grey", "rgb", "rgba", "alpha", "bits", "palette", "inverted", "deep", "colors",
+    how = draw(st.sampled_from(["gray", "rgb", "rgba", "alpha", "bits", "palette", "inverted", "deep", "colors",
                                 "jpeg", "webp", "2 bits", "tiff", "white is 0", "two pages", "small"]))  # fmt: skip
     data, read = mask_file(how, stored, orientation, rng)
     if read is None:
@@ -306,31 +306,31 @@ def mask_file(
     """A file with these values in it, and the values that it says its pixels have; None: they cannot be told."""
     fits, turn = int(stored.max()) < 256, chunk(b"eXIf", exif(orientation))
     low = np.minimum(stored, 255)
-    grey, opaque = low[..., None], np.full((SIDE, SIDE, 1), 255)
-    if how in ("grey", "small"):
-        data = png(grey if how == "grey" else grey[:4], 0, 8, turn)
-        return data, low if how == "grey" else None
+    gray, opaque = low[..., None], np.full((SIDE, SIDE, 1), 255)
+    if how in ("gray", "small"):
+        data = png(gray if how == "gray" else gray[:4], 0, 8, turn)
+        return data, low if how == "gray" else None
     if how == "rgb":
-        return png(np.repeat(grey, 3, 2), 2, 8, turn), low
+        return png(np.repeat(gray, 3, 2), 2, 8, turn), low
     if how == "rgba":
-        return png(np.dstack([grey, grey, grey, opaque]), 6, 8, turn), low
-    if how == "alpha":  # read as grey it would be empty
-        return png(np.dstack([0 * grey, grey > 0]) * 255, 4, 8, turn), None if (low > 0).any() else 0 * low
+        return png(np.dstack([gray, gray, gray, opaque]), 6, 8, turn), low
+    if how == "alpha":  # read as gray it would be empty
+        return png(np.dstack([0 * gray, gray > 0]) * 255, 4, 8, turn), None if (low > 0).any() else 0 * low
     if how == "bits":
-        return png((grey > 0).astype(int), 0, 1, turn), (low > 0) * 255
+        return png((gray > 0).astype(int), 0, 1, turn), (low > 0) * 255
     if how in ("palette", "inverted"):
         colors = rng.integers(1, 256, (256, 3)).astype(np.uint8)
         colors[0] = 0
         if how == "inverted":
             colors[:] = np.arange(255, -1, -1)[:, None]
-        return png(grey, 3, 8, chunk(b"PLTE", colors.tobytes()), turn), low if how == "palette" else None
+        return png(gray, 3, 8, chunk(b"PLTE", colors.tobytes()), turn), low if how == "palette" else None
     if how == "deep":
         return png(stored[..., None], 0, 16, turn), stored
     if how == "colors":
-        colored = np.dstack([grey, 255 - grey, grey])
+        colored = np.dstack([gray, 255 - gray, gray])
         return png(colored, 2, 8, turn), None
     if how == "2 bits":
-        return png(grey & 3, 0, 2, turn), None
+        return png(gray & 3, 0, 2, turn), None
     buffer = io.BytesIO()
     if how in ("jpeg", "webp"):
         Image.fromarray(low.astype(np.uint8)).save(buffer, how, quality=100)
@@ -351,5 +351,5 @@ def mask_file(
 @given(masks())
 def test_masks(drawn: tuple[File, dict[int, int] | None]) -> None:
     file, meaning = drawn
-    taken = attempt(lambda: normalised_mask(file.data, "f.x", "f.x", SIDE, meaning))
+    taken = attempt(lambda: normalize_mask(file.data, "f.x", "f.x", SIDE, meaning))
     check(file, taken, [lambda data: decode_mask(data, SIDE), lambda data: np.asarray(Image.open(io.BytesIO(data)))])

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histill.config.scoring import Gates
+from histill.config.evaluation import Gates
 from histill.errors import InputError
-from histill.evaluate.answers import Answers
-from histill.evaluate.intervals import paired_difference
+from histill.evaluate.bootstrap import paired_difference
+from histill.evaluate.predictions import Predictions
 from histill.evaluate.score import Score
 from histill.outputs import OutputSpec
-from histill.registry.gates import ROUNDING, GateResult, Provenance, Rivalry, gate_table, judge
+from histill.registry.gates import ROUNDING, ChampionComparison, GateResult, Provenance, evaluate_gates, format_gates
 
 pytestmark = pytest.mark.unit
 
@@ -24,16 +24,16 @@ SCORE = Score(
     reference="masks", tiles_digest="ab" * 32, figures={"dice": 0.7, "miou": 0.6}, intervals={}, classes={},
     confusion=(), by_stain={}, by_slide={}, parameters=5_000_000, gmacs=4.0, gmacs_with_attention=4.0, size_px=64,
 )  # fmt: skip
-RIVALRY = Rivalry(champion="3", figure=0.6, difference=0.1, low=0.05, high=0.15, gmacs=4.0)
+RIVALRY = ChampionComparison(champion="3", figure=0.6, difference=0.1, low=0.05, high=0.15, gmacs=4.0)
 SOUND = Provenance(missing=(), seen_cases=0, difference=1e-6)
 CLASSIFIED = OutputSpec("classification", tuple("abcd"))
 GATES = ["not worse", "better or cheaper", "exported formats", "unseen cases", "digests"]
 
 
 def judged(
-    gates: Gates, score: Score = SCORE, rivalry: Rivalry | None = RIVALRY, provenance: Provenance = SOUND
+    gates: Gates, score: Score = SCORE, rivalry: ChampionComparison | None = RIVALRY, provenance: Provenance = SOUND
 ) -> dict[str, GateResult]:
-    return {result.name: result for result in judge(score, rivalry, provenance, gates)}
+    return {result.name: result for result in evaluate_gates(score, rivalry, provenance, gates)}
 
 
 def test_a_sound_and_better_candidate_passes() -> None:
@@ -63,7 +63,7 @@ def test_a_limit_is_met_by_its_equal(name: str, gates: Gates, shortfall: float) 
 @pytest.mark.parametrize("gates", [Gates(floors={"auroc": 0.5}), Gates(ceilings={"speed": 1.0})])
 def test_a_figure_that_the_model_does_not_have_is_refused_by_name(gates: Gates) -> None:
     with pytest.raises(InputError, match=r"the figure '(auroc|speed)'; the model has dice, miou, gmacs, parameters"):
-        judge(SCORE, None, SOUND, gates)
+        evaluate_gates(SCORE, None, SOUND, gates)
 
 
 @pytest.mark.parametrize("name", ["dice", "not worse", "better or cheaper", "exported formats"])
@@ -136,17 +136,17 @@ def test_a_model_must_beat_what_one_answer_for_all_tiles_reaches(constant: float
 
 def test_the_best_earlier_champion_is_compared_with_by_the_same_margin() -> None:
     best = replace(RIVALRY, champion="1", figure=0.75, difference=-0.05, low=-0.08, high=0.01)
-    results = {each.name: each for each in judge(SCORE, RIVALRY, SOUND, Gates(max_regression=0.05), best)}
+    results = {each.name: each for each in evaluate_gates(SCORE, RIVALRY, SOUND, Gates(max_regression=0.05), best)}
     assert [name for name, each in results.items() if not each.passed] == ["not worse than the best"]
     assert "against 0.7500 of version 1" in results["not worse than the best"].note
 
 
 def test_tries_on_the_same_tiles_are_a_warning() -> None:
     """Of seven models that are no better one passes 2.5 % by luck with a chance of 1 - 0.975^7 = 16.2 %."""
-    results = judge(SCORE, replace(RIVALRY, tries=7), SOUND, Gates())
-    assert "WARNING" in gate_table(results)
+    results = evaluate_gates(SCORE, replace(RIVALRY, tries=7), SOUND, Gates())
+    assert "WARNING" in format_gates(results)
     assert "a chance of up to 16%" in judged(Gates(), rivalry=replace(RIVALRY, tries=7))["tries"].note
-    assert "WARNING" not in gate_table(judge(SCORE, RIVALRY, SOUND, Gates()))
+    assert "WARNING" not in format_gates(evaluate_gates(SCORE, RIVALRY, SOUND, Gates()))
 
 
 @pytest.mark.parametrize("refuse", [False, True])
@@ -158,7 +158,9 @@ def test_an_unknown_lineage_is_said_or_refused(refuse: bool) -> None:
 
 
 def test_a_champion_that_was_deleted_is_said() -> None:
-    (result, *_) = [each for each in judge(SCORE, None, SOUND, Gates(), None, "all were deleted") if each.warning]
+    (result, *_) = [
+        each for each in evaluate_gates(SCORE, None, SOUND, Gates(), None, "all were deleted") if each.warning
+    ]
     assert (result.name, result.passed, result.note) == ("not worse", True, "all were deleted")
     stand_in = judged(Gates(), rivalry=replace(RIVALRY, note="its alias was deleted"))["not worse"]
     assert stand_in.warning
@@ -167,14 +169,14 @@ def test_a_champion_that_was_deleted_is_said() -> None:
 
 def test_the_table_says_which_gate_failed_by_how_much() -> None:
     gates = Gates(floors={"dice": 0.75}, ceilings={"parameters": 6_000_000})
-    lines = gate_table(judge(SCORE, replace(RIVALRY, low=-0.03), SOUND, gates)).splitlines()[2:]
+    lines = format_gates(evaluate_gates(SCORE, replace(RIVALRY, low=-0.03), SOUND, gates)).splitlines()[2:]
     assert lines[0].split() == ["dice", "at", "least", "0.7500", "0.7000", "FAILED", "by", "0.05"]
     assert lines[1].split() == ["parameters", "at", "most", "6,000,000", "5,000,000", "passed"]
     assert "FAILED by 0.01" in lines[2]
     assert "dice +0.1000 (-0.0300 to +0.1500) against 0.6000 of version 3" in lines[2]
 
 
-def rivals(seed: int, skill: float, other: float) -> tuple[Answers, Answers, np.ndarray]:
+def rivals(seed: int, skill: float, other: float) -> tuple[Predictions, Predictions, np.ndarray]:
     """Two classifiers of four classes that are right with these chances, on 60 cases of 10 tiles, some harder."""
     random = np.random.default_rng(seed)
     cases = np.repeat(np.arange(60), 10)
@@ -186,7 +188,7 @@ def rivals(seed: int, skill: float, other: float) -> tuple[Answers, Answers, np.
         decided = np.where(right, truth, (truth + random.integers(1, 4, len(cases))) % 4)
         said = np.eye(4, dtype=np.float32)[decided] * 3
         stains = np.zeros((len(cases), 2), np.float32)
-        answers.append(Answers(CLASSIFIED, np.arange(len(cases)), said, truth, stains, 0))
+        answers.append(Predictions(CLASSIFIED, np.arange(len(cases)), said, truth, stains, 0))
     return answers[0], answers[1], cases
 
 
@@ -194,7 +196,7 @@ def promoted(seed: int, skill: float, champion: float) -> bool:
     one, other, cases = rivals(seed, skill, champion)
     difference, (low, high) = paired_difference(one, other, cases, "balanced_accuracy", 400)
     rivalry = replace(RIVALRY, figure=champion, difference=difference, low=low, high=high)
-    return all(result.passed for result in judge(SCORE, rivalry, SOUND, Gates(max_regression=0.02)))
+    return all(result.passed for result in evaluate_gates(SCORE, rivalry, SOUND, Gates(max_regression=0.02)))
 
 
 def test_a_candidate_that_is_worse_by_more_than_the_margin_is_refused_every_time() -> None:

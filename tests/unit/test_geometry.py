@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from histill.stream.geometry import turned, turned_planes
+from histill.stream.geometry import apply_symmetry, apply_symmetry_to_planes
 
 pytestmark = pytest.mark.unit
 
@@ -18,8 +18,8 @@ def reference(plane: np.ndarray, symmetry: int) -> np.ndarray:
 
 def test_there_are_eight_distinct_symmetries() -> None:
     square = np.arange(9, dtype=np.uint8).reshape(3, 3)
-    assert len({turned(square, symmetry).tobytes() for symmetry in SYMMETRIES}) == 8
-    assert turned(square, 0) is square
+    assert len({apply_symmetry(square, symmetry).tobytes() for symmetry in SYMMETRIES}) == 8
+    assert apply_symmetry(square, 0) is square
 
 
 @pytest.mark.parametrize("symmetry", SYMMETRIES)
@@ -27,17 +27,17 @@ def test_turning_is_rotation_then_a_mirror(symmetry: int) -> None:
     for shape in [(5, 5), (5, 5, 3)]:
         plane = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
         before = plane.copy()
-        assert np.array_equal(turned(plane, symmetry), reference(plane, symmetry))
+        assert np.array_equal(apply_symmetry(plane, symmetry), reference(plane, symmetry))
         window = plane[1:4, 2:5]  # a crop, not contiguous
-        assert np.array_equal(turned(window, symmetry), reference(window, symmetry))
+        assert np.array_equal(apply_symmetry(window, symmetry), reference(window, symmetry))
         assert np.array_equal(plane, before)
 
 
 @pytest.mark.parametrize("symmetry", SYMMETRIES)
 def test_image_mask_and_response_stay_aligned(symmetry: int) -> None:
     plane = np.random.default_rng(0).integers(0, 255, (5, 5)).astype(np.uint8)
-    mask = turned(plane, symmetry)
-    image = turned(np.stack([plane] * 3, axis=-1), symmetry)
-    response = turned_planes(np.stack([plane, plane]), symmetry)
+    mask = apply_symmetry(plane, symmetry)
+    image = apply_symmetry(np.stack([plane] * 3, axis=-1), symmetry)
+    response = apply_symmetry_to_planes(np.stack([plane, plane]), symmetry)
     for channel in (*image.transpose(2, 0, 1), *response):
         assert np.array_equal(channel, mask)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histill.tiles.cutting import grid
+from histill.tiles.tiling import tile_grid
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.unit
 )
 def test_grids_stay_inside_and_apart(width: int, height: int, side: float, region: tuple[float, ...]) -> None:
     left, top, right, bottom = region
-    corners = grid((width, height), (left, top, right, bottom), side)
+    corners = tile_grid((width, height), (left, top, right, bottom), side)
     assert len(set(corners)) == len(corners)
     for x, y in corners:
         assert math.ceil(left * width) <= x <= right * width - side + 1e-6
@@ -42,7 +42,7 @@ def assert_exact(extent: tuple[int, int], region: Sequence[Fraction], side: Frac
     left, top, right, bottom = region
     columns = exact_starts(extent[0], left, right, side)
     rows = exact_starts(extent[1], top, bottom, side)
-    found = grid(extent, (float(left), float(top), float(right), float(bottom)), given)
+    found = tile_grid(extent, (float(left), float(top), float(right), float(bottom)), given)
     assert found == [(x, y) for y in rows for x in columns]
 
 
@@ -94,12 +94,12 @@ def test_a_resolution_in_single_precision_costs_no_column(columns: int, thousand
     """A TIFF holds pixels per cm as a 32-bit float, so that a tile's side is off by up to 6e-8 of itself."""
     mpp = 10_000 / float(np.float32(10_000_000 / thousandths))
     side = 256 * (times * thousandths / 1000) / mpp
-    corners = grid((columns * 256 * times, 256 * times), (0.0, 0.0, 1.0, 1.0), side)
+    corners = tile_grid((columns * 256 * times, 256 * times), (0.0, 0.0, 1.0, 1.0), side)
     assert corners == [(number * 256 * times, 0) for number in range(columns)]
 
 
 def test_a_sum_of_tenths_is_three_tenths() -> None:
-    assert grid((1000, 100), (0.0, 0.0, 0.1 + 0.2, 1.0), 100.0) == [(0, 0), (100, 0), (200, 0)]
-    assert grid((100, 100), (0.07, 0.0, 1.0, 1.0), 93.0) == [(7, 0)]
-    assert grid((3072, 100), (1 / 3, 0.0, 2 / 3, 1.0), 100.0)[0] == (1024, 0)
-    assert grid((100, 100), (0.0, 0.0, 1.0, 1.0), 101.0) == []
+    assert tile_grid((1000, 100), (0.0, 0.0, 0.1 + 0.2, 1.0), 100.0) == [(0, 0), (100, 0), (200, 0)]
+    assert tile_grid((100, 100), (0.07, 0.0, 1.0, 1.0), 93.0) == [(7, 0)]
+    assert tile_grid((3072, 100), (1 / 3, 0.0, 2 / 3, 1.0), 100.0)[0] == (1024, 0)
+    assert tile_grid((100, 100), (0.0, 0.0, 1.0, 1.0), 101.0) == []

@@ -112,7 +112,9 @@ def test_every_sentence_about_an_input_has_a_next_step() -> None:
     """After a semicolon; or it is one ("set ...")."""
     found = []
     for path in (ROOT / "platform" / "histill").rglob("*.py"):
-        names = {"InputError", "AwayError", "Unreadable"} | ({"ValueError"} if path.parent.name == "config" else set())
+        names = {"InputError", "UnavailableError", "Unreadable"} | (
+            {"ValueError"} if path.parent.name == "config" else set()
+        )
         found += [(path.name, said) for said in sentences(ast.parse(path.read_text()), names) if said != "{}"]
     assert len(found) > 100
     without = [(name, said) for name, said in found if ";" not in said and not said.startswith("set ")]

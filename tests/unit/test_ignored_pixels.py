@@ -11,15 +11,15 @@ from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardInde
 
 from histill.config.distill import DistillLoss
 from histill.config.runs import SupervisedLoss
-from histill.distill.boundary import with_boundary
-from histill.distill.masks import masks_among, measure_labeled
-from histill.distill.responses import Responses
-from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.evaluate.pictures import _dice
 from histill.losses.logits import cross_entropy, soft_dice
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
+from histill.tasks.boundary import add_boundary
+from histill.tasks.masks import measure_labeled, read_masks
+from histill.tasks.responses import Responses
+from histill.tasks.training_task import TrainingTask
 from histill.tiles.masks import IGNORED
 
 pytestmark = pytest.mark.unit
@@ -191,7 +191,7 @@ def test_distillation_with_masks_ignores_them_too() -> None:
 
 def test_losses_on_their_own() -> None:
     logits, masks = drawn()
-    target = masks_among(batch_of(masks), CLASSES, str)
+    target = read_masks(batch_of(masks), CLASSES, str)
     valid = torch.ones(len(masks), dtype=torch.bool)
     z = torch.from_numpy(logits)
     entropy, gap = expected_terms(logits, masks)
@@ -224,22 +224,22 @@ def test_no_boundary_is_made_of_ignored_pixels(width: int) -> None:
         near = mask[tile, max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
         if len(set(near[near >= 0].tolist())) > 1:
             expected[tile, y, x] = 3
-    np.testing.assert_array_equal(with_boundary(torch.from_numpy(mask), width, 3).numpy(), expected)
+    np.testing.assert_array_equal(add_boundary(torch.from_numpy(mask), width, 3).numpy(), expected)
     assert (expected == 3).any()
 
 
 def test_a_disc_in_the_void_has_no_edge() -> None:
     mask = torch.full((1, 9, 9), -1)
     mask[:, 3:6, 3:6] = 1
-    assert torch.equal(with_boundary(mask, 1, 2), mask)
+    assert torch.equal(add_boundary(mask, 1, 2), mask)
 
 
 def test_a_value_without_a_class_is_named_and_the_ignored_is_none() -> None:
     _, masks = drawn()
-    assert masks_among(batch_of(masks), CLASSES, str).min() == -1
+    assert read_masks(batch_of(masks), CLASSES, str).min() == -1
     masks[1, 0, 0] = 7
     with pytest.raises(InputError, match="the mask of tile 1 holds the value 7 and 0 to 2 was expected"):
-        masks_among(batch_of(masks), CLASSES, lambda row: f"tile {row}")
+        read_masks(batch_of(masks), CLASSES, lambda row: f"tile {row}")
 
 
 def test_dice_in_a_picture_leaves_them_out() -> None:

@@ -33,7 +33,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (histill.tiles.ingest, histill.tiles.mask_survey):
         monkeypatch.setattr(module, "map_tasks", one_by_one)
-    monkeypatch.setattr(histill.tiles.ingest, "connected", nullcontext)
+    monkeypatch.setattr(histill.tiles.ingest, "connect_cluster", nullcontext)
 
 
 def png(pixels: np.ndarray | Image.Image) -> bytes:
@@ -111,7 +111,7 @@ def test_255_means_the_same_in_every_mask(tmp_path: Path) -> None:
 
 def test_0_and_255_alone_are_0_and_1(tmp_path: Path) -> None:
     bits = Image.fromarray(mask_of(0, 255) > 0)
-    write_set(tmp_path, {"grey": png(mask_of(0, 255)), "bits": png(bits), "full": png(mask_of(255))})
+    write_set(tmp_path, {"gray": png(mask_of(0, 255)), "bits": png(bits), "full": png(mask_of(255))})
     report = take_in(tmp_path)
     assert all(set(mask.ravel().tolist()) <= {0, 1} for mask in stored_masks(report).values())
     assert stored_masks(report)["full.png"].all()
@@ -145,7 +145,7 @@ def test_shades_of_a_mask_that_was_resized_are_no_classes(tmp_path: Path) -> Non
 
 def test_masks_of_16_bits_and_values_of_ones_own(tmp_path: Path) -> None:
     write_set(tmp_path, {"deep": png(mask_of(0, 7, 65535, dtype=np.uint16)), "b": png(mask_of(0, 7))})
-    with pytest.raises(InputError, match=r"deep-mask holds colours or values above 255 \(65535\)"):
+    with pytest.raises(InputError, match=r"deep-mask holds colors or values above 255 \(65535\)"):
         take_in(tmp_path)
     found = stored_masks(take_in(tmp_path, "other", mask_values={0: 0, 7: 1, 65535: 255}))
     np.testing.assert_array_equal(found["deep.png"], mask_of(0, 1, 255))

@@ -1,4 +1,4 @@
-"""Images and masks: kept, normalised or refused by name."""
+"""Images and masks: kept, normalized or refused by name."""
 
 import io
 from pathlib import Path
@@ -11,7 +11,7 @@ from histill.config.common import Storage
 from histill.config.ingest import Columns, ImageSource
 from histill.errors import InputError
 from histill.tiles.image_index import image_rows
-from histill.tiles.images import checked_image, normalised_mask, read_images
+from histill.tiles.images import check_image, normalize_mask, read_images
 from histill.tiles.shards import Tile
 from histill.tiles.sources import Unreadable
 
@@ -36,40 +36,40 @@ def decoded(data: bytes) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_rgb_jpeg_and_png_are_kept_byte_for_byte(kind: str) -> None:
     data = encoded(RGB, kind)
-    assert checked_image(data, "a", PX) == data
+    assert check_image(data, "a", PX) == data
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "BMP"])
 def test_other_formats_become_png(kind: str) -> None:
-    data = checked_image(encoded(RGB, kind), "a", PX)
+    data = check_image(encoded(RGB, kind), "a", PX)
     assert data.startswith(b"\x89PNG")
     np.testing.assert_array_equal(decoded(data), RGB)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "1"])
-def test_other_colours_become_rgb(mode: str) -> None:
+def test_other_colors_become_rgb(mode: str) -> None:
     image = Image.fromarray(RGB).convert(mode)
-    data = checked_image(encoded(image, "PNG"), "a", PX)
+    data = check_image(encoded(image, "PNG"), "a", PX)
     assert decoded(data).shape == (PX, PX, 3)
 
 
 def test_sixteen_bits_are_refused() -> None:
     with pytest.raises(Unreadable, match=r"deep\.tif has more than 8 bits"):
-        checked_image(encoded(np.zeros((PX, PX), dtype=np.uint16), "TIFF"), "deep.tif", PX)
+        check_image(encoded(np.zeros((PX, PX), dtype=np.uint16), "TIFF"), "deep.tif", PX)
 
 
 @pytest.mark.parametrize("shape", [(PX, PX + 1), (PX - 1, PX), (2 * PX, 2 * PX)])
 def test_other_sizes_are_refused_with_both(shape: tuple[int, int]) -> None:
     data = encoded(np.zeros((*shape, 3), dtype=np.uint8), "PNG")
     with pytest.raises(Unreadable, match=rf"b\.png is {shape[1]} x {shape[0]} px and {PX} x {PX} was expected"):
-        checked_image(data, "b.png", PX)
+        check_image(data, "b.png", PX)
 
 
 def test_every_truncation_of_a_jpeg_is_found() -> None:
     data = encoded(RGB, "JPEG", quality=90)
     for length in range(0, len(data) - 2, 37):
         with pytest.raises(Unreadable, match=r"c\.jpg"):
-            checked_image(data[:length], "c.jpg", PX)
+            check_image(data[:length], "c.jpg", PX)
 
 
 def test_damage_inside_a_jpeg_is_found() -> None:
@@ -77,13 +77,13 @@ def test_damage_inside_a_jpeg_is_found() -> None:
     middle = len(data) // 2
     data[middle : middle + 60] = b"\xff\xd9" * 30
     with pytest.raises(Unreadable, match=r"c\.jpg"):
-        checked_image(bytes(data), "c.jpg", PX)
+        check_image(bytes(data), "c.jpg", PX)
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])
 def test_what_is_no_image(data: bytes) -> None:
     with pytest.raises(Unreadable, match=r"d\.png cannot be decoded"):
-        checked_image(data, "d.png", PX)
+        check_image(data, "d.png", PX)
 
 
 BINARY = RGB[..., 0] > 128
@@ -97,29 +97,29 @@ BINARY = RGB[..., 0] > 128
         Image.fromarray(BINARY.astype(np.uint8)),
         Image.fromarray(np.repeat(BINARY[..., None].astype(np.uint8) * 255, 3, axis=2)),
     ],
-    ids=["one bit", "0 and 255", "0 and 1", "grey RGB"],
+    ids=["one bit", "0 and 255", "0 and 1", "gray RGB"],
 )
 def test_two_valued_masks_become_0_and_1(mask: Image.Image) -> None:
-    result = decoded(normalised_mask(encoded(mask, "PNG"), "m", "i", PX))
+    result = decoded(normalize_mask(encoded(mask, "PNG"), "m", "i", PX))
     assert result.dtype == np.uint8
     np.testing.assert_array_equal(result, BINARY)
 
 
 def test_class_indices_stay() -> None:
     classes = RGB[..., 0] % 7
-    np.testing.assert_array_equal(decoded(normalised_mask(encoded(classes, "PNG"), "m", "i", PX)), classes)
+    np.testing.assert_array_equal(decoded(normalize_mask(encoded(classes, "PNG"), "m", "i", PX)), classes)
     palette = Image.fromarray(classes, mode="P")
     palette.putpalette(range(21))
-    np.testing.assert_array_equal(decoded(normalised_mask(encoded(palette, "PNG"), "m", "i", PX)), classes)
+    np.testing.assert_array_equal(decoded(normalize_mask(encoded(palette, "PNG"), "m", "i", PX)), classes)
 
 
 def test_masks_that_are_refused() -> None:
     with pytest.raises(Unreadable, match=r"m\.png is 32 x 64 px and its image i\.png is 64 x 64"):
-        normalised_mask(encoded(np.zeros((PX, 32), dtype=np.uint8), "PNG"), "m.png", "i.png", PX)
-    with pytest.raises(Unreadable, match=r"m\.png holds colours"):
-        normalised_mask(encoded(RGB, "PNG"), "m.png", "i.png", PX)
-    with pytest.raises(Unreadable, match=r"m\.png holds colours or values above 255"):
-        normalised_mask(encoded(np.full((PX, PX), 300, dtype=np.uint16), "PNG"), "m.png", "i.png", PX)
+        normalize_mask(encoded(np.zeros((PX, 32), dtype=np.uint8), "PNG"), "m.png", "i.png", PX)
+    with pytest.raises(Unreadable, match=r"m\.png holds colors"):
+        normalize_mask(encoded(RGB, "PNG"), "m.png", "i.png", PX)
+    with pytest.raises(Unreadable, match=r"m\.png holds colors or values above 255"):
+        normalize_mask(encoded(np.full((PX, PX), 300, dtype=np.uint16), "PNG"), "m.png", "i.png", PX)
 
 
 def source(folder: Path, text: str, **columns: str) -> ImageSource:

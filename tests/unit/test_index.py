@@ -15,8 +15,8 @@ from histill.tiles.index import lines_named, read_index
 from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
 from histill.tiles.schema import MANIFEST
-from histill.tiles.splits import check_pinned, split_of
-from histill.tiles.summary import class_counts, equal_content, missing_classes, shared_content, warnings_of
+from histill.tiles.splits import assign_split, check_pinned
+from histill.tiles.summary import count_labels, find_equal_tiles, find_missing_classes, shared_content, warnings_of
 
 pytestmark = pytest.mark.unit
 COMPOSED, DECOMPOSED = "M\u00fcller", "Mu\u0308ller"
@@ -135,7 +135,7 @@ def test_cases_and_labels_are_the_same_in_both_forms_of_unicode(tmp_path: Path) 
     assert {(row.label, row.case) for row in index_of(tmp_path, text).rows} == {(COMPOSED, COMPOSED)}
     rule = SplitRule(pinned={"test": (DECOMPOSED,)})
     check_pinned(rule, [COMPOSED])
-    assert split_of(COMPOSED, rule) == "test"
+    assert assign_split(COMPOSED, rule) == "test"
     with pytest.raises(ValueError, match="pinned twice"):
         SplitRule(pinned={"test": (DECOMPOSED,), "val": (COMPOSED,)})
     one, other = (manifest_of(tmp_path / form, [("x", "train", form)]) for form in (COMPOSED, DECOMPOSED))
@@ -199,13 +199,13 @@ def test_classes_by_split_and_those_that_are_missing(tmp_path: Path) -> None:
         tmp_path,
         [("b|a", "train", "1"), ("b", "train", "1"), ("a", "val", "2"), (None, "val", "2"), ("c", "test", "3")],
     )
-    assert class_counts(manifest) == {"a": {"train": 1, "val": 1}, "b": {"train": 2}, "c": {"test": 1}}
-    assert missing_classes(manifest) == [
+    assert count_labels(manifest) == {"a": {"train": 1, "val": 1}, "b": {"train": 2}, "c": {"test": 1}}
+    assert find_missing_classes(manifest) == [
         "split 'test' has no tile of 'a', 'b'.",
         "split 'train' has no tile of 'c'.",
         "split 'val' has no tile of 'b', 'c'.",
     ]
-    assert class_counts(manifest_of(tmp_path / "none", [(None, "train", "1")])) == {}
+    assert count_labels(manifest_of(tmp_path / "none", [(None, "train", "1")])) == {}
 
 
 def test_equal_tiles_are_said_and_whether_splits_share_them(tmp_path: Path) -> None:
@@ -213,11 +213,11 @@ def test_equal_tiles_are_said_and_whether_splits_share_them(tmp_path: Path) -> N
     tiles = [("x", "train", "1"), ("y", "train", "1"), ("x", "train", "2"), ("z", "val", "3"), ("z", "val", "3")]
     tiles.append(("z", "test", "4"))
     manifest = manifest_of(tmp_path, tiles)
-    assert equal_content(manifest.table) == ["5 tiles are equal byte for byte (first: 0.png and 2.png)."]
+    assert find_equal_tiles(manifest.table) == ["5 tiles are equal byte for byte (first: 0.png and 2.png)."]
     (warning,) = [said for said in warnings_of(manifest) if "equal" in said]
     assert warning.startswith("3 tiles are equal and lie in different splits (first: 3.png and 5.png)")
     within = manifest_of(tmp_path / "a", tiles[:3]).table
-    assert len(equal_content(within)) == 1
+    assert len(find_equal_tiles(within)) == 1
     assert shared_content(within) == []
     none = manifest_of(tmp_path / "b", [("x", "train", "1"), ("y", "val", "2")]).table
-    assert equal_content(none) == shared_content(none) == []
+    assert find_equal_tiles(none) == shared_content(none) == []

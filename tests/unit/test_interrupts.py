@@ -8,16 +8,16 @@ from types import FrameType
 
 import pytest
 
-from histill.cluster.interrupts import (
+from histill.cluster.ray_logging import silence_ray_start
+from histill.cluster.signals import (
     Interrupted,
-    heed_again,
-    heed_signals,
-    interrupted,
+    handle_signals,
+    is_interrupted,
     keep_handlers,
+    keep_on_interrupt,
     raise_if_interrupted,
-    staying,
+    reinstall_handlers,
 )
-from histill.cluster.quiet import start_of_ray
 
 pytestmark = pytest.mark.unit
 
@@ -32,7 +32,7 @@ def handlers() -> Iterator[None]:
 
 def status_of(work: Callable[[], None]) -> int:
     """The exit status to which the signals come that `work` gets."""
-    with pytest.raises(Interrupted) as raised, heed_signals():
+    with pytest.raises(Interrupted) as raised, handle_signals():
         work()
     return raised.value.status
 
@@ -46,24 +46,24 @@ def test_a_signal_is_answered_by_one_line_at_once(
     said = []
 
     def work() -> None:
-        with staying("the newest checkpoint stays"):
+        with keep_on_interrupt("the newest checkpoint stays"):
             try:
                 signal.raise_signal(number)
             finally:
                 said.append(capfd.readouterr().err)
-                assert interrupted()
+                assert is_interrupted()
 
     assert status_of(work) == status
     assert said == [
         "stopping; the newest checkpoint stays, and the same command goes on from it "
         f"({again} once more ends it at once).\n"
     ]
-    assert not interrupted()
+    assert not is_interrupted()
 
 
 def test_the_line_is_seen_while_stderr_is_silenced(capfd: pytest.CaptureFixture[str]) -> None:
     def work() -> None:
-        with start_of_ray():
+        with silence_ray_start():
             signal.raise_signal(signal.SIGINT)
 
     assert status_of(work) == 130
@@ -82,7 +82,7 @@ def test_a_library_that_raises_an_error_of_its_own_changes_no_status(error: Base
 
 
 def test_an_interrupt_without_a_signal_stays_what_it_is() -> None:
-    with pytest.raises(KeyboardInterrupt) as raised, heed_signals():
+    with pytest.raises(KeyboardInterrupt) as raised, handle_signals():
         raise KeyboardInterrupt
     assert not isinstance(raised.value, Interrupted)
 
@@ -106,7 +106,7 @@ def test_a_librarys_own_handlers_are_replaced_again() -> None:
 
     def work() -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: None)
-        heed_again()
+        reinstall_handlers()
         signal.raise_signal(signal.SIGTERM)
 
     assert status_of(work) == 143
@@ -119,7 +119,7 @@ def test_a_library_that_knows_how_to_end_is_asked_to(capfd: pytest.CaptureFixtur
         asked.append(number)
 
     def work() -> None:
-        heed_again(tunes)
+        reinstall_handlers(tunes)
         signal.raise_signal(signal.SIGTERM)
         assert asked == [signal.SIGTERM]
         assert capfd.readouterr().err.startswith("stopping; ")
@@ -132,15 +132,15 @@ def test_nothing_is_heeded_elsewhere_than_in_the_main_thread() -> None:
     done: list[bool] = []
 
     def work() -> None:
-        with heed_signals():
-            heed_again()
+        with handle_signals():
+            reinstall_handlers()
             raise_if_interrupted()
             done.append(True)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    heed_again()  # out of the block it does nothing
+    reinstall_handlers()  # out of the block it does nothing
     assert done == [True]
 
 
@@ -150,7 +150,7 @@ def test_the_handlers_of_a_library_go_with_it() -> None:
     def work() -> None:
         with keep_handlers():
             signal.signal(signal.SIGINT, lambda number, _: taken.append(number))
-            heed_again(signal.getsignal(signal.SIGINT))  # type: ignore[arg-type]
+            reinstall_handlers(signal.getsignal(signal.SIGINT))  # type: ignore[arg-type]
             signal.raise_signal(signal.SIGINT)
             assert taken == [signal.SIGINT]
         raise_if_interrupted()

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from histill.distill.judges import ClassJudge, OverlapJudge
-from histill.distill.task import Judge
-from histill.metrics.weighted import class_figures, overlap_figures
-from histill.models.resolution import logits_at_size
+from histill.metrics.weighted import classification_metrics, overlap_metrics
+from histill.models.resample import resize_logits
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
+from histill.tasks.metrics import ClassificationMetric, SegmentationMetric
+from histill.tasks.task import Metric
 
 pytestmark = pytest.mark.unit
 
@@ -49,22 +49,22 @@ def padded(outputs: Tensor, chosen: list[int], padding: int) -> Tensor:
     return torch.cat([outputs[chosen], torch.full((padding, *outputs.shape[1:]), 7.0)])
 
 
-def class_judge() -> ClassJudge:
-    return ClassJudge(OutputSpec("classification", tuple("abc")), ROWS)
+def class_judge() -> ClassificationMetric:
+    return ClassificationMetric(OutputSpec("classification", tuple("abc")), ROWS)
 
 
-def overlap_judge() -> OverlapJudge:
+def overlap_judge() -> SegmentationMetric:
     def reference(batch: TileBatch) -> Tensor:
         assert batch.mask is not None
         return batch.mask.long()
 
-    return OverlapJudge(OutputSpec("segmentation", tuple("abc")), reference)
+    return SegmentationMetric(OutputSpec("segmentation", tuple("abc")), reference)
 
 
 KINDS = [(class_judge, CLASS_LOGITS), (overlap_judge, PIXEL_LOGITS)]
 
 
-def judged(judges: list[Judge], outputs: Tensor, parts: list[tuple[int, list[int], int]]) -> dict[str, float]:
+def judged(judges: list[Metric], outputs: Tensor, parts: list[tuple[int, list[int], int]]) -> dict[str, float]:
     """The figures of the judges' sums together; each part is a worker, its tiles and its padding."""
     for worker, chosen, padding in parts:
         judges[worker].add(padded(outputs, chosen, padding), batch_of(chosen, padding))
@@ -88,7 +88,7 @@ def test_the_figures_are_those_of_one_pass(make: Any, outputs: Tensor, data: st.
 
 def test_the_figures_of_classes_are_those_of_the_metric() -> None:
     found = judged([class_judge()], CLASS_LOGITS, [(0, list(range(TILES)), 0)])
-    expected = class_figures(CLASS_LOGITS.double().numpy(), LABELS.numpy(), np.ones((1, TILES)))
+    expected = classification_metrics(CLASS_LOGITS.double().numpy(), LABELS.numpy(), np.ones((1, TILES)))
     assert found == pytest.approx({name: value[0] for name, value in expected.items()})
     assert found.keys() == {"balanced_accuracy", "macro_f1", "auroc", "calibration_error", "accuracy"}
 
@@ -97,7 +97,7 @@ def test_the_figures_of_pixels_are_those_of_the_metric() -> None:
     found = judged([overlap_judge()], PIXEL_LOGITS, [(0, list(range(TILES)), 0)])
     counts = np.zeros((CLASSES, CLASSES))
     np.add.at(counts, (MASKS.numpy().ravel(), PIXEL_LOGITS.argmax(1).numpy().ravel()), 1)
-    expected = overlap_figures(counts[None], np.ones((1, 1)))
+    expected = overlap_metrics(counts[None], np.ones((1, 1)))
     shares = {
         "foreground": float((PIXEL_LOGITS.argmax(1) > 0).double().mean()),
         "reference_foreground": float((MASKS > 0).double().mean()),
@@ -130,5 +130,5 @@ def test_pixels_are_judged_at_the_size_of_the_reference(side: int) -> None:
     judge = overlap_judge()
     judge.add(logits, batch_of(list(range(TILES)), 0))
     assert int(judge.sums.sum()) == TILES * SIDE * SIDE
-    expected = judged([overlap_judge()], logits_at_size(logits, SIDE), [(0, list(range(TILES)), 0)])
+    expected = judged([overlap_judge()], resize_logits(logits, SIDE), [(0, list(range(TILES)), 0)])
     assert judge.figures() == expected

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from histill.config.distill import DistillConfig
+from histill.config.evaluation import PromoteConfig, ScoreConfig
 from histill.config.ingest import IngestConfig
 from histill.config.keys import dotted_keys, nearest_key
 from histill.config.load import load_config
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.scoring import PromoteConfig, ScoreConfig
 from histill.errors import InputError
 
 pytestmark = pytest.mark.unit
@@ -21,24 +21,24 @@ RUN = ["name=a", "runs=r", "data.tiles=t", "teacher.classical=true"]
 @pytest.mark.parametrize(
     ("override", "meant"),
     [
-        ("optimizer.epochs=3", "optimiser.epochs"),
-        ("optimizer.lr=1e-3", "optimiser.lr"),
-        ("optimizer.weight_decay=0.1", "optimiser.weight_decay"),
-        ("optimizer={epochs: 3}", "optimiser.epochs"),
-        ("optimizer={epochs: 3, lr: 1e-3}", "optimiser"),
-        ("optimizer={}", "optimiser"),
-        ("optimiser.epoch=3", "optimiser.epochs"),
-        ("optimiser.learning_rate=1e-3", "optimiser.lr"),
-        ("optimiser.wd=0.1", "optimiser.weight_decay"),
-        ("epochs=3", "optimiser.epochs"),
-        ("lr=1e-3", "optimiser.lr"),
-        ("data.lr=1e-3", "optimiser.lr"),
-        ("training.epochs=3", "optimiser.epochs"),
+        ("optimizer.epochs=3", "optimizer.epochs"),
+        ("optimizer.lr=1e-3", "optimizer.lr"),
+        ("optimizer.weight_decay=0.1", "optimizer.weight_decay"),
+        ("optimizer={epochs: 3}", "optimizer.epochs"),
+        ("optimizer={epochs: 3, lr: 1e-3}", "optimizer"),
+        ("optimizer={}", "optimizer"),
+        ("optimizer.epoch=3", "optimizer.epochs"),
+        ("optimizer.learning_rate=1e-3", "optimizer.lr"),
+        ("optimizer.wd=0.1", "optimizer.weight_decay"),
+        ("epochs=3", "optimizer.epochs"),
+        ("lr=1e-3", "optimizer.lr"),
+        ("data.lr=1e-3", "optimizer.lr"),
+        ("training.epochs=3", "optimizer.epochs"),
         ("batch_size=3", "data.batch_size"),
         ("tiles=x", "data.tiles"),
         ("data.flips=true", "data.augment.flips"),
-        ("data.augment.shared_colors=true", "data.augment.shared_colours"),
-        ("data.shared_colors=true", "data.augment.shared_colours"),
+        ("data.augment.shared_colors=true", "data.augment.shared_colors"),
+        ("data.shared_colors=true", "data.augment.shared_colors"),
         ("augment.crop_px=64", "data.augment.crop_px"),
         ("storage.endpiont=http://h", "storage.endpoint"),
         ("storage.retries=3", "storage.retry_base_s"),
@@ -50,7 +50,7 @@ RUN = ["name=a", "runs=r", "data.tiles=t", "teacher.classical=true"]
         ("loss.temperature=2", "loss.soft_cross_entropy.temperature"),
         ("worker.count=2", "workers.count"),
         ("workers.gpu=1", "workers.gpus"),
-        ("Optimiser.Epochs=3", "optimiser.epochs"),
+        ("Optimizer.Epochs=3", "optimizer.epochs"),
         ("checkpoint-every=3", "checkpoint_every"),
     ],
 )
@@ -63,10 +63,10 @@ def test_the_key_that_was_meant_is_named_in_full(override: str, meant: str) -> N
 @pytest.mark.parametrize(
     ("model", "wrong", "meant"),
     [
-        (DistillConfig, "labeled", "labelled"),
-        (DistillConfig, "loss.labeled", "labelled"),
+        (DistillConfig, "labeled", "labeled"),
+        (DistillConfig, "loss.labeled", "labeled"),
         (DistillConfig, "loss.divergence.temprature", "loss.divergence.temperature"),
-        (PromoteConfig, "license", "licence"),
+        (PromoteConfig, "license", "license"),
         (PromoteConfig, "gates.floor", "gates.floors"),
         (PromoteConfig, "floors", "gates.floors"),
         (ScoreConfig, "tiles", "held_out.tiles"),

@@ -13,10 +13,10 @@ from histill.config.runs import PretrainConfig
 from histill.errors import InputError
 from histill.search.configs import PretrainSearch
 from histill.search.sweep import PreparedSweep, run_sweep
-from histill.stream.read import Source
+from histill.stream.read import TileSource
 from histill.stream.views import Views
 from histill.train import launch
-from histill.train.claim import claim
+from histill.train.claim import hold_claim
 from histill.train.launch import train_run
 from histill.train.recipes.pretrain import PretrainRun
 
@@ -35,15 +35,15 @@ def never(*_: Any, **__: Any) -> Any:
 def test_a_second_job_of_a_runs_name_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
     config: Any = validate(PretrainConfig, keys, "the test")
     card: Any = None
-    source = Source("tiles", "digest", Storage())
+    source = TileSource("tiles", "digest", Storage())
     spec = PretrainRun(config=config, card=card, source=source, views=Views(64), inputs={})
-    with claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
+    with hold_claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
         train_run(spec, never)
 
 
 def test_a_second_job_of_a_sweeps_name_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
-    config = validate(PretrainSearch, keys | {"space": {"optimiser.lr": {"uniform": [1, 2]}}}, "the test")
-    with claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
+    config = validate(PretrainSearch, keys | {"space": {"optimizer.lr": {"uniform": [1, 2]}}}, "the test")
+    with hold_claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
         run_sweep(PreparedSweep(config, "val_dice"), never)
 
 
@@ -53,7 +53,7 @@ def test_the_record_is_closed_before_the_name_is_refused(
     """A job that is killed between the two can be given again, and its record does not stay RUNNING."""
     config: Any = validate(PretrainConfig, keys, "the test")
     card: Any = None
-    source = Source("tiles", "digest", Storage())
+    source = TileSource("tiles", "digest", Storage())
     spec = PretrainRun(config=config, card=card, source=source, views=Views(64), inputs={})
     ended = SimpleNamespace(
         checkpoint=SimpleNamespace(path=f"{tmp_path}/one/step-1"), metrics={"dice": 0.5}, best_checkpoints=[]
@@ -67,7 +67,7 @@ def test_the_record_is_closed_before_the_name_is_refused(
             closed.append((status, (tmp_path / "one" / "finished.json").exists()))
 
     monkeypatch.setattr("histill.train.trainer.Trainer", lambda *_, **__: SimpleNamespace(fit=lambda: ended))
-    monkeypatch.setattr(launch, "make_board", lambda: None)
+    monkeypatch.setattr(launch, "make_progress_actor", lambda: None)
     for name in ("put", "kill"):
         monkeypatch.setattr(f"ray.{name}", lambda *_: None)
     trained = train_run(spec, lambda *_, **__: Tracker(), show=False)

@@ -6,10 +6,10 @@ import torch
 from histill.errors import InputError
 from histill.losses.layers import Layers
 from histill.models.classifiers import build_classifier, check_side
-from histill.models.encoders import Model
-from histill.models.layers import layer_channels, with_maps
-from histill.models.matching import Answers, Matching
-from histill.models.students import build_segmenter
+from histill.models.feature_maps import forward_with_features, layer_channels
+from histill.models.projection import ProjectedStudent, StudentOutput
+from histill.models.segmenter import build_segmenter
+from histill.models.transfer import Model
 
 pytestmark = pytest.mark.unit
 
@@ -38,7 +38,7 @@ def test_maps_come_with_the_logits_that_the_model_gives(encoder: str, make: type
     names = list(channels)
     asked = (names[-1], names[0])
     with torch.no_grad():
-        logits, maps = with_maps(model, tiles(), asked)
+        logits, maps = forward_with_features(model, tiles(), asked)
         torch.testing.assert_close(logits, model(tiles()))
     assert set(maps) == set(asked)
     assert {name: each.shape[1] for name, each in maps.items()} == {name: channels[name] for name in asked}
@@ -77,10 +77,10 @@ def test_matching_projects_where_widths_differ_and_adds_nothing_to_what_is_kept(
         pairs=((("stages.3", "layer4"), 256), (("stages.3", "layer3"), 64)),
         mixed=(("stages.3", "layer4"), ("stages.3", "layer3")),
     )
-    matching = Matching(model, layers).train()
+    matching = ProjectedStudent(model, layers).train()
     assert [type(each).__name__ for each in matching.projections] == ["Conv2d", "Identity"]  # the tiny ends in 64
     answers = matching(tiles())
-    assert isinstance(answers, Answers)
+    assert isinstance(answers, StudentOutput)
     assert set(answers.maps) == {"stages.2"}
     assert {pair: each.shape[1] for pair, each in answers.projected.items()} == dict(layers.pairs)
     assert answers.mixture is not None

@@ -14,13 +14,13 @@ import torch
 from histill.artifacts import model_folder
 from histill.artifacts.lineage import inherit
 from histill.artifacts.model_folder import ModelCard, TaughtOn, build
-from histill.artifacts.seen import Seen, find_seen
+from histill.artifacts.overlap import SeenTiles, find_seen
 from histill.config.common import Storage
 from histill.config.distill import DistillConfig
 from histill.config.finetune import FinetuneConfig
 from histill.config.load import validate
-from histill.evaluate.answers import Answers
-from histill.evaluate.constant import constant_figure
+from histill.evaluate.constant_baseline import score_constant
+from histill.evaluate.predictions import Predictions
 from histill.outputs import OutputSpec
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
 from histill.train.prepare import prepare_run
@@ -108,12 +108,12 @@ def test_a_card_of_an_older_version_is_read_and_keeps_its_digest(tmp_path: Path)
 
 def test_the_splits_that_taught_it_and_that_chose_it_are_seen(tiles: Manifest) -> None:
     card = taught(tiles)
-    assert find_seen(card, tiles, "train", STORAGE) == Seen(4, 16)
-    assert find_seen(card, tiles, "val", STORAGE) == Seen(1, 4)
-    assert find_seen(card, tiles, "test", STORAGE) == Seen()
+    assert find_seen(card, tiles, "train", STORAGE) == SeenTiles(4, 16)
+    assert find_seen(card, tiles, "val", STORAGE) == SeenTiles(1, 4)
+    assert find_seen(card, tiles, "test", STORAGE) == SeenTiles()
     older = taught(tiles, val_cases=(), taught_on=())
     assert find_seen(older, tiles, "val", STORAGE).cases == 1
-    assert find_seen(older, tiles, "test", STORAGE) == Seen()
+    assert find_seen(older, tiles, "test", STORAGE) == SeenTiles()
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -123,9 +123,9 @@ def test_training_tiles_are_known_by_their_bytes_under_any_name(tiles: Manifest,
     changes = {"val_cases": (), "taught_on": ()} if older else {}
     card = taught(tiles, **changes)
     held_out = moved(tiles, beside, [1, 2, 20, 21, 22, 23], case="patient X", split="test", label="tumour")
-    assert find_seen(card, held_out, "test", STORAGE) == Seen(1, 2)
+    assert find_seen(card, held_out, "test", STORAGE) == SeenTiles(1, 2)
     fresh = moved(tiles, Path(f"{beside}-fresh"), [20, 21, 22, 23], case="patient X", split="test")
-    assert find_seen(card, fresh, "test", STORAGE) == Seen()
+    assert find_seen(card, fresh, "test", STORAGE) == SeenTiles()
 
 
 def test_an_image_is_known_whatever_its_mask(tiles: Manifest) -> None:
@@ -133,7 +133,7 @@ def test_an_image_is_known_whatever_its_mask(tiles: Manifest) -> None:
     contents = [content[:32] + "0" * 32 for content in masks.table["content"].to_pylist()]
     at = masks.table.schema.get_field_index("content")
     table = masks.table.set_column(at, masks.table.schema.field(at), pa.array(contents))
-    assert find_seen(taught(tiles), Manifest(masks.uri, masks.header, table), "test", STORAGE) == Seen(1, 2)
+    assert find_seen(taught(tiles), Manifest(masks.uri, masks.header, table), "test", STORAGE) == SeenTiles(1, 2)
 
 
 def test_a_training_set_that_is_gone_is_said(tiles: Manifest, tmp_path: Path) -> None:
@@ -149,19 +149,19 @@ def test_a_training_set_that_is_gone_is_said(tiles: Manifest, tmp_path: Path) ->
     assert found.unknown == ("ONNX teacher t.onnx", place)
 
 
-def answers(form: str, said: Any, truth: Any) -> Answers:
+def answers(form: str, said: Any, truth: Any) -> Predictions:
     count, multi_label = len(said), form == "multi_label"
     spec = OutputSpec("classification" if multi_label else form, tuple("abc"), multi_label)  # type: ignore[arg-type]
-    return Answers(spec, np.arange(count), np.array(said), np.array(truth), np.zeros((count, 2), np.float32), 0)
+    return Predictions(spec, np.arange(count), np.array(said), np.array(truth), np.zeros((count, 2), np.float32), 0)
 
 
 def test_what_one_answer_for_all_tiles_reaches() -> None:
     """By hand: 30 of 100 pixels are nuclei, so that marking all has a Dice of 2 * 30 / (100 + 30)."""
     logits = np.zeros((4, 3), np.float32)
-    assert constant_figure(answers("classification", logits, [0, 1, 1, 1])) == 0.5  # the third class is never there
-    assert constant_figure(answers("multi_label", logits, np.zeros((4, 3)))) == 0.5
+    assert score_constant(answers("classification", logits, [0, 1, 1, 1])) == 0.5  # the third class is never there
+    assert score_constant(answers("multi_label", logits, np.zeros((4, 3)))) == 0.5
     pixels = [[[60, 10], [5, 25]]]
-    assert constant_figure(answers("segmentation", pixels, [0])) == pytest.approx(60 / 130)
-    assert constant_figure(answers("segmentation", [[[100, 0], [0, 0]]], [0])) == 0.0
+    assert score_constant(answers("segmentation", pixels, [0])) == pytest.approx(60 / 130)
+    assert score_constant(answers("segmentation", [[[100, 0], [0, 0]]], [0])) == 0.0
     three = [[[50, 0, 0], [0, 30, 0], [0, 0, 20]]]  # the mean of two foregrounds, one of which is marked everywhere
-    assert constant_figure(answers("segmentation", three, [0])) == pytest.approx(60 / 130 / 2)
+    assert score_constant(answers("segmentation", three, [0])) == pytest.approx(60 / 130 / 2)

@@ -14,22 +14,22 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from histill.config.load import validate, with_value
+from histill.config.load import set_value, validate
 from histill.config.runs import RckdLoss, RunConfig, SupervisedLoss
-from histill.distill.responses import Responses
-from histill.distill.task import Student, Task, Terms
-from histill.distill.training_task import TrainingTask
 from histill.errors import HistillError
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
-from histill.stream.plan import EpochPlan, Step, sequential_steps, steps_of
+from histill.stream.plan import EpochPlan, Step, plan_steps, sequential_steps
+from histill.tasks.responses import Responses
+from histill.tasks.task import Student, Task, Terms
+from histill.tasks.training_task import TrainingTask
 from histill.tiles.masks import IGNORED
-from histill.train import ledger, loop, statistics
+from histill.train import coverage, loop, statistics
 from histill.train.checkpoint import Learner
-from histill.train.ledger import Position
+from histill.train.coverage import DataState
 from histill.train.loop import Hooks, train
 from histill.train.snapshot import Snapshot
-from histill.train.statistics import resting
+from histill.train.statistics import freeze_statistics
 
 pytestmark = pytest.mark.unit
 
@@ -69,7 +69,7 @@ class Stream:
 
     def training_epoch(self, epoch: int, *, seed: int, augment: Any, from_step: int) -> Iterator[TileBatch]:
         plan = EpochPlan(np.arange(0, self.tiles + 1, 5), self.batch_size, seed, epoch, 16)
-        return map(self._batch, steps_of(plan, self.worker, self.workers, from_step))
+        return map(self._batch, plan_steps(plan, self.worker, self.workers, from_step))
 
     def exact_pass(self) -> Iterator[TileBatch]:
         return map(self._batch, sequential_steps(np.array([0, self.tiles]), self.worker, self.workers, self.batch_size))
@@ -132,20 +132,20 @@ def configured(**changes: Any) -> RunConfig:
         "name": "run",
         "runs": "unused",
         "data": {"tiles": "unused", "batch_size": BATCH, "max_corrupt": 1},
-        "optimiser": {"epochs": 2, "lr": 0.5, "clip_norm": 1e6},
+        "optimizer": {"epochs": 2, "lr": 0.5, "clip_norm": 1e6},
         "workers": {"count": 1},
         "checkpoint_every": 1000,
     }
     for key, value in changes.items():
-        data = with_value(data, key.replace("__", "."), value)
+        data = set_value(data, key.replace("__", "."), value)
     return validate(RunConfig, data, "the test")
 
 
 def learner(target: str) -> Learner:
     torch.manual_seed(0)
     model = Doubled(target)
-    optimiser = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=0.1)
-    return Learner(model, optimiser, Position(batch_size=BATCH, tiles_digest="tiles"))
+    optimizer = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=0.1)
+    return Learner(model, optimizer, DataState(batch_size=BATCH, tiles_digest="tiles"))
 
 
 @dataclass
@@ -159,8 +159,8 @@ class World:
 
     def __post_init__(self) -> None:
         self.barrier = threading.Barrier(self.size, timeout=60)
-        for module in (ledger, loop, statistics):
-            self.monkeypatch.setattr(module, "summed_over_workers", self.sum)
+        for module in (coverage, loop, statistics):
+            self.monkeypatch.setattr(module, "sum_over_workers", self.sum)
 
     def sum(self, value: Tensor) -> Tensor:
         self.given[self.here.worker] = value
@@ -170,7 +170,7 @@ class World:
         return total
 
     def average_gradients(self, learns: Learner) -> list[list[Tensor]]:
-        """Before each step of the optimiser. The list fills with what reaches it."""
+        """Before each step of the optimizer. The list fills with what reaches it."""
         seen = []
 
         def average(*_: Any) -> None:
@@ -179,7 +179,7 @@ class World:
                 parameter.grad = self.sum(parameter.grad) / self.size
             seen.append([parameter.grad.clone() for parameter in learns.model.parameters()])
 
-        learns.optimiser.register_step_pre_hook(average)
+        learns.optimizer.register_step_pre_hook(average)
         return seen
 
     def each(self, work: Callable[[int], Any]) -> list[Any]:
@@ -265,7 +265,7 @@ def test_gradients_and_figures_are_those_of_one_worker(
     leave out pixels and whole tiles."""
     (alone,) = run(configured(), TASKS[target], target, 1, monkeypatch)
     assert len(alone.gradients) == 2 * STEPS
-    shared = run(configured(optimiser__accumulate=accumulate), TASKS[target], target, workers, monkeypatch)
+    shared = run(configured(optimizer__accumulate=accumulate), TASKS[target], target, workers, monkeypatch)
     for worker in shared:
         assert_equal(worker.gradients, alone.gradients)
         assert worker.learner.position == alone.learner.position
@@ -302,8 +302,8 @@ def normed(target: str) -> Learner:
     learns = learner(target)
     torch.manual_seed(0)
     model = Normed(target)
-    optimiser = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=0.1)
-    return replace(learns, model=model, optimiser=optimiser, average=ModelEmaV3(model, decay=0.5))
+    optimizer = torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=0.1)
+    return replace(learns, model=model, optimizer=optimizer, average=ModelEmaV3(model, decay=0.5))
 
 
 def tracked(streams: list[Stream], epochs: int, saved: int) -> tuple[np.ndarray, np.ndarray]:
@@ -339,12 +339,12 @@ def test_batch_norms_keep_statistics_of_all_workers_tiles_alone(workers: int, mo
 
 def test_a_batch_norm_rests_where_no_tile_counts() -> None:
     norm = nn.BatchNorm2d(3, momentum=0.3)
-    with resting(norm, rest=True):
+    with freeze_statistics(norm, rest=True):
         norm(torch.rand(4, 3, 2, 2, dtype=torch.float32).double())
     assert norm.running_mean is not None
     assert norm.running_mean.tolist() == [0, 0, 0]
     assert norm.momentum == 0.3
-    with resting(norm, rest=False):
+    with freeze_statistics(norm, rest=False):
         norm(torch.ones(4, 3, 2, 2).double())
     assert norm.running_mean.tolist() == pytest.approx([0.3, 0.3, 0.3])
 
@@ -492,4 +492,4 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
     assert ("no checkpoint is kept:" in message) == (kept is None)
     assert saved == [step for step in (4, STEPS, STEPS + 4) if step <= (kept or 0)]
     if kept:
-        assert f"; step-{kept:08d} in the run's folder is the last good checkpoint: lower optimiser.lr" in message
+        assert f"; step-{kept:08d} in the run's folder is the last good checkpoint: lower optimizer.lr" in message

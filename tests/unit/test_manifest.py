@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.tiles.manifest import HEADER_NAME, TABLE_NAME, Manifest, digest_of, read_manifest, write_manifest
+from histill.tiles.manifest import HEADER_NAME, TABLE_NAME, Manifest, digest_table, read_manifest, write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, write_shard
 
@@ -78,19 +78,19 @@ def test_digest_does_not_depend_on_chunks(cuts: list[int]) -> None:
     whole = table()
     edges = [0, *sorted(cuts), 20]
     parts = [whole.slice(start, end - start) for start, end in pairwise(edges)]
-    assert digest_of(pa.concat_tables(parts)) == digest_of(whole)
+    assert digest_table(pa.concat_tables(parts)) == digest_table(whole)
 
 
 def test_digest_sees_every_change(tmp_path: Path) -> None:
-    digest = digest_of(table())
+    digest = digest_table(table())
     rows = table().to_pylist()
     changes = {"content": content_hash(b"image 3", b""), "label": "x", "split": "val", "mpp": 0.5, "case": "other"}
     changes["content"] = content_hash(b"image 4", None)
     for column, value in changes.items():
         changed = [dict(row) for row in rows]
         changed[3][column] = value
-        assert digest_of(pa.Table.from_pylist(changed, schema=MANIFEST)) != digest, column
-    assert digest_of(table().take([1, 0, *range(2, 20)])) != digest
+        assert digest_table(pa.Table.from_pylist(changed, schema=MANIFEST)) != digest, column
+    assert digest_table(table().take([1, 0, *range(2, 20)])) != digest
 
 
 def test_content_hash() -> None:
@@ -127,7 +127,7 @@ def test_a_table_of_another_set_is_refused(tmp_path: Path, rows: int) -> None:
 def test_the_header_names_the_rows_and_the_bytes_of_their_file(tmp_path: Path) -> None:
     header = written(tmp_path).header
     assert header.table == hashlib.sha256((tmp_path / TABLE_NAME).read_bytes()).hexdigest()
-    assert header.digest == digest_of(table())
+    assert header.digest == digest_table(table())
     assert len({header.table, header.digest}) == 2
 
 

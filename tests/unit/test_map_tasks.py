@@ -33,7 +33,7 @@ def cancelled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_leaving_early_cancels_unless_the_process_ends(
     cancelled: list[int], ending: bool, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "interrupted", lambda: ending)
+    monkeypatch.setattr(tasks, "is_interrupted", lambda: ending)
     results = tasks.map_tasks(lambda item: item, [1, 2, 3], title="work")
     assert next(results) == 1
     results.close()  # type: ignore[attr-defined]

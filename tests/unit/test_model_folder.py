@@ -125,7 +125,7 @@ def test_other_tensors_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", "[]", '"text"', '{"encoder": 3}', json.dumps(CARD.model_dump() | {"colour": "blue"})]
+    "text", ["{}", "[]", '"text"', '{"encoder": 3}', json.dumps(CARD.model_dump() | {"color": "blue"})]
 )
 def test_a_card_of_another_form_is_refused(folder: Path, text: str) -> None:
     (folder / CARD_NAME).write_text(text)

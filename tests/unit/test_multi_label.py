@@ -16,17 +16,17 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage
 from histill.config.distill import DistillConfig
-from histill.config.load import validate, with_value
+from histill.config.evaluation import CacheConfig, HeldOut
+from histill.config.load import set_value, validate
 from histill.config.runs import RunConfig, SupervisedLoss, TeacherConfig
-from histill.config.scoring import CacheConfig, HeldOut
-from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.evaluate.score import score_model
 from histill.losses.logits import bernoulli_kl, binary_cross_entropy
-from histill.metrics.weighted import label_figures
+from histill.metrics.weighted import multi_label_metrics
 from histill.outputs import OutputSpec
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
+from histill.tasks.training_task import TrainingTask
 from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import address, finish_cache
 from histill.teachers.teacher import load_teacher
@@ -71,7 +71,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 def configured(kind: type[RunConfig], manifest: Manifest, runs: Path, **changes: Any) -> Any:
     data: dict[str, Any] = {"name": "run", "runs": str(runs), "data": {"tiles": manifest.uri, "batch_size": 4}}
     for key, value in changes.items():
-        data = with_value(data, key.replace("__", "."), value)
+        data = set_value(data, key.replace("__", "."), value)
     return validate(kind, data, "the test")
 
 
@@ -88,7 +88,7 @@ def test_labels_are_separated(manifest: Manifest) -> None:
 
 
 def once(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    found = label_figures(logits.numpy(), labels.numpy(), np.ones((1, len(labels))))
+    found = multi_label_metrics(logits.numpy(), labels.numpy(), np.ones((1, len(labels))))
     return {name: float(value[0]) for name, value in found.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from histill.train.newest import CONTENTS_NAME, drop_broken_notes, list_contents, newest_checkpoint, step_of
+from histill.train.newest import CONTENTS_NAME, drop_broken_state, find_newest_checkpoint, list_contents, step_of
 from histill.train.run_folder import remove_orphans
 
 pytestmark = pytest.mark.unit
@@ -28,7 +28,7 @@ def saved(folder: Path, step: int) -> Path:
 
 
 def newest(folder: Path) -> int | None:
-    path = newest_checkpoint(LOCAL, str(folder))
+    path = find_newest_checkpoint(LOCAL, str(folder))
     return None if path is None else step_of(path)
 
 
@@ -97,17 +97,17 @@ def test_notes_that_ray_would_refuse_are_removed(tmp_path: Path, text: str, kept
     for step in (3, 6):
         saved(tmp_path, step)
     (tmp_path / NOTES).write_text(text)
-    assert not drop_broken_notes(LOCAL, str(tmp_path), "2.60.0")
+    assert not drop_broken_state(LOCAL, str(tmp_path), "2.60.0")
     assert (tmp_path / NOTES).exists() == kept
     assert newest(tmp_path) == 6
 
 
 def test_a_run_without_notes_is_new(tmp_path: Path) -> None:
-    assert not drop_broken_notes(LOCAL, str(tmp_path), "2.60.0")
-    assert not drop_broken_notes(LOCAL, str(tmp_path / "not yet"), "2.60.0")
+    assert not drop_broken_state(LOCAL, str(tmp_path), "2.60.0")
+    assert not drop_broken_state(LOCAL, str(tmp_path / "not yet"), "2.60.0")
 
 
 def test_a_run_that_has_nothing_to_go_on_from_is_told(tmp_path: Path) -> None:
     (saved(tmp_path, 3) / CONTENTS_NAME).unlink()
     (tmp_path / NOTES).write_text(json.dumps(noted("2.59.0", 3)))
-    assert drop_broken_notes(LOCAL, str(tmp_path), "2.60.0")
+    assert drop_broken_state(LOCAL, str(tmp_path), "2.60.0")

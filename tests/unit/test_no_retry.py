@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from histill.errors import AwayError, HistillError, InputError
-from histill.train.no_retry import NoRetry
+from histill.errors import HistillError, InputError, UnavailableError
+from histill.train.fail_fast import FailFast
 
 pytestmark = pytest.mark.unit
 
@@ -17,12 +17,12 @@ BROKEN = RuntimeError("the network between workers broke")
 def test_what_no_retry_can_mend_ends_the_run(error: Exception) -> None:
     """Whatever became of the other workers because of it."""
     with pytest.raises(type(error)) as caught:
-        NoRetry().after_exception(CONTEXT, {0: BROKEN, 1: error})
+        FailFast().after_exception(CONTEXT, {0: BROKEN, 1: error})
     assert str(caught.value) == str(error)
 
 
 @pytest.mark.parametrize(
-    "error", [AwayError("the server cannot be reached."), BROKEN, MemoryError("no memory is left")]
+    "error", [UnavailableError("the server cannot be reached."), BROKEN, MemoryError("no memory is left")]
 )
 def test_what_may_pass_is_left_to_the_next_workers(error: Exception) -> None:
-    NoRetry().after_exception(CONTEXT, {0: error})
+    FailFast().after_exception(CONTEXT, {0: error})

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import ray
 
-from histill.cluster import notice
-from histill.cluster.notice import main, take_leave
+from histill.cluster import drain
+from histill.cluster.drain import drain_this_node, main
 from histill.errors import HistillError
 
 pytestmark = pytest.mark.unit
@@ -21,11 +21,11 @@ NODE_ID = "a1" * 28
 def test_other_arguments_are_answered_with_how_to_use_it(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notice, "take_leave", lambda *_: pytest.fail("begun"))
+    monkeypatch.setattr(drain, "drain_this_node", lambda *_: pytest.fail("begun"))
     assert main(arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert "python -m histill.cluster.notice 90" in said.err
+    assert "python -m histill.cluster.drain 90" in said.err
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(ray, "nodes", nodes)
     monkeypatch.setattr(ray, "shutdown", lambda: setattr(asked, "left", asked.left + 1))
-    monkeypatch.setattr(notice, "time", SimpleNamespace(monotonic=lambda: asked.now, sleep=sleep))
-    monkeypatch.setattr(notice.subprocess, "run", run)
+    monkeypatch.setattr(drain, "time", SimpleNamespace(monotonic=lambda: asked.now, sleep=sleep))
+    monkeypatch.setattr(drain.subprocess, "run", run)
     monkeypatch.setattr(socket, "create_connection", connect)
     return asked
 
@@ -66,7 +66,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_this_node_is_drained_as_one_that_is_taken_away(cluster: SimpleNamespace) -> None:
     from ray.scripts.scripts import cli
 
-    take_leave(90)
+    drain_this_node(90)
     (command,) = cluster.commands
     assert command[:4] == [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
     given = cli.commands["drain-node"].make_context("drain-node", command[4:]).params  # as Ray's own command reads it
@@ -81,7 +81,7 @@ def test_this_node_is_drained_as_one_that_is_taken_away(cluster: SimpleNamespace
 
 def test_the_cluster_is_that_of_the_environment(cluster: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
-    take_leave(90)
+    drain_this_node(90)
     assert cluster.addresses == ["10.0.0.9:6379"]
 
 
@@ -90,7 +90,7 @@ def test_it_ends_when_the_node_is_gone_or_the_time_is_up(
     cluster: SimpleNamespace, gone_at: float, waited: float
 ) -> None:
     cluster.gone_at = gone_at
-    take_leave(90)
+    drain_this_node(90)
     assert cluster.now == waited
 
 
@@ -108,10 +108,10 @@ def test_no_cluster_is_one_sentence(cluster: SimpleNamespace, monkeypatch: pytes
 
     monkeypatch.setattr(ray, "init", nobody)
     with pytest.raises(HistillError, match=r"Could not find any running Ray instance\.\); set RAY_ADDRESS"):
-        take_leave(90)
+        drain_this_node(90)
 
 
 def test_what_ray_does_not_drain_is_an_error(cluster: SimpleNamespace) -> None:
     cluster.status = 1
     with pytest.raises(HistillError, match=f"does not drain the node {NODE_ID}"):
-        take_leave(90)
+        drain_this_node(90)

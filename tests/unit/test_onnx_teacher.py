@@ -107,8 +107,8 @@ def expected_z(given: Tensor, channels: int, side: int) -> np.ndarray:
     block = pixels.shape[-1] // side
     seen = pixels.reshape(len(pixels), 3, side, block, side, block).mean(axis=(3, 5))
     mean, std = (np.array(CARD[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
-    normalised = (seen / 255 - mean) / std
-    return np.einsum("kc,bchw->bkhw", weight, normalised) + bias.reshape(1, -1, 1, 1)
+    normalized = (seen / 255 - mean) / std
+    return np.einsum("kc,bchw->bkhw", weight, normalized) + bias.reshape(1, -1, 1, 1)
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -258,16 +258,16 @@ def test_what_torchs_exporter_writes_by_default_is_a_teacher(write: Callable[...
     assert (tmp_path / DATA).is_file()
     (tmp_path / "nuclei.json").write_text(json.dumps(CARD | {"size_px": 16, "tile_px": 16}))
     teacher = OnnxTeacher.load(str(tmp_path / "nuclei.onnx"), STORAGE)
-    normalised = (tiles(16, 2) / 255 - torch.tensor(CARD["mean"]).view(3, 1, 1)) / torch.tensor(CARD["std"]).view(
+    normalized = (tiles(16, 2) / 255 - torch.tensor(CARD["mean"]).view(3, 1, 1)) / torch.tensor(CARD["std"]).view(
         3, 1, 1
     )
-    torch.testing.assert_close(teacher.respond(tiles(16, 2)), model(normalised).detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(teacher.respond(tiles(16, 2)), model(normalized).detach(), atol=1e-5, rtol=0)
 
 
 def test_a_published_model_with_weights_beside_it_is_a_teacher(
     tmp_path: Path, draw_tile: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """SHELL, a segmenter of epithelium and stroma (MIT licence), as its package brings it.
+    """SHELL, a segmenter of epithelium and stroma (MIT license), as its package brings it.
 
     Its channels are epithelium, stroma and background; it was trained on separated stains rather than on RGB, so what
     is compared here are its answers, not what they are worth.
@@ -500,7 +500,7 @@ def test_half_precision_is_refused(write: Callable[..., str]) -> None:
         ({"tile_mpp": -1}, "tile_mpp is -1: Input should be greater than 0"),
         ({"classes": ["nucleus"]}, "classes is ['nucleus']"),
         ({"output": "softmax"}, "output is 'softmax': Input should be 'logits' or 'probabilities'"),
-        ({"colour": "blue"}, "colour is 'blue': Extra inputs are not permitted"),
+        ({"color": "blue"}, "color is 'blue': Extra inputs are not permitted"),
         ({"std": [0.2, 0.0, 0.2]}, "std.1 is 0.0: Input should be greater than 0"),
         ({"mean": [0.5, 0.5]}, "mean.2: Field required"),
     ],

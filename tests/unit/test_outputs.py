@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from histill.artifacts.model_folder import ModelCard
-from histill.metrics.weighted import class_figures, compute_figures, label_figures, overlap_figures
+from histill.metrics.weighted import classification_metrics, compute_figures, multi_label_metrics, overlap_metrics
 from histill.outputs import OutputSpec
 from histill.teachers.cache import CacheHeader
 
@@ -63,9 +63,9 @@ def test_figures_are_those_of_the_form() -> None:
     logits, labels = random.normal(size=(6, 3)), np.array([0, 1, 2, 0, 1, 2])
     several, counts = random.integers(0, 2, (6, 3)), random.integers(0, 9, (6, 2, 2))
     for found, expected in (
-        (compute_figures(CLASSIFIED, logits, labels, weights), class_figures(logits, labels, weights)),
-        (compute_figures(SEVERAL, logits, several, weights), label_figures(logits, several, weights)),
-        (compute_figures(SEGMENTED, counts, labels, weights), overlap_figures(counts, weights)),
+        (compute_figures(CLASSIFIED, logits, labels, weights), classification_metrics(logits, labels, weights)),
+        (compute_figures(SEVERAL, logits, several, weights), multi_label_metrics(logits, several, weights)),
+        (compute_figures(SEGMENTED, counts, labels, weights), overlap_metrics(counts, weights)),
     ):
         assert found.keys() == expected.keys()
         for name, values in found.items():

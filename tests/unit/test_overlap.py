@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
-from histill.metrics.overlap import confusion, dice_and_iou
-from histill.metrics.weighted import overlap_figures
+from histill.metrics.overlap import count_confusion, dice_and_iou
+from histill.metrics.weighted import overlap_metrics
 
 pytestmark = pytest.mark.unit
 
@@ -22,14 +22,14 @@ def drawn(seed: int, classes: int, tiles: int = 5) -> tuple[torch.Tensor, torch.
 
 
 def figures(counts: np.ndarray) -> dict[str, float]:
-    return {name: float(value[0]) for name, value in overlap_figures(counts[None], np.ones((1, 1))).items()}
+    return {name: float(value[0]) for name, value in overlap_metrics(counts[None], np.ones((1, 1))).items()}
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.integers(2, 5))
 def test_overlap_agrees_with_torchmetrics(seed: int, classes: int) -> None:
     decided, reference = drawn(seed, classes)
-    counts = confusion(decided, reference, classes).sum(0).numpy()
+    counts = count_confusion(decided, reference, classes).sum(0).numpy()
     dice, iou = dice_and_iou(counts)
     expected_iou = MulticlassJaccardIndex(classes, average="none")(decided, reference).numpy()
     expected_dice = MulticlassF1Score(classes, average="none")(decided, reference).numpy()
@@ -42,7 +42,7 @@ def test_overlap_agrees_with_torchmetrics(seed: int, classes: int) -> None:
 @given(st.integers(0, 10**6), st.integers(2, 5))
 def test_overlap_agrees_with_the_definitions(seed: int, classes: int) -> None:
     decided, reference = drawn(seed, classes)
-    dice, iou = dice_and_iou(confusion(decided, reference, classes).sum(0).numpy())
+    dice, iou = dice_and_iou(count_confusion(decided, reference, classes).sum(0).numpy())
     a, b = decided.numpy(), reference.numpy()
     for index in range(classes):
         hit = np.float64(np.logical_and(a == index, b == index).sum())
@@ -54,17 +54,17 @@ def test_overlap_agrees_with_the_definitions(seed: int, classes: int) -> None:
 @given(st.integers(0, 10**6))
 def test_each_tile_has_counts_of_its_own_whatever_the_batch(seed: int) -> None:
     decided, reference = drawn(seed, 3, tiles=7)
-    whole = confusion(decided, reference, 3)
-    parts = [confusion(decided[part], reference[part], 3) for part in (slice(0, 3), slice(3, 4), slice(4, 7))]
+    whole = count_confusion(decided, reference, 3)
+    parts = [count_confusion(decided[part], reference[part], 3) for part in (slice(0, 3), slice(3, 4), slice(4, 7))]
     assert torch.equal(whole, torch.cat(parts))
     assert (whole.dtype, whole.shape) == (torch.int64, (7, 3, 3))
     assert whole.sum((1, 2)).tolist() == [36] * 7
-    assert confusion(decided[:0], reference[:0], 3).shape == (0, 3, 3)
+    assert count_confusion(decided[:0], reference[:0], 3).shape == (0, 3, 3)
 
 
 def test_rows_are_the_reference_and_columns_the_decisions() -> None:
     decided, reference = torch.tensor([[[1, 1]]]), torch.tensor([[[0, 1]]])
-    assert confusion(decided, reference, 2).tolist() == [[[0, 1], [0, 1]]]
+    assert count_confusion(decided, reference, 2).tolist() == [[[0, 1], [0, 1]]]
 
 
 def test_a_class_that_never_occurs_has_no_value_and_no_part_in_the_means() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histill.errors import InputError
-from histill.stream.places import Places, balance_groups
-from histill.stream.plan import PADDING, EpochPlan, steps_of
+from histill.stream.index import SampleIndex, balance_groups
+from histill.stream.plan import PADDING, EpochPlan, plan_steps
 from histill.tiles.manifest import Header, Manifest
 from histill.tiles.schema import MANIFEST
 
@@ -39,7 +39,7 @@ interleaved = st.lists(st.sampled_from(["train", "train", "val"]), min_size=1, m
 )
 
 
-def check_consistent(places: Places, manifest: Manifest) -> None:
+def check_consistent(places: SampleIndex, manifest: Manifest) -> None:
     """Each entry's tile, row and row group are those of the manifest."""
     rows = manifest.table.to_pylist()
     assert places.starts[0] == 0
@@ -59,15 +59,15 @@ def test_a_manifest_in_chunks_has_the_same_places(splits: list[str], cuts: list[
     whole = manifest_of(splits)
     edges = sorted({0, len(splits), *(cut for cut in cuts if cut < len(splits))})
     parts = [whole.table.slice(begin, end - begin) for begin, end in pairwise(edges)]
-    chunked = Places.of(Manifest(whole.uri, whole.header, pa.concat_tables(parts)), "train")
+    chunked = SampleIndex.of(Manifest(whole.uri, whole.header, pa.concat_tables(parts)), "train")
     check_consistent(chunked, whole)
-    assert chunked.shards == Places.of(whole, "train").shards
+    assert chunked.shards == SampleIndex.of(whole, "train").shards
 
 
 @given(interleaved, st.integers(1, 7))
 def test_places_are_those_of_the_manifest(splits: list[str], per_group: int) -> None:
     manifest = manifest_of(splits, per_group=per_group)
-    places = Places.of(manifest, "train")
+    places = SampleIndex.of(manifest, "train")
     assert places.tiles.tolist() == manifest.rows_of("train").tolist()
     check_consistent(places, manifest)
     groups = {(tile // per_group) for tile in places.tiles.tolist()}
@@ -80,13 +80,13 @@ def test_places_of_a_table_in_chunks() -> None:
     whole = manifest_of(["train", "val"] * 12)
     chunks = pa.concat_tables([whole.table.slice(start, 7) for start in range(0, 24, 7)])
     chunked = Manifest(whole.uri, whole.header, chunks)
-    for field, value in vars(Places.of(whole, "train")).items():
-        assert np.array_equal(value, getattr(Places.of(chunked, "train"), field)), field
+    for field, value in vars(SampleIndex.of(whole, "train")).items():
+        assert np.array_equal(value, getattr(SampleIndex.of(chunked, "train"), field)), field
 
 
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(InputError, match=r"split 'test' .* is empty"):
-        Places.of(manifest_of(["train"]), "test")
+        SampleIndex.of(manifest_of(["train"]), "test")
 
 
 @given(interleaved, st.integers(1, 7), st.data())
@@ -94,7 +94,7 @@ def test_reads_cover_what_is_opened_once_for_each_row_group(
     splits: list[str], per_group: int, draw: st.DataObject
 ) -> None:
     manifest = manifest_of(splits, per_group=per_group)
-    places = Places.of(manifest, "train")
+    places = SampleIndex.of(manifest, "train")
     entries = np.array(sorted(draw.draw(st.sets(st.integers(0, len(places.tiles) - 1)))), np.int64)
     reads = places.reads(entries)
     assert len(reads) == len({(read.shard, read.row_group) for read in reads})
@@ -107,7 +107,7 @@ def test_reads_cover_what_is_opened_once_for_each_row_group(
 
 
 def test_padding_stays_padding() -> None:
-    places = Places.of(manifest_of(["val", "train", "train"]), "train")
+    places = SampleIndex.of(manifest_of(["val", "train", "train"]), "train")
     assert places.tiles_of(np.array([1, PADDING, 0])).tolist() == [2, PADDING, 1]
 
 
@@ -117,7 +117,7 @@ def test_balanced_places_are_consistent(splits: list[str], per_group: int, epoch
     labels = draw.draw(st.lists(st.sampled_from("abc"), min_size=len(splits), max_size=len(splits)))
     manifest = manifest_of(splits, labels, per_group)  # type: ignore[arg-type]
     groups = balance_groups(manifest, manifest.rows_of("train"), "label")
-    once = Places.of(manifest, "train")
+    once = SampleIndex.of(manifest, "train")
     places = once.balanced(groups, seed=3, epoch=epoch)
     check_consistent(places, manifest)
     assert len(places.tiles) == len(once.tiles)
@@ -135,12 +135,12 @@ def test_balanced_places_are_consistent(splits: list[str], per_group: int, epoch
 def test_a_balanced_epoch_opens_a_tile_for_each_of_its_copies() -> None:
     labels = ["rare", *["common"] * 29]
     manifest = manifest_of(["train"] * 30, labels)  # type: ignore[arg-type]
-    places = Places.of(manifest, "train").balanced(
+    places = SampleIndex.of(manifest, "train").balanced(
         balance_groups(manifest, manifest.rows_of("train"), "label"), seed=0, epoch=0
     )
     assert (places.tiles == 0).sum() == 15
     plan = EpochPlan(places.starts, 5, 0, 0, 8)
-    seen = [entry for step in steps_of(plan, 0, 1) for read in places.reads(step.opened) for entry in read.entries]
+    seen = [entry for step in plan_steps(plan, 0, 1) for read in places.reads(step.opened) for entry in read.entries]
     assert sorted(seen) == list(range(30))
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
+from histill.config.evaluation import PromoteConfig
 from histill.config.ingest import IngestConfig
-from histill.config.load import load_config, parse_yaml, with_overrides
+from histill.config.load import apply_overrides, load_config, parse_yaml
 from histill.config.runs import TeacherConfig
-from histill.config.scoring import PromoteConfig
 from histill.errors import InputError
 
 pytestmark = pytest.mark.unit
@@ -63,7 +63,7 @@ def test_overrides_do_not_undo_each_other(overrides: list[str], said: str) -> No
 
 
 def test_overrides_may_add_to_each_other_and_replace_the_file() -> None:
-    given = with_overrides({"gates": {"draws": 100}}, ["gates={cheaper: 0.5}", "gates.floors={dice: 0.6}", "dry=1"])
+    given = apply_overrides({"gates": {"draws": 100}}, ["gates={cheaper: 0.5}", "gates.floors={dice: 0.6}", "dry=1"])
     assert given == {"gates": {"cheaper": 0.5, "floors": {"dice": 0.6}}, "dry": 1}
 
 
@@ -201,8 +201,8 @@ def test_a_file_of_other_bytes_is_refused_in_a_sentence(data: bytes, tmp_path: P
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_files_of_unicode_are_read(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
-    path.write_text("registered_name: x\nrollback: true\nlicence: Größe\n", encoding=encoding)
-    assert load_config(PromoteConfig, str(path)).licence == "Größe"
+    path.write_text("registered_name: x\nrollback: true\nlicense: Größe\n", encoding=encoding)
+    assert load_config(PromoteConfig, str(path)).license == "Größe"
 
 
 @pytest.mark.parametrize("path", ["nowhere.yaml", "s3://bucket/job.yaml", "a\x00b", "."])
@@ -220,11 +220,11 @@ def test_a_config_that_is_no_file_is_refused(path: str) -> None:
     ],
 )
 def test_numbers_and_texts_are_those_of_yaml_1_2_and_of_json(text: str, value: object) -> None:
-    assert with_overrides({}, [f"a={text}"]) == {"a": value}
+    assert apply_overrides({}, [f"a={text}"]) == {"a": value}
     assert type(parse_yaml(text)) is type(value)
 
 
 @pytest.mark.parametrize("text", ["a #1", "#1", "[a, b] # c", "[a, #b\n c]"])
 def test_an_override_loses_nothing_to_a_comment(text: str) -> None:
     with pytest.raises(InputError, match="holds a #, where YAML reads no more; put it in quotes"):
-        with_overrides({}, [f"licence={text}"])
+        apply_overrides({}, [f"license={text}"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histill.stream.plan import PADDING, EpochPlan, Step, balanced_copies, columns_of, sequential_steps, steps_of
+from histill.stream.plan import PADDING, EpochPlan, Step, count_repeats, plan_steps, sequential_steps, worker_slice
 
 pytestmark = pytest.mark.unit
 
@@ -34,7 +34,7 @@ def planned(sizes: list[int], batch_size: int, seed: int = 0, epoch: int = 0, bu
 
 def global_batches(plan: EpochPlan) -> np.ndarray:
     """Entries [steps, batch size], as one worker sees them."""
-    return np.stack([step.entries for step in steps_of(plan, 0, 1)])
+    return np.stack([step.entries for step in plan_steps(plan, 0, 1)])
 
 
 @moderate
@@ -47,7 +47,7 @@ def test_every_entry_stands_once_in_an_epoch(
     assert batches.shape == (plan.steps, batch_size) == (-(-sum(sizes) // batch_size), batch_size)
     assert sorted(batches[batches != PADDING]) == list(range(sum(sizes)))
     assert (batches[:-1] != PADDING).all()  # only the last batch is padded
-    counts = [step.planned for step in steps_of(plan, 0, 1)]
+    counts = [step.planned for step in plan_steps(plan, 0, 1)]
     assert counts == (batches != PADDING).sum(1).tolist()
 
 
@@ -70,7 +70,7 @@ def test_epochs_and_seeds_give_other_orders(change: dict[str, int]) -> None:
 @given(st.integers(1, 200), st.data())
 def test_columns_are_shared_out_without_gap_and_as_equally_as_can_be(batch_size: int, draw: st.DataObject) -> None:
     workers = draw.draw(st.integers(1, batch_size))
-    edges = [columns_of(worker, workers, batch_size) for worker in range(workers)]
+    edges = [worker_slice(worker, workers, batch_size) for worker in range(workers)]
     assert [column for begin, end in edges for column in range(begin, end)] == list(range(batch_size))
     widths = [end - begin for begin, end in edges]
     assert min(widths) >= 1
@@ -84,8 +84,8 @@ def test_workers_columns_joined_are_the_global_batch(
 ) -> None:
     batch_size, workers = world
     plan = planned(sizes, batch_size, seed, 1, buffer_tiles)
-    shares = [list(steps_of(plan, worker, workers)) for worker in range(workers)]
-    whole = list(steps_of(plan, 0, 1))
+    shares = [list(plan_steps(plan, worker, workers)) for worker in range(workers)]
+    whole = list(plan_steps(plan, 0, 1))
     assert {len(steps) for steps in shares} == {len(whole)}
     for number, step in enumerate(whole):
         parts = [steps[number] for steps in shares]
@@ -104,8 +104,8 @@ def test_an_epoch_whose_world_changes_in_the_middle_has_every_entry_once_and_in_
     plan = planned(sizes, batch_size, 3, 1, buffer_tiles)
     whole = global_batches(plan)
     change = draw.draw(st.integers(0, plan.steps))
-    before = [list(steps_of(plan, worker, first))[:change] for worker in range(first)]
-    after = [list(steps_of(plan, worker, second, change)) for worker in range(second)]
+    before = [list(plan_steps(plan, worker, first))[:change] for worker in range(first)]
+    after = [list(plan_steps(plan, worker, second, change)) for worker in range(second)]
     assert {len(steps) for steps in after} == {plan.steps - change}
     seen = [steps for shares in (before, after) for steps in zip(*shares, strict=True)]
     assert [{part.number for part in parts} for parts in seen] == [{number} for number in range(plan.steps)]
@@ -122,7 +122,7 @@ def test_what_a_step_needs_is_open_and_nothing_is_opened_twice_or_in_vain(
     plan = planned(sizes, batch_size, 5, 2, buffer_tiles)
     from_step = draw.draw(st.integers(0, plan.steps))
     for worker in range(workers):
-        hold_against_what_is_open(list(steps_of(plan, worker, workers, from_step)))
+        hold_against_what_is_open(list(plan_steps(plan, worker, workers, from_step)))
 
 
 def hold_against_what_is_open(steps: list[Step]) -> None:
@@ -149,7 +149,7 @@ def test_places_that_are_left_show_the_batch_before_whatever_the_world_and_the_s
     batch_size, workers = world
     plan = planned(sizes, batch_size, 5, 2, buffer_tiles)
     from_step = draw.draw(st.integers(0, plan.steps - 1))
-    *others, last = zip(*(steps_of(plan, worker, workers, from_step) for worker in range(workers)), strict=True)
+    *others, last = zip(*(plan_steps(plan, worker, workers, from_step) for worker in range(workers)), strict=True)
     assert not sum(len(part.fill) for parts in others for part in parts)
     hold_fill_against(last, global_batches(plan))
 
@@ -214,7 +214,7 @@ def test_what_is_held_for_mixing_is_bounded() -> None:
     per_group, buffer_tiles, batch_size = 16, 2048, 64
     plan = planned([per_group] * 2000, batch_size, seed=1, buffer_tiles=buffer_tiles)
     held = most = 0
-    for step in steps_of(plan, 0, 1):
+    for step in plan_steps(plan, 0, 1):
         held += len(step.opened)
         most = max(most, held)
         held -= step.planned
@@ -235,7 +235,7 @@ def test_what_is_held_for_mixing_is_bounded() -> None:
 def test_reading_is_even(groups: int, per_group: int, batch_size: int, buffer_tiles: int) -> None:
     """Lanes turn to their next windows at different steps: over ten steps little more is opened than is consumed."""
     plan = planned([per_group] * groups, batch_size, seed=2, buffer_tiles=buffer_tiles)
-    opened = np.array([len(step.opened) for step in steps_of(plan, 0, 1)])
+    opened = np.array([len(step.opened) for step in plan_steps(plan, 0, 1)])
     assert opened[0] <= 0.6 * buffer_tiles + plan.lanes * per_group  # windows are at all stages, so half of the buffer
     assert np.convolve(opened[1:], np.ones(10), "valid").max() <= 2 * 10 * batch_size
 
@@ -318,7 +318,7 @@ labels = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(np.array)
 
 @given(labels, seeds, st.integers(0, 9))
 def test_a_balanced_epoch_gives_each_group_an_equal_share(groups: np.ndarray, seed: int, epoch: int) -> None:
-    copies = balanced_copies(groups, seed=seed, epoch=epoch)
+    copies = count_repeats(groups, seed=seed, epoch=epoch)
     assert copies.dtype == np.int64
     assert copies.sum() == len(groups)
     shares = [int(copies[groups == group].sum()) for group in np.unique(groups)]
@@ -326,13 +326,13 @@ def test_a_balanced_epoch_gives_each_group_an_equal_share(groups: np.ndarray, se
     for group in np.unique(groups):
         of_group = copies[groups == group]
         assert of_group.max() - of_group.min() <= 1
-    assert np.array_equal(copies, balanced_copies(groups, seed=seed, epoch=epoch))
+    assert np.array_equal(copies, count_repeats(groups, seed=seed, epoch=epoch))
 
 
 def test_which_tiles_stand_more_often_is_drawn_anew_for_each_epoch() -> None:
     groups = np.repeat([0, 1], [10, 90])
-    drawn = np.stack([balanced_copies(groups, seed=4, epoch=epoch) for epoch in range(40)])
+    drawn = np.stack([count_repeats(groups, seed=4, epoch=epoch) for epoch in range(40)])
     assert set(np.unique(drawn[:, :10])) == {5}
     assert len(np.unique(drawn, axis=0)) == 40
     assert drawn[:, 10:].sum(0).min() > 0  # none is left out for ever
-    assert not np.array_equal(drawn[0], balanced_copies(groups, seed=5, epoch=0))
+    assert not np.array_equal(drawn[0], count_repeats(groups, seed=5, epoch=0))

@@ -51,9 +51,9 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return (work(item) for item in items)
 
     for module in (histill.predict.predict, histill.tiles.ingest):
-        monkeypatch.setattr(module, "connected", nullcontext)
+        monkeypatch.setattr(module, "connect_cluster", nullcontext)
         monkeypatch.setattr(module, "map_tasks", map_here)
-    monkeypatch.setattr(histill.predict.predict, "over_pool", over_one)
+    monkeypatch.setattr(histill.predict.predict, "map_actors", over_one)
 
 
 @pytest.fixture(scope="module")

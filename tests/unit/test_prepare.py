@@ -14,13 +14,13 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 
 from histill.artifacts.model_folder import ModelCard, build, read_card, save
 from histill.config.common import Storage
-from histill.config.load import validate, with_value
+from histill.config.load import set_value, validate
 from histill.config.runs import Network, PretrainConfig, RunConfig, SupervisedLoss, TeacherConfig
-from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
-from histill.models.encoders import encoder_of
-from histill.models.matching import Matching
+from histill.models.projection import ProjectedStudent
+from histill.models.transfer import find_encoder
 from histill.stream.views import Views
+from histill.tasks.training_task import TrainingTask
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.train.prepare import prepare_run
 from histill.train.run_folder import open_record, save_record
@@ -40,7 +40,7 @@ def configured(kind: type[RunConfig], manifest: Manifest, runs: Path, **changes:
     if kind is PretrainConfig:
         data |= {"teacher": {"classical": True}, "student": {"encoder": "csat_tiny"}}
     for key, value in changes.items():
-        data = with_value(data, key.replace("__", "."), value)
+        data = set_value(data, key.replace("__", "."), value)
     return validate(kind, data, "the test")
 
 
@@ -110,10 +110,10 @@ def test_a_supervised_run_needs_one_view_and_masks(manifest: Manifest, tmp_path:
 def test_a_classifying_teacher_needs_labels_and_sees_any_size(
     manifest: Manifest, tmp_path: Path, tile_set: Callable[..., Manifest]
 ) -> None:
-    labelled = tile_set(tmp_path / "labelled", tiles=24, tile_px=64, labels=True)
+    labeled = tile_set(tmp_path / "labeled", tiles=24, tile_px=64, labels=True)
     changes: dict[str, Any] = {"target": "classification", "network__encoder": "resnet_gn", "network__size_px": 28}
     changes |= {"loss": {"cross_entropy": {"class_weights": True, "smoothing": 0.1}}, "fraction": 0.5}
-    prepared = prepare_run(configured(TeacherConfig, labelled, tmp_path, **changes))
+    prepared = prepare_run(configured(TeacherConfig, labeled, tmp_path, **changes))
     assert (prepared.card.kind, prepared.card.classes) == ("classification", ("stroma", "tumour"))
     assert (prepared.views, prepared.source.masks) == (Views(28), False)
     assert prepared.cases is not None
@@ -252,12 +252,12 @@ def published(path: Path, encoder: str = "resnet18", **changes: torch.Tensor) ->
 def test_a_network_starts_from_published_weights(manifest: Manifest, tmp_path: Path) -> None:
     path = published(tmp_path / "resnet18.safetensors")
     prepared = prepare_run(configured(TeacherConfig, manifest, tmp_path, network__weights=str(path)))
-    encoder, given = encoder_of(prepared.build_model()), load_file(path)
+    encoder, given = find_encoder(prepared.build_model()), load_file(path)
     carried = [name for name, tensor in encoder.state_dict().items() if torch.equal(tensor, given[name])]
     assert len(carried) == len(encoder.state_dict())
 
 
-def test_pretrained_weights_bring_their_normalisation(manifest: Manifest, tmp_path: Path) -> None:
+def test_pretrained_weights_bring_their_normalization(manifest: Manifest, tmp_path: Path) -> None:
     encoder = "tf_efficientnet_lite0"
     path = published(tmp_path / "weights.safetensors", encoder)
     network = {"network__encoder": encoder, "network__weights": str(path)}
@@ -289,7 +289,7 @@ def test_deep_stages_answer_if_their_loss_has_a_weight(
     pretraining = prepare_run(configured(PretrainConfig, manifest, tmp_path, loss__deep__weight=weight))
     teaching = prepare_run(configured(TeacherConfig, manifest, tmp_path, loss__deep__weight=weight))
     for prepared in (pretraining, teaching):
-        assert isinstance(prepared.build_model(), Matching) == answers
+        assert isinstance(prepared.build_model(), ProjectedStudent) == answers
     task = teaching.build_task()
     assert task.objective.deep_weight == weight
 

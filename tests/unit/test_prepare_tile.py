@@ -20,10 +20,10 @@ from PIL import Image
 from histill.artifacts import exports
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage
-from histill.config.scoring import HeldOut
-from histill.evaluate.cut_tiles import read_cut_tiles
-from histill.evaluate.examiner import Examiner
-from histill.stream.decode import decode_image, shrunk
+from histill.config.evaluation import HeldOut
+from histill.evaluate.evaluator import Evaluator
+from histill.evaluate.raw_tiles import read_cut_tiles
+from histill.stream.decode import decode_image, downscale_area
 from histill.stream.views import Placement, Views, view_into
 from histill.tiles.manifest import Manifest
 
@@ -60,7 +60,7 @@ FORMATS: dict[str, Callable[[np.ndarray], bytes]] = {
     "444": lambda pixels: simplejpeg.encode_jpeg(pixels, quality=90, colorsubsampling="444"),
     "422": lambda pixels: simplejpeg.encode_jpeg(pixels, quality=75, colorsubsampling="422"),
     "420": lambda pixels: simplejpeg.encode_jpeg(pixels, quality=60, colorsubsampling="420"),
-    "grey": lambda pixels: simplejpeg.encode_jpeg(pixels[..., :1].copy(), colorspace="GRAY", colorsubsampling="Gray"),
+    "gray": lambda pixels: simplejpeg.encode_jpeg(pixels[..., :1].copy(), colorspace="GRAY", colorsubsampling="Gray"),
     "png": png,
 }
 
@@ -118,7 +118,7 @@ DEEP = Image.fromarray(np.full((64, 64), 999, np.uint16))
     ids=["palette", "two-valued", "opaque", "turned", "no pixel of the transparent color"],
 )
 def test_other_pngs_are_the_streams_as_well(prepare: Callable[..., np.ndarray], data: bytes) -> None:
-    np.testing.assert_array_equal(prepare(data, 64, 32), shrunk(decode_image(data, 64), 32))
+    np.testing.assert_array_equal(prepare(data, 64, 32), downscale_area(decode_image(data, 64), 32))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_shipped_file_needs_neither_histill_nor_pillow() -> None:
 
 
 @pytest.fixture(scope="module")
-def examiner(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Examiner:
+def examiner(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Evaluator:
     """Of tiles of 64 px, JPEG and PNG, that the model sees at 32."""
     tiles, folder = tile_set(tmp_path_factory.mktemp("tiles"), labels=True), tmp_path_factory.mktemp("model")
     card = ModelCard(
@@ -164,7 +164,7 @@ def examiner(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., M
     )  # fmt: skip
     torch.manual_seed(0)
     save(str(folder), build(card), card)
-    return Examiner.load(str(folder), HeldOut(tiles=tiles.uri, split="train"), Storage())
+    return Evaluator.load(str(folder), HeldOut(tiles=tiles.uri, split="train"), Storage())
 
 
 @contextlib.contextmanager
@@ -183,7 +183,7 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
 
 
 def test_parity_begins_at_the_cut_tiles_bytes(
-    examiner: Examiner, prepare: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+    examiner: Evaluator, prepare: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = examiner.rows[[0, 3, 5, 14]]
     tiles, cut = read_cut_tiles(examiner, rows)
@@ -193,8 +193,8 @@ def test_parity_begins_at_the_cut_tiles_bytes(
         np.testing.assert_array_equal(prepare(data, 64, 32), seen)
     network = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(48, 2)).train()
     with moves(monkeypatch) as moved:
-        formats = exports.exported(network, examiner.card)
-        found = exports.differences(network, formats, tiles, examiner.card, cut)
+        formats = exports.export_model(network, examiner.card)
+        found = exports.measure_differences(network, formats, tiles, examiner.card, cut)
         assert moved
         assert not moved & set(map(id, network.modules()))  # one on a GPU stays there
         assert network.training
@@ -208,15 +208,15 @@ def test_parity_begins_at_the_cut_tiles_bytes(
     monkeypatch.setattr(  # a preparation that is another's shows in the figure
         exports.prepare_tile, "prepare_tile", lambda data, *_: np.array(Image.open(io.BytesIO(data)).resize((32, 32)))
     )
-    assert min(exports.differences(network, formats, tiles, examiner.card, cut).values()) > 1e-2
+    assert min(exports.measure_differences(network, formats, tiles, examiner.card, cut).values()) > 1e-2
 
 
-def test_an_interface_says_how_a_tile_is_prepared(examiner: Examiner) -> None:
-    told = exports.interface(examiner.card, "ab" * 32, {"model.onnx": 1e-6}, None)
+def test_an_interface_says_how_a_tile_is_prepared(examiner: Evaluator) -> None:
+    told = exports.describe_interface(examiner.card, "ab" * 32, {"model.onnx": 1e-6}, None)
     assert told["input"]["prepared_by"]["call"] == "prepare_tile(tile, tile_px=64, size_px=32)"
     assert "area" not in str(told["input"]["cut_at"])
     assert "1/2 in the DCT domain, to 32 px" in told["input"]["prepared_by"]["steps"][0]
-    text = exports.readme(examiner.card, told, {}, "tiles")
+    text = exports.write_readme(examiner.card, told, {}, "tiles")
     assert "prepare_tile.py" in text
     assert "area averag" not in text
 

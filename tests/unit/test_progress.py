@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from histill.cluster import progress
-from histill.cluster.progress import Progress, clock
+from histill.cluster.progress import Progress, format_duration
 
 pytestmark = pytest.mark.unit
 
@@ -32,7 +32,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     ("seconds", "text"), [(0, "0:00"), (65, "1:05"), (59.6, "1:00"), (3700, "1:01:40"), (-3, "0:00")]
 )
 def test_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_a_log_gets_a_line_with_rate_and_time_left_now_and_then(time: Time, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
 from histill.storage.tables import write_table
 from histill.stream.cached_views import CachedViews
-from histill.stream.places import Places
-from histill.stream.read import GroupRead, ShardReader, Source
+from histill.stream.index import SampleIndex
+from histill.stream.read import ReadRequest, ShardReader, TileSource
 from histill.stream.responses import response_columns, response_schema
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import content_hash
@@ -29,13 +29,13 @@ def manifest(tmp_path: Path, tile_set: Callable[..., Manifest]) -> Manifest:
     return tile_set(tmp_path / "tiles", tiles=16, tile_px=32)
 
 
-def all_reads(manifest: Manifest) -> list[GroupRead]:
-    everything = Places(np.arange(16), np.arange(16) % 4, np.arange(0, 17, 4), SHARDS, *np.divmod(np.arange(4), 2))
+def all_reads(manifest: Manifest) -> list[ReadRequest]:
+    everything = SampleIndex(np.arange(16), np.arange(16) % 4, np.arange(0, 17, 4), SHARDS, *np.divmod(np.arange(4), 2))
     return everything.reads(np.arange(16))
 
 
-def source_of(manifest: Manifest, **changes: object) -> Source:
-    return Source(manifest.uri, manifest.header.digest, Storage(), **changes)  # type: ignore[arg-type]
+def source_of(manifest: Manifest, **changes: object) -> TileSource:
+    return TileSource(manifest.uri, manifest.header.digest, Storage(), **changes)  # type: ignore[arg-type]
 
 
 def read_all(manifest: Manifest, **source: object) -> list[pa.Table]:
@@ -75,7 +75,7 @@ def test_tables_bring_the_rows_asked_for(manifest: Manifest) -> None:
     assert whole["entry"].to_pylist() == list(range(16))
     contents = [content_hash(row["image"], row["mask"]) for row in whole.to_pylist()]
     assert contents == manifest.table["content"].to_pylist()
-    wanted = GroupRead("shards/0001.parquet", 0, np.array([1, 3, 1]), np.array([70, 71, 72]))
+    wanted = ReadRequest("shards/0001.parquet", 0, np.array([1, 3, 1]), np.array([70, 71, 72]))
     (some,) = ShardReader()(source_of(manifest), [wanted])
     assert set(some.column_names) == {"entry", "image"}
     assert some["entry"].to_pylist() == [70, 71, 72]
@@ -85,7 +85,7 @@ def test_tables_bring_the_rows_asked_for(manifest: Manifest) -> None:
 def test_no_more_is_read_ahead_than_the_threads_are_worth(manifest: Manifest) -> None:
     asked: list[int] = []
 
-    def reads() -> Iterator[GroupRead]:
+    def reads() -> Iterator[ReadRequest]:
         for number in range(1000):
             asked.append(number)
             yield all_reads(manifest)[number % 4]
@@ -109,13 +109,13 @@ def test_a_shard_is_opened_once_for_all_its_row_groups(manifest: Manifest, monke
 
 def test_a_cache_answers_when_the_shards_are_gone(manifest: Manifest, tmp_path: Path) -> None:
     storage = Storage(cache=ShardCache(folder=str(tmp_path / "cache"), max_gb=1))
-    source = Source(manifest.uri, manifest.header.digest, storage, masks=True)
+    source = TileSource(manifest.uri, manifest.header.digest, storage, masks=True)
     first = list(ShardReader()(source, all_reads(manifest)))
     for shard in SHARDS:
         Path(manifest.uri, shard).unlink()
     again = list(ShardReader()(source, all_reads(manifest)))
     assert [table.to_pylist() for table in again] == [table.to_pylist() for table in first]
-    other = Source(manifest.uri, "another set", storage, masks=True)
+    other = TileSource(manifest.uri, "another set", storage, masks=True)
     with pytest.raises(InputError, match="is missing though the manifest names it"):
         list(ShardReader()(other, all_reads(manifest)))
 
@@ -146,7 +146,7 @@ def test_a_cache_on_the_node_keeps_views_apart(manifest: Manifest, tmp_path: Pat
     storage = Storage(cache=ShardCache(folder=str(tmp_path / "cache"), max_gb=1))
     cached, reader = respond(manifest, tmp_path / "responses", views=2), ShardReader()
     for view in (0, 1, 0):
-        source = Source(manifest.uri, manifest.header.digest, storage, responses=cached, view=view)
+        source = TileSource(manifest.uri, manifest.header.digest, storage, responses=cached, view=view)
         rows = pa.concat_tables(list(reader(source, all_reads(manifest)))).to_pylist()
         assert [row["response"] for row in rows] == [b"r%d.%d" % (row["entry"], view) for row in rows]
 
@@ -187,12 +187,12 @@ def test_a_shard_with_a_hole_is_named(manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     "read",
     [
-        GroupRead("shards/0000.parquet", 9, np.array([0]), np.array([0])),
-        GroupRead("shards/0000.parquet", 1, np.array([2, 7]), np.array([6, 11])),
+        ReadRequest("shards/0000.parquet", 9, np.array([0]), np.array([0])),
+        ReadRequest("shards/0000.parquet", 1, np.array([2, 7]), np.array([6, 11])),
     ],
     ids=["row group", "row"],
 )
-def test_a_shard_with_less_than_the_manifest_says_is_named(manifest: Manifest, read: GroupRead) -> None:
+def test_a_shard_with_less_than_the_manifest_says_is_named(manifest: Manifest, read: ReadRequest) -> None:
     with pytest.raises(InputError, match=r"/shards/0000\.parquet"):
         list(ShardReader()(source_of(manifest), [read]))
 

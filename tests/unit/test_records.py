@@ -15,7 +15,7 @@ from histill.artifacts.model_folder import FinishedRun, ModelCard, digest_of
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.outputs import OutputSpec
-from histill.registry.unsent import UnsentMetrics
+from histill.registry.metric_spool import UnsentMetrics
 from histill.storage.records import Record, parse_record, parse_records, read_record, record_bytes, write_record
 from histill.teachers.cache import CacheHeader
 from histill.teachers.onnx import OnnxCard
@@ -23,7 +23,7 @@ from histill.teachers.shares import Shares
 from histill.tiles.manifest import Header
 from histill.tiles.masks import Values
 from histill.tiles.slide_records import SlideRecord, write_slides
-from histill.train.ledger import Position
+from histill.train.coverage import DataState
 from histill.train.run_folder import RunRecord
 
 pytestmark = pytest.mark.unit
@@ -39,7 +39,7 @@ KINDS: dict[str, type[Record]] = {
     "run": RunRecord,
     "finished": FinishedRun,
     "finished-first": FinishedRun,  # of a version that did not note the name within the folder
-    "position": Position,
+    "position": DataState,
     "teacher": OnnxCard,
     "unsent": UnsentMetrics,
     "masks": Values,

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from histill.cli import Outcome, run_job
 from histill.config.common import Tracking
+from histill.config.evaluation import PromoteConfig
 from histill.config.load import load_config
 from histill.config.redact import find_credentials, holds_credentials, redact
-from histill.config.scoring import PromoteConfig
 from histill.errors import InputError
-from histill.registry.runs import flat_params
-from histill.registry.server import check_reachable, server_uri, what_it_said
+from histill.registry.mlflow_client import check_reachable, explain_error, server_uri
+from histill.registry.mlflow_runs import flatten_params
 
 pytestmark = pytest.mark.unit
 
@@ -173,7 +173,7 @@ def test_a_broken_file_tells_no_secret(line: str, tmp_path: Path) -> None:
 def test_a_traceback_tells_no_secret() -> None:
     code = (
         "from histill.cli import run_job\n"
-        "from histill.config.send import SendConfig\n"
+        "from histill.config.sync import SyncConfig\n"
         "def main(config):\n"
         "    raise KeyError('http://u:PLANTED/w@host?token=PLANTED ' + __import__('os').environ['A_PASSWORD'])\n"
         "run_job(SendConfig, main, ['unsent=x'])\n"
@@ -186,11 +186,11 @@ def test_a_traceback_tells_no_secret() -> None:
 
 
 def test_what_is_kept_of_a_run_holds_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    config = PromoteConfig(registered_name="x", rollback=True, licence="see http://u:PLANTED/w@host/x?sig=PLANTED")
-    assert PLANTED not in json.dumps(flat_params(config))
-    said = what_it_said(ValueError("API at https://u:PLANTED/w@h/x?X-Amz-Signature=PLANTED refused"))
+    config = PromoteConfig(registered_name="x", rollback=True, license="see http://u:PLANTED/w@host/x?sig=PLANTED")
+    assert PLANTED not in json.dumps(flatten_params(config))
+    said = explain_error(ValueError("API at https://u:PLANTED/w@h/x?X-Amz-Signature=PLANTED refused"))
     assert PLANTED not in said
-    assert run_job(PromoteConfig, lambda config: Outcome({}), ["--print-config", *KEYS, "licence=token=PLANTED"]) == 0
+    assert run_job(PromoteConfig, lambda config: Outcome({}), ["--print-config", *KEYS, "license=token=PLANTED"]) == 0
     assert PLANTED not in capsys.readouterr().out
 
 

@@ -23,10 +23,10 @@ import histill.tiles.ingest as ingesting
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage
+from histill.config.evaluation import CacheConfig
 from histill.config.ingest import IngestConfig
 from histill.config.load import validate
 from histill.config.predict import PredictConfig
-from histill.config.scoring import CacheConfig
 from histill.errors import InputError
 from histill.predict.predict import predict
 from histill.teachers.cache import cache_responses
@@ -49,10 +49,10 @@ def _serial(monkeypatch: pytest.MonkeyPatch) -> None:
         return (dict(work(item)) for item in items)
 
     for module in (predicting, caching, ingesting):
-        monkeypatch.setattr(module, "connected", contextlib.nullcontext)
+        monkeypatch.setattr(module, "connect_cluster", contextlib.nullcontext)
     monkeypatch.setattr(ingesting, "map_tasks", tasks)
     for module in (predicting, caching):
-        monkeypatch.setattr(module, "over_pool", pool)
+        monkeypatch.setattr(module, "map_actors", pool)
 
 
 @pytest.fixture

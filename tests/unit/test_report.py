@@ -11,13 +11,13 @@ import torch
 
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage, Workers
-from histill.config.scoring import HeldOut, ScoreConfig
+from histill.config.evaluation import HeldOut, ScoreConfig
 from histill.errors import InputError
-from histill.evaluate.examiner import Examiner, row_parts
-from histill.evaluate.robustness import CHANGES, EXPLAINED, UNCHANGED, robustness
+from histill.evaluate.evaluator import Evaluator, split_by_row_group
+from histill.evaluate.robustness import CHANGES, EXPLAINED, UNCHANGED, measure_robustness
 from histill.evaluate.score import score_model
 from histill.models.cost import measure_speed
-from histill.registry.scoring import scored
+from histill.registry.scoring import run_scoring
 from histill.tiles.manifest import Manifest
 
 pytestmark = pytest.mark.unit
@@ -73,7 +73,7 @@ def test_the_page_holds_everything(
         model=model(**changes), held_out=HeldOut(tiles=manifest.uri, split="train"), report=str(report),
         picture=str(tmp_path / "tiles.png"), draws=20, robustness_tiles=6,
     )  # fmt: skip
-    score = scored(config)
+    score = run_scoring(config)
     page = Page(report.read_text())
     assert page.loaded
     assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
@@ -93,7 +93,7 @@ def test_the_page_holds_everything(
 def test_a_name_cannot_become_markup(manifest: Manifest, model: Callable[..., str], tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>"
     report = tmp_path / "one.html"
-    scored(
+    run_scoring(
         ScoreConfig(
             model=model(classes=("stroma", "tumour", hostile)), held_out=HeldOut(tiles=manifest.uri),
             report=str(report), draws=0, robustness_tiles=0, speed=False,
@@ -104,8 +104,8 @@ def test_a_name_cannot_become_markup(manifest: Manifest, model: Callable[..., st
 
 
 def test_the_unchanged_tiles_are_those_that_are_scored(manifest: Manifest, model: Callable[..., str]) -> None:
-    examiner = Examiner.load(model(**SEGMENTER | {"size_px": 64}), HeldOut(tiles=manifest.uri), STORAGE)
-    found = robustness(examiner, 99)
+    examiner = Evaluator.load(model(**SEGMENTER | {"size_px": 64}), HeldOut(tiles=manifest.uri), STORAGE)
+    found = measure_robustness(examiner, 99)
     score = score_model(model(**SEGMENTER | {"size_px": 64}), HeldOut(tiles=manifest.uri), STORAGE)
     assert found.keys() == CHANGES.keys() == EXPLAINED.keys()
     assert found[UNCHANGED] == pytest.approx(score.figures["dice"])
@@ -132,7 +132,7 @@ def test_speed_is_measured_at_one_tile_and_at_many() -> None:
 @pytest.mark.parametrize("parts", [1, 2, 5, 100])
 def test_parts_are_whole_row_groups_and_together_all(manifest: Manifest, parts: int) -> None:
     rows = manifest.rows_of("train")
-    cut = row_parts(manifest, rows, parts)
+    cut = split_by_row_group(manifest, rows, parts)
     assert np.concatenate(cut).tolist() == rows.tolist()
     assert len(cut) == min(parts, 8)
     assert all(part[0] % 4 == 0 for part in cut)  # the rows of a group
@@ -141,10 +141,10 @@ def test_parts_are_whole_row_groups_and_together_all(manifest: Manifest, parts: 
 def test_workers_cannot_read_what_only_this_job_fetches() -> None:
     config = ScoreConfig(model="models:/nuclei@champion", held_out=HeldOut(tiles="s3://t/t"), workers=Workers())
     with pytest.raises(InputError, match=r"^workers read the model themselves and model is models:/nuclei@champion"):
-        scored(config)
+        run_scoring(config)
 
 
 def test_a_classifier_is_held_against_no_teacher(manifest: Manifest, model: Callable[..., str]) -> None:
     held_out = HeldOut.model_validate({"tiles": manifest.uri, "reference": {"classical": True}})
     with pytest.raises(InputError, match=r"^held_out\.reference is for models that mark pixels"):
-        Examiner.load(model(), held_out, STORAGE)
+        Evaluator.load(model(), held_out, STORAGE)

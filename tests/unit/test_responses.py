@@ -13,11 +13,11 @@ from histill.stream.responses import (
     LIMIT,
     STEP,
     ZERO,
-    decode,
+    decode_levels,
     decode_map,
-    encode,
+    encode_logits,
     encode_map,
-    logits_of,
+    levels_to_logits,
     response_columns,
     response_schema,
 )
@@ -33,9 +33,9 @@ logits = hnp.arrays(
 
 @given(logits)
 def test_a_stored_logit_is_wrong_by_half_a_step_at_most(values: np.ndarray) -> None:
-    levels = decode(encode(values), values.shape[0], values.shape[1])
+    levels = decode_levels(encode_logits(values), values.shape[0], values.shape[1])
     assert (levels.shape, levels.dtype) == (values.shape, np.uint8)
-    read = logits_of(torch.from_numpy(levels.copy()))
+    read = levels_to_logits(torch.from_numpy(levels.copy()))
     assert read.dtype == torch.float32
     expected = np.clip(values.astype(np.float64), -LIMIT, LIMIT)
     assert np.abs(read.numpy() - expected).max() <= STEP / 2 + 1e-5
@@ -43,26 +43,26 @@ def test_a_stored_logit_is_wrong_by_half_a_step_at_most(values: np.ndarray) -> N
 
 def test_limits_zero_and_sign_are_exact() -> None:
     values = np.array([[[-99.0, -LIMIT], [0.0, LIMIT]]], np.float32)
-    levels = torch.from_numpy(decode(encode(values), 1, 2).copy())
-    assert logits_of(levels).ravel().tolist() == pytest.approx([-LIMIT, -LIMIT, 0, LIMIT])
-    assert logits_of(torch.full((2, 1, 3, 3), ZERO, dtype=torch.uint8)).abs().max() == 0
+    levels = torch.from_numpy(decode_levels(encode_logits(values), 1, 2).copy())
+    assert levels_to_logits(levels).ravel().tolist() == pytest.approx([-LIMIT, -LIMIT, 0, LIMIT])
+    assert levels_to_logits(torch.full((2, 1, 3, 3), ZERO, dtype=torch.uint8)).abs().max() == 0
 
 
 def test_bytes_and_a_view_of_them_are_decoded_alike() -> None:
-    data = encode(np.random.default_rng(0).normal(0, 3, (2, 8, 8)).astype(np.float32))
-    assert np.array_equal(decode(memoryview(data), 2, 8), decode(data, 2, 8))
+    data = encode_logits(np.random.default_rng(0).normal(0, 3, (2, 8, 8)).astype(np.float32))
+    assert np.array_equal(decode_levels(memoryview(data), 2, 8), decode_levels(data, 2, 8))
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[: len(data) // 2], lambda data: b"no response", lambda data: b""])
 def test_damaged_bytes_are_a_corrupt_tile(spoil: object) -> None:
-    data = encode(np.random.default_rng(0).normal(size=(1, 8, 8)).astype(np.float32))
+    data = encode_logits(np.random.default_rng(0).normal(size=(1, 8, 8)).astype(np.float32))
     with pytest.raises(CorruptTile, match="response"):
-        decode(spoil(data), 1, 8)  # type: ignore[operator]
+        decode_levels(spoil(data), 1, 8)  # type: ignore[operator]
 
 
 def test_a_response_of_another_size_is_a_corrupt_tile() -> None:
     with pytest.raises(CorruptTile, match="response"):
-        decode(encode(np.zeros((1, 8, 8), np.float32)), 1, 16)
+        decode_levels(encode_logits(np.zeros((1, 8, 8), np.float32)), 1, 16)
 
 
 def test_packed_logits_leave_the_softmax_as_it_was() -> None:

@@ -9,7 +9,7 @@ import pytest
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.storage import retry
-from histill.storage.retry import retried
+from histill.storage.retry import with_retries
 
 pytestmark = pytest.mark.unit
 
@@ -61,14 +61,14 @@ def failing(errors: list[Exception]) -> Callable[[], str]:
 
 @pytest.mark.parametrize("error", PASSING, ids=str)
 def test_what_passes_is_tried_again(error: OSError, waits: list[float]) -> None:
-    assert retried(failing([error, error]), STORAGE, uri="s3://b/shard") == "read"
+    assert with_retries(failing([error, error]), STORAGE, uri="s3://b/shard") == "read"
     assert len(waits) == 2
 
 
 @pytest.mark.parametrize("error", LASTING, ids=str)
 def test_what_lasts_is_raised_at_once(error: Exception, waits: list[float]) -> None:
     with pytest.raises(type(error)) as caught:
-        retried(failing([error]), STORAGE, uri="s3://b/shard")
+        with_retries(failing([error]), STORAGE, uri="s3://b/shard")
     assert caught.value is error
     assert waits == []
 
@@ -76,7 +76,7 @@ def test_what_lasts_is_raised_at_once(error: Exception, waits: list[float]) -> N
 def test_the_tries_are_bounded(waits: list[float]) -> None:
     errors: list[Exception] = [TimeoutError(str(number)) for number in range(9)]
     with pytest.raises(TimeoutError, match="3"):
-        retried(failing(errors), STORAGE, uri="s3://b/shard")
+        with_retries(failing(errors), STORAGE, uri="s3://b/shard")
     assert len(waits) == 3
 
 
@@ -88,7 +88,7 @@ def test_the_waits_are_drawn_below_a_doubling_bound(waits: list[float], monkeypa
         return high
 
     monkeypatch.setattr(retry._jitter, "uniform", upper)
-    retried(failing([TimeoutError()] * 8), Storage(attempts=9, retry_base_s=0.5), uri="s3://b/shard")
+    with_retries(failing([TimeoutError()] * 8), Storage(attempts=9, retry_base_s=0.5), uri="s3://b/shard")
     assert bounds == [(0.0, high) for high in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0)]
     assert waits == [high for _, high in bounds]
 
@@ -96,7 +96,7 @@ def test_the_waits_are_drawn_below_a_doubling_bound(waits: list[float], monkeypa
 def test_the_log_names_what_and_which_try_and_no_more(waits: list[float], caplog: pytest.LogCaptureFixture) -> None:
     error = OSError("AWS Error SLOW_DOWN during GetObject operation: key=AKIA123 secret=abc")
     with caplog.at_level(logging.INFO, "histill"):
-        retried(failing([error]), STORAGE, uri="s3://b/shards/0001.parquet")
+        with_retries(failing([error]), STORAGE, uri="s3://b/shards/0001.parquet")
     (record,) = caplog.records
     assert record.name.startswith("histill.")
     assert record.getMessage().startswith("s3://b/shards/0001.parquet: SLOW_DOWN at try 1 of 4; next try in ")

@@ -5,37 +5,37 @@ from typing import Any
 import pytest
 
 from histill.config.common import Tracking
+from histill.config.evaluation import PromoteConfig
 from histill.config.load import validate
-from histill.config.scoring import PromoteConfig
 from histill.errors import InputError
 from histill.registry import promotion, versions
+from histill.registry.champions import ROLLED_BACK, ChampionEntry, ChampionHistory
 from histill.registry.decision import Promotion
-from histill.registry.ledger import ROLLED_BACK, Ledger, Term
 
 pytestmark = pytest.mark.unit
 
-FIRST, SECOND, THIRD = Term(1, "3", None), Term(2, "5", "3"), Term(3, "7", "5")
+FIRST, SECOND, THIRD = ChampionEntry(1, "3", None), ChampionEntry(2, "5", "3"), ChampionEntry(3, "7", "5")
 
 
 class Registry:
     """A ledger in memory."""
 
-    def __init__(self, *terms: Term) -> None:
+    def __init__(self, *terms: ChampionEntry) -> None:
         self.terms = terms
 
-    def read(self, *_: Any) -> Ledger:
-        return Ledger("run", self.terms, self.terms[-1].version, living=frozenset({"3", "5", "7"}))
+    def read(self, *_: Any) -> ChampionHistory:
+        return ChampionHistory("run", self.terms, self.terms[-1].version, living=frozenset({"3", "5", "7"}))
 
-    def begin(self, client: Any, name: str, ledger: Ledger, version: str, *, rollback: bool) -> None:
-        self.terms = (*self.terms, Term(len(self.terms) + 1, version, ledger.champion, rollback))
+    def begin(self, client: Any, name: str, ledger: ChampionHistory, version: str, *, rollback: bool) -> None:
+        self.terms = (*self.terms, ChampionEntry(len(self.terms) + 1, version, ledger.champion, rollback))
 
 
 def go_back(registry: Registry, monkeypatch: pytest.MonkeyPatch, **keys: Any) -> Promotion:
-    monkeypatch.setattr(versions, "exists", lambda *_: True)
-    monkeypatch.setattr(promotion, "read_ledger", registry.read)
-    monkeypatch.setattr(promotion, "begin_term", registry.begin)
+    monkeypatch.setattr(versions, "has_versions", lambda *_: True)
+    monkeypatch.setattr(promotion, "read_history", registry.read)
+    monkeypatch.setattr(promotion, "append_champion", registry.begin)
     monkeypatch.setattr(promotion, "record_decision", lambda *_: None)
-    monkeypatch.setattr(promotion, "required_server_uri", lambda _: "http://host:1")
+    monkeypatch.setattr(promotion, "require_server_uri", lambda _: "http://host:1")
     monkeypatch.setattr(promotion, "connect", lambda *_: None)
     monkeypatch.setattr(promotion, "copy_champion", lambda found, _: found)
     data = {"registered_name": "x", "rollback": True, "tracking": Tracking(uri="http://host:1").model_dump(), **keys}

@@ -9,11 +9,11 @@ from pyarrow.fs import LocalFileSystem
 
 from histill.artifacts.model_folder import CARD_NAME, resolve
 from histill.config.common import Storage
-from histill.config.load import validate, with_value
+from histill.config.load import set_value, validate
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.errors import InputError
 from histill.storage.uris import name_within
-from histill.train.run_folder import finish, open_record, remove_orphans, run_uri, save_record
+from histill.train.run_folder import open_record, remove_orphans, run_uri, save_record, write_result
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +26,7 @@ def config(folder: Path, **changes: Any) -> PretrainConfig:
         "teacher": {"classical": True},
     }
     for key, value in changes.items():
-        data = with_value(data, key.replace("__", "."), value)
+        data = set_value(data, key.replace("__", "."), value)
     return validate(PretrainConfig, data, "test")
 
 
@@ -69,7 +69,7 @@ def test_how_the_work_is_carried_out_may_change(tmp_path: Path, change: dict[str
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"optimiser__lr": 0.5}, "optimiser.lr was 0.001 and is now 0.5"),
+        ({"optimizer__lr": 0.5}, "optimizer.lr was 0.001 and is now 0.5"),
         ({"data__batch_size": 64}, "data.batch_size was 32 and is now 64"),
         ({"student__size_px": 64}, "student.size_px was None and is now 64"),
         ({"responses": "cache"}, "responses was None and is now 'cache'"),
@@ -103,8 +103,8 @@ def test_a_key_that_an_older_version_did_not_know_is_named(tmp_path: Path) -> No
 
 def test_a_finished_name_is_refused_whatever_the_configuration(tmp_path: Path) -> None:
     first = started(tmp_path)
-    finish(first, str(tmp_path / "first" / "model"), {"val_dice": 0.5})
-    for again in (first, config(tmp_path, optimiser__lr=0.5)):
+    write_result(first, str(tmp_path / "first" / "model"), {"val_dice": 0.5})
+    for again in (first, config(tmp_path, optimizer__lr=0.5)):
         with pytest.raises(InputError, match="is finished; choose another name"):
             open_record(again)
 
@@ -113,18 +113,18 @@ def test_a_run_that_was_copied_or_moved_means_its_own_model(tmp_path: Path) -> N
     first, kept, moved = started(tmp_path), tmp_path / "kept", tmp_path / "elsewhere" / "moved"
     (tmp_path / "first" / "step-1").mkdir()
     (tmp_path / "first" / "step-1" / CARD_NAME).touch()
-    finish(first, str(tmp_path / "first" / "step-1"), {})
+    write_result(first, str(tmp_path / "first" / "step-1"), {})
     shutil.copytree(tmp_path / "first", kept)
     assert resolve(str(kept), Storage()) == str(kept / "step-1")
     shutil.copytree(kept, moved)
-    finish(first, str(tmp_path / "first" / "step-2"), {})  # trained anew
+    write_result(first, str(tmp_path / "first" / "step-2"), {})  # trained anew
     assert resolve(str(tmp_path / "first"), Storage()) == str(tmp_path / "first" / "step-2")
     assert resolve(str(moved), Storage()) == str(moved / "step-1")
 
 
 def test_a_model_that_lies_elsewhere_is_found_there(tmp_path: Path) -> None:
     first = started(tmp_path)
-    finish(first, "s3://bucket/models/one", {})
+    write_result(first, "s3://bucket/models/one", {})
     assert resolve(run_uri(first), Storage()) == "s3://bucket/models/one"
     assert name_within("s3://b/runs/first/", "s3://b/runs/first/step-1") == "step-1"
     assert name_within("s3://b/runs/first", "s3://b/runs/first-2/step-1") is None

@@ -91,7 +91,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
             "target": "segmentation",
             "student": NETWORK,
             "loss": {"dice": {"weight": 0.5}},
-            "optimiser": {"ema": 0.5, "accumulate": 2},
+            "optimizer": {"ema": 0.5, "accumulate": 2},
         },
     ),
 }
@@ -192,8 +192,8 @@ def losses_of(kind: str, keys: dict[str, Any], manifest: Manifest, runs: Path) -
     """The mean loss of each of two epochs of two steps, and its parts."""
     model, prepare = KINDS[kind]
     data = {"name": "run", "runs": str(runs), "data": {"tiles": manifest.uri, "batch_size": 4}}
-    optimiser = {"epochs": 2, "lr": 2e-3} | keys.get("optimiser", {})
-    config = validate(model, data | keys | {"optimiser": optimiser, "workers": {"count": 1}}, "the test")
+    optimizer = {"epochs": 2, "lr": 2e-3} | keys.get("optimizer", {})
+    config = validate(model, data | keys | {"optimizer": optimizer, "workers": {"count": 1}}, "the test")
     prepared = prepare(config)
     learner = build_learner(prepared, manifest, torch.device("cpu"))
     epochs: list[dict[str, float]] = []

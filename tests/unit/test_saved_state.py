@@ -8,7 +8,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from histill.errors import HistillError
-from histill.search.saved_state import can_go_on
+from histill.search.saved_state import can_resume
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +26,7 @@ def started(folder: Path, start: str) -> None:
 
 
 def goes_on(folder: Path) -> bool:
-    return can_go_on(LocalFileSystem(), str(folder), "s3://runs/sweep/tune")
+    return can_resume(LocalFileSystem(), str(folder), "s3://runs/sweep/tune")
 
 
 def cut(path: Path, to: int) -> None:

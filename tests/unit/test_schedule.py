@@ -1,4 +1,4 @@
-"""The optimiser's groups and its learning rate."""
+"""The optimizer's groups and its learning rate."""
 
 import itertools
 import math
@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from histill.config.runs import Optimiser
-from histill.train.schedule import learning_rate, make_optimiser
+from histill.config.runs import Optimizer
+from histill.train.schedule import learning_rate, make_optimizer
 
 pytestmark = pytest.mark.unit
 
 
 @given(st.integers(1, 300), st.floats(0, 0.99), st.floats(1e-6, 1.0))
 def test_the_rate_rises_to_its_peak_and_falls_without_reaching_0(steps: int, warmup: float, peak: float) -> None:
-    config = Optimiser(lr=peak, warmup=warmup)
+    config = Optimizer(lr=peak, warmup=warmup)
     rates = [learning_rate(config, step, steps) for step in range(steps)]
     top = max(0, int(warmup * steps) - 1)
     assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates)
@@ -28,7 +28,7 @@ def test_the_rate_rises_to_its_peak_and_falls_without_reaching_0(steps: int, war
 
 
 def test_the_rate_follows_its_formula() -> None:
-    config = Optimiser(lr=0.2, warmup=0.25)
+    config = Optimizer(lr=0.2, warmup=0.25)
     rates = [learning_rate(config, step, 8) for step in range(8)]
     expected = [0.1, 0.2, *(0.1 * (1 + math.cos(math.pi * step / 6)) for step in range(6))]
     assert rates == pytest.approx(expected, abs=1e-15)
@@ -37,8 +37,8 @@ def test_the_rate_follows_its_formula() -> None:
 def test_only_matrices_decay_and_every_parameter_is_in_one_group() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Linear(4, 2))
     model[0].bias.requires_grad_(False)
-    optimiser = make_optimiser([list(model.parameters())], Optimiser(lr=0.1, weight_decay=0.3))
-    decayed, free = optimiser.param_groups
+    optimizer = make_optimizer([list(model.parameters())], Optimizer(lr=0.1, weight_decay=0.3))
+    decayed, free = optimizer.param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
     assert {id(parameter) for parameter in decayed["params"]} == {id(model[0].weight), id(model[2].weight)}
     assert {id(parameter) for parameter in free["params"]} == {
@@ -51,9 +51,9 @@ def test_only_matrices_decay_and_every_parameter_is_in_one_group() -> None:
 def test_the_frozen_do_not_move_and_vectors_do_not_shrink_without_gradient() -> None:
     model = nn.Linear(2, 2)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimiser = make_optimiser([list(model.parameters())], Optimiser(lr=0.1, weight_decay=0.5))
+    optimizer = make_optimizer([list(model.parameters())], Optimizer(lr=0.1, weight_decay=0.5))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
+    optimizer.step()
     torch.testing.assert_close(model.weight.detach(), before["weight"] * (1 - 0.1 * 0.5))
     assert torch.equal(model.bias.detach(), before["bias"])

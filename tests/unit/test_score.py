@@ -13,10 +13,10 @@ from PIL import Image
 
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage, Teacher
-from histill.config.scoring import HeldOut
+from histill.config.evaluation import HeldOut
 from histill.errors import InputError
-from histill.evaluate.examiner import Examiner
-from histill.evaluate.pictures import spread_tiles, tiles_picture
+from histill.evaluate.evaluator import Evaluator
+from histill.evaluate.pictures import draw_tiles, spread_tiles
 from histill.evaluate.score import score_model
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.tiles.masks import IGNORED
@@ -57,8 +57,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
 
 def picture(folder: str, held_out: HeldOut, count: int) -> bytes:
-    examiner = Examiner.load(folder, held_out, STORAGE)
-    return tiles_picture(examiner, spread_tiles(examiner, count))
+    examiner = Evaluator.load(folder, held_out, STORAGE)
+    return draw_tiles(examiner, spread_tiles(examiner, count))
 
 
 def test_a_model_agrees_with_itself(manifest: Manifest, model: Callable[..., str]) -> None:
@@ -212,11 +212,11 @@ def test_an_empty_held_out_split_is_refused(
 def test_a_label_that_the_classifier_does_not_know_is_refused_with_its_tile(
     tmp_path: Path, tile_set: Callable[..., Manifest], model: Callable[..., str]
 ) -> None:
-    labelled = tile_set(tmp_path, labels=True)
+    labeled = tile_set(tmp_path, labels=True)
     classifier = model(kind="classification", decoder_channels=(), classes=("fat", "stroma"))
-    said = rf"^tile case-5/20 of {labelled.uri} has the label 'tumour' .* expected one of fat, stroma: "
+    said = rf"^tile case-5/20 of {labeled.uri} has the label 'tumour' .* expected one of fat, stroma: "
     with pytest.raises(InputError, match=said):
-        score_model(classifier, HeldOut(tiles=labelled.uri), STORAGE)
+        score_model(classifier, HeldOut(tiles=labeled.uri), STORAGE)
 
 
 def test_a_reference_of_another_resolution_is_refused_by_name(manifest: Manifest, model: Callable[..., str]) -> None:

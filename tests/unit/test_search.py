@@ -8,12 +8,12 @@ import pytest
 
 from histill.config.load import validate
 from histill.errors import InputError
+from histill.search.capacity import count_fitting_trials, max_concurrent_trials
 from histill.search.configs import PretrainSearch
-from histill.search.outcome import Sweep, TrialResult, ranked
-from histill.search.pictures import front_picture, study_pictures
-from histill.search.room import trials_at_once, trials_that_fit
-from histill.search.sweep import PreparedSweep, _scheduler, searcher
-from histill.search.trial import RANKED, with_rank
+from histill.search.pictures import draw_front, draw_study
+from histill.search.results import Sweep, TrialResult, rank_trials
+from histill.search.sweep import PreparedSweep, _scheduler, make_searcher
+from histill.search.trial import RANKED, add_rank
 
 pytestmark = pytest.mark.unit
 TEMPERATURE = "loss.soft_cross_entropy.temperature"
@@ -21,7 +21,7 @@ TEMPERATURE = "loss.soft_cross_entropy.temperature"
 SPACE = {
     TEMPERATURE: {"loguniform": [1, 8]},
     "student.size_px": {"choice": [32, 64]},
-    "optimiser.accumulate": {"integer": [1, 2], "when": {"student.size_px": [64]}},
+    "optimizer.accumulate": {"integer": [1, 2], "when": {"student.size_px": [64]}},
 }
 
 
@@ -53,20 +53,20 @@ def config(**keys: Any) -> PretrainSearch:
     ],
 )
 def test_as_many_trials_as_fit_the_nodes(count: int, cpus: float, gpus: float, nodes: list[Any], fit: int) -> None:
-    assert trials_at_once(config(workers={"count": count, "cpus": cpus, "gpus": gpus}), nodes) == fit
+    assert max_concurrent_trials(config(workers={"count": count, "cpus": cpus, "gpus": gpus}), nodes) == fit
 
 
 def test_bounds_on_the_trials_at_once() -> None:
     nodes = [{"CPU": 8.0}]
-    assert trials_at_once(config(workers={"count": 1}, concurrent=2), nodes) == 2
-    assert trials_at_once(config(workers={"count": 1}, trials=3), nodes) == 3
+    assert max_concurrent_trials(config(workers={"count": 1}, concurrent=2), nodes) == 2
+    assert max_concurrent_trials(config(workers={"count": 1}, trials=3), nodes) == 3
 
 
 def test_trials_may_be_begun_for_nodes_that_are_still_to_come() -> None:
     """As in a cluster that starts nodes with GPUs when something waits for them."""
     several = config(workers={"count": 1, "gpus": 1.0}, concurrent=4)
-    assert trials_that_fit(several, [{"CPU": 8.0}]) == 0
-    assert trials_at_once(several, [{"CPU": 8.0}]) == 4
+    assert count_fitting_trials(several, [{"CPU": 8.0}]) == 0
+    assert max_concurrent_trials(several, [{"CPU": 8.0}]) == 4
 
 
 @pytest.mark.parametrize("workers", [{"count": 4, "cpus": 3.0}, {"count": 1, "gpus": 0.5}, {"count": 16}])
@@ -74,7 +74,7 @@ def test_a_trial_that_does_not_fit_is_refused(workers: dict[str, float]) -> None
     with pytest.raises(
         InputError, match=r"one trial takes .* but the cluster has 12 CPUs \(at most 4 on a node\) and 0"
     ):
-        trials_at_once(config(workers=workers), [{"CPU": 4}] * 3)
+        max_concurrent_trials(config(workers=workers), [{"CPU": 4}] * 3)
 
 
 def trial(name: str, quality: float, gmacs: float | None, **values: Any) -> TrialResult:
@@ -83,7 +83,7 @@ def trial(name: str, quality: float, gmacs: float | None, **values: Any) -> Tria
 
 
 def sweep_of(*trials: TrialResult) -> Sweep:
-    return Sweep("runs/sweep", "val_dice", "gmacs", ranked(trials), None)
+    return Sweep("runs/sweep", "val_dice", "gmacs", rank_trials(trials), None)
 
 
 def test_the_best_comes_first_and_failures_last() -> None:
@@ -113,12 +113,12 @@ def test_a_failed_trial_is_no_best_and_on_no_front() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
 def test_what_is_no_number_is_ranked_below_everything(value: float | None) -> None:
-    report = with_rank({"val_dice": value, "epochs": 2}, "val_dice")
+    report = add_rank({"val_dice": value, "epochs": 2}, "val_dice")
     assert math.isnan(report["val_dice"])
     assert report[RANKED] < 0
     assert report["epochs"] == 2
-    assert with_rank({"val_dice": 0.0}, "val_dice") == {"val_dice": 0.0, RANKED: 0.0}
-    assert with_rank({}, "val_dice")[RANKED] < 0
+    assert add_rank({"val_dice": 0.0}, "val_dice") == {"val_dice": 0.0, RANKED: 0.0}
+    assert add_rank({}, "val_dice")[RANKED] < 0
 
 
 class Asked:
@@ -132,14 +132,14 @@ class Asked:
 @pytest.mark.parametrize("order", [(0.5, 0.6, math.nan), (0.6, 0.5, math.nan)])
 def test_a_trial_without_a_figure_is_stopped(aim: str, order: tuple[float, ...]) -> None:
     """Ray's ASHA lets it go on for ever: no comparison with nan is true."""
-    scheduler = _scheduler(PreparedSweep(config(aim=aim, optimiser={"epochs": 8}, grace_epochs=2), "val_dice"))
+    scheduler = _scheduler(PreparedSweep(config(aim=aim, optimizer={"epochs": 8}, grace_epochs=2), "val_dice"))
     if aim == "quality":
         assert scheduler.set_search_properties(RANKED, "max")
     decisions = {}
     for number, quality in enumerate(order):
         tried: Any = Asked(f"t{number}")
         scheduler.on_trial_add(None, tried)
-        report = with_rank({"val_dice": quality, "epochs": 2, "training_iteration": 2, "gmacs": 1.0}, "val_dice")
+        report = add_rank({"val_dice": quality, "epochs": 2, "training_iteration": 2, "gmacs": 1.0}, "val_dice")
         decisions[quality] = scheduler.on_trial_result(None, tried, report)
     assert decisions[math.nan] == "STOP"
     assert decisions[0.6] == "CONTINUE"
@@ -149,13 +149,13 @@ def test_a_trial_without_a_figure_is_stopped(aim: str, order: tuple[float, ...])
 @pytest.mark.parametrize("grace", [1, 2, 8])
 def test_a_trial_that_has_come_to_its_last_epoch_is_not_stopped(aim: str, grace: int) -> None:
     """Or it would lack what it does at its end, and its run would be told as stopped."""
-    scheduler = _scheduler(PreparedSweep(config(aim=aim, optimiser={"epochs": 8}, grace_epochs=grace), "val_dice"))
+    scheduler = _scheduler(PreparedSweep(config(aim=aim, optimizer={"epochs": 8}, grace_epochs=grace), "val_dice"))
     if aim == "quality" and grace < 8:
         assert scheduler.set_search_properties(RANKED, "max")
     for number, quality in enumerate((0.6, 0.5, 0.4, 0.3)):
         tried: Any = Asked(f"t{number}")
         scheduler.on_trial_add(None, tried)
-        report = with_rank({"val_dice": quality, "epochs": 8, "training_iteration": 8, "gmacs": 1.0}, "val_dice")
+        report = add_rank({"val_dice": quality, "epochs": 8, "training_iteration": 8, "gmacs": 1.0}, "val_dice")
         rungs = scheduler._brackets[0]._rungs if aim == "quality" and grace < 8 else []
         for recorded in (each for milestone, each in rungs if milestone < 8):  # which it has passed
             recorded[tried.trial_id] = quality
@@ -165,11 +165,11 @@ def test_a_trial_that_has_come_to_its_last_epoch_is_not_stopped(aim: str, grace:
 @pytest.mark.parametrize("aim", ["quality", "front"])
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_optuna_finishes_a_trial_without_a_figure_and_never_prefers_it(aim: str, sampler: str) -> None:
-    asked = searcher(config(aim=aim, sampler=sampler), RANKED)
+    asked = make_searcher(config(aim=aim, sampler=sampler), RANKED)
     for number in range(15):  # TPE draws by itself after ten
         name, quality = f"t{number}", math.nan if number % 3 == 0 else 0.1 + 0.01 * number
         assert asked.suggest(name)
-        report = with_rank({"val_dice": quality, "epochs": 8, "training_iteration": 8, "gmacs": 1.0}, "val_dice")
+        report = add_rank({"val_dice": quality, "epochs": 8, "training_iteration": 8, "gmacs": 1.0}, "val_dice")
         asked.on_trial_result(name, report)
         asked.on_trial_complete(name, report)
     study = asked._ot_study
@@ -192,14 +192,14 @@ def test_rows_hold_every_key_of_every_trial() -> None:
 
 def test_pictures() -> None:
     values = [{TEMPERATURE: 1.0 + 0.5 * number, "student.size_px": (32, 64)[number % 2]} for number in range(12)]
-    values[1] |= {"optimiser.accumulate": 2}
+    values[1] |= {"optimizer.accumulate": 2}
     trials = [trial(f"t{number}", 0.5 + 0.01 * number, 1.0 + number % 2, **each) for number, each in enumerate(values)]
     found = sweep_of(*trials, trial("failed", math.nan, None, **values[0]))
-    pictures = study_pictures(config(), found) | {"front": front_picture(found)}
+    pictures = draw_study(config(), found) | {"front": draw_front(found)}
     assert set(pictures) == {"parallel_coordinates", "importance", "front"}
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
 
 
 def test_one_trial_has_nothing_to_compare() -> None:
     found = sweep_of(trial("only", 0.5, 1.0, **{TEMPERATURE: 2.0, "student.size_px": 32}))
-    assert study_pictures(config(), found) == {}
+    assert draw_study(config(), found) == {}

@@ -20,15 +20,15 @@ import histill.teachers.cache
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.cli import Outcome
 from histill.config.common import Storage
+from histill.config.evaluation import CacheConfig
 from histill.config.load import validate
-from histill.config.scoring import CacheConfig
 from histill.errors import InputError
-from histill.evaluate.contours import name_tile, read_answers, spread_over_slides
+from histill.evaluate.teacher_picture import name_tile, read_responses, spread_over_slides
 from histill.outputs import OutputSpec
-from histill.stream.responses import encode
+from histill.stream.responses import encode_logits
 from histill.teachers.cache import read_header
 from histill.teachers.classical import ClassicalTeacher
-from histill.teachers.shares import Shares, tally_answers
+from histill.teachers.shares import Shares, tally_responses
 from histill.tiles.manifest import Manifest
 from histill.tiles.tally import SlideTally
 
@@ -43,8 +43,8 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         work = make(*arguments)
         return (work(item) for item in items)
 
-    monkeypatch.setattr(histill.teachers.cache, "connected", nullcontext)
-    monkeypatch.setattr(histill.teachers.cache, "over_pool", over_one)
+    monkeypatch.setattr(histill.teachers.cache, "connect_cluster", nullcontext)
+    monkeypatch.setattr(histill.teachers.cache, "map_actors", over_one)
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,8 @@ def test_each_pixel_counts_for_its_likeliest_class(tiles: Manifest, classes: int
     random = np.random.default_rng(classes)
     logits = random.normal(0, 3, (3, classes - 1, 16, 16)).astype(np.float32)
     teacher: Any = Marker(OutputSpec("segmentation", tuple(f"class {number}" for number in range(classes))))
-    answers = pa.chunked_array([[encode(each) for each in logits]])
-    (tally,) = tally_answers(answers, teacher, tiles, np.array([0, 1, 3]), 16)
+    answers = pa.chunked_array([[encode_logits(each) for each in logits]])
+    (tally,) = tally_responses(answers, teacher, tiles, np.array([0, 1, 3]), 16)
     stored = np.concatenate([np.zeros((3, 1, 16, 16)), (logits * 12.7).round()], axis=1)  # the first of equal ones
     expected = np.bincount(stored.argmax(1).ravel(), minlength=classes) / stored[:, 0].size
     assert (tally.slide, tally.tiles, tally.means) == ("case-0", 3, pytest.approx(tuple(expected)))
@@ -154,7 +154,7 @@ VIEWS = [{}, {"views": 2, "seed": 3, "augment": {"flips": True}}, {"views": 2, "
 @pytest.mark.parametrize("views", VIEWS, ids=["whole tiles", "turned", "windows"])
 def test_outlines_are_drawn_over_what_was_answered(tiles: Manifest, tmp_path: Path, views: dict[str, Any]) -> None:
     uri = cache(tiles, tmp_path, {"classical": True}, **views)["responses"]
-    shown = list(read_answers(uri, read_header(uri, Storage()), tiles, Storage()))
+    shown = list(read_responses(uri, read_header(uri, Storage()), tiles, Storage()))
     assert len(shown) == 12
     for _, image, logits in shown:
         (expected,) = ClassicalTeacher(0.5).respond(torch.from_numpy(image).permute(2, 0, 1)[None])

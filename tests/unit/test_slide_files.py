@@ -18,7 +18,7 @@ from openslide import OpenSlide
 
 import histill.tiles.slide_files
 from histill.config.common import Storage
-from histill.tiles.slide_files import opened
+from histill.tiles.slide_files import open_slide
 from histill.tiles.sources import Unreadable
 
 pytestmark = pytest.mark.unit
@@ -27,7 +27,7 @@ STORAGE = Storage()
 
 
 def reason(path: str | Path) -> str:
-    with pytest.raises(Unreadable) as caught, opened(str(path), STORAGE) as slide:
+    with pytest.raises(Unreadable) as caught, open_slide(str(path), STORAGE) as slide:
         slide.read_region((0, 0), 0, slide.dimensions)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
@@ -79,7 +79,7 @@ def test_openslide_mirrors_each_tile_by_itself_and_such_a_slide_is_refused(tmp_p
         if orientation > 1:
             assert f"(TIFF orientation {orientation}); save it upright" in reason(path)
     tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb")
-    with opened(str(path), STORAGE) as slide:
+    with open_slide(str(path), STORAGE) as slide:
         assert slide.dimensions == (256, 256)
 
 
@@ -89,7 +89,7 @@ def test_channels_and_pages_that_openslide_takes_for_others(tmp_path: Path) -> N
     tifffile.imwrite(path, four, tile=(128, 128), photometric="rgb", extrasamples=["unspecified"])
     assert "has a channel of unspecified meaning" in reason(path)
     tifffile.imwrite(path, four, tile=(128, 128), photometric="rgb", extrasamples=["unassalpha"])
-    with opened(str(path), STORAGE) as slide:
+    with open_slide(str(path), STORAGE) as slide:
         assert slide.dimensions == (256, 256)
     with tifffile.TiffWriter(path) as writer:
         for side in (64, 256):
@@ -156,7 +156,7 @@ def test_slides_of_several_files_are_not_fetched_in_part(
 
 def test_a_fetched_slide_has_no_name_that_a_kill_could_leave(bucket: Path, write_slide: Callable[..., str]) -> None:
     path = write_slide(bucket / "a.tiff")
-    with opened("s3://b/a.tiff", STORAGE) as slide, OpenSlide(path) as there:
+    with open_slide("s3://b/a.tiff", STORAGE) as slide, OpenSlide(path) as there:
         assert list((bucket.parent / "tmp").iterdir()) == []
         region = slide.read_region((100, 50), 0, (300, 300))
         assert region.tobytes() == there.read_region((100, 50), 0, (300, 300)).tobytes()

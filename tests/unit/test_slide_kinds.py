@@ -14,13 +14,13 @@ from PIL import Image
 from histill.config.common import Storage
 from histill.config.ingest import SlideSource
 from histill.errors import InputError
-from histill.tiles.cutting import cut
-from histill.tiles.slides import SlideRow, opened
+from histill.tiles.slides import SlideRow, open_slide
+from histill.tiles.tiling import iter_tiles
 
 pytestmark = pytest.mark.unit
 
 PX = 64
-KINDS = ("rgb", "planar", "alpha", "fourth", "grey", "inverted", "palette", "16 bits", "turned")
+KINDS = ("rgb", "planar", "alpha", "fourth", "gray", "inverted", "palette", "16 bits", "turned")
 REFUSED = ("fourth", "16 bits", "turned")
 
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def picture(width: int, height: int, seed: int) -> np.ndarray:
-    """Soft colours, uint8 [height, width, 3]: what JPEG keeps nearly as it is."""
+    """Soft colors, uint8 [height, width, 3]: what JPEG keeps nearly as it is."""
     small = np.random.default_rng(seed).integers(60, 200, (3, 3, 3)).astype(np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -38,17 +38,17 @@ def picture(width: int, height: int, seed: int) -> np.ndarray:
 def write(path: Path, kind: str, rgb: np.ndarray, options: dict[str, Any]) -> np.ndarray:
     """Write `rgb` as a TIFF of that kind; how it looks on white, uint8 [height, width, 3]."""
     height, width = rgb.shape[:2]
-    grey = rgb[..., 0]
-    if kind == "grey":
-        tifffile.imwrite(path, grey, photometric="minisblack", **options)
-        return np.repeat(grey[..., None], 3, -1)
+    gray = rgb[..., 0]
+    if kind == "gray":
+        tifffile.imwrite(path, gray, photometric="minisblack", **options)
+        return np.repeat(gray[..., None], 3, -1)
     if kind == "inverted":
-        tifffile.imwrite(path, grey, photometric="miniswhite", **options)
-        return np.repeat(255 - grey[..., None], 3, -1)
+        tifffile.imwrite(path, gray, photometric="miniswhite", **options)
+        return np.repeat(255 - gray[..., None], 3, -1)
     if kind == "palette":
-        colours = np.stack([np.arange(256), 255 - np.arange(256), np.full(256, 90)]).astype(np.uint16) * 257
-        tifffile.imwrite(path, grey, photometric="palette", colormap=colours, **options)
-        return (colours[:, grey] // 257).transpose(1, 2, 0).astype(np.uint8)
+        colors = np.stack([np.arange(256), 255 - np.arange(256), np.full(256, 90)]).astype(np.uint16) * 257
+        tifffile.imwrite(path, gray, photometric="palette", colormap=colors, **options)
+        return (colors[:, gray] // 257).transpose(1, 2, 0).astype(np.uint8)
     if kind in ("alpha", "fourth"):
         alpha = np.where(np.arange(width) < width // 2, 255, 0).astype(np.uint8)[None, :, None].repeat(height, 0)
         extra = "unassalpha" if kind == "alpha" else "unspecified"
@@ -91,11 +91,11 @@ def test_any_kind_is_cut_as_it_looks_or_refused(
     looks = write(path, kind, picture(width, height, seed), options)
     source = SlideSource(paths=(str(path),), mpp=0.5 * scale, min_tissue=0.0, jpeg_quality=98)
     if kind in REFUSED:
-        with pytest.raises(InputError, match=r"^slide .*; [^\n]*\.$"), opened(str(path), Storage()):
+        with pytest.raises(InputError, match=r"^slide .*; [^\n]*\.$"), open_slide(str(path), Storage()):
             pass
         return
-    with opened(str(path), Storage()) as slide:
-        tiles = list(cut(slide, SlideRow(str(path), "case"), source, PX))
+    with open_slide(str(path), Storage()) as slide:
+        tiles = list(iter_tiles(slide, SlideRow(str(path), "case"), source, PX))
     side = int(PX * scale)
     assert [(tile.x, tile.y) for tile in tiles] == [
         (x, y) for y in range(0, height - side + 1, side) for x in range(0, width - side + 1, side)

@@ -45,7 +45,7 @@ def test_squares_neither_overlap_nor_part_nor_drift(side: float) -> None:
     np.testing.assert_array_equal(bottom[:-1], top[1:])
     assert np.abs(left - side * np.arange(130)).max() < 1  # where the tile was read
     assert np.abs(right - left - side).max() < 1
-    assert right[0, -1] == pytest.approx(x[-1] + side)  # without a neighbour a tile has its own side
+    assert right[0, -1] == pytest.approx(x[-1] + side)  # without a neighbor a tile has its own side
 
 
 def test_sparse_tiles_keep_their_size() -> None:
@@ -201,8 +201,8 @@ def test_a_segmenters_tiles_are_told_apart_by_their_share() -> None:
 def test_a_segmenters_picture_shows_small_shares() -> None:
     """Shares of 2 and 8 % are far apart in the picture, whose scale ends at the highest."""
     shown = np.array(Image.open(io.BytesIO(heatmap_png(segmented([0.02, 0.08])))).convert("RGB"), int)
-    colours, counts = np.unique(shown.reshape(-1, 3), axis=0, return_counts=True)
-    two = [colour for colour, _ in sorted(zip(colours.tolist(), counts, strict=True), key=lambda each: -each[1])][1:3]
+    colors, counts = np.unique(shown.reshape(-1, 3), axis=0, return_counts=True)
+    two = [color for color, _ in sorted(zip(colors.tolist(), counts, strict=True), key=lambda each: -each[1])][1:3]
     assert max(abs(a - b) for a, b in zip(*two, strict=True)) > 100
 
 

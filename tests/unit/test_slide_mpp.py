@@ -10,7 +10,7 @@ import tifffile
 
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.tiles.slides import SlideRow, opened, slide_mpp
+from histill.tiles.slides import SlideRow, open_slide, resolve_mpp
 
 pytestmark = pytest.mark.unit
 
@@ -30,8 +30,8 @@ def write(path: Path, *, tags: tuple[float, str] | None = None, ome: dict[str, A
 
 
 def mpp_of(path: str, declared: float | None = None, fallback: float | None = None) -> float:
-    with opened(path, Storage()) as slide:
-        return slide_mpp(slide, SlideRow(path, "case", declared), fallback)
+    with open_slide(path, Storage()) as slide:
+        return resolve_mpp(slide, SlideRow(path, "case", declared), fallback)
 
 
 def ome(x: float, unit: str | None = None, y: float | None = None) -> dict[str, Any]:

@@ -12,20 +12,20 @@ from PIL import Image
 from histill.config.common import Storage
 from histill.config.ingest import SlideSource
 from histill.errors import InputError
-from histill.tiles.cutting import cut, tissue_fractions
 from histill.tiles.shards import Tile
 from histill.tiles.slide_index import read_slide_index
 from histill.tiles.slides import (
     SlideRow,
-    best_level,
-    opened,
-    overview,
+    find_level,
+    open_slide,
+    read_overview,
     read_square,
-    scale_to,
-    slide_mpp,
+    resolve_mpp,
+    scale_factor,
     slide_rows,
 )
 from histill.tiles.sources import Unreadable
+from histill.tiles.tiling import iter_tiles, tissue_fractions
 
 pytestmark = pytest.mark.unit
 
@@ -62,8 +62,8 @@ def write_slide(path: Path, mpp: float | tuple[float, float] | None = 0.5, level
 def tiles_of(path: Path, tile_px: int = 128, row: dict[str, Any] | None = None, **source: Any) -> list[Tile]:
     given_row = SlideRow(str(path), "case", **(row or {}))
     settings = SlideSource(paths=(str(path),), **{"mpp": 0.5, **source})
-    with opened(str(path), STORAGE) as slide:
-        return list(cut(slide, given_row, settings, tile_px))
+    with open_slide(str(path), STORAGE) as slide:
+        return list(iter_tiles(slide, given_row, settings, tile_px))
 
 
 def pixels(tile: Tile) -> np.ndarray:
@@ -92,8 +92,8 @@ def test_coarser_tiles_show_the_same_place(tmp_path: Path, mpp: float) -> None:
         assert tile.mpp == pytest.approx(mpp)
         if tile.x + side >= SIDE / 2 - 8:
             continue  # its edge to the glass rings
-        centres = (np.arange(64) + 0.5) * side / 64 - 0.5
-        rows, columns = np.round(tile.y + centres).astype(int), np.round(tile.x + centres).astype(int)
+        centers = (np.arange(64) + 0.5) * side / 64 - 0.5
+        rows, columns = np.round(tile.y + centers).astype(int), np.round(tile.x + centers).astype(int)
         assert np.abs(pixels(tile) - picture()[np.ix_(rows, columns)]).mean() < 4
 
 
@@ -142,8 +142,8 @@ def test_oblong_pixels_are_refused(tmp_path: Path) -> None:
 def test_tiles_finer_than_the_slide_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has 0\.5 um/px and tiles of 0\.25 were asked for"):
         tiles_of(write_slide(tmp_path / "one.tiff"), mpp=0.25)
-    assert scale_to(0.496, 0.5, "s") == 1.0
-    assert scale_to(1.0, 0.5, "s") == 2.0
+    assert scale_factor(0.496, 0.5, "s") == 1.0
+    assert scale_factor(1.0, 0.5, "s") == 2.0
 
 
 def test_a_region_holds_its_tiles_only(tmp_path: Path) -> None:
@@ -164,12 +164,12 @@ def test_tissue_fractions_against_slices() -> None:
 
 
 def test_overview_and_levels(tmp_path: Path) -> None:
-    with opened(str(write_slide(tmp_path / "one.tiff")), STORAGE) as slide:
-        assert [best_level(slide, step) for step in (0.5, 1, 1.99, 2, 3, 4, 50)] == [0, 0, 1, 1, 1, 2, 2]
-        small = overview(slide, 16.0)
+    with open_slide(str(write_slide(tmp_path / "one.tiff")), STORAGE) as slide:
+        assert [find_level(slide, step) for step in (0.5, 1, 1.99, 2, 3, 4, 50)] == [0, 0, 1, 1, 1, 2, 2]
+        small = read_overview(slide, 16.0)
         assert small.shape == (64, 64, 3)
         assert np.abs(small[:, :31].astype(float) - picture(64)[:, :31]).mean() < 8
-        assert overview(slide, 7.3).shape == (141, 141, 3)
+        assert read_overview(slide, 7.3).shape == (141, 141, 3)
         beyond = read_square(slide, SIDE - 32, 0, 64.0, 64)
         assert (beyond[:, 33:] == 255).all()
 
@@ -260,5 +260,5 @@ def test_a_real_aperio_slide() -> None:
     assert {tile.mpp for tile in tiles} == {0.499}
     # Stained tissue is pinkish: green is the weakest channel of a tile's mean.
     assert all(mean[1] == min(mean) for mean in (pixels(tile).mean(axis=(0, 1)) for tile in tiles))
-    with opened(str(CMU), STORAGE) as slide:
-        assert slide_mpp(slide, SlideRow(str(CMU), "c"), None) == pytest.approx(0.499)
+    with open_slide(str(CMU), STORAGE) as slide:
+        assert resolve_mpp(slide, SlideRow(str(CMU), "c"), None) == pytest.approx(0.499)

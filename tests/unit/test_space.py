@@ -7,8 +7,8 @@ import pytest
 from histill.config.load import validate
 from histill.errors import InputError
 from histill.search.configs import PretrainSearch
-from histill.search.space import check_space, trial_config
-from histill.search.sweep import searcher
+from histill.search.space import build_trial_config, check_space
+from histill.search.sweep import make_searcher
 
 pytestmark = pytest.mark.unit
 TEMPERATURE = "loss.soft_cross_entropy.temperature"
@@ -40,7 +40,7 @@ def test_a_sound_space_passes() -> None:
                 "data.balance": {"choice": [None, "case"]},
                 "data.augment.stain": {"uniform": [0.0, 0.3]},
                 "data.augment.crop_px": {"choice": [None, 64]},
-                "optimiser.lr": {"loguniform": [1e-4, 1e-2]},
+                "optimizer.lr": {"loguniform": [1e-4, 1e-2]},
             }
         )
     )
@@ -88,8 +88,8 @@ def test_a_wrong_key_or_value_is_named(space: dict[str, Any], parts: list[str]) 
         "storage.endpoint",
         "tracking.uri",
         "workers.count",
-        "optimiser",
-        "optimiser.epochs",
+        "optimizer",
+        "optimizer.epochs",
         "checkpoint_every",
     ],
 )
@@ -127,19 +127,19 @@ def test_an_empty_space_is_refused() -> None:
 
 def test_a_trial_is_the_sweep_with_its_values() -> None:
     sweep = config({TEMPERATURE: {"uniform": [1, 4]}})
-    trial = trial_config(sweep, {TEMPERATURE: 3.5, "student.size_px": 64}, name="t1", runs="runs/sweep/trials")
+    trial = build_trial_config(sweep, {TEMPERATURE: 3.5, "student.size_px": 64}, name="t1", runs="runs/sweep/trials")
     assert (trial.name, trial.runs) == ("t1", "runs/sweep/trials")
     assert trial.loss.soft_cross_entropy.temperature == 3.5
     assert trial.student.size_px == 64
     assert trial.data == sweep.data
-    assert trial.optimiser == sweep.optimiser
+    assert trial.optimizer == sweep.optimizer
 
 
 CONDITIONAL: dict[str, Any] = {
     "student.encoder": {"choice": ["csat_tiny", "resnet18"]},
     "student.size_px": {"choice": [32, 64], "when": {"student.encoder": ["csat_tiny"]}},
     "student.decoder_channels": {"choice": [[16, 16, 8, 8, 8], [8, 8, 8, 8, 8]]},
-    "optimiser.lr": {"loguniform": [1e-4, 1e-2], "when": {"student.size_px": [64]}},
+    "optimizer.lr": {"loguniform": [1e-4, 1e-2], "when": {"student.size_px": [64]}},
     "data.batch_size": {"integer": [8, 9]},
 }
 
@@ -147,20 +147,20 @@ CONDITIONAL: dict[str, Any] = {
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_a_key_is_drawn_when_its_condition_holds(sampler: str) -> None:
     sweep = config(CONDITIONAL).model_copy(update={"sampler": sampler, "seed": 3})
-    asked = searcher(sweep, "val_dice")
+    asked = make_searcher(sweep, "val_dice")
     seen = [asked.suggest(f"trial-{number}") for number in range(40)]
     for values in seen:
         assert ("student.size_px" in values) == (values["student.encoder"] == "csat_tiny")
-        assert ("optimiser.lr" in values) == (values.get("student.size_px") == 64)
+        assert ("optimizer.lr" in values) == (values.get("student.size_px") == 64)
         assert values["student.decoder_channels"] in ((16, 16, 8, 8, 8), (8, 8, 8, 8, 8))
         assert values["data.batch_size"] in (8, 9)
-        assert 1e-4 <= values.get("optimiser.lr", 1e-3) <= 1e-2
+        assert 1e-4 <= values.get("optimizer.lr", 1e-3) <= 1e-2
     assert {frozenset(values) for values in seen} == {
         frozenset(CONDITIONAL),
-        frozenset(CONDITIONAL) - {"optimiser.lr"},
-        frozenset(CONDITIONAL) - {"optimiser.lr", "student.size_px"},
+        frozenset(CONDITIONAL) - {"optimizer.lr"},
+        frozenset(CONDITIONAL) - {"optimizer.lr", "student.size_px"},
     }
-    again = searcher(sweep, "val_dice")
+    again = make_searcher(sweep, "val_dice")
     assert [again.suggest(f"other-{number}") for number in range(40)] == seen
 
 

@@ -15,8 +15,8 @@ from botocore.exceptions import EndpointConnectionError
 from pyarrow import fs
 
 from histill.config.common import Storage
-from histill.storage import retry, steady
-from histill.storage.steady import steady_filesystem
+from histill.storage import retry, retrying
+from histill.storage.retrying import retrying_filesystem
 
 pytestmark = pytest.mark.unit
 
@@ -67,8 +67,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def serve(monkeypatch: pytest.MonkeyPatch, inner: Any) -> None:
     """Let `inner` stand for the server, whichever client asks it."""
-    monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage, **_: (inner, uri.removeprefix("s3://")))
-    monkeypatch.setattr(steady, "control_filesystem", lambda uri, storage: (inner, uri))
+    monkeypatch.setattr(retrying, "arrow_filesystem", lambda uri, storage, **_: (inner, uri.removeprefix("s3://")))
+    monkeypatch.setattr(retrying, "control_filesystem", lambda uri, storage: (inner, uri))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -
     def make(times: int, message: str = AWAY) -> tuple[fs.FileSystem, Flaky]:
         inner = Flaky(tmp_path, times, message)
         serve(monkeypatch, inner)
-        made, path = steady_filesystem("s3://runs/first", STORAGE)
+        made, path = retrying_filesystem("s3://runs/first", STORAGE)
         assert path == "runs/first"
         return made, inner
 
@@ -86,7 +86,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -
 
 
 def test_local_files_need_no_second_try(tmp_path: Path) -> None:
-    filesystem, path = steady_filesystem(str(tmp_path), STORAGE)
+    filesystem, path = retrying_filesystem(str(tmp_path), STORAGE)
     assert type(filesystem) is fs.LocalFileSystem
     assert path == str(tmp_path)
 
@@ -110,8 +110,8 @@ def test_what_is_gone_already_since_only_the_reply_was_lost_is_no_error(
     (tmp_path / "a").touch()
     (tmp_path / "b").mkdir()
     inner = Forgetful(tmp_path, 1)
-    monkeypatch.setattr(steady, "arrow_filesystem", lambda *_, **__: (inner, ""))
-    filesystem, _ = steady_filesystem("s3://runs", STORAGE)
+    monkeypatch.setattr(retrying, "arrow_filesystem", lambda *_, **__: (inner, ""))
+    filesystem, _ = retrying_filesystem("s3://runs", STORAGE)
     getattr(filesystem, name)(*arguments)
     assert not (tmp_path / arguments[0]).exists()
     assert len(waits) == 1
@@ -256,12 +256,12 @@ def test_folders_are_copied_there_and_back(files: Callable[..., Any], tmp_path: 
 def test_it_reaches_workers_as_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ray pickles it, and holds what came back against what it has."""
     local = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage, **_: (local, "runs"))
-    filesystem, _ = steady_filesystem("s3://runs", STORAGE)
+    monkeypatch.setattr(retrying, "arrow_filesystem", lambda uri, storage, **_: (local, "runs"))
+    filesystem, _ = retrying_filesystem("s3://runs", STORAGE)
     copied = pickle.loads(pickle.dumps(filesystem))  # noqa: S301
     assert copied == filesystem
     assert copied.handler.storage == filesystem.handler.storage
     elsewhere = fs.SubTreeFileSystem(str(tmp_path / "below"), fs.LocalFileSystem())
-    monkeypatch.setattr(steady, "arrow_filesystem", lambda uri, storage, **_: (elsewhere, "runs"))
-    assert steady_filesystem("s3://runs", STORAGE)[0] != filesystem
+    monkeypatch.setattr(retrying, "arrow_filesystem", lambda uri, storage, **_: (elsewhere, "runs"))
+    assert retrying_filesystem("s3://runs", STORAGE)[0] != filesystem
     assert filesystem != local

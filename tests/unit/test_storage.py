@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from histill.config.common import Storage
-from histill.errors import AwayError, InputError
+from histill.errors import InputError, UnavailableError
 from histill.storage import control
 from histill.storage.filesystems import arrow_filesystem, storage_error, storage_errors
 from histill.storage.uris import beside, folder_of, join, stem
@@ -162,7 +162,7 @@ def test_a_server_that_is_away_is_told_from_one_that_refuses(raised: OSError, aw
     """The first may pass by itself, so workers are replaced; the second ends the run."""
     error = storage_error("s3://bucket/key", Storage(endpoint="http://127.0.0.1:1"), raised)
     assert isinstance(error, InputError)
-    assert type(error) is (AwayError if away else InputError)
+    assert type(error) is (UnavailableError if away else InputError)
 
 
 def test_nothing_listens_there() -> None:
@@ -174,10 +174,10 @@ def test_nothing_listens_there() -> None:
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     with patch.dict(os.environ, environment):
-        with pytest.raises(AwayError, match=r"http://127\.0\.0\.1:1 cannot be reached"):
+        with pytest.raises(UnavailableError, match=r"http://127\.0\.0\.1:1 cannot be reached"):
             control.read_bytes("s3://bucket/key", storage)
         filesystem, path = arrow_filesystem("s3://bucket/key", storage)
-        with pytest.raises(AwayError), storage_errors("s3://bucket/key", storage):
+        with pytest.raises(UnavailableError), storage_errors("s3://bucket/key", storage):
             filesystem.open_input_file(path)
 
 

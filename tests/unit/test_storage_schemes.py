@@ -17,7 +17,6 @@ import torch
 import histill.storage.schemes
 import histill.tiles.ingest
 from histill.artifacts.model_folder import ModelCard, build, load, save
-from histill.checks.reach import CONDITIONAL, READ, WRITE, reach
 from histill.config import places
 from histill.config.check import CheckConfig
 from histill.config.common import Storage
@@ -26,20 +25,21 @@ from histill.config.load import validate
 from histill.config.places import read_place
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig
-from histill.errors import AwayError, InputError
+from histill.errors import InputError, UnavailableError
 from histill.predict.shard import Predicting, Predictor
+from histill.preflight.connectivity import CONDITIONAL, READ, WRITE, check_connectivity
 from histill.storage import control, retry, scheme
 from histill.storage.filesystems import storage_errors
-from histill.storage.retry import retried
-from histill.stream.read import Source
+from histill.storage.retry import with_retries
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.testing.storage_schemes import check_storage
 from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import shards_of
-from histill.train.claim import CLAIM_NAME, claim, here
-from histill.train.run_folder import finish, finished, open_record, save_record
+from histill.train.claim import CLAIM_NAME, describe_process, hold_claim
+from histill.train.run_folder import open_record, read_result, save_record, write_result
 
 pytestmark = pytest.mark.unit
 
@@ -116,7 +116,7 @@ def test_without_the_file_its_addresses_are_refused() -> None:
 @pytest.fixture
 def both(memory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
     """One set of images, ingested on the disk and in memory, by this process."""
-    monkeypatch.setattr(histill.tiles.ingest, "connected", nullcontext)
+    monkeypatch.setattr(histill.tiles.ingest, "connect_cluster", nullcontext)
     monkeypatch.setattr(histill.tiles.ingest, "map_tasks", lambda function, items, **_: map(function, items))
     sets = []
     for root in (str(tmp_path / "disk"), "memory://bucket"):
@@ -138,7 +138,7 @@ def both(memory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def tiles_of(manifest: Manifest) -> dict[str, np.ndarray]:
-    source = Source(manifest.uri, manifest.header.digest, STORAGE)
+    source = TileSource(manifest.uri, manifest.header.digest, STORAGE)
     stream = TileStream(manifest, source, "", Views(PX), 4, 0, 1, only=np.arange(TILES))
     names = manifest.table["tile_id"].to_pylist()
     return {
@@ -192,15 +192,19 @@ def test_a_runs_record_and_claim_are_kept_there(memory: ModuleType) -> None:
     save_record(config, record)
     assert open_record(config, "pretrain_student") == record
     uri = f"memory://b/runs/first/{CLAIM_NAME}"
-    dead = {"token": "of a job that is no more", "place": (*here()[:3], "before this process began"), "renewed": 1}
+    dead = {
+        "token": "of a job that is no more",
+        "place": (*describe_process()[:3], "before this process began"),
+        "renewed": 1,
+    }
     control.write_json(uri, dead, STORAGE)
-    with claim("memory://b/runs/first", STORAGE):
+    with hold_claim("memory://b/runs/first", STORAGE):
         assert control.exists(uri, STORAGE)
-        with pytest.raises(InputError, match="another job"), claim("memory://b/runs/first", STORAGE):
+        with pytest.raises(InputError, match="another job"), hold_claim("memory://b/runs/first", STORAGE):
             pass
     assert not control.exists(uri, STORAGE)
-    finish(config, "memory://b/runs/first/step-00000001", {"dice": 1.0})
-    assert finished(config) == {
+    write_result(config, "memory://b/runs/first/step-00000001", {"dice": 1.0})
+    assert read_result(config) == {
         "model": "memory://b/runs/first/step-00000001",
         "name": "step-00000001",
         "metrics": {"dice": 1.0},
@@ -211,13 +215,13 @@ def test_a_runs_record_and_claim_are_kept_there(memory: ModuleType) -> None:
 
 def test_the_preflight_reads_and_writes_there(memory: ModuleType) -> None:
     control.write_bytes("memory://b/tiles/shards/one", b"1", STORAGE)
-    found = reach(validate(CheckConfig, {"read": "memory://b/tiles", "write": "memory://b/runs"}, "test"))
+    found = check_connectivity(validate(CheckConfig, {"read": "memory://b/tiles", "write": "memory://b/runs"}, "test"))
     assert {check: verdict.state for check, verdict in found.items()} == {
         READ: "ok", WRITE: "ok", CONDITIONAL: "ok",
     }  # fmt: skip
-    nothing = reach(validate(CheckConfig, {"read": "memory://b/none"}, "test"))
+    nothing = check_connectivity(validate(CheckConfig, {"read": "memory://b/none"}, "test"))
     assert nothing[READ].state == "failed"
-    assert control.files_in("memory://b/runs", STORAGE) == []
+    assert control.list_files("memory://b/runs", STORAGE) == []
 
 
 def test_its_own_words_make_the_sentences(memory: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +239,7 @@ def test_its_own_words_make_the_sentences(memory: ModuleType, monkeypatch: pytes
     for error, kind, said in (
         (Refusal("not you"), InputError, f"the memory denied access for {uri}; set KEY that may use this bucket"),
         (FileNotFoundError("no room"), InputError, f"the bucket of {uri} does not exist"),
-        (OSError("tired"), AwayError, f"the memory does not serve {uri} at present \\(tired\\)"),
+        (OSError("tired"), UnavailableError, f"the memory does not serve {uri} at present \\(tired\\)"),
         (FileNotFoundError("other"), FileNotFoundError, "other"),
         (KeyError("a fault of ours"), KeyError, "a fault of ours"),
     ):
@@ -249,7 +253,7 @@ def test_its_own_words_make_the_sentences(memory: ModuleType, monkeypatch: pytes
             raise error
         return "read"
 
-    assert retried(read, STORAGE, uri=uri) == "read"
+    assert with_retries(read, STORAGE, uri=uri) == "read"
 
 
 def test_a_package_that_is_missing_is_named(memory: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

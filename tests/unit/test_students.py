@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from histill.errors import InputError
-from histill.models.students import build_segmenter, check_tile_size
+from histill.models.segmenter import build_segmenter, check_tile_size
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +26,7 @@ def test_logits_have_the_size_of_the_tile(encoder: str) -> None:
     assert logits.dtype == torch.float32
 
 
-def test_pixel_values_are_normalised_inside() -> None:
+def test_pixel_values_are_normalized_inside() -> None:
     model = build_segmenter("csat_tiny", 2, DECODER, mean=(0.7, 0.5, 0.6), std=(0.1, 0.2, 0.3)).eval()
     batch = tiles(2, 3, 32, 32)
     mean, std = np.array([0.7, 0.5, 0.6]), np.array([0.1, 0.2, 0.3])
@@ -51,7 +51,7 @@ def test_half_precision_inside_gives_float32_logits() -> None:
         assert model(tiles(1, 3, 32, 32)).dtype == torch.float32
 
 
-def test_a_csat_segmenter_has_no_batch_normalisation() -> None:
+def test_a_csat_segmenter_has_no_batch_normalization() -> None:
     model = build_segmenter("csat_tiny", 2, DECODER)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     groups = [module for module in model.network.decoder.modules() if isinstance(module, nn.GroupNorm)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from histill.errors import InputError
 from histill.tiles.manifest import Header, Manifest
 from histill.tiles.schema import MANIFEST
-from histill.tiles.subsets import balanced_weights, few_cases
+from histill.tiles.subsample import balance_weights, subsample_cases
 
 pytestmark = pytest.mark.unit
 
@@ -65,23 +65,23 @@ def test_few_cases_are_part_of_more_and_have_every_label(
     tiles: list[Tile] = [(case, "train", label) for case, label in train]
     tiles += [(f"val {case}", "val", label) for case, label in val]
     manifest, (smaller, larger) = manifest_of(tiles), sorted((one, other))
-    few, more = (few_cases(manifest, "train", fraction, seed) for fraction in (smaller, larger))
+    few, more = (subsample_cases(manifest, "train", fraction, seed) for fraction in (smaller, larger))
     everything = {case for case, _ in train}
-    assert few <= more <= everything == few_cases(manifest, "train", 1.0, seed)
+    assert few <= more <= everything == subsample_cases(manifest, "train", 1.0, seed)
     assert {label for case, label in train if case in few} == {label for _, label in train}
-    assert few == few_cases(manifest, "train", smaller, seed)
+    assert few == subsample_cases(manifest, "train", smaller, seed)
 
 
 @pytest.mark.parametrize(("fraction", "of_each"), [(0.05, 1), (0.25, 3), (0.5, 5), (1.0, 10)])
 def test_the_fraction_holds_for_each_label(fraction: float, of_each: int) -> None:
-    chosen = few_cases(one_label_each(40, 4), "train", fraction, 0)
+    chosen = subsample_cases(one_label_each(40, 4), "train", fraction, 0)
     labels = Counter(int(case.removeprefix("train-")) % 4 for case in chosen)
     assert labels == dict.fromkeys(range(4), of_each)
 
 
 def test_the_seed_says_which_cases() -> None:
     manifest = one_label_each(40, 4)
-    drawn = {few_cases(manifest, "train", 0.25, seed) for seed in range(5)}
+    drawn = {subsample_cases(manifest, "train", 0.25, seed) for seed in range(5)}
     assert len(drawn) == 5
     assert frozenset.union(*drawn) > next(iter(drawn))
 
@@ -89,30 +89,30 @@ def test_the_seed_says_which_cases() -> None:
 def test_the_order_of_the_tiles_says_nothing() -> None:
     manifest = one_label_each(20, 3)
     backwards = Manifest(manifest.uri, manifest.header, manifest.table.take(np.arange(len(manifest.table))[::-1]))
-    assert few_cases(manifest, "train", 0.3, 1) == few_cases(backwards, "train", 0.3, 1)
+    assert subsample_cases(manifest, "train", 0.3, 1) == subsample_cases(backwards, "train", 0.3, 1)
 
 
 def test_cases_without_labels_are_drawn_alike() -> None:
     manifest = manifest_of([(f"case {number // 2}", "train", None) for number in range(40)])
-    assert len(few_cases(manifest, "train", 0.25, 0)) == 5
+    assert len(subsample_cases(manifest, "train", 0.25, 0)) == 5
 
 
 def test_a_label_that_is_nowhere_the_most_frequent_is_found() -> None:
     tiles: list[Tile] = [(f"case {case}", "train", "common") for case in range(20) for _ in range(3)]
     manifest = manifest_of([*tiles, ("case 3", "train", "rare")])
     for seed in range(5):
-        assert "case 3" in few_cases(manifest, "train", 0.05, seed)
+        assert "case 3" in subsample_cases(manifest, "train", 0.05, seed)
 
 
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(InputError, match="split 'test' of tiles is empty"):
-        few_cases(one_label_each(4, 2), "test", 0.5, 0)
+        subsample_cases(one_label_each(4, 2), "test", 0.5, 0)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(5, 7))
 def test_balanced_weights_give_each_class_the_same_say(drawn: list[int], classes: int) -> None:
     labels = np.array(drawn, np.int64)
-    weights = balanced_weights(labels, classes)
+    weights = balance_weights(labels, classes)
     assert len(weights) == classes
     counts = Counter(drawn)
     said = [weights[label] * counts[label] for label in counts]
@@ -125,4 +125,4 @@ def test_balanced_weights_give_each_class_the_same_say(drawn: list[int], classes
 def test_even_classes_weigh_1(drawn: list[int]) -> None:
     assume(len(set(drawn)) == 4)
     labels = np.array(sorted(set(drawn)) * 3)
-    assert balanced_weights(labels, 4) == pytest.approx((1.0,) * 4)
+    assert balance_weights(labels, 4) == pytest.approx((1.0,) * 4)

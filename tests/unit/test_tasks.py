@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from histill.config.runs import RckdLoss, SupervisedLoss
-from histill.distill.responses import Responses, logits_of_levels
-from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.losses.logits import soft_cross_entropy
-from histill.metrics.overlap import confusion
-from histill.models.resolution import logits_at_size
+from histill.metrics.overlap import count_confusion
+from histill.models.resample import resize_logits
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
-from histill.stream.responses import STEP, decode, encode, logits_of
+from histill.stream.responses import STEP, decode_levels, encode_logits, levels_to_logits
+from histill.tasks.responses import Responses, logits_of_levels
+from histill.tasks.training_task import TrainingTask
 from histill.teachers.network import NetworkTeacher
 from histill.teachers.teacher import Teacher
 
@@ -46,7 +46,7 @@ def supervised(outputs: OutputSpec, dice: float, boundary_px: int = 0, deep: flo
 
 
 class Pointwise(nn.Module):
-    """The least network: logits from each pixel's colour."""
+    """The least network: logits from each pixel's color."""
 
     def __init__(self, classes: int = 2) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def test_rckd_is_the_weighted_sum_of_its_terms(size_px: int) -> None:
     expected += 2.0 * terms.parts["soft_dice"]
     torch.testing.assert_close(terms.loss.detach(), expected)
     assert given.response is not None
-    teacher = logits_at_size(OUTPUTS.unpack(logits_of(given.response)), size_px)
+    teacher = resize_logits(OUTPUTS.unpack(levels_to_logits(given.response)), size_px)
     soft = soft_cross_entropy(model(given.student.float()), teacher, given.valid, 2.0)
     torch.testing.assert_close(terms.parts["soft_cross_entropy"], soft.detach())
     assert not any(part.requires_grad for part in terms.parts.values())
@@ -141,8 +141,8 @@ def test_live_and_cached_responses_give_the_same_loss(size_px: int) -> None:
     teacher, model, given = network_teacher(), Pointwise(), both_views(size_px)
     assert given.teacher is not None
     logits = teacher.respond(given.teacher).clone()
-    stored = [encode(relative.numpy()) for relative in logits[:, 1:] - logits[:, :1]]
-    levels = torch.from_numpy(np.stack([decode(data, 1, 8) for data in stored]))
+    stored = [encode_logits(relative.numpy()) for relative in logits[:, 1:] - logits[:, :1]]
+    levels = torch.from_numpy(np.stack([decode_levels(data, 1, 8) for data in stored]))
     cached = batch(student=given.student, response=levels)
     live_task, cached_task = rckd(OUTPUTS, RckdLoss(), teacher), rckd(OUTPUTS, RckdLoss(), None)
     live, from_cache = live_task.loss(model, given).loss, cached_task.loss(model, cached).loss
@@ -224,14 +224,14 @@ def test_boundaries_are_merged_before_they_are_judged() -> None:
     assert given.mask is not None
     assert given.response is not None
     merged = (logits.softmax(1)[:, 0] < 0.5).long()
-    teacher = (OUTPUTS.unpack(logits_of(given.response)).softmax(1)[:, 0] < 0.5).long()
+    teacher = (OUTPUTS.unpack(levels_to_logits(given.response)).softmax(1)[:, 0] < 0.5).long()
     for task, reference in (
         (supervised(BOUNDED, 1.0, boundary_px=1), given.mask.long()),
         (rckd(BOUNDED, RckdLoss(), None), teacher),
     ):
         judge = task.judge(np.array([0, 1]))
         judge.add(logits, given)
-        assert torch.equal(judge.sums, confusion(merged[given.valid], reference[given.valid], 2).sum(0))
+        assert torch.equal(judge.sums, count_confusion(merged[given.valid], reference[given.valid], 2).sum(0))
 
 
 def test_supervised_needs_masks() -> None:

@@ -19,8 +19,8 @@ from histill.config.augment import Augment
 from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
 from histill.stream.batches import TileBatch
-from histill.stream.draws import tally
-from histill.stream.read import Kept, ShardReader, Source
+from histill.stream.counter_rng import multiset_hash
+from histill.stream.read import DecodedCacheSpec, ShardReader, TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import UPRIGHT, Views
 from histill.tiles.manifest import Manifest
@@ -41,7 +41,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., M
 def stream(manifest: Manifest, worker: int = 0, workers: int = 1, **changes: Any) -> TileStream:
     values: dict[str, Any] = {
         "manifest": manifest,
-        "source": Source(manifest.uri, manifest.header.digest, Storage(), masks=True),
+        "source": TileSource(manifest.uri, manifest.header.digest, Storage(), masks=True),
         "split": "train",
         "views": PAIR,
         "batch_size": BATCH,
@@ -93,7 +93,7 @@ def test_an_exact_pass_shows_tiles_as_they_are_in_the_manifests_order(
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-@pytest.mark.parametrize("augment", [FLIPS, VARIED], ids=["flips", "crops, colour and stain"])
+@pytest.mark.parametrize("augment", [FLIPS, VARIED], ids=["flips", "crops, color and stain"])
 def test_the_global_batches_are_those_of_one_worker(manifest: Manifest, workers: int, augment: Augment) -> None:
     """Pixels included: how a tile is varied depends on seed, epoch and tile alone."""
     alone = list(stream(manifest).training_epoch(3, seed=1, augment=augment))
@@ -215,7 +215,7 @@ def test_another_number_of_workers_goes_on_with_exactly_the_rest(
     longer: Manifest, before: int, after: int, stopped_at: int, balance: str | None, buffer_tiles: int
 ) -> None:
     def share(worker: int, workers: int, **how: int) -> Iterator[TileBatch]:
-        source = Source(longer.uri, longer.header.digest, Storage())
+        source = TileSource(longer.uri, longer.header.digest, Storage())
         changes: dict[str, Any] = {
             "views": Views(8),
             "batch_size": 12,
@@ -234,7 +234,7 @@ def test_another_number_of_workers_goes_on_with_exactly_the_rest(
         seen += tiles_of(list(share(worker, after, from_step=stopped_at)))
     planned = stream(longer, balance=balance).tiles_of_epoch(1, seed=5)
     assert sorted(seen) == planned.tolist()
-    assert tally(np.array(seen)) == tally(planned)
+    assert multiset_hash(np.array(seen)) == multiset_hash(planned)
     if balance is None:
         assert len(set(seen)) == len(seen)
 
@@ -253,7 +253,7 @@ def test_an_epoch_brings_every_tile_once_and_others_in_another_order(manifest: M
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_balanced_epoch_shows_each_case_equally_often(longer: Manifest, workers: int) -> None:
     cases = longer.table["case"].to_pylist()
-    source = Source(longer.uri, longer.header.digest, Storage())
+    source = TileSource(longer.uri, longer.header.digest, Storage())
     changes: dict[str, Any] = {"source": source, "views": Views(32), "batch_size": 8, "balance": "case"}
     copies: dict[int, set[bytes]] = {}
     seen: list[int] = []
@@ -271,13 +271,13 @@ def test_a_balanced_epoch_shows_each_case_equally_often(longer: Manifest, worker
 
 
 def test_the_copies_of_a_tile_are_varied_each_by_itself(tmp_path: Path, tile_set: Callable[..., Manifest]) -> None:
-    """A slide with a single tile has half of an epoch, each time in other flips and colours."""
+    """A slide with a single tile has half of an epoch, each time in other flips and colors."""
     manifest = tile_set(tmp_path, tiles=40, tile_px=32, masks=False)
     table = manifest.table
     slides = ["rare" if row == 0 else "common" for row in range(40)]
     table = table.set_column(table.schema.get_field_index("slide"), "slide", pa.array(slides))
     changed = Manifest(manifest.uri, manifest.header, table)
-    source = Source(manifest.uri, manifest.header.digest, Storage())
+    source = TileSource(manifest.uri, manifest.header.digest, Storage())
     whole = stream(changed, source=source, views=Views(32), balance="slide")
     batches = list(whole.training_epoch(0, seed=0, augment=VARIED.model_copy(update={"crop_px": None})))
     shown = [batch.student[slot].numpy().tobytes() for batch in batches for slot in np.flatnonzero(batch.index == 0)]
@@ -286,7 +286,7 @@ def test_the_copies_of_a_tile_are_varied_each_by_itself(tmp_path: Path, tile_set
 
 
 def test_an_exact_pass_is_never_balanced(longer: Manifest) -> None:
-    source = Source(longer.uri, longer.header.digest, Storage())
+    source = TileSource(longer.uri, longer.header.digest, Storage())
     batches = list(stream(longer, source=source, views=Views(8), balance="case").exact_pass())
     assert tiles_of(batches) == longer.rows_of("train").tolist()
 
@@ -356,9 +356,9 @@ def test_a_spoilt_tile_is_masked_out_in_every_view(
         list(stream(manifest).training_epoch(0, seed=0))
 
 
-def keeping(manifest: Manifest, folder: Path) -> Source:
+def keeping(manifest: Manifest, folder: Path) -> TileSource:
     storage = Storage(cache=ShardCache(folder=str(folder), max_gb=1))
-    return Source(manifest.uri, manifest.header.digest, storage, masks=True, kept=Kept(64, 64))
+    return TileSource(manifest.uri, manifest.header.digest, storage, masks=True, kept=DecodedCacheSpec(64, 64))
 
 
 @pytest.mark.parametrize("views", [PAIR, Views(64, 32)])
@@ -382,8 +382,8 @@ def test_tiles_kept_decoded_look_the_same(
 
 def test_smaller_tiles_kept_decoded_look_nearly_the_same(tmp_path: Path, manifest: Manifest) -> None:
     """A window of a smaller tile, or the smaller of a smaller window: the same areas, rounded twice."""
-    source = replace(keeping(manifest, tmp_path), kept=Kept(64, 32))
-    for augment in (FLIPS, replace_colours(VARIED)):
+    source = replace(keeping(manifest, tmp_path), kept=DecodedCacheSpec(64, 32))
+    for augment in (FLIPS, replace_colors(VARIED)):
         kept = stream(manifest, views=Views(32), source=source).training_epoch(0, seed=3, augment=augment)
         for one, other in zip(
             kept, stream(manifest, views=Views(32)).training_epoch(0, seed=3, augment=augment), strict=True
@@ -393,7 +393,7 @@ def test_smaller_tiles_kept_decoded_look_nearly_the_same(tmp_path: Path, manifes
             assert difference.mean() <= 0.5
 
 
-def replace_colours(augment: Augment) -> Augment:
+def replace_colors(augment: Augment) -> Augment:
     return Augment(flips=augment.flips, crop_px=augment.crop_px)
 
 

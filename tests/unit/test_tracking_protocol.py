@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from histill.cluster.interrupts import Interrupted
+from histill.cluster.signals import Interrupted
 from histill.errors import HistillError
-from histill.train.tracking import close_on_error
+from histill.train.tracker import close_on_error
 
 pytestmark = pytest.mark.unit
 

@@ -1,4 +1,4 @@
-"""Paired views: one decode, one geometry for everything that belongs to a tile, colour for the student alone."""
+"""Paired views: one decode, one geometry for everything that belongs to a tile, color for the student alone."""
 
 import io
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from PIL import Image
 from histill.config.augment import Augment
 from histill.errors import InputError
 from histill.stream import views as module
-from histill.stream.colour import DRAWS, jittered
-from histill.stream.decode import decode_image, shrunk
+from histill.stream.color import DRAWS, jitter_colors
+from histill.stream.decode import decode_image, downscale_area
 from histill.stream.views import (
     UPRIGHT,
     Placement,
     Views,
     check_window,
     crop_grid,
+    draw_numbers,
     draw_placements,
-    draws_for,
-    seen_px,
+    view_input_px,
     view_into,
 )
 
@@ -46,12 +46,10 @@ def jpeg(array: np.ndarray) -> bytes:
     return simplejpeg.encode_jpeg(array, quality=95, colorsubsampling="444")
 
 
-def seen(
-    data: bytes, views: Views, place: Placement = WHOLE, colours: Any = None, tile: int = TILE
-) -> list[np.ndarray]:
-    sides = [seen_px(side, place.side, tile) for side in views.sides]
+def seen(data: bytes, views: Views, place: Placement = WHOLE, colors: Any = None, tile: int = TILE) -> list[np.ndarray]:
+    sides = [view_input_px(side, place.side, tile) for side in views.sides]
     out = [np.full((side, side, 3), 99, np.uint8) for side in sides]
-    view_into(out, data, tile, views, place, colours)
+    view_into(out, data, tile, views, place, colors)
     return out
 
 
@@ -102,7 +100,7 @@ def test_the_students_view_is_the_teachers_averaged_over_areas(
 coordinates = np.stack(
     [*np.mgrid[:TILE, :TILE] * 4, np.add.outer(np.arange(TILE), np.arange(TILE)) * 2], axis=-1
 ).astype(np.uint8)
-"""A tile whose colours say where each pixel lies."""
+"""A tile whose colors say where each pixel lies."""
 
 positions = st.tuples(st.integers(0, 4), st.integers(0, 4), st.sampled_from([32, 64]), st.integers(0, 7)).map(
     lambda drawn: (
@@ -132,26 +130,26 @@ def test_a_window_at_full_size_is_exact() -> None:
 @pytest.mark.parametrize("symmetry", [0, 6])
 @pytest.mark.parametrize("views", [Views(16, 64), Views(64, 64), Views(32, 32), Views(32, 16)], ids=str)
 @pytest.mark.parametrize("side", [32, TILE])
-def test_colour_is_the_students_alone(draw_tile: Draw, encode: Any, symmetry: int, views: Views, side: int) -> None:
+def test_color_is_the_students_alone(draw_tile: Draw, encode: Any, symmetry: int, views: Views, side: int) -> None:
     data = encode(draw_tile(1, TILE)[0])
     place = Placement(0, 0, side, symmetry)
     draws = np.random.default_rng(0).random(DRAWS)
     plain, varied = seen(data, views, place), seen(data, views, place, (draws, JITTER))
     assert np.array_equal(varied[1], plain[1])
     assert not np.array_equal(varied[0], plain[0])
-    assert np.array_equal(varied[0], jittered(plain[0], draws, JITTER))
+    assert np.array_equal(varied[0], jitter_colors(plain[0], draws, JITTER))
 
 
 @pytest.mark.parametrize("symmetry", [0, 6])
 @pytest.mark.parametrize("views", [Views(16, 64), Views(64, 64), Views(32, 16)], ids=str)
-def test_colours_can_be_shared_by_the_pair(draw_tile: Draw, symmetry: int, views: Views) -> None:
+def test_colors_can_be_shared_by_the_pair(draw_tile: Draw, symmetry: int, views: Views) -> None:
     data, place = png(draw_tile(1, TILE)[0]), Placement(0, 0, TILE, symmetry)
     draws = np.random.default_rng(0).random(DRAWS)
-    shared = JITTER.model_copy(update={"shared_colours": True})
+    shared = JITTER.model_copy(update={"shared_colors": True})
     plain, varied = seen(data, Views(max(views.sides)), place), seen(data, views, place, (draws, shared))
-    coloured = jittered(plain[0], draws, JITTER)
+    colored = jitter_colors(plain[0], draws, JITTER)
     for view in varied:
-        expected = shrunk(coloured, view.shape[0])
+        expected = downscale_area(colored, view.shape[0])
         assert np.abs(view.astype(int) - expected).max() <= 1
 
 
@@ -171,8 +169,8 @@ def test_windows_are_whole_pixels_in_every_view(tile_px: int, views: Views, grid
     assert crop_grid(tile_px, views) == grid
     for side in views.sides:
         assert grid * side % tile_px == 0
-        assert seen_px(side, tile_px, tile_px) == side
-        assert seen_px(side, grid, tile_px) == grid * side // tile_px
+        assert view_input_px(side, tile_px, tile_px) == side
+        assert view_input_px(side, grid, tile_px) == grid * side // tile_px
 
 
 @pytest.mark.parametrize(("crop_px", "student_px"), [(None, 128), (512, 128), (128, 128), (384, 128), (96, 512)])
@@ -197,7 +195,7 @@ def test_windows_that_do_not_fit_are_refused(crop_px: int, student_px: int) -> N
 def test_placements_lie_within_the_tile_and_on_the_grid(seed: int, sides: tuple[int, int]) -> None:
     crop, student = sides
     views = Views(student, TILE)
-    draws = draws_for(seed, 0, np.arange(50), np.zeros(50, np.int64))
+    draws = draw_numbers(seed, 0, np.arange(50), np.zeros(50, np.int64))
     assert draws.shape == (50, 3 + DRAWS)
     grid = crop_grid(TILE, views)
     for place in draw_placements(Augment(crop_px=crop), draws, TILE, views):
@@ -209,7 +207,7 @@ def test_placements_lie_within_the_tile_and_on_the_grid(seed: int, sides: tuple[
 
 
 def test_placements_are_even() -> None:
-    draws = draws_for(3, 1, np.arange(8000), np.zeros(8000, np.int64))
+    draws = draw_numbers(3, 1, np.arange(8000), np.zeros(8000, np.int64))
     places = draw_placements(Augment(crop_px=32), draws, TILE, Views(16, TILE))
     for counts in (
         np.bincount([place.symmetry for place in places], minlength=8),
@@ -223,6 +221,6 @@ def test_placements_are_even() -> None:
 
 
 def test_without_flips_and_crops_a_tile_stays_as_it_is() -> None:
-    draws = draws_for(3, 1, np.arange(20), np.zeros(20, np.int64))
+    draws = draw_numbers(3, 1, np.arange(20), np.zeros(20, np.int64))
     assert set(draw_placements(UPRIGHT, draws, TILE, Views(16))) == {WHOLE}
-    assert not UPRIGHT.colours
+    assert not UPRIGHT.colors

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from histill.metrics.weighted import area_under_roc, class_figures, label_figures, overlap_figures
+from histill.metrics.weighted import area_under_roc, classification_metrics, multi_label_metrics, overlap_metrics
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +30,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def once(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    return {name: float(value[0]) for name, value in class_figures(logits, labels, np.ones((1, len(labels)))).items()}
+    return {
+        name: float(value[0])
+        for name, value in classification_metrics(logits, labels, np.ones((1, len(labels)))).items()
+    }
 
 
 @given(st.integers(0, 99), st.integers(20, 80), st.integers(2, 5))
@@ -88,9 +91,9 @@ def test_a_weight_is_as_many_copies_of_its_tile(seed: int, copies: list[int]) ->
     repeated = np.repeat(np.arange(12), copies)
     weights = np.array([copies, [1] * 12], np.float64)
     for figures, said, truth in (
-        (class_figures, logits, labels),
-        (label_figures, logits, several),
-        (lambda said, _, weights: overlap_figures(said, weights), counts, labels),
+        (classification_metrics, logits, labels),
+        (multi_label_metrics, logits, several),
+        (lambda said, _, weights: overlap_metrics(said, weights), counts, labels),
     ):
         found = figures(said, truth, weights)
         alone = figures(said[repeated], truth[repeated], np.ones((1, len(repeated))))

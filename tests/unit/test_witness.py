@@ -1,4 +1,4 @@
-"""The witness of chaos runs: its judgement of ledgers finds every tile that a run has lost or seen twice."""
+"""The witness of chaos runs: its judgment of ledgers finds every tile that a run has lost or seen twice."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.fault_runs import witness
-from histill.stream.draws import tally
-from histill.train.ledger import Position
+from histill.stream.counter_rng import multiset_hash
+from histill.train.coverage import DataState
 
 pytestmark = pytest.mark.unit
 
@@ -24,12 +24,12 @@ def sights(consumed: Epochs, at: Sequence[tuple[int, int]]) -> dict[str, Any]:
     for epoch, step in at:
         tiles = [tile for batch in consumed[epoch][:step] for tile in batch] if epoch < len(consumed) else []
         last = [tile for batch in consumed[epoch - 1] for tile in batch] if epoch else []
-        position = Position(
+        position = DataState(
             epoch=epoch,
             step=step,
             tiles=len(tiles),
-            tally=tally(np.array(tiles, np.int64)),
-            before=(len(last), tally(np.array(last, np.int64))),
+            tally=multiset_hash(np.array(tiles, np.int64)),
+            before=(len(last), multiset_hash(np.array(last, np.int64))),
             batch_size=2,
             tiles_digest="tiles",
         )

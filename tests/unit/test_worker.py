@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from histill.train import worker
-from histill.train.board import Board
+from histill.train.progress_actor import ProgressActor
 from histill.train.worker import Assignment, run_worker
 
 pytestmark = pytest.mark.unit
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.parametrize("error", [None, RuntimeError("the network between workers broke")])
 def test_warnings_go_to_the_board_while_it_trains(error: Exception | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    logger, state = logging.getLogger("histill.stream"), Board()
+    logger, state = logging.getLogger("histill.stream"), ProgressActor()
 
     def train(assignment: Assignment) -> None:
         logger.warning("tile %d is masked out.", 7)

@@ -1,6 +1,6 @@
 """A model in the formats that hospitals run, held against the model itself on real tiles.
 
-Every format takes pixels as they are decoded: the normalisation is inside.
+Every format takes pixels as they are decoded: the normalization is inside.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ INPUT, OUTPUT = "pixels", "logits"
 _MOST_AT_ONCE = 4096
 
 
-def exported(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
+def export_model(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
     """`model` as a torch.export program (`model.pt2`) and as ONNX (`model.onnx`), both for any number of tiles.
 
     `model` stays where and as it is, be it on a GPU.
     """
     example = torch.zeros(2, 3, card.size_px, card.size_px)  # two: one would fix the number
     batch = torch.export.Dim("batch", min=1, max=_MOST_AT_ONCE)
-    model = _copied_to_cpu(model)
+    model = _copy_to_cpu(model)
     with _quiet(), scratch_folder() as folder:
         program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
         archive = io.BytesIO()
@@ -49,7 +49,7 @@ def exported(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
             return {PT2_NAME: archive.getvalue(), ONNX_NAME: file.read()}
 
 
-def _copied_to_cpu(model: nn.Module) -> nn.Module:
+def _copy_to_cpu(model: nn.Module) -> nn.Module:
     """A copy to evaluate: `nn.Module.cpu` and `eval` change the module itself, which others go on to use."""
     return copy.deepcopy(model).cpu().eval()
 
@@ -60,7 +60,7 @@ def read_preparation() -> dict[str, bytes]:
 
 
 @torch.inference_mode()
-def differences(
+def measure_differences(
     model: nn.Module, formats: Mapping[str, bytes], tiles: Tensor, card: ModelCard, cut: Sequence[bytes]
 ) -> dict[str, float]:
     """By format, how much its logits differ at most from the model's, for all tiles at once or for the first alone.
@@ -72,7 +72,7 @@ def differences(
 
     prepared = np.stack([prepare_tile.prepare_tile(each, card.tile_px, card.size_px) for each in cut])
     pixels = torch.from_numpy(prepared.transpose(0, 3, 1, 2).astype(np.float32))
-    expected = _copied_to_cpu(model)(tiles.float())
+    expected = _copy_to_cpu(model)(tiles.float())
     program = torch.export.load(io.BytesIO(formats[PT2_NAME])).module()
     session = onnxruntime.InferenceSession(formats[ONNX_NAME], providers=["CPUExecutionProvider"])
 
@@ -86,7 +86,7 @@ def differences(
     return found
 
 
-def interface(card: ModelCard, digest: str, found: Mapping[str, float], licence: str | None) -> dict[str, Any]:
+def describe_interface(card: ModelCard, digest: str, found: Mapping[str, float], license: str | None) -> dict[str, Any]:
     """How a program feeds the exported formats and reads their answers, and where the model comes from."""
     import cv2
 
@@ -114,7 +114,7 @@ def interface(card: ModelCard, digest: str, found: Mapping[str, float], licence:
             "classes": list(card.classes),
             "activation": card.outputs.activation,
         },
-        "normalisation": {"mean": list(card.mean), "std": list(card.std)},
+        "normalization": {"mean": list(card.mean), "std": list(card.std)},
         "largest_difference": dict(found),
         "largest_difference_of": "logits, from the bytes of a cut tile on: the format with prepared_by, and histill",
         "model_digest": digest,
@@ -122,11 +122,11 @@ def interface(card: ModelCard, digest: str, found: Mapping[str, float], licence:
         "teacher_digest": card.teacher_digest,
         "histill": card.histill,
         "torch": torch.__version__,
-        "licence": licence,
+        "license": license,
     }
 
 
-def readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str, float], scored_on: str) -> str:
+def write_readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str, float], scored_on: str) -> str:
     """The model card for people, Markdown: what the model is, how it is fed, what is known of it."""
     lines = [
         f"# A {'segmenter' if card.outputs.dense else 'classifier'} of {', '.join(card.classes)}",
@@ -136,7 +136,7 @@ def readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str, float
         f"{card.tile_px} px at {card.tile_mpp:.4g} um/px by `{PREPARE_NAME}`; mean and deviation are applied inside",
         f"- output: `{OUTPUT}`, float32 {json.dumps(told['output']['shape'])}, {told['output']['activation']} gives "
         "probabilities",
-        f"- licence: {told['licence'] or 'not stated'}",
+        f"- license: {told['license'] or 'not stated'}",
         f"- trained on tiles {card.tiles_digest}, of {len(card.train_cases)} cases",
         f"- teacher: {card.teacher_digest or 'none'}",
         f"- model: {told['model_digest']}, histill {card.histill}",

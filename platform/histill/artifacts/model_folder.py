@@ -22,7 +22,7 @@ from histill.storage.uris import join
 if TYPE_CHECKING:
     from torch import nn
 
-    from histill.models.encoders import Model
+    from histill.models.transfer import Model
     from histill.tiles.manifest import Header
 
 WEIGHTS_NAME = "model.safetensors"
@@ -102,7 +102,7 @@ def build(card: ModelCard) -> "Model":
     import torch
 
     from histill.models.classifiers import build_classifier
-    from histill.models.students import build_segmenter
+    from histill.models.segmenter import build_segmenter
 
     classes = len(card.classes)
     model: Model

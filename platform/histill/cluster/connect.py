@@ -9,17 +9,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from histill.cluster.interrupts import heed_again
-from histill.cluster.quiet import start_of_ray, verbose
+from histill.cluster.ray_logging import is_verbose, silence_ray_start
+from histill.cluster.signals import reinstall_handlers
 from histill.config.redact import print_trace, redact
-from histill.errors import AwayError, InputError
+from histill.errors import InputError, UnavailableError
 
 OWN_TOKEN = "~/.ray/auth_token"  # where Ray keeps one
 CONNECT_S = 5.0  # seconds to wait for the cluster's port to answer
 LOCAL = "local"  # Ray's own word for "start one here"
 _MAY_PASS = ("timed out", "Timed out", "TimeoutError", "Failed to connect", "UNAVAILABLE")
 _BUSY: tuple[type[InputError], str] = (
-    AwayError,
+    UnavailableError,
     "end what else keeps its processors, memory or /dev/shm busy (`free -h`, `df -h /dev/shm /tmp`) and give the same "
     "command again, or join a cluster by RAY_ADDRESS",
 )
@@ -42,7 +42,7 @@ _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")  # in what Ray says of a m
 
 
 @contextlib.contextmanager
-def connected(*, hook: bool = True) -> Iterator[None]:
+def connect_cluster(*, hook: bool = True) -> Iterator[None]:
     """Connect to the cluster at $RAY_ADDRESS, or start Ray on this machine and end it afterwards.
 
     A connection that is already open is used and left open. With HISTILL_VERBOSE=1 the workers' output is
@@ -60,14 +60,14 @@ def connected(*, hook: bool = True) -> Iterator[None]:
     else:
         _check_address(address)
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # jobs show progress of their own
-    if not verbose():
+    if not is_verbose():
         # The driver's C++ core prints advice about Ray Data's and Ray Train's own actors as errors.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     try:
         _init(address, hook)
-        heed_again()  # Ray answers SIGTERM in its own way
+        reinstall_handlers()  # Ray answers SIGTERM in its own way
         yield
     finally:
         ray.shutdown()
@@ -77,17 +77,17 @@ def _init(address: str, hook: bool) -> None:
     import ray
 
     try:
-        with start_of_ray():
+        with silence_ray_start():
             ray.init(
                 address,
                 # Without the dashboard, placement groups of trials that Tune stops early are never given back.
                 include_dashboard=True if address == LOCAL else None,
-                log_to_driver=verbose(),
-                logging_level=logging.INFO if verbose() else logging.ERROR,
+                log_to_driver=is_verbose(),
+                logging_level=logging.INFO if is_verbose() else logging.ERROR,
                 runtime_env={"worker_process_setup_hook": "histill.cluster.connect.tell_address"} if hook else None,
             )
     except Exception as error:  # Ray raises plain ones
-        if verbose():
+        if is_verbose():
             print_trace(error)
         raise _start_error(address, error) from None
 
@@ -105,7 +105,7 @@ def _start_error(address: str, error: Exception) -> InputError:
     reason = lines[0][:200].rstrip(". ") if lines else type(error).__name__
     away = any(sign in text for sign in _MAY_PASS)
     if address != LOCAL:
-        return (AwayError if away else InputError)(
+        return (UnavailableError if away else InputError)(
             f"Ray at {redact(address)} cannot be joined ({reason}); check RAY_ADDRESS, or unset it to start Ray here."
         )
     if "startup" in text or "GCS" in text:

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`65` as `1:05`, `3700` as `1:01:40`."""
     whole = max(0, round(seconds))
     hours, rest = divmod(whole, 3600)
@@ -52,7 +52,7 @@ class Progress:
         fresh = self.done - self._resumed_at
         if rate is None:
             rate = fresh / spent if spent > 0 else 0.0
-        eta = clock((self.total - self.done) / rate) if rate > 0 else "?"
+        eta = format_duration((self.total - self.done) / rate) if rate > 0 else "?"
         share = self.done / self.total if self.total else 1.0
         line = (
             f"{self.title} {share:4.0%} {self.done}/{self.total} {self.unit}  {_figure(rate)} {self.unit}/s  ETA {eta}"

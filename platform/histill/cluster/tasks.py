@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from histill.cluster.interrupts import interrupted
 from histill.cluster.progress import Progress
+from histill.cluster.signals import is_interrupted
 from histill.errors import HistillError
 
 T = TypeVar("T")
@@ -59,5 +59,5 @@ def map_tasks(
     finally:
         progress.close()
         # A process that ends takes its tasks along; Ray 2.60 aborts it when one ends just as it is cancelled.
-        for reference in [] if interrupted() else running:
+        for reference in [] if is_interrupted() else running:
             ray.cancel(reference, recursive=True)

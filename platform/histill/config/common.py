@@ -140,7 +140,7 @@ class Teacher(Strict):
     """
 
     classical: Annotated[bool, TeacherKind("classical", "true", "nothing")] = Field(
-        False, description="nuclei by colour deconvolution, no training needed"
+        False, description="nuclei by color deconvolution, no training needed"
     )
     model: Annotated[ModelUri | None, TeacherKind("network", "<folder>", "its card")] = Field(
         None, description="a trained teacher: a finished run, a model folder, or models:/name@alias of the registry"

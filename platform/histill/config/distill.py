@@ -18,7 +18,7 @@ class DistillLoss(Loss):
 
 
 class DistillConfig(RunConfig):
-    """A student at low resolution that mimics a teacher at high resolution, on labelled and unlabelled tiles alike."""
+    """A student at low resolution that mimics a teacher at high resolution, on labeled and unlabeled tiles alike."""
 
     kind = "distill_student"
 
@@ -35,7 +35,7 @@ class DistillConfig(RunConfig):
     )
     fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use")
     fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
-    labelled: float = Field(1.0, gt=0, le=1, description="part of the training cases whose labels the loss may see")
+    labeled: float = Field(1.0, gt=0, le=1, description="part of the training cases whose labels the loss may see")
     resize: bool = Field(
         False, description="let the student's resolution be one that the teacher's is no whole multiple of"
     )
@@ -48,6 +48,6 @@ class DistillConfig(RunConfig):
     def _sound(self) -> "DistillConfig":
         if self.encoder is not None and self.student.weights is not None:
             raise ValueError("encoder and student.weights both bring pretrained weights; name one of them")
-        if self.labelled < 1 and "labels" not in self.loss.needs:
-            raise ValueError("labelled says whose labels are seen, and no term of loss uses labels; leave it out")
+        if self.labeled < 1 and "labels" not in self.loss.needs:
+            raise ValueError("labeled says whose labels are seen, and no term of loss uses labels; leave it out")
         return self

@@ -31,7 +31,7 @@ class FinetuneConfig(RunConfig):
         1.0, gt=0, le=1, description="factor on the learning rate for each stage towards the stem"
     )
     loss: SupervisedLoss = SupervisedLoss()
-    fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use, as when few are labelled")
+    fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use, as when few are labeled")
     fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
 
     @property

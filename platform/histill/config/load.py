@@ -9,22 +9,22 @@ import yaml
 from pydantic import ValidationError
 
 from histill.config.base import Strict
-from histill.config.faults import is_shown, say_faults
 from histill.config.keys import dotted_keys, nested_models, sections
-from histill.config.plain_yaml import has_comment, parse_yaml, say_problem
+from histill.config.plain_yaml import describe_problem, has_comment, parse_yaml
 from histill.config.redact import find_credentials, names_secret, redact
+from histill.config.validation_errors import describe_errors, is_shown
 from histill.errors import InputError
 
 __all__ = [
     "OneOf",
+    "apply_overrides",
     "dotted_keys",
     "load_config",
     "nested_models",
     "parse_yaml",
     "read_yaml",
+    "set_value",
     "validate",
-    "with_overrides",
-    "with_value",
 ]
 
 C = TypeVar("C", bound=Strict)
@@ -53,7 +53,7 @@ def load_config(model: type[C] | OneOf[C], path: str | None, overrides: Sequence
     """
     models = [model] if not isinstance(model, OneOf) else list(model.models.values())
     names = [name for each in models for name in dotted_keys(each)]
-    data = with_overrides(read_yaml(path) if path else {}, overrides, known={*names, *sections(names)})
+    data = apply_overrides(read_yaml(path) if path else {}, overrides, known={*names, *sections(names)})
     chosen = model.chosen(data) if isinstance(model, OneOf) else model
     return validate(chosen, data, redact(path) if path else "the command line")
 
@@ -67,7 +67,7 @@ def read_yaml(path: str) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or "no path of a file"
         raise InputError(f"config {shown} cannot be read ({reason}); give the path of a YAML file.") from None
     except yaml.YAMLError as error:
-        raise InputError(f"config {shown} {say_problem(error).lstrip()}.") from None
+        raise InputError(f"config {shown} {describe_problem(error).lstrip()}.") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -77,7 +77,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     return data
 
 
-def with_overrides(data: Mapping[str, Any], overrides: Iterable[str], known: Collection[str] = ()) -> dict[str, Any]:
+def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str], known: Collection[str] = ()) -> dict[str, Any]:
     """`data` with each `dotted.key=value` set; values are read as YAML (`3`, `[1, 2]`, `null`, `text`).
 
     Raises InputError for one that is of another form (repeated in the sentence only if it is a key in `known`), and
@@ -98,7 +98,9 @@ def with_overrides(data: Mapping[str, Any], overrides: Iterable[str], known: Col
                     f"the value of override {shown} holds a #, where YAML reads no more; put it in quotes."
                 )
         except yaml.YAMLError as error:
-            said = " is not valid YAML" if names_secret(override) else say_problem(error).replace(" at line 1:", ":")
+            said = (
+                " is not valid YAML" if names_secret(override) else describe_problem(error).replace(" at line 1:", ":")
+            )
             raise InputError(f"the value of override {shown}{said}.") from None
         _refuse_credentials(value, "the command line", path)
         leaves = set(_leaves(path, value))
@@ -107,7 +109,7 @@ def with_overrides(data: Mapping[str, Any], overrides: Iterable[str], known: Col
                 said = "is given twice" if path == former else f"takes back what {redact('.'.join(former))!r} sets"
                 raise InputError(f"override {shown} {said}; keep one of them.")
         given.append((path, leaves))
-        data = with_value(data, key, value)
+        data = set_value(data, key, value)
     return dict(data)
 
 
@@ -125,13 +127,13 @@ def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return one[:shorter] == other[:shorter]
 
 
-def with_value(data: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+def set_value(data: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     """A copy of `data` in which the dotted `key` holds `value`; missing levels are made."""
     head, _, rest = key.partition(".")
     below = data.get(head)
     if not rest:
         return {**data, head: value}
-    return {**data, head: with_value(below if isinstance(below, Mapping) else {}, rest, value)}
+    return {**data, head: set_value(below if isinstance(below, Mapping) else {}, rest, value)}
 
 
 def validate(model: type[C], data: Mapping[str, Any], source: str) -> C:
@@ -140,7 +142,7 @@ def validate(model: type[C], data: Mapping[str, Any], source: str) -> C:
     try:
         return model.model_validate(_tuples_for_lists(data))
     except ValidationError as error:
-        raise InputError(f"{source}: {say_faults(model, error.errors(include_url=False))}") from None
+        raise InputError(f"{source}: {describe_errors(model, error.errors(include_url=False))}") from None
 
 
 def _refuse_credentials(data: Any, source: str, path: Sequence[str] = ()) -> None:

@@ -38,8 +38,8 @@ def read_place(text: str) -> str:
         raise ValueError("a variable in it was not replaced, as only a shell does; write the place itself")
     if (scheme := remote_scheme(text)) is not None:
         return _remote_address(text, scheme)
-    if (said := name_foreign(text)) is not None:
-        path = path_of_file_address(text)
+    if (said := describe_foreign(text)) is not None:
+        path = parse_file_url(text)
         if path is None:
             raise ValueError(said)
         return read_place(path)
@@ -74,7 +74,7 @@ def read_server(text: str) -> str:
     return text
 
 
-def name_foreign(text: str) -> str | None:
+def describe_foreign(text: str) -> str | None:
     """What to say of an address of a kind that is neither read nor written; None: it is a path, or one that is."""
     match = _SCHEME.match(text.lstrip())
     if remote_scheme(text) is not None or match is None:
@@ -137,7 +137,7 @@ def _remote_address(text: str, scheme: str) -> str:
     return text
 
 
-def path_of_file_address(text: str) -> str | None:
+def parse_file_url(text: str) -> str | None:
     """The path of file:/path, file:///path and file://localhost/path; None of any other address."""
     match = re.fullmatch(r"file:(?://(?:localhost)?)?(?P<path>/[^/%?#].*|/)", text, re.IGNORECASE | re.DOTALL)
     return None if match is None or "%" in match["path"] else match["path"]

@@ -85,7 +85,7 @@ def parse_yaml(text: str | bytes) -> Any:
         raise yaml.YAMLError("it is nested too deeply") from None
 
 
-def say_problem(error: yaml.YAMLError) -> str:
+def describe_problem(error: yaml.YAMLError) -> str:
     """What is wrong, and where, to go on with after the name of what was read; no word of it that could be a secret."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     where = f" at line {mark.line + 1}" if mark else ""

@@ -42,7 +42,7 @@ class Data(Strict):
     )
     read_threads: int = Field(4, ge=1, description="requests for tiles at once, in each worker")
     decode_threads: int = Field(2, ge=1, description="threads that decode tiles in each worker")
-    keep_decoded: bool = Field(
+    cache_decoded: bool = Field(
         False,
         description="let storage.cache keep tiles decoded, at the side that is seen: for sweeps and many epochs",
     )
@@ -110,7 +110,7 @@ def without_dice_for_tiles(data: Any) -> Any:
     return data if not isinstance(loss, Mapping) else {**data, "loss": {"dice": None, **loss}}
 
 
-class Optimiser(Strict):
+class Optimizer(Strict):
     """AdamW with a linear warm-up and a cosine decay to zero."""
 
     epochs: int = Field(10, ge=1, description="passes over the training tiles")
@@ -144,7 +144,7 @@ class RunConfig(Strict):
     name: Name = Field(description="name of the run; the same name again goes on where it stopped")
     runs: Uri = Field(description="folder that holds the runs, local or s3://")
     data: Data
-    optimiser: Optimiser = Optimiser()
+    optimizer: Optimizer = Optimizer()
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the initial weights")
     checkpoint_every: int = Field(
         500, ge=1, description="steps between checkpoints inside an epoch; every epoch ends with one"
@@ -163,16 +163,16 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _somewhere_to_keep(self) -> "RunConfig":
-        if self.data.keep_decoded and self.storage.cache is None:
-            raise ValueError("data.keep_decoded needs a place on the nodes' disks; set storage.cache, or leave it out")
+        if self.data.cache_decoded and self.storage.cache is None:
+            raise ValueError("data.cache_decoded needs a place on the nodes' disks; set storage.cache, or leave it out")
         return self
 
     @model_validator(mode="after")
     def _tiles_for_every_worker(self) -> "RunConfig":
-        tiles, workers, parts = self.data.batch_size, self.workers.most, self.optimiser.accumulate
+        tiles, workers, parts = self.data.batch_size, self.workers.most, self.optimizer.accumulate
         if tiles < workers * parts:
             raise ValueError(
-                f"data.batch_size {tiles} is less than a tile for each of optimiser.accumulate {parts} parts of "
+                f"data.batch_size {tiles} is less than a tile for each of optimizer.accumulate {parts} parts of "
                 f"workers.count {workers}; choose at least {workers * parts}, or fewer parts or workers"
             )
         return self

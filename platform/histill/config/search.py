@@ -9,7 +9,7 @@ from histill.config.common import Name
 from histill.config.runs import RunConfig
 
 
-class Draw(Strict):
+class SearchRange(Strict):
     """How a trial's value is drawn: exactly one of the four ways."""
 
     uniform: tuple[float, float] | None = Field(None, description="between two bounds")
@@ -28,7 +28,7 @@ class Draw(Strict):
         return self.choice or self.uniform or self.loguniform or self.integer or ()
 
     @model_validator(mode="after")
-    def _one_sound_range(self) -> "Draw":
+    def _one_sound_range(self) -> "SearchRange":
         ways = ("uniform", "loguniform", "integer", "choice")
         if len([name for name in ways if getattr(self, name) is not None]) != 1:
             raise ValueError("set exactly one of uniform, loguniform, integer and choice")
@@ -48,7 +48,7 @@ class SearchConfig(RunConfig):
     kind = "search_students"
 
     job: str
-    space: dict[str, Draw] = Field(min_length=1, description="dotted key -> how its value is drawn")
+    space: dict[str, SearchRange] = Field(min_length=1, description="dotted key -> how its value is drawn")
     trials: int = Field(8, ge=1, description="number of trials")
     concurrent: int | None = Field(
         None, ge=1, description="trials at once; null: as many as the nodes hold that are up"
@@ -91,7 +91,7 @@ class SearchConfig(RunConfig):
 
     @model_validator(mode="after")
     def _conditions_come_before(self) -> "SearchConfig":
-        known: dict[str, Draw] = {}
+        known: dict[str, SearchRange] = {}
         for key, draw in self.space.items():
             for other, values in (draw.when or {}).items():
                 if other not in known:

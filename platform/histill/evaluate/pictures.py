@@ -8,34 +8,34 @@ import numpy as np
 import torch
 
 from histill.errors import InputError
-from histill.evaluate.answers import Answers
-from histill.evaluate.examiner import Examiner
+from histill.evaluate.evaluator import Evaluator
+from histill.evaluate.predictions import Predictions
 from histill.metrics.weighted import BINS, bin_of
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 
-COLOURS = ((0.0, 0.75, 0.25), (0.9, 0.3, 0.0), (0.1, 0.35, 0.9), (0.8, 0.0, 0.7), (0.0, 0.7, 0.8))
+COLORS = ((0.0, 0.75, 0.25), (0.9, 0.3, 0.0), (0.1, 0.35, 0.9), (0.8, 0.0, 0.7), (0.0, 0.7, 0.8))
 _ACROSS, _NAME = 4, 26  # tiles of a classifier in a row, letters of their names
 
 
-def spread_tiles(examiner: Examiner, count: int) -> np.ndarray:
+def spread_tiles(examiner: Evaluator, count: int) -> np.ndarray:
     """Rows of the manifest, int64: `count` tiles of the split, or all, that lie evenly in it."""
     rows = examiner.rows
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
 
 
-def worst_tiles(answers: Answers, count: int) -> np.ndarray:
+def find_worst_tiles(answers: Predictions, count: int) -> np.ndarray:
     """Rows of the manifest, int64, ascending: the `count` tiles that are answered worst."""
     return np.sort(answers.rows[np.argsort(answers.per_tile(), kind="stable")[:count]])
 
 
-def tiles_picture(examiner: Examiner, tiles: np.ndarray) -> bytes:
+def draw_tiles(examiner: Evaluator, tiles: np.ndarray) -> bytes:
     """`tiles` (rows of the manifest) and what the model says of them.
 
     A segmenter's in rows tile | reference | model, classes outlined, Dice in the titles; a classifier's with the class
     and the probability of what it decided. Raises InputError when none can be decoded.
     """
-    shown = [each for batch in examiner.batches(tiles, whole=True) for each in _shown(examiner, batch)]
+    shown = [each for batch in examiner.batches(tiles, whole=True) for each in _read_shown(examiner, batch)]
     if not shown:
         raise InputError(f"none of {len(tiles)} tiles of {examiner.manifest.uri} can be decoded; ingest them again.")
     if not examiner.outputs.dense:
@@ -47,7 +47,7 @@ def tiles_picture(examiner: Examiner, tiles: np.ndarray) -> bytes:
     return _rows(shown, names, len(examiner.outputs.scored))
 
 
-def confusion_picture(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
+def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
     """Shares of each reference class, decided class by decided class, with the counts."""
     from matplotlib.figure import Figure
 
@@ -63,12 +63,12 @@ def confusion_picture(counts: Sequence[Sequence[int]], classes: Sequence[str]) -
     for row, line in enumerate(counts):
         for place, count in enumerate(line):
             text = f"{shares[row, place]:.0%}\n{_count(count)}"
-            colour = "white" if shares[row, place] > 0.6 else "black"
-            axis.text(place, row, text, ha="center", va="center", color=colour, fontsize=8)
+            color = "white" if shares[row, place] > 0.6 else "black"
+            axis.text(place, row, text, ha="center", va="center", color=color, fontsize=8)
     return write_png(figure)
 
 
-def reliability_picture(answers: Answers) -> bytes:
+def draw_reliability(answers: Predictions) -> bytes:
     """How often the model is right at each confidence, and how many tiles there are of it (DeGroot & Fienberg 1983)."""
     from matplotlib.figure import Figure
     from scipy.special import expit, softmax
@@ -86,7 +86,7 @@ def reliability_picture(answers: Answers) -> bytes:
     middle = (np.arange(BINS) + 0.5) / BINS
     figure = Figure(figsize=(4.6, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
-    upper.plot((0, 1), (0, 1), color="grey", linewidth=1, linestyle=":")
+    upper.plot((0, 1), (0, 1), color="gray", linewidth=1, linestyle=":")
     upper.bar(middle[count > 0], share[count > 0], width=1 / BINS, edgecolor="white")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"share of {held}")
     lower.bar(middle, count, width=1 / BINS, edgecolor="white")
@@ -94,7 +94,7 @@ def reliability_picture(answers: Answers) -> bytes:
     return write_png(figure)
 
 
-def _shown(examiner: Examiner, batch: TileBatch) -> Iterator[tuple[Any, ...]]:
+def _read_shown(examiner: Evaluator, batch: TileBatch) -> Iterator[tuple[Any, ...]]:
     """The name of each tile, its pixels, a title, and for a segmenter the reference and the decisions."""
     assert batch.teacher is not None
     logits = examiner.logits(batch.student)
@@ -109,10 +109,10 @@ def _shown(examiner: Examiner, batch: TileBatch) -> Iterator[tuple[Any, ...]]:
             said = examiner.outputs.decide(logits[slot : slot + 1])[0]
             yield name, pixels[slot], f"Dice {_dice(said, reference):.2f}", reference, said
         else:
-            yield name, pixels[slot], _titled(examiner.outputs, logits[slot], reference)
+            yield name, pixels[slot], _title_tiles(examiner.outputs, logits[slot], reference)
 
 
-def _titled(outputs: OutputSpec, logits: torch.Tensor, label: torch.Tensor) -> str:
+def _title_tiles(outputs: OutputSpec, logits: torch.Tensor, label: torch.Tensor) -> str:
     """For a classifier's logits, [K], and a label, [] or [K]."""
     classes = outputs.classes
     if outputs.multi_label:
@@ -160,11 +160,11 @@ def show_tile(axis: Any, image: np.ndarray, title: str) -> None:
 
 
 def draw_outlines(axis: Any, decided: torch.Tensor, classes: int) -> None:
-    """Where each class but the background begins, in its colour; `decided` is int64 [H, W]."""
+    """Where each class but the background begins, in its color; `decided` is int64 [H, W]."""
     for index in range(1, classes):
         inside = torch.eq(decided, index).numpy()
         if inside.any():
-            axis.contour(inside, levels=[0.5], colors=[COLOURS[(index - 1) % len(COLOURS)]], linewidths=0.9)
+            axis.contour(inside, levels=[0.5], colors=[COLORS[(index - 1) % len(COLORS)]], linewidths=0.9)
 
 
 def _dice(said: torch.Tensor, reference: torch.Tensor) -> float:

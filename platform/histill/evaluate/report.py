@@ -26,7 +26,7 @@ _TITLES = {
 }
 
 
-def report_page(score: Score, card: ModelCard, model: str, tiles: str, pictures: Mapping[str, bytes]) -> str:
+def render_report(score: Score, card: ModelCard, model: str, tiles: str, pictures: Mapping[str, bytes]) -> str:
     """HTML of `score`, with `pictures` (title -> PNG) in it; `model` and `tiles` say what was scored on what."""
     from jinja2 import Environment
 

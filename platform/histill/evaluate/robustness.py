@@ -9,11 +9,11 @@ import torch
 
 from histill.cluster.progress import Progress
 from histill.config.augment import Augment
-from histill.evaluate.answers import Answers
-from histill.evaluate.examiner import Examiner
-from histill.stream import colour
-from histill.stream.decode import shrunk
-from histill.stream.draws import uniform
+from histill.evaluate.evaluator import Evaluator
+from histill.evaluate.predictions import Predictions
+from histill.stream import color
+from histill.stream.counter_rng import draw_uniform
+from histill.stream.decode import downscale_area
 
 Change = Callable[[np.ndarray, int], np.ndarray]
 """From a whole tile, RGB, uint8 [H, W, 3], and its row of the manifest to another of that size."""
@@ -22,18 +22,18 @@ UNCHANGED = "unchanged"
 _STAIN, _BLUR_SIGMA_PX, _JPEG_QUALITY = 0.2, 1.5, 30
 
 
-def _other_stain(tile: np.ndarray, row: int) -> np.ndarray:
-    draws = uniform(0, 0, np.array([row]), np.array([0]), colour.DRAWS)[0]
-    return colour.jittered(tile, draws, Augment(flips=False, stain=_STAIN))
+def _shift_stain(tile: np.ndarray, row: int) -> np.ndarray:
+    draws = draw_uniform(0, 0, np.array([row]), np.array([0]), color.DRAWS)[0]
+    return color.jitter_colors(tile, draws, Augment(flips=False, stain=_STAIN))
 
 
-def _blurred(tile: np.ndarray, row: int) -> np.ndarray:
+def _blur(tile: np.ndarray, row: int) -> np.ndarray:
     import cv2
 
     return cv2.GaussianBlur(tile, (0, 0), _BLUR_SIGMA_PX)
 
 
-def _compressed(tile: np.ndarray, row: int) -> np.ndarray:
+def _compress(tile: np.ndarray, row: int) -> np.ndarray:
     from PIL import Image
 
     file = io.BytesIO()
@@ -41,17 +41,17 @@ def _compressed(tile: np.ndarray, row: int) -> np.ndarray:
     return np.asarray(Image.open(file))
 
 
-def _halved(tile: np.ndarray, row: int) -> np.ndarray:
+def _halve(tile: np.ndarray, row: int) -> np.ndarray:
     import cv2
 
     side = tile.shape[0]
-    return cv2.resize(shrunk(tile, side // 2), (side, side), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(downscale_area(tile, side // 2), (side, side), interpolation=cv2.INTER_LINEAR)
 
 
 EXPLAINED: Mapping[str, str] = MappingProxyType(
     {
         UNCHANGED: "as they are",
-        "stain": f"haematoxylin and eosin drawn anew, within {_STAIN:.0%}",
+        "stain": f"hematoxylin and eosin drawn anew, within {_STAIN:.0%}",
         "blur": f"blurred, Gaussian of {_BLUR_SIGMA_PX:g} px",
         "jpeg": f"JPEG of quality {_JPEG_QUALITY}",
         "half_resolution": "half the resolution",
@@ -60,19 +60,19 @@ EXPLAINED: Mapping[str, str] = MappingProxyType(
 CHANGES: Mapping[str, Change] = MappingProxyType(
     {
         UNCHANGED: lambda tile, row: tile,
-        "stain": _other_stain,
-        "blur": _blurred,
-        "jpeg": _compressed,
-        "half_resolution": _halved,
+        "stain": _shift_stain,
+        "blur": _blur,
+        "jpeg": _compress,
+        "half_resolution": _halve,
     }
 )
 
 
-def robustness(examiner: Examiner, tiles: int) -> dict[str, float]:
+def measure_robustness(examiner: Evaluator, tiles: int) -> dict[str, float]:
     """The main figure under each change, on `tiles` tiles of the split that lie evenly in it."""
     rows = examiner.rows
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(tiles, len(rows))).round().astype(int))]
-    found: dict[str, list[Answers]] = {name: [] for name in CHANGES}
+    found: dict[str, list[Predictions]] = {name: [] for name in CHANGES}
     progress = Progress("robustness", len(rows) * len(CHANGES), "tiles")
     done = 0
     for batch in examiner.batches(rows, whole=True):
@@ -80,10 +80,10 @@ def robustness(examiner: Examiner, tiles: int) -> dict[str, float]:
         whole, index = batch.teacher.permute(0, 2, 3, 1).numpy(), batch.index.tolist()
         for name, change in CHANGES.items():
             changed = (change(tile, row) for tile, row in zip(whole, index, strict=True))
-            seen = np.stack([shrunk(tile, examiner.card.size_px) for tile in changed])
+            seen = np.stack([downscale_area(tile, examiner.card.size_px) for tile in changed])
             found[name].append(examiner.answers(batch, torch.from_numpy(seen).permute(0, 3, 1, 2)))
             done += int((batch.index >= 0).sum())
             progress.update(done)
     progress.close()
     main = examiner.outputs.main_metric
-    return {name: float(Answers.joined(parts).figures()[main][0]) for name, parts in found.items()}
+    return {name: float(Predictions.joined(parts).figures()[main][0]) for name, parts in found.items()}

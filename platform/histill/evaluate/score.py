@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from histill.config.common import Storage, Workers
-from histill.config.scoring import HeldOut
-from histill.evaluate.answers import Answers
-from histill.evaluate.examiner import Examiner, all_answers
-from histill.evaluate.intervals import Interval, drawn_figures, interval
-from histill.evaluate.parts import Part, by_slide, by_stain
+from histill.config.evaluation import HeldOut
+from histill.evaluate.bootstrap import Interval, bootstrap_metrics, percentile_interval
+from histill.evaluate.evaluator import Evaluator, predict_split
+from histill.evaluate.predictions import Predictions
+from histill.evaluate.subgroups import Subgroup, score_slides, score_stain_groups
 from histill.metrics.overlap import dice_and_iou
 from histill.models.cost import measure_cost
 from histill.outputs import MAIN_METRIC, Form
@@ -33,8 +33,8 @@ class Score:
     intervals: dict[str, Interval]  # the middle 95 % over redrawn cases; empty for a single case
     classes: dict[str, dict[str, float]]  # each class's own figures
     confusion: tuple[tuple[int, ...], ...]  # tiles, or pixels, reference by decided class; empty with several labels
-    by_stain: dict[str, Part]
-    by_slide: dict[str, Part]  # the worst first
+    by_stain: dict[str, Subgroup]
+    by_slide: dict[str, Subgroup]  # the worst first
     parameters: int
     gmacs: float  # convolutions and linear layers, one tile
     gmacs_with_attention: float
@@ -56,16 +56,16 @@ def score_model(
     `draws` redrawn sets of cases give the intervals, 0 none. Raises InputError as `Examiner.load` does, and for more
     undecodable tiles than are allowed.
     """
-    examiner = Examiner.load(model, held_out, storage)
-    return score_of(examiner, all_answers(examiner, model, workers), draws=draws)
+    examiner = Evaluator.load(model, held_out, storage)
+    return compute_score(examiner, predict_split(examiner, model, workers), draws=draws)
 
 
-def score_of(examiner: Examiner, answers: Answers, *, draws: int) -> Score:
+def compute_score(examiner: Evaluator, answers: Predictions, *, draws: int) -> Score:
     """The score that the answers of the whole split amount to."""
-    cases, slides = (column(examiner, answers, name) for name in ("case", "slide"))
+    cases, slides = (read_column(examiner, answers, name) for name in ("case", "slide"))
     cost = measure_cost(examiner.network, examiner.card.size_px)
     several = len(np.unique(cases)) > 1  # of one case nobody knows the spread
-    drawn = drawn_figures(answers, cases, draws, seed=0) if draws and several else {}
+    drawn = bootstrap_metrics(answers, cases, draws, seed=0) if draws and several else {}
     teacher, against = examiner.teacher, "masks" if answers.spec.dense else "labels"
     return Score(
         model_digest=examiner.digest,
@@ -78,11 +78,11 @@ def score_of(examiner: Examiner, answers: Answers, *, draws: int) -> Score:
         reference=f"teacher {teacher.digest[:12]}" if teacher else against,
         tiles_digest=examiner.manifest.header.digest,
         figures={name: float(values[0]) for name, values in answers.figures().items()},
-        intervals={name: interval(values) for name, values in drawn.items()},
+        intervals={name: percentile_interval(values) for name, values in drawn.items()},
         classes=_classes(answers),
         confusion=_confusion(answers),
-        by_stain=by_stain(answers, slides),
-        by_slide=by_slide(answers, slides),
+        by_stain=score_stain_groups(answers, slides),
+        by_slide=score_slides(answers, slides),
         parameters=cost.parameters,
         gmacs=cost.macs / 1e9,
         gmacs_with_attention=cost.macs_with_attention / 1e9,
@@ -90,13 +90,13 @@ def score_of(examiner: Examiner, answers: Answers, *, draws: int) -> Score:
     )
 
 
-def column(examiner: Examiner, answers: Answers, name: str) -> np.ndarray:
+def read_column(examiner: Evaluator, answers: Predictions, name: str) -> np.ndarray:
     """The manifest's column `name` for each answered tile."""
     values: np.ndarray = examiner.manifest.table[name].take(pa.array(answers.rows)).to_numpy(zero_copy_only=False)
     return values
 
 
-def _classes(answers: Answers) -> dict[str, dict[str, float]]:
+def _classes(answers: Predictions) -> dict[str, dict[str, float]]:
     classes = answers.spec.scored
     if answers.spec.dense:
         dice, iou = dice_and_iou(answers.said.sum(0))
@@ -122,7 +122,7 @@ def _share(what: np.ndarray, among: np.ndarray) -> float:
     return float(what[among].mean()) if among.any() else float("nan")
 
 
-def _confusion(answers: Answers) -> tuple[tuple[int, ...], ...]:
+def _confusion(answers: Predictions) -> tuple[tuple[int, ...], ...]:
     if answers.spec.multi_label:
         return ()
     if answers.spec.dense:

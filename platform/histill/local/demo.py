@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from histill.artifacts.model_folder import FINISHED_NAME, FinishedRun
-from histill.cluster.progress import clock
+from histill.cluster.progress import format_duration
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.local.demo_regions import BANDS, write_regions
@@ -64,7 +64,7 @@ class Demo:
         begun = time.monotonic()
         found: list[str] = []
         yield found
-        self.rows.append((title, "\n".join(found), clock(time.monotonic() - begun)))
+        self.rows.append((title, "\n".join(found), format_duration(time.monotonic() - begun)))
 
     def finished(self, run: str) -> bool:
         """Whether an earlier demo has finished this run."""
@@ -118,13 +118,13 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
         found += [f"{cached['tiles']} responses of the classical nuclei teacher", cached["responses"]]
     data = (
         f"runs={root}/runs data.tiles={root}/tiles responses={cached['responses']} {_TEACHER} {_NETWORK} "
-        "data.batch_size=8 optimiser.lr=2e-3 workers.count=2 workers.cpus=0.5"
+        "data.batch_size=8 optimizer.lr=2e-3 workers.count=2 workers.cpus=0.5"
     )
 
     with demo.stage("RCKD pretraining") as found:
         pretrained = f"{root}/runs/pretrained"
         if not demo.finished(pretrained):
-            demo.job("pretrain_student", f"name=pretrained {data} optimiser.epochs=20")
+            demo.job("pretrain_student", f"name=pretrained {data} optimizer.epochs=20")
         metrics = read_record(FinishedRun, f"{pretrained}/{FINISHED_NAME}", demo.storage).metrics
         found += [f"CSAT on 2 workers: val Dice {metrics['val_dice']:.3f} with the teacher", pretrained]
 
@@ -136,7 +136,7 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
                 "loss.soft_dice.weight: {uniform: [0, 1]}}"
             )
             demo.job(
-                "search_students", f"name=sweep {data} optimiser.epochs=10 trials=3 grace_epochs=4 'space={space}'"
+                "search_students", f"name=sweep {data} optimizer.epochs=10 trials=3 grace_epochs=4 'space={space}'"
             )
         best = read_record(FinishedRun, f"{sweep}/{FINISHED_NAME}", demo.storage).metrics
         found += [f"3 trials: best val Dice {best['val_dice']:.3f} with the teacher", sweep]
@@ -189,7 +189,7 @@ def _close(demo: Demo, picture: Path) -> None:
     print("\n" + tabulate(demo.rows, headers=("stage", "result", "time"), tablefmt="grid"))
     print(
         "\nOne slide, three bands of it declared as cases: the figures show that the machine works, not that the\n"
-        "model generalises. The teacher is classical image analysis; Dice is agreement with it, as there are no labels."
+        "model generalizes. The teacher is classical image analysis; Dice is agreement with it, as there are no labels."
     )
     print(f"\npictures: {picture} (tile | teacher | student), also in MLflow")
     print(f"the whole score: {picture.with_suffix('.html')}")

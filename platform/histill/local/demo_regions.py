@@ -8,8 +8,8 @@ import numpy as np
 
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.tiles.slides import SlideRow, opened, overview, slide_mpp
-from histill.tiles.tissue import tissue_mask
+from histill.tiles.slides import SlideRow, open_slide, read_overview, resolve_mpp
+from histill.tiles.tissue import find_tissue
 
 # One slide is one case. To have tiles to validate and test on, the demo declares three separate bands of the window to
 # be cases: top and bottom edge of each, as fractions of the window.
@@ -37,15 +37,15 @@ def write_regions(slide: Path, mpp: float | None, index: Path, cases: dict[str, 
 
 def densest_window(slide: Path, mpp: float | None) -> Box:
     """The window with most tissue, as fractions (left, top, right, bottom) of the slide."""
-    with opened(str(slide), Storage()) as image:
+    with open_slide(str(slide), Storage()) as image:
         try:
-            level0_mpp = slide_mpp(image, SlideRow(str(slide), case=slide.stem), mpp)
+            level0_mpp = resolve_mpp(image, SlideRow(str(slide), case=slide.stem), mpp)
         except InputError:
             raise InputError(
                 f"slide {slide} does not record its microns per pixel; "
                 f"look it up and say so: make demo SLIDE={slide} MPP=0.25"
             ) from None
-        tissue = tissue_mask(overview(image, _OVERVIEW_UM / level0_mpp))
+        tissue = find_tissue(read_overview(image, _OVERVIEW_UM / level0_mpp))
     height, width = tissue.shape
     wide, high = (min(size, math.ceil(um / _OVERVIEW_UM)) for size, um in zip((width, height), _WINDOW_UM, strict=True))
     sums = np.pad(tissue.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)

@@ -29,7 +29,7 @@ _POLL_S = 0.1
 
 
 @contextmanager
-def running(
+def run_server(
     command: Sequence[str],
     *,
     log: Path,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from histill.local.ports import LOOPBACK, free_ports
-from histill.local.processes import running, wait_until_ready
+from histill.local.processes import run_server, wait_until_ready
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def ray_head(
         **(env or {}),
         **token_environment(token_path),
     }
-    with running(command, log=log, env=whole_env, cwd=folder, scratch=[temp]) as process:
+    with run_server(command, log=log, env=whole_env, cwd=folder, scratch=[temp]) as process:
         try:
             wait_until_ready(process, "The Ray head", log, lambda: _answers(head), timeout_s)
             yield head

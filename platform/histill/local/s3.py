@@ -12,7 +12,7 @@ from pathlib import Path
 
 from histill.errors import HistillError
 from histill.local.ports import GRPC_OFFSET, LOOPBACK, free_ports
-from histill.local.processes import running, wait_until_ready
+from histill.local.processes import run_server, wait_until_ready
 
 REGION = "us-east-1"  # SeaweedFS has no regions; clients insist on one
 _OWNER_ACTIONS = ("Admin", "Read", "List", "Tagging", "Write")
@@ -115,7 +115,7 @@ def s3_server(
     log = folder / "s3.log"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "WEED_"))}
     env["GOMEMLIMIT"] = "700MiB"
-    with running(command, log=log, env=env, cwd=folder, scratch=_sockets((s3, *ports[1:]))) as process:
+    with run_server(command, log=log, env=env, cwd=folder, scratch=_sockets((s3, *ports[1:]))) as process:
         wait_until_ready(process, "The S3 server", log, lambda: _answers(server), timeout_s)
         yield server
 

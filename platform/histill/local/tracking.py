@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histill.local.ports import LOOPBACK, free_ports
-from histill.local.processes import running, wait_until_ready
+from histill.local.processes import run_server, wait_until_ready
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def mlflow_server(
     if admin_password is not None:
         command += ["--app-name", "basic-auth"]
         env |= {"MLFLOW_AUTH_ADMIN_PASSWORD": admin_password, "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32)}
-    with running(command, log=log, env=env, cwd=folder) as process:
+    with run_server(command, log=log, env=env, cwd=folder) as process:
         wait_until_ready(process, "The MLflow server", log, lambda: _answers(server), timeout_s)
         yield server
 

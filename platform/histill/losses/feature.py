@@ -12,13 +12,13 @@ from torch import Tensor
 
 from histill.losses.inputs import LossInputs
 from histill.losses.layers import Pair, Resize
-from histill.losses.rows import masked, mean_over_valid
+from histill.losses.padding import mask_padding, mean_over_valid
 
 _LEAST = 1e-12
 """Added where a quotient or a root could meet zero."""
 
 
-def resized(feature_map: Tensor, height: int, width: int, how: Resize) -> Tensor:
+def resize_map(feature_map: Tensor, height: int, width: int, how: Resize) -> Tensor:
     """`feature_map` [B, C, h, w] at [B, C, height, width].
 
     "half_max_half_bicubic" is the mean of adaptive max-pooling and bicubic interpolation (DiPalma et al., arXiv
@@ -37,9 +37,9 @@ def resized(feature_map: Tensor, height: int, width: int, how: Resize) -> Tensor
 def feature_distance(student: Tensor, teacher: Tensor, valid: Tensor, norm: Literal["l1", "l2"]) -> Tensor:
     """Mean over positions and channels of (s - t)^2, or of |s - t| (L_feat of DiPalma et al., arXiv 2101.04170).
 
-    Both maps [B, C, h, w]: the student's after its projection, the teacher's after `resized`.
+    Both maps [B, C, h, w]: the student's after its projection, the teacher's after `resize_map`.
     """
-    gap = masked(student, valid) - masked(teacher.detach(), valid)
+    gap = mask_padding(student, valid) - mask_padding(teacher.detach(), valid)
     return mean_over_valid(gap.square() if norm == "l2" else gap.abs(), valid)
 
 
@@ -47,10 +47,10 @@ def pair_distance(inputs: LossInputs, pair: Pair, norm: Literal["l1", "l2"], res
     """`feature_distance` of a pair of layers, the teacher's map brought to the size of the student's."""
     own, others = inputs.projected[pair], inputs.teacher_maps[pair[1]].detach()
     height, width = own.shape[-2:]
-    return feature_distance(own, resized(others, height, width, resize), inputs.valid, norm)
+    return feature_distance(own, resize_map(others, height, width, resize), inputs.valid, norm)
 
 
-def mixed_distances(distances: Tensor, mixture: Tensor) -> Tensor:
+def mix_distances(distances: Tensor, mixture: Tensor) -> Tensor:
     """Feature distances of several pairs of layers, weighted by what is learned: sum_p softmax(m)_p d_p.
 
     After Javed et al., "Knowledge Distillation in Histology Landscape by Multi-Layer Features Supervision", IEEE JBHI
@@ -79,7 +79,7 @@ def attention_distance(student: Tensor, teacher: Tensor, valid: Tensor) -> Tenso
     del Amor et al., "Attention to detail: inter-resolution knowledge distillation", EUSIPCO 2023, arXiv 2401.06010.
     `student` [B, h, w] is first brought to the teacher's [B, H, W], bilinearly, as a view of lower resolution is.
     """
-    seen, wanted = masked(student, valid), masked(teacher.detach(), valid)
+    seen, wanted = mask_padding(student, valid), mask_padding(teacher.detach(), valid)
     if seen.shape != wanted.shape:
         size = tuple(wanted.shape[-2:])
         seen = F.interpolate(seen[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

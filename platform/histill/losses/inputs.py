@@ -12,7 +12,7 @@ from histill.losses.layers import Layers, Pair
 class LossInputs:
     """One batch; what no term needs, or the run does not have, is None or empty.
 
-    Padded rows are False in `valid` and count in no loss, whatever they hold (`losses/rows.py`).
+    Padded rows are False in `valid` and count in no loss, whatever they hold (`losses/padding.py`).
     """
 
     student: Tensor  # logits, float [B, K] of whole tiles or [B, K, H, W] of pixels

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from histill.losses.rows import masked, mean_over_valid, rows
+from histill.losses.padding import broadcast_valid, mask_padding, mean_over_valid
 
 
 def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, temperature: float) -> Tensor:
@@ -33,7 +33,7 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, valid: Te
 
 def hard_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, valid: Tensor) -> Tensor:
     """Cross-entropy with the teacher's most probable class of each pixel as the target."""
-    return cross_entropy(student_logits, masked(teacher_logits.detach(), valid).argmax(1), valid)
+    return cross_entropy(student_logits, mask_padding(teacher_logits.detach(), valid).argmax(1), valid)
 
 
 def cross_entropy(
@@ -52,8 +52,8 @@ def cross_entropy(
         class_weights: float [K], or None for 1 everywhere.
         smoothing: e, in 0..1.
     """
-    known = rows(valid, target) & (target >= 0)
-    logits = torch.where(known.unsqueeze(1), masked(logits, valid), 0)
+    known = broadcast_valid(valid, target) & (target >= 0)
+    logits = torch.where(known.unsqueeze(1), mask_padding(logits, valid), 0)
     target = torch.where(known, target, 0)
     log_q = F.log_softmax(logits, dim=1)
     loss = -log_q.gather(1, target.unsqueeze(1)).squeeze(1)
@@ -75,8 +75,8 @@ def binary_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor, smoothin
         target: int64 [B, K] of 0 and 1 in valid rows, -1 throughout the row of a tile without a label.
         smoothing: e, in 0..1.
     """
-    logits = masked(logits, valid)
-    known = rows(valid, target) & (target >= 0)
+    logits = mask_padding(logits, valid)
+    known = broadcast_valid(valid, target) & (target >= 0)
     wanted = (1 - smoothing) * target.clamp_min(0).to(logits.dtype) + smoothing / 2
     loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     return mean_over_valid(torch.where(known, loss, 0).sum(1), valid)
@@ -128,7 +128,7 @@ def decoupled_kl(
         target_weight, others_weight: a and c.
     """
     student, teacher = _softened(student_logits, teacher_logits, valid, temperature)
-    target = torch.where(rows(valid, target), target, 0).unsqueeze(1)
+    target = torch.where(broadcast_valid(valid, target), target, 0).unsqueeze(1)
     is_target = torch.zeros_like(student, dtype=torch.bool).scatter_(1, target, True)
     log_p, log_q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
     log_p_target, log_q_target = log_p.gather(1, target).squeeze(1), log_q.gather(1, target).squeeze(1)
@@ -154,8 +154,8 @@ def soft_dice(logits: Tensor, target_probabilities: Tensor, valid: Tensor, known
         target_probabilities: float [B, K, H, W] in 0..1: soft responses or one-hot labels.
         known: bool [B, H, W], or None for every pixel.
     """
-    inside = rows(valid, logits) if known is None else rows(valid, logits) & known.unsqueeze(1)
-    q, t = torch.where(inside, masked(logits, valid), 0).softmax(1), masked(target_probabilities, valid)
+    inside = broadcast_valid(valid, logits) if known is None else broadcast_valid(valid, logits) & known.unsqueeze(1)
+    q, t = torch.where(inside, mask_padding(logits, valid), 0).softmax(1), mask_padding(target_probabilities, valid)
     q, t = (torch.where(inside, each, 0)[:, 1:] for each in (q, t))
     overlap = (q * t).sum((2, 3))
     size = q.square().sum((2, 3)) + t.square().sum((2, 3))
@@ -167,4 +167,4 @@ def _softened(student: Tensor, teacher: Tensor, valid: Tensor, temperature: floa
     """Both logits over the temperature, the teacher's without gradient."""
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature} but must be above 0.")
-    return masked(student, valid) / temperature, masked(teacher.detach(), valid) / temperature
+    return mask_padding(student, valid) / temperature, mask_padding(teacher.detach(), valid) / temperature

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 
-def confusion(decided: Tensor, reference: Tensor, classes: int) -> Tensor:
+def count_confusion(decided: Tensor, reference: Tensor, classes: int) -> Tensor:
     """int64 [B, K, K] counts of the pixels of each tile, reference class by decided class.
 
     `decided` and `reference` are int64 [B, H, W] in 0..K-1; where `reference` is below 0, a pixel counts nowhere.

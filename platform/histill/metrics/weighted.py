@@ -18,14 +18,14 @@ Figures = dict[str, np.ndarray]
 
 
 def compute_figures(outputs: OutputSpec, said: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> Figures:
-    """The figures of what was `said` with these `outputs`: `overlap_figures` of a segmenter, which knows the `truth`
-    already, `label_figures` or `class_figures` of a classifier."""
+    """The figures of what was `said` with these `outputs`: `overlap_metrics` of a segmenter, which knows the `truth`
+    already, `multi_label_metrics` or `classification_metrics` of a classifier."""
     if outputs.dense:
-        return overlap_figures(said, weights)
-    return (label_figures if outputs.multi_label else class_figures)(said, truth, weights)
+        return overlap_metrics(said, weights)
+    return (multi_label_metrics if outputs.multi_label else classification_metrics)(said, truth, weights)
 
 
-def class_figures(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Figures:
+def classification_metrics(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Figures:
     """Of classes that exclude each other: logits, float [N, K], and classes, int64 [N] in 0..K-1.
 
     balanced_accuracy is the mean recall, macro_f1 the mean F1, auroc the mean area of one class against the others,
@@ -38,15 +38,15 @@ def class_figures(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
     hit, there, said = np.diagonal(counts, axis1=1, axis2=2), counts.sum(2), counts.sum(1)
     areas = [area_under_roc(probabilities[:, k], labels == k, weights) for k in range(classes)]
     return {
-        "balanced_accuracy": mean_known(_ratio(hit, there)),
-        "macro_f1": mean_known(np.where(there > 0, _ratio(2 * hit, there + said), np.nan)),
-        "auroc": mean_known(np.stack(areas, 1)),
+        "balanced_accuracy": nan_mean(_ratio(hit, there)),
+        "macro_f1": nan_mean(np.where(there > 0, _ratio(2 * hit, there + said), np.nan)),
+        "auroc": nan_mean(np.stack(areas, 1)),
         "calibration_error": calibration_error(probabilities.max(1), decided == labels, weights),
         "accuracy": _ratio(hit.sum(1), there.sum(1)),
     }
 
 
-def label_figures(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Figures:
+def multi_label_metrics(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Figures:
     """Of labels that do not exclude each other: logits, float [N, K], and labels, [N, K] of 0 and 1.
 
     Each class is held against its absence, a logit above 0 decides for it; balanced_accuracy is the mean of recall and
@@ -62,14 +62,14 @@ def label_figures(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
     areas = [area_under_roc(probabilities[:, k], there[:, k], weights) for k in columns]
     errors = [calibration_error(probabilities[:, k], there[:, k], weights) for k in columns]
     return {
-        "balanced_accuracy": mean_known(np.where(both, (recall + specificity) / 2, np.nan)),
-        "macro_f1": mean_known(np.where(both, _ratio(2 * hit, positives + decided), np.nan)),
-        "auroc": mean_known(np.stack(areas, 1)),
+        "balanced_accuracy": nan_mean(np.where(both, (recall + specificity) / 2, np.nan)),
+        "macro_f1": nan_mean(np.where(both, _ratio(2 * hit, positives + decided), np.nan)),
+        "auroc": nan_mean(np.stack(areas, 1)),
         "calibration_error": np.mean(errors, axis=0),
     }
 
 
-def overlap_figures(counts: np.ndarray, weights: np.ndarray) -> Figures:
+def overlap_metrics(counts: np.ndarray, weights: np.ndarray) -> Figures:
     """Of segmentations: pixels of each tile, int [N, K, K], reference class by decided class.
 
     dice is the mean Dice of the classes but the background, miou the mean IoU of all, over the whole weighted set.
@@ -77,7 +77,7 @@ def overlap_figures(counts: np.ndarray, weights: np.ndarray) -> Figures:
     tiles, classes = counts.shape[:2]
     sums = weights @ counts.reshape(tiles, classes * classes).astype(np.float64)
     dice, iou = dice_and_iou(sums.reshape(-1, classes, classes))
-    return {"dice": mean_known(dice[:, 1:]), "miou": mean_known(iou)}
+    return {"dice": nan_mean(dice[:, 1:]), "miou": nan_mean(iou)}
 
 
 def area_under_roc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
 
 
-def mean_known(values: np.ndarray) -> np.ndarray:
+def nan_mean(values: np.ndarray) -> np.ndarray:
     """Over the last axis, of what is no NaN."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)

@@ -81,7 +81,7 @@ class LiveGrid(nn.Module):
 
 
 class InertGrid(nn.Module):
-    """The published form: a transformer over one-channel tokens, each normalised by a LayerNorm of width one.
+    """The published form: a transformer over one-channel tokens, each normalized by a LayerNorm of width one.
 
     A LayerNorm over one channel returns its bias whatever the input, so both residual branches add the same
     7x7 map to every input: the grid passes, plus a constant, and is the gate as it is. It is here to be

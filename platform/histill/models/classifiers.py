@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from histill.errors import InputError
-from histill.models.students import check_encoder
+from histill.models.segmenter import check_encoder
 
 
 class Classifier(nn.Module):
-    """A timm model with its input normalisation inside.
+    """A timm model with its input normalization inside.
 
     Takes uint8 or float [B, 3, H, W] with values in 0..255; returns float32 logits [B, K].
     """
@@ -28,10 +28,10 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, tiles: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.normalised(tiles))
+        logits: Tensor = self.network(self.normalized(tiles))
         return logits.float()
 
-    def normalised(self, tiles: Tensor) -> Tensor:
+    def normalized(self, tiles: Tensor) -> Tensor:
         """What the network is fed with."""
         return (tiles.to(self.mean.dtype) / 255 - self.mean) / self.std
 

@@ -31,7 +31,7 @@ class Stem(nn.Module):
         self.norm = LayerNorm2d(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.norm(self.conv(_padded(x, self.stride)))
+        features: Tensor = self.norm(self.conv(_pad(x, self.stride)))
         return features
 
 
@@ -61,7 +61,7 @@ class Halving(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         norm, conv = self
-        halved: Tensor = conv(_padded(norm(x), 2))
+        halved: Tensor = conv(_pad(norm(x), 2))
         return halved
 
 
@@ -159,7 +159,7 @@ class CSAT(nn.Module):
         return x, [maps[index] for index in indices]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool, normalise and classify; `pre_logits=True` stops before the classifier, at [B, dims[-1]]."""
+        """Pool, normalize and classify; `pre_logits=True` stops before the classifier, at [B, dims[-1]]."""
         logits: Tensor = self.head(x, pre_logits=pre_logits)
         return logits
 
@@ -194,7 +194,7 @@ class CSAT(nn.Module):
         return {"stem": r"^stem", "blocks": [downsample, (r"^stages\.(\d+)\.blocks\.(\d+)", None)]}
 
 
-def _padded(x: Tensor, multiple: int) -> Tensor:
+def _pad(x: Tensor, multiple: int) -> Tensor:
     """`x` [B, C, H, W] with zeros at the right and the bottom, to sides divisible by `multiple`."""
     height, width = x.shape[-2:]
     right, bottom = -width % multiple, -height % multiple

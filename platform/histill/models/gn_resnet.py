@@ -1,4 +1,4 @@
-"""The network of the resolution paper: a ResNet of four basic blocks that normalises by groups of channels.
+"""The network of the resolution paper: a ResNet of four basic blocks that normalizes by groups of channels.
 
 DiPalma et al., "Resolution-Based Distillation for Efficient Histology Image Classification", Artificial Intelligence in
 Medicine 119:102136 (2021), doi 10.1016/j.artmed.2021.102136, whose public code has basic blocks of 32, 64, 128 and 256

@@ -17,7 +17,7 @@ from histill.predict.geojson import heatmap_geojson
 from histill.predict.heatmap import heatmap_png
 from histill.predict.shard import Predicting
 from histill.predict.slide_map import SlideMap
-from histill.storage.control import sizes_of, write_bytes
+from histill.storage.control import measure_files, write_bytes
 from histill.storage.tables import read_columns
 from histill.storage.uris import folder_name, join
 from histill.tiles.manifest import Manifest
@@ -73,7 +73,7 @@ def find_undrawn(drawings: Sequence[Drawing]) -> list[Drawing]:
     if not drawings:
         return []
     names = [each.file + ending for each in drawings for ending in _ENDINGS]
-    there = sizes_of(join(drawings[0].uri, HEATMAPS), names, drawings[0].storage)
+    there = measure_files(join(drawings[0].uri, HEATMAPS), names, drawings[0].storage)
     return [each for each in drawings if not all(each.file + ending in there for ending in _ENDINGS)]
 
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from histill.errors import InputError
 from histill.predict.draw import HEADER_NAME, SLIDES_NAME
 from histill.predict.shard import Predicting
-from histill.storage.control import exists, read_json, sizes_of
+from histill.storage.control import exists, measure_files, read_json
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 
@@ -39,5 +39,5 @@ def count_bytes(how: Predicting, manifest: Manifest) -> int | None:
     """The bytes of the predictions of all shards with a tile of the split; None when some are missing."""
     split, table = how.config.split, manifest.table
     names = (table if split is None else table.filter(pc.equal(table["split"], split)))["shard"].unique().to_pylist()
-    found = sizes_of(how.uri, names, how.config.storage)
+    found = measure_files(how.uri, names, how.config.storage)
     return sum(found.values()) if len(found) == len(names) else None

@@ -8,11 +8,11 @@ import numpy as np
 
 from histill.predict.slide_map import SlideMap
 
-Colour = tuple[int, int, int]  # RGB, 0 to 255
-_COLOURS: tuple[Colour, ...] = (
+Color = tuple[int, int, int]  # RGB, 0 to 255
+_COLORS: tuple[Color, ...] = (
     (217, 95, 2), (27, 158, 119), (117, 112, 179), (231, 41, 138), (102, 166, 30), (230, 171, 2),
 )  # fmt: skip
-_BACKGROUND: Colour = (200, 200, 200)
+_BACKGROUND: Color = (200, 200, 200)
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)  # of a tile, where its class is divided
 
 
@@ -20,18 +20,18 @@ def heatmap_geojson(found: SlideMap) -> bytes:
     """A FeatureCollection: a square for each tile, its class, and the probabilities as measurements.
 
     Coordinates are level-0 pixels from the corner of OpenSlide's bounds, as QuPath counts them; the member `slide`
-    says so. Each feature is a tile object as QuPath exports them, so that its measurement maps colour the slide. A
+    says so. Each feature is a tile object as QuPath exports them, so that its measurement maps color the slide. A
     segmenter's measurements are the classes' shares of the tile, and its classes are divided by share.
     """
-    colours = class_colours(found.classes)
+    colors = class_colors(found.classes)
     measured = np.round(found.probabilities.astype(np.float64), 4).tolist()
     squares = np.round(found.squares(), 3).tolist()
     features = []
     for square, said, values in zip(squares, found.names, measured, strict=True):
         properties: dict[str, Any] = {"objectType": "tile"}
         if said:  # else it is of no class, which QuPath calls unclassified
-            name, colour = _classify(found, colours, said, np.array(values))
-            properties["classification"] = {"name": name, "color": colour}
+            name, color = _classify(found, colors, said, np.array(values))
+            properties["classification"] = {"name": name, "color": color}
         properties["measurements"] = dict(zip(found.classes, values, strict=True))
         geometry = {"type": "Polygon", "coordinates": [_ring(*square)]}
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
@@ -46,30 +46,30 @@ def heatmap_geojson(found: SlideMap) -> bytes:
     return json.dumps({"type": "FeatureCollection", "slide": about, "features": features}).encode()
 
 
-def class_colours(classes: Sequence[str]) -> dict[str, Colour]:
-    """A colour, RGB 0 to 255, for each class."""
-    return {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(classes)}
+def class_colors(classes: Sequence[str]) -> dict[str, Color]:
+    """A color, RGB 0 to 255, for each class."""
+    return {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(classes)}
 
 
-def _classify(found: SlideMap, colours: Mapping[str, Colour], name: str, values: np.ndarray) -> tuple[str, Colour]:
-    """What QuPath calls a tile, and its colour: `a: b` of several classes, `nucleus: 10-20 %` of a segmenter's."""
+def _classify(found: SlideMap, colors: Mapping[str, Color], name: str, values: np.ndarray) -> tuple[str, Color]:
+    """What QuPath calls a tile, and its color: `a: b` of several classes, `nucleus: 10-20 %` of a segmenter's."""
     if not found.segmenter:
-        parts = [name] if name in colours else name.split("|")
-        return ": ".join(parts), _mix([colours[part] for part in parts if part])
+        parts = [name] if name in colors else name.split("|")
+        return ": ".join(parts), _mix([colors[part] for part in parts if part])
     if name == found.classes[0]:
         return name, _BACKGROUND
     edges = (0.0, *_SHARES, 1.0)
     step = int(np.searchsorted(_SHARES, values[found.classes.index(name)], side="right"))
     strength = 0.25 + 0.75 * min(1.0, edges[step + 1] / _SHARES[-1])  # the less there is, the paler
     return f"{name}: {100 * edges[step]:.0f}-{100 * edges[step + 1]:.0f} %", _mix(
-        [colours[name], _BACKGROUND], [strength, 1 - strength]
+        [colors[name], _BACKGROUND], [strength, 1 - strength]
     )
 
 
-def _mix(colours: Sequence[Colour], weights: Sequence[float] | None = None) -> Colour:
-    if not colours:
+def _mix(colors: Sequence[Color], weights: Sequence[float] | None = None) -> Color:
+    if not colors:
         return _BACKGROUND
-    red, green, blue = np.rint(np.average(colours, axis=0, weights=weights)).astype(int).tolist()
+    red, green, blue = np.rint(np.average(colors, axis=0, weights=weights)).astype(int).tolist()
     return red, green, blue
 
 

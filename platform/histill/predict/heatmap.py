@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 
-from histill.predict.geojson import class_colours, heatmap_geojson
+from histill.predict.geojson import class_colors, heatmap_geojson
 from histill.predict.slide_map import SlideMap
 
-__all__ = ["SlideMap", "class_colours", "heatmap_geojson", "heatmap_png"]
+__all__ = ["SlideMap", "class_colors", "heatmap_geojson", "heatmap_png"]
 _PANELS = 6  # classes with a picture of their own
 _MOST_SHOWN = 480  # pixels along a side of the picture: more would be left out when it is drawn
 _PANEL_INCHES, _LEAST_INCHES = 4.6, 1.6

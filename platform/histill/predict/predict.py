@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
-from histill.cluster.connect import connected
-from histill.cluster.pool import over_pool
+from histill.cluster.actors import map_actors
+from histill.cluster.connect import connect_cluster
 from histill.cluster.progress import Progress
 from histill.cluster.tasks import map_tasks
 from histill.config.common import Storage
@@ -69,7 +69,7 @@ def predict(config: PredictConfig) -> Predicted:
     probe(config.output, config.storage)
     model = resolve(config.model, config.storage)
     _, card, digest = load(model, config.storage)
-    tiles = config.tiles if config.tiles is not None else _cut(config, card)
+    tiles = config.tiles if config.tiles is not None else _ingest_slides(config, card)
     manifest = read_manifest(tiles, config.storage)
     check_like(card, manifest.header, tiles)
     expected = manifest.header.tiles if config.split is None else len(manifest.rows_of(config.split))
@@ -77,10 +77,10 @@ def predict(config: PredictConfig) -> Predicted:
     how = Predicting(config, model, tiles, uri, digest, manifest.header.digest)
     drawings, header = plan_drawings(how, manifest, card), join(uri, HEADER_NAME)
     if (record := find_record(how, manifest)) is not None:
-        return _reused(record, drawings, how)
+        return _reuse(record, drawings, how)
     outputs = card.outputs
-    with connected():
-        tallies, seconds = _predicted(how, manifest, expected)
+    with connect_cluster():
+        tallies, seconds = _run_prediction(how, manifest, expected)
         heatmaps = _draw(drawings, tiles) if config.heatmaps else 0
     cases, files = _cases(manifest, tallies), {drawing.slide: drawing.file for drawing in drawings}
     table = write_csv(tallies.values(), outputs, cases, files)
@@ -103,12 +103,12 @@ def predict(config: PredictConfig) -> Predicted:
     return result
 
 
-def _reused(record: dict[str, Any], drawings: Sequence[Drawing], how: Predicting) -> Predicted:
+def _reuse(record: dict[str, Any], drawings: Sequence[Drawing], how: Predicting) -> Predicted:
     """What an earlier run has found; heatmaps that it was not to draw, or that are gone, are drawn now."""
     found = record["found"] | {"skipped": tuple(record["found"]["skipped"])}
     missing = find_undrawn(drawings) if how.config.heatmaps else []
     if missing:
-        with connected():
+        with connect_cluster():
             _draw(missing, how.tiles)
         found["heatmaps"] = len(drawings)
         write_json(join(how.uri, HEADER_NAME), record | {"found": found}, how.config.storage)
@@ -129,7 +129,7 @@ def _address(digest: str, manifest: Manifest, config: PredictConfig) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _cut(config: PredictConfig, card: ModelCard) -> str:
+def _ingest_slides(config: PredictConfig, card: ModelCard) -> str:
     """The slides' tiles, cut at the model's resolution; where they lie: files that were replaced are cut anew."""
     source = SlideSource(
         paths=config.slides, mpp=card.tile_mpp, slide_mpp=config.slide_mpp, min_tissue=config.min_tissue
@@ -151,7 +151,7 @@ def _fingerprint(slide: str, storage: Storage) -> str | None:
         return None
 
 
-def _predicted(how: Predicting, manifest: Manifest, expected: int) -> tuple[dict[str, SlideTally], float]:
+def _run_prediction(how: Predicting, manifest: Manifest, expected: int) -> tuple[dict[str, SlideTally], float]:
     """What is said of each slide, ascending by name, and the seconds since the first shard began.
 
     The slides that gave no tile are among them, unless a split is asked for.
@@ -162,7 +162,7 @@ def _predicted(how: Predicting, manifest: Manifest, expected: int) -> tuple[dict
     begun = time.monotonic()
     progress = Progress("predicting", expected, "tiles")
     shards = [shard.plain() for shard in shards_of(manifest)]
-    for shard in over_pool(shards, Predictor, (how,), config.workers):
+    for shard in map_actors(shards, Predictor, (how,), config.workers):
         done, corrupt = done + shard["tiles"], corrupt + shard["corrupt"]
         parts += [SlideTally(**each) for each in json.loads(shard["slides"])]
         progress.update(done)

@@ -14,11 +14,11 @@ from PIL import Image
 from histill.artifacts.model_folder import load
 from histill.config.predict import PredictConfig
 from histill.errors import InputError
-from histill.models.resolution import logits_at_size
+from histill.models.resample import resize_logits
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import folder_name, join
 from histill.stream.batches import TileBatch
-from histill.stream.read import Source
+from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import read_manifest
@@ -108,7 +108,7 @@ class Predictor:
         config, card = self._how.config, self._card
         stream = TileStream(
             manifest=self._manifest,
-            source=Source(self._how.tiles, self._manifest.header.digest, config.storage),
+            source=TileSource(self._how.tiles, self._manifest.header.digest, config.storage),
             split="",
             only=rows,
             views=Views(card.size_px),
@@ -136,7 +136,7 @@ class Predictor:
         logits = self._network(batch.student.to(self._device).float()).float()
         masks: list[bytes | None] = [None] * len(logits)
         if outputs.dense:
-            pixels = outputs.decide(logits_at_size(logits, self._card.tile_px))
+            pixels = outputs.decide(resize_logits(logits, self._card.tile_px))
             probabilities = torch.nn.functional.one_hot(pixels, len(classes)).float().mean((1, 2)).cpu().numpy()
             if self._how.config.masks:
                 masks = [_png(each) for each in pixels.to(torch.uint8).cpu().numpy()]

@@ -44,9 +44,9 @@ class SlideMap:
         """float64 [N, 4]: left, top, right, bottom of each tile as QuPath counts them.
 
         Tiles begin at whole pixels while `side` may be a fraction: one that ends within a pixel of where others begin
-        ends there, so that neighbours neither overlap nor leave a gap, and no error adds up.
+        ends there, so that neighbors neither overlap nor leave a gap, and no error adds up.
         """
-        edges = [_joined(first + self.side, np.unique(first)) for first in (self.left, self.top)]
+        edges = [_snap_to(first + self.side, np.unique(first)) for first in (self.left, self.top)]
         return np.stack([self.left, self.top, *edges], axis=1)
 
     @cached_property
@@ -93,7 +93,7 @@ class SlideMap:
         return drawn, (begin[0], begin[1], pixel)
 
 
-def _joined(ends: np.ndarray, begins: np.ndarray) -> np.ndarray:
+def _snap_to(ends: np.ndarray, begins: np.ndarray) -> np.ndarray:
     """`ends`, each moved onto the nearest of `begins` (ascending) if that is less than a pixel away."""
     after = np.searchsorted(begins, ends).clip(0, len(begins) - 1)
     before = (after - 1).clip(0)

@@ -4,14 +4,14 @@ import dataclasses
 from dataclasses import dataclass
 
 from histill.artifacts import exports
-from histill.artifacts.seen import find_seen
-from histill.config.scoring import HeldOut, PromoteConfig
-from histill.evaluate.answers import Answers
-from histill.evaluate.constant import constant_figure
-from histill.evaluate.cut_tiles import read_cut_tiles
-from histill.evaluate.examiner import Examiner, all_answers
-from histill.evaluate.pictures import spread_tiles, tiles_picture
-from histill.evaluate.score import Score, score_of
+from histill.artifacts.overlap import find_seen
+from histill.config.evaluation import HeldOut, PromoteConfig
+from histill.evaluate.constant_baseline import score_constant
+from histill.evaluate.evaluator import Evaluator, predict_split
+from histill.evaluate.pictures import draw_tiles, spread_tiles
+from histill.evaluate.predictions import Predictions
+from histill.evaluate.raw_tiles import read_cut_tiles
+from histill.evaluate.score import Score, compute_score
 from histill.registry import versions
 from histill.registry.gates import Provenance
 
@@ -24,8 +24,8 @@ class Candidate:
     """A model and what was found out about it."""
 
     model: str  # its folder
-    examiner: Examiner
-    answers: Answers
+    examiner: Evaluator
+    answers: Predictions
     score: Score
     files: dict[str, bytes]  # path -> content of the formats it is exported in
     differences: dict[str, float]  # of these formats, on real tiles
@@ -33,16 +33,18 @@ class Candidate:
 
 def examine_candidate(model: str, held_out: HeldOut, config: PromoteConfig) -> Candidate:
     """Score the model folder `model` on the held-out tiles, export it, and compare the exports with it."""
-    examiner = Examiner.load(model, held_out, config.storage)
-    answers = all_answers(examiner, model, config.workers)
-    formats = exports.exported(examiner.network, examiner.card)
+    examiner = Evaluator.load(model, held_out, config.storage)
+    answers = predict_split(examiner, model, config.workers)
+    formats = exports.export_model(examiner.network, examiner.card)
     tiles, cut = read_cut_tiles(examiner, spread_tiles(examiner, _TILES_COMPARED))
-    found = exports.differences(examiner.network, formats, tiles, examiner.card, cut)
-    score = score_of(examiner, answers, draws=config.gates.draws)
+    found = exports.measure_differences(examiner.network, formats, tiles, examiner.card, cut)
+    score = compute_score(examiner, answers, draws=config.gates.draws)
     return Candidate(model, examiner, answers, score, formats, found)
 
 
-def trace_provenance(examiner: Examiner, differences: dict[str, float], answers: Answers | None = None) -> Provenance:
+def trace_provenance(
+    examiner: Evaluator, differences: dict[str, float], answers: Predictions | None = None
+) -> Provenance:
     """What the model's card says of its origin, beside the held-out tiles."""
     card = examiner.card
     seen = find_seen(card, examiner.manifest, examiner.held_out.split, examiner.storage)
@@ -52,22 +54,22 @@ def trace_provenance(examiner: Examiner, differences: dict[str, float], answers:
         difference=max(differences.values()),
         seen_tiles=seen.tiles,
         unknown=seen.unknown,
-        constant=None if answers is None else constant_figure(answers),
+        constant=None if answers is None else score_constant(answers),
     )
 
 
 def collect_evidence(candidate: Candidate, config: PromoteConfig) -> dict[str, bytes]:
     """What lies beside a version's model, path -> content: how it scored, the formats it is exported in, its card."""
     examiner, score, card = candidate.examiner, candidate.score, candidate.examiner.card
-    told = exports.interface(card, score.model_digest, candidate.differences, config.licence)
+    told = exports.describe_interface(card, score.model_digest, candidate.differences, config.license)
     scored_on = f"{score.tiles} held-out tiles of {score.cases} cases ({score.tiles_digest[:12]}, {score.split})"
     files = {
         **candidate.files,
         **exports.read_preparation(),
         exports.INTERFACE_NAME: versions.json_bytes(told),
-        exports.README_NAME: exports.readme(card, told, score.figures, scored_on).encode(),
+        exports.README_NAME: exports.write_readme(card, told, score.figures, scored_on).encode(),
     }
     return {f"{EXPORTS_FOLDER}/{name}": data for name, data in files.items()} | {
         versions.SCORE_PATH: versions.json_bytes(dataclasses.asdict(score)),
-        versions.PICTURE_PATH: tiles_picture(examiner, spread_tiles(examiner, config.picture_rows)),
+        versions.PICTURE_PATH: draw_tiles(examiner, spread_tiles(examiner, config.picture_rows)),
     }

@@ -4,11 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from histill.config.scoring import PromoteConfig
+from histill.config.evaluation import PromoteConfig
 from histill.evaluate.score import Score
-from histill.registry.gates import GateResult, Rivalry
-from histill.registry.ledger import DECISION_TAG, PROMOTED, ROLLED_BACK
-from histill.registry.server import log_file
+from histill.registry.champions import DECISION_TAG, PROMOTED, ROLLED_BACK
+from histill.registry.gates import ChampionComparison, GateResult
+from histill.registry.mlflow_client import log_file
 from histill.registry.versions import json_bytes
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Promotion:
     decision: str
     former: str | None
     score: Score | None = None
-    rivalry: Rivalry | None = None
+    rivalry: ChampionComparison | None = None
     gates: tuple[GateResult, ...] = ()
     differences: dict[str, float] = dataclasses.field(default_factory=dict)  # of the exported formats
     copied: str | None = None  # version in the production registry

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from histill.config.scoring import Gates
+from histill.config.evaluation import Gates
 from histill.errors import InputError
-from histill.evaluate.intervals import LEAST_CASES
+from histill.evaluate.bootstrap import LEAST_CASES
 from histill.evaluate.score import Score
 
 ROUNDING = 1e-9  # a Dice that equals its limit must pass: 0.8 - 0.1 is more than 0.7 in binary
@@ -17,7 +17,7 @@ ONE_SIDED = 0.025  # the level of "surely better"
 
 
 @dataclass(frozen=True)
-class Rivalry:
+class ChampionComparison:
     """A candidate beside the champion, on the same tiles: the candidate's main figure less the champion's.
 
     `low` and `high` are the ends of its 95 % interval over cases; NaN where there is none.
@@ -63,12 +63,12 @@ class GateResult:
     warning: bool = False  # passed, but not for certain: the note says why
 
 
-def judge(
+def evaluate_gates(
     score: Score,
-    rivalry: Rivalry | None,
+    rivalry: ChampionComparison | None,
     provenance: Provenance,
     gates: Gates,
-    best: Rivalry | None = None,
+    best: ChampionComparison | None = None,
     missing: str = "",
 ) -> tuple[GateResult, ...]:
     """Put a candidate through every gate: nan fails, a figure that equals its limit passes.
@@ -94,7 +94,7 @@ def judge(
     )
 
 
-def gate_table(results: tuple[GateResult, ...]) -> str:
+def format_gates(results: tuple[GateResult, ...]) -> str:
     """The decisions as text, a row each: what was required, what was found, and by how much it failed."""
     rows = [(each.name, each.required, _number(each.value), _result_of(each), each.note) for each in results]
     return tabulate(rows, headers=("gate", "required", "candidate", "result", ""), disable_numparse=True)
@@ -111,7 +111,7 @@ def _constant(score: Score, provenance: Provenance, gates: Gates) -> tuple[GateR
     return (GateResult("beats a constant", passed, f"more than {_number(constant)}", value, shortfall, note),)
 
 
-def _against(score: Score, rivalry: Rivalry | None, gates: Gates, missing: str) -> tuple[GateResult, ...]:
+def _against(score: Score, rivalry: ChampionComparison | None, gates: Gates, missing: str) -> tuple[GateResult, ...]:
     """On enough cases not worse than the champion by more than the margin; and surely better, or cheaper."""
     if rivalry is None:
         note = missing or "no champion yet"
@@ -132,7 +132,7 @@ def _against(score: Score, rivalry: Rivalry | None, gates: Gates, missing: str) 
     return tuple(results)
 
 
-def _not_worse(name: str, rivalry: Rivalry, score: Score, gates: Gates) -> GateResult:
+def _not_worse(name: str, rivalry: ChampionComparison, score: Score, gates: Gates) -> GateResult:
     note = (
         f"{score.main.replace('_', ' ')} {rivalry.difference:+.4f} ({rivalry.low:+.4f} to {rivalry.high:+.4f}) "
         f"against {rivalry.figure:.4f} of version {rivalry.champion}"
@@ -145,7 +145,7 @@ def _not_worse(name: str, rivalry: Rivalry, score: Score, gates: Gates) -> GateR
     return dataclasses.replace(_at_least(name, rivalry.low, -gates.max_regression, note), warning=bool(rivalry.note))
 
 
-def _creep(best: Rivalry | None, score: Score, gates: Gates) -> tuple[GateResult, ...]:
+def _creep(best: ChampionComparison | None, score: Score, gates: Gates) -> tuple[GateResult, ...]:
     """Not worse than the best earlier champion either: many small losses must not add up."""
     return () if best is None else (_not_worse("not worse than the best", best, score, gates),)
 

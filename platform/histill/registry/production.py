@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 
 from histill.config.common import Storage, Tracking
-from histill.config.scoring import PromoteConfig
+from histill.config.evaluation import PromoteConfig
 from histill.errors import HistillError, InputError
 from histill.registry import versions
+from histill.registry.champions import ROLLED_BACK, append_champion, read_history
 from histill.registry.decision import Promotion
-from histill.registry.ledger import ROLLED_BACK, begin_term, read_ledger
-from histill.registry.server import connect, required_server_uri, server_errors
+from histill.registry.mlflow_client import connect, require_server_uri, server_errors
 from histill.storage.scratch import scratch_folder
 
 
@@ -40,17 +40,19 @@ def copy_version(name: str, version: str, source: Tracking, target: Tracking, *,
     With `rollback` it is a former champion that comes back. Both servers are asked with the credentials in
     MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
     """
-    uri, storage = required_server_uri(target), Storage()
+    uri, storage = require_server_uri(target), Storage()
     with scratch_folder() as folder:
         model, beside = Path(folder, "model"), Path(folder, "evidence")
         model.mkdir()
         beside.mkdir()
-        evidence = versions.evidence(name, version, beside, source)
-        copied = versions.register(versions.download(name, version, model, source), name, evidence, target, storage)
+        evidence = versions.read_evidence(name, version, beside, source)
+        copied = versions.register(
+            versions.download_version(name, version, model, source), name, evidence, target, storage
+        )
     client = connect(uri)
     with server_errors(uri):
-        client.set_model_version_tag(name, copied, "copied_from", f"version {version} of {required_server_uri(source)}")
-        ledger = read_ledger(client, name)
+        client.set_model_version_tag(name, copied, "copied_from", f"version {version} of {require_server_uri(source)}")
+        ledger = read_history(client, name)
         if not (ledger.crowned and copied == ledger.champion):
-            begin_term(client, name, ledger, copied, rollback=rollback)
+            append_champion(client, name, ledger, copied, rollback=rollback)
     return copied

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from histill.artifacts import model_folder
 from histill.config.common import Tracking
-from histill.config.scoring import HeldOut, PromoteConfig
+from histill.config.evaluation import HeldOut, PromoteConfig
 from histill.errors import HistillError, InputError
 from histill.registry import versions
 from histill.registry.candidate import Candidate, collect_evidence, examine_candidate, trace_provenance
+from histill.registry.champions import PROMOTED, ROLLED_BACK, ChampionHistory, append_champion, read_history
+from histill.registry.comparison import best_earlier, compare_with, count_tries
 from histill.registry.decision import ALREADY, LATE, PASSED, REFUSED, WOULD, Promotion, record_decision
-from histill.registry.gates import Provenance, judge
-from histill.registry.ledger import PROMOTED, ROLLED_BACK, Ledger, begin_term, read_ledger
+from histill.registry.gates import Provenance, evaluate_gates
+from histill.registry.materialize import materialize_reference
+from histill.registry.mlflow_client import connect, require_server_uri, server_errors
 from histill.registry.production import copy_champion
-from histill.registry.rivals import best_earlier, compare_with, count_tries
-from histill.registry.server import connect, required_server_uri, server_errors
-from histill.registry.settled import settled_reference
 from histill.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ def promote(config: PromoteConfig) -> Promotion:
         InputError: no registry, no such model, no former champion, held-out tiles unlike the model's.
         HistillError: another promotion moved the champion meanwhile.
     """
-    uri = required_server_uri(config.tracking)
+    uri = require_server_uri(config.tracking)
     if config.copy_to is not None:
-        required_server_uri(Tracking(uri=config.copy_to))
+        require_server_uri(Tracking(uri=config.copy_to))
     client, name = connect(uri), config.registered_name
     if config.rollback:
         with server_errors(uri):
@@ -52,12 +52,12 @@ def promote(config: PromoteConfig) -> Promotion:
         fetched = Path(folder, "candidate")
         fetched.mkdir()
         model = model_folder.resolve(versions.fetch_model(config.model, config.tracking, fetched), config.storage)
-        held_out = settled_reference(config.held_out, config.tracking, folder, config.storage)
+        held_out = materialize_reference(config.held_out, config.tracking, folder, config.storage)
         candidate = examine_candidate(model, held_out, config)
         if config.dry_run:
             with server_errors(uri):
-                known = versions.exists(client, name)
-                ledger = read_ledger(client, name, settle=False) if known else None
+                known = versions.has_versions(client, name)
+                ledger = read_history(client, name, settle=False) if known else None
                 promotion = _judge(client, candidate, ledger, None, held_out, config)
             return dataclasses.replace(promotion, decision=WOULD[promotion.decision])
         version = versions.register(
@@ -65,10 +65,10 @@ def promote(config: PromoteConfig) -> Promotion:
             candidate.score.model_digest,
         )  # fmt: skip
         with server_errors(uri):
-            ledger = read_ledger(client, name)
+            ledger = read_history(client, name)
             if version == ledger.champion:
                 if not ledger.crowned:  # its alias, or a champion after it, was deleted
-                    begin_term(client, name, ledger, version)
+                    append_champion(client, name, ledger, version)
                 promotion = Promotion(name, version, ALREADY, version, candidate.score)
             else:
                 promotion = _judge(client, candidate, ledger, version, held_out, config)
@@ -79,7 +79,7 @@ def promote(config: PromoteConfig) -> Promotion:
 def _judge(
     client: "MlflowClient",
     candidate: Candidate,
-    ledger: Ledger | None,
+    ledger: ChampionHistory | None,
     version: str | None,
     held_out: HeldOut,
     config: PromoteConfig,
@@ -95,12 +95,12 @@ def _judge(
         earlier = best_earlier(client, name, ledger, score, rivalry.figure)
         best = None if earlier is None else compare_with(earlier, candidate, held_out, config)
     provenance = trace_provenance(candidate.examiner, candidate.differences, candidate.answers)
-    gates = judge(score, rivalry, provenance, config.gates, best, missing)
+    gates = evaluate_gates(score, rivalry, provenance, config.gates, best, missing)
     decision = PASSED if all(gate.passed for gate in gates) else REFUSED
     return Promotion(name, version, decision, champion, score, rivalry, gates, candidate.differences)
 
 
-def _missing(ledger: Ledger) -> str:
+def _missing(ledger: ChampionHistory) -> str:
     """What is missing where no version has the champion's alias; empty where one has it, or there never was one."""
     if ledger.crowned or not ledger.terms:
         return ""
@@ -112,17 +112,17 @@ def _missing(ledger: Ledger) -> str:
 
 
 def _crown(
-    client: "MlflowClient", promotion: Promotion, ledger: Ledger, version: str, config: PromoteConfig
+    client: "MlflowClient", promotion: Promotion, ledger: ChampionHistory, version: str, config: PromoteConfig
 ) -> Promotion:
     """Make a candidate that has passed champion, and let its version say so then. Raises HistillError if too late."""
     record_decision(client, promotion, config)
     if not promotion.ok:
         return promotion
     try:
-        begin_term(client, promotion.registered_name, ledger, version)
+        append_champion(client, promotion.registered_name, ledger, version)
     except HistillError:
         if versions.champion_version(client, promotion.registered_name) != version:  # else of another job, alike
-            if version in versions.living_versions(client, promotion.registered_name):
+            if version in versions.list_living_versions(client, promotion.registered_name):
                 record_decision(client, dataclasses.replace(promotion, decision=LATE), config)
             raise
     promotion = dataclasses.replace(promotion, decision=PROMOTED)
@@ -132,7 +132,7 @@ def _crown(
 
 def _go_back(client: "MlflowClient", config: PromoteConfig) -> Promotion:
     name = config.registered_name
-    ledger = read_ledger(client, name) if versions.exists(client, name) else None
+    ledger = read_history(client, name) if versions.has_versions(client, name) else None
     if ledger is not None and _has_gone_back(ledger, config.rollback_from):
         promotion = Promotion(name, ledger.champion, ROLLED_BACK, str(config.rollback_from))
         record_decision(client, promotion, config)
@@ -148,18 +148,18 @@ def _go_back(client: "MlflowClient", config: PromoteConfig) -> Promotion:
         )
     if ledger.deleted:
         _LOG.warning("the champion of %r, version %s, was deleted; version %s was before it.", name, former, target)
-    begin_term(client, name, ledger, target, rollback=True)
+    append_champion(client, name, ledger, target, rollback=True)
     promotion = Promotion(name, target, ROLLED_BACK, former)
     record_decision(client, promotion, config)
     return promotion
 
 
-def _has_gone_back(ledger: Ledger, version: int | None) -> bool:
+def _has_gone_back(ledger: ChampionHistory, version: int | None) -> bool:
     """Whether the last that has happened is a rollback from `version`, as by an earlier start of the same command."""
     last = ledger.terms[-1] if ledger.terms else None
     return last is not None and last.rollback and (last.version, last.former) == (ledger.champion, str(version))
 
 
 def _provenance(candidate: Any) -> Provenance:
-    """Of anything that has an `examiner` and the `differences` of its exports."""
+    """Of anything that has an `examiner` and the `measure_differences` of its exports."""
     return trace_provenance(candidate.examiner, candidate.differences)

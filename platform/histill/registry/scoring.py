@@ -5,24 +5,24 @@ import math
 import sys
 from pathlib import Path
 
-from histill.config.scoring import ScoreConfig
+from histill.config.evaluation import ScoreConfig
 from histill.errors import InputError
-from histill.evaluate.answers import Answers
-from histill.evaluate.examiner import Examiner, all_answers
+from histill.evaluate.evaluator import Evaluator, predict_split
 from histill.evaluate.pictures import (
-    confusion_picture,
-    reliability_picture,
+    draw_confusion,
+    draw_reliability,
+    draw_tiles,
+    find_worst_tiles,
     spread_tiles,
-    tiles_picture,
-    worst_tiles,
 )
-from histill.evaluate.report import report_page
-from histill.evaluate.robustness import robustness
-from histill.evaluate.score import Score, score_of
+from histill.evaluate.predictions import Predictions
+from histill.evaluate.report import render_report
+from histill.evaluate.robustness import measure_robustness
+from histill.evaluate.score import Score, compute_score
 from histill.models.cost import measure_speed
-from histill.registry.runs import open_run
-from histill.registry.server import check_tracking, server_uri
-from histill.registry.settled import settled_reference
+from histill.registry.materialize import materialize_reference
+from histill.registry.mlflow_client import check_tracking, server_uri
+from histill.registry.mlflow_runs import open_run
 from histill.registry.versions import SCORE_PATH, fetch_model, json_bytes
 from histill.storage.control import probe, write_bytes
 from histill.storage.scratch import scratch_folder
@@ -32,7 +32,7 @@ KIND = "score_model"
 REPORT_PATH = "report.html"
 
 
-def scored(config: ScoreConfig) -> Score:
+def run_scoring(config: ScoreConfig) -> Score:
     """Score the model of `config`, write what it asks for, and record it where runs are tracked.
 
     Raises InputError as `Examiner.load` does, for workers that could not find the model, and for a tracking server that
@@ -44,17 +44,17 @@ def scored(config: ScoreConfig) -> Score:
         probe(folder_of(written), config.storage)
     with scratch_folder() as folder:
         model = fetch_model(config.model, config.tracking, Path(folder))
-        held_out = settled_reference(config.held_out, config.tracking, folder, config.storage)
-        examiner = Examiner.load(model, held_out, config.storage)
-        answers = all_answers(examiner, model, config.workers)
-        score = score_of(examiner, answers, draws=config.draws)
+        held_out = materialize_reference(config.held_out, config.tracking, folder, config.storage)
+        examiner = Evaluator.load(model, held_out, config.storage)
+        answers = predict_split(examiner, model, config.workers)
+        score = compute_score(examiner, answers, draws=config.draws)
         if config.robustness_tiles:
-            score = dataclasses.replace(score, robustness=robustness(examiner, config.robustness_tiles))
+            score = dataclasses.replace(score, robustness=measure_robustness(examiner, config.robustness_tiles))
         if config.speed:
             speed = measure_speed(examiner.network, examiner.card.size_px, examiner.device)
             score = dataclasses.replace(score, speed=speed)
         if config.picture:
-            picture = tiles_picture(examiner, spread_tiles(examiner, config.picture_rows))
+            picture = draw_tiles(examiner, spread_tiles(examiner, config.picture_rows))
             write_bytes(config.picture, picture, config.storage)
             print(f"picture: {config.picture}", file=sys.stderr)
         _report(config, examiner, answers, score)
@@ -73,12 +73,12 @@ def _check_workers(config: ScoreConfig) -> None:
             )
 
 
-def _report(config: ScoreConfig, examiner: Examiner, answers: Answers, score: Score) -> None:
+def _report(config: ScoreConfig, examiner: Evaluator, answers: Predictions, score: Score) -> None:
     """Write the page and record the score, where either is asked for."""
     if config.report is None and server_uri(config.tracking) is None:
         return
     pictures = _pictures(examiner, answers, score, config.picture_rows)
-    page = report_page(score, examiner.card, config.model, config.held_out.tiles, pictures).encode()
+    page = render_report(score, examiner.card, config.model, config.held_out.tiles, pictures).encode()
     if config.report is not None:
         write_bytes(config.report, page, config.storage)
         print(f"report: {config.report}", file=sys.stderr)
@@ -97,14 +97,14 @@ def _report(config: ScoreConfig, examiner: Examiner, answers: Answers, score: Sc
         tracker.finish("FINISHED")
 
 
-def _pictures(examiner: Examiner, answers: Answers, score: Score, count: int) -> dict[str, bytes]:
+def _pictures(examiner: Evaluator, answers: Predictions, score: Score, count: int) -> dict[str, bytes]:
     """By the title that they have on the page."""
-    found = {"The worst tiles": tiles_picture(examiner, worst_tiles(answers, count))}
-    found["Tiles from all over the split"] = tiles_picture(examiner, spread_tiles(examiner, count))
+    found = {"The worst tiles": draw_tiles(examiner, find_worst_tiles(answers, count))}
+    found["Tiles from all over the split"] = draw_tiles(examiner, spread_tiles(examiner, count))
     if score.confusion:
-        found["Decisions against the reference"] = confusion_picture(score.confusion, examiner.outputs.scored)
+        found["Decisions against the reference"] = draw_confusion(score.confusion, examiner.outputs.scored)
     if not examiner.outputs.dense:
-        found["Calibration"] = reliability_picture(answers)
+        found["Calibration"] = draw_reliability(answers)
     return found
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any, TypeVar
 
-from histill.cluster.connect import connected
+from histill.cluster.connect import connect_cluster
 from histill.config.runs import RunConfig
-from histill.registry.runs import open_run
-from histill.registry.server import check_tracking
-from histill.registry.settled import settled_model, settled_teacher
+from histill.registry.materialize import materialize_model, materialize_teacher
+from histill.registry.mlflow_client import check_tracking
+from histill.registry.mlflow_runs import open_run
 from histill.train.launch import Trained, train_run
 from histill.train.prepare import prepare_run
 
@@ -20,7 +20,7 @@ def train_tracked(config: RunConfig) -> Trained:
     """
     spec = prepare_run(fetch_sources(config))
     check_tracking(config.tracking)
-    with connected():
+    with connect_cluster():
         return train_run(spec, open_run)
 
 
@@ -29,7 +29,7 @@ def fetch_sources(config: C) -> C:
     sources, where = config.sources, (config.tracking, config.runs, config.storage)
     changes: dict[str, Any] = {}
     if sources.teacher is not None:
-        changes["teacher"] = settled_teacher(sources.teacher, *where)
+        changes["teacher"] = materialize_teacher(sources.teacher, *where)
     if sources.encoder is not None:
-        changes["encoder"] = settled_model(sources.encoder, *where, name="encoder")
+        changes["encoder"] = materialize_model(sources.encoder, *where, name="encoder")
     return config.model_copy(update=changes)

@@ -10,9 +10,9 @@ from histill import __version__
 from histill.artifacts import model_folder
 from histill.config.common import Storage, Tracking
 from histill.errors import InputError
-from histill.registry.runs import begin_run, end_dead_runs
-from histill.registry.server import connect, error_code, log_file, required_server_uri, server_errors
-from histill.registry.tracking import MlflowTracker
+from histill.registry.mlflow_client import connect, error_code, log_file, require_server_uri, server_errors
+from histill.registry.mlflow_runs import begin_run, end_dead_runs
+from histill.registry.mlflow_tracker import MlflowTracker
 from histill.storage.control import json_value
 from histill.storage.scratch import scratch_folder
 
@@ -40,7 +40,7 @@ def register(
     """Put a model folder into the registry; a model that is there already (same digest) is not put there
     twice.
 
-    The version's MLflow run holds `model/` (the folder's two files) and the files of `evidence` (path -> content): how
+    The version's MLflow run holds `model/` (the folder's two files) and the files of `read_evidence` (path -> content): how
     the model scored, or the search that found it.
 
     Returns:
@@ -49,7 +49,7 @@ def register(
     Raises:
         InputError: the folder holds no sound model, or not the one with the `expected_digest`; the server refuses.
     """
-    uri = required_server_uri(tracking)
+    uri = require_server_uri(tracking)
     client = connect(uri)
     with scratch_folder() as folder:
         try:
@@ -119,26 +119,26 @@ def _log(client: "MlflowClient", run_id: str, evidence: Mapping[str, bytes]) -> 
         log_file(client, run_id, path, content)
 
 
-def champion(registered_name: str, tracking: Tracking) -> str | None:
-    """The number of the version that has the alias `champion`, or None when there is none."""
-    uri = required_server_uri(tracking)
+def find_champion(registered_name: str, tracking: Tracking) -> str | None:
+    """The number of the version that has the alias `find_champion`, or None when there is none."""
+    uri = require_server_uri(tracking)
     client = connect(uri)
     with server_errors(uri):
         return champion_version(client, registered_name)
 
 
 def champion_version(client: "MlflowClient", registered_name: str) -> str | None:
-    """As `champion`, by a client that is there already; raises MLflow's own errors."""
+    """As `find_champion`, by a client that is there already; raises MLflow's own errors."""
     version = _find(client, registered_name, CHAMPION)
     return None if version is None else str(version.version)
 
 
-def download(registered_name: str, alias_or_version: str, folder: Path, tracking: Tracking) -> str:
+def download_version(registered_name: str, alias_or_version: str, folder: Path, tracking: Tracking) -> str:
     """Fetch a version's model folder into the existing local `folder`; returns the model folder's path.
 
     Raises InputError when there is no such version, or its files are not those that were registered.
     """
-    uri = required_server_uri(tracking)
+    uri = require_server_uri(tracking)
     client = connect(uri)
     import mlflow.artifacts  # after `connect`, which sets what MLflow reads when it is imported
 
@@ -163,9 +163,9 @@ def download(registered_name: str, alias_or_version: str, folder: Path, tracking
     return str(folder)
 
 
-def evidence(registered_name: str, version: str, folder: Path, tracking: Tracking) -> dict[str, bytes]:
+def read_evidence(registered_name: str, version: str, folder: Path, tracking: Tracking) -> dict[str, bytes]:
     """What lies beside a version's model, path -> content; `folder` is an existing local one for the meantime."""
-    uri = required_server_uri(tracking)
+    uri = require_server_uri(tracking)
     client = connect(uri)
     import mlflow.artifacts
 
@@ -177,13 +177,13 @@ def evidence(registered_name: str, version: str, folder: Path, tracking: Trackin
     return {path: data for path, data in found.items() if not path.startswith(f"{MODEL_FOLDER}/")}
 
 
-def living_versions(client: "MlflowClient", registered_name: str) -> dict[str, str]:
+def list_living_versions(client: "MlflowClient", registered_name: str) -> dict[str, str]:
     """The digest of the model of each version that is there, by the version's number."""
     found = client.search_model_versions(f"name = '{registered_name}'")
     return {str(each.version): each.tags.get("model_digest", "") for each in found}
 
 
-def exists(client: "MlflowClient", registered_name: str) -> bool:
+def has_versions(client: "MlflowClient", registered_name: str) -> bool:
     """Whether there is any version."""
     return bool(client.search_model_versions(f"name = '{registered_name}'", max_results=1))
 
@@ -199,7 +199,7 @@ def fetch_model(uri: str, tracking: Tracking, into: Path) -> str:
     match = _MODELS_URI.match(uri)
     if match is None:
         raise InputError(f"{uri} names no version of a registered model; write models:/name@alias or models:/name/3.")
-    return download(match["name"], match["alias"] or match["version"], into, tracking)
+    return download_version(match["name"], match["alias"] or match["version"], into, tracking)
 
 
 def json_bytes(value: object) -> bytes:

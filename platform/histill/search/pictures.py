@@ -5,34 +5,34 @@ import json
 import warnings
 from typing import Any
 
-from histill.config.search import Draw, SearchConfig
-from histill.search.front import front
-from histill.search.outcome import Sweep, said_of
+from histill.config.search import SearchConfig, SearchRange
+from histill.search.pareto import pareto_front
+from histill.search.results import Sweep, metric_label
 
 _COSTS = {"gmacs": "GMACs of one tile", "latency_ms": "ms for one tile, one CPU thread"}
 _DPI = 120
 
 
-def front_picture(sweep: Sweep) -> bytes:
+def draw_front(sweep: Sweep) -> bytes:
     """All trials by quality and cost, the front as a line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axes = figure.subplots()
-    points, best = sweep.points, front(sweep.points)
-    axes.scatter([point.cost for point in points], [point.quality for point in points], color="grey", label="trials")
+    points, best = sweep.points, pareto_front(sweep.points)
+    axes.scatter([point.cost for point in points], [point.quality for point in points], color="gray", label="trials")
     axes.plot(
         [point.cost for point in best], [point.quality for point in best], "o-", drawstyle="steps-post", label="front"
     )
     for point in best:
         axes.annotate(point.name, (point.cost, point.quality), textcoords="offset points", xytext=(4, -10), fontsize=7)
-    axes.set(xlabel=_COSTS[sweep.cost], ylabel=said_of(sweep.metric))
+    axes.set(xlabel=_COSTS[sweep.cost], ylabel=metric_label(sweep.metric))
     axes.margins(0.15)
     axes.legend(fontsize=8)
     return _png(figure)
 
 
-def study_pictures(config: SearchConfig, sweep: Sweep) -> dict[str, bytes]:
+def draw_study(config: SearchConfig, sweep: Sweep) -> dict[str, bytes]:
     """`parallel_coordinates` of the trials' values and quality, and the `importance` of each key.
 
     Importance is PED-ANOVA's (Watanabe et al., IJCAI 2023, arXiv 2304.10255): what tells the best trials from all. It
@@ -44,7 +44,7 @@ def study_pictures(config: SearchConfig, sweep: Sweep) -> dict[str, bytes]:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(config, sweep)
-    name = said_of(sweep.metric)
+    name = metric_label(sweep.metric)
     # Optuna's pictures set a style for all that follow, and warn of what is new or too few to be sure of.
     with warnings.catch_warnings(), matplotlib.rc_context():
         warnings.simplefilter("ignore")
@@ -72,12 +72,12 @@ def _study(config: SearchConfig, sweep: Sweep) -> Any:
     return study
 
 
-def _optunas(draw: Draw, value: Any) -> Any:
+def _optunas(draw: SearchRange, value: Any) -> Any:
     """Optuna's categories know no lists."""
     return value if draw.choice is None else json.dumps(value)
 
 
-def _range(draw: Draw) -> Any:
+def _range(draw: SearchRange) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if draw.choice is not None:

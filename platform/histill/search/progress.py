@@ -6,16 +6,16 @@ import signal
 import sys
 from typing import Any
 
-from histill.cluster.interrupts import heed_again, interrupted
 from histill.cluster.progress import Progress
+from histill.cluster.signals import is_interrupted, reinstall_handlers
 from histill.config.search import SearchConfig
 from histill.errors import InputError
-from histill.search.front import Point, front
-from histill.search.outcome import said_of
+from histill.search.pareto import TradeOff, pareto_front
+from histill.search.results import metric_label
 from histill.search.trial import run_of
 from histill.train.claim import is_lost
 from histill.train.launch import OpenRun
-from histill.train.run_folder import finished, open_record, run_uri
+from histill.train.run_folder import open_record, read_result, run_uri
 
 _STATES = {"RUNNING": "running", "PENDING": "waiting", "TERMINATED": "done", "ERROR": "failed"}
 
@@ -36,7 +36,7 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
             self.progress: Progress | None = None
             self.closed: set[str] = set()
             tunes: Any = signal.getsignal(signal.SIGINT)  # which saves its state and ends
-            heed_again(tunes)
+            reinstall_handlers(tunes)
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             self._show(trials)
@@ -44,20 +44,24 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             point, epochs = _point(trial), _epochs(trial)
             if point is None:
-                text = f"trial {trial.trial_id} done after {epochs} epochs: its {said_of(metric)} is not a number"
+                text = f"trial {trial.trial_id} done after {epochs} epochs: its {metric_label(metric)} is not a number"
                 print(text, file=sys.stderr, flush=True)
             else:
-                how, whole = ("stopped" if epochs < config.optimiser.epochs else "done"), config.optimiser.epochs
+                how, whole = ("stopped" if epochs < config.optimizer.epochs else "done"), config.optimizer.epochs
                 text = f"trial {trial.trial_id} {how} after {epochs} of {whole} epochs: {_figures(point)}"
-                print(text + (", on the front" if point in front(_points(trials)) else ""), file=sys.stderr, flush=True)
+                print(
+                    text + (", on the front" if point in pareto_front(_points(trials)) else ""),
+                    file=sys.stderr,
+                    flush=True,
+                )
             self._show(trials)
             self._close(trial, "KILLED")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            if not interrupted():
+            if not is_interrupted():
                 text = f"trial {trial.trial_id} failed after {_epochs(trial)} epochs; the sweep goes on without it"
                 print(text, file=sys.stderr, flush=True)
-            self._close(trial, "KILLED" if interrupted() else "FAILED")
+            self._close(trial, "KILLED" if is_interrupted() else "FAILED")
 
         def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
             for trial in trials:  # those that an interruption has cut short
@@ -67,7 +71,7 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
 
         def _close(self, trial: Any, status: str) -> None:
             run = run_of(config, trial.config, trial.trial_id)
-            if trial.trial_id in self.closed or is_lost(run_uri(config)) or finished(run) is not None:
+            if trial.trial_id in self.closed or is_lost(run_uri(config)) or read_result(run) is not None:
                 return
             self.closed.add(trial.trial_id)
             record = open_record(run)
@@ -79,9 +83,9 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
                     tracker.finish(status)
 
         def _show(self, trials: list[Any]) -> None:
-            total = config.trials * config.optimiser.epochs
+            total = config.trials * config.optimizer.epochs
             # what ASHA has spared is done, too
-            done = sum(config.optimiser.epochs if trial.is_finished() else _epochs(trial) for trial in trials)
+            done = sum(config.optimizer.epochs if trial.is_finished() else _epochs(trial) for trial in trials)
             if self.progress is None:
                 self.progress = Progress(config.name, total, "epochs")
                 self.progress.start_at(sum(_epochs(trial) for trial in trials if trial.is_finished()))
@@ -90,22 +94,22 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
             points = _points(trials)
             best = max(points, key=lambda point: point.quality, default=None)
             said = f"trials: {counts}" if best is None else f"trials: {counts}  best {best.name} {_figures(best)}"
-            self.progress.update(min(done, total), f"{said}  front of {len(front(points))}")
+            self.progress.update(min(done, total), f"{said}  front of {len(pareto_front(points))}")
 
-    def _points(trials: list[Any]) -> list[Point]:
+    def _points(trials: list[Any]) -> list[TradeOff]:
         return [point for point in map(_point, trials) if point is not None]
 
-    def _point(trial: Any) -> Point | None:
+    def _point(trial: Any) -> TradeOff | None:
         result = trial.last_result or {}
         quality = result.get(metric, math.nan)
         return (
             None
             if math.isnan(quality) or trial.status == "ERROR"
-            else Point(trial.trial_id, quality, result[config.cost])
+            else TradeOff(trial.trial_id, quality, result[config.cost])
         )
 
-    def _figures(point: Point) -> str:
-        return f"{said_of(metric)} {point.quality:.3f} at {point.cost:.3g} {said_of(config.cost)}"
+    def _figures(point: TradeOff) -> str:
+        return f"{metric_label(metric)} {point.quality:.3f} at {point.cost:.3g} {metric_label(config.cost)}"
 
     return SweepProgress()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _WHOLE, _OF_START = "tuner.pkl", "experiment_state-"
 
 
-def can_go_on(filesystem: "FileSystem", folder: str, uri: str) -> bool:
+def can_resume(filesystem: "FileSystem", folder: str, uri: str) -> bool:
     """Whether there is a state in `folder`, which people know as `uri`, from which Tune can go on.
 
     Tune takes the newest start's state. Where that is cut short its files are removed, and the state of the start

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from histill.config.load import validate, with_value
+from histill.config.load import set_value, validate
 from histill.config.runs import RunConfig
-from histill.config.search import Draw, SearchConfig
+from histill.config.search import SearchConfig, SearchRange
 from histill.errors import InputError
 from histill.train.recipes import RECIPES
 
@@ -21,7 +21,7 @@ _FIXED = (
     "teacher",
     "responses",
     "target",
-    "optimiser.epochs",
+    "optimizer.epochs",
     "checkpoint_every",
     "workers",
     "storage",
@@ -29,12 +29,12 @@ _FIXED = (
 )
 
 
-def trial_config(config: SearchConfig, values: Mapping[str, Any], *, name: str, runs: str) -> RunConfig:
+def build_trial_config(config: SearchConfig, values: Mapping[str, Any], *, name: str, runs: str) -> RunConfig:
     """The run of a trial with `values` (dotted key -> value). Raises InputError naming a wrong key."""
     model = RECIPES[config.job].config
     data = {key: value for key, value in config.model_dump().items() if key in model.model_fields}
     for key, value in values.items():
-        data = with_value(data, key, value)
+        data = set_value(data, key, value)
     # Tune ends a trial between reports, and every report must carry the score: checkpoints come with epochs only.
     data |= {"name": name, "runs": runs, "checkpoint_every": 10**9}
     return validate(model, data, f"trial {name}")
@@ -45,39 +45,39 @@ def check_space(config: SearchConfig) -> None:
     for key in config.space:
         if any(f"{key}.".startswith(f"{fixed}.") or fixed.startswith(f"{key}.") for fixed in _FIXED):
             raise InputError(f"space.{key}: a sweep cannot draw {key!r}; its trials share it.")
-    for key, values in edges(config):
+    for key, values in list_edges(config):
         try:
-            trial_config(config, values, name="check", runs=config.runs)
+            build_trial_config(config, values, name="check", runs=config.runs)
         except InputError as error:
             raise InputError(f"space.{key}: {str(error).partition(': ')[2]}") from None
 
 
-def edges(config: SearchConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+def list_edges(config: SearchConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each key with both bounds of its range, or each of its choices, and what it is only drawn with."""
     for key, draw in config.space.items():
         for value in draw.ends:
-            yield key, _met(config.space, draw) | {key: value}
+            yield key, _find_conditions(config.space, draw) | {key: value}
 
 
-def _met(space: Mapping[str, Draw], draw: Draw) -> dict[str, Any]:
+def _find_conditions(space: Mapping[str, SearchRange], draw: SearchRange) -> dict[str, Any]:
     """Values of other keys with which `draw` is drawn."""
     values: dict[str, Any] = {}
     for other, allowed in (draw.when or {}).items():
-        values |= _met(space, space[other]) | {other: allowed[0]}
+        values |= _find_conditions(space, space[other]) | {other: allowed[0]}
     return values
 
 
-def drawn(space: Mapping[str, Draw], trial: Any) -> dict[str, Any]:
+def suggest_values(space: Mapping[str, SearchRange], trial: Any) -> dict[str, Any]:
     """The values that the Optuna `trial` draws, in the order of the space; a key whose `when` is not met has none."""
     values: dict[str, Any] = {}
     for key, draw in space.items():
         conditions = (draw.when or {}).items()
         if all(other in values and values[other] in allowed for other, allowed in conditions):
-            values[key] = _suggested(trial, key, draw)
+            values[key] = _suggest(trial, key, draw)
     return values
 
 
-def _suggested(trial: Any, key: str, draw: Draw) -> Any:
+def _suggest(trial: Any, key: str, draw: SearchRange) -> Any:
     if draw.choice is not None:
         named = {json.dumps(value): value for value in draw.choice}  # Optuna knows no lists
         return named[trial.suggest_categorical(key, list(named))]

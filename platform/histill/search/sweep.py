@@ -9,28 +9,28 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
-from histill.cluster.failures import known_error
-from histill.cluster.interrupts import keep_handlers, raise_if_interrupted, staying
-from histill.cluster.quiet import verbose
+from histill.cluster.ray_errors import unwrap_error
+from histill.cluster.ray_logging import is_verbose
+from histill.cluster.signals import keep_handlers, keep_on_interrupt, raise_if_interrupted
 from histill.config.search import SearchConfig
 from histill.errors import HistillError, InputError
-from histill.search.halving import Rungs, front_scheduler
-from histill.search.outcome import Sweep, TrialResult, ranked
-from histill.search.pictures import front_picture, study_pictures
+from histill.search.capacity import DRIVER_CPUS, count_fitting_trials, max_concurrent_trials
+from histill.search.pareto_asha import Rungs, pareto_scheduler
+from histill.search.pictures import draw_front, draw_study
 from histill.search.progress import sweep_progress
-from histill.search.room import DRIVER_CPUS, trials_at_once, trials_that_fit
-from histill.search.saved_state import can_go_on
-from histill.search.space import check_space, drawn, edges
+from histill.search.results import Sweep, TrialResult, rank_trials
+from histill.search.saved_state import can_resume
+from histill.search.space import check_space, list_edges, suggest_values
 from histill.search.trial import RANKED, quality_of, run_of, run_trial
 from histill.storage.control import probe, write_json
-from histill.storage.steady import steady_filesystem
+from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join, uri_like
-from histill.train.claim import claim
+from histill.train.claim import hold_claim
 from histill.train.inputs import resolve
 from histill.train.launch import OpenRun
 from histill.train.prepare import check_run
-from histill.train.run_folder import check_same_inputs, finish, open_record, run_uri, save_record
-from histill.train.tracking import close_on_error
+from histill.train.run_folder import check_same_inputs, open_record, run_uri, save_record, write_result
+from histill.train.tracker import close_on_error
 
 RECORD_NAME = "sweep.json"
 _SAVE_EVERY_S = "1"  # of Tune's state: what is drawn after it was saved is drawn anew when a sweep goes on
@@ -61,7 +61,7 @@ def prepare_sweep(config: SearchConfig) -> PreparedSweep:
     known: dict[Any, Any] = {}  # what trials share is read once
     base = run_of(config, {}, "check")
     spec = check_run(base, resolve(base, known))
-    for key, values in edges(config):
+    for key, values in list_edges(config):
         trial = run_of(config, values, "check")
         try:
             check_run(trial, resolve(trial, known))
@@ -78,7 +78,10 @@ def run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | N
     student registered. Raises InputError when one trial does not fit the cluster, or another job is at work on the
     sweep; HistillError (InputError where that is why) when every trial failed; Interrupted when a signal ends it.
     """
-    with claim(run_uri(prepared.config), prepared.config.storage), staying("the trials' newest checkpoints stay"):
+    with (
+        hold_claim(run_uri(prepared.config), prepared.config.storage),
+        keep_on_interrupt("the trials' newest checkpoints stay"),
+    ):
         return _run_sweep(prepared, open_run, register)
 
 
@@ -103,7 +106,7 @@ def _run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | 
         if tracker:
             _track(tracker, config, sweep)
             tracker.finish("FINISHED")
-        finish(config, model, {sweep.metric: sweep.best.quality})  # last: its name is refused from now on
+        write_result(config, model, {sweep.metric: sweep.best.quality})  # last: its name is refused from now on
     return sweep
 
 
@@ -111,7 +114,7 @@ def _track(tracker: Any, config: SearchConfig, sweep: Sweep) -> None:
     """What came of the sweep, as its tracked run shows it."""
     tracker.metrics({f"best_{sweep.metric}": sweep.best.quality}, 0)
     tracker.table("trials", sweep.rows())
-    for name, picture in {"front": front_picture(sweep), **study_pictures(config, sweep)}.items():
+    for name, picture in {"front": draw_front(sweep), **draw_study(config, sweep)}.items():
         tracker.picture(name, picture)
 
 
@@ -127,12 +130,12 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
 
     config = prepared.config
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SAVE_EVERY_S)
-    filesystem, path = steady_filesystem(config.runs, config.storage)  # Tune's files are whole, or those of before
+    filesystem, path = retrying_filesystem(config.runs, config.storage)  # Tune's files are whole, or those of before
     sweep_path = join(path, config.name, "tune")
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, config=config, open_run=open_run, parent=parent), {"CPU": DRIVER_CPUS}
     )
-    if can_go_on(filesystem, sweep_path, join(run_uri(config), "tune")):
+    if can_resume(filesystem, sweep_path, join(run_uri(config), "tune")):
         tuner = _restore_tuner(sweep_path, trainable, filesystem, config)
     else:
         tuner = tune.Tuner(
@@ -146,15 +149,15 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
                 callbacks=[sweep_progress(config, prepared.metric, open_run)],
             ),
         )
-    if not verbose():
+    if not is_verbose():
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error stands in the table
-    quiet = contextlib.redirect_stdout(sys.stderr if verbose() else io.StringIO())  # stdout is the job's JSON line
+    quiet = contextlib.redirect_stdout(sys.stderr if is_verbose() else io.StringIO())  # stdout is the job's JSON line
     with keep_handlers(), quiet:
         results = list(tuner.fit())
     raise_if_interrupted()
-    trials = ranked([_result(prepared, result) for result in results])
+    trials = rank_trials([_result(prepared, result) for result in results])
     if not trials[0].counts:
-        known = next(filter(None, (known_error(result.error) for result in results)), None)
+        known = next(filter(None, (unwrap_error(result.error) for result in results)), None)
         kind = HistillError if known is None else type(known)
         errors = [trial.error for trial in trials if trial.error]
         if len(errors) == len(trials):
@@ -186,21 +189,21 @@ def _tune_config(prepared: PreparedSweep) -> Any:
 
     config = prepared.config
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    at_once, fit = trials_at_once(config, nodes), trials_that_fit(config, nodes)
+    at_once, fit = max_concurrent_trials(config, nodes), count_fitting_trials(config, nodes)
     if fit < at_once:
         text = f"{config.name}: {at_once} trials are begun at once, the nodes that are up have room for {fit}"
         print(text, file=sys.stderr, flush=True)
     return tune.TuneConfig(
         num_samples=config.trials,
         max_concurrent_trials=at_once,
-        search_alg=searcher(config, RANKED),
+        search_alg=make_searcher(config, RANKED),
         scheduler=_scheduler(prepared),
         trial_dirname_creator=lambda trial: trial.trial_id,
         **({} if config.aim == "front" else {"metric": RANKED, "mode": "max"}),
     )
 
 
-def searcher(config: SearchConfig, metric: str) -> Any:
+def make_searcher(config: SearchConfig, metric: str) -> Any:
     """Optuna, as Tune asks it; with the aim "front" it seeks quality and cost at once."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
@@ -221,7 +224,7 @@ def searcher(config: SearchConfig, metric: str) -> Any:
             if trial_id in self._ot_trials:
                 super().on_trial_complete(trial_id, result, error)
 
-    space = partial(drawn, dict(config.space))  # Tune pickles it, to go on with after a stop
+    space = partial(suggest_values, dict(config.space))  # Tune pickles it, to go on with after a stop
     metrics, modes = ([metric, config.cost], ["max", "min"]) if config.aim == "front" else (metric, "max")
     return Searcher(space=space, metric=metrics, mode=modes, sampler=kind(seed=config.seed))
 
@@ -230,12 +233,12 @@ def _scheduler(prepared: PreparedSweep) -> Any:
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     config = prepared.config
-    epochs = config.optimiser.epochs
+    epochs = config.optimizer.epochs
     grace = min(config.grace_epochs, epochs)
     if config.scheduler == "none" or grace == epochs:
         return FIFOScheduler()
     if config.aim == "front":
-        return front_scheduler(Rungs(grace, epochs, config.reduction), epochs, RANKED, config.cost)
+        return pareto_scheduler(Rungs(grace, epochs, config.reduction), epochs, RANKED, config.cost)
     return ASHAScheduler(
         time_attr="epochs",
         max_t=epochs - 1,  # the last rung lies before the end, or a trial would be stopped that has only to finish
@@ -260,4 +263,4 @@ def _result(prepared: PreparedSweep, result: Any) -> TrialResult:
 
 
 def _said(error: Exception) -> str:
-    return str(known_error(error) or str(error).strip().splitlines()[-1])
+    return str(unwrap_error(error) or str(error).strip().splitlines()[-1])

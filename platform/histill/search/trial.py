@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from histill.artifacts.model_folder import ModelCard, build, read_card
-from histill.cluster.failures import known_error
+from histill.cluster.ray_errors import unwrap_error
 from histill.config.runs import RunConfig
 from histill.config.search import SearchConfig
 from histill.models.cost import measure_cost, measure_latency_ms
-from histill.search.space import trial_config
+from histill.search.space import build_trial_config
 from histill.storage.uris import join, path_within
 from histill.train.launch import OpenRun, train_run
 from histill.train.prepare import prepare_run
-from histill.train.run_folder import finished, run_uri
+from histill.train.run_folder import read_result, run_uri
 
 RANKED = "ranked"  # what Tune ranks trials by: the quality, or
 WORST = -1.0  # below every quality, where that is not a number; neither ASHA nor Optuna can rank one
@@ -21,7 +21,7 @@ WORST = -1.0  # below every quality, where that is not a number; neither ASHA no
 
 def run_of(config: SearchConfig, values: Mapping[str, Any], trial: str) -> RunConfig:
     """The training run of the trial with the id `trial` that has drawn `values`."""
-    return trial_config(config, values, name=trial, runs=join(run_uri(config), "trials"))
+    return build_trial_config(config, values, name=trial, runs=join(run_uri(config), "trials"))
 
 
 def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: OpenRun, parent: str | None) -> None:
@@ -30,11 +30,11 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
 
     run = run_of(config, values, tune.get_context().get_trial_id())
     try:
-        done = finished(run)
+        done = read_result(run)
         if done is not None:  # the sweep was interrupted before Tune had noted it
             card = read_card(done.model, config.storage)
             path = path_within(done.model)
-            report = with_rank(done.metrics, quality_of(card))
+            report = add_rank(done.metrics, quality_of(card))
             tune.report({**report, **_costs(card, config.cost), "checkpoint_path": path})
             return
         spec = prepare_run(run)
@@ -42,7 +42,7 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
         to_tune = _to_tune(costs, quality_of(spec.card))
         train_run(spec, open_run, parent=parent, callbacks=[to_tune], show=False, claims=False, figures=costs)
     except Exception as error:
-        known = known_error(error)
+        known = unwrap_error(error)
         if known is None:
             raise
         raise known from None  # what Ray wraps around it does not survive Tune
@@ -60,7 +60,7 @@ def quality_of(card: ModelCard) -> str:
     return f"val_{card.outputs.main_metric}"
 
 
-def with_rank(metrics: Mapping[str, Any], quality: str) -> dict[str, Any]:
+def add_rank(metrics: Mapping[str, Any], quality: str) -> dict[str, Any]:
     """The report `metrics` of an epoch's end with what Tune ranks by; the quality is a number, or nan."""
     value = metrics.get(quality)
     known = value is not None and math.isfinite(value)
@@ -76,6 +76,6 @@ def _to_tune(costs: Mapping[str, float], quality: str) -> Any:
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
             if quality in metrics[0]:  # not of a checkpoint that a leaving node has hurried
-                super().after_report(run_context, [{**with_rank(metrics[0], quality), **costs}], checkpoint)
+                super().after_report(run_context, [{**add_rank(metrics[0], quality), **costs}], checkpoint)
 
     return WithCosts()

@@ -51,7 +51,7 @@ class RowGroupCache:
         """
         self._root = Path(folder)
         self._max_bytes = max_bytes
-        self._folder = self._root / f"{_SET}{_hashed(set_id)}"
+        self._folder = self._root / f"{_SET}{_hash(set_id)}"
         self._checked: set[Path] = set()
         self._touched = time.monotonic()
         self._usable = False
@@ -59,7 +59,7 @@ class RowGroupCache:
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._locked():
-                self._in_use = _entered(self._folder)
+                self._in_use = _enter(self._folder)
                 weakref.finalize(self, os.close, self._in_use)
                 self._usable = True
                 self._shrink()
@@ -113,7 +113,7 @@ class RowGroupCache:
             return False
 
     def _path(self, key: str) -> Path:
-        return self._folder / f"{_hashed(key)}.arrow"
+        return self._folder / f"{_hash(key)}.arrow"
 
     def _add(self, path: Path, body: pa.Buffer, size: int) -> bool:
         if path.exists():  # another process was faster
@@ -125,7 +125,7 @@ class RowGroupCache:
         self._drop(leaving, sizes)
         part = path.with_suffix(f".{uuid.uuid4().hex[:8]}.part")
         try:
-            with open(_opened(part, os.O_WRONLY | os.O_EXCL), "wb") as file:
+            with open(_open(part, os.O_WRONLY | os.O_EXCL), "wb") as file:
                 file.write(body)
                 file.write(_checksum(body))
             os.replace(part, path)
@@ -174,12 +174,12 @@ class RowGroupCache:
         sizes = {}
         for folder in self._root.glob(f"{_SET}*"):
             size, changed = accounts.get(folder.name, (0, None))
-            sizes[folder.name] = size if changed == folder.stat().st_mtime_ns else _measured(folder)
+            sizes[folder.name] = size if changed == folder.stat().st_mtime_ns else _measure(folder)
         return sizes
 
     def _save(self, sizes: dict[str, int]) -> None:
         accounts = {name: (size, (self._root / name).stat().st_mtime_ns) for name, size in sizes.items()}
-        with open(_opened(self._root / _ACCOUNTS, os.O_WRONLY | os.O_TRUNC), "w") as file:
+        with open(_open(self._root / _ACCOUNTS, os.O_WRONLY | os.O_TRUNC), "w") as file:
             json.dump(accounts, file)
 
     def _remove(self, path: Path) -> None:
@@ -196,7 +196,7 @@ class RowGroupCache:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with open(_opened(self._root / _LOCK, os.O_RDWR), "r+b") as file:
+        with open(_open(self._root / _LOCK, os.O_RDWR), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -206,22 +206,22 @@ class RowGroupCache:
             _logger.warning("the cache %s keeps nothing more: %s", self._root, error.strerror or error)
 
 
-def _hashed(text: str) -> str:
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-def _opened(path: Path, flags: int) -> int:
+def _open(path: Path, flags: int) -> int:
     """A descriptor of a file that only this user can read, made if missing; no link is followed."""
     return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
-def _entered(folder: Path) -> int:
+def _enter(folder: Path) -> int:
     """Mark a set's folder as in use until the returned descriptor is closed. Raises OSError when others may read it."""
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise PermissionError(f"{folder} is not a folder that only this user can read")
-    descriptor = _opened(folder / _IN_USE, os.O_RDWR)
+    descriptor = _open(folder / _IN_USE, os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     os.utime(descriptor)
     return descriptor
@@ -243,7 +243,7 @@ def _last_used(folder: Path) -> float:
         return 0.0
 
 
-def _measured(folder: Path) -> int:
+def _measure(folder: Path) -> int:
     """The bytes of a set's row groups. Parts, left by processes that ended while they wrote, are removed."""
     size = 0
     for entry in os.scandir(folder):

@@ -70,30 +70,30 @@ def exists(uri: str, storage: Storage) -> bool:
     return True
 
 
-def files_in(uri: str, storage: Storage) -> list[str]:
+def list_files(uri: str, storage: Storage) -> list[str]:
     """The files right below the folder `uri`, ascending; none where there is no such folder."""
-    return sorted(f"{uri.rstrip('/')}/{name}" for name in sizes_in(uri, storage))
+    return sorted(f"{uri.rstrip('/')}/{name}" for name in list_sizes(uri, storage))
 
 
-def sizes_of(uri: str, names: Iterable[str], storage: Storage) -> dict[str, int]:
+def measure_files(uri: str, names: Iterable[str], storage: Storage) -> dict[str, int]:
     """The bytes of those of `names`, paths below the folder `uri`, that are there. One listing for each folder."""
     folders: dict[str, list[str]] = {}
     for name in names:
         folders.setdefault(name.rpartition("/")[0], []).append(name)
     found: dict[str, int] = {}
     for folder, wanted in folders.items():
-        there = sizes_in(join(uri, folder) if folder else uri, storage)
+        there = list_sizes(join(uri, folder) if folder else uri, storage)
         found |= {name: there[base] for name in wanted if (base := name.rpartition("/")[2]) in there}
     return found
 
 
-def folders_in(uri: str, storage: Storage) -> list[str]:
+def list_folders(uri: str, storage: Storage) -> list[str]:
     """The folders right below the folder `uri`, ascending; none where there is no such folder."""
     found = (each["name"] for each in _below(uri, storage) if each["type"] == "directory")
     return sorted(f"{uri.rstrip('/')}/{name.rstrip('/').rpartition('/')[2]}" for name in found)
 
 
-def sizes_in(uri: str, storage: Storage) -> dict[str, int]:
+def list_sizes(uri: str, storage: Storage) -> dict[str, int]:
     """The bytes of the files right below the folder `uri`, by their names; none where there is no such folder."""
     found = _below(uri, storage)
     return {each["name"].rpartition("/")[2]: int(each["size"]) for each in found if each["type"] == "file"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from histill.config.common import Storage
-from histill.errors import AwayError, InputError
+from histill.errors import InputError, UnavailableError
 from histill.storage.scheme import missing_package, scheme_of
 from histill.storage.uris import is_remote, path_within
 
@@ -96,9 +96,11 @@ def storage_error(uri: str, storage: Storage, error: Exception) -> InputError:
             if any(each in text for each in texts):
                 return InputError(f"{where} {did} for {uri}; {scheme.credentials} that may use this bucket.")
         if any(each in text for each in scheme.errors.unreachable):
-            return AwayError(f"{where} cannot be reached for {uri}; start it, or set {scheme.setting} to where it is.")
+            return UnavailableError(
+                f"{where} cannot be reached for {uri}; start it, or set {scheme.setting} to where it is."
+            )
         if isinstance(error, OSError) and (reason := scheme.transient_reason(error)) is not None:
-            return AwayError(
+            return UnavailableError(
                 f"{where} does not serve {uri} at present ({reason}); look after the server, and give the same command "
                 "again."
             )

@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 _jitter = random.SystemRandom()  # training's own generators stay as they were
 
 
-def retried(action: Callable[[], T], storage: Storage, *, uri: str) -> T:
+def with_retries(action: Callable[[], T], storage: Storage, *, uri: str) -> T:
     """`action()`, tried up to `storage.attempts` times while it fails in ways that pass.
 
     Between tries it waits for a random time below `storage.retry_base_s`, doubled with every try. A missing object or

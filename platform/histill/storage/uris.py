@@ -2,7 +2,7 @@
 
 import os
 
-from histill.config.places import is_windows, name_foreign, path_of_file_address, remote_scheme
+from histill.config.places import describe_foreign, is_windows, parse_file_url, remote_scheme
 from histill.config.redact import redact
 from histill.errors import InputError
 
@@ -92,9 +92,9 @@ def stem(uri: str) -> str:
 
 def _path_or_remote(uri: str) -> str:
     """`uri`, or the path that a file:// address names. Raises InputError for other kinds of addresses."""
-    if (path := path_of_file_address(uri)) is not None:
+    if (path := parse_file_url(uri)) is not None:
         return path
-    said = "a path of Windows is not read here" if is_windows(uri) else name_foreign(uri)
+    said = "a path of Windows is not read here" if is_windows(uri) else describe_foreign(uri)
     if said is not None:
         raise InputError(f"{redact(uri)} cannot be used: {said}.")
     return uri

@@ -16,11 +16,19 @@ from histill.stream import responses
 from histill.stream.buffers import Buffers
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile, decode_mask
-from histill.stream.encoded import EncodedRow, encoded_rows
-from histill.stream.geometry import composed, turned_planes
-from histill.stream.places import Places
+from histill.stream.encoded import EncodedRow, list_encoded_rows
+from histill.stream.geometry import apply_symmetry_to_planes, compose_symmetries
+from histill.stream.index import SampleIndex
 from histill.stream.plan import Step
-from histill.stream.views import Placement, Views, draw_placements, draws_for, placed, seen_px, view_into
+from histill.stream.views import (
+    Placement,
+    Views,
+    crop_and_orient,
+    draw_numbers,
+    draw_placements,
+    view_input_px,
+    view_into,
+)
 from histill.tiles.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -56,7 +64,7 @@ class Labeled:
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodeSpec:
     """How rows become a batch."""
 
     tile_px: int
@@ -102,9 +110,9 @@ class _Job:
 class _Arrays:
     """The memory behind a batch, [B, ...] each, uint8 but for feature maps."""
 
-    def __init__(self, buffers: Buffers, count: int, how: Decoding) -> None:
+    def __init__(self, buffers: Buffers, count: int, how: DecodeSpec) -> None:
         window = how.window_px
-        sides = [seen_px(side, window, how.tile_px) for side in how.views.sides]
+        sides = [view_input_px(side, window, how.tile_px) for side in how.views.sides]
         self.views = [buffers.lend((count, side, side, 3)) for side in sides]
         self.mask = buffers.lend((count, window, window)) if how.masks else None
         channels = how.response_channels
@@ -144,13 +152,13 @@ class _Arrays:
         )
 
 
-def decoded_batches(
+def decode_batches(
     steps: Iterable[Step],
     tables: Iterator[pa.Table],
-    places: Places,
+    places: SampleIndex,
     manifest: Manifest,
     buffers: Buffers,
-    how: Decoding,
+    how: DecodeSpec,
 ) -> Iterator[TileBatch]:
     """The batches of `steps` from `tables`, which bring the entries that the steps open, in that order.
 
@@ -183,7 +191,7 @@ def decoded_batches(
                 table = next(tables, None)
                 if table is None:
                     raise RuntimeError(f"the stream ended before step {step.number} was filled")
-                waiting.update(encoded_rows(table))
+                waiting.update(list_encoded_rows(table))
                 missing -= table.num_rows  # below 0: it brought entries of later steps, too
             arrays = _Arrays(buffers, len(step.entries), how)
             needed = dict.fromkeys(np.concatenate([step.entries[step.entries >= 0], step.fill]).tolist())
@@ -207,7 +215,7 @@ def _one_thread_each() -> None:
     cv2.setNumThreads(1)  # the pool's threads are all that may run
 
 
-def _jobs(step: Step, arrays: _Arrays, rows: dict[int, EncodedRow], places: Places, how: Decoding) -> list[_Job]:
+def _jobs(step: Step, arrays: _Arrays, rows: dict[int, EncodedRow], places: SampleIndex, how: DecodeSpec) -> list[_Job]:
     present, left = np.flatnonzero(step.entries >= 0), np.flatnonzero(step.entries < 0)
     for slot in left:
         arrays.clear(int(slot))
@@ -215,7 +223,7 @@ def _jobs(step: Step, arrays: _Arrays, rows: dict[int, EncodedRow], places: Plac
     slots = np.concatenate([present, left[: len(step.fill)]])
     entries = np.concatenate([step.entries[present], step.fill])
     tiles = places.tiles_of(entries)
-    draws = draws_for(how.seed, how.epoch, tiles, places.copies_of(entries))
+    draws = draw_numbers(how.seed, how.epoch, tiles, places.copies_of(entries))
     places_of_tiles, places_of_answers = _placements(tiles, draws, how)
     drawn = zip(slots, tiles, entries, places_of_tiles, places_of_answers, draws, strict=True)
     return [
@@ -224,7 +232,7 @@ def _jobs(step: Step, arrays: _Arrays, rows: dict[int, EncodedRow], places: Plac
     ]
 
 
-def _placements(tiles: np.ndarray, draws: np.ndarray, how: Decoding) -> tuple[list[Placement], list[Placement]]:
+def _placements(tiles: np.ndarray, draws: np.ndarray, how: DecodeSpec) -> tuple[list[Placement], list[Placement]]:
     """What a batch shows of each tile, and of its stored response.
 
     Where the teacher has answered a view, that view is shown; flips turn view and answer further, both alike.
@@ -235,11 +243,11 @@ def _placements(tiles: np.ndarray, draws: np.ndarray, how: Decoding) -> tuple[li
     side = how.window_px
     answers = draw_placements(Augment(flips=how.augment.flips), draws, side, Views(side))
     seen = how.answered.placements(how.answered.view_of(how.epoch), tiles, how.tile_px)
-    turns = [composed(view.symmetry, answer.symmetry) for view, answer in zip(seen, answers, strict=True)]
+    turns = [compose_symmetries(view.symmetry, answer.symmetry) for view, answer in zip(seen, answers, strict=True)]
     return [replace(view, symmetry=turn) for view, turn in zip(seen, turns, strict=True)], answers
 
 
-def _decode(jobs: list[_Job], arrays: _Arrays, how: Decoding) -> list[tuple[int, CorruptTile]]:
+def _decode(jobs: list[_Job], arrays: _Arrays, how: DecodeSpec) -> list[tuple[int, CorruptTile]]:
     faults = []
     for job in jobs:
         try:
@@ -251,36 +259,38 @@ def _decode(jobs: list[_Job], arrays: _Arrays, how: Decoding) -> list[tuple[int,
     return faults
 
 
-def _decode_one(job: _Job, arrays: _Arrays, how: Decoding) -> None:
+def _decode_one(job: _Job, arrays: _Arrays, how: DecodeSpec) -> None:
     row, place = job.row, job.place
-    colours = (job.draws, how.augment) if how.augment.colours else None
+    colors = (job.draws, how.augment) if how.augment.colors else None
     data, decoded_px = (row.image, None) if row.pixels is None else (row.pixels, max(how.views.sides))
     if not data:
         raise CorruptTile("its bytes are not those that the manifest names")
     view_into(
-        [view[job.slot] for view in arrays.views], data, how.tile_px, how.views, place, colours, decoded_px=decoded_px
+        [view[job.slot] for view in arrays.views], data, how.tile_px, how.views, place, colors, decoded_px=decoded_px
     )
     if not job.counts:
         return
     if arrays.mask is not None:
         if row.mask is None:
             raise CorruptTile("it has no mask")
-        arrays.mask[job.slot] = placed(decode_mask(row.mask, how.tile_px), place)
+        arrays.mask[job.slot] = crop_and_orient(decode_mask(row.mask, how.tile_px), place)
     if arrays.response is not None:
         if not row.response:
             raise CorruptTile("the teacher had no response to it; cache_responses tries it again")
-        levels = responses.decode(row.response, how.response_channels, how.response_px)
-        arrays.response[job.slot] = _shown(levels, job.answer) if how.dense_responses else levels
+        levels = responses.decode_levels(row.response, how.response_channels, how.response_px)
+        arrays.response[job.slot] = _crop_levels(levels, job.answer) if how.dense_responses else levels
     if arrays.map is not None and how.map_shape is not None:
         if not row.map:
             raise CorruptTile("the teacher had no feature map of it; cache_responses tries it again")
-        arrays.map[job.slot] = turned_planes(responses.decode_map(row.map, how.map_shape), job.answer.symmetry)
+        arrays.map[job.slot] = apply_symmetry_to_planes(
+            responses.decode_map(row.map, how.map_shape), job.answer.symmetry
+        )
 
 
-def _shown(levels: np.ndarray, place: Placement) -> np.ndarray:
+def _crop_levels(levels: np.ndarray, place: Placement) -> np.ndarray:
     """What `place` shows of a stored response, [C, H, W]."""
     window = levels[:, place.top : place.top + place.side, place.left : place.left + place.side]
-    return turned_planes(window, place.symmetry)
+    return apply_symmetry_to_planes(window, place.symmetry)
 
 
 def _report_corrupt(manifest: Manifest, tile: int, fault: CorruptTile, count: int, limit: int) -> None:

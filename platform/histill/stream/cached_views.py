@@ -13,7 +13,7 @@ from histill.config.augment import Augment
 from histill.errors import InputError
 from histill.storage.uris import folder_name
 from histill.stream.responses import map_columns, response_columns
-from histill.stream.views import UPRIGHT, Placement, Views, draw_placements, draws_for
+from histill.stream.views import UPRIGHT, Placement, Views, draw_numbers, draw_placements
 
 _STRIDE = 32  # of every network: the sides at which students see tiles are multiples of it
 _COARSEST = Views(_STRIDE)
@@ -32,7 +32,7 @@ class CachedViews:
     uri: str
     views: int = 1
     seed: int = 0
-    augment: Augment = UPRIGHT  # windows and symmetries; no colours
+    augment: Augment = UPRIGHT  # windows and symmetries; no colors
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class CachedViews:
 
     def placements(self, view: int, tiles: np.ndarray, tile_px: int) -> list[Placement]:
         """Where `view` lies in each of `tiles` (int64, rows of the manifest)."""
-        draws = draws_for(self.seed, view, tiles, np.full(len(tiles), _THE_TEACHERS))
+        draws = draw_numbers(self.seed, view, tiles, np.full(len(tiles), _THE_TEACHERS))
         return draw_placements(self.augment, draws, tile_px, _COARSEST)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from histill.stream.prepare_tile import reduction_for, shrunk
-from histill.tiles.pixels import open_picture, rgb_pixels
+from histill.stream.prepare_tile import downscale_area, reduction_for
+from histill.tiles.pixels import open_picture, read_rgb
 
-__all__ = ["CorruptTile", "decode_image", "decode_mask", "reduction_for", "shrunk"]
+__all__ = ["CorruptTile", "decode_image", "decode_mask", "downscale_area", "reduction_for"]
 _FAULTS = (ValueError, OSError, SyntaxError, Image.DecompressionBombError)  # what the codecs raise
 
 
@@ -36,13 +36,13 @@ def decode_image(
                 data, colorspace="RGB", strict=True, min_height=side, min_width=side, buffer=into
             )
         with open_picture(data) as picture:
-            image, _ = rgb_pixels(picture, data)
+            image, _ = read_rgb(picture, data)
     except CorruptTile:
         raise
     except _FAULTS as error:
         raise _corrupt(error, "") from None
     _check(image.shape[0], image.shape[1], size_px)
-    return shrunk(image, size_px // reduction)
+    return downscale_area(image, size_px // reduction)
 
 
 def decode_mask(data: bytes | memoryview, size_px: int) -> np.ndarray:

@@ -19,7 +19,7 @@ class EncodedRow:
     map: memoryview | None
 
 
-def encoded_rows(table: pa.Table) -> Iterator[tuple[int, EncodedRow]]:
+def list_encoded_rows(table: pa.Table) -> Iterator[tuple[int, EncodedRow]]:
     """Each entry of `table` with its bytes."""
     columns = [bytes_of(table, name) for name in ("image", "pixels", "mask", "response", "map")]
     return zip(table["entry"].to_pylist(), map(EncodedRow, *columns), strict=True)

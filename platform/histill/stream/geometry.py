@@ -5,7 +5,7 @@ import numpy as np
 _ROTATIONS = {1: 2, 2: 1, 3: 0}  # quarter turns, counter-clockwise, to OpenCV's codes
 
 
-def turned(plane: np.ndarray, symmetry: int) -> np.ndarray:
+def apply_symmetry(plane: np.ndarray, symmetry: int) -> np.ndarray:
     """One of the 8 symmetries of the square: `symmetry % 4` quarter turns, then a mirror if `symmetry >= 4`.
 
     `plane` is [H, W] or [H, W, C]; the result is a copy, or `plane` itself for symmetry 0.
@@ -17,13 +17,13 @@ def turned(plane: np.ndarray, symmetry: int) -> np.ndarray:
     return cv2.flip(plane, 1) if symmetry >= 4 else plane
 
 
-def composed(first: int, second: int) -> int:
+def compose_symmetries(first: int, second: int) -> int:
     """The symmetry that does what `first` and, after it, `second` do."""
     # A mirror that comes first turns the quarter turns after it round.
     quarters = first - second if first >= 4 else first + second
     return quarters % 4 + 4 * ((first >= 4) != (second >= 4))
 
 
-def turned_planes(planes: np.ndarray, symmetry: int) -> np.ndarray:
-    """`turned` for planes [C, H, W], each turned alike."""
-    return np.stack([turned(plane, symmetry) for plane in planes]) if symmetry else planes
+def apply_symmetry_to_planes(planes: np.ndarray, symmetry: int) -> np.ndarray:
+    """`apply_symmetry` for planes [C, H, W], each turned alike."""
+    return np.stack([apply_symmetry(plane, symmetry) for plane in planes]) if symmetry else planes

@@ -24,7 +24,7 @@ class EpochPlan:
     """The shuffled global batches of one epoch.
 
     An entry is one appearance of a tile; entries are numbered in the order of the storage, and those of one row group
-    are neighbours: row group g holds the entries `starts[g]` to `starts[g + 1]`.
+    are neighbors: row group g holds the entries `starts[g]` to `starts[g + 1]`.
 
     Two levels: row groups are permuted, then the entries within windows of consecutive row groups. The permuted
     sequence is cut into lanes that advance side by side, so that a batch mixes tiles from all over the set while each
@@ -120,18 +120,18 @@ class Step:
     fill: np.ndarray = field(default_factory=lambda: _NOTHING)  # int64 [places where none is left], shown there instead
 
 
-def columns_of(worker: int, workers: int, batch_size: int) -> tuple[int, int]:
+def worker_slice(worker: int, workers: int, batch_size: int) -> tuple[int, int]:
     """Where the columns of a global batch begin and end that are `worker`'s; no worker has two more than another."""
     return batch_size * worker // workers, batch_size * (worker + 1) // workers
 
 
-def steps_of(plan: EpochPlan, worker: int, workers: int, from_step: int = 0) -> Iterator[Step]:
+def plan_steps(plan: EpochPlan, worker: int, workers: int, from_step: int = 0) -> Iterator[Step]:
     """What `worker` of `workers` consumes from `from_step` on: its columns of the global batches.
 
     The places that are left in the last batch show what stood there in the batch before, so that a network that
     averages over its batch sees as many tiles as always, none of them twice. A lone batch repeats its own entries.
     """
-    begin, end = columns_of(worker, workers, plan.batch_size)
+    begin, end = worker_slice(worker, workers, plan.batch_size)
     last = plan.steps - 1
     left = np.arange(begin, end) >= plan.entries - last * plan.batch_size  # in the last batch
     first = max(0, min(from_step, last - 1)) if left.any() else from_step
@@ -142,14 +142,14 @@ def steps_of(plan: EpochPlan, worker: int, workers: int, from_step: int = 0) -> 
             continue
         fill = _NOTHING
         if number == last and left.any():
-            fill = before[left] if last else _repeated(plan, np.arange(begin, end)[left])
+            fill = before[left] if last else _repeat_batch(plan, np.arange(begin, end)[left])
             unread = unread if last else fill
         planned = min(plan.batch_size, plan.entries - number * plan.batch_size)
         yield Step(number, entries, np.union1d(opened, unread), planned, fill)
         before, unread = entries, _NOTHING
 
 
-def _repeated(plan: EpochPlan, columns: np.ndarray) -> np.ndarray:
+def _repeat_batch(plan: EpochPlan, columns: np.ndarray) -> np.ndarray:
     """The entries of the only batch, over and over, in the `columns` beyond them."""
     whole, _ = next(_columns(plan, 0, plan.batch_size, 0))
     return whole[columns % plan.entries]
@@ -193,9 +193,9 @@ def _lane_steps(
 def sequential_steps(starts: np.ndarray, worker: int, workers: int, batch_size: int) -> Iterator[Step]:
     """The steps of an evaluation: every entry in the order of the storage; `starts` as in a plan.
 
-    The tail is padded, and filled as in `steps_of`.
+    The tail is padded, and filled as in `plan_steps`.
     """
-    begin, end = columns_of(worker, workers, batch_size)
+    begin, end = worker_slice(worker, workers, batch_size)
     entries, opened_to = int(starts[-1]), 0
     for number in range(-(-entries // batch_size)):
         places = number * batch_size + np.arange(begin, end)
@@ -212,7 +212,7 @@ def sequential_steps(starts: np.ndarray, worker: int, workers: int, batch_size: 
         yield Step(number, mine, opened, min(batch_size, entries - number * batch_size), fill)
 
 
-def balanced_copies(groups: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+def count_repeats(groups: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     """How often each tile stands in a balanced epoch, int64 [tiles]; the sum is the number of tiles.
 
     `groups` (int64 [tiles], 0..G-1) are the classes or slides to be balanced: each gets an equal share of the epoch.

@@ -45,7 +45,7 @@ def prepare_tile(tile: bytes | np.ndarray, tile_px: int, size_px: int) -> np.nda
     _check_shape(pixels.shape, expected)
     if pixels.dtype != np.uint8:
         raise ValueError(f"the pixels are {pixels.dtype} and uint8 was expected")
-    return shrunk(pixels, size_px)
+    return downscale_area(pixels, size_px)
 
 
 def reduction_for(size_px: int, needed_px: int) -> int:
@@ -53,11 +53,11 @@ def reduction_for(size_px: int, needed_px: int) -> int:
     return next(by for by in (8, 4, 2, 1) if size_px % by == 0 and size_px // by >= needed_px)
 
 
-def shrunk(image: np.ndarray, side: int) -> np.ndarray:
+def downscale_area(image: np.ndarray, side: int) -> np.ndarray:
     """`image` (uint8 [H, H, 3]) averaged over areas to [side, side, 3]; the image itself when it has that side."""
     import cv2
 
-    # Halving has a vectorised path that costs a third of averaging over 4 x 4 pixels at once.
+    # Halving has a vectorized path that costs a third of averaging over 4 x 4 pixels at once.
     while image.shape[0] % 2 == 0 and image.shape[0] // 2 >= side:
         image = cv2.resize(image, (image.shape[0] // 2,) * 2, interpolation=cv2.INTER_AREA)
     return image if image.shape[0] == side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)

@@ -17,20 +17,20 @@ from histill.config.common import Storage
 from histill.errors import InputError
 from histill.storage.cache import RowGroupCache
 from histill.storage.filesystems import arrow_filesystem, storage_errors
-from histill.storage.retry import retried
+from histill.storage.retry import with_retries
 from histill.storage.tables import is_damage, is_part_of
 from histill.storage.uris import bucket_of, is_remote, join, path_within
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile
-from histill.stream.views import pixels_of
-from histill.tiles.contents import Expected, without_damaged
+from histill.stream.views import decode_view
+from histill.tiles.contents import Expected, drop_damaged
 
 OPEN_SHARDS = 512
 _CLIENT_ATTEMPTS = 2  # of the client itself; what it hands on is tried again here, and said so in the log
 
 
 @dataclass(frozen=True)
-class Kept:
+class DecodedCacheSpec:
     """Tiles that the storage's cache keeps decoded."""
 
     tile_px: int  # as they are stored
@@ -38,7 +38,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Source:
+class TileSource:
     """Where tiles, and cached responses if any, are read from. Small, and sent to every reading task."""
 
     tiles: str
@@ -48,11 +48,11 @@ class Source:
     responses: CachedViews | None = None
     view: int = 0  # of the cached ones, the one that is read
     maps: bool = False  # whether the teacher's feature maps are read with its responses
-    kept: Kept | None = None  # what the cache keeps decoded; None: row groups as they are
+    kept: DecodedCacheSpec | None = None  # what the cache keeps decoded; None: row groups as they are
 
 
 @dataclass(frozen=True)
-class GroupRead:
+class ReadRequest:
     """Some rows of one row group: `rows` (int64) are positions in the group, `entries` (int64) those of the plan."""
 
     shard: str
@@ -76,10 +76,10 @@ class ShardReader:
         self._caches: dict[str, RowGroupCache] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, source: Source, reads: Iterable[GroupRead]) -> Generator[pa.Table]:
+    def __call__(self, source: TileSource, reads: Iterable[ReadRequest]) -> Generator[pa.Table]:
         """For each read a table: `entry`, `image`, and `mask`, `response` and `map` if asked for, as they are stored.
 
-        Where the cache keeps tiles decoded, `pixels` (see `pixels_of`) stands in place of `image`, but for row groups
+        Where the cache keeps tiles decoded, `pixels` (see `decode_view`) stands in place of `image`, but for row groups
         with a tile that cannot be decoded.
 
         Raises InputError that names the shard when it is missing, truncated or refused by the storage.
@@ -96,7 +96,7 @@ class ShardReader:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def read(self, source: Source, read: GroupRead) -> pa.Table:
+    def read(self, source: TileSource, read: ReadRequest) -> pa.Table:
         """One row group's table."""
         table = self._tiles(source, read)
         if source.responses is not None:
@@ -111,18 +111,18 @@ class ShardReader:
                 table = table.append_column(name, answers[column])
         return table.drop_columns(["tile_id"]).append_column("entry", pa.array(read.entries, pa.int64()))
 
-    def _tiles(self, source: Source, read: GroupRead) -> pa.Table:
+    def _tiles(self, source: TileSource, read: ReadRequest) -> pa.Table:
         uri, kept = join(source.tiles, read.shard), source.kept
         columns = ["image", "mask", "tile_id"] if source.masks else ["image", "tile_id"]
 
         def fetch() -> tuple[pa.Table, bool]:
             table, sound = self._sound(uri, read, columns, source.storage)
-            return (table if kept is None or not sound else _decoded(table, kept)), sound
+            return (table if kept is None or not sound else _decode_kept(table, kept)), sound
 
         decoded = "" if kept is None else f"/decoded at {kept.side}"
         return self._row_group(uri, source.digest, read, columns, source.storage, fetch, decoded)
 
-    def _sound(self, uri: str, read: GroupRead, columns: list[str], storage: Storage) -> tuple[pa.Table, bool]:
+    def _sound(self, uri: str, read: ReadRequest, columns: list[str], storage: Storage) -> tuple[pa.Table, bool]:
         """A row group of tiles without what is damaged, and whether nothing is."""
         if read.expected is None:
             return self._fetched(uri, read.row_group, columns, storage), True
@@ -130,12 +130,12 @@ class ShardReader:
         for _ in range(2):  # the footer may be that of a shard which has been replaced since
             table = self._fetched(uri, read.row_group, columns, storage)
             with contextlib.suppress(InputError):
-                if (found := without_damaged(table, read.expected, place))[1]:
+                if (found := drop_damaged(table, read.expected, place))[1]:
                     return found
             self._forget(uri, storage)
-        return without_damaged(table, read.expected, place)
+        return drop_damaged(table, read.expected, place)
 
-    def _answers(self, cached: CachedViews, storage: Storage, read: GroupRead, columns: list[str]) -> pa.Table:
+    def _answers(self, cached: CachedViews, storage: Storage, read: ReadRequest, columns: list[str]) -> pa.Table:
         uri, columns = join(cached.uri, read.shard), ["tile_id", *columns]
 
         def fetch() -> tuple[pa.Table, bool]:
@@ -150,7 +150,7 @@ class ShardReader:
         self,
         uri: str,
         set_id: str,
-        read: GroupRead,
+        read: ReadRequest,
         columns: list[str],
         storage: Storage,
         fetch: Callable[[], tuple[pa.Table, bool]],
@@ -180,7 +180,7 @@ class ShardReader:
                             f"responses {uri} are not of {belongs_to}, as their folder says; delete them and cache the "
                             "responses again."
                         )
-                    # Neighbouring columns come with one request; the buffers go with this reader, not with the shard.
+                    # Neighboring columns come with one request; the buffers go with this reader, not with the shard.
                     checked = belongs_to is not None
                     parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=True, page_checksum_verification=checked)
                     return parquet.read_row_group(row_group, columns=columns, use_threads=False)
@@ -196,7 +196,7 @@ class ShardReader:
 
         try:
             with storage_errors(uri, storage):
-                table = retried(fetch, storage, uri=uri)
+                table = with_retries(fetch, storage, uri=uri)
         except FileNotFoundError:
             if belongs_to is not None:
                 raise InputError(f"responses {uri} are missing; cache the responses again.") from None
@@ -255,10 +255,10 @@ def _kind_of_client(uri: str, storage: Storage) -> tuple[str | None, str]:
     return bucket_of(uri), storage.model_dump_json()
 
 
-def _decoded(table: pa.Table, kept: Kept) -> pa.Table:
+def _decode_kept(table: pa.Table, kept: DecodedCacheSpec) -> pa.Table:
     """`table` with `pixels` in place of `image`; the same table where a tile cannot be decoded."""
     try:
-        pixels = [pixels_of(image.as_buffer().to_pybytes(), kept.tile_px, kept.side) for image in table["image"]]
+        pixels = [decode_view(image.as_buffer().to_pybytes(), kept.tile_px, kept.side) for image in table["image"]]
     except CorruptTile:  # named where it is used, if that is allowed at all
         return table
     return table.drop_columns(["image"]).append_column("pixels", pa.array(pixels, pa.binary()))

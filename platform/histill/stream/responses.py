@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LIMIT = 10.0
 """Logits are clipped to +-LIMIT; beyond it a probability moves by less than 5e-5."""
 STEP = LIMIT / 127
-"""Quantisation step; a stored logit within the limits is wrong by at most STEP / 2 = 0.039."""
+"""Quantization step; a stored logit within the limits is wrong by at most STEP / 2 = 0.039."""
 ZERO = 128
 """The level of a logit of 0."""
 
@@ -48,16 +48,16 @@ def response_schema(views: int, maps: bool = False) -> pa.Schema:
     return pa.schema([pa.field("tile_id", pa.string(), nullable=False), *columns])
 
 
-def encode(logits: np.ndarray) -> bytes:
+def encode_logits(logits: np.ndarray) -> bytes:
     """Logits relative to class 0, float32 [K - 1, H, W], as bytes."""
     levels = np.clip(np.rint(logits / STEP), -127, 127).astype(np.int16) + ZERO
     return bytes(pa.compress(levels.astype(np.uint8).tobytes(), _CODEC, asbytes=True))
 
 
-def decode(data: bytes | memoryview, channels: int, size_px: int) -> np.ndarray:
-    """The levels, uint8 [channels, size_px, size_px], that `encode` stored. Raises CorruptTile when they are damaged.
+def decode_levels(data: bytes | memoryview, channels: int, size_px: int) -> np.ndarray:
+    """The levels, uint8 [channels, size_px, size_px], that `encode_logits` stored. Raises CorruptTile when they are damaged.
 
-    They stay 8 bits wide until they are where the loss is: see `logits_of`.
+    They stay 8 bits wide until they are where the loss is: see `levels_to_logits`.
     """
     size = channels * size_px * size_px
     try:
@@ -86,6 +86,6 @@ def decode_map(data: bytes | memoryview, shape: tuple[int, int, int]) -> np.ndar
     return np.frombuffer(raw, np.int8, offset=4).reshape(shape) * np.frombuffer(raw, np.float32, count=1)
 
 
-def logits_of(levels: "torch.Tensor") -> "torch.Tensor":
+def levels_to_logits(levels: "torch.Tensor") -> "torch.Tensor":
     """Levels, uint8 [B, C, H, W], as packed logits, float32."""
     return levels.float().sub_(ZERO).mul_(STEP)

@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from histill.config.augment import Augment
-from histill.stream.ahead import ahead
-from histill.stream.batches import Decoding, TileBatch, decoded_batches
+from histill.stream.batches import DecodeSpec, TileBatch, decode_batches
 from histill.stream.buffers import Buffers
-from histill.stream.places import Places, balance_groups
-from histill.stream.plan import EpochPlan, Step, sequential_steps, steps_of
-from histill.stream.read import GroupRead, ShardReader, Source
+from histill.stream.index import SampleIndex, balance_groups
+from histill.stream.plan import EpochPlan, Step, plan_steps, sequential_steps
+from histill.stream.prefetch import prefetch
+from histill.stream.read import ReadRequest, ShardReader, TileSource
 from histill.stream.views import UPRIGHT, Views
 from histill.tiles.manifest import Manifest
 
-Read = Callable[[Source, Iterable[GroupRead]], Generator[pa.Table]]
+Read = Callable[[TileSource, Iterable[ReadRequest]], Generator[pa.Table]]
 """What brings the encoded tables, in the order of the reads: a `ShardReader` in this process, or `read_by_ray_data`."""
 
 _LEAST_BUFFER_TILES, _BUFFERED_BATCHES = 4096, 64
@@ -30,7 +30,7 @@ class TileStream:
     """The tiles of one split as one worker sees them. A batch's memory is used again once nobody refers to it."""
 
     manifest: Manifest
-    source: Source
+    source: TileSource
     split: str
     views: Views
     batch_size: int  # global
@@ -50,11 +50,11 @@ class TileStream:
     groups: np.ndarray | None = None  # int64 [tiles of the manifest], groups to balance in place of a column's
 
     @cached_property
-    def places(self) -> Places:
+    def places(self) -> SampleIndex:
         """Raises InputError when the split is empty."""
         if self.only is not None:
-            return Places.at(self.manifest, self.only)
-        return Places.of(self.manifest, self.split, self.cases)
+            return SampleIndex.at(self.manifest, self.only)
+        return SampleIndex.of(self.manifest, self.split, self.cases)
 
     @cached_property
     def _buffers(self) -> Buffers:
@@ -81,7 +81,7 @@ class TileStream:
         places = self._places_of(epoch, seed)
         buffer_tiles = self.buffer_tiles or max(_LEAST_BUFFER_TILES, _BUFFERED_BATCHES * self.batch_size)
         plan = EpochPlan(places.starts, self.batch_size, seed, epoch, buffer_tiles)
-        return self._stream(steps_of(plan, self.worker, self.workers, from_step), places, epoch, seed, augment)
+        return self._stream(plan_steps(plan, self.worker, self.workers, from_step), places, epoch, seed, augment)
 
     def exact_pass(self) -> Iterator[TileBatch]:
         """Every tile of the split once, over all workers together; the tail is padded, never dropped.
@@ -91,7 +91,7 @@ class TileStream:
         steps = sequential_steps(self.places.starts, self.worker, self.workers, self.batch_size)
         return self._stream(steps, self.places, 0, 0, UPRIGHT)
 
-    def _places_of(self, epoch: int, seed: int) -> Places:
+    def _places_of(self, epoch: int, seed: int) -> SampleIndex:
         if self.groups is not None:
             groups = np.unique(self.groups[self.places.tiles], return_inverse=True)[1]
         elif self.balance is not None:
@@ -101,11 +101,11 @@ class TileStream:
         return self.places.balanced(groups, seed=seed, epoch=epoch)
 
     def _stream(
-        self, steps: Iterator[Step], places: Places, epoch: int, seed: int, augment: Augment
+        self, steps: Iterator[Step], places: SampleIndex, epoch: int, seed: int, augment: Augment
     ) -> Iterator[TileBatch]:
         cached = self.source.responses
         source = self.source if cached is None else replace(self.source, view=cached.view_of(epoch))
-        how = Decoding(
+        how = DecodeSpec(
             tile_px=self.manifest.header.tile_px,
             views=self.views,
             augment=augment,
@@ -125,6 +125,6 @@ class TileStream:
             decoded, read = tee(steps)
             reads = (group for step in read for group in places.reads(step.opened))
             with closing(self.read(source, reads)) as tables:  # ends its threads, also when the consumer leaves
-                yield from decoded_batches(decoded, tables, places, self.manifest, self._buffers, how)
+                yield from decode_batches(decoded, tables, places, self.manifest, self._buffers, how)
 
-        return ahead(batches())
+        return prefetch(batches())

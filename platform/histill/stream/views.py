@@ -8,10 +8,10 @@ import numpy as np
 
 from histill.config.augment import Augment
 from histill.errors import InputError
-from histill.stream import colour
-from histill.stream.decode import decode_image, reduction_for, shrunk
-from histill.stream.draws import uniform
-from histill.stream.geometry import turned
+from histill.stream import color
+from histill.stream.counter_rng import draw_uniform
+from histill.stream.decode import decode_image, downscale_area, reduction_for
+from histill.stream.geometry import apply_symmetry
 
 UPRIGHT = Augment(flips=False)
 """No variation at all."""
@@ -56,8 +56,10 @@ def check_window(augment: Augment, tile_px: int, views: Views, stride: int = 32)
     if side is None:
         return
     grid = crop_grid(tile_px, views)
-    if side > tile_px or side % grid or seen_px(views.student_px, side, tile_px) % stride:
-        fitting = [px for px in range(grid, tile_px + 1, grid) if seen_px(views.student_px, px, tile_px) % stride == 0]
+    if side > tile_px or side % grid or view_input_px(views.student_px, side, tile_px) % stride:
+        fitting = [
+            px for px in range(grid, tile_px + 1, grid) if view_input_px(views.student_px, px, tile_px) % stride == 0
+        ]
         raise InputError(
             f"augment.crop_px is {side}, and of a tile of {tile_px} px that the network sees at {views.student_px} px "
             f"only windows of {', '.join(map(str, fitting))} px are "
@@ -65,13 +67,13 @@ def check_window(augment: Augment, tile_px: int, views: Views, stride: int = 32)
         )
 
 
-def placed(plane: np.ndarray, place: Placement) -> np.ndarray:
+def crop_and_orient(plane: np.ndarray, place: Placement) -> np.ndarray:
     """What `place` shows of a whole tile's `plane`, [H, W] or [H, W, C]: its window, then turned."""
     window = plane[place.top : place.top + place.side, place.left : place.left + place.side]
-    return turned(window, place.symmetry)
+    return apply_symmetry(window, place.symmetry)
 
 
-def seen_px(view_px: int, window_px: int, tile_px: int) -> int:
+def view_input_px(view_px: int, window_px: int, tile_px: int) -> int:
     """The side of a window of `window_px` tile pixels in a view that shows the whole tile at `view_px`."""
     return view_px * window_px // tile_px
 
@@ -87,9 +89,9 @@ def draw_placements(augment: Augment, draws: np.ndarray, tile_px: int, views: Vi
     ]
 
 
-def draws_for(seed: int, epoch: int, tiles: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """The numbers that vary each tile, float64 [tiles, 3 + colour.DRAWS]."""
-    return uniform(seed, epoch, tiles, copies, 3 + colour.DRAWS)
+def draw_numbers(seed: int, epoch: int, tiles: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """The numbers that vary each tile, float64 [tiles, 3 + color.DRAWS]."""
+    return draw_uniform(seed, epoch, tiles, copies, 3 + color.DRAWS)
 
 
 def view_into(
@@ -98,14 +100,14 @@ def view_into(
     tile_px: int,
     views: Views,
     place: Placement,
-    colours: tuple[np.ndarray, Augment] | None,
+    colors: tuple[np.ndarray, Augment] | None,
     *,
     decoded_px: int | None = None,
 ) -> None:
     """Decode a tile once and write its views into `out` (uint8 [side, side, 3] each): the student's, the teacher's.
 
     `data` are the bytes of a JPEG or PNG or, if `decoded_px` is not None, the pixels of the whole tile at that side,
-    which is that of the larger view. `colours` (draws and what they vary) is for the student's view alone, unless they
+    which is that of the larger view. `colors` (draws and what they vary) is for the student's view alone, unless they
     are shared. Raises CorruptTile.
     """
     largest = max(views.sides)
@@ -122,18 +124,18 @@ def view_into(
         shown_px = decoded_px
         shown = np.frombuffer(data, np.uint8).reshape(decoded_px, decoded_px, 3)
     if not whole:  # whole pixels, as windows lie on the grid of the views
-        top, left, side = (seen_px(shown_px, value, tile_px) for value in (place.top, place.left, place.side))
+        top, left, side = (view_input_px(shown_px, value, tile_px) for value in (place.top, place.left, place.side))
         shown = shown[top : top + side, left : left + side]
-    if colours is not None and colours[1].shared_colours:
-        shown, colours = colour.jittered(shown, *colours), None
+    if colors is not None and colors[1].shared_colors:
+        shown, colors = color.jitter_colors(shown, *colors), None
     for number, view in reversed(list(enumerate(out))):  # the student's last: the tile may lie in its memory
-        seen = turned(shrunk(shown, view.shape[0]), place.symmetry)
-        if number == 0 and colours is not None:
-            seen = colour.jittered(seen, *colours)
+        seen = apply_symmetry(downscale_area(shown, view.shape[0]), place.symmetry)
+        if number == 0 and colors is not None:
+            seen = color.jitter_colors(seen, *colors)
         if not np.may_share_memory(seen, view):
             np.copyto(view, seen)
 
 
-def pixels_of(data: bytes | memoryview, tile_px: int, side: int) -> bytes:
+def decode_view(data: bytes | memoryview, tile_px: int, side: int) -> bytes:
     """A whole tile at `side`, as `view_into` takes it decoded. Raises CorruptTile."""
-    return shrunk(decode_image(data, tile_px, reduction_for(tile_px, side)), side).tobytes()
+    return downscale_area(decode_image(data, tile_px, reduction_for(tile_px, side)), side).tobytes()

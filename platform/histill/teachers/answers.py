@@ -9,18 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histill.config.common import Storage
-from histill.config.scoring import CacheConfig
+from histill.config.evaluation import CacheConfig
 from histill.errors import InputError
 from histill.storage.filesystems import arrow_filesystem, storage_errors
-from histill.storage.retry import retried
+from histill.storage.retry import with_retries
 from histill.storage.tables import is_damage, read_columns, write_table
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile, decode_image
-from histill.stream.responses import encode, encode_map, response_columns, response_schema
-from histill.stream.views import Placement, placed
+from histill.stream.responses import encode_logits, encode_map, response_columns, response_schema
+from histill.stream.views import Placement, crop_and_orient
 from histill.teachers.teacher import Teacher
-from histill.tiles.contents import without_damaged
+from histill.tiles.contents import drop_damaged
 from histill.tiles.shards import TileShard
 
 
@@ -80,7 +80,7 @@ def _groups(uri: str, tiles: TileShard, storage: Storage) -> list[pa.Table]:
 
     try:
         with storage_errors(uri, storage):
-            groups = retried(read, storage, uri=uri)
+            groups = with_retries(read, storage, uri=uri)
     except FileNotFoundError:
         raise InputError(f"shard {uri} is missing; repeat the ingest that made it.") from None
     if (rows := sum(group.num_rows for group in groups)) != tiles.tiles:
@@ -92,7 +92,7 @@ def _groups(uri: str, tiles: TileShard, storage: Storage) -> list[pa.Table]:
         return groups
     firsts = accumulate((group.num_rows for group in groups), initial=0)
     return [
-        without_damaged(group, tiles.expected.part(first, group.num_rows), f"row group {index} of shard {uri}")[0]
+        drop_damaged(group, tiles.expected.part(first, group.num_rows), f"row group {index} of shard {uri}")[0]
         for index, (group, first) in enumerate(zip(groups, firsts, strict=False))
     ]
 
@@ -138,7 +138,7 @@ def respond_encoded(
     if not decoded:
         return columns + maps
     for number, places in enumerate(views):
-        seen = np.stack([placed(image, places[index]) for index, image in decoded.items()])
+        seen = np.stack([crop_and_orient(image, places[index]) for index, image in decoded.items()])
         tiles = torch.from_numpy(seen).permute(0, 3, 1, 2)
         if layer is None:
             logits = teacher.respond(tiles)
@@ -150,7 +150,7 @@ def respond_encoded(
         logits = logits if teacher.outputs.dense else logits[:, :, None, None]
         answers = teacher.outputs.pack(logits).cpu().numpy()
         for index, answer in zip(decoded, answers, strict=True):
-            columns[number][index] = encode(answer)
+            columns[number][index] = encode_logits(answer)
     return columns + maps
 
 

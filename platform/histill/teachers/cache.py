@@ -13,22 +13,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from histill.cluster.connect import connected
-from histill.cluster.pool import over_pool
+from histill.cluster.actors import map_actors
+from histill.cluster.connect import connect_cluster
 from histill.cluster.progress import Progress
 from histill.config.augment import Augment
 from histill.config.common import Storage
-from histill.config.scoring import CacheConfig
+from histill.config.evaluation import CacheConfig
 from histill.errors import InputError
 from histill.outputs import OutputSpec
-from histill.storage.control import exists, sizes_of
+from histill.storage.control import exists, measure_files
 from histill.storage.records import Record, read_record, write_record
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews, check_crop
-from histill.stream.responses import ZERO, decode
+from histill.stream.responses import ZERO, decode_levels
 from histill.stream.views import UPRIGHT
 from histill.teachers.answers import Answering, first_responses, write_answers
-from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares, tally_answers
+from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares, tally_responses
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
@@ -128,9 +128,9 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     done = undecodable = 0
     tallies: list[SlideTally] = []
     progress = Progress("teacher responses", tiles.tiles, "tiles")
-    with connected():
+    with connect_cluster():
         shards = [{"shard": shard.shard} for shard in shards_of(manifest)]
-        for answered in over_pool(shards, _Answerer, (how, tiles.mpp, teacher.digest), config.workers):
+        for answered in map_actors(shards, _Answerer, (how, tiles.mpp, teacher.digest), config.workers):
             done, undecodable = done + answered["tiles"], undecodable + answered["undecodable"]
             tallies += [SlideTally(**each) for each in json.loads(answered["slides"])]
             progress.update(done)
@@ -189,7 +189,7 @@ def finish_cache(how: Answering, teacher: Teacher, manifest: Manifest, undecodab
 def _shard_bytes(uri: str, manifest: Manifest, storage: Storage) -> int | None:
     """The bytes of all shards of a cache; None when one is missing."""
     names = manifest.table["shard"].unique().to_pylist()
-    found = sizes_of(uri, names, storage)
+    found = measure_files(uri, names, storage)
     return sum(found.values()) if len(found) == len(names) else None
 
 
@@ -225,7 +225,7 @@ class _Answerer:
         answers = write_answers(self.teacher, shard, how)[how.cached.column(0)]
         side = how.cached.augment.crop_px or how.tile_px
         rows = np.arange(shard.first, shard.first + shard.tiles)
-        tallies = tally_answers(answers, self.teacher, self.manifest, rows, side)
+        tallies = tally_responses(answers, self.teacher, self.manifest, rows, side)
         undecodable = sum(not answer for answer in answers.to_pylist())
         return {
             "tiles": shard.tiles,
@@ -262,7 +262,7 @@ def decisions(cached: CachedViews, channels: int, manifest: Manifest, storage: S
                 "responses again."
             )
         for response in responses.column(0).to_pylist():
-            levels = decode(response, channels, 1).flatten() if response else np.zeros(channels, np.uint8)
+            levels = decode_levels(response, channels, 1).flatten() if response else np.zeros(channels, np.uint8)
             found.append(int(np.argmax([ZERO, *levels])))
     return np.array(found, np.int64)
 
@@ -272,9 +272,9 @@ def check_views(uri: str, header: CacheHeader, augment: Augment) -> None:
 
     Each window lies on a grid of whole pixels of every student; whether its side does is `check_window`'s to say.
     """
-    if augment.shared_colours and augment.colours:
+    if augment.shared_colors and augment.colors:
         raise InputError(
-            f"data.augment.shared_colours colours the teacher's view, and responses {uri} answer uncoloured tiles; "
+            f"data.augment.shared_colors colors the teacher's view, and responses {uri} answer uncolored tiles; "
             "leave it out, or let the teacher run beside (responses=null)."
         )
     if header.views > 1 and augment.crop_px != header.crop_px:

@@ -1,4 +1,4 @@
-"""A nuclei teacher without any learning: haematoxylin by colour deconvolution, smoothed and thresholded."""
+"""A nuclei teacher without any learning: hematoxylin by color deconvolution, smoothed and thresholded."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from histill.outputs import OutputSpec
 # Physical sizes, so that the teacher answers alike at any resolution.
 _SMOOTHING_UM = 0.6
 _SMALLEST_NUCLEUS_UM2 = 12.0
-# Haematoxylin optical densities (scikit-image's HED basis). Below the floor nothing is a nucleus, however dark it is
+# Hematoxylin optical densities (scikit-image's HED basis). Below the floor nothing is a nucleus, however dark it is
 # beside the rest of its tile: without it the threshold of an empty tile would find nuclei in noise.
 _FLOOR_OD = 0.05
 _SOFTNESS_OD = 0.012
@@ -21,7 +21,7 @@ _VERSION = "classical-1"
 
 @dataclass(frozen=True)
 class ClassicalTeacher:
-    """Nuclei from the haematoxylin density, after Ruifrok & Johnston (2001), with Otsu's threshold for each tile.
+    """Nuclei from the hematoxylin density, after Ruifrok & Johnston (2001), with Otsu's threshold for each tile.
 
     The logit of a pixel is its distance from the threshold in units of 0.012 optical density; specks smaller than
     12 um2 are pushed to the background.

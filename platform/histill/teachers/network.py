@@ -8,16 +8,16 @@ from torch import Tensor
 from histill.artifacts.model_folder import load, resolve
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.models.encoders import Model
-from histill.models.layers import layer_channels, with_maps
-from histill.models.resolution import at_size, logits_at_size
+from histill.models.feature_maps import forward_with_features, layer_channels
+from histill.models.resample import resize_logits, resize_tiles
+from histill.models.transfer import Model
 from histill.outputs import OutputSpec
-from histill.teachers.sides import seen_px
+from histill.teachers.sides import teacher_input_px
 
 
 @dataclass(frozen=True)
 class NetworkTeacher:
-    """A trained network, which normalises pixels itself; a segmenter answers at the tiles' own size.
+    """A trained network, which normalizes pixels itself; a segmenter answers at the tiles' own size.
 
     It sees a window of a tile at the resolution at which it sees a whole one: `size_px` for `tile_px`.
     """
@@ -49,7 +49,7 @@ class NetworkTeacher:
 
         Raises InputError when that is no whole number of pixels.
         """
-        return seen_px(side_px, self.tile_px, self.size_px, self.digest[:12])
+        return teacher_input_px(side_px, self.tile_px, self.size_px, self.digest[:12])
 
     def map_shape(self, layer: str, side_px: int) -> tuple[int, int, int]:
         """The shape [C, h, w] of the feature map of `layer` for tiles or windows of `side_px`.
@@ -72,8 +72,8 @@ class NetworkTeacher:
     def respond_with_maps(self, tiles: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """What it responds to tiles or windows of tiles, uint8 [B, 3, S, S], and the feature maps of `layers`."""
         tiles = tiles.to(next(self.model.parameters()).device)
-        logits, maps = with_maps(self.model, at_size(tiles, self.sees(tiles.shape[-1])), layers)
-        return (logits_at_size(logits, tiles.shape[-1]) if self.outputs.dense else logits), maps
+        logits, maps = forward_with_features(self.model, resize_tiles(tiles, self.sees(tiles.shape[-1])), layers)
+        return (resize_logits(logits, tiles.shape[-1]) if self.outputs.dense else logits), maps
 
     def forward(self, seen: Tensor, layers: tuple[str, ...], *, graph: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and the feature maps of `layers` for tiles at the side that the network sees, uint8 [B, 3, S, S].
@@ -82,7 +82,7 @@ class NetworkTeacher:
         """
         tiles = seen.to(next(self.model.parameters()).device).float()
         with torch.set_grad_enabled(graph):
-            return with_maps(self.model, tiles.requires_grad_(graph), layers)
+            return forward_with_features(self.model, tiles.requires_grad_(graph), layers)
 
 
 def load_teacher(uri: str, _tile_mpp: float, storage: Storage, *, gpu: bool = False) -> NetworkTeacher:

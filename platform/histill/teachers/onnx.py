@@ -15,11 +15,11 @@ from pydantic import Field
 
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.models.resolution import at_size, logits_at_size
+from histill.models.resample import resize_logits, resize_tiles
 from histill.outputs import OutputSpec
 from histill.storage.records import Record, read_record
 from histill.teachers.onnx_weights import read_graph
-from histill.teachers.sides import seen_px
+from histill.teachers.sides import teacher_input_px
 
 SUFFIX = ".onnx"
 _FLOOR = 1e-6  # of a probability, before its logarithm
@@ -92,7 +92,7 @@ class OnnxTeacher:
 
         Raises InputError when that is no whole number, or the network is made for one side only and this is another.
         """
-        side = seen_px(side_px, self.card.tile_px, self.card.size_px, self.uri)
+        side = teacher_input_px(side_px, self.card.tile_px, self.card.size_px, self.uri)
         if any(isinstance(fixed, int) and fixed != side for fixed in self._input.shape[2:]):
             raise InputError(
                 f"teacher {self.uri} takes {self.card.size_px} px only and would see a tile or window of {side_px} px "
@@ -103,7 +103,7 @@ class OnnxTeacher:
     def respond(self, tiles: torch.Tensor) -> torch.Tensor:
         """Logits, float32 [B, K, S, S], for tiles or windows of tiles, uint8 [B, 3, S, S]."""
         answer = torch.from_numpy(self._answers(tiles, self.sees(tiles.shape[-1])))
-        return logits_at_size(_as_logits(answer, self.card), tiles.shape[-1]).to(tiles.device)
+        return resize_logits(_as_logits(answer, self.card), tiles.shape[-1]).to(tiles.device)
 
     @property
     def _input(self) -> Any:
@@ -112,7 +112,7 @@ class OnnxTeacher:
     def _answers(self, tiles: torch.Tensor, side_px: int) -> np.ndarray:
         """What the network says, float32 [B, C, H, W], of tiles seen at `side_px`."""
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.card.mean, self.card.std))
-        pixels = ((at_size(tiles, side_px).cpu() / 255 - mean) / std).numpy()
+        pixels = ((resize_tiles(tiles, side_px).cpu() / 255 - mean) / std).numpy()
         parts = np.split(pixels, len(pixels)) if self._input.shape[0] == 1 else [pixels]
         with _runtime_errors(f"teacher {self.uri} cannot answer {len(parts[0])} tiles of {side_px} px"):
             answers = [self.session.run(None, {self._input.name: part})[0] for part in parts]

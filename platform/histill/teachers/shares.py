@@ -11,7 +11,7 @@ from histill.outputs import OutputSpec
 from histill.storage.records import Record, read_record
 from histill.storage.uris import join
 from histill.stream.decode import CorruptTile
-from histill.stream.responses import ZERO, decode
+from histill.stream.responses import ZERO, decode_levels
 from histill.teachers.teacher import Teacher
 from histill.tiles.manifest import Manifest
 from histill.tiles.tally import SlideTally, measure_areas, tally_tiles
@@ -99,7 +99,7 @@ def group_by(manifest: Manifest) -> str:
     return "case" if manifest.header.slides is None else "slide"
 
 
-def tally_answers(
+def tally_responses(
     answers: pa.ChunkedArray, teacher: Teacher, manifest: Manifest, rows: np.ndarray, side: int
 ) -> list[SlideTally]:
     """What the stored `answers` to `rows`, int64, of the manifest, dense ones of `side` pixels, say of each slide."""
@@ -121,7 +121,7 @@ def _shares_of(answer: bytes, outputs: OutputSpec, side: int) -> np.ndarray | No
     """float64 [K] of one tile; None where it could not be decoded. A whole tile is or is not of a class."""
     channels = outputs.packed_channels
     try:
-        levels = decode(answer, channels, side if outputs.dense else 1) if answer else None
+        levels = decode_levels(answer, channels, side if outputs.dense else 1) if answer else None
     except CorruptTile:
         levels = None
     if levels is None:

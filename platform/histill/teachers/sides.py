@@ -3,7 +3,7 @@
 from histill.errors import InputError
 
 
-def seen_px(side_px: int, tile_px: int, size_px: int, teacher: str) -> int:
+def teacher_input_px(side_px: int, tile_px: int, size_px: int, teacher: str) -> int:
     """The side at which a teacher that sees tiles of `tile_px` at `size_px` sees a tile or window of `side_px`.
 
     Raises InputError, naming `teacher`, when that is no whole number of pixels.

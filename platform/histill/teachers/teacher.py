@@ -50,7 +50,7 @@ class Teacher(Protocol):
     """A frozen source of responses. Whatever it is made of, it is fed and answers in one form.
 
     Input: pixels as they were decoded, of tiles or of windows of tiles at `mpp`; bringing them to its own resolution
-    and normalising them is the teacher's business. Output: logits of each pixel, or of the tile, over the classes of
+    and normalizing them is the teacher's business. Output: logits of each pixel, or of the tile, over the classes of
     `outputs`, never probabilities.
     """
 

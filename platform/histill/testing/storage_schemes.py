@@ -10,8 +10,8 @@ from histill.config.common import Storage
 from histill.config.places import read_place
 from histill.storage import control
 from histill.storage.filesystems import arrow_filesystem, control_filesystem
+from histill.storage.retrying import retrying_filesystem
 from histill.storage.scheme import scheme_of
-from histill.storage.steady import steady_filesystem
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import join, uri_like
 
@@ -29,18 +29,18 @@ def check_storage(uri: str, storage: Storage) -> None:
 def _check_files(uri: str, storage: Storage) -> None:
     """Small files: read back as written, overwritten, listed by size, removed, and missed as FileNotFoundError."""
     names = {"one": b"1", _ODD: bytes(range(256)) * 5000, "folder/two": b"", "folder/deep/three": b"333"}
-    assert control.files_in(uri, storage) == []
+    assert control.list_files(uri, storage) == []
     for name, data in names.items():
         assert not control.exists(join(uri, name), storage)
         control.write_bytes(join(uri, name), b"old", storage)
         control.write_bytes(join(uri, name), data, storage)
         assert control.read_bytes(join(uri, name), storage) == data
         assert control.exists(join(uri, name), storage)
-    assert control.sizes_of(uri, names, storage) == {name: len(data) for name, data in names.items()}
-    assert control.files_in(uri, storage) == sorted(join(uri, name) for name in ("one", _ODD))
-    assert control.folders_in(uri, storage) == [join(uri, "folder")]
+    assert control.measure_files(uri, names, storage) == {name: len(data) for name, data in names.items()}
+    assert control.list_files(uri, storage) == sorted(join(uri, name) for name in ("one", _ODD))
+    assert control.list_folders(uri, storage) == [join(uri, "folder")]
     control.probe(uri, storage)
-    assert control.files_in(uri, storage) == sorted(join(uri, name) for name in ("one", _ODD))
+    assert control.list_files(uri, storage) == sorted(join(uri, name) for name in ("one", _ODD))
     for name in names:
         control.remove(join(uri, name), storage)
         assert not control.exists(join(uri, name), storage)
@@ -85,7 +85,7 @@ def _check_shards(uri: str, storage: Storage) -> None:
     schema = pa.schema([("number", pa.int64()), ("image", pa.binary())])
     groups = [pa.table([[4 * g + n for n in range(4)], [bytes([g]) * 30_000] * 4], schema=schema) for g in range(8)]
     size = write_table(uri, groups, schema, storage)
-    assert control.sizes_of(uri.rpartition("/")[0], ["shards"], storage) == {"shards": size}
+    assert control.measure_files(uri.rpartition("/")[0], ["shards"], storage) == {"shards": size}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for table in pool.map(lambda _: read_columns(uri, ["number"], storage), range(_AT_ONCE)):
             assert table is not None
@@ -100,7 +100,7 @@ def _check_shards(uri: str, storage: Storage) -> None:
 
 def _check_checkpoints(uri: str, storage: Storage) -> None:
     """Ray Train's own files: written through streams, listed, and removed by folders, in other processes too."""
-    filesystem, path = steady_filesystem(uri, storage)
+    filesystem, path = retrying_filesystem(uri, storage)
     assert uri_like(uri, path) == uri
     assert pickle.loads(pickle.dumps(filesystem)) == filesystem  # noqa: S301
     filesystem.create_dir(f"{path}/step-1")

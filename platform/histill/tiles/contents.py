@@ -48,7 +48,7 @@ class Expected:
         return _listed(self.tile_ids), _listed(self.contents)
 
 
-def without_damaged(table: pa.Table, expected: Expected, place: str) -> tuple[pa.Table, bool]:
+def drop_damaged(table: pa.Table, expected: Expected, place: str) -> tuple[pa.Table, bool]:
     """`table` of tiles as they were read, with no byte of those whose content is another; whether all are the same.
 
     Args:

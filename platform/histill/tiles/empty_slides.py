@@ -3,13 +3,13 @@
 import numpy as np
 
 from histill.config.ingest import SlideSource
-from histill.tiles.cutting import Layout
 from histill.tiles.slide_index import SlideRow
+from histill.tiles.tiling import Layout
 from histill.tiles.tissue import CHROMA_BOUNDS, DARKEST
 
-MOST = 0.5  # share of a picture that makes it black or grey
-GLASS = 200  # brightest channel above which a colourless pixel is empty glass
-COLOURED = 0.01  # share of coloured pixels that are no tissue: ink
+MOST = 0.5  # share of a picture that makes it black or gray
+GLASS = 200  # brightest channel above which a colorless pixel is empty glass
+COLORED = 0.01  # share of colored pixels that are no tissue: ink
 
 
 def explain_empty(row: SlideRow, extent: tuple[int, int], layout: Layout, source: SlideSource, tile_px: int) -> str:
@@ -42,10 +42,10 @@ def _look_of(picture: np.ndarray) -> str:
     """What an overview without tissue, uint8 [H, W, 3], looks like."""
     brightest = picture.max(axis=-1).astype(int)
     chroma = brightest - picture.min(axis=-1)
-    if (chroma > CHROMA_BOUNDS[0]).mean() > COLOURED:
-        return "what is coloured on it is pale, in specks, or blue or green as ink is"
+    if (chroma > CHROMA_BOUNDS[0]).mean() > COLORED:
+        return "what is colored on it is pale, in specks, or blue or green as ink is"
     if (brightest <= DARKEST).mean() > MOST:
         return "it is black"
-    if (brightest < GLASS).mean() > COLOURED:
-        return "it is grey, and tissue is told from glass by its colour"
+    if (brightest < GLASS).mean() > COLORED:
+        return "it is gray, and tissue is told from glass by its color"
     return "it is blank"

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from histill.errors import InputError
-from histill.storage.control import exists, sizes_in, sizes_of
+from histill.storage.control import exists, list_sizes, measure_files
 from histill.storage.uris import join
 from histill.tiles.claim import Claim
 from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest
@@ -46,17 +46,17 @@ def find_finished(claim: Claim, *, begun: bool) -> Manifest | None:
                     "output, or put the old slide back."
                 )
     names = manifest.table["shard"].unique().to_pylist()
-    found = sizes_of(claim.output, names, claim.storage)
+    found = measure_files(claim.output, names, claim.storage)
     if len(found) == len(names) and sum(found.values()) == manifest.header.shard_bytes:
         return manifest
     _logger.warning("shards of %s are missing or cut short and are made again", claim.output)
     return None
 
 
-def with_shards(units: Sequence[Unit], claim: Claim) -> list[Unit]:
+def add_shard_sizes(units: Sequence[Unit], claim: Claim) -> list[Unit]:
     """The units, with the sizes of those of their shards that are there."""
     folder = join(SHARDS, claim.stamp)
     there: dict[str, dict[str, int]] = {}
-    for name, size in sizes_in(join(claim.output, folder), claim.storage).items():
+    for name, size in list_sizes(join(claim.output, folder), claim.storage).items():
         there.setdefault(name.rpartition("-")[0], {})[join(folder, name)] = size
     return [replace(unit, there=there.get(unit.name.rpartition("/")[2], {})) for unit in units]

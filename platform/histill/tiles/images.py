@@ -8,8 +8,8 @@ import numpy as np
 
 from histill.config.common import Storage
 from histill.tiles.image_index import ImageRow
-from histill.tiles.masks import class_pixels, normalised_mask
-from histill.tiles.pixels import PROFILED, PictureError, check_png, open_picture, rgb_pixels
+from histill.tiles.masks import class_pixels, normalize_mask
+from histill.tiles.pixels import PROFILED, PictureError, check_png, open_picture, read_rgb
 from histill.tiles.shards import Tile
 from histill.tiles.sources import Unreadable, check_size, read_file, unreadable_as
 
@@ -43,12 +43,12 @@ def read_tile(
     image, notes = take_image(read_file(row.uri, storage), row.uri, tile_px)
     mask, counts = None, {}
     if row.mask is not None:
-        mask = normalised_mask(read_file(row.mask, storage), row.mask, row.uri, tile_px, meaning)
+        mask = normalize_mask(read_file(row.mask, storage), row.mask, row.uri, tile_px, meaning)
         counts = class_pixels(mask)
     return Tile(row.name, row.name, row.case, 0, 0, mpp, row.label, image, mask, notes, counts)
 
 
-def checked_image(data: bytes, name: str, tile_px: int) -> bytes:
+def check_image(data: bytes, name: str, tile_px: int) -> bytes:
     """The bytes of `take_image`."""
     return take_image(data, name, tile_px)[0]
 
@@ -67,7 +67,7 @@ def take_image(data: bytes, name: str, tile_px: int) -> tuple[bytes, tuple[str, 
         picture = open_picture(data)
         mode, form, profile = picture.mode, picture.format, picture.info.get("icc_profile", b"")
         check_size(picture.size, name, tile_px)
-        pixels, notes = rgb_pixels(picture, data)
+        pixels, notes = read_rgb(picture, data)
         check_png(picture, data)
         if form == "JPEG":
             _check_jpeg(data, pixels if mode == "RGB" and not set(notes) - {PROFILED} else None)

@@ -8,25 +8,25 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from histill.cluster.connect import connected
+from histill.cluster.connect import connect_cluster
 from histill.cluster.tasks import map_tasks
 from histill.config.ingest import IngestConfig, SlideSource
 from histill.errors import InputError
 from histill.storage.control import exists
 from histill.storage.uris import is_remote, join
 from histill.tiles.claim import Claim, claim_of
-from histill.tiles.doubles import Sightings, add_sighting, note_doubles
-from histill.tiles.finished import find_finished, with_shards
+from histill.tiles.duplicate_slides import Sightings, add_sighting, note_doubles
+from histill.tiles.finished import add_shard_sizes, find_finished
 from histill.tiles.image_index import read_image_index
 from histill.tiles.manifest import HEADER_NAME, Manifest, write_manifest
 from histill.tiles.mask_survey import find_set_meaning, forget_survey
 from histill.tiles.parts import Part, Unit, make_part
 from histill.tiles.slide_index import read_slide_index
 from histill.tiles.slide_records import join_regions
-from histill.tiles.slides import SlideRow, opened, scale_to, slide_mpp
+from histill.tiles.slides import SlideRow, open_slide, resolve_mpp, scale_factor
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import check_pinned
-from histill.tiles.summary import equal_content, image_notes
+from histill.tiles.summary import describe_images, find_equal_tiles
 
 NAMED = 5  # unreadable files that an error lists
 OPENERS = 8  # slides opened at once to ask for their resolution
@@ -67,7 +67,7 @@ def ingest(config: IngestConfig) -> IngestReport:
         _check_resolutions([unit.slide for unit in units if unit.slide], config)
     claim.take()
     try:
-        return _made(claim, config, units, notes)
+        return _cut_missing(claim, config, units, notes)
     except Exception:
         with contextlib.suppress(InputError):  # of a storage that is away; the error itself says more
             if not exists(join(config.output, HEADER_NAME), config.storage):
@@ -75,14 +75,14 @@ def ingest(config: IngestConfig) -> IngestReport:
         raise
 
 
-def _made(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]) -> IngestReport:
+def _cut_missing(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]) -> IngestReport:
     """Cut what is missing, and put it together."""
     rows_of = {unit.name: unit.slide for unit in units}
     parts: dict[str, Part] = {}
     seen: Sightings = {}
-    with connected():
+    with connect_cluster():
         meaning = find_set_meaning(units)
-        units = [replace(unit, meaning=meaning) for unit in with_shards(units, claim)]
+        units = [replace(unit, meaning=meaning) for unit in add_shard_sizes(units, claim)]
         for part in _within_limit(units, config):
             parts[part.name] = part
             row = rows_of[part.name]
@@ -93,7 +93,7 @@ def _made(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[st
     rows = pa.concat_tables([part.rows for part in ordered])
     if not rows.num_rows:
         raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}")
-    notes = (*notes, *note_doubles(seen), *image_notes(ordered, meaning), *equal_content(rows))
+    notes = (*notes, *note_doubles(seen), *describe_images(ordered, meaning), *find_equal_tiles(rows))
     claim.take()  # it is still this one's, or another ingest of the same configuration has failed
     manifest = write_manifest(
         config.output,
@@ -185,8 +185,8 @@ def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
 
     def check(row: SlideRow, source: SlideSource = source) -> str | None:
         try:
-            with opened(row.uri, config.storage) as slide:
-                scale_to(source.tile_mpp, slide_mpp(slide, row, source.slide_mpp), row.uri)
+            with open_slide(row.uri, config.storage) as slide:
+                scale_factor(source.tile_mpp, resolve_mpp(slide, row, source.slide_mpp), row.uri)
                 return slide.properties.get("openslide.quickhash-1")
         except Unreadable:
             return None

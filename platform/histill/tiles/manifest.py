@@ -144,7 +144,7 @@ def _parts(label: str) -> list[str]:
     return [part.strip() for part in label.split("|") if part.strip()]
 
 
-def digest_of(table: pa.Table) -> str:
+def digest_table(table: pa.Table) -> str:
     """SHA-256 of the rows as CSV: text is the same whatever the chunks and buffers of the table."""
     text = io.BytesIO()
     pyarrow.csv.write_csv(table.select(MANIFEST.names), text)
@@ -170,7 +170,7 @@ def write_manifest(
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     header = Header(
-        digest=digest_of(table),
+        digest=digest_table(table),
         table=hashlib.sha256(buffer.getvalue()).hexdigest(),
         tiles=table.num_rows,
         tile_px=tile_px,

@@ -14,7 +14,7 @@ from pydantic import field_serializer
 
 from histill.errors import InputError
 from histill.storage.records import Record
-from histill.tiles.pixels import PictureError, bits_per_channel, check_png, open_picture, upright
+from histill.tiles.pixels import PictureError, bits_per_channel, check_png, open_picture, turn_upright
 from histill.tiles.sources import Unreadable, unreadable_as
 
 if TYPE_CHECKING:
@@ -98,21 +98,19 @@ def find_meaning(values: Values, index: str) -> dict[int, int]:
 
 
 def mask_values(data: bytes, name: str) -> Values:
-    """The values of one mask. Raises Unreadable as `normalised_mask` does."""
+    """The values of one mask. Raises Unreadable as `normalize_mask` does."""
     with unreadable_as(f"the mask {name}"):
         return Values.of(_distinct(_read_classes(data)[0]), name)
 
 
-def normalised_mask(
-    data: bytes, name: str, image: str, tile_px: int, meaning: Mapping[int, int] | None = None
-) -> bytes:
+def normalize_mask(data: bytes, name: str, image: str, tile_px: int, meaning: Mapping[int, int] | None = None) -> bytes:
     """The mask as a PNG of class indices, uint8, upright, IGNORED where it is to be ignored.
 
     `meaning` is the class of each value, as `find_meaning` tells of a whole set; None: of a set of this mask alone.
 
     Raises Unreadable when it is damaged, is not of its image's size, holds a value without a meaning, or when what it
     holds is no class index for each pixel: colors, fractions, values above 255 (unless `meaning` has them), shades that
-    a compression has changed, a palette of greys in another order, or what only its transparency shows.
+    a compression has changed, a palette of grays in another order, or what only its transparency shows.
     """
     from PIL import Image
 
@@ -130,7 +128,7 @@ def normalised_mask(
     classes = table[np.minimum(values, max(meaning) + 1)]
     if classes.min() < 0:
         wrong = int(values[classes < 0].max())
-        said = "colours or values above 255" if wrong > IGNORED else f"the value {wrong}"
+        said = "colors or values above 255" if wrong > IGNORED else f"the value {wrong}"
         raise Unreadable(
             f"the mask {name} holds {said} ({wrong}), and {_spans(meaning)} was expected; give a PNG of class indices "
             "from 0 to 255 (numbers of instances are none), or set images.mask_values."
@@ -142,7 +140,7 @@ def normalised_mask(
 
 
 def class_pixels(mask: bytes) -> dict[int, int]:
-    """How many pixels of each class a mask holds that `normalised_mask` made."""
+    """How many pixels of each class a mask holds that `normalize_mask` made."""
     from PIL import Image
 
     counts = np.bincount(np.asarray(Image.open(io.BytesIO(mask))).ravel())
@@ -171,15 +169,15 @@ def _read_classes(data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
         raise PictureError("is a TIFF whose 0 is white; save it as a PNG of class indices")
     if bits in (2, 4) and picture.mode == "L":  # a reader scales them to 0..255, the writer may have meant indices
         raise PictureError(
-            f"is grey with {bits} bits a pixel, where indices and shades look alike; save it with 8 bits"
+            f"is gray with {bits} bits a pixel, where indices and shades look alike; save it with 8 bits"
         )
     if bits > 8 and picture.mode not in ("I", "I;16", "I;16B", "I;16L"):
-        raise PictureError("holds colours or values above 255; give a PNG of class indices from 0 to 255")
+        raise PictureError("holds colors or values above 255; give a PNG of class indices from 0 to 255")
     check_png(picture, data)
-    shown = upright(picture)
+    shown = turn_upright(picture)
     if shown.mode == "P":
         _check_palette(shown)
-    values = _grey(shown)
+    values = _gray(shown)
     if values.min() < 0:
         raise PictureError(f"holds values below 0 ({values.min()}); give a PNG of class indices from 0 to 255")
     return values, shown.size
@@ -189,7 +187,7 @@ def _is_exact(picture: "ImageFile") -> bool:
     return picture.format != "TIFF" or picture.tag_v2.get(_COMPRESSION, 1) in _EXACT_TIFF  # type: ignore[attr-defined]
 
 
-def _grey(shown: "Image") -> np.ndarray:
+def _gray(shown: "Image") -> np.ndarray:
     """The one value of each pixel, int64 [H, W]. Raises PictureError where there are several, or transparent ones."""
     if shown.mode == "1":
         return np.asarray(shown).astype(np.int64) * 255
@@ -204,7 +202,7 @@ def _grey(shown: "Image") -> np.ndarray:
         alpha = None
     if layers.ndim == 3:
         if (layers != layers[..., :1]).any():
-            raise PictureError("holds colours or values above 255; give a PNG of class indices from 0 to 255")
+            raise PictureError("holds colors or values above 255; give a PNG of class indices from 0 to 255")
         layers = layers[..., 0]
     if alpha is not None and alpha.min() < 255 and ((alpha < 255) != (layers == 0)).any():
         raise PictureError("shows by transparency what its values do not; give a PNG of class indices without it")
@@ -220,11 +218,11 @@ def _check_palette(shown: "Image") -> None:
     palette = np.array(shown.getpalette("RGB"), np.int64).reshape(-1, 3)
     used = np.unique(np.asarray(shown))
     used = used[used < len(palette)]
-    said = "has a palette that shows its indices in another order (0 is {}); save it as grey, with class indices"
+    said = "has a palette that shows its indices in another order (0 is {}); save it as gray, with class indices"
     said = said.format("white" if (palette[0] == 255).all() else f"color {tuple(palette[0].tolist())}")
     if (palette == palette[:, :1]).all():
-        greys = palette[:, 0]
-        if greys[0] > greys.min() or (np.diff(greys[used]) <= 0).any():
+        grays = palette[:, 0]
+        if grays[0] > grays.min() or (np.diff(grays[used]) <= 0).any():
             raise PictureError(said)
     elif palette[0].any() and (palette[used[used > 0]] == 0).all(1).any():
         raise PictureError(said)

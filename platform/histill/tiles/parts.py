@@ -16,17 +16,17 @@ from histill.config.load import validate
 from histill.storage.control import read_bytes, write_bytes
 from histill.storage.tables import write_table
 from histill.storage.uris import join
-from histill.tiles.cutting import cut_tiles, lay_out
 from histill.tiles.empty_slides import explain_empty
 from histill.tiles.image_index import ImageRow
 from histill.tiles.images import read_images
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, write_shard
 from histill.tiles.slide_records import SlideRecord, find_replaced, record_slide
-from histill.tiles.slides import SlideRow, opened
+from histill.tiles.slides import SlideRow, open_slide
 from histill.tiles.sources import Unreadable
-from histill.tiles.splits import split_of
+from histill.tiles.splits import assign_split
 from histill.tiles.thumbnail import draw_thumbnail
+from histill.tiles.tiling import iter_layout_tiles, lay_out
 
 SHARDS = "shards"
 NOTE_KEY = b"histill.part"  # metadata of a part's record: JSON, so that it is one file and done at once
@@ -162,9 +162,9 @@ def _slide_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
     assert config.slides is not None
     count = 0
     try:
-        with opened(row.uri, config.storage) as slide:
+        with open_slide(row.uri, config.storage) as slide:
             layout = lay_out(slide, row, config.slides, config.tile_px)
-            for tile in cut_tiles(slide, row, layout, config.slides, config.tile_px):
+            for tile in iter_layout_tiles(slide, row, layout, config.slides, config.tile_px):
                 count += 1
                 yield tile
             found.slide = record_slide(slide, row, layout, count, config.storage)
@@ -195,7 +195,7 @@ def _write_shards(tiles: Iterator[Tile], unit: Unit) -> tuple[pa.Table, dict[str
     config = unit.config
     rows: list[dict[str, object]] = []
     sizes: dict[str, int] = {}
-    split = cache(partial(split_of, rule=config.split))  # thousands of cases may be pinned
+    split = cache(partial(assign_split, rule=config.split))  # thousands of cases may be pinned
     while shard := list(islice(tiles, config.rows_per_shard)):
         name = f"{SHARDS}/{unit.name}-{len(sizes):04d}.parquet"
         sizes[name] = write_shard(join(config.output, name), shard, config.rows_per_group, config.storage)

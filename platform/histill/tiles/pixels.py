@@ -1,7 +1,7 @@
 """From the bytes of a picture to RGB pixels: what is applied and what is refused, decided here for ingest and stream.
 
 Applied: an EXIF orientation (of JPEG, PNG, TIFF and WebP) is turned upright; transparent pixels, by an alpha channel or
-a transparent color, are laid over white, the color of glass; grey, two-valued and palette pictures become RGB. A color
+a transparent color, are laid over white, the color of glass; gray, two-valued and palette pictures become RGB. A color
 profile is not applied: pixels are taken as they are stored.
 
 Refused: more than 8 bits a channel, since nobody knows which of them hold the picture; CMYK, YCbCr and LAB, which need
@@ -90,7 +90,7 @@ def is_turned(picture: "ImageFile") -> bool:
     return picture.getexif().get(_ORIENTATION, 1) in range(2, 9)
 
 
-def upright(picture: "ImageFile") -> "Image":
+def turn_upright(picture: "ImageFile") -> "Image":
     """The decoded picture as its orientation says that it is shown."""
     from PIL import ImageOps
 
@@ -99,7 +99,7 @@ def upright(picture: "ImageFile") -> "Image":
     return picture
 
 
-def rgb_pixels(picture: "ImageFile", data: bytes | memoryview) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_rgb(picture: "ImageFile", data: bytes | memoryview) -> tuple[np.ndarray, tuple[str, ...]]:
     """RGB, uint8 [H, W, 3], and what was done: TURNED, LAID_OVER_WHITE, PROFILED.
 
     `data` are the bytes that `picture` was opened from. Raises PictureError for what is refused, and whatever Pillow
@@ -110,13 +110,13 @@ def rgb_pixels(picture: "ImageFile", data: bytes | memoryview) -> tuple[np.ndarr
         raise PictureError(f"has more than 8 bits per channel ({max(bits, 16)}); convert it to 8-bit RGB")
     if picture.mode not in _RGB_MODES:
         raise PictureError(f"has the color mode {picture.mode}; convert it to RGB")
-    clear_grey = picture.format == "PNG" and picture.mode == "L" and bits < 8 and "transparency" in picture.info
-    if clear_grey:  # Pillow scales the greys to 8 bits and the transparent one not
-        raise PictureError(f"has a transparent color among greys of {bits} bits; convert it to 8-bit RGB")
+    clear_gray = picture.format == "PNG" and picture.mode == "L" and bits < 8 and "transparency" in picture.info
+    if clear_gray:  # Pillow scales the grays to 8 bits and the transparent one not
+        raise PictureError(f"has a transparent color among grays of {bits} bits; convert it to 8-bit RGB")
     notes: tuple[str, ...] = (TURNED,) if is_turned(picture) else ()
     if not _is_srgb(picture.info):
         notes += (PROFILED,)
-    shown = upright(picture)
+    shown = turn_upright(picture)
     if not shown.has_transparency_data:
         return np.asarray(shown.convert("RGB")), notes
     layers = np.asarray(shown.convert("RGBA")).astype(np.uint32)

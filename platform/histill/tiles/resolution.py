@@ -20,7 +20,7 @@ OME_MICRONS = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "mm":
 TIFF_MICRONS = {"inch": 25_400.0, "centimeter": 10_000.0}
 
 
-def slide_mpp(slide: "OpenSlide", row: "SlideRow", fallback: float | None) -> float:
+def resolve_mpp(slide: "OpenSlide", row: "SlideRow", fallback: float | None) -> float:
     """Microns per pixel of level 0: what the slide records, else what its row declares, else `fallback`.
 
     It is never guessed, not even from the objective power, which says nothing of the camera. Where the slide's own
@@ -127,7 +127,7 @@ def _ome_sides(description: str, extent: tuple[int, int]) -> tuple[float, float]
     return across, down
 
 
-def scale_to(tile_mpp: float, level0_mpp: float, uri: str) -> float:
+def scale_factor(tile_mpp: float, level0_mpp: float, uri: str) -> float:
     """Level-0 pixels per tile pixel; exactly 1 where they differ by less than a hundredth.
 
     Raises InputError when the tiles would be finer than the slide: there is nothing to see between its

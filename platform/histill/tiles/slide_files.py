@@ -28,7 +28,7 @@ DESCRIPTORS = "/proc/self/fd"  # where Linux shows open files under a name, thos
 
 
 @contextlib.contextmanager
-def opened(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
+def open_slide(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
     """The slide, open; one in object storage is fetched into a temporary file without a name, gone with the process.
 
     Raises Unreadable when OpenSlide cannot use it, be it on opening or inside the block.

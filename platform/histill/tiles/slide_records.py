@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from histill.config.common import Storage
-from histill.errors import AwayError, InputError
+from histill.errors import InputError, UnavailableError
 from histill.storage.control import json_value, read_bytes, write_bytes
 from histill.storage.records import Record, parse_records
 from histill.storage.uris import is_remote, join
-from histill.tiles.resolution import slide_mpp
-from histill.tiles.slide_files import consists_of_several, fingerprint_source, identify_slide, opened
+from histill.tiles.resolution import resolve_mpp
+from histill.tiles.slide_files import consists_of_several, fingerprint_source, identify_slide, open_slide
 from histill.tiles.slide_index import SlideRow
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
 
-    from histill.tiles.cutting import Layout
     from histill.tiles.manifest import Manifest
+    from histill.tiles.tiling import Layout
 
 RECORDS_NAME = "slides.json"
 
@@ -85,7 +85,7 @@ def find_replaced(record: SlideRecord, storage: Storage) -> bool:
     """
     try:
         now = fingerprint_source(record.source, storage)
-    except AwayError:
+    except UnavailableError:
         raise
     except (FileNotFoundError, InputError):  # an object that is gone is denied to who may not list the bucket
         return False
@@ -95,8 +95,8 @@ def find_replaced(record: SlideRecord, storage: Storage) -> bool:
     if is_remote(record.source) or (len(sizes) > 1 and not consists_of_several(record.source)):
         return True
     try:
-        with opened(record.source, storage) as slide:
-            mpp = slide_mpp(slide, SlideRow(record.source, record.cases[0]), record.mpp)
+        with open_slide(record.source, storage) as slide:
+            mpp = resolve_mpp(slide, SlideRow(record.source, record.cases[0]), record.mpp)
             identity = identify_slide(slide, record.source, storage)
             found = (identity, mpp, *slide.dimensions)
     except InputError:

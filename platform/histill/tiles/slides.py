@@ -8,9 +8,9 @@ import numpy as np
 from histill.tiles.resolution import PLAUSIBLE_MPP as PLAUSIBLE_MPP
 from histill.tiles.resolution import SAME_MPP as SAME_MPP
 from histill.tiles.resolution import SAME_SCALE as SAME_SCALE
-from histill.tiles.resolution import scale_to as scale_to
-from histill.tiles.resolution import slide_mpp as slide_mpp
-from histill.tiles.slide_files import opened as opened
+from histill.tiles.resolution import resolve_mpp as resolve_mpp
+from histill.tiles.resolution import scale_factor as scale_factor
+from histill.tiles.slide_files import open_slide as open_slide
 from histill.tiles.slide_index import WHOLE as WHOLE
 from histill.tiles.slide_index import SlideRow as SlideRow
 from histill.tiles.slide_index import slide_rows as slide_rows
@@ -29,7 +29,7 @@ def read_square(slide: "OpenSlide", x: int, y: int, side: float, px: int) -> np.
     """
     from PIL import Image
 
-    level = best_level(slide, side / px)
+    level = find_level(slide, side / px)
     inner = side / slide.level_downsamples[level]
     if abs(inner / px - 1) <= SAME_SCALE:
         return _rgb(slide, x, y, level, px, px)
@@ -40,12 +40,12 @@ def read_square(slide: "OpenSlide", x: int, y: int, side: float, px: int) -> np.
         return np.asarray(picture.resize((px, px), Image.Resampling.LANCZOS, box=box))
 
 
-def overview(slide: "OpenSlide", step: float) -> np.ndarray:
+def read_overview(slide: "OpenSlide", step: float) -> np.ndarray:
     """The whole slide, `step` level-0 pixels per pixel: uint8 [ceil(H / step), ceil(W / step), 3], RGB."""
     from PIL import Image
 
     width, height = slide.dimensions
-    level = best_level(slide, step)
+    level = find_level(slide, step)
     block = max(1, round(BLOCK_PX * slide.level_downsamples[level] / step))  # pixels of the overview
     shape = (math.ceil(height / step), math.ceil(width / step))
     picture = np.full((*shape, 3), 255, dtype=np.uint8)
@@ -67,7 +67,7 @@ def overview(slide: "OpenSlide", step: float) -> np.ndarray:
     return picture
 
 
-def best_level(slide: "OpenSlide", step: float) -> int:
+def find_level(slide: "OpenSlide", step: float) -> int:
     """The coarsest level with at most `step` level-0 pixels per pixel.
 
     A hundredth more is allowed, since levels are rounded to whole pixels (16.002 for 16).

@@ -10,7 +10,7 @@ from histill.config.ingest import SplitRule
 from histill.errors import InputError
 
 
-def split_of(case: str, rule: SplitRule) -> Split:
+def assign_split(case: str, rule: SplitRule) -> Split:
     """The split of `case`: where it is pinned, else by a hash of the seed and its name.
 
     The answer does not depend on the other cases, so cases that come later move none of those already placed;

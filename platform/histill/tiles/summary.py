@@ -26,7 +26,7 @@ def describe_slides(records: Iterable[SlideRecord]) -> list[tuple[str, str, int,
     ]
 
 
-def class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
+def count_labels(manifest: Manifest) -> dict[str, dict[str, int]]:
     """Tiles of each class by split, classes ascending; several of one tile, separated by |, count each.
 
     Empty when no tile has a label.
@@ -40,9 +40,9 @@ def class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
     return dict(sorted(counts.items()))
 
 
-def missing_classes(manifest: Manifest) -> list[str]:
+def find_missing_classes(manifest: Manifest) -> list[str]:
     """A sentence for each split, of those that hold tiles, in which a class has none."""
-    counts = class_counts(manifest)
+    counts = count_labels(manifest)
     sentences = []
     for split in manifest.header.splits:
         missing = [repr(name) for name, found in counts.items() if not found.get(split)]
@@ -52,7 +52,7 @@ def missing_classes(manifest: Manifest) -> list[str]:
     return sentences
 
 
-def image_notes(parts: Sequence[Part], meaning: Mapping[int, int] | None) -> list[str]:
+def describe_images(parts: Sequence[Part], meaning: Mapping[int, int] | None) -> list[str]:
     """A sentence for each thing that was done to images, and one for what the masks hold in this `meaning`."""
     done: dict[str, tuple[int, str]] = {}
     pixels: Counter[int] = Counter()
@@ -74,10 +74,10 @@ def image_notes(parts: Sequence[Part], meaning: Mapping[int, int] | None) -> lis
 
 def warnings_of(manifest: Manifest) -> list[str]:
     """A sentence for each thing about the set that spoils what is trained or scored on it."""
-    return [*missing_classes(manifest), *shared_content(manifest.table)]
+    return [*find_missing_classes(manifest), *shared_content(manifest.table)]
 
 
-def equal_content(rows: pa.Table) -> list[str]:
+def find_equal_tiles(rows: pa.Table) -> list[str]:
     """A sentence if tiles (rows of a manifest) are equal byte for byte."""
     groups = (
         _equal_ones(rows).group_by("content").aggregate([("tile_id", "min"), ("tile_id", "max"), ([], "count_all")])

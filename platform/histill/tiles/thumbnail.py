@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from histill.tiles.cutting import Layout
 from histill.tiles.slide_index import WHOLE, SlideRow
+from histill.tiles.tiling import Layout
 
 LONGEST_PX = 800
 LARGEST_ZOOM = 3.0  # of the overview, for slides that are small
@@ -14,7 +14,7 @@ SMALL_TILE_PX = 16  # in the picture
 GRID = (20, 60, 200)
 TISSUE = (0, 230, 90)
 REGION = (0, 0, 0)
-COLOURS = 128  # of the palette, which makes the file a quarter as large
+COLORS = 128  # of the palette, which makes the file a quarter as large
 
 
 def draw_thumbnail(row: SlideRow, layout: Layout, min_tissue: float) -> bytes:
@@ -40,7 +40,7 @@ def draw_thumbnail(row: SlideRow, layout: Layout, min_tissue: float) -> bytes:
         file = io.BytesIO()
         # Lines of many small tiles would hide what lies below.
         shown = Image.blend(plain, drawn, min(1.0, max(0.4, layout.side * scale[0] / SMALL_TILE_PX)))
-        shown.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
+        shown.quantize(COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
     return file.getvalue()
 
 

@@ -26,7 +26,7 @@ def find_misread(path: str) -> str | None:
     if orientation != UPRIGHT:
         return f"is stored turned or mirrored (TIFF orientation {orientation}); save it upright."
     if UNSPECIFIED in extra:
-        return "has a channel of unspecified meaning beside its colours; convert it to RGB."
+        return "has a channel of unspecified meaning beside its colors; convert it to RGB."
     (width, height), (most_wide, most_high) = sizes[0], max(sizes, key=lambda size: size[0] * size[1])
     if most_wide * most_high > width * height:
         return (

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# Stained tissue is coloured and glass is not. Otsu's threshold on the chroma (largest minus smallest of R, G,
+# Stained tissue is colored and glass is not. Otsu's threshold on the chroma (largest minus smallest of R, G,
 # B) finds the valley between the two, but it also cuts through a slide that is all glass or all tissue; the
 # bounds stop it there: glass has a tint and JPEG noise below the first, stain even of pale eosin lies mostly
 # above the second.
@@ -11,7 +11,7 @@ DARKEST = 50  # no channel above it: black pen, scanner border, holes of a mosai
 SMALLEST_PX = 16  # specks and holes up to this area, in pixels of the overview, are closed
 
 
-def tissue_mask(overview: np.ndarray) -> np.ndarray:
+def find_tissue(overview: np.ndarray) -> np.ndarray:
     """Where there is tissue.
 
     Blue, green and black pen and black borders do not count; red pen is too near to eosin to be told from it.
@@ -29,7 +29,7 @@ def tissue_mask(overview: np.ndarray) -> np.ndarray:
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     brightest = rgb.max(axis=-1)
     chroma = brightest - rgb.min(axis=-1)
-    # Haematoxylin and eosin both absorb green most; ink that does not is blue or green.
+    # Hematoxylin and eosin both absorb green most; ink that does not is blue or green.
     ink = (green > red + 10) | ((green >= brightest) & (green > blue + 10))
     dark = brightest <= DARKEST
     candidates = chroma[~ink & ~dark]

@@ -3,12 +3,12 @@
 import torch
 from timm.utils import ModelEmaV3
 
-from histill.stream.graph import read_by_ray_data
+from histill.stream.ray_data_reader import read_by_ray_data
 from histill.stream.read import ShardReader
 from histill.stream.tile_stream import TileStream
 from histill.tiles.manifest import Manifest
 from histill.train.checkpoint import Learner
-from histill.train.ledger import Position
+from histill.train.coverage import DataState
 from histill.train.spec import RunSpec
 
 
@@ -17,8 +17,8 @@ def build_learner(spec: RunSpec, manifest: Manifest, device: torch.device) -> Le
     config = spec.config
     torch.manual_seed(config.seed)
     model = spec.build_model().to(device)
-    position = Position(batch_size=config.data.batch_size, tiles_digest=manifest.header.digest)
-    average = ModelEmaV3(model, decay=config.optimiser.ema, use_warmup=True) if config.optimiser.ema else None
+    position = DataState(batch_size=config.data.batch_size, tiles_digest=manifest.header.digest)
+    average = ModelEmaV3(model, decay=config.optimizer.ema, use_warmup=True) if config.optimizer.ema else None
     return Learner(model, spec.build_optimizer(model), position, average)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a model folder plus the optimiser's tensors and the loop's position. Nothing is pickled."""
+"""Checkpoints: a model folder plus the optimizer's tensors and the loop's position. Nothing is pickled."""
 
 import errno
 import os
@@ -13,13 +13,13 @@ from torch import nn
 
 from histill.artifacts.model_folder import WEIGHTS_NAME, ModelCard, save
 from histill.errors import HistillError, InputError
-from histill.models.matching import Matching
+from histill.models.projection import ProjectedStudent
 from histill.storage.records import parse_record, record_bytes
-from histill.train.ledger import Position
+from histill.train.coverage import DataState
 from histill.train.newest import list_contents
 from histill.train.run_folder import CHECKPOINTS
 
-OPTIMISER_NAME = "optimiser.safetensors"
+OPTIMIZER_NAME = "optimizer.safetensors"
 LEARNED_NAME = "learned.safetensors"  # what learns, where it is not what is kept
 TASK_NAME = "task.safetensors"  # what the task remembers of earlier batches, where it does
 POSITION_NAME = "position.json"
@@ -30,8 +30,8 @@ class Learner:
     """What learns, and what a checkpoint must bring back."""
 
     model: nn.Module
-    optimiser: torch.optim.Optimizer
-    position: Position
+    optimizer: torch.optim.Optimizer
+    position: DataState
     average: ModelEmaV3 | None = None  # of the weights, if one is kept
     task_state: dict[str, torch.Tensor] = field(default_factory=dict)  # of the workers' tasks; see train/task_state.py
 
@@ -39,10 +39,10 @@ class Learner:
     def shipped(self) -> nn.Module:
         """The model that is scored and kept: the average if there is one, without what only training needs."""
         whole = self.model if self.average is None else self.average.module
-        return whole.model if isinstance(whole, Matching) else whole
+        return whole.model if isinstance(whole, ProjectedStudent) else whole
 
     def average_step(self, step: int) -> None:
-        """Move the average towards the model, after the optimiser's global `step`; early on it forgets faster."""
+        """Move the average towards the model, after the optimizer's global `step`; early on it forgets faster."""
         if self.average is not None:
             self.average.update(self.model, step=step)
 
@@ -71,11 +71,11 @@ def _write(folder: str, learner: Learner, card: ModelCard) -> None:
     if learner.shipped is not learner.model:
         learned = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
         save_file(learned, os.path.join(folder, LEARNED_NAME))
-    state = learner.optimiser.state_dict()["state"]
+    state = learner.optimizer.state_dict()["state"]
     tensors = {
         f"{index}.{key}": torch.as_tensor(value) for index, values in state.items() for key, value in values.items()
     }
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, os.path.join(folder, OPTIMISER_NAME))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, os.path.join(folder, OPTIMIZER_NAME))
     if learner.task_state:
         save_file(learner.task_state, os.path.join(folder, TASK_NAME))
     with open(os.path.join(folder, POSITION_NAME), "wb") as file:
@@ -89,7 +89,7 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
     Raises InputError when the checkpoint belongs to other tiles or another global batch size.
     """
     with open(os.path.join(folder, POSITION_NAME), "rb") as file:
-        position = parse_record(Position, file.read(), file.name)
+        position = parse_record(DataState, file.read(), file.name)
     expected = learner.position
     if (position.tiles_digest, position.batch_size) != (expected.tiles_digest, expected.batch_size):
         raise InputError(
@@ -102,8 +102,8 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
     memory = os.path.join(folder, TASK_NAME)  # which checkpoints of earlier versions do not have
     learner.task_state = load_file(memory) if os.path.exists(memory) else {}
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_file(os.path.join(folder, OPTIMISER_NAME)).items():
+    for name, tensor in load_file(os.path.join(folder, OPTIMIZER_NAME)).items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = tensor
-    learner.optimiser.load_state_dict({"state": state, "param_groups": learner.optimiser.state_dict()["param_groups"]})
+    learner.optimizer.load_state_dict({"state": state, "param_groups": learner.optimizer.state_dict()["param_groups"]})
     learner.position = position

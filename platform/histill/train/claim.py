@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from histill.cluster.interrupts import end_for
+from histill.cluster.signals import end_for
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.storage.control import create_bytes, read_bytes, remove, swap_bytes
@@ -33,7 +33,7 @@ Place = tuple[str, str, int, str]  # host, what tells it from its namesakes, pro
 
 
 @contextlib.contextmanager
-def claim(folder: str, storage: Storage) -> Iterator[None]:
+def hold_claim(folder: str, storage: Storage) -> Iterator[None]:
     """Hold the claim of `folder` while in the block, from the main thread.
 
     A local folder that nothing was written to is gone again after the block.
@@ -41,8 +41,8 @@ def claim(folder: str, storage: Storage) -> Iterator[None]:
     Raises InputError when another job holds it, and HistillError in the middle of the block when another job has taken
     it over, since this one did not renew it in time.
     """
-    uri, token, place = join(folder, CLAIM_NAME), uuid.uuid4().hex, here()
-    held = [_written(token, place, 0)]
+    uri, token, place = join(folder, CLAIM_NAME), uuid.uuid4().hex, describe_process()
+    held = [_encode(token, place, 0)]
     above = None if is_remote(folder) else nearest_folder(local_path(folder))
     _take(uri, folder, held[0], place, storage)
     _lost.discard(folder)
@@ -56,7 +56,7 @@ def claim(folder: str, storage: Storage) -> Iterator[None]:
         number = 0
         while not done.wait(RENEW_S):
             number += 1
-            renewed = _written(token, place, number)
+            renewed = _encode(token, place, number)
             with contextlib.suppress(HistillError, OSError):  # a server that is away is asked again
                 if swap_bytes(uri, held[0], renewed, storage):
                     held[0] = renewed
@@ -90,7 +90,7 @@ def is_lost(folder: str) -> bool:
     return folder in _lost
 
 
-def here() -> Place:
+def describe_process() -> Place:
     """This process, such that nobody else is taken for it."""
     return (socket.gethostname(), _machine(), os.getpid(), _begun(os.getpid()))
 
@@ -105,7 +105,7 @@ def _take(uri: str, folder: str, mine: bytes, place: Place, storage: Storage) ->
         holder = _holder(found)
         if holder is not None and holder[:2] == place[:2]:
             if _begun(holder[2]) == holder[3]:
-                raise _refused(folder, holder)
+                raise _refusal(folder, holder)
         else:
             _watch(uri, folder, found, holder, storage)
         if swap_bytes(uri, found, mine, storage):
@@ -128,10 +128,10 @@ def _watch(uri: str, folder: str, found: bytes, holder: Place | None, storage: S
         except FileNotFoundError:
             return
         if now != found:
-            raise _refused(folder, _holder(now) or holder)
+            raise _refusal(folder, _holder(now) or holder)
 
 
-def _refused(folder: str, holder: Place | None) -> InputError:
+def _refusal(folder: str, holder: Place | None) -> InputError:
     who = f"process {holder[2]} on {holder[0]}" if holder else "on another machine"
     return InputError(f"another job ({who}) is at work on {folder}; wait until it has ended, or choose another name.")
 
@@ -145,7 +145,7 @@ def _ours(uri: str, token: str, storage: Storage) -> bytes | None:
     return found if f'"{token}"'.encode() in found else None
 
 
-def _written(token: str, place: Place, renewed: int) -> bytes:
+def _encode(token: str, place: Place, renewed: int) -> bytes:
     return json.dumps({"token": token, "place": place, "renewed": renewed}).encode()
 
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from histill.cluster.interrupts import staying
-from histill.cluster.quiet import verbose
+from histill.cluster.ray_logging import is_verbose
+from histill.cluster.signals import keep_on_interrupt
 from histill.config.base import Strict
 from histill.config.common import Storage, Tracking, WorkerGroup
-from histill.storage.steady import steady_filesystem
+from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join, uri_like
-from histill.train.board import make_board, shown
-from histill.train.claim import claim
-from histill.train.doubts import doubt_validation
-from histill.train.newest import drop_broken_notes
-from histill.train.run_folder import check_same_inputs, finish, open_record, remove_orphans, run_uri, save_record
-from histill.train.tracking import close_on_error
+from histill.train.claim import hold_claim
+from histill.train.newest import drop_broken_state
+from histill.train.progress_actor import make_progress_actor, show_progress
+from histill.train.run_folder import check_same_inputs, open_record, remove_orphans, run_uri, save_record, write_result
+from histill.train.tracker import close_on_error
+from histill.train.validation_warnings import doubt_validation
 
 if TYPE_CHECKING:
     from histill.train.spec import RunSpec
@@ -81,8 +81,8 @@ def train_run(
     HistillError and Ray's TrainingFailedError when the run cannot go on; Interrupted when a signal ends it.
     """
     config = spec.config
-    held = claim(run_uri(config), config.storage) if claims else nullcontext()
-    with held, staying("the newest checkpoint stays"):
+    held = hold_claim(run_uri(config), config.storage) if claims else nullcontext()
+    with held, keep_on_interrupt("the newest checkpoint stays"):
         return _train_run(spec, open_run, parent, callbacks, show, figures)
 
 
@@ -117,7 +117,7 @@ def _train_run(
         model, metrics = _fit(spec, tracker, callbacks, show)
         if tracker:
             tracker.finish("FINISHED")
-        finish(config, model, metrics)  # last: its name is refused from now on
+        write_result(config, model, metrics)  # last: its name is refused from now on
     if show and (doubt := doubt_validation(config.name, metrics)):
         print(f"warning: {doubt}", file=sys.stderr, flush=True)
     return Trained(run_uri(config), model, metrics, run_id)
@@ -127,15 +127,15 @@ def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) ->
     """The final model folder and the metrics, from Ray Train."""
     import ray.train
 
-    from histill.train.no_retry import NoRetry
+    from histill.train.fail_fast import FailFast
     from histill.train.trainer import Trainer
 
     config, workers = spec.config, spec.config.workers
-    filesystem, path = steady_filesystem(config.runs, config.storage)
+    filesystem, path = retrying_filesystem(config.runs, config.storage)
     folder = join(path, config.name)
-    if drop_broken_notes(filesystem, folder, ray.__version__):
+    if drop_broken_state(filesystem, folder, ray.__version__):
         print(f"{config.name}: no checkpoint in {run_uri(config)} is whole; the run begins anew", file=sys.stderr)
-    board = make_board()
+    board = make_progress_actor()
     trainer = Trainer(
         _work,
         train_loop_config={"assignment": ray.put((spec, board, tracker))},
@@ -151,12 +151,12 @@ def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) ->
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            callbacks=[*callbacks, NoRetry()],
-            logging_config=ray.train.LoggingConfig(log_level="INFO" if verbose() else "CRITICAL"),
+            callbacks=[*callbacks, FailFast()],
+            logging_config=ray.train.LoggingConfig(log_level="INFO" if is_verbose() else "CRITICAL"),
         ),
     )
     try:
-        with shown(board, config.name) if show else nullcontext(), _patience(workers):
+        with show_progress(board, config.name) if show else nullcontext(), _patience(workers):
             result = trainer.fit()
     finally:
         ray.kill(board)

@@ -13,16 +13,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
 from histill.config.runs import RunConfig
-from histill.distill.masks import measure_labeled
-from histill.distill.task import Student, Task
 from histill.errors import HistillError
 from histill.stream.batches import TileBatch
 from histill.stream.tile_stream import TileStream
+from histill.tasks.masks import measure_labeled
+from histill.tasks.task import Student, Task
 from histill.train.checkpoint import Learner, checkpoint_name
-from histill.train.ledger import Consumed, Position, advanced, check_epoch, summed_over_workers
+from histill.train.coverage import ConsumedCounter, DataState, advance, sum_over_workers, verify_epoch
 from histill.train.schedule import learning_rate
 from histill.train.snapshot import Snapshot
-from histill.train.statistics import average_statistics, rest_frozen, resting
+from histill.train.statistics import average_statistics, freeze_modules, freeze_statistics
 
 T = TypeVar("T")
 LOG_EVERY_S = 2.0
@@ -52,39 +52,37 @@ def train(
     The gradient is that of the mean over the valid tiles of the global batch, of masks over their labeled pixels, so it
     does not depend on the number of workers. Raises HistillError when the loss is not finite.
     """
-    steps = training.steps * config.optimiser.epochs
+    steps = training.steps * config.optimizer.epochs
     device = next(learner.model.parameters()).device
     student = _in_precision(parallel, config.precision, device)
     watch = _Watch(hooks.leaving)
-    while learner.position.epoch < config.optimiser.epochs:
+    while learner.position.epoch < config.optimizer.epochs:
         epoch, first, earlier_loss = learner.position.epoch, learner.position.step, learner.position.loss
-        meter, consumed = _Meter(device), Consumed()
+        meter, consumed = _Meter(device), ConsumedCounter()
         parallel.train()
-        rest_frozen(learner.model)
+        freeze_modules(learner.model)
         batches = training.training_epoch(epoch, seed=config.data.seed, augment=config.data.augment, from_step=first)
         for step, batch in enumerate(meter.waiting(batches), start=first):
             consumed.add(batch)
             global_step = epoch * training.steps + step
             torch.manual_seed(config.seed * 1_000_003 + global_step)  # so that drop-path repeats after a restart
-            lr = learning_rate(config.optimiser, global_step, steps)
-            for group in learner.optimiser.param_groups:
+            lr = learning_rate(config.optimizer, global_step, steps)
+            for group in learner.optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
-            learner.optimiser.zero_grad(set_to_none=True)
+            learner.optimizer.zero_grad(set_to_none=True)
             if batch.mask is not None:  # of the whole global batch, since no part knows what is labeled in the others
-                batch = replace(
-                    batch, labeled=measure_labeled(batch, lambda each: summed_over_workers(each.to(device)))
-                )
-            for here, last in _parts(batch, config.optimiser.accumulate):
-                part = _moved(here, device)
-                alone = contextlib.nullcontext() if last else _unsynchronised(parallel)
+                batch = replace(batch, labeled=measure_labeled(batch, lambda each: sum_over_workers(each.to(device))))
+            for here, last in _parts(batch, config.optimizer.accumulate):
+                part = _to_device(here, device)
+                alone = contextlib.nullcontext() if last else _skip_sync(parallel)
                 spoilt = bool((here.index >= 0).any()) and not here.valid.any()  # nothing to show in their place
-                with alone, resting(learner.model, rest=spoilt):
+                with alone, freeze_statistics(learner.model, rest=spoilt):
                     terms = task.loss(student, part)
                     share = part.valid.sum() * training.workers / batch.planned  # DDP averages over workers, not tiles
                     (terms.loss * share).backward()
                 meter.count(part, terms.loss.detach(), terms.parts)
-            norm = nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimiser.clip_norm)
-            learner.optimiser.step()
+            norm = nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimizer.clip_norm)
+            learner.optimizer.step()
             learner.average_step(global_step)
             meter.stepped(norm)
             if meter.due() and step + 1 < training.steps:  # the epoch's end is shown anyway
@@ -92,12 +90,12 @@ def train(
             notice = watch.first_notice()
             if ((step + 1) % config.checkpoint_every == 0 or notice) and step + 1 < training.steps:
                 _check_finite(meter, learner.position, epoch, step, training.steps)
-                learner.position = advanced(learner.position, step + 1, consumed, earlier_loss + meter.loss())
+                learner.position = advance(learner.position, step + 1, consumed, earlier_loss + meter.loss())
                 _average(learner, training.workers)
                 hooks.save({"epochs": epoch, "step": global_step + 1, "tiles": learner.position.tiles})
         _check_finite(meter, learner.position, epoch, training.steps - 1, training.steps)
-        done = advanced(learner.position, training.steps, consumed, earlier_loss + meter.loss())
-        check_epoch(done, training.tiles_of_epoch(epoch, seed=config.data.seed), config.data.max_corrupt)
+        done = advance(learner.position, training.steps, consumed, earlier_loss + meter.loss())
+        verify_epoch(done, training.tiles_of_epoch(epoch, seed=config.data.seed), config.data.max_corrupt)
         _average(learner, training.workers)
         figures = evaluate(learner.shipped, task, validation, device)
         learner.position = done.next_epoch()
@@ -128,10 +126,10 @@ def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.dev
     seen = torch.zeros((), dtype=torch.int64)
     for batch in stream.exact_pass():
         seen += (batch.index >= 0).sum()
-        batch = _moved(batch, device)
+        batch = _to_device(batch, device)
         judge.add(model(batch.student.float()), batch)
-    judge.sums = summed_over_workers(judge.sums)
-    total = int(summed_over_workers(seen))
+    judge.sums = sum_over_workers(judge.sums)
+    total = int(sum_over_workers(seen))
     if total != stream.tiles:
         raise RuntimeError(f"evaluation saw {total} tiles of {stream.tiles}")
     return judge.figures()
@@ -157,13 +155,13 @@ def _parts(batch: TileBatch, count: int) -> Iterator[tuple[TileBatch, bool]]:
         yield TileBatch(**(vars(batch) | tensors)), number == count - 1
 
 
-def _unsynchronised(parallel: nn.Module) -> contextlib.AbstractContextManager[None]:
+def _skip_sync(parallel: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Gradients of all parts but the last need not go around."""
     wrapped = getattr(parallel, "_orig_mod", parallel)  # what torch.compile wraps
     return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
 
 
-def _moved(batch: TileBatch, device: torch.device) -> TileBatch:
+def _to_device(batch: TileBatch, device: torch.device) -> TileBatch:
     if device.type == "cpu":
         return batch
     tensors = {
@@ -237,10 +235,10 @@ class _Meter:
 
     def loss(self) -> float:
         """Its sum over the valid tiles of all workers."""
-        return float(summed_over_workers(self._loss[0]))
+        return float(sum_over_workers(self._loss[0]))
 
 
-def _check_finite(meter: _Meter, saved: Position, epoch: int, step: int, steps: int) -> None:
+def _check_finite(meter: _Meter, saved: DataState, epoch: int, step: int, steps: int) -> None:
     if meter.finite():
         return
     kept = saved.epoch * steps + saved.step
@@ -249,7 +247,7 @@ def _check_finite(meter: _Meter, saved: Position, epoch: int, step: int, steps: 
     )
     raise HistillError(
         f"the loss or its gradient is not a number by step {step} of epoch {epoch}, and the run stops; {good}: lower "
-        "optimiser.lr or the loss weights and start a new run."
+        "optimizer.lr or the loss weights and start a new run."
     )
 
 
@@ -273,7 +271,7 @@ class _Watch:
             return False
         now = time.monotonic()
         spent = torch.tensor([now - self._looked_at, 1.0], dtype=torch.float64)
-        total, workers = summed_over_workers(spent).tolist()
+        total, workers = sum_over_workers(spent).tolist()
         in_time = round(self._steps * LOOK_EVERY_S * workers / max(total, 1e-9))
         self._until_next = max(1, min(in_time, 2 * self._steps))  # a few quick steps are no promise
         self._steps, self._looked_at = 0, now

@@ -25,7 +25,7 @@ def list_contents(folder: str) -> None:
         json.dump(sizes, file, indent=2)
 
 
-def newest_checkpoint(filesystem: "FileSystem", folder: str) -> str | None:
+def find_newest_checkpoint(filesystem: "FileSystem", folder: str) -> str | None:
     """The path of the newest checkpoint in the run's `folder` that is whole."""
     from pyarrow.fs import FileSelector
 
@@ -39,7 +39,7 @@ def step_of(path: str) -> int:
     return int(os.path.basename(path.rstrip("/")).removeprefix(CHECKPOINTS))
 
 
-def drop_broken_notes(filesystem: "FileSystem", folder: str, version: str) -> bool:
+def drop_broken_state(filesystem: "FileSystem", folder: str, version: str) -> bool:
     """Remove Ray Train's notes of the run in `folder` where Ray of this `version` would refuse them for good.
 
     They were cut short, are another version's, or name checkpoints that are gone. The newest checkpoint is found
@@ -57,7 +57,7 @@ def drop_broken_notes(filesystem: "FileSystem", folder: str, version: str) -> bo
     if sound and all(_is_there(filesystem, f"{folder}/{name}") for name in names):
         return False
     filesystem.delete_file(path)
-    return newest_checkpoint(filesystem, folder) is None
+    return find_newest_checkpoint(filesystem, folder) is None
 
 
 def _whole(filesystem: "FileSystem", path: str) -> bool:

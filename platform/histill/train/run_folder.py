@@ -32,7 +32,7 @@ _MAY_CHANGE = {
     "data.reader",
     "data.read_threads",
     "data.decode_threads",
-    "data.keep_decoded",
+    "data.cache_decoded",
     "data.max_corrupt",
 }
 
@@ -94,7 +94,7 @@ def save_record(config: RunConfig, record: RunRecord) -> None:
     write_record(record, join(run_uri(config), RECORD_NAME), config.storage)
 
 
-def finished(config: RunConfig) -> FinishedRun | None:
+def read_result(config: RunConfig) -> FinishedRun | None:
     """What came of a finished run; None while it is not."""
     try:
         return read_record(FinishedRun, join(run_uri(config), FINISHED_NAME), config.storage)
@@ -102,7 +102,7 @@ def finished(config: RunConfig) -> FinishedRun | None:
         return None
 
 
-def finish(config: RunConfig, model: str, metrics: dict[str, float]) -> None:
+def write_result(config: RunConfig, model: str, metrics: dict[str, float]) -> None:
     """Mark the run finished, with its final model folder and metrics.
 
     The model's name within the run's folder goes with a folder that is moved or copied.

@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate."""
+"""The optimizer and its learning rate."""
 
 import math
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from histill.config.runs import Optimiser
+from histill.config.runs import Optimizer
 
 
-def make_optimiser(
-    depths: Sequence[Sequence[nn.Parameter]], config: Optimiser, layer_decay: float = 1.0
+def make_optimizer(
+    depths: Sequence[Sequence[nn.Parameter]], config: Optimizer, layer_decay: float = 1.0
 ) -> torch.optim.AdamW:
     """AdamW over parameters from the stem (first) to the head (last); norms, biases and other vectors do not decay.
 
@@ -25,7 +25,7 @@ def make_optimiser(
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
-def learning_rate(config: Optimiser, step: int, steps: int) -> float:
+def learning_rate(config: Optimizer, step: int, steps: int) -> float:
     """At global `step` of `steps`: linear warm-up to config.lr, then half a cosine down to 0."""
     warmup = int(config.warmup * steps)
     if step < warmup:

@@ -10,15 +10,15 @@ from torch import nn
 from histill.artifacts.encoder_weights import read_weights
 from histill.artifacts.model_folder import ModelCard, build, load, resolve
 from histill.config.runs import RunConfig
-from histill.distill.masks import tile_name
-from histill.distill.task import Task
 from histill.errors import InputError
-from histill.models.encoders import Model, carry_encoder, load_encoder
-from histill.stream.read import Source
+from histill.models.transfer import Model, copy_encoder, load_encoder
+from histill.stream.read import TileSource
 from histill.stream.views import Views
+from histill.tasks.masks import tile_name
+from histill.tasks.task import Task
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
-from histill.train.schedule import make_optimiser
+from histill.train.schedule import make_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class RunSpec(ABC):
 
     config: RunConfig
     card: ModelCard
-    source: Source
+    source: TileSource
     views: Views
     inputs: dict[str, str]  # digests of what it is made from, by key
     cases: frozenset[str] | None = None  # of the training split; None: all
@@ -49,12 +49,12 @@ class RunSpec(ABC):
             load_encoder(model, read_weights(sources.network.weights, storage).tensors, sources.network.weights)
         if sources.encoder is not None:
             pretrained, _, _ = load(resolve(sources.encoder, storage), storage)
-            carry_encoder(pretrained, model)
+            copy_encoder(pretrained, model)
         return model
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of what `build_model` has built."""
-        return make_optimiser([list(model.parameters())], self.config.optimiser)
+        return make_optimizer([list(model.parameters())], self.config.optimizer)
 
     def load_live_teacher(self) -> Teacher | None:
         """The teacher that runs beside the student; None where its responses are cached.

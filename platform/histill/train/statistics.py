@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from histill.train.ledger import summed_over_workers
+from histill.train.coverage import sum_over_workers
 
 _STATISTICS = ("running_mean", "running_var")
 
 
-def rest_frozen(model: nn.Module) -> None:
+def freeze_modules(model: nn.Module) -> None:
     """Leave modules that learn nothing in evaluation mode, or their statistics would drift and their paths drop."""
     for module in model.modules():
         parameters = list(module.parameters())
@@ -21,7 +21,7 @@ def rest_frozen(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def resting(model: nn.Module, *, rest: bool) -> Iterator[None]:
+def freeze_statistics(model: nn.Module, *, rest: bool) -> Iterator[None]:
     """While `rest`, what goes through `model` leaves no trace in its running statistics."""
     norms = [module for module in model.modules() if isinstance(module, _NormBase)] if rest else []
     momenta = [norm.momentum for norm in norms]
@@ -38,12 +38,12 @@ def resting(model: nn.Module, *, rest: bool) -> Iterator[None]:
 def average_statistics(model: nn.Module, workers: int) -> None:
     """Replace the running statistics of `model` by their mean over `workers`, which each must ask for.
 
-    They are linear in those of the batches, so it makes no difference how often this is done, but for what `resting`
+    They are linear in those of the batches, so it makes no difference how often this is done, but for what `freeze_statistics`
     has kept out of one worker's.
     """
     kept = [each for name, each in model.named_buffers() if name.rpartition(".")[2] in _STATISTICS]
     if workers == 1 or not kept:
         return
-    mean = summed_over_workers(torch.cat([each.flatten() for each in kept])) / workers
+    mean = sum_over_workers(torch.cat([each.flatten() for each in kept])) / workers
     for each, part in zip(kept, mean.split([each.numel() for each in kept]), strict=True):
         each.copy_(part.view_as(each))

@@ -2,8 +2,8 @@
 
 import torch
 
-from histill.distill.task import Stateful, Task
-from histill.train.ledger import summed_over_workers
+from histill.tasks.task import Stateful, Task
+from histill.train.coverage import sum_over_workers
 
 
 def gather_task_state(task: Task, worker: int, workers: int) -> dict[str, torch.Tensor]:
@@ -12,10 +12,10 @@ def gather_task_state(task: Task, worker: int, workers: int) -> dict[str, torch.
     for name, mine in task.state_dict().items() if isinstance(task, Stateful) else ():
         rows = torch.zeros(workers, dtype=torch.int64)
         rows[worker] = len(mine)
-        lengths = summed_over_workers(rows).tolist()
+        lengths = sum_over_workers(rows).tolist()
         both = mine.new_zeros((workers, max(lengths), *mine.shape[1:]))
         both[worker, : len(mine)] = mine
-        both = summed_over_workers(both).cpu()
+        both = sum_over_workers(both).cpu()
         found |= {f"{each}.{name}": both[each, :length].clone() for each, length in enumerate(lengths)}
     return found
 

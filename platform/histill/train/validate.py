@@ -11,16 +11,16 @@ from histill.config.finetune import FinetuneConfig
 from histill.config.runs import Network, RunConfig, TeacherConfig
 from histill.errors import InputError
 from histill.models.classifiers import Classifier, check_side
-from histill.models.encoders import Model, load_encoder
-from histill.models.students import STRIDE, check_encoder
+from histill.models.segmenter import STRIDE, check_encoder
+from histill.models.transfer import Model, load_encoder
 from histill.outputs import OutputSpec
 from histill.storage.uris import absolute
 from histill.stream.cached_views import CachedViews
-from histill.stream.places import balance_groups
-from histill.stream.read import Kept, Source
+from histill.stream.index import balance_groups
+from histill.stream.read import DecodedCacheSpec, TileSource
 from histill.stream.views import Views, check_window
 from histill.tiles.manifest import Manifest, case_digests
-from histill.tiles.subsets import balanced_weights, few_cases
+from histill.tiles.subsample import balance_weights, subsample_cases
 from histill.train.inputs import Inputs
 
 Rgb = tuple[float, float, float]
@@ -140,18 +140,18 @@ def make_source(
     masks: bool = False,
     responses: CachedViews | None = None,
     maps: bool = False,
-) -> Source:
+) -> TileSource:
     """What the run's streams read."""
-    kept = Kept(manifest.header.tile_px, max(views.sides)) if config.data.keep_decoded else None
+    kept = DecodedCacheSpec(manifest.header.tile_px, max(views.sides)) if config.data.cache_decoded else None
     tiles, digest = config.data.tiles, manifest.header.digest
-    return Source(tiles, digest, config.storage, masks=masks, responses=responses, maps=maps, kept=kept)
+    return TileSource(tiles, digest, config.storage, masks=masks, responses=responses, maps=maps, kept=kept)
 
 
 def select_cases(config: TeacherConfig | FinetuneConfig | DistillConfig, manifest: Manifest) -> frozenset[str] | None:
     """The training cases that `config.fraction` leaves, None for all."""
     if config.fraction == 1:
         return None
-    return few_cases(manifest, config.data.train, config.fraction, config.fraction_seed)
+    return subsample_cases(manifest, config.data.train, config.fraction, config.fraction_seed)
 
 
 def resolve_classes(
@@ -171,7 +171,7 @@ def resolve_classes(
     manifest.labels_of(outputs, manifest.rows_of(config.data.val))
     rows = manifest.rows_of(config.data.train, cases)
     labels = manifest.labels_of(outputs, rows)
-    return outputs, balanced_weights(labels[rows], len(classes)) if config.loss.weighs_classes else None
+    return outputs, balance_weights(labels[rows], len(classes)) if config.loss.weighs_classes else None
 
 
 def check_masks(manifest: Manifest, *splits: str) -> None:

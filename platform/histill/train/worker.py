@@ -10,16 +10,16 @@ import torch
 
 from histill.storage.scratch import make_scratch_folder
 from histill.tiles.manifest import read_manifest
-from histill.train.board import ToBoard
 from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import checkpoint_name, restore_checkpoint, save_checkpoint
-from histill.train.ledger import summed_over_workers
+from histill.train.coverage import sum_over_workers
 from histill.train.loop import Hooks, train
-from histill.train.newest import newest_checkpoint, step_of
+from histill.train.newest import find_newest_checkpoint, step_of
+from histill.train.progress_actor import ProgressLogHandler
 from histill.train.snapshot import Snapshot
 from histill.train.spec import RunSpec
 from histill.train.task_state import gather_task_state, load_task_state
-from histill.train.tracking import Tracker
+from histill.train.tracker import Tracker
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Assignment:
 
 def run_worker(assignment: Assignment) -> None:
     """Train; histill's warnings go to the board."""
-    handler = ToBoard(assignment.board)
+    handler = ProgressLogHandler(assignment.board)
     logging.getLogger("histill").addHandler(handler)
     try:
         _train(assignment)
@@ -117,8 +117,8 @@ def _newest(known: Any, rank: int) -> Any:
     """The run's newest whole checkpoint, `known` if that is the one that Ray names; the same on every worker."""
     place = ray.train.get_context().get_storage()
     filesystem, folder = place.storage_filesystem, place.experiment_fs_path
-    found = newest_checkpoint(filesystem, folder) if rank == 0 else None
-    step = int(summed_over_workers(torch.tensor(0 if found is None else step_of(found))))  # the first worker's
+    found = find_newest_checkpoint(filesystem, folder) if rank == 0 else None
+    step = int(sum_over_workers(torch.tensor(0 if found is None else step_of(found))))  # the first worker's
     if step <= (0 if known is None else step_of(known.path)):
         return known
     return ray.train.Checkpoint(f"{folder}/{checkpoint_name(step)}", filesystem)

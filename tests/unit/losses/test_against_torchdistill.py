@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from histill.losses.logits import cross_entropy, kl_divergence
-from histill.losses.relation import angle_relation, distance_relation
+from histill.losses.relational import angle_relation, distance_relation
 
 pytestmark = pytest.mark.unit
 mid_level = pytest.importorskip("torchdistill.losses.mid_level", reason="torchdistill is not installed")

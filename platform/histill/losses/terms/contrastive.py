@@ -29,7 +29,7 @@ class Contrastive(Term):
         return Compared(projected=((own[-1], others[-1]),))
 
     def __call__(self, inputs: "LossInputs") -> "Tensor":
-        from histill.losses.relation import info_nce
+        from histill.losses.relational import info_nce
 
         assert inputs.queue is not None
         last = inputs.layers.last

@@ -23,7 +23,7 @@ class CrossEntropy(Term):
 
     def __call__(self, inputs: "LossInputs") -> "Tensor":
         from histill.losses.logits import binary_cross_entropy, cross_entropy
-        from histill.losses.rows import per_share
+        from histill.losses.padding import per_share
 
         assert inputs.target is not None
         if inputs.multi_label:

@@ -19,7 +19,7 @@ class Dice(Term):
         import torch.nn.functional as F
 
         from histill.losses.logits import soft_dice
-        from histill.losses.rows import per_share
+        from histill.losses.padding import per_share
 
         assert inputs.target is not None
         one_hot = F.one_hot(inputs.target.clamp_min(0), inputs.student.shape[1]).movedim(-1, 1).float()

@@ -32,8 +32,8 @@ class ManyFeatures(Term):
     def __call__(self, inputs: "LossInputs") -> "Tensor":
         import torch
 
-        from histill.losses.feature import mixed_distances, pair_distance
+        from histill.losses.feature import mix_distances, pair_distance
 
         assert inputs.mixture is not None
         distances = [pair_distance(inputs, pair, self.norm, self.resize) for pair in inputs.layers.mixed]
-        return mixed_distances(torch.stack(distances), inputs.mixture)
+        return mix_distances(torch.stack(distances), inputs.mixture)

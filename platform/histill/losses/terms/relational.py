@@ -25,7 +25,7 @@ class Relational(Term):
         return Compared(raw=((own[-1], others[-1]),))
 
     def __call__(self, inputs: "LossInputs") -> "Tensor":
-        from histill.losses.relation import angle_relation, distance_relation
+        from histill.losses.relational import angle_relation, distance_relation
 
         layer, other = inputs.layers.last
         own, others = inputs.student_maps[layer].mean((2, 3)), inputs.teacher_maps[other].mean((2, 3))

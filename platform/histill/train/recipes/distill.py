@@ -7,21 +7,21 @@ from torch import nn
 
 from histill.artifacts.model_folder import ModelCard
 from histill.config.distill import DistillConfig
-from histill.distill.responses import Responses
-from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.losses.layers import Layers, select_layers
 from histill.losses.loss import check_terms
-from histill.models.layers import layer_channels
-from histill.models.matching import Matching
-from histill.models.students import STRIDE
+from histill.models.feature_maps import layer_channels
+from histill.models.projection import ProjectedStudent
+from histill.models.segmenter import STRIDE
 from histill.outputs import OutputSpec
 from histill.stream.cached_views import CachedViews
 from histill.stream.views import Views, check_window
+from histill.tasks.responses import Responses
+from histill.tasks.training_task import TrainingTask
 from histill.teachers.cache import check_cache, check_views, decisions
 from histill.teachers.teacher import Teacher
 from histill.tiles.manifest import Manifest
-from histill.tiles.subsets import balanced_weights, few_cases
+from histill.tiles.subsample import balance_weights, subsample_cases
 from histill.train.inputs import Inputs
 from histill.train.spec import RunSpec
 from histill.train.validate import check_data, check_masks, check_network, make_card, make_source, select_cases
@@ -39,7 +39,7 @@ class DistillRun(RunSpec):
 
     def build_model(self) -> nn.Module:
         deep = self.config.loss.deep_weight > 0
-        return Matching(self.build_network(), self.layers, deep_classes=len(self.card.classes) * deep)
+        return ProjectedStudent(self.build_network(), self.layers, deep_classes=len(self.card.classes) * deep)
 
     def build_task(self) -> TrainingTask:
         return TrainingTask(
@@ -157,17 +157,17 @@ def _visible_labels(
     """
     training, validation = manifest.rows_of(config.data.train, cases), manifest.rows_of(config.data.val)
     if outputs.dense:
-        if config.labelled < 1:
-            raise InputError(f"labelled is {config.labelled:g}, which is for classifiers; leave it out.")
+        if config.labeled < 1:
+            raise InputError(f"labeled is {config.labeled:g}, which is for classifiers; leave it out.")
         if "labels" in config.loss.needs:
             check_masks(manifest, config.data.train, config.data.val)
             return None, False
         return None, True
     manifest.labels_of(outputs, training, needed=False)
     by_teacher = bool((manifest.labels_of(outputs, validation, needed=False)[validation] < 0).any())
-    if config.labelled == 1:
+    if config.labeled == 1:
         return None, by_teacher
-    return few_cases(manifest, config.data.train, config.labelled, config.fraction_seed), by_teacher
+    return subsample_cases(manifest, config.data.train, config.labeled, config.fraction_seed), by_teacher
 
 
 def _class_weights(
@@ -183,4 +183,4 @@ def _class_weights(
     among = visible if cases is None else cases if visible is None else cases & visible
     rows = manifest.rows_of(config.data.train, among)
     labels = manifest.labels_of(outputs, rows, needed=False)[rows]
-    return balanced_weights(labels[labels >= 0], len(outputs.classes))
+    return balance_weights(labels[labels >= 0], len(outputs.classes))

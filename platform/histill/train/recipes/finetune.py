@@ -7,14 +7,14 @@ from torch import nn
 
 from histill.config.finetune import FinetuneConfig
 from histill.config.runs import BOUNDARY
-from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.losses.loss import check_terms
-from histill.models.encoders import freeze_encoder, parameters_by_depth
+from histill.models.transfer import freeze_encoder, parameters_by_depth
 from histill.outputs import OutputSpec
 from histill.stream.views import Views
+from histill.tasks.training_task import TrainingTask
 from histill.train.inputs import Inputs
-from histill.train.schedule import make_optimiser
+from histill.train.schedule import make_optimizer
 from histill.train.spec import RunSpec
 from histill.train.validate import (
     check_data,
@@ -44,7 +44,7 @@ class FinetuneRun(RunSpec):
         decay = self.config.layer_decay
         if decay == 1:
             return super().build_optimizer(model)
-        return make_optimiser(parameters_by_depth(model), self.config.optimiser, decay)  # type: ignore[arg-type]
+        return make_optimizer(parameters_by_depth(model), self.config.optimizer, decay)  # type: ignore[arg-type]
 
     def build_task(self) -> TrainingTask:
         return TrainingTask(

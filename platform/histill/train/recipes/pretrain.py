@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from histill.config.runs import PretrainConfig
-from histill.distill.responses import Responses
-from histill.distill.training_task import TrainingTask
 from histill.errors import InputError
 from histill.losses.layers import Layers, select_layers
 from histill.losses.loss import check_terms
-from histill.models.layers import layer_channels
-from histill.models.matching import Matching
+from histill.models.feature_maps import layer_channels
+from histill.models.projection import ProjectedStudent
 from histill.outputs import OutputSpec
 from histill.stream.views import Views, check_window
+from histill.tasks.responses import Responses
+from histill.tasks.training_task import TrainingTask
 from histill.teachers.cache import check_cache, check_views
 from histill.train.inputs import Inputs
 from histill.train.spec import RunSpec
@@ -31,7 +31,7 @@ class PretrainRun(RunSpec):
         model, deep = self.build_network(), self.config.loss.deep_weight > 0
         if not deep and not self.layers.teacher:
             return model
-        return Matching(model, self.layers, deep_classes=len(self.card.classes) * deep)
+        return ProjectedStudent(model, self.layers, deep_classes=len(self.card.classes) * deep)
 
     def build_task(self) -> TrainingTask:
         responses = Responses(self.load_live_teacher(), self.layers, at_input_size=bool(self.layers.teacher))

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from histill.config.runs import BOUNDARY, TeacherConfig
-from histill.distill.training_task import TrainingTask
 from histill.losses.layers import Layers
 from histill.losses.loss import check_terms
-from histill.models.matching import Matching
+from histill.models.projection import ProjectedStudent
 from histill.outputs import OutputSpec
 from histill.stream.views import Views
+from histill.tasks.training_task import TrainingTask
 from histill.train.inputs import Inputs
 from histill.train.spec import RunSpec
 from histill.train.validate import (
@@ -35,7 +35,7 @@ class TeacherRun(RunSpec):
         model = self.build_network()
         if self.config.loss.deep_weight == 0:
             return model
-        return Matching(model, Layers(), deep_classes=len(self.card.classes))
+        return ProjectedStudent(model, Layers(), deep_classes=len(self.card.classes))
 
     def build_task(self) -> TrainingTask:
         config, weights = self.config, self.class_weights

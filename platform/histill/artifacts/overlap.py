@@ -1,0 +1,103 @@
+"""Which held-out tiles a model has seen: by the names of their cases, by their bytes, and by the slides they are of.
+
+A tile is known by the bytes of its image, whatever its mask, label and case are called. A tile that was encoded anew,
+cut at another place or resized has other bytes: that it is of a slide the model learned from is told by the slide's
+identity, where both tile sets were cut from slides. What is known of neither kind is not seen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from histill.artifacts.lineage import tile_sets
+from histill.artifacts.model_folder import ModelCard, TaughtOn
+from histill.config.common import Storage
+from histill.config.runs import Data
+from histill.errors import InputError
+from histill.storage.control import list_folders
+from histill.storage.records import read_record
+from histill.storage.uris import join
+from histill.tiles.manifest import HEADER_NAME, Header, Manifest, digest_case, read_manifest
+from histill.tiles.slide_records import read_slides
+
+_IMAGE_DIGITS = 32  # of a tile's content; what follows is the mask's
+_MOST_SIBLINGS = 200  # tile sets beside one that are looked through
+
+
+@dataclass(frozen=True)
+class SeenTiles:
+    """How much of a held-out split a model has seen."""
+
+    cases: int = 0  # cases with a name, a tile or a slide that was seen
+    tiles: int = 0  # tiles whose image was seen
+    unknown: tuple[str, ...] = ()  # what could not be compared, each the rest of a sentence
+
+
+def find_seen(card: ModelCard, held_out: Manifest, split: str, storage: Storage) -> SeenTiles:
+    """What the model of `card` has seen of a split: in its training, its validation, and those of what taught it."""
+    rows = held_out.table.filter(pc.equal(held_out.table["split"], split))
+    taught = frozenset((*card.train_cases, *card.val_cases))
+    seen = set(rows["case"].filter(_of_cases(rows, taught)).unique().to_pylist())
+    if not card.val_cases and card.tiles_digest == held_out.header.digest and split == Data.model_fields["val"].default:
+        seen |= set(rows["case"].unique().to_pylist())  # an older card does not say by which cases it was chosen
+    unknown = list(card.unknown_teachers)
+    images, slides = _images_of(rows), _cases_by_slide(rows, held_out, storage)
+    same = pa.repeat(pa.scalar(False), rows.num_rows)
+    for tiles in tile_sets(card):
+        manifest = held_out if tiles.digest == held_out.header.digest else _find(tiles, held_out.uri, storage)
+        if manifest is None:
+            place = f" at {tiles.uri}" if tiles.uri else ""
+            unknown.append(f"tile set {tiles.digest[:12]}, which is no longer{place} nor beside the held-out tiles")
+            continue
+        learned = manifest.table.filter(_of_cases(manifest.table, taught))
+        same = pc.or_(same, pc.is_in(images, _images_of(learned)))
+        for slide in slides.keys() & _cases_by_slide(learned, manifest, storage).keys():
+            seen |= slides[slide]
+    seen |= set(rows["case"].filter(same).unique().to_pylist())
+    return SeenTiles(len(seen), pc.sum(same).as_py() or 0, tuple(unknown))
+
+
+def _images_of(rows: pa.Table) -> pa.Array:
+    """The digest of each tile's image."""
+    return pc.utf8_slice_codeunits(rows["content"].combine_chunks(), 0, _IMAGE_DIGITS)
+
+
+def _of_cases(rows: pa.Table, digests: frozenset[str]) -> pa.ChunkedArray:
+    """Which rows are of a case with one of the `digests`, bool [rows]."""
+    names = [name for name in rows["case"].unique().to_pylist() if digest_case(name) in digests]
+    return pc.is_in(rows["case"], pa.array(names, pa.string()))
+
+
+def _cases_by_slide(rows: pa.Table, manifest: Manifest, storage: Storage) -> dict[str, set[str]]:
+    """The cases of the rows by the identity of their slide; empty for a tile set that was not cut from slides."""
+    if manifest.header.slides is None:
+        return {}
+    found: dict[str, set[str]] = {}
+    records = read_slides(manifest, storage)
+    for pair in rows.select(["slide", "case"]).group_by(["slide", "case"]).aggregate([]).to_pylist():
+        found.setdefault(records[pair["slide"]].identity, set()).add(pair["case"])
+    return found
+
+
+def _find(tiles: TaughtOn, beside: str, storage: Storage) -> Manifest | None:
+    """The manifest of a tile set: where it lay, else beside that place or beside the tile set `beside`."""
+    for uri in _places(tiles, beside, storage):
+        try:
+            header = read_record(Header, join(uri, HEADER_NAME), storage)  # others have a manifest.json, too
+            if header.digest == tiles.digest:
+                return read_manifest(uri, storage)
+        except (FileNotFoundError, InputError):
+            continue
+    return None
+
+
+def _places(tiles: TaughtOn, beside: str, storage: Storage) -> Iterator[str]:
+    if tiles.uri is not None:
+        yield tiles.uri
+    for uri in filter(None, (tiles.uri, beside)):
+        try:
+            yield from list_folders(uri.rstrip("/").rpartition("/")[0], storage)[:_MOST_SIBLINGS]
+        except InputError:  # a parent that may not be listed
+            continue

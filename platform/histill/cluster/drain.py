@@ -1,0 +1,92 @@
+"""The leave that a node takes before its machine is taken away: training on it saves first.
+
+  python -m histill.cluster.drain 90    # on the node, once the cloud has given notice; the seconds that are left
+
+The node is drained, as Ray calls it: nothing new is placed there, and the runs that have workers on it write a
+checkpoint. The command ends when the node is gone, which is at once if nothing runs there, or when the time is up. The
+cluster is the one at $RAY_ADDRESS, or this machine's. `ray start --block` does the same by itself when it is sent
+SIGTERM, for $RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S; this is for notices that come in another way.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from histill.errors import HistillError
+
+_POLL_S = 1.0
+
+
+def drain_this_node(seconds: int) -> None:
+    """Drain this machine's node, and wait until it is gone, but no longer than `seconds`.
+
+    Raises HistillError when there is no node of a cluster here, or Ray does not drain it.
+    """
+    begun = time.monotonic()
+    node, gcs_address = _this_node()
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", gcs_address]
+    about = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the machine is about to be taken away"]
+    deadline = ["--deadline-remaining-seconds", str(seconds)]
+    if subprocess.run([*command, "--node-id", node["NodeID"], *about, *deadline], stdout=sys.stderr).returncode:
+        raise HistillError(f"Ray at {gcs_address} does not drain the node {node['NodeID']}; see what it said above.")
+    while time.monotonic() - begun < seconds and _answers(node["NodeManagerAddress"], node["NodeManagerPort"]):
+        time.sleep(_POLL_S)
+
+
+def _this_node() -> tuple[dict[str, Any], str]:
+    """This machine's node as Ray describes it, and the address of its cluster's GCS."""
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS", "auto")
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise HistillError(f"no node of Ray's is found here ({reason}); set RAY_ADDRESS to the cluster's.") from None
+    try:
+        # not the node that the driver was given, which may be another's where hosts share their folders
+        here = [node for node in ray.nodes() if node["Alive"] and _is_here(node["NodeManagerAddress"])]
+        gcs_address = str(ray.get_runtime_context().gcs_address)
+    finally:
+        ray.shutdown()
+    if len(here) != 1:
+        raise HistillError(f"Ray at {address} has {len(here)} nodes on this machine; run this where one node is.")
+    return here[0], gcs_address
+
+
+def _is_here(address: str) -> bool:
+    try:
+        socket.create_server((address, 0)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=_POLL_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
+    match arguments:
+        case [seconds] if seconds.isdigit():
+            try:
+                drain_this_node(int(seconds))
+            except HistillError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+            return 0
+    print((__doc__ or "").strip(), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,13 @@
+"""Configuration of `jobs/sync_metrics.py`."""
+
+from pydantic import Field
+
+from histill.config.base import Strict, Uri
+from histill.config.common import Storage
+
+
+class SyncConfig(Strict):
+    """Metrics that a tracking server was not there to take."""
+
+    unsent: Uri = Field(description="folder that the run's warning names: <runs>/_unsent")
+    storage: Storage = Storage()

@@ -1,0 +1,134 @@
+"""What pydantic finds wrong in a configuration, in sentences that name the key, the value and the remedy."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from histill.config.keys import dotted_keys, nearest_key, sections
+from histill.config.redact import HIDDEN, holds_credentials, names_secret, redact
+
+_MOST_SHOWN = 120  # characters of a value
+_KEY = re.compile(r"[^\W\d][\w-]{0,31}(\.[\w-]{1,32})*")
+_EXPECTED = {
+    "tuple_type": "a list such as [a, b] was expected",
+    "dict_type": "keys and values such as {a: b} were expected",
+    "bool_type": "true or false was expected",
+    "finite_number": "a finite number was expected",
+    "string_pattern_mismatch": "1 to 100 letters, digits, dots, lines - and _ were expected, a letter or digit first",
+}
+
+
+def describe_errors(model: type[BaseModel], faults: Sequence[Any]) -> str:
+    """The faults of a ValidationError, a sentence each; those that follow from another one are left out."""
+    faults = [fault for fault in faults if not _follows(fault, faults)]
+    texts = [fault for fault in faults if fault["type"] == "string_type"]
+    by_list: dict[tuple[Any, ...], list[Any]] = {}
+    for fault in texts:
+        by_list.setdefault(fault["loc"][:-1] if _in_list(fault) else fault["loc"], []).append(fault)
+    said = [_no_names(loc, [fault["input"] for fault in found]) for loc, found in by_list.items()]
+    return redact(" ".join(said + [_sentence(model, fault) for fault in faults if fault not in texts]))
+
+
+def _follows(fault: Any, faults: Sequence[Any]) -> bool:
+    """Whether a list is called too short for the elements that were refused."""
+    where = fault["loc"]
+    return fault["type"] == "too_short" and any(
+        other["loc"][:-1] == where and isinstance(other["loc"][-1], int) for other in faults if other["loc"]
+    )
+
+
+def _in_list(fault: Any) -> bool:
+    return len(fault["loc"]) > 1 and isinstance(fault["loc"][-1], int)
+
+
+def _no_names(loc: tuple[Any, ...], values: list[Any]) -> str:
+    """What is said where texts were expected: YAML makes other things of words and digits without quotes."""
+    key = ".".join(map(str, loc))
+    described = list(dict.fromkeys(_describe(key, value) for value in values))
+    listed = described[0] if len(described) == 1 else f"{', '.join(described[:-1])} and {described[-1]}"
+    plain = all(value is None or isinstance(value, bool | int | float) for value in values)
+    mend = "put it in quotes as you typed it" if len(values) == 1 else "put each in quotes as you typed it"
+    if not plain:
+        mend = "give a text" if len(values) == 1 else "give texts"
+    return f"{key!r} holds {listed}, and text was expected; {mend}."
+
+
+def _describe(key: str, value: Any) -> str:
+    match value:
+        case bool():
+            words = "yes, on and true" if value else "no, off and false"
+            return f"{str(value).lower()} (so YAML reads {words})"
+        case None:
+            return "null (so YAML reads null, ~ and nothing)"
+        case int() | float():
+            return f"the number {HIDDEN if names_secret(key) else value}"
+    return "keys and values" if isinstance(value, Mapping) else "a list"
+
+
+def _sentence(model: type[BaseModel], fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    kind, given = fault["type"], fault["input"]
+    if kind == "extra_forbidden":
+        return _unknown(model, fault["loc"], given)
+    if kind == "missing":
+        return f"{key!r} is missing; set it in the file or as {key}=... on the command line."
+    message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    if kind == "value_error" and (not key or isinstance(given, Mapping | BaseModel)):
+        return f"{key + ': ' if key else ''}{message}."
+    shown = _show(key, given)
+    if kind == "model_type":
+        below = [name for name in dotted_keys(model) if name.startswith(f"{key}.")]
+        keys = f"set {', '.join(below[:3])}{', ...' if len(below) > 3 else ''}" if below else "write {key: value}"
+        message = f"it has keys of its own; {keys}"
+    message = _EXPECTED.get(kind, message)
+    return f"{key!r} is {shown}: {message[0].lower() + message[1:]}."
+
+
+def is_shown(key: str) -> bool:
+    """Whether a wrong key has the form of one, and may be repeated; a secret that was given in its place may not."""
+    return _KEY.fullmatch(key) is not None and not holds_credentials(key)
+
+
+def _unknown(model: type[BaseModel], loc: tuple[Any, ...], given: Any) -> str:
+    key = ".".join(map(str, loc))
+    names = list(dotted_keys(model))
+    value = given if given is None or (isinstance(given, bool | int | float) and not names_secret(key)) else None
+    named = f"{_show_key(key)}{f' (value {value!r})' if value is not None else ''}"
+    if key in names or key in sections(names):
+        head, _, rest = key.partition(".")
+        return f"{named} is not a key as it stands; write {head}, and {rest.replace('.', ', and ')} below it."
+    wrong = list(_leaves(key, given))
+    near = [found for found in (nearest_key(each, names) for each in wrong) if found is not None]
+    near = near or [found for found in [nearest_key(key, names)] if found is not None]
+    if len(near) > 1 and len(above := {found.rpartition(".")[0] for found in near}) == 1 and (section := above.pop()):
+        near = [section]
+    if not near:
+        section = key.rpartition(".")[0]
+        below = [name for name in names if name.startswith(f"{section}.")]
+        return f"{named} is not a key; the keys {'there ' if below else ''}are {', '.join(below or names)}."
+    return f"{named} is not a key; did you mean {' and '.join(map(repr, dict.fromkeys(near)))}?"
+
+
+def _leaves(key: str, value: Any) -> Iterator[str]:
+    """The dotted keys below `key`, or itself."""
+    if not isinstance(value, Mapping) or not value:
+        yield key
+        return
+    for name, item in value.items():
+        yield from _leaves(f"{key}.{name}", item)
+
+
+def _show_key(key: str) -> str:
+    return repr(key) if is_shown(key) else "one of the names given"
+
+
+def _show(key: str, value: Any) -> str:
+    """A value for a sentence: never a secret, nor so much that the sentence is lost in it."""
+    if isinstance(value, BaseModel | Mapping):
+        return "a mapping"
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    if names_secret(f"{key} {text}") or redact(text) != text:
+        return HIDDEN
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 4]} ..."

@@ -1,0 +1,203 @@
+"""Puts a model to tiles that no training has seen, and holds its answers against labels, masks or a teacher."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
+from histill.cluster.connect import connect_cluster
+from histill.cluster.progress import Progress
+from histill.cluster.tasks import map_tasks
+from histill.config.common import Storage, Workers
+from histill.config.evaluation import HeldOut
+from histill.errors import InputError
+from histill.evaluate.predictions import Predictions
+from histill.metrics.overlap import count_confusion
+from histill.models.resample import resize_logits
+from histill.models.transfer import Model
+from histill.outputs import OutputSpec
+from histill.stream.batches import TileBatch
+from histill.stream.color import stain_densities
+from histill.stream.index import SampleIndex
+from histill.stream.read import TileSource
+from histill.stream.tile_stream import TileStream
+from histill.stream.views import Views
+from histill.tasks.masks import read_masks, tile_name
+from histill.teachers.teacher import Teacher, load_teacher
+from histill.tiles.manifest import Manifest, read_manifest
+
+_PARTS_PER_WORKER = 4  # a part is a task: more of them even out what is left, fewer load the model less often
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A model, the held-out tiles, and what it is held against."""
+
+    network: Model
+    card: ModelCard
+    digest: str
+    manifest: Manifest
+    held_out: HeldOut
+    storage: Storage
+    teacher: Teacher | None  # None: labels or masks
+    device: torch.device
+
+    @classmethod
+    def load(cls, model: str, held_out: HeldOut, storage: Storage, *, gpu: bool | None = None) -> "Evaluator":
+        """From a model folder or finished run; on a GPU, if there is one, unless `gpu` says otherwise.
+
+        Raises InputError for a model of other classes or another resolution than the tiles, an empty split, missing
+        masks, and labels that are missing or no class of the model.
+        """
+        network, card, digest = load(resolve(model, storage), storage)
+        manifest = read_manifest(held_out.tiles, storage)
+        check_like(card, manifest.header, held_out.tiles)
+        teacher = None
+        if card.outputs.dense:
+            teacher = _reference(card.outputs, manifest, held_out, storage)
+        elif held_out.reference is not None:
+            raise InputError(
+                "held_out.reference is for models that mark pixels, and a classifier is held against labels; leave it "
+                "out."
+            )
+        device = torch.device("cuda" if (torch.cuda.is_available() if gpu is None else gpu) else "cpu")
+        found = cls(network.to(device), card, digest, manifest, held_out, storage, teacher, device)
+        found.labels  # noqa: B018 - refuses what it must
+        return found
+
+    @property
+    def outputs(self) -> OutputSpec:
+        """What the model answers."""
+        return self.card.outputs
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The tiles of the split, int64, ascending rows of the manifest."""
+        return self.manifest.rows_of(self.held_out.split)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """As the stream brings them, for a classifier."""
+        return None if self.outputs.dense else self.manifest.labels_of(self.outputs, self.rows)
+
+    def batches(self, rows: np.ndarray, *, whole: bool = False) -> Iterator[TileBatch]:
+        """The tiles in `rows` of the manifest, each once; with `whole` at their own side, too: the teacher's view."""
+        teacher_px = self.card.tile_px if self.teacher is not None or whole else None
+        stream = TileStream(
+            manifest=self.manifest,
+            source=TileSource(
+                self.held_out.tiles,
+                self.manifest.header.digest,
+                self.storage,
+                masks=self.outputs.dense and self.teacher is None,
+            ),
+            split=self.held_out.split,
+            only=rows,
+            views=Views(self.card.size_px, teacher_px),
+            labels=self.labels,
+            batch_size=self.held_out.batch_size,
+            worker=0,
+            workers=1,
+            max_corrupt=self.held_out.max_corrupt,
+        )
+        return stream.exact_pass()
+
+    @torch.inference_mode()
+    def logits(self, seen: Tensor) -> Tensor:
+        """float32 [B, K], or [B, K, H, W] at the tiles' own side, for uint8 [B, 3, s, s] at the side that is seen."""
+        said = self.network(seen.to(self.device).float()).float().cpu()
+        return resize_logits(said, self.card.tile_px) if self.outputs.dense else said
+
+    def reference(self, batch: TileBatch) -> Tensor:
+        """What a segmenter is held against, int64 [B, H, W] among the scored classes."""
+        if self.teacher is None:
+            return read_masks(batch, self.outputs.scored, partial(tile_name, self.manifest))
+        assert batch.teacher is not None
+        return self.teacher.outputs.decide(self.teacher.respond(batch.teacher).cpu())
+
+    def answers(self, batch: TileBatch, seen: Tensor | None = None) -> Predictions:
+        """The answers to the tiles of a batch, or to `seen` in their place."""
+        valid = batch.valid
+        logits = self.logits(batch.student if seen is None else seen)[valid]
+        if self.outputs.dense:
+            decisions = self.outputs.decide(logits)
+            said = count_confusion(decisions, self.reference(batch)[valid], len(self.outputs.scored)).numpy()
+            truth = np.zeros(len(said), np.int64)
+        else:
+            assert batch.label is not None
+            said, truth = logits.numpy(), batch.label[valid].numpy()
+        present = batch.index >= 0
+        return Predictions(
+            spec=self.outputs,
+            rows=batch.index[valid].numpy(),
+            said=said,
+            truth=truth,
+            stains=stain_densities(batch.student[valid].numpy()),
+            corrupt=int((present & ~valid).sum()),
+        )
+
+
+def predict_split(examiner: Evaluator, model: str, workers: Workers | None) -> Predictions:
+    """The answers of `examiner`'s model to its whole split, every tile counted once; `model` is where it lies.
+
+    In this process, or with `workers` by tasks of the connected cluster, which need to find `model` themselves.
+    """
+    rows, title = examiner.rows, f"scoring {examiner.held_out.split}"
+    if workers is None:
+        parts = []
+        progress = Progress(title, len(rows), "tiles")
+        for batch in examiner.batches(rows):
+            parts.append(examiner.answers(batch))
+            progress.update(sum(len(part.rows) + part.corrupt for part in parts))
+        progress.close()
+    else:
+        work = partial(_part, model, examiner.held_out, examiner.storage, workers.gpus > 0)
+        pieces = split_by_row_group(examiner.manifest, rows, _PARTS_PER_WORKER * workers.count)
+        with connect_cluster():
+            parts = list(map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus, title=title, unit="parts"))
+    answers = Predictions.joined(parts)
+    if len(answers.rows) + answers.corrupt != len(rows) or len(np.unique(answers.rows)) != len(answers.rows):
+        raise RuntimeError(f"scoring saw {len(answers.rows)} and {answers.corrupt} corrupt tiles of {len(rows)}")
+    held_out = examiner.held_out
+    if answers.corrupt > held_out.max_corrupt:
+        raise InputError(
+            f"{answers.corrupt} tiles of split {held_out.split!r} in {held_out.tiles} cannot be decoded and "
+            f"held_out.max_corrupt allows {held_out.max_corrupt}; ingest them again, or allow more."
+        )
+    return answers
+
+
+def split_by_row_group(manifest: Manifest, rows: np.ndarray, parts: int) -> list[np.ndarray]:
+    """`rows` (int64, ascending) cut into at most `parts` of about as many, none of which tears a row group."""
+    starts = SampleIndex.at(manifest, rows).starts
+    cuts = np.unique(starts[np.searchsorted(starts, len(rows) * np.arange(1, parts) / parts)])
+    return [part for part in np.split(rows, cuts) if len(part)]
+
+
+def _part(model: str, held_out: HeldOut, storage: Storage, gpu: bool, rows: np.ndarray) -> Predictions:
+    examiner = Evaluator.load(model, held_out, storage, gpu=gpu)
+    return Predictions.joined([examiner.answers(batch) for batch in examiner.batches(rows)])
+
+
+def _reference(outputs: OutputSpec, manifest: Manifest, held_out: HeldOut, storage: Storage) -> Teacher | None:
+    """The teacher that a segmenter is held against, or None for masks, which then are there."""
+    if held_out.reference is None:
+        rows = manifest.rows_of(held_out.split)
+        without = int((~manifest.table["has_mask"].to_numpy(zero_copy_only=False)[rows]).sum())
+        if without:
+            raise InputError(
+                f"{without} tiles of split {held_out.split!r} in {held_out.tiles} have no mask; ingest masks, or judge "
+                "agreement with a teacher (held_out.reference.classical=true)."
+            )
+        return None
+    teacher = load_teacher(held_out.reference, manifest.header.mpp, storage)
+    if teacher.outputs.scored != outputs.scored:
+        raise InputError(
+            f"the model decides among {', '.join(outputs.classes)} and the reference among "
+            f"{', '.join(teacher.outputs.classes)}; name a reference with the same classes."
+        )
+    return teacher

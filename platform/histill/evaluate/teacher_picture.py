@@ -1,0 +1,114 @@
+"""A picture of what a teacher says of some tiles, from its cached responses."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from histill.config.common import Storage
+from histill.errors import InputError
+from histill.evaluate.pictures import COLORS, draw_outlines, show_tile, write_png
+from histill.outputs import OutputSpec
+from histill.stream.read import TileSource
+from histill.stream.responses import levels_to_logits
+from histill.stream.tile_stream import TileStream
+from histill.stream.views import Views
+from histill.teachers.cache import CacheHeader
+from histill.teachers.shares import group_by
+from histill.tiles.manifest import Manifest
+
+CONTOURS_NAME = "contours.png"
+_TILES, _ACROSS = 12, 4
+_NAME = 30  # letters of a name
+
+
+def draw_contours(uri: str, header: CacheHeader, manifest: Manifest, storage: Storage) -> bytes:
+    """A PNG of tiles of up to 12 slides with the outlines of each class of the responses at `uri`.
+
+    Over a tile stand its slide or case, its name and the share of each class; of a teacher that answers to whole tiles
+    the classes and their probabilities. Of several views the first is shown. Raises InputError when no tile can be
+    shown.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    outputs, shown = header.outputs, list(read_responses(uri, header, manifest, storage))
+    if not shown:
+        raise InputError(f"none of the responses {uri} that were to be shown can be decoded; cache them again.")
+    down = -(-len(shown) // _ACROSS)
+    figure = Figure(figsize=(3.2 * _ACROSS, 3.8 * down + 0.5), layout="constrained")
+    axes = figure.subplots(down, _ACROSS, squeeze=False).flatten().tolist()
+    for axis, (row, image, said) in zip(axes, shown, strict=False):
+        show_tile(axis, image, f"{name_tile(manifest, row)}\n{_say(outputs, said)}")
+        if outputs.dense:
+            draw_outlines(axis, said.argmax(0), len(header.classes))
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    if outputs.dense:
+        handles = [
+            Line2D([], [], color=COLORS[index % len(COLORS)], label=name)
+            for index, name in enumerate(header.classes[1:])
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return write_png(figure)
+
+
+def read_responses(
+    uri: str, header: CacheHeader, manifest: Manifest, storage: Storage
+) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
+    """Of some tiles: the manifest's row, the pixels of the first view, uint8 [H, W, 3], and the logits, [K, H, W]."""
+    stream = TileStream(
+        manifest=manifest,
+        source=TileSource(manifest.uri, manifest.header.digest, storage, responses=header.at(uri)),
+        split="",
+        only=spread_over_slides(manifest, _TILES),
+        views=Views(manifest.header.tile_px),
+        batch_size=_TILES,
+        worker=0,
+        workers=1,
+        response_channels=header.outputs.packed_channels,
+        dense_responses=header.outputs.dense,
+        max_corrupt=_TILES,
+    )
+    for batch in stream.exact_pass():
+        assert batch.response is not None
+        logits = header.outputs.unpack(levels_to_logits(batch.response))
+        for slot in torch.nonzero(batch.valid).flatten().tolist():
+            # A batch's memory is used again once nobody refers to it.
+            yield int(batch.index[slot]), batch.student[slot].permute(1, 2, 0).numpy().copy(), logits[slot].clone()
+
+
+def name_tile(manifest: Manifest, row: int) -> str:
+    """Two lines: the slide of the tile in a `row`, or the case where each image is a slide of its own, and the tile."""
+    place = manifest.table.slice(row, 1).to_pylist()[0]
+    within = place["tile_id"].removeprefix(place["slide"]).lstrip("_/")
+    return f"{_shorten(place[group_by(manifest)])}\n{_shorten(within or place['tile_id'])}"
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _NAME else f"...{name[-_NAME:]}"
+
+
+def spread_over_slides(manifest: Manifest, count: int) -> np.ndarray:
+    """Rows of the manifest, int64, ascending: at most `count`, evenly among and in as many slides as can be."""
+    _, owner = np.unique(manifest.table["slide"].to_numpy(zero_copy_only=False), return_inverse=True)
+    slides = _spread(np.arange(owner.max() + 1), count)
+    each = -(-count // len(slides))
+    return _spread(np.sort(np.concatenate([_spread(np.flatnonzero(owner == slide), each) for slide in slides])), count)
+
+
+def _spread(values: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of `values`, evenly, the middle one if it is one."""
+    if len(values) <= count:
+        return values
+    return values[((np.arange(count) + 0.5) * len(values) / count).astype(int)]
+
+
+def _say(outputs: OutputSpec, logits: torch.Tensor) -> str:
+    if not outputs.dense:
+        values = outputs.probabilities(logits[None]).flatten()
+    else:
+        values = torch.bincount(logits.argmax(0).flatten(), minlength=len(outputs.classes)) / logits[0].numel()
+    likely = torch.argsort(values, descending=True).tolist()
+    chosen = [index for index in likely if index or not outputs.dense][:2]
+    return ", ".join(f"{outputs.classes[index]} {float(values[index]):.1%}" for index in chosen)

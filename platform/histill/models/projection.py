@@ -1,0 +1,61 @@
+"""What learns beside a network while it is trained, and is not kept: projections of layers, heads on deep stages."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn, ones
+
+from histill.losses.layers import Layers, Pair
+from histill.models.deep_supervision import answer_deep, deep_heads
+from histill.models.feature_maps import choose_maps, forward_with_features, layer_channels
+from histill.models.segmenter import Segmenter
+from histill.models.transfer import Model
+
+
+class StudentOutput(NamedTuple):
+    """What a student in training says of a batch."""
+
+    logits: Tensor  # [B, K] or [B, K, H, W]
+    maps: dict[str, Tensor]  # by layer, [B, C, h, w]
+    projected: dict[Pair, Tensor]  # by pair, at the teacher's number of channels
+    mixture: Tensor | None  # [len(mixed)]
+    deep: tuple[Tensor, ...] = ()  # logits of deep stages, [B, K, h, w]
+
+
+class ProjectedStudent(nn.Module):
+    """A network with what learns beside it, to be trained in its place: projections of layers, heads on deep stages.
+
+    In training mode it returns `StudentOutput`, in evaluation mode the network's logits alone. What is scored and kept is
+    `model`. A projection is a 1x1 convolution, or nothing where the widths are equal.
+    """
+
+    model: Model
+    heads: nn.ModuleList | None
+
+    def __init__(self, model: Model, layers: Layers, *, deep_classes: int = 0) -> None:
+        """`deep_classes`: of a segmenter, the number of classes of its deep stages' answers; 0: they do not answer."""
+        super().__init__()
+        self.model, self.layers = model, layers
+        own = layer_channels(model)
+        self.projections = nn.ModuleList(
+            nn.Identity() if own[layer] == width else nn.Conv2d(own[layer], width, 1)
+            for (layer, _), width in layers.pairs
+        )
+        self.mixture = nn.Parameter(ones(len(layers.mixed))) if layers.mixed else None
+        self.heads = deep_heads(model, deep_classes) if deep_classes and isinstance(model, Segmenter) else None
+
+    def forward(self, tiles: Tensor) -> Tensor | StudentOutput:
+        if not self.training:
+            logits: Tensor = self.model(tiles)
+            return logits
+        pairs = [pair for pair, _ in self.layers.pairs]
+        seen = tuple(dict.fromkeys((*self.layers.student, *(layer for layer, _ in pairs))))
+        deep: tuple[Tensor, ...] = ()
+        if self.heads is None or not isinstance(self.model, Segmenter):
+            logits, maps = forward_with_features(self.model, tiles, seen)
+        else:
+            features = self.model.features(tiles)
+            logits, maps = self.model.logits(features), choose_maps(self.model, features, seen)
+            deep = answer_deep(self.heads, features)
+        projected = {pair: project(maps[pair[0]]) for pair, project in zip(pairs, self.projections, strict=True)}
+        own = {layer: maps[layer] for layer in self.layers.student}
+        return StudentOutput(logits, own, projected, self.mixture, deep)

@@ -1,0 +1,38 @@
+"""The same tissue at another resolution."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LEAST = 1e-6
+"""Averaged probabilities below it count as this, so that their logarithm is a number."""
+
+
+def resize_tiles(tiles: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Tiles [B, C, H, W], uint8 or float, as float32 [B, C, size_px, size_px].
+
+    Shrinking averages areas, as a lower magnification does; growing is bilinear.
+    """
+    tiles = tiles.float()
+    if tiles.shape[-1] == size_px:
+        return tiles
+    if tiles.shape[-1] > size_px:
+        return F.adaptive_avg_pool2d(tiles, size_px)
+    return F.interpolate(tiles, size=size_px, mode="bilinear", align_corners=False)
+
+
+def resize_logits(logits: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Logits [B, K, H, W] whose softmax is the area-averaged softmax of `logits` when shrinking.
+
+    Averaging logits instead would let one confident pixel outvote its neighbors. Growing is bilinear in the logits.
+    """
+    if logits.shape[-1] == size_px:
+        return logits
+    if logits.shape[-1] < size_px:
+        return F.interpolate(logits, size=size_px, mode="bilinear", align_corners=False)
+    return F.adaptive_avg_pool2d(logits.softmax(1), size_px).clamp_min(LEAST).log()
+
+
+def predict_at_tile_size(model: nn.Module, tiles: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Logits [B, K, H, W] at the tiles' own size of a model that sees them at `size_px`."""
+    return resize_logits(model(resize_tiles(tiles, size_px)), tiles.shape[-1])

@@ -1,0 +1,69 @@
+"""Where the ledger of a registered model is kept: a run, which the registered model's tag `ledger_run` names.
+
+It is the run of the lowest version when the ledger is first asked for. The tag lets it outlive the deletion of that
+version and follow a model that is renamed; a model that is deleted and made anew begins a ledger of its own.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from histill.registry.mlflow_client import error_code
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+LEDGER_TAG = "ledger_run"
+_LOG = logging.getLogger(__name__)
+
+
+def find_history_run(client: "MlflowClient", name: str, living: Mapping[str, str]) -> str:
+    """The id of the run that holds the ledger of `name`, of which the versions `living` are there, one at least."""
+    known = client.get_registered_model(name).tags.get(LEDGER_TAG)
+    if known is not None:
+        if _readable(client, known):
+            return known
+        _LOG.warning("the run %s with the champions of %r is gone from the server; a new list begins.", known, name)
+    lowest = str(client.get_model_version(name, min(living, key=int)).run_id)
+    earlier = None if known is not None or _has_terms(client.get_run(lowest)) else _find_earlier_history(client, name)
+    return earlier or lowest
+
+
+def remember_history_run(client: "MlflowClient", name: str, run_id: str) -> None:
+    """Let the tag of `name` say where its ledger is, and undo the deletion of that run."""
+    if client.get_registered_model(name).tags.get(LEDGER_TAG) != run_id:
+        client.set_registered_model_tag(name, LEDGER_TAG, run_id)
+    if client.get_run(run_id).info.lifecycle_stage != "active":
+        client.restore_run(run_id)  # a deleted run takes no parameter
+
+
+def _readable(client: "MlflowClient", run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error_code(error) != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
+
+
+def _has_terms(run: "Run") -> bool:
+    return any(key.startswith("champion.") for key in run.data.params)
+
+
+def _find_earlier_history(client: "MlflowClient", name: str) -> str | None:
+    """The run with the ledger of a model whose first version was deleted before there was a tag to name it."""
+    from mlflow.entities import ViewType
+
+    born = client.get_registered_model(name).creation_timestamp
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    runs = client.search_runs(
+        experiments,
+        f"attributes.run_name = 'register-{name}' AND params.\"champion.1\" LIKE '{{%'",
+        ViewType.ALL,
+        order_by=["attributes.start_time ASC"],
+    )
+    return next((str(run.info.run_id) for run in runs if run.info.start_time >= born), None)

@@ -1,0 +1,71 @@
+"""Whom a candidate is judged against: the champion, and the best of those before it, on the same held-out tiles."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histill.config.evaluation import HeldOut, PromoteConfig
+from histill.errors import InputError
+from histill.evaluate.bootstrap import paired_difference
+from histill.evaluate.evaluator import Evaluator, predict_split
+from histill.evaluate.score import Score, compute_score, read_column
+from histill.registry import versions
+from histill.registry.candidate import Candidate
+from histill.registry.champions import ChampionHistory
+from histill.registry.gates import ROUNDING, ChampionComparison
+from histill.storage.scratch import scratch_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: PromoteConfig) -> ChampionComparison:
+    """The candidate beside a registered version. Raises InputError when that decides among other classes."""
+    with scratch_folder() as folder:
+        model = versions.download_version(config.registered_name, version, Path(folder), config.tracking)
+        examiner = Evaluator.load(model, held_out, config.storage)
+        own, wanted = examiner.outputs, candidate.examiner.outputs
+        if (own.form, own.scored) != (wanted.form, wanted.scored):
+            raise InputError(
+                f"the champion of {config.registered_name!r}, version {version}, decides among "
+                f"{', '.join(own.scored)} and the candidate among {', '.join(wanted.scored)}; "
+                "register it under another name."
+            )
+        # downloaded to this process alone, so not by the cluster's workers
+        answers = predict_split(examiner, model, None)
+    score, main = compute_score(examiner, answers, draws=0), candidate.score.main
+    cases = read_column(examiner, answers, "case")
+    difference, (low, high) = paired_difference(candidate.answers, answers, cases, main, config.gates.draws)
+    return ChampionComparison(version, score.figures[main], difference, low, high, score.gmacs, cases=score.cases)
+
+
+def best_earlier(
+    client: "MlflowClient", name: str, ledger: ChampionHistory, score: Score, champion: float
+) -> str | None:
+    """The version of an earlier champion that scored best on these held-out tiles, and better than the champion.
+
+    `champion` is the figure of the one that stands. Known are the figures that stand in the versions' tags.
+    """
+    found: dict[str, float] = {}
+    same = {"tiles_digest": score.tiles_digest, "split": score.split, "reference": score.reference}
+    for version in {term.version for term in ledger.terms} & ledger.living - {ledger.champion}:
+        tags = client.get_model_version(name, version).tags
+        figure = tags.get(f"scored.{score.main}")
+        if tags.get("model_digest") == score.model_digest or figure is None:
+            continue
+        if all(tags.get(f"scored.{key}") == value for key, value in same.items()):
+            found[version] = float(figure)
+    best = max(found, key=lambda version: (found[version], int(version)), default=None)
+    return best if best is not None and found[best] > champion + ROUNDING else None
+
+
+def count_tries(client: "MlflowClient", name: str, score: Score, *, keep: bool) -> int:
+    """How many models were judged on these held-out tiles under this name, the scored one included.
+
+    Each leaves a tag with the registered model, which outlives its version; without `keep` this one leaves none.
+    """
+    prefix = f"judged.{score.tiles_digest[:12]}.{score.split}."
+    own = f"{prefix}{score.model_digest[:12]}"
+    if keep:
+        client.set_registered_model_tag(name, own, f"{score.figures[score.main]:.6g}")
+    tags = client.get_registered_model(name).tags
+    return len({own} | {key for key in tags if key.startswith(prefix)})

@@ -1,0 +1,50 @@
+"""Registered models, brought to where every node can read them."""
+
+from pathlib import Path
+
+from histill.artifacts import model_folder
+from histill.config.common import Storage, Teacher, Tracking
+from histill.config.evaluation import HeldOut
+from histill.registry.versions import fetch_model
+from histill.storage.control import exists, probe
+from histill.storage.scratch import scratch_folder
+from histill.storage.uris import join
+
+
+def materialize_model(uri: str, tracking: Tracking, folder_uri: str, storage: Storage, *, name: str) -> str:
+    """A place for the model `uri` that needs no registry.
+
+    A model `models:/name@alias` or `models:/name/3` is copied to `<folder_uri>/<name>-<12 digits of its digest>`: the
+    place depends on the model alone, so that a run that is started again finds the configuration it was started with,
+    unless the alias has moved to another model meanwhile. Any other URI is returned as it is.
+
+    Raises InputError when there is no such version, or `folder_uri` cannot be written.
+    """
+    if not uri.startswith("models:"):
+        return uri
+    probe(folder_uri, storage)
+    with scratch_folder() as temporary:
+        fetched = fetch_model(uri, tracking, Path(temporary))
+        card = model_folder.read_card(fetched, Storage())
+        digest = model_folder.digest_of(card, Path(fetched, model_folder.WEIGHTS_NAME).read_bytes())
+        target = join(folder_uri, f"{name}-{digest[:12]}")
+        if not exists(join(target, model_folder.CARD_NAME), storage):  # the card is written last
+            model_folder.copy(fetched, target, storage)
+    return target
+
+
+def materialize_teacher(teacher: Teacher, tracking: Tracking, folder_uri: str, storage: Storage) -> Teacher:
+    """`teacher` with its model settled, if it has one. Raises InputError as `materialize_model` does."""
+    if teacher.model is None:
+        return teacher
+    model = materialize_model(teacher.model, tracking, folder_uri, storage, name="teacher")
+    return teacher.model_copy(update={"model": model})
+
+
+def materialize_reference(held_out: HeldOut, tracking: Tracking, folder_uri: str, storage: Storage) -> HeldOut:
+    """`held_out` with its reference settled, if there is one."""
+    if held_out.reference is None:
+        return held_out
+    return held_out.model_copy(
+        update={"reference": materialize_teacher(held_out.reference, tracking, folder_uri, storage)}
+    )

@@ -1,0 +1,177 @@
+"""MLflow runs: one per logical run, however often its job is started again."""
+
+import json
+import logging
+import platform
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from histill import __version__
+from histill.config.base import Strict
+from histill.config.common import Storage, Tracking
+from histill.config.sync import SyncConfig
+from histill.errors import HistillError, InputError
+from histill.registry.dead_runs import OWNER_TAG, close_dead_runs, owner
+from histill.registry.metric_spool import MetricSpool, sync_metrics
+from histill.registry.mlflow_client import (
+    check_reachable,
+    connect,
+    error_code,
+    server_errors,
+    server_uri,
+    strip_userinfo,
+)
+from histill.registry.mlflow_tracker import MlflowTracker
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+MAX_VALUE = 500
+_LOG = logging.getLogger(__name__)
+
+
+def open_run(
+    tracking: Tracking,
+    *,
+    name: str,
+    kind: str,
+    config: Strict,
+    run_id: str | None,
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    unsent: str | None = None,
+    storage: Storage = Storage(),  # noqa: B008 - frozen
+) -> MlflowTracker | None:
+    """Begin the MLflow run of a logical run, or take it up again.
+
+    Args:
+        tracking: the server and the experiment, which is made if missing.
+        name: the run's name.
+        kind: what the run does (`train_teacher`, `pretrain`, `search`, `trial`, ...); becomes a tag.
+        config: flattened into parameters. When a resumed run's configuration has changed, the parameters stay, since
+            MLflow never changes one, and the new values become tags `resumed.<key>`.
+        run_id: the run to take up again; None begins one. The caller keeps `run_id` of what is returned, since a run
+            that the server has lost is replaced by a new one.
+        parent: id of the run that this one is a part of.
+        tags: further tags.
+        unsent: folder in `storage` for metrics that the server was not there to take; what earlier runs have left in it
+            is sent now. None: such metrics are lost.
+        storage: how `unsent` is reached.
+
+    Returns:
+        The run's tracker, or None when no server is configured.
+
+    Raises:
+        InputError: the server cannot be reached or refuses.
+    """
+    uri = server_uri(tracking)
+    if uri is None:
+        return None
+    check_reachable(uri)
+    client = connect(uri)
+    all_tags = {"kind": kind, **_versions(), **(tags or {})}
+    if parent is not None:
+        all_tags["mlflow.parentRunId"] = parent
+    params = flatten_params(config)
+    kept = None if unsent is None else MetricSpool(unsent, storage)
+    with server_errors(uri):
+        run = None if run_id is None else _find_run(client, run_id)
+        if run is not None:
+            _resume_run(client, run, params, all_tags | {OWNER_TAG: owner()})
+            tracker = MlflowTracker(uri, run.info.run_id, kept)
+        else:
+            if run_id is not None:
+                _LOG.warning("the tracking server %s has lost run %s; a new one goes on.", uri, run_id)
+            tracker = MlflowTracker(uri, begin_run(client, tracking.experiment, name, all_tags), kept)
+    tracker.params(params if run is None else {key: params[key] for key in params.keys() - run.data.params})
+    if kept is not None:
+        _send_earlier(kept)
+    return tracker
+
+
+def _send_earlier(kept: MetricSpool) -> None:
+    """What earlier runs have left; that it is refused is no reason for this one to stop."""
+    try:
+        sent = sync_metrics(SyncConfig(unsent=kept.uri, storage=kept.storage))
+    except HistillError as error:
+        _LOG.warning("metrics of earlier runs stay in %s: %s", kept.uri, error)
+        return
+    if sent.metrics:
+        _LOG.warning("%d metrics of earlier runs were sent from %s.", sent.metrics, kept.uri)
+
+
+def begin_run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str]) -> str:
+    """Make a run in `experiment`, which is made if missing; returns the run's id.
+
+    Runs of the same name and kind that a killed process has left running are closed.
+    """
+    clean = {key: strip_userinfo(value) for key, value in tags.items()} | {OWNER_TAG: owner()}
+    experiment_id = _experiment_id(client, experiment)
+    close_dead_runs(client, experiment_id, name, tags["kind"])
+    return str(client.create_run(experiment_id, run_name=name, tags=clean).info.run_id)
+
+
+def end_dead_runs(client: "MlflowClient", experiment: str, name: str, kind: str) -> None:
+    """Close the runs of this name and kind in `experiment` that a killed process has left running."""
+    close_dead_runs(client, _experiment_id(client, experiment), name, kind)
+
+
+def flatten_params(config: Strict) -> dict[str, str]:
+    """A configuration as dotted key -> text of at most 500 characters, without any URL's user and password."""
+    return dict(_flat(config.model_dump(mode="json"), ""))
+
+
+def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _flat(item, f"{key}.{name}" if key else str(name))
+        return
+    text = strip_userinfo(value if isinstance(value, str) else json.dumps(value))
+    yield key, text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
+
+
+def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
+    """The run, or None when the server does not know it or it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error_code(error) != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _resume_run(client: "MlflowClient", run: "Run", params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    """Set the run back to running, with the tags of today and the parameters that have changed."""
+    client.update_run(run.info.run_id, status="RUNNING")
+    known = run.data.params
+    changed = {f"resumed.{key}": value for key, value in params.items() if key in known and known[key] != value}
+    for key, value in {**tags, **changed}.items():
+        if run.data.tags.get(key) != value:
+            client.set_tag(run.info.run_id, key, strip_userinfo(value))
+
+
+def _experiment_id(client: "MlflowClient", name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException as error:
+            if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)  # another job was faster
+    if experiment is None or experiment.lifecycle_stage != "active":
+        raise InputError(f"tracking.experiment {name!r} was deleted; restore it in MLflow or name another.")
+    return str(experiment.experiment_id)
+
+
+def _versions() -> dict[str, str]:
+    """The code's versions, read from the installed packages: importing Ray or torch would take seconds."""
+    installed = {package: metadata.version(package) for package in ("torch", "ray")}
+    return {"histill": __version__, "python": platform.python_version(), **installed}

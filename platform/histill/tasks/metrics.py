@@ -1,0 +1,77 @@
+"""Judges: exact sums over a split, whatever the batches and the number of workers."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histill.metrics.overlap import count_confusion
+from histill.metrics.weighted import compute_figures, overlap_metrics
+from histill.models.resample import resize_logits
+from histill.outputs import OutputSpec
+from histill.stream.batches import TileBatch
+
+
+class SegmentationMetric:
+    """Dice and mIoU of decisions for pixels, at the size of the reference, and how much foreground there is in each."""
+
+    def __init__(self, outputs: OutputSpec, reference: Callable[[TileBatch], Tensor]) -> None:
+        """`reference` gives the scored classes of `outputs`, int64 [B, H, W], that decisions are held against."""
+        classes = len(outputs.scored)
+        self.sums = torch.zeros(classes, classes, dtype=torch.int64)
+        self._outputs, self._reference = outputs, reference
+
+    def add(self, output: Tensor, batch: TileBatch) -> None:
+        reference = self._reference(batch)
+        decided = self._outputs.decide(resize_logits(output, reference.shape[-1]))
+        valid = batch.valid
+        self.sums += count_confusion(decided[valid], reference[valid], len(self.sums)).sum(0).cpu()
+
+    def figures(self) -> dict[str, float]:
+        counts = self.sums.numpy()
+        pixels = max(1, int(counts.sum()))
+        foreground = {
+            "foreground": float(counts[:, 1:].sum() / pixels),  # as it is decided
+            "reference_foreground": float(counts[1:].sum() / pixels),
+        }
+        return _plain(overlap_metrics(counts[None], np.ones((1, 1)))) | foreground
+
+
+class ClassificationMetric:
+    """Figures of decisions for whole tiles. A tile's logits lie in a row of their own, so that a sum is a gathering."""
+
+    def __init__(
+        self, outputs: OutputSpec, tiles: np.ndarray, reference: Callable[[TileBatch], Tensor] | None = None
+    ) -> None:
+        """`tiles` are the manifest rows (int64, ascending) of the split.
+
+        `reference` gives the classes that decisions are held against, int64 [B], or [B, K] of 0 and 1 if tiles have
+        several labels; None: the tiles' labels.
+        """
+        self._outputs, self._reference = outputs, reference
+        classes = len(outputs.classes)
+        labels = classes if outputs.multi_label else 1
+        self.sums = torch.zeros(len(tiles), classes + labels + 1, dtype=torch.float64)  # logits, labels, whether seen
+        self._tiles = torch.from_numpy(tiles)
+
+    def add(self, output: Tensor, batch: TileBatch) -> None:
+        found = batch.label if self._reference is None else self._reference(batch)
+        assert found is not None
+        valid = batch.valid.cpu()
+        rows = torch.searchsorted(self._tiles, batch.index.cpu()[valid])
+        label = found.cpu()[valid].double()
+        label = label if self._outputs.multi_label else label[:, None]
+        self.sums[rows] += torch.cat([output.cpu()[valid].double(), label, torch.ones(len(label), 1).double()], 1)
+
+    def figures(self) -> dict[str, float]:
+        seen = self.sums[self.sums[:, -1] > 0]
+        classes = len(self._outputs.classes)
+        logits, labels = seen[:, :classes].numpy(), seen[:, classes:-1].long().numpy()
+        labels = labels if self._outputs.multi_label else labels[:, 0]
+        return _plain(compute_figures(self._outputs, logits, labels, np.ones((1, len(seen)))))
+
+
+def _plain(figures: dict[str, np.ndarray]) -> dict[str, float]:
+    """Those of the one weighting there is."""
+    return {name: float(values[0]) for name, values in figures.items()}

@@ -1,0 +1,56 @@
+"""A teacher's answers to a batch: those that the cache brings, or those of a teacher that runs beside the student."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from histill.losses.layers import Layers
+from histill.models.resample import LEAST, resize_logits, resize_tiles
+from histill.outputs import OutputSpec
+from histill.stream.batches import TileBatch
+from histill.stream.responses import levels_to_logits
+from histill.teachers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Where the answers come from. A live teacher sees its own view of each tile."""
+
+    teacher: Teacher | None  # that runs beside; None: batches bring cached responses
+    layers: Layers = field(default_factory=Layers)  # whose maps are compared
+    at_input_size: bool = False  # the live network's view has the side at which it sees it, not the tile's
+
+    def answer(
+        self, batch: TileBatch, outputs: OutputSpec, size_px: int | None = None, *, graph: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, for pixels at `size_px` or at the teacher's size, and the feature maps that are compared.
+
+        `outputs` are the teacher's. With `graph` a live network's logits can be differentiated by its maps.
+        """
+        if batch.response is not None:
+            levels, maps = batch.response, {} if batch.map is None else {self.layers.last[1]: batch.map}
+            if outputs.dense:
+                return logits_of_levels(levels, size_px or levels.shape[-1], outputs), maps
+            return outputs.unpack(levels_to_logits(levels))[:, :, 0, 0], maps
+        if self.teacher is None or batch.teacher is None:
+            raise RuntimeError("the batch brings no response, and there is no teacher to ask")
+        if self.at_input_size and self.teacher.features is not None:
+            logits, maps = self.teacher.features.forward(batch.teacher, self.layers.teacher, graph=graph)
+        else:
+            logits, maps = self.teacher.respond(batch.teacher).to(batch.teacher.device), {}
+        return (resize_logits(logits, size_px) if outputs.dense and size_px else logits), maps
+
+
+def logits_of_levels(levels: Tensor, size_px: int, outputs: OutputSpec) -> Tensor:
+    """A segmenter's cached levels, uint8 [B, K - 1, H, W], as logits, float32 [B, K, size_px, size_px].
+
+    `resize_logits` of their full logits, at a sixth of the time when shrinking: that is for every pixel of a tile,
+    and here in place and without a channel of zeros for class 0.
+    """
+    relative = levels_to_logits(levels)
+    if size_px >= levels.shape[-1]:
+        return resize_logits(outputs.unpack(relative), size_px)
+    odds = relative.exp_()  # of each class against class 0; at most e^10
+    others = resize_tiles(odds.div_(odds.sum(1, keepdim=True).add_(1)), size_px)
+    return torch.cat([1 - others.sum(1, keepdim=True), others], 1).clamp_min_(LEAST).log_()

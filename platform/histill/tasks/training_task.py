@@ -1,0 +1,147 @@
+"""What a run learns: the terms of its loss, computed from labels, masks and a teacher's answers.
+
+Every kind of run is this task with a loss of its own (`losses/loss.py`). A teacher is trained, and an encoder
+fine-tuned, on labels or masks. RCKD pretraining follows a nuclei teacher (Kim et al., Bioengineering 10(11):1279, 2023,
+doi 10.3390/bioengineering10111279; the paper does not state its loss, and the default here is the per-pixel
+cross-entropy with the teacher's softened probabilities). Resolution distillation follows a teacher at a higher
+resolution (DiPalma et al., Artificial Intelligence in Medicine 119:102136, 2021, arXiv 2101.04170: the divergence of
+the answers plus the distance of the last feature maps).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histill.losses.inputs import LossInputs
+from histill.losses.loss import Loss
+from histill.models.projection import StudentOutput
+from histill.models.resample import resize_logits
+from histill.outputs import OutputSpec
+from histill.stream.batches import TileBatch
+from histill.tasks.boundary import add_boundary
+from histill.tasks.masks import measure_labeled, read_masks, sample_nearest
+from histill.tasks.metrics import ClassificationMetric, SegmentationMetric
+from histill.tasks.responses import Responses
+from histill.tasks.task import Metric, Student, Terms, weighted
+
+
+@dataclass
+class TrainingTask:
+    """A loss, and what its terms are computed from."""
+
+    outputs: OutputSpec  # of the model
+    objective: Loss
+    responses: Responses | None = None  # of a teacher, if there is one
+    class_weights: tuple[float, ...] | None = None  # 1 on average over the training tiles
+    boundary_px: int = 0  # above 0 the last of the outputs is the boundary, which is made from the masks
+    judged_by_teacher: bool = False  # not by labels or masks
+    name_of: Callable[[int], str] = field(default=lambda row: f"tile {row}", compare=False)  # by row of the manifest
+    _queue: Tensor | None = field(default=None, compare=False)
+
+    def loss(self, model: Student, batch: TileBatch) -> Terms:
+        """The weighted sum of the terms; `deep` is the sum of those of answers for each deep stage.
+
+        A mask is sampled at the nearest pixel when the network sees another size.
+        """
+        answers = _as_answers(model(batch.student.float()))
+        inputs = self._inputs(answers, batch)
+        terms = self.objective.terms
+        parts = {name: (term.weight, term(inputs)) for name, term in terms.items()}
+        if answers.deep:
+            stages = [_at_stage(inputs, logits) for logits in answers.deep]
+            of_answers = {name: term for name, term in terms.items() if "maps" not in term.needs}
+            losses = [weighted({name: (t.weight, t(stage)) for name, t in of_answers.items()}).loss for stage in stages]
+            parts["deep"] = (self.objective.deep_weight, torch.stack(losses).sum())
+        return weighted(parts)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The teacher's keys of earlier tiles, float [Q, D], newest first."""
+        return {} if self._queue is None else {"queue": self._queue}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from these keys."""
+        self._queue = state.get("queue")
+
+    def judge(self, tiles: np.ndarray) -> Metric:
+        """Agreement with labels or masks, or with the teacher's decisions."""
+        if self.outputs.dense:
+            return SegmentationMetric(self.outputs, self.reference)
+        return ClassificationMetric(self.outputs, tiles, self._decisions if self.judged_by_teacher else None)
+
+    def reference(self, batch: TileBatch) -> Tensor:
+        """What a segmenter is judged against, int64 [B, H, W]: a boundary merged into what it bounds, -1 for ignored.
+
+        Raises InputError for a mask's value that has no name.
+        """
+        return self._decisions(batch) if self.judged_by_teacher else self._masks(batch)
+
+    def _inputs(self, answers: StudentOutput, batch: TileBatch) -> LossInputs:
+        logits, needs = answers.logits, self.objective.needs
+        inputs = LossInputs(
+            student=logits,
+            valid=batch.valid,
+            multi_label=self.outputs.multi_label,
+            class_weights=None if self.class_weights is None else logits.new_tensor(self.class_weights),
+            student_maps=answers.maps,
+            projected=answers.projected,
+            mixture=answers.mixture,
+        )
+        if self.responses is not None:
+            graph = "gradients" in needs and torch.is_grad_enabled()
+            teacher, maps = self.responses.answer(batch, self.outputs, logits.shape[-1], graph=graph)
+            layers = self.responses.layers
+            queue = self._remember(maps, batch.valid)
+            inputs = replace(inputs, teacher=teacher, teacher_maps=maps, layers=layers, queue=queue)
+        if "labels" in needs and self.outputs.dense:
+            labeled = batch.labeled or measure_labeled(batch)
+            inputs = replace(
+                inputs,
+                target=self._target(batch, logits.shape[-1]),
+                labeled_pixels=labeled.pixels,
+                labeled_tiles=labeled.tiles,
+            )
+        elif "labels" in needs:
+            inputs = replace(inputs, target=batch.label)
+        return inputs
+
+    def _target(self, batch: TileBatch, side: int) -> Tensor:
+        """The mask at the network's size, int64 [B, side, side], with a boundary if there is one to learn."""
+        target = sample_nearest(self._masks(batch), side)
+        return add_boundary(target, self.boundary_px, len(self.outputs.classes) - 1) if self.boundary_px else target
+
+    def _masks(self, batch: TileBatch) -> Tensor:
+        return read_masks(batch, self.outputs.scored, self.name_of)
+
+    def _decisions(self, batch: TileBatch) -> Tensor:
+        """The teacher's, int64 [B], [B, H, W] or, multi-label, [B, K]."""
+        assert self.responses is not None
+        return self.outputs.decide(self.responses.answer(batch, self.outputs)[0])
+
+    def _remember(self, maps: dict[str, Tensor], valid: Tensor) -> Tensor | None:
+        """The teacher's pooled last maps of earlier batches, [Q, D]; those of this one are the next one's."""
+        assert self.responses is not None
+        kept = [term.queue_tiles for term in self.objective.terms.values() if term.queue_tiles is not None]
+        if not kept:
+            return None
+        keys = maps[self.responses.layers.last[1]].detach().mean((2, 3))[valid]
+        earlier = keys[:0] if self._queue is None else self._queue.to(keys.device)
+        self._queue = torch.cat([keys, earlier])[: max(kept)]
+        return earlier
+
+
+def _as_answers(output: StudentOutput | Tensor) -> StudentOutput:
+    return output if isinstance(output, StudentOutput) else StudentOutput(output, {}, {}, None)
+
+
+def _at_stage(inputs: LossInputs, logits: Tensor) -> LossInputs:
+    """`inputs` for a deep stage's logits, which are fewer."""
+    side = logits.shape[-1]
+    return replace(
+        inputs,
+        student=logits,
+        teacher=None if inputs.teacher is None else resize_logits(inputs.teacher, side),
+        target=None if inputs.target is None else sample_nearest(inputs.target, side),
+    )

@@ -1,0 +1,43 @@
+"""A few cases of a split, as when only few have been labeled."""
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+
+from histill.tiles.manifest import Manifest
+
+
+def subsample_cases(manifest: Manifest, split: str, fraction: float, seed: int) -> frozenset[str]:
+    """About `fraction` (above 0, at most 1) of the cases of `split`, at least one for each label.
+
+    Cases are taken label by label (a case's most frequent one), in an order that is a hash of the seed and the case,
+    so a smaller fraction is a part of a larger one. The first case with a label that is nowhere the most frequent is
+    always taken.
+    """
+    table = manifest.table.select(["case", "label"]).take(manifest.rows_of(split))
+    labels: dict[str, Counter[str]] = defaultdict(Counter)
+    for case, label in zip(table["case"].to_pylist(), table["label"].to_pylist(), strict=True):
+        labels[case][label or ""] += 1
+    by_label: dict[str, list[str]] = defaultdict(list)
+    first: dict[str, str] = {}
+    for case in sorted(labels, key=lambda case: _order(case, seed)):
+        by_label[labels[case].most_common(1)[0][0]].append(case)
+        for label in labels[case]:
+            first.setdefault(label, case)
+    chosen = [case for cases in by_label.values() for case in cases[: math.ceil(fraction * len(cases))]]
+    return frozenset(chosen + [case for label, case in first.items() if label not in by_label])
+
+
+def balance_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
+    """Weights that give each class the same say, 1 on average over `labels` (int64 [N]); 0 for an absent class."""
+    counts = np.bincount(labels, minlength=classes)
+    present = counts > 0
+    weights = np.zeros(classes)
+    weights[present] = len(labels) / (present.sum() * counts[present])
+    return tuple(weights.tolist())
+
+
+def _order(case: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{case}".encode(), digest_size=16).digest()

@@ -1,0 +1,126 @@
+"""Cutting a slide: the grid of its tiles, those that show tissue, and their JPEGs."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histill.config.ingest import SlideSource
+from histill.tiles.shards import Tile
+from histill.tiles.slides import SlideRow, read_overview, read_square, resolve_mpp, scale_factor
+from histill.tiles.tissue import find_tissue
+
+if TYPE_CHECKING:
+    from openslide import OpenSlide
+
+OVERVIEW_PER_TILE = 16  # pixels of the overview along a tile's side
+ROUNDING = 1e-9  # relative; a fraction as text has nine digits or more, or means another pixel
+SINGLE = 2.0**-23  # relative precision of a 32-bit float
+COARSEST_UM = 16.0  # microns per pixel of the overview at which small pieces of tissue are still found
+
+
+def tile_grid(extent: tuple[int, int], region: tuple[float, float, float, float], side: float) -> list[tuple[int, int]]:
+    """Top left corners (x, y) of the squares of `side` pixels that tile a region without overlap, row by row.
+
+    What decimals of a fraction, or a resolution in a TIFF's 32-bit floats, lose costs no row and no column: a tile
+    may reach beyond the region's edge by so much.
+
+    Args:
+        extent: width and height in pixels.
+        region: left, top, right, bottom as fractions of the extent.
+        side: may be fractional; corners are rounded down to whole pixels.
+    """
+    columns, rows = (_starts(extent[axis], region[axis], region[axis + 2], side) for axis in (0, 1))
+    return [(x, y) for y in rows for x in columns]
+
+
+def _starts(extent: int, begin: float, end: float, side: float) -> list[int]:
+    """Where squares begin along one axis."""
+    first = math.ceil(begin * extent * (1 - ROUNDING))
+    last = math.floor(end * extent * (1 + ROUNDING))
+    count = max(0, math.floor((last - first) / side * (1 + SINGLE)))
+    return [first + math.floor(number * side * (1 + SINGLE)) for number in range(count)]
+
+
+def tissue_fractions(mask: np.ndarray, step: float, corners: list[tuple[int, int]], side: float) -> np.ndarray:
+    """float64 [n]: the fraction of tissue in each square of `side` level-0 pixels.
+
+    Args:
+        mask: bool [h, w], one value for each `step` x `step` level-0 pixels.
+        corners: (x, y) of the squares, level-0 pixels.
+    """
+    # A sum over any square is four look-ups in the table of sums.
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    sums[1:, 1:] = mask.cumsum(axis=0).cumsum(axis=1)
+    near = np.array(corners, dtype=np.float64).reshape(-1, 2) / step
+    limit = np.array(mask.shape[::-1])
+    first = np.minimum(np.round(near).astype(int), limit - 1)
+    last = np.clip(np.round(near + side / step).astype(int), first + 1, limit)
+    (x0, y0), (x1, y1) = first.T, last.T
+    area = (x1 - x0) * (y1 - y0)
+    return np.asarray((sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]) / area)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tiles of a slide, or of a region of one, lie. Pixels are those of level 0 unless said otherwise."""
+
+    level0_mpp: float
+    scale: float  # level-0 pixels per pixel of a tile
+    side: float  # of a tile
+    corners: list[tuple[int, int]]  # x, y of every square of the grid, row by row
+    fractions: np.ndarray  # float64 [n], the share of tissue in each
+    overview: np.ndarray  # uint8 [h, w, 3], RGB: the whole slide
+    tissue: np.ndarray  # bool [h, w]
+    step: float  # level-0 pixels per pixel of the overview
+
+    def kept(self, min_tissue: float) -> list[tuple[int, int]]:
+        """The corners of the squares that show enough tissue."""
+        pairs = zip(self.corners, self.fractions.tolist(), strict=True)
+        return [corner for corner, fraction in pairs if fraction >= min_tissue]
+
+    def overview_of(self, region: tuple[float, float, float, float]) -> np.ndarray:
+        """The part of the overview that shows a region, at least a pixel."""
+        height, width = self.tissue.shape
+        left, top = int(region[0] * width), int(region[1] * height)
+        right, bottom = (math.ceil(end * size) for end, size in zip(region[2:], (width, height), strict=True))
+        return self.overview[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def lay_out(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Layout:
+    """The grid of a slide or region, and its tissue.
+
+    Raises InputError when the slide's resolution is unknown, contradictory or too coarse.
+    """
+    level0_mpp = resolve_mpp(slide, row, source.slide_mpp)
+    scale = scale_factor(source.tile_mpp, level0_mpp, row.uri)
+    side = tile_px * scale
+    corners = tile_grid(slide.dimensions, row.region, side)
+    step = max(1.0, min(side / OVERVIEW_PER_TILE, COARSEST_UM / level0_mpp))
+    picture = read_overview(slide, step)
+    tissue = find_tissue(picture)
+    fractions = tissue_fractions(tissue, step, corners, side)
+    return Layout(level0_mpp, scale, side, corners, fractions, picture, tissue, step)
+
+
+def iter_tiles(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Iterator[Tile]:
+    """The tiles of one slide or region that show enough tissue, row by row. Raises InputError as `lay_out` does."""
+    yield from iter_layout_tiles(slide, row, lay_out(slide, row, source, tile_px), source, tile_px)
+
+
+def iter_layout_tiles(
+    slide: "OpenSlide", row: SlideRow, layout: Layout, source: SlideSource, tile_px: int
+) -> Iterator[Tile]:
+    """The tiles of a layout that show enough tissue, row by row.
+
+    JPEGs keep full color resolution (4:4:4): halved, it smears the hematoxylin of small nuclei.
+    """
+    import simplejpeg
+
+    mpp = layout.level0_mpp * layout.scale
+    for x, y in layout.kept(source.min_tissue):
+        pixels = np.ascontiguousarray(read_square(slide, x, y, layout.side, tile_px))
+        image = simplejpeg.encode_jpeg(pixels, quality=source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
+        yield Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, mpp, None, image, None)

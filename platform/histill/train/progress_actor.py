@@ -1,0 +1,134 @@
+"""The board: where the first worker writes how far the run is, and where the driver reads it to show one clean line.
+
+Ray forwards workers' output line by line with a prefix and mixes in its own; a progress line needs its own way.
+"""
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from histill.cluster.progress import Progress, format_duration
+from histill.train.snapshot import Snapshot
+
+_SAY_SO_AFTER_S = 60.0  # without a step
+_ANSWER_S = 10.0  # to wait for the board at a time; on a loaded machine an answer takes longer now and then
+
+
+class ProgressActor:
+    """A Ray actor's state: the newest snapshot, and lines not yet shown."""
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._lines: list[str] = []
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Keep the newest snapshot."""
+        self._snapshot = snapshot
+
+    def tell(self, text: str) -> None:
+        """Queue a line for the user."""
+        self._lines.append(text)
+
+    def take(self) -> tuple[Snapshot | None, list[str]]:
+        """The newest snapshot and the queued lines, which are then forgotten."""
+        lines, self._lines = self._lines, []
+        return self._snapshot, lines
+
+
+def make_progress_actor() -> Any:
+    """A board as a Ray actor that costs no CPU of the cluster. It stays with the driver, so that no other node takes it
+    along when it is lost."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(ProgressActor).remote()
+
+
+class ProgressLogHandler(logging.Handler):
+    """Sends a worker's histill warnings to the board."""
+
+    def __init__(self, board: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the formatted message."""
+        self._board.tell.remote(f"warning: {self.format(record)}")
+
+
+@contextlib.contextmanager
+def show_progress(board: Any, title: str) -> Iterator[None]:
+    """Show the board's progress on stderr until the block ends."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_show, args=(board, title, stop), name="board", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def _show(board: Any, title: str, stop: threading.Event) -> None:
+    import ray
+
+    progress: Progress | None = None
+    shown_step = -1
+    asked: Any = None
+    last = False
+    moved = said = time.monotonic()
+    while not last:
+        last = stop.wait(1.0)
+        asked = board.take.remote() if asked is None else asked  # what it hands out, it forgets: nothing is asked twice
+        snapshot: Snapshot | None = None
+        try:
+            (snapshot, lines), asked = ray.get(asked, timeout=_ANSWER_S), None
+        except ray.exceptions.GetTimeoutError:
+            lines = []  # a slow answer is still to come
+        except ray.exceptions.ActorUnavailableError:
+            lines, asked = [], None
+        except ray.exceptions.RayError as error:
+            if not last:
+                reason = str(error).strip().partition("\n")[0].rstrip(".")
+                print(f"{title}: no more is shown of the run, which goes on ({reason})", file=sys.stderr, flush=True)
+            return
+        for text in lines:
+            print(text if text.startswith("warning: ") else f"{title}: {text}", file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if snapshot is None or snapshot.step == shown_step:
+            if now - said >= _SAY_SO_AFTER_S:
+                said = now
+                with contextlib.suppress(ray.exceptions.RayError):
+                    standing = "no step" if progress else "workers start and read their model, no first step yet,"
+                    print(
+                        f"{title}: {standing} for {format_duration(now - moved)}; {_describe_capacity()}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+            continue
+        shown_step, moved, said = snapshot.step, now, now
+        if progress is None:
+            progress = Progress(title, snapshot.all_tiles, "tiles")
+            progress.start_at(snapshot.tiles)
+        progress.update(
+            snapshot.tiles,
+            f"epoch {snapshot.epoch + 1}  loss {snapshot.loss:.4f}  waiting for data {snapshot.data_wait:.0%}",
+            rate=snapshot.tiles_per_s,
+        )
+    if progress:
+        progress.close()
+
+
+def _describe_capacity() -> str:
+    """What a run that does not move may be waiting for."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    whole, free = ray.cluster_resources(), ray.available_resources()
+    parts = [f"{free.get(kind, 0.0):g} of {whole[kind]:g} {kind}s free" for kind in ("CPU", "GPU") if whole.get(kind)]
+    return f"the cluster has {len(nodes)} node{'s' * (len(nodes) != 1)} and {' and '.join(parts) or 'no CPU'}"
