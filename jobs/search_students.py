@@ -6,7 +6,7 @@ whose keys hold.
 [128, 256]}}. The finished sweep's folder is a run folder: score or promote it, and its best trial is meant.
 
   python jobs/search_students.py -c jobs/configs/search_students.yaml name=sweep data.tiles=s3://tiles/liver
-  python jobs/search_students.py -c sweep.yaml job=distill_student aim=front --register-best csat
+  python jobs/search_students.py -c sweep.yaml job=distill_student objective=front --register-best csat
 """
 
 import sys

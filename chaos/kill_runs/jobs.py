@@ -85,7 +85,12 @@ def predict(place: Place, chain: str) -> list[list[str]]:
 def promote(place: Place, chain: str) -> list[list[str]]:
     """A first champion, and then a second candidate, which costs a quarter."""
     keys = [f"registered_name={chain}", f"held_out.tiles={tiles(place)}", "gates.floors={dice: 0.0}"]
-    keys += ["gates.draws=100", f"tracking.uri={place.tracking_uri}", f"tracking.experiment={chain}", "picture_rows=1"]
+    keys += [
+        "gates.bootstrap_samples=100",
+        f"tracking.uri={place.tracking_uri}",
+        f"tracking.experiment={chain}",
+        "picture_rows=1",
+    ]
     return [python("promote_model.py", f"model={student(place, tiles(place), seed)}", *keys) for seed in (0, 1)]
 
 

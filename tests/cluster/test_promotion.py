@@ -102,7 +102,7 @@ def promoting(models: dict[str, str], tiles: Manifest, config: Tracking, name: s
 
     def run(model: str | None, gates: dict[str, Any] | None = None, **keys: Any) -> Promotion:
         data = {"registered_name": name, "tracking": config.model_dump()} | keys
-        data["gates"] = {"draws": 200, "beat_constant": False} | (gates or {})
+        data["gates"] = {"bootstrap_samples": 200, "beat_constant": False} | (gates or {})
         if model is not None:
             data |= {"model": models[model], "held_out": {"tiles": tiles.uri, "split": "train"}}
         return promote(validate(PromoteConfig, data, "the test"))
@@ -455,13 +455,13 @@ def test_a_model_that_knows_nothing_is_no_first_champion(
 def test_small_losses_do_not_add_up(promoting: Callable[..., Promotion], client: MlflowClient, name: str) -> None:
     """A poor champion follows a good one, as after many small losses: the next is held against the good one as well."""
     promoting("good")
-    promoting("poor", gates={"max_regression": 1.0, "cheaper": None})
+    promoting("poor", gates={"max_regression": 1.0, "max_cost_ratio": None})
     assert aliases(client, name) == {"champion": "2", "previous": "1"}
-    found = promoting("poorer", gates={"cheaper": None})
+    found = promoting("poorer", gates={"max_cost_ratio": None})
     (gate,) = [gate for gate in found.gates if gate.name == "not worse than the best"]
     assert not gate.passed
     assert "of version 1" in gate.note
-    assert promoting("cheap", gates={"cheaper": None}).decision == "promoted"
+    assert promoting("cheap", gates={"max_cost_ratio": None}).decision == "promoted"
 
 
 def test_one_model_that_is_registered_by_several_jobs_at_once_is_one_version(

@@ -64,7 +64,7 @@ def test_any_number_of_workers_counts_every_tile_once(
     def score(**keys: Any) -> dict[str, Any]:
         held_out = HeldOut(tiles=labeled.uri, split="train", batch_size=5)
         config = ScoreConfig(
-            model=model, held_out=held_out, draws=50, robustness_tiles=0, speed=False,
+            model=model, held_out=held_out, bootstrap_samples=50, robustness_tiles=0, speed=False,
             report=join(f"s3://{s3.bucket}/scoring", f"{kind}.html"), **keys,
         )  # fmt: skip
         return dataclasses.asdict(run_scoring(config))

@@ -168,7 +168,7 @@ def check_given_back(held_before: frozenset[str]) -> None:
 def many(searching: Callable[..., SearchConfig], held_before: frozenset[str]) -> Sweep:
     """Twenty short trials that seek the front of quality and latency."""
     space = {"optimizer.lr": {"loguniform": (1e-6, 1e-2)}, "student.size_px": {"choice": (32, 64)}}
-    keys = {"trials": 20, "concurrent": 2, "aim": "front", "cost": "latency_ms", "sampler": "tpe"}
+    keys = {"trials": 20, "concurrent": 2, "objective": "front", "cost": "latency_ms", "sampler": "tpe"}
     config = searching("many", space=space, optimizer={"epochs": 2}, tracking={"uri": None}, **keys)
     return run_sweep(prepare_sweep(config), open_run)
 

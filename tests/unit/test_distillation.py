@@ -119,7 +119,10 @@ def answer_of(task: TrainingTask, batch: TileBatch) -> torch.Tensor:
     ("changes", "said"),
     [
         ({"student__size_px": 160}, ["160 px", "choose at most 128 px"]),
-        ({"student__size_px": 96}, ["1.333 times", "student.size_px", "128, 64, 32, 16, 8", "resize=true"]),
+        (
+            {"student__size_px": 96},
+            ["1.333 times", "student.size_px", "128, 64, 32, 16, 8", "allow_fractional_ratio=true"],
+        ),
         ({"student__mpp": 0.75, "student__size_px": None}, ["0.75", "no whole number"]),
         ({"loss__features__student_layer": "stages.9"}, ["'stages.9'", "stages.0, stages.1, stages.2, stages.3"]),
         ({"loss__features__teacher_layer": "stages.3"}, ["teacher's layer 'stages.3'", "layer1, layer2"]),
@@ -151,7 +154,7 @@ def test_a_student_finer_than_its_teacher_is_refused(manifest: Manifest, tmp_pat
 
 
 def test_another_ratio_can_be_asked_for(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
-    prepared = prepare_run(configured(manifest, teacher, tmp_path, student__size_px=96, resize=True))
+    prepared = prepare_run(configured(manifest, teacher, tmp_path, student__size_px=96, allow_fractional_ratio=True))
     assert prepared.views == Views(96, 128)
 
 

@@ -93,7 +93,9 @@ def test_the_lower_end_of_the_difference_decides(low: float, margin: float) -> N
     ("gmacs", "cheaper", "passed"), [(3.6, 0.9, True), (3.7, 0.9, False), (4.0, 1.0, True), (4.0, None, True)]
 )
 def test_an_equal_model_must_be_cheaper(gmacs: float, cheaper: float | None, passed: bool) -> None:
-    found = judged(Gates(cheaper=cheaper), replace(SCORE, gmacs=gmacs), replace(RIVALRY, difference=0.0, low=-0.01))
+    found = judged(
+        Gates(max_cost_ratio=cheaper), replace(SCORE, gmacs=gmacs), replace(RIVALRY, difference=0.0, low=-0.01)
+    )
     assert all(result.passed for result in found.values()) == passed
 
 
@@ -120,7 +122,7 @@ def test_a_champion_is_replaced_on_enough_cases_only(cases: int | None, passed: 
 
 def test_who_compares_nothing_needs_no_interval() -> None:
     few = replace(RIVALRY, difference=-0.9, low=math.nan, high=math.nan, cases=2)
-    found = judged(Gates(max_regression=1.0, cheaper=None), rivalry=few)
+    found = judged(Gates(max_regression=1.0, max_cost_ratio=None), rivalry=few)
     assert found["not worse"].passed
     assert "enough cases" not in found
     assert not judged(Gates(max_regression=0.99), rivalry=few)["not worse"].passed

@@ -12,6 +12,7 @@ from histill.config.load import load_config
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig, TeacherConfig
 from histill.errors import InputError
+from histill.search.configs import SEARCHES
 
 pytestmark = pytest.mark.unit
 
@@ -21,12 +22,12 @@ RUN = ["name=a", "runs=r", "data.tiles=t", "teacher.classical=true"]
 @pytest.mark.parametrize(
     ("override", "meant"),
     [
-        ("optimizer.epochs=3", "optimizer.epochs"),
-        ("optimizer.lr=1e-3", "optimizer.lr"),
-        ("optimizer.weight_decay=0.1", "optimizer.weight_decay"),
-        ("optimizer={epochs: 3}", "optimizer.epochs"),
-        ("optimizer={epochs: 3, lr: 1e-3}", "optimizer"),
-        ("optimizer={}", "optimizer"),
+        ("optimiser.epochs=3", "optimizer.epochs"),
+        ("optimiser.lr=1e-3", "optimizer.lr"),
+        ("optimiser.weight_decay=0.1", "optimizer.weight_decay"),
+        ("optimiser={epochs: 3}", "optimizer.epochs"),
+        ("optimiser={epochs: 3, lr: 1e-3}", "optimizer"),
+        ("optimiser={}", "optimizer"),
         ("optimizer.epoch=3", "optimizer.epochs"),
         ("optimizer.learning_rate=1e-3", "optimizer.lr"),
         ("optimizer.wd=0.1", "optimizer.weight_decay"),
@@ -37,8 +38,8 @@ RUN = ["name=a", "runs=r", "data.tiles=t", "teacher.classical=true"]
         ("batch_size=3", "data.batch_size"),
         ("tiles=x", "data.tiles"),
         ("data.flips=true", "data.augment.flips"),
-        ("data.augment.shared_colors=true", "data.augment.shared_colors"),
-        ("data.shared_colors=true", "data.augment.shared_colors"),
+        ("data.augment.shared_colours=true", "data.augment.shared_colors"),
+        ("data.shared_colours=true", "data.augment.shared_colors"),
         ("augment.crop_px=64", "data.augment.crop_px"),
         ("storage.endpiont=http://h", "storage.endpoint"),
         ("storage.retries=3", "storage.retry_base_s"),
@@ -63,10 +64,15 @@ def test_the_key_that_was_meant_is_named_in_full(override: str, meant: str) -> N
 @pytest.mark.parametrize(
     ("model", "wrong", "meant"),
     [
-        (DistillConfig, "labeled", "labeled"),
-        (DistillConfig, "loss.labeled", "labeled"),
+        (DistillConfig, "labelled", "labeled"),
+        (DistillConfig, "resize", "allow_fractional_ratio"),
         (DistillConfig, "loss.divergence.temprature", "loss.divergence.temperature"),
-        (PromoteConfig, "license", "license"),
+        (PromoteConfig, "licence", "license"),
+        (PromoteConfig, "gates.cheaper", "gates.max_cost_ratio"),
+        (PromoteConfig, "gates.draws", "gates.bootstrap_samples"),
+        (ScoreConfig, "draws", "bootstrap_samples"),
+        (SEARCHES.models["pretrain_student"], "aim", "objective"),
+        (PretrainConfig, "data.keep_decoded", "data.cache_decoded"),
         (PromoteConfig, "gates.floor", "gates.floors"),
         (PromoteConfig, "floors", "gates.floors"),
         (ScoreConfig, "tiles", "held_out.tiles"),

@@ -59,7 +59,7 @@ def test_names_and_times_of_a_chain_do_not_count() -> None:
 
 def test_trials_are_known_by_what_they_drew() -> None:
     def run(temperature: float) -> bytes:
-        return json.dumps({"config": {"loss": {"temperature": temperature}}}).encode()
+        return json.dumps({"config": {"loss": {"soft_cross_entropy": {"temperature": temperature}}}}).encode()
 
     objects = {
         "CHAIN/sweep.json": b'{"best": "b2"}',

@@ -11,6 +11,7 @@ from histill.config.common import Storage
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig
 from histill.errors import InputError
+from histill.losses.layers import Layers
 from histill.search.configs import PretrainSearch
 from histill.search.sweep import PreparedSweep, run_sweep
 from histill.stream.read import TileSource
@@ -36,7 +37,7 @@ def test_a_second_job_of_a_runs_name_is_refused(keys: dict[str, Any], tmp_path: 
     config: Any = validate(PretrainConfig, keys, "the test")
     card: Any = None
     source = TileSource("tiles", "digest", Storage())
-    spec = PretrainRun(config=config, card=card, source=source, views=Views(64), inputs={})
+    spec = PretrainRun(config=config, card=card, source=source, views=Views(64), inputs={}, layers=Layers())
     with hold_claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
         train_run(spec, never)
 
@@ -54,7 +55,7 @@ def test_the_record_is_closed_before_the_name_is_refused(
     config: Any = validate(PretrainConfig, keys, "the test")
     card: Any = None
     source = TileSource("tiles", "digest", Storage())
-    spec = PretrainRun(config=config, card=card, source=source, views=Views(64), inputs={})
+    spec = PretrainRun(config=config, card=card, source=source, views=Views(64), inputs={}, layers=Layers())
     ended = SimpleNamespace(
         checkpoint=SimpleNamespace(path=f"{tmp_path}/one/step-1"), metrics={"dice": 0.5}, best_checkpoints=[]
     )

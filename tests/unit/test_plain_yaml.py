@@ -30,7 +30,7 @@ def refused(model: Any, *overrides: str, path: Path | None = None) -> str:
 @pytest.mark.parametrize(
     ("text", "key", "lines"),
     [
-        ("gates:\n  floors: {dice: 0.6}\ngates:\n  cheaper: null\n", "gates", (3, 1)),
+        ("gates:\n  floors: {dice: 0.6}\ngates:\n  max_cost_ratio: null\n", "gates", (3, 1)),
         ("gates:\n  floors:\n    dice: 0.6\n    miou: 0.1\n    dice: 0.1\n", "dice", (5, 3)),
         ("gates: {floors: {dice: 0.6,\n  'dice': 0.1}}\n", "dice", (2, 1)),
         ("workers:\n- a: {x: 1}\n- b: [{x: 1}, {x: 1,\n    x: 1}]\n", "x", (4, 3)),
@@ -50,11 +50,26 @@ def test_a_key_given_twice_in_a_file_is_refused_with_both_lines(
     ("overrides", "said"),
     [
         (["gates={floors: {dice: 0.6, dice: 0.1}}"], "the key 'dice' is given twice, first on the same line"),
-        (["gates.draws=200", "gates.draws=300"], "override 'gates.draws' is given twice"),
-        (["gates.draws=200", "gates.draws=200"], "override 'gates.draws' is given twice"),
-        (["gates.draws=200", "gates={cheaper: null}"], "override 'gates' takes back what 'gates.draws' sets"),
-        (["gates={draws: 200}", "gates.draws=300"], "override 'gates.draws' takes back what 'gates' sets"),
-        (["gates={draws: 200, cheaper: null}", "gates={draws: 300}"], "override 'gates' is given twice"),
+        (
+            ["gates.bootstrap_samples=200", "gates.bootstrap_samples=300"],
+            "override 'gates.bootstrap_samples' is given twice",
+        ),
+        (
+            ["gates.bootstrap_samples=200", "gates.bootstrap_samples=200"],
+            "override 'gates.bootstrap_samples' is given twice",
+        ),
+        (
+            ["gates.bootstrap_samples=200", "gates={max_cost_ratio: null}"],
+            "override 'gates' takes back what 'gates.bootstrap_samples' sets",
+        ),
+        (
+            ["gates={bootstrap_samples: 200}", "gates.bootstrap_samples=300"],
+            "override 'gates.bootstrap_samples' takes back what 'gates' sets",
+        ),
+        (
+            ["gates={bootstrap_samples: 200, max_cost_ratio: null}", "gates={bootstrap_samples: 300}"],
+            "override 'gates' is given twice",
+        ),
         (["held_out=null", "held_out.tiles=x"], "override 'held_out.tiles' takes back what 'held_out' sets"),
     ],
 )
@@ -63,8 +78,10 @@ def test_overrides_do_not_undo_each_other(overrides: list[str], said: str) -> No
 
 
 def test_overrides_may_add_to_each_other_and_replace_the_file() -> None:
-    given = apply_overrides({"gates": {"draws": 100}}, ["gates={cheaper: 0.5}", "gates.floors={dice: 0.6}", "dry=1"])
-    assert given == {"gates": {"cheaper": 0.5, "floors": {"dice": 0.6}}, "dry": 1}
+    given = apply_overrides(
+        {"gates": {"bootstrap_samples": 100}}, ["gates={max_cost_ratio: 0.5}", "gates.floors={dice: 0.6}", "dry=1"]
+    )
+    assert given == {"gates": {"max_cost_ratio": 0.5, "floors": {"dice": 0.6}}, "dry": 1}
 
 
 @pytest.mark.parametrize(

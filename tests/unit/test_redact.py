@@ -89,7 +89,7 @@ def test_an_address_with_a_secret_is_refused_and_never_repeated(
     for override in (
         *(f"model={quoted}", f"tracking.uri={quoted}", f"storage.endpoint={quoted}", f"copy_to={quoted}"),
         *(f"held_out={{tiles: {quoted}}}", f"modle={quoted}", f"gates={{floors: {{{quoted}: 1}}}}", f"{text}=1", text),
-        *(f"--storage.endpoint={text}", f"--copy-to={text}", f"storage={quoted}", f"draws=[{quoted}]"),
+        *(f"--storage.endpoint={text}", f"--copy-to={text}", f"storage={quoted}", f"bootstrap_samples=[{quoted}]"),
     ):
         try:
             status = run_job(PromoteConfig, lambda config: Outcome({}), ["registered_name=x", override])
@@ -142,7 +142,7 @@ def test_no_password_is_left_whatever_it_holds(word: str) -> None:
         ["tracking={password: *PLANTED}"],
         ["gates=!PLANTED x"],
         ["gates=*PLANTED"],
-        ["draws=token=PLANTED"],
+        ["bootstrap_samples=token=PLANTED"],
         ["-c", "http://u:PLANTED@host/x.yaml"],
     ],
     ids=" ".join,
@@ -176,7 +176,7 @@ def test_a_traceback_tells_no_secret() -> None:
         "from histill.config.sync import SyncConfig\n"
         "def main(config):\n"
         "    raise KeyError('http://u:PLANTED/w@host?token=PLANTED ' + __import__('os').environ['A_PASSWORD'])\n"
-        "run_job(SendConfig, main, ['unsent=x'])\n"
+        "run_job(SyncConfig, main, ['unsent=x'])\n"
     )
     environment = os.environ | {"A_PASSWORD": "PLANTED+also", "PYTHONPATH": str(ROOT / "platform")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

@@ -71,7 +71,7 @@ def test_the_page_holds_everything(
     report = tmp_path / "reports" / "one.html"
     config = ScoreConfig(
         model=model(**changes), held_out=HeldOut(tiles=manifest.uri, split="train"), report=str(report),
-        picture=str(tmp_path / "tiles.png"), draws=20, robustness_tiles=6,
+        picture=str(tmp_path / "tiles.png"), bootstrap_samples=20, robustness_tiles=6,
     )  # fmt: skip
     score = run_scoring(config)
     page = Page(report.read_text())
@@ -96,7 +96,7 @@ def test_a_name_cannot_become_markup(manifest: Manifest, model: Callable[..., st
     run_scoring(
         ScoreConfig(
             model=model(classes=("stroma", "tumour", hostile)), held_out=HeldOut(tiles=manifest.uri),
-            report=str(report), draws=0, robustness_tiles=0, speed=False,
+            report=str(report), bootstrap_samples=0, robustness_tiles=0, speed=False,
         )
     )  # fmt: skip
     assert hostile not in report.read_text()

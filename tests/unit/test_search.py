@@ -21,7 +21,7 @@ TEMPERATURE = "loss.soft_cross_entropy.temperature"
 SPACE = {
     TEMPERATURE: {"loguniform": [1, 8]},
     "student.size_px": {"choice": [32, 64]},
-    "optimizer.accumulate": {"integer": [1, 2], "when": {"student.size_px": [64]}},
+    "optimizer.accumulate": {"integer": [1, 2], "conditions": {"student.size_px": [64]}},
 }
 
 
@@ -128,12 +128,14 @@ class Asked:
         self.trial_id, self.status, self.runtime_metadata = name, "RUNNING", None
 
 
-@pytest.mark.parametrize("aim", ["quality", "front"])
+@pytest.mark.parametrize("objective", ["quality", "front"])
 @pytest.mark.parametrize("order", [(0.5, 0.6, math.nan), (0.6, 0.5, math.nan)])
-def test_a_trial_without_a_figure_is_stopped(aim: str, order: tuple[float, ...]) -> None:
+def test_a_trial_without_a_figure_is_stopped(objective: str, order: tuple[float, ...]) -> None:
     """Ray's ASHA lets it go on for ever: no comparison with nan is true."""
-    scheduler = _scheduler(PreparedSweep(config(aim=aim, optimizer={"epochs": 8}, grace_epochs=2), "val_dice"))
-    if aim == "quality":
+    scheduler = _scheduler(
+        PreparedSweep(config(objective=objective, optimizer={"epochs": 8}, grace_epochs=2), "val_dice")
+    )
+    if objective == "quality":
         assert scheduler.set_search_properties(RANKED, "max")
     decisions = {}
     for number, quality in enumerate(order):
@@ -145,27 +147,29 @@ def test_a_trial_without_a_figure_is_stopped(aim: str, order: tuple[float, ...])
     assert decisions[0.6] == "CONTINUE"
 
 
-@pytest.mark.parametrize("aim", ["quality", "front"])
+@pytest.mark.parametrize("objective", ["quality", "front"])
 @pytest.mark.parametrize("grace", [1, 2, 8])
-def test_a_trial_that_has_come_to_its_last_epoch_is_not_stopped(aim: str, grace: int) -> None:
+def test_a_trial_that_has_come_to_its_last_epoch_is_not_stopped(objective: str, grace: int) -> None:
     """Or it would lack what it does at its end, and its run would be told as stopped."""
-    scheduler = _scheduler(PreparedSweep(config(aim=aim, optimizer={"epochs": 8}, grace_epochs=grace), "val_dice"))
-    if aim == "quality" and grace < 8:
+    scheduler = _scheduler(
+        PreparedSweep(config(objective=objective, optimizer={"epochs": 8}, grace_epochs=grace), "val_dice")
+    )
+    if objective == "quality" and grace < 8:
         assert scheduler.set_search_properties(RANKED, "max")
     for number, quality in enumerate((0.6, 0.5, 0.4, 0.3)):
         tried: Any = Asked(f"t{number}")
         scheduler.on_trial_add(None, tried)
         report = add_rank({"val_dice": quality, "epochs": 8, "training_iteration": 8, "gmacs": 1.0}, "val_dice")
-        rungs = scheduler._brackets[0]._rungs if aim == "quality" and grace < 8 else []
+        rungs = scheduler._brackets[0]._rungs if objective == "quality" and grace < 8 else []
         for recorded in (each for milestone, each in rungs if milestone < 8):  # which it has passed
             recorded[tried.trial_id] = quality
         assert scheduler.on_trial_result(None, tried, report) == "CONTINUE"
 
 
-@pytest.mark.parametrize("aim", ["quality", "front"])
+@pytest.mark.parametrize("objective", ["quality", "front"])
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_optuna_finishes_a_trial_without_a_figure_and_never_prefers_it(aim: str, sampler: str) -> None:
-    asked = make_searcher(config(aim=aim, sampler=sampler), RANKED)
+def test_optuna_finishes_a_trial_without_a_figure_and_never_prefers_it(objective: str, sampler: str) -> None:
+    asked = make_searcher(config(objective=objective, sampler=sampler), RANKED)
     for number in range(15):  # TPE draws by itself after ten
         name, quality = f"t{number}", math.nan if number % 3 == 0 else 0.1 + 0.01 * number
         assert asked.suggest(name)
@@ -174,7 +178,7 @@ def test_optuna_finishes_a_trial_without_a_figure_and_never_prefers_it(aim: str,
         asked.on_trial_complete(name, report)
     study = asked._ot_study
     assert {each.state.name for each in study.trials} == {"COMPLETE"}
-    best = study.best_trials[0] if aim == "front" else study.best_trial
+    best = study.best_trials[0] if objective == "front" else study.best_trial
     assert best.values[0] == pytest.approx(0.24)
     asked.on_trial_complete("of a state that was cut short", {"training_iteration": 1})
 

@@ -192,7 +192,7 @@ import histill.tiles.slide_files as files
 from histill.config.common import Storage
 tempfile.tempdir = sys.argv[2]
 files.arrow_filesystem = lambda uri, storage: (fs.LocalFileSystem(), sys.argv[1])
-with files.opened("s3://b/a.tiff", Storage()) as slide:
+with files.open_slide("s3://b/a.tiff", Storage()) as slide:
     slide.read_region((0, 0), 0, (10, 10))
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -137,9 +137,9 @@ def test_a_trial_is_the_sweep_with_its_values() -> None:
 
 CONDITIONAL: dict[str, Any] = {
     "student.encoder": {"choice": ["csat_tiny", "resnet18"]},
-    "student.size_px": {"choice": [32, 64], "when": {"student.encoder": ["csat_tiny"]}},
+    "student.size_px": {"choice": [32, 64], "conditions": {"student.encoder": ["csat_tiny"]}},
     "student.decoder_channels": {"choice": [[16, 16, 8, 8, 8], [8, 8, 8, 8, 8]]},
-    "optimizer.lr": {"loguniform": [1e-4, 1e-2], "when": {"student.size_px": [64]}},
+    "optimizer.lr": {"loguniform": [1e-4, 1e-2], "conditions": {"student.size_px": [64]}},
     "data.batch_size": {"integer": [8, 9]},
 }
 
@@ -167,10 +167,13 @@ def test_a_key_is_drawn_when_its_condition_holds(sampler: str) -> None:
 @pytest.mark.parametrize(
     ("draw", "named"),
     [
-        ({"uniform": [1, 2], "when": {"student.size_px": [64]}}, "no key of the space before it"),
-        ({"uniform": [1, 2], "when": {"loss.soft_dice.weight": [0.5]}}, "loss.soft_dice.weight is drawn as no choice"),
-        ({"uniform": [1, 2], "when": {"student.encoder": ["csat"]}}, "one of ['csat_tiny', 'resnet18']"),
-        ({"uniform": [1, 2], "when": {"student.encoder": []}}, "name some of a key's choices"),
+        ({"uniform": [1, 2], "conditions": {"student.size_px": [64]}}, "no key of the space before it"),
+        (
+            {"uniform": [1, 2], "conditions": {"loss.soft_dice.weight": [0.5]}},
+            "loss.soft_dice.weight is drawn as no choice",
+        ),
+        ({"uniform": [1, 2], "conditions": {"student.encoder": ["csat"]}}, "one of ['csat_tiny', 'resnet18']"),
+        ({"uniform": [1, 2], "conditions": {"student.encoder": []}}, "name some of a key's choices"),
     ],
 )
 def test_a_condition_that_never_holds_is_refused(draw: dict[str, Any], named: str) -> None:
@@ -178,17 +181,17 @@ def test_a_condition_that_never_holds_is_refused(draw: dict[str, Any], named: st
     with pytest.raises(InputError) as caught:
         config(space | {TEMPERATURE: draw})
     assert named in str(caught.value)
-    assert f"space.{TEMPERATURE}.when" in str(caught.value)
+    assert f"space.{TEMPERATURE}.conditions" in str(caught.value)
 
 
 def test_a_conditional_value_is_checked_where_it_is_drawn() -> None:
     space = {
         "student.mpp": {"choice": [None, 2.0]},
-        "student.size_px": {"choice": [32, 48], "when": {"student.mpp": [None]}},
+        "student.size_px": {"choice": [32, 48], "conditions": {"student.mpp": [None]}},
     }
     with pytest.raises(InputError, match=r"space\.student\.size_px: .*48.*multiple of 32"):
         check_space(config(space))
-    space["student.size_px"]["when"] = {"student.mpp": [2.0]}
+    space["student.size_px"]["conditions"] = {"student.mpp": [2.0]}
     with pytest.raises(InputError, match="size_px or mpp, not both"):
         check_space(config(space))
 

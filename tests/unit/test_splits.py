@@ -43,7 +43,7 @@ def test_the_same_in_another_process_and_for_another_seed_different() -> None:
     cases = [f"case {number}" for number in range(50)]
     code = (
         "from histill.config.ingest import SplitRule\nfrom histill.tiles.splits import assign_split\n"
-        "print(''.join(split_of(f'case {number}', SplitRule())[1] for number in range(50)))"
+        "print(''.join(assign_split(f'case {number}', SplitRule())[1] for number in range(50)))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert there == "".join(assign_split(case, SplitRule())[1] for case in cases)

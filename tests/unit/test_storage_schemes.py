@@ -16,7 +16,7 @@ import torch
 
 import histill.storage.schemes
 import histill.tiles.ingest
-from histill.artifacts.model_folder import ModelCard, build, load, save
+from histill.artifacts.model_folder import FinishedRun, ModelCard, build, load, save
 from histill.config import places
 from histill.config.check import CheckConfig
 from histill.config.common import Storage
@@ -188,9 +188,9 @@ def test_a_runs_record_and_claim_are_kept_there(memory: ModuleType) -> None:
         {"name": "first", "runs": "memory://b/runs", "data": {"tiles": "t"}, "teacher": {"classical": True}},
         "test",
     )
-    record = open_record(config, "pretrain_student")
+    record = open_record(config)
     save_record(config, record)
-    assert open_record(config, "pretrain_student") == record
+    assert open_record(config) == record
     uri = f"memory://b/runs/first/{CLAIM_NAME}"
     dead = {
         "token": "of a job that is no more",
@@ -204,13 +204,11 @@ def test_a_runs_record_and_claim_are_kept_there(memory: ModuleType) -> None:
             pass
     assert not control.exists(uri, STORAGE)
     write_result(config, "memory://b/runs/first/step-00000001", {"dice": 1.0})
-    assert read_result(config) == {
-        "model": "memory://b/runs/first/step-00000001",
-        "name": "step-00000001",
-        "metrics": {"dice": 1.0},
-    }
+    assert read_result(config) == FinishedRun(
+        model="memory://b/runs/first/step-00000001", name="step-00000001", metrics={"dice": 1.0}
+    )
     with pytest.raises(InputError, match="is finished"):
-        open_record(config, "pretrain_student")
+        open_record(config)
 
 
 def test_the_preflight_reads_and_writes_there(memory: ModuleType) -> None:

@@ -28,7 +28,7 @@ def import_ray_data() -> ModuleType:
 
 @contextlib.contextmanager
 def silence_ray_start() -> Iterator[None]:
-    """Drop what is written to stderr unless `is_verbose()`: Ray's C++ core announces the log level that it was given."""
+    """Drop what is written to stderr unless `is_verbose()`: Ray's C++ core announces its log level."""
     if is_verbose():
         yield
         return

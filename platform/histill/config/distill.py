@@ -36,7 +36,7 @@ class DistillConfig(RunConfig):
     fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use")
     fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
     labeled: float = Field(1.0, gt=0, le=1, description="part of the training cases whose labels the loss may see")
-    resize: bool = Field(
+    allow_fractional_ratio: bool = Field(
         False, description="let the student's resolution be one that the teacher's is no whole multiple of"
     )
 

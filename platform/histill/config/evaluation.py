@@ -24,7 +24,7 @@ class ScoreConfig(Strict):
         description="model folder (model.safetensors + model.json), a run's folder, or models:/name@alias"
     )
     held_out: HeldOut
-    draws: int = Field(1000, ge=0, description="redrawn sets of cases behind the 95 % intervals; 0: none")
+    bootstrap_samples: int = Field(1000, ge=0, description="redrawn sets of cases behind the 95 % intervals; 0: none")
     robustness_tiles: int = Field(
         256, ge=0, description="tiles that are scored again in other stains, blurred, compressed, halved; 0: none"
     )
@@ -97,7 +97,7 @@ class Gates(Strict):
         ge=6,
         description="least held-out cases on which a champion is replaced; of fewer than 6 there is no 95 % interval",
     )
-    cheaper: float | None = Field(
+    max_cost_ratio: float | None = Field(
         0.9,
         gt=0,
         le=1,
@@ -115,7 +115,7 @@ class Gates(Strict):
         description="refuse a candidate when it is not known whether something that taught it has seen the held-out "
         "tiles; false: warn",
     )
-    draws: int = Field(1000, ge=100, description="sets of cases that are drawn behind the intervals")
+    bootstrap_samples: int = Field(1000, ge=100, description="sets of cases that are drawn behind the intervals")
 
 
 class PromoteConfig(Strict):

@@ -26,6 +26,18 @@ _SPELLINGS = (  # American for British
     (re.compile(r"(tre|nce)(?=s?(?:\b|_|\.))"), {"tre": "ter", "nce": "nse"}),
     (re.compile(r"grey"), {"grey": "gray"}),
 )
+_FORMER_PARTS = {  # what parts of keys were called in earlier versions
+    "aim": "objective",
+    "cheaper": "max_cost_ratio",
+    "draws": "bootstrap_samples",
+    "keep_decoded": "cache_decoded",
+    "labelled": "labeled",
+    "licence": "license",
+    "optimiser": "optimizer",
+    "resize": "allow_fractional_ratio",
+    "shared_colours": "shared_colors",
+    "when": "conditions",
+}
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
@@ -62,6 +74,8 @@ def nearest_key(key: str, names: Sequence[str]) -> str | None:
     is answered with what it has become.
     """
     names = [*names, *sections(names)]
+    if (renamed := ".".join(_FORMER_PARTS.get(part, part) for part in key.split("."))) in names:
+        return renamed
     known = [*names, *(former for former, now in _FORMER.items() if now in names)]
     best = max(known, key=lambda name: _likeness(_american(key), _american(name)), default=None)
     near = best is not None and _likeness(_american(key), _american(best)) >= _NEAR

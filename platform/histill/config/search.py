@@ -18,7 +18,7 @@ class SearchRange(Strict):
     )
     integer: tuple[int, int] | None = Field(None, description="a whole number between two bounds, both included")
     choice: tuple[Any, ...] | None = Field(None, min_length=1, description="one of a list")
-    when: dict[str, tuple[Any, ...]] | None = Field(
+    conditions: dict[str, tuple[Any, ...]] | None = Field(
         None, description="only in trials whose keys here, drawn before, have one of the values; null: in all"
     )
 
@@ -57,7 +57,7 @@ class SearchConfig(RunConfig):
     scheduler: Literal["asha", "none", "pbt"] = Field(
         "asha", description="ASHA stops hopeless trials early; none: every trial trains to its end"
     )
-    aim: Literal["quality", "front"] = Field(
+    objective: Literal["quality", "front"] = Field(
         "quality",
         description="what draws and stops follow: quality alone, or the front of quality against cost",
     )
@@ -93,18 +93,18 @@ class SearchConfig(RunConfig):
     def _conditions_come_before(self) -> "SearchConfig":
         known: dict[str, SearchRange] = {}
         for key, draw in self.space.items():
-            for other, values in (draw.when or {}).items():
+            for other, values in (draw.conditions or {}).items():
                 if other not in known:
                     raise ValueError(
-                        f"space.{key}.when names {other!r}, which is no key of the space before it; the keys before "
-                        f"it are {', '.join(known) or 'none'}"
+                        f"space.{key}.conditions names {other!r}, which is no key of the space before it; the "
+                        f"keys before it are {', '.join(known) or 'none'}"
                     )
                 choices = known[other].choice
                 if choices is None or not values or not set(map(repr, values)) <= set(map(repr, choices)):
                     listed = "no choice" if choices is None else f"one of {list(choices)}"
                     raise ValueError(
-                        f"space.{key}.when.{other} is {list(values)}, and {other} is drawn as {listed}; name some of a "
-                        "key's choices"
+                        f"space.{key}.conditions.{other} is {list(values)}, and {other} is drawn as {listed}; name "
+                        "some of a key's choices"
                     )
             known[key] = draw
         return self

@@ -17,23 +17,23 @@ _DIGITS = 9  # of a difference: two models that are equal must not differ by a r
 _NONE: Interval = (float("nan"), float("nan"))
 
 
-def bootstrap_metrics(answers: Predictions, cases: np.ndarray, draws: int, seed: int) -> Figures:
-    """Each figure of `draws` sets of as many cases, drawn with replacement, [draws].
+def bootstrap_metrics(answers: Predictions, cases: np.ndarray, samples: int, seed: int) -> Figures:
+    """Each figure of `samples` sets of as many cases, drawn with replacement, [samples].
 
     `cases` names the case of each answered tile. The same seed draws the same cases for every model.
     """
     names, case = np.unique(cases, return_inverse=True)
-    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
     return _figures_under(answers, counts, case)
 
 
 def paired_difference(
-    one: Predictions, other: Predictions, cases: np.ndarray, figure: str, draws: int
+    one: Predictions, other: Predictions, cases: np.ndarray, figure: str, samples: int
 ) -> tuple[float, Interval]:
     """How far `figure` of `one` lies above that of `other`, and the 95 % interval of that over cases.
 
     Both must have answered the same tiles, of which `cases` names the cases. The interval is made of the difference on
-    subsets of the cases, pooled over each subset's tiles: on all of them, or on `draws` where there are more. Of
+    subsets of the cases, pooled over each subset's tiles: on all of them, or on `samples` where there are more. Of
     independent cases whose differences are symmetric about one center, that center lies below the least of the m
     ordered values with a chance of 1/(m + 1), and so on for each further one (Hartigan 1969, "Using subsample values as
     typical values"); it is the sign-flip test of every center, inverted. Differences of two models that are alike are
@@ -47,7 +47,7 @@ def paired_difference(
     names, case = np.unique(cases, return_inverse=True)
     if len(names) < LEAST_CASES or np.isnan(difference):
         return difference, _NONE
-    drawn = [_figures_under(each, _subsets(len(names), draws), case)[figure] for each in (one, other)]
+    drawn = [_figures_under(each, _subsets(len(names), samples), case)[figure] for each in (one, other)]
     values = np.sort(np.nan_to_num(drawn[0] - drawn[1], nan=0.0).round(_DIGITS))
     beyond = int((100 - _LEVEL) / 200 * (len(values) + 1)) - 1
     return difference, (float(values[beyond]), float(values[-1 - beyond]))
@@ -63,7 +63,7 @@ def percentile_interval(values: np.ndarray) -> Interval:
 
 
 def _figures_under(answers: Predictions, weights: np.ndarray, case: np.ndarray) -> Figures:
-    """Each figure under weights of cases, [draws, cases], where `case` numbers the case of each tile; [draws]."""
+    """Each figure under weights of cases, [samples, cases], where `case` numbers the case of each tile; [samples]."""
     at_once = max(1, _WEIGHTS_AT_ONCE // max(1, len(case)))
     parts = [
         answers.figures(weights[start : start + at_once, case].astype(np.float64))
@@ -72,9 +72,9 @@ def _figures_under(answers: Predictions, weights: np.ndarray, case: np.ndarray) 
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _subsets(size: int, draws: int) -> np.ndarray:
-    """Non-empty subsets of `size` cases, [subsets, size] of 0 and 1: all of them or, where they are more, `draws`."""
-    if 2**size - 1 <= max(draws, 2**LEAST_CASES - 1):
+def _subsets(size: int, samples: int) -> np.ndarray:
+    """Non-empty subsets of `size` cases, [subsets, size] of 0 and 1: all of them or, where they are more, `samples`."""
+    if 2**size - 1 <= max(samples, 2**LEAST_CASES - 1):
         return np.arange(1, 2**size)[:, None] >> np.arange(size) & 1
-    member = np.random.default_rng(0).integers(0, 2, (2 * draws, size))
-    return member[member.any(1)][:draws]
+    member = np.random.default_rng(0).integers(0, 2, (2 * samples, size))
+    return member[member.any(1)][:samples]

@@ -49,23 +49,23 @@ class Score:
 
 
 def score_model(
-    model: str, held_out: HeldOut, storage: Storage, *, draws: int = 0, workers: Workers | None = None
+    model: str, held_out: HeldOut, storage: Storage, *, bootstrap_samples: int = 0, workers: Workers | None = None
 ) -> Score:
     """Score the model folder or finished run `model` on every tile of `held_out`, each counted once.
 
-    `draws` redrawn sets of cases give the intervals, 0 none. Raises InputError as `Examiner.load` does, and for more
-    undecodable tiles than are allowed.
+    `bootstrap_samples` redrawn sets of cases give the intervals, 0 none. Raises InputError as `Evaluator.load` does,
+    and for more undecodable tiles than are allowed.
     """
     examiner = Evaluator.load(model, held_out, storage)
-    return compute_score(examiner, predict_split(examiner, model, workers), draws=draws)
+    return compute_score(examiner, predict_split(examiner, model, workers), bootstrap_samples=bootstrap_samples)
 
 
-def compute_score(examiner: Evaluator, answers: Predictions, *, draws: int) -> Score:
+def compute_score(examiner: Evaluator, answers: Predictions, *, bootstrap_samples: int) -> Score:
     """The score that the answers of the whole split amount to."""
     cases, slides = (read_column(examiner, answers, name) for name in ("case", "slide"))
     cost = measure_cost(examiner.network, examiner.card.size_px)
     several = len(np.unique(cases)) > 1  # of one case nobody knows the spread
-    drawn = bootstrap_metrics(answers, cases, draws, seed=0) if draws and several else {}
+    drawn = bootstrap_metrics(answers, cases, bootstrap_samples, seed=0) if bootstrap_samples and several else {}
     teacher, against = examiner.teacher, "masks" if answers.spec.dense else "labels"
     return Score(
         model_digest=examiner.digest,

@@ -142,7 +142,7 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
         found += [f"3 trials: best val Dice {best['val_dice']:.3f} with the teacher", sweep]
 
     held_out = f"held_out.tiles={root}/tiles held_out.reference.classical=true"
-    short = "draws=0 robustness_tiles=0 speed=false"
+    short = "bootstrap_samples=0 robustness_tiles=0 speed=false"
     with demo.stage("evaluation") as found:
         scores = {
             run: demo.job("score_model", f"model={run} {held_out} held_out.split=val {short}")
@@ -154,7 +154,7 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
     with demo.stage("registration and promotion") as found:
         picture = pictures / f"{_safe(slide.stem)}.png"
         report = pictures / f"{_safe(slide.stem)}.html"
-        wanted = f"picture={picture} report={report} draws=0 robustness_tiles=24"
+        wanted = f"picture={picture} report={report} bootstrap_samples=0 robustness_tiles=24"
         test = demo.job("score_model", f"model={candidate} {held_out} held_out.split=test {wanted}")
         figures = test["figures"]
         promoted = demo.job(

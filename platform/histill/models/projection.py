@@ -24,8 +24,8 @@ class StudentOutput(NamedTuple):
 class ProjectedStudent(nn.Module):
     """A network with what learns beside it, to be trained in its place: projections of layers, heads on deep stages.
 
-    In training mode it returns `StudentOutput`, in evaluation mode the network's logits alone. What is scored and kept is
-    `model`. A projection is a 1x1 convolution, or nothing where the widths are equal.
+    In training mode it returns `StudentOutput`, in evaluation mode the network's logits alone. What is scored and
+    kept is `model`. A projection is a 1x1 convolution, or nothing where the widths are equal.
     """
 
     model: Model

@@ -38,7 +38,7 @@ def examine_candidate(model: str, held_out: HeldOut, config: PromoteConfig) -> C
     formats = exports.export_model(examiner.network, examiner.card)
     tiles, cut = read_cut_tiles(examiner, spread_tiles(examiner, _TILES_COMPARED))
     found = exports.measure_differences(examiner.network, formats, tiles, examiner.card, cut)
-    score = compute_score(examiner, answers, draws=config.gates.draws)
+    score = compute_score(examiner, answers, bootstrap_samples=config.gates.bootstrap_samples)
     return Candidate(model, examiner, answers, score, formats, found)
 
 

@@ -1,10 +1,10 @@
-"""Who was champion of a registered model, term after term: a ledger that only one of two promotions can write to.
+"""The champion history of a registered model: of two promotions at once, only one can append to it.
 
-MLflow moves an alias for whoever asks last. A parameter of a run, though, is never changed once it is there, and the
-server's database sees to that. Term n is therefore the parameter `champion.<n>` of one run (registry/champions_run.py): of
-two promotions that both saw term n - 1, the first to write is the champion, the other is told so. The aliases
-`champion` and `previous` follow the ledger; a process that ends between the two leaves them to the next one. A version
-that was deleted by hand is stepped over, wherever it stands.
+MLflow moves an alias for whoever asks last. A parameter of a run, though, never changes once it is set, and the
+server's database enforces that. Entry n is therefore the parameter `champion.<n>` of one run
+(registry/champions_run.py): of two promotions that both saw entry n - 1, the first to write is the champion, and the
+other is told so. The aliases `champion` and `previous` follow the history; a process that ends between the two leaves
+them to the next one. A version that was deleted by hand is skipped, wherever it stands.
 """
 
 import json

@@ -32,9 +32,9 @@ def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: 
             )
         # downloaded to this process alone, so not by the cluster's workers
         answers = predict_split(examiner, model, None)
-    score, main = compute_score(examiner, answers, draws=0), candidate.score.main
+    score, main = compute_score(examiner, answers, bootstrap_samples=0), candidate.score.main
     cases = read_column(examiner, answers, "case")
-    difference, (low, high) = paired_difference(candidate.answers, answers, cases, main, config.gates.draws)
+    difference, (low, high) = paired_difference(candidate.answers, answers, cases, main, config.gates.bootstrap_samples)
     return ChampionComparison(version, score.figures[main], difference, low, high, score.gmacs, cases=score.cases)
 
 

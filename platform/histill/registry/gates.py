@@ -120,10 +120,10 @@ def _against(score: Score, rivalry: ChampionComparison | None, gates: Gates, mis
     if rivalry.cases is not None and gates.max_regression < 1:
         results.append(_at_least("enough cases", rivalry.cases, gates.min_cases, "held-out cases"))
     results.append(_not_worse("not worse", rivalry, score, gates))
-    if gates.cheaper is not None:
+    if gates.max_cost_ratio is not None:
         share = score.gmacs / rivalry.gmacs if rivalry.gmacs else math.nan
-        better, cheaper = rivalry.low > 0, share <= gates.cheaper + ROUNDING
-        required = f"more than 0, or at most {gates.cheaper:.0%} of its cost"
+        better, cheaper = rivalry.low > 0, share <= gates.max_cost_ratio + ROUNDING
+        required = f"more than 0, or at most {gates.max_cost_ratio:.0%} of its cost"
         shortfall = 0.0 if better or cheaper else -rivalry.low
         note = f"{share:.0%} of the champion's GMACs"
         results.append(GateResult("better or cheaper", better or cheaper, required, rivalry.low, shortfall, note))

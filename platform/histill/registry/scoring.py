@@ -35,8 +35,8 @@ REPORT_PATH = "report.html"
 def run_scoring(config: ScoreConfig) -> Score:
     """Score the model of `config`, write what it asks for, and record it where runs are tracked.
 
-    Raises InputError as `Examiner.load` does, for workers that could not find the model, and for a tracking server that
-    does not answer.
+    Raises InputError as `Evaluator.load` does, for workers that could not find the model, and for a tracking server
+    that does not answer.
     """
     _check_workers(config)
     check_tracking(config.tracking)  # before the work
@@ -47,7 +47,7 @@ def run_scoring(config: ScoreConfig) -> Score:
         held_out = materialize_reference(config.held_out, config.tracking, folder, config.storage)
         examiner = Evaluator.load(model, held_out, config.storage)
         answers = predict_split(examiner, model, config.workers)
-        score = compute_score(examiner, answers, draws=config.draws)
+        score = compute_score(examiner, answers, bootstrap_samples=config.bootstrap_samples)
         if config.robustness_tiles:
             score = dataclasses.replace(score, robustness=measure_robustness(examiner, config.robustness_tiles))
         if config.speed:

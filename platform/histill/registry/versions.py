@@ -40,8 +40,8 @@ def register(
     """Put a model folder into the registry; a model that is there already (same digest) is not put there
     twice.
 
-    The version's MLflow run holds `model/` (the folder's two files) and the files of `read_evidence` (path -> content): how
-    the model scored, or the search that found it.
+    The version's MLflow run holds `model/` (the folder's two files) and the files of `read_evidence` (path -> content):
+    how the model scored, or the search that found it.
 
     Returns:
         The version's number.

@@ -62,16 +62,16 @@ def list_edges(config: SearchConfig) -> Iterator[tuple[str, dict[str, Any]]]:
 def _find_conditions(space: Mapping[str, SearchRange], draw: SearchRange) -> dict[str, Any]:
     """Values of other keys with which `draw` is drawn."""
     values: dict[str, Any] = {}
-    for other, allowed in (draw.when or {}).items():
+    for other, allowed in (draw.conditions or {}).items():
         values |= _find_conditions(space, space[other]) | {other: allowed[0]}
     return values
 
 
 def suggest_values(space: Mapping[str, SearchRange], trial: Any) -> dict[str, Any]:
-    """The values that the Optuna `trial` draws, in the order of the space; a key whose `when` is not met has none."""
+    """The values that the Optuna `trial` suggests, in the order of the space; none for unmet conditions."""
     values: dict[str, Any] = {}
     for key, draw in space.items():
-        conditions = (draw.when or {}).items()
+        conditions = (draw.conditions or {}).items()
         if all(other in values and values[other] in allowed for other, allowed in conditions):
             values[key] = _suggest(trial, key, draw)
     return values

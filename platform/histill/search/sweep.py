@@ -199,12 +199,12 @@ def _tune_config(prepared: PreparedSweep) -> Any:
         search_alg=make_searcher(config, RANKED),
         scheduler=_scheduler(prepared),
         trial_dirname_creator=lambda trial: trial.trial_id,
-        **({} if config.aim == "front" else {"metric": RANKED, "mode": "max"}),
+        **({} if config.objective == "front" else {"metric": RANKED, "mode": "max"}),
     )
 
 
 def make_searcher(config: SearchConfig, metric: str) -> Any:
-    """Optuna, as Tune asks it; with the aim "front" it seeks quality and cost at once."""
+    """Optuna, as Tune asks it; with the objective "front" it seeks quality and cost at once."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
@@ -225,7 +225,7 @@ def make_searcher(config: SearchConfig, metric: str) -> Any:
                 super().on_trial_complete(trial_id, result, error)
 
     space = partial(suggest_values, dict(config.space))  # Tune pickles it, to go on with after a stop
-    metrics, modes = ([metric, config.cost], ["max", "min"]) if config.aim == "front" else (metric, "max")
+    metrics, modes = ([metric, config.cost], ["max", "min"]) if config.objective == "front" else (metric, "max")
     return Searcher(space=space, metric=metrics, mode=modes, sampler=kind(seed=config.seed))
 
 
@@ -237,7 +237,7 @@ def _scheduler(prepared: PreparedSweep) -> Any:
     grace = min(config.grace_epochs, epochs)
     if config.scheduler == "none" or grace == epochs:
         return FIFOScheduler()
-    if config.aim == "front":
+    if config.objective == "front":
         return pareto_scheduler(Rungs(grace, epochs, config.reduction), epochs, RANKED, config.cost)
     return ASHAScheduler(
         time_attr="epochs",

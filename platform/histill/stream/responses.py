@@ -55,9 +55,10 @@ def encode_logits(logits: np.ndarray) -> bytes:
 
 
 def decode_levels(data: bytes | memoryview, channels: int, size_px: int) -> np.ndarray:
-    """The levels, uint8 [channels, size_px, size_px], that `encode_logits` stored. Raises CorruptTile when they are damaged.
+    """The levels, uint8 [channels, size_px, size_px], that `encode_logits` stored.
 
-    They stay 8 bits wide until they are where the loss is: see `levels_to_logits`.
+    Raises CorruptTile when they are damaged. They stay 8 bits wide as far as the loss: see
+    `levels_to_logits`.
     """
     size = channels * size_px * size_px
     try:

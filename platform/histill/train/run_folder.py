@@ -33,6 +33,7 @@ _MAY_CHANGE = {
     "data.read_threads",
     "data.decode_threads",
     "data.cache_decoded",
+    "data.keep_decoded",  # as it was called in earlier versions
     "data.max_corrupt",
 }
 

@@ -38,8 +38,8 @@ def freeze_statistics(model: nn.Module, *, rest: bool) -> Iterator[None]:
 def average_statistics(model: nn.Module, workers: int) -> None:
     """Replace the running statistics of `model` by their mean over `workers`, which each must ask for.
 
-    They are linear in those of the batches, so it makes no difference how often this is done, but for what `freeze_statistics`
-    has kept out of one worker's.
+    They are linear in those of the batches, so it makes no difference how often this is done, but for what
+    `freeze_statistics` has kept out of one worker's.
     """
     kept = [each for name, each in model.named_buffers() if name.rpartition(".")[2] in _STATISTICS]
     if workers == 1 or not kept:

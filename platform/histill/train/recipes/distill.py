@@ -109,7 +109,7 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
 def check_resolutions(card: ModelCard, teacher_px: int, config: DistillConfig) -> None:
     """Raises InputError unless the teacher, which sees a tile at `teacher_px`, sees it finer than the student does.
 
-    Its resolution must be a whole multiple of the student's, but for `config.resize`.
+    Its resolution must be a whole multiple of the student's, but for `config.allow_fractional_ratio`.
     """
     teacher_mpp = card.tile_mpp * card.tile_px / teacher_px
     if card.size_px > teacher_px:
@@ -117,12 +117,12 @@ def check_resolutions(card: ModelCard, teacher_px: int, config: DistillConfig) -
             f"the student would see tiles at {card.size_px} px ({card.mpp:.4g} um/px) and its teacher sees them at "
             f"{teacher_px} px ({teacher_mpp:.4g} um/px); set student.size_px to at most {teacher_px}."
         )
-    if teacher_px % card.size_px and not config.resize:
+    if teacher_px % card.size_px and not config.allow_fractional_ratio:
         whole = [str(teacher_px // by) for by in (1, 2, 4, 8, 16) if teacher_px % by == 0]
         raise InputError(
             f"the student's {card.mpp:.4g} um/px are {teacher_px / card.size_px:.4g} times the teacher's "
             f"{teacher_mpp:.4g}, no whole number; set student.size_px to one such as {', '.join(whole)}, or "
-            "resize=true."
+            "allow_fractional_ratio=true."
         )
 
 
