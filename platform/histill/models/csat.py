@@ -141,7 +141,8 @@ class CSAT(nn.Module):
         self.head = NormMlpClassifierHead(
             dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, norm_layer="layernorm2d"
         )
-        self.apply(_init_weights)
+        if not self.stem.conv.weight.is_meta:  # smp asks a network without memory for its shapes first
+            self.apply(_init_weights)
         _init_classifier(self.head.fc)
 
     def forward_features(self, x: Tensor) -> Tensor:
