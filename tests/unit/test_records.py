@@ -15,6 +15,7 @@ from histill.artifacts.model_folder import FinishedRun, ModelCard, digest_of
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.outputs import OutputSpec
+from histill.predict.record import PredictionsHeader
 from histill.registry.metric_spool import UnsentMetrics
 from histill.storage.records import Record, parse_record, parse_records, read_record, record_bytes, write_record
 from histill.teachers.cache import CacheHeader
@@ -22,7 +23,9 @@ from histill.teachers.onnx import OnnxCard
 from histill.teachers.shares import Shares
 from histill.tiles.manifest import Header
 from histill.tiles.masks import Values
+from histill.tiles.parts import PartNote
 from histill.tiles.slide_records import SlideRecord, write_slides
+from histill.train.claim import ClaimRecord
 from histill.train.coverage import DataState
 from histill.train.run_folder import RunRecord
 
@@ -43,7 +46,11 @@ KINDS: dict[str, type[Record]] = {
     "teacher": OnnxCard,
     "unsent": UnsentMetrics,
     "masks": Values,
+    "part": PartNote,  # within the metadata of a Parquet file
+    "predictions": PredictionsHeader,
+    "claim": ClaimRecord,
 }
+RELAID = {"model", "model-first", "position", "teacher", "finished-first", "part", "claim"}  # had another layout
 every_kind = pytest.mark.parametrize("name", KINDS)
 
 
@@ -62,7 +69,7 @@ def test_what_an_earlier_version_wrote_is_read_and_written_again(name: str, tmp_
     assert read_record(KINDS[name], uri, STORAGE) == record
     written = json.loads(Path(uri).read_bytes())
     assert written == written | json.loads(file_of(name))  # nothing is lost; fields that are newer are added
-    if name not in ("model", "model-first", "position", "teacher", "finished-first"):  # which had another layout
+    if name not in RELAID:
         assert Path(uri).read_bytes() == file_of(name)
 
 
@@ -90,6 +97,11 @@ def test_files_keep_their_meaning() -> None:
     assert load("finished").model_in("moved/first") == "moved/first/step-00000042"
     assert load("finished").metrics["loss"] is None  # nan
     assert load("finished-first").model_in("moved/first") == "runs/first/step-00000042"
+    assert load("predictions").card == load("model")
+    assert load("predictions").found.skipped == ("slide b has no tissue",)
+    assert load("part").done == {"was turned": (3, "tile-7")}
+    assert load("part").meaning == ((0, 0), (255, 1))
+    assert load("claim").place == ("host", "boot pid:[1]", 4242, "12345")
     assert load("position").tally == -(2**63) + 1
     assert [tally.undecodable for tally in load("shares").tallies] == [1, 1]
 

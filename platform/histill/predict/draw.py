@@ -15,6 +15,7 @@ from histill.errors import InputError
 from histill.predict.file_names import name_files
 from histill.predict.geojson import heatmap_geojson
 from histill.predict.heatmap import heatmap_png
+from histill.predict.record import HEADER_NAME
 from histill.predict.shard import Predicting
 from histill.predict.slide_map import SlideMap
 from histill.storage.control import measure_files, write_bytes
@@ -23,7 +24,7 @@ from histill.storage.uris import folder_name, join
 from histill.tiles.manifest import Manifest
 from histill.tiles.slide_records import SlideRecord, read_slides
 
-HEADER_NAME, SLIDES_NAME, HEATMAPS = "predictions.json", "slides.csv", "heatmaps"
+SLIDES_NAME, HEATMAPS = "slides.csv", "heatmaps"
 _ENDINGS = (".png", ".geojson")
 
 

@@ -1,38 +1,37 @@
 """Whether predictions are finished and all there."""
 
 import logging
-from typing import Any
 
 import pyarrow.compute as pc
 
 from histill.errors import InputError
-from histill.predict.draw import HEADER_NAME, SLIDES_NAME
+from histill.predict.draw import SLIDES_NAME
+from histill.predict.record import HEADER_NAME, PredictionsHeader
 from histill.predict.shard import Predicting
-from histill.storage.control import exists, measure_files, read_json
+from histill.storage.control import exists, measure_files
+from histill.storage.records import read_record
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 
 _logger = logging.getLogger(__name__)
 
 
-def find_record(how: Predicting, manifest: Manifest) -> dict[str, Any] | None:
+def find_record(how: Predicting, manifest: Manifest) -> PredictionsHeader | None:
     """The header of predictions of which nothing is missing; None when there is something to be made.
 
     What could not be decoded is tried again, since the tiles may have been mended.
     """
-    header = join(how.uri, HEADER_NAME)
-    if not exists(header, how.config.storage):
-        return None
     try:
-        record: dict[str, Any] = read_json(header, how.config.storage)
-        corrupt, shard_bytes = record["found"]["corrupt"], record.get("shard_bytes")
-    except (InputError, KeyError, TypeError):
-        _logger.warning("%s cannot be read, so that the predictions are looked through again", header)
+        header = read_record(PredictionsHeader, join(how.uri, HEADER_NAME), how.config.storage)
+    except FileNotFoundError:
         return None
-    if count_bytes(how, manifest) != shard_bytes or not exists(join(how.uri, SLIDES_NAME), how.config.storage):
+    except InputError as error:
+        _logger.warning("the predictions are looked through again: %s", error)
+        return None
+    if count_bytes(how, manifest) != header.shard_bytes or not exists(join(how.uri, SLIDES_NAME), how.config.storage):
         _logger.warning("predictions below %s are missing or cut short and are made again", how.uri)
         return None
-    return None if corrupt else record
+    return None if header.found.corrupt else header
 
 
 def count_bytes(how: Predicting, manifest: Manifest) -> int | None:

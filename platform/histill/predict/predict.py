@@ -8,8 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import replace
 
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.cluster.actors import map_actors
@@ -21,7 +20,6 @@ from histill.config.ingest import IngestConfig, SlideSource, SplitRule
 from histill.config.predict import PredictConfig
 from histill.errors import InputError
 from histill.predict.draw import (
-    HEADER_NAME,
     SLIDES_NAME,
     Drawing,
     draw_slide,
@@ -30,9 +28,11 @@ from histill.predict.draw import (
     warn_of_unrecorded,
 )
 from histill.predict.finished import count_bytes, find_record
+from histill.predict.record import HEADER_NAME, Predicted, PredictionsHeader
 from histill.predict.shard import Predicting, Predictor
 from histill.predict.slides_table import write_csv
-from histill.storage.control import probe, write_bytes, write_json
+from histill.storage.control import probe, write_bytes
+from histill.storage.records import write_record
 from histill.storage.uris import join
 from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest, read_manifest
@@ -43,21 +43,6 @@ from histill.tiles.tally import SlideTally, count_classes, join_tallies
 
 __all__ = ["HEADER_NAME", "Predicted", "predict"]
 FORM = 2  # of what lies at an address; another one gets addresses of its own
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """Finished predictions."""
-
-    predictions: str  # folder
-    tiles: int
-    corrupt: int
-    classes: dict[str, int]  # tiles of each
-    slides: str  # a CSV of each slide's tiles and shares
-    skipped: tuple[str, ...]  # a sentence for each of the slides that gave no tile
-    heatmaps: int  # slides that have one
-    seconds: float  # that the tiles took
-    reused: bool
 
 
 def predict(config: PredictConfig) -> Predicted:
@@ -75,9 +60,9 @@ def predict(config: PredictConfig) -> Predicted:
     expected = manifest.header.tiles if config.split is None else len(manifest.rows_of(config.split))
     uri = join(config.output, _address(digest, manifest, config))
     how = Predicting(config, model, tiles, uri, digest, manifest.header.digest)
-    drawings, header = plan_drawings(how, manifest, card), join(uri, HEADER_NAME)
-    if (record := find_record(how, manifest)) is not None:
-        return _reuse(record, drawings, how)
+    drawings = plan_drawings(how, manifest, card)
+    if (header := find_record(how, manifest)) is not None:
+        return _reuse(header, drawings, how)
     outputs = card.outputs
     with connect_cluster():
         tallies, seconds = _run_prediction(how, manifest, expected)
@@ -96,23 +81,28 @@ def predict(config: PredictConfig) -> Predicted:
         seconds=round(seconds, 1),
         reused=False,
     )
-    by: dict[str, Any] = {"model": digest, "tiles": manifest.header.digest}
-    by |= {"classes": outputs.scored, "card": card.model_dump(mode="json")}
-    done = {"found": asdict(result), "shard_bytes": count_bytes(how, manifest)}
-    write_json(header, by | done, config.storage)
+    header = PredictionsHeader(
+        model=digest,
+        tiles=manifest.header.digest,
+        classes=outputs.scored,
+        card=card,
+        found=result,
+        shard_bytes=count_bytes(how, manifest),
+    )
+    write_record(header, join(uri, HEADER_NAME), config.storage)
     return result
 
 
-def _reuse(record: dict[str, Any], drawings: Sequence[Drawing], how: Predicting) -> Predicted:
+def _reuse(header: PredictionsHeader, drawings: Sequence[Drawing], how: Predicting) -> Predicted:
     """What an earlier run has found; heatmaps that it was not to draw, or that are gone, are drawn now."""
-    found = record["found"] | {"skipped": tuple(record["found"]["skipped"])}
+    found = header.found
     missing = find_undrawn(drawings) if how.config.heatmaps else []
     if missing:
         with connect_cluster():
             _draw(missing, how.tiles)
-        found["heatmaps"] = len(drawings)
-        write_json(join(how.uri, HEADER_NAME), record | {"found": found}, how.config.storage)
-    return Predicted(**found | {"reused": True})
+        found = replace(found, heatmaps=len(drawings))
+        write_record(header.model_copy(update={"found": found}), join(how.uri, HEADER_NAME), how.config.storage)
+    return replace(found, reused=True)
 
 
 def _draw(drawings: Sequence[Drawing], tiles: str) -> int:

@@ -1,19 +1,21 @@
 """The parts of an ingest: each is one task, and marked as done by a record of its rows."""
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import islice
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from histill.config.ingest import IngestConfig
-from histill.config.load import validate
+from histill.errors import InputError
 from histill.storage.control import read_bytes, write_bytes
+from histill.storage.records import Record, parse_record, record_bytes
 from histill.storage.tables import write_table
 from histill.storage.uris import join
 from histill.tiles.empty_slides import explain_empty
@@ -62,6 +64,22 @@ class Part:
     reused: bool = False
 
 
+class PartNote(Record):
+    """What the record of a part says beside its rows."""
+
+    noun: ClassVar[str] = "the record of a part of an ingest"
+    remedy: ClassVar[str] = "remove it, and the part is made again"
+
+    ingest: str = Field(description="digest of the configuration")
+    shards: dict[str, int]
+    unreadable: tuple[str, ...]
+    empty: tuple[str, ...]
+    slide: SlideRecord | None
+    done: dict[str, tuple[int, str]]
+    class_pixels: tuple[tuple[int, int], ...]
+    meaning: tuple[tuple[int, int], ...] | None
+
+
 @dataclass
 class _Found:
     unreadable: list[str] = field(default_factory=list)
@@ -97,20 +115,17 @@ def make_part(unit: Unit) -> Part:
         found.done,
         found.class_pixels,
     )
-    slide = part.slide.model_dump(mode="json") if part.slide else None
-    note = json.dumps(
-        {
-            "ingest": unit.ingest,
-            "shards": shards,
-            "unreadable": part.unreadable,
-            "empty": part.empty,
-            "slide": slide,
-            "done": part.done,
-            "class_pixels": sorted(part.class_pixels.items()),
-            "meaning": _pairs(unit.meaning),
-        }
-    ).encode()
-    marked = rows.replace_schema_metadata({NOTE_KEY: note})
+    note = PartNote(
+        ingest=unit.ingest,
+        shards=shards,
+        unreadable=part.unreadable,
+        empty=part.empty,
+        slide=part.slide,
+        done=found.done,
+        class_pixels=tuple(sorted(part.class_pixels.items())),
+        meaning=_pairs(unit.meaning),
+    )
+    marked = rows.replace_schema_metadata({NOTE_KEY: record_bytes(note)})
     write_table(_record_uri(unit), [marked], marked.schema, unit.config.storage, compression="zstd")
     return part
 
@@ -120,33 +135,35 @@ def _record_uri(unit: Unit) -> str:
 
 
 def _recorded(unit: Unit) -> Part | None:
+    uri = _record_uri(unit)
     try:
-        table = pq.read_table(io.BytesIO(read_bytes(_record_uri(unit), unit.config.storage)))
-        note = json.loads((table.schema.metadata or {})[NOTE_KEY])
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError, ValueError):
+        data = read_bytes(uri, unit.config.storage)
+    except FileNotFoundError:
         return None
-    # of an earlier version, of sources that lay elsewhere, or with other masks
-    if note.get("ingest") != unit.ingest or note.get("meaning") != _pairs(unit.meaning):
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        note = parse_record(PartNote, (table.schema.metadata or {})[NOTE_KEY], uri)
+    except (pa.ArrowInvalid, OSError, KeyError, InputError):
         return None
-    rows = table.replace_schema_metadata(None).cast(MANIFEST)
-    slide = validate(SlideRecord, note["slide"], _record_uri(unit)) if note["slide"] else None
-    done = {what: (count, first) for what, (count, first) in note["done"].items()}
+    # of sources that lay elsewhere, or with other masks
+    if note.ingest != unit.ingest or note.meaning != _pairs(unit.meaning):
+        return None
     return Part(
         unit.name,
-        rows,
-        tuple(note["unreadable"]),
-        tuple(note["empty"]),
-        note["shards"],
-        slide,
-        done,
-        dict(note["class_pixels"]),
+        table.replace_schema_metadata(None).cast(MANIFEST),
+        note.unreadable,
+        note.empty,
+        note.shards,
+        note.slide,
+        note.done,
+        dict(note.class_pixels),
         reused=True,
     )
 
 
-def _pairs(meaning: Mapping[int, int] | None) -> list[list[int]] | None:
-    """As JSON gives it back."""
-    return None if meaning is None else [list(pair) for pair in sorted(meaning.items())]
+def _pairs(meaning: Mapping[int, int] | None) -> tuple[tuple[int, int], ...] | None:
+    """As the record of a part has it."""
+    return None if meaning is None else tuple(sorted(meaning.items()))
 
 
 def _is_outdated(part: Part, unit: Unit) -> bool:

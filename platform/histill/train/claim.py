@@ -7,7 +7,6 @@ told as well.
 """
 
 import contextlib
-import json
 import os
 import platform
 import socket
@@ -17,12 +16,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from histill.cluster.signals import end_for
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.storage.control import create_bytes, read_bytes, remove, swap_bytes
 from histill.storage.folders import nearest_folder, remove_empty_folders
+from histill.storage.records import Record, parse_record, record_bytes
 from histill.storage.uris import is_remote, join, local_path
 
 CLAIM_NAME = "claim.json"
@@ -30,6 +31,17 @@ LEASE_S, RENEW_S, _LOOK_S = 60.0, 10.0, 2.0
 _PROC = Path("/proc")
 _lost: set[str] = set()  # folders
 Place = tuple[str, str, int, str]  # host, what tells it from its namesakes, process, when that began
+
+
+class ClaimRecord(Record):
+    """Who holds a folder."""
+
+    noun: ClassVar[str] = "a claim"
+    remedy: ClassVar[str] = "remove it once nobody is at work there"
+
+    token: str
+    place: Place
+    renewed: int
 
 
 @contextlib.contextmanager
@@ -146,14 +158,13 @@ def _ours(uri: str, token: str, storage: Storage) -> bytes | None:
 
 
 def _encode(token: str, place: Place, renewed: int) -> bytes:
-    return json.dumps({"token": token, "place": place, "renewed": renewed}).encode()
+    return record_bytes(ClaimRecord(token=token, place=place, renewed=renewed))
 
 
 def _holder(content: bytes) -> Place | None:
     try:
-        host, machine, process, begun = json.loads(content)["place"]
-        return str(host), str(machine), int(process), str(begun)
-    except (ValueError, KeyError, TypeError):
+        return parse_record(ClaimRecord, content, CLAIM_NAME).place
+    except InputError:
         return None
 
 

@@ -8,12 +8,15 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from histill.train.run_folder import CHECKPOINTS, is_checkpoint
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 CONTENTS_NAME = "contents.json"
+_CONTENTS = TypeAdapter(dict[str, int], config={"strict": True})  # bytes of each file
 _METADATA_NAME = ".metadata.json"  # Ray's, of what was reported with the checkpoint
 _NOTES_NAME = "checkpoint_manager_snapshot.json"  # Ray Train's, of the checkpoints that it knows
 
@@ -62,7 +65,8 @@ def drop_broken_state(filesystem: "FileSystem", folder: str, version: str) -> bo
 
 def _whole(filesystem: "FileSystem", path: str) -> bool:
     try:
-        sizes, _ = _json(filesystem, f"{path}/{CONTENTS_NAME}"), _json(filesystem, f"{path}/{_METADATA_NAME}")
+        sizes = _CONTENTS.validate_python(_json(filesystem, f"{path}/{CONTENTS_NAME}"))
+        _json(filesystem, f"{path}/{_METADATA_NAME}")
     except (FileNotFoundError, ValueError):
         return False
     found = filesystem.get_file_info([f"{path}/{name}" for name in sizes])
