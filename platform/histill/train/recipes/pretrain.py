@@ -1,6 +1,6 @@
 """RCKD pretraining: the student answers what a nuclei teacher answers, without any label."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -25,7 +25,7 @@ class PretrainRun(RunSpec):
     """Stages of its encoder answer by themselves, too, where `loss.deep` has a weight."""
 
     config: PretrainConfig
-    layers: Layers  # whose feature maps are compared
+    layers: Layers = field(default_factory=Layers)  # whose feature maps are compared
 
     def build_model(self) -> nn.Module:
         model, deep = self.build_network(), self.config.loss.deep_weight > 0
