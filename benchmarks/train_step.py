@@ -42,9 +42,9 @@ from histill.stream.views import Views
 from histill.tasks.responses import Responses
 from histill.tasks.task import Student, Task, Terms
 from histill.tasks.training_task import TrainingTask
-from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.network import NetworkTeacher
+from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, shards_of, write_shard
@@ -283,9 +283,9 @@ def answered(manifest: Manifest, folder: Path) -> CachedViews:
     """The classical teacher's responses, whose bytes are as real ones' are."""
     cached = CachedViews(str(folder))
     data = {"tiles": manifest.uri, "teacher": {"classical": True}, "output": str(folder)}
-    how = Answering(validate(CacheConfig, data, "the benchmark"), cached, SIDE_PX)
+    job = ResponseJob(validate(CacheConfig, data, "the benchmark"), cached)
     for shard in shards_of(manifest):
-        answer_shard(ClassicalTeacher(0.25), shard, how)
+        write_shard_responses(ClassicalTeacher(0.25), manifest, shard, job)
     return cached
 
 

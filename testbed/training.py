@@ -14,8 +14,8 @@ from histill.config.runs import RunConfig
 from histill.storage.control import exists
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
-from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import HEADER_NAME, address, finish_cache
+from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
@@ -97,7 +97,7 @@ def responses(teacher: str, tiles: Manifest, out: Path, **changes: Any) -> str:
     if exists(join(folder, HEADER_NAME), STORAGE):
         return folder
     cached = CachedViews(folder, *views)
-    how = Answering(config, cached, tiles.header.tile_px)
-    undecodable = sum(answer_shard(made, shard, how)[1] for shard in shards_of(tiles))
-    finish_cache(how, made, tiles, undecodable)
+    job = ResponseJob(config, cached)
+    undecodable = sum(write_shard_responses(made, tiles, shard, job).count(b"") for shard in shards_of(tiles))
+    finish_cache(job, made, tiles, undecodable)
     return cached.uri

@@ -1,8 +1,12 @@
 """Synthetic tiles, and real servers shared by the whole session; each starts when the first test asks for it."""
 
+import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from types import ModuleType
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -66,6 +70,31 @@ def ray_local(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 yield head
             finally:
                 ray.shutdown()
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`in_process(*modules, backwards=False)`: their jobs run in the test's process, without Ray, item after item.
+
+    `backwards`: the last item first, since results come as they are done.
+    """
+
+    def patch(*modules: ModuleType, backwards: bool = False) -> None:
+        order = reversed if backwards else iter
+
+        def tasks(function: Callable[[Any], Any], items: Sequence[Any], **_: Any) -> Iterator[Any]:
+            return (function(item) for item in order(items))
+
+        def actors(make: Callable[..., Any], arguments: tuple[Any, ...], items: Sequence[Any], _: Any) -> Iterator[Any]:
+            work = make(*arguments)
+            return (json.loads(json.dumps(work(item))) for item in order(items))
+
+        for module in modules:
+            for name, here in (("connect_cluster", nullcontext), ("map_tasks", tasks), ("map_actors", actors)):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, here)
+
+    return patch
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from histill.config.load import validate
 from histill.config.runs import PretrainConfig
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
-from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import address, finish_cache
 from histill.teachers.classical import ClassicalTeacher
+from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.tiles.manifest import write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, TileShard, content_hash, write_shard
@@ -109,10 +109,10 @@ def write_tiles(
     keys = {"tiles": uri, "teacher": {"classical": True}, "output": f"{uri}-responses", "storage": storage.model_dump()}
     if not workload.responses:
         return responses
-    how = Answering(validate(CacheConfig, keys, "the benchmark"), CachedViews(responses), workload.tile_px)
+    job = ResponseJob(validate(CacheConfig, keys, "the benchmark"), CachedViews(responses))
     for shard in shards:
-        answer_shard(teacher, shard, how)
-    finish_cache(how, teacher, manifest, undecodable=0)
+        write_shard_responses(teacher, manifest, shard, job)
+    finish_cache(job, teacher, manifest, undecodable=0)
     return responses
 
 

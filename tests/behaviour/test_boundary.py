@@ -15,15 +15,13 @@ from histill.config.finetune import FinetuneConfig
 from histill.config.load import validate
 from histill.config.runs import PretrainConfig, RunConfig, TeacherConfig
 from histill.evaluate.score import score_model
-from histill.storage.control import write_json
-from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.boundary import add_boundary
-from histill.teachers.answers import Answering, answer_shard
-from histill.teachers.cache import HEADER_NAME, CacheHeader
+from histill.teachers.cache import finish_cache
+from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import shards_of
@@ -109,17 +107,13 @@ def cached(place: Place, model: str) -> str:
     """The folder of the teacher's responses, as jobs/cache_responses.py writes them."""
     uri = str(place.folder / "responses")
     data = {"tiles": place.manifest.uri, "teacher": {"model": model}, "output": uri}
-    how = Answering(validate(CacheConfig, data, "the test"), CachedViews(uri), SIDE)
-    network, header = load_teacher(Teacher(model=model), 0.5, STORAGE), place.manifest.header
-    answered = [answer_shard(network, shard, how) for shard in shards_of(place.manifest)]
-    written = CacheHeader(
-        teacher=network.digest,
-        classes=network.outputs.classes,
-        tiles_digest=header.digest,
-        tiles=sum(tiles for tiles, _ in answered),
-        undecodable=0,
+    job, network = (
+        ResponseJob(validate(CacheConfig, data, "the test"), CachedViews(uri)),
+        load_teacher(Teacher(model=model), 0.5, STORAGE),
     )
-    write_json(join(uri, HEADER_NAME), written.model_dump(mode="json"), STORAGE)
+    for shard in shards_of(place.manifest):
+        write_shard_responses(network, place.manifest, shard, job)
+    finish_cache(job, network, place.manifest, 0)
     return uri
 
 

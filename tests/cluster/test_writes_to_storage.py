@@ -1,7 +1,6 @@
 """Writes to a real S3 server: whole or absent, by one of several at once, under any name."""
 
 import asyncio
-import contextlib
 import json
 import os
 import urllib.parse
@@ -186,13 +185,13 @@ def test_a_bucket_that_keeps_versions(storage: Storage, tile_set: Callable[..., 
 
 
 def test_jobs_ask_for_nothing_that_the_policies_do_not_allow(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    storage: Storage, in_process: Callable[..., None], tmp_path: Path
 ) -> None:
     """Every request of an ingest, a cache and a run's files, also of those that are given again, against the policies.
 
     The server knows no policies; what IAM would say of a request is worked out here.
     """
-    serial(monkeypatch)
+    in_process(ingesting, caching)
     with fault_proxy(storage.endpoint or "", Faults(rate=0)) as proxy:
         asked: set[str] = set()
         here = {"endpoint": proxy.endpoint, "region": REGION}
@@ -238,19 +237,6 @@ def test_jobs_ask_for_nothing_that_the_policies_do_not_allow(
         each for name in ("data", "ingest") for each in json.loads((policies / f"{name}.json").read_text())["Statement"]
     ]
     assert [request for request in sorted(asked) if not is_allowed(request, allowed)] == []
-
-
-def serial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs without Ray, in this process."""
-
-    def pool(items: Any, make: Callable[..., Any], arguments: tuple[Any, ...], _: Any) -> Iterator[dict[str, Any]]:
-        work = make(*arguments)
-        return (dict(work(item)) for item in items)
-
-    monkeypatch.setattr(ingesting, "connect_cluster", contextlib.nullcontext)
-    monkeypatch.setattr(caching, "connect_cluster", contextlib.nullcontext)
-    monkeypatch.setattr(ingesting, "map_tasks", lambda function, items, **_: map(function, items))
-    monkeypatch.setattr(caching, "map_actors", pool)
 
 
 _NOBODYS = "$extremelyunlikelytoexist$"

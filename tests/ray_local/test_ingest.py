@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import histill.tiles.ingest
-from histill.cluster.tasks import map_tasks
+from histill.cluster.parallel import map_tasks
 from histill.config.common import Storage
 from histill.config.ingest import IngestConfig
 from histill.config.load import validate
@@ -262,8 +262,8 @@ def doubled(item: int) -> int:
 
 
 def test_map_tasks() -> None:
-    assert sorted(map_tasks(doubled, range(40), cpus=0.5, title="doubling", unit="numbers")) == list(range(0, 80, 2))
-    assert list(map_tasks(doubled, [], title="nothing")) == []
+    assert sorted(map_tasks(doubled, range(40), cpus=0.5)) == list(range(0, 80, 2))
+    assert list(map_tasks(doubled, [])) == []
     with pytest.raises(InputError, match=r"^-1 is negative\.$") as caught:
-        list(map_tasks(doubled, [1, -1, 2], title="doubling"))
+        list(map_tasks(doubled, [1, -1, 2]))
     assert type(caught.value) is InputError

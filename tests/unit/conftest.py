@@ -1,8 +1,7 @@
 """Small slides, and an ingest of them in the test's own process."""
 
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +50,10 @@ def write_slide() -> SlideWriter:
 
 
 @pytest.fixture
-def ingest_slides(monkeypatch: pytest.MonkeyPatch) -> SlideIngest:
+def ingest_slides(in_process: Callable[..., None]) -> SlideIngest:
     """Ingests an index of slides, given as text, into `set` beside it: tiles of 64 px at 1 um/px, all for training."""
 
-    def map_here(function: Callable[[Any], Any], items: list[Any], **_: Any) -> Iterator[Any]:
-        return map(function, items)
-
-    monkeypatch.setattr(histill.tiles.ingest, "connect_cluster", nullcontext)
-    monkeypatch.setattr(histill.tiles.ingest, "map_tasks", map_here)
+    in_process(histill.tiles.ingest)
 
     def run(folder: Path, index: str, **changes: Any) -> IngestReport:
         (folder / "slides.csv").write_text(index, encoding="utf-8")

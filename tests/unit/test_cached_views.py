@@ -19,6 +19,7 @@ from histill.config.load import load_config
 from histill.errors import InputError
 from histill.outputs import OutputSpec
 from histill.storage.control import write_json
+from histill.stream import views as view_module
 from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews, check_crop
 from histill.stream.decode import decode_image
@@ -27,10 +28,9 @@ from histill.stream.read import TileSource
 from histill.stream.responses import LIMIT, STEP, levels_to_logits
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import UPRIGHT, Placement, Views, check_window, draw_numbers, draw_placements
-from histill.teachers import answers
-from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import HEADER_NAME, CacheHeader, address, check_views, read_header
 from histill.teachers.network import NetworkTeacher
+from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.teachers.teacher import Teacher
 from histill.tiles.manifest import Manifest, digest_table
 from histill.tiles.shards import TileShard, content_hash, shards_of
@@ -89,15 +89,15 @@ def cached_by(teacher: Teacher, manifest: Manifest, folder: Path, views: int, au
     """What the job does, without a cluster."""
     cached = CachedViews(str(folder), views, SEED, augment)
     for shard in shards_of(manifest):
-        answer_shard(teacher, shard, answering(manifest, cached))
+        write_shard_responses(teacher, manifest, shard, job_of(manifest, cached))
     return cached
 
 
-def answering(manifest: Manifest, cached: CachedViews) -> Answering:
+def job_of(manifest: Manifest, cached: CachedViews) -> ResponseJob:
     config = CacheConfig.model_validate(
         {"tiles": manifest.uri, "teacher": {"classical": True}, "output": "unused", "batch_size": 3}
     )
-    return Answering(config, cached, TILE)
+    return ResponseJob(config, cached)
 
 
 def stream(manifest: Manifest, cached: CachedViews | None, **changes: Any) -> TileStream:
@@ -305,15 +305,22 @@ def test_a_tile_is_decoded_once_for_all_views(
 ) -> None:
     decoded = []
 
-    def counted(data: bytes, size_px: int) -> np.ndarray:
-        decoded.append(data)
-        return decode_image(data, size_px)
+    def counted(data: memoryview, *size: int, into: np.ndarray | None) -> np.ndarray:
+        decoded.append(bytes(data))
+        return decode_image(data, *size, into=into)
 
-    monkeypatch.setattr(answers, "decode_image", counted)
+    monkeypatch.setattr(view_module, "decode_image", counted)
     teacher = Positional()
     cached_by(teacher, manifest, tmp_path, 3, Augment())
     assert len(decoded) == len(set(decoded)) == 24
     assert sum(teacher.asked) == 3 * 24
+
+
+def count_undecodable(teacher: Teacher, manifest: Manifest, job: ResponseJob) -> list[int]:
+    """Of each shard, whose tiles all get a row."""
+    found = [write_shard_responses(teacher, manifest, shard, job) for shard in shards_of(manifest)]
+    assert [len(responses) for responses in found] == [8, 8, 8]
+    return [responses.count(b"") for responses in found]
 
 
 @pytest.mark.parametrize("views", [1, 3])
@@ -326,8 +333,7 @@ def test_an_interrupted_cache_neither_loses_nor_doubles_a_row(manifest: Manifest
     cut.write_bytes(cut.read_bytes()[:-10])
     teacher = Positional()
     cached = CachedViews(str(tmp_path), views, SEED, geometry(views, 32))
-    counts = [answer_shard(teacher, shard, answering(manifest, cached)) for shard in shards_of(manifest)]
-    assert counts == [(8, 0)] * 3
+    assert count_undecodable(teacher, manifest, job_of(manifest, cached)) == [0, 0, 0]
     assert sum(teacher.asked) == views * 16
     assert kept.stat().st_mtime_ns == written
     after = {path: pq.read_table(path) for path in sorted(tmp_path.rglob("*.parquet"))}
@@ -342,9 +348,8 @@ def test_an_undecodable_tile_has_an_empty_response_in_all_views(
     manifest = tile_set(tmp_path / "tiles", tiles=24, tile_px=TILE)
     name = spoil_tile(manifest, 9)
     cached = CachedViews(str(tmp_path / "cache"), 3, SEED, Augment(crop_px=32))
-    how = answering(manifest, cached)
     for _ in range(2):  # answered, then found
-        assert [answer_shard(Equivariant(), shard, how) for shard in shards_of(manifest)] == [(8, 0), (8, 1), (8, 0)]
+        assert count_undecodable(Equivariant(), manifest, job_of(manifest, cached)) == [0, 1, 0]
     empty = [
         (row["tile_id"], view)
         for path in sorted(tmp_path.rglob("cache/**/*.parquet"))
@@ -360,9 +365,14 @@ def test_an_undecodable_tile_has_an_empty_response_in_all_views(
 def test_a_shard_of_another_length_than_the_manifest_says_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     first = shards_of(manifest)[0]
     assert first == TileShard("shards/0000.parquet", 0, 8)
-    how = answering(manifest, CachedViews(str(tmp_path)))
-    with pytest.raises(InputError, match=r"shard .*/shards/0000\.parquet has 8 tiles and its manifest says 9"):
-        answer_shard(Equivariant(), replace(first, tiles=9), how)
+    shard = Path(manifest.uri, first.shard)
+    whole, job = shard.read_bytes(), job_of(manifest, CachedViews(str(tmp_path)))
+    try:
+        pq.write_table(pq.read_table(shard).slice(0, 7), shard, row_group_size=4)
+        with pytest.raises(InputError, match=r"shard .*/shards/0000\.parquet has 3 tiles and its manifest says 4"):
+            write_shard_responses(Equivariant(), manifest, first, job)
+    finally:
+        shard.write_bytes(whole)
     assert not list(tmp_path.rglob("*.parquet"))
 
 

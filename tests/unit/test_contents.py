@@ -26,8 +26,8 @@ from histill.stream.read import DecodedCacheSpec, ReadRequest, ShardReader, Tile
 from histill.stream.responses import response_schema
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
-from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.classical import ClassicalTeacher
+from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.tiles.contents import Expected, content_hash
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
@@ -179,10 +179,10 @@ def test_ray_tasks_are_told_what_to_expect() -> None:
 
 def answer(manifest: Manifest, folder: Path) -> CachedViews:
     data = {"tiles": manifest.uri, "teacher": {"classical": True}, "output": "unused"}
-    how = Answering(validate(CacheConfig, data, "the test"), CachedViews(str(folder)), 32)
+    job = ResponseJob(validate(CacheConfig, data, "the test"), CachedViews(str(folder)))
     for shard in shards_of(manifest):
-        answer_shard(ClassicalTeacher(0.5), shard, how)
-    return how.cached
+        write_shard_responses(ClassicalTeacher(0.5), manifest, shard, job)
+    return job.cached
 
 
 def test_no_teacher_answers_tiles_that_are_others(manifest: Manifest, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.task import Task, Terms
 from histill.tasks.training_task import TrainingTask
-from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import address, decisions, finish_cache
+from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.tiles.shards import shards_of
@@ -317,10 +317,10 @@ def cached(manifest: Manifest, teacher: str, out: Path, **changes: Any) -> str:
     made = load_teacher(config.teacher, 0.5, STORAGE)
     folder = address(made.digest, manifest.header.digest, config.views, config.seed, config.augment, config.layer)
     views = CachedViews(join(config.output, folder), config.views, config.seed, config.augment)
-    how = Answering(config, views, manifest.header.tile_px)
+    job = ResponseJob(config, views)
     for shard in shards_of(manifest):
-        answer_shard(made, shard, how)
-    assert not finish_cache(how, made, manifest, 0).dense
+        write_shard_responses(made, manifest, shard, job)
+    assert not finish_cache(job, made, manifest, 0).dense
     return views.uri
 
 

@@ -2,8 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,8 @@ Ingest = Callable[..., IngestReport]
 
 
 @pytest.fixture(autouse=True)
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_by_one(function: Callable[[Any], Any], items: Sequence[Any], **_: Any) -> Iterator[Any]:
-        return (function(item) for item in reversed(items))  # they come as they are done
-
-    for module in (histill.tiles.ingest, histill.tiles.mask_survey):
-        monkeypatch.setattr(module, "map_tasks", one_by_one)
-    monkeypatch.setattr(histill.tiles.ingest, "connect_cluster", nullcontext)
+def _serial(in_process: Callable[..., None]) -> None:
+    in_process(histill.tiles.ingest, histill.tiles.mask_survey, backwards=True)
 
 
 def png(pixels: np.ndarray | Image.Image) -> bytes:

@@ -27,8 +27,8 @@ from histill.outputs import OutputSpec
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.tasks.training_task import TrainingTask
-from histill.teachers.answers import Answering, answer_shard
 from histill.teachers.cache import address, finish_cache
+from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, read_manifest, write_manifest
 from histill.tiles.shards import shards_of
@@ -136,10 +136,10 @@ def cached(manifest: Manifest, teacher: str, out: Path) -> str:
     config = validate(CacheConfig, keys, "the test")
     made = load_teacher(config.teacher, 0.5, STORAGE)
     views = CachedViews(join(config.output, address(made.digest, manifest.header.digest)))
-    how = Answering(config, views, 64)
+    job = ResponseJob(config, views)
     for shard in shards_of(manifest):
-        answer_shard(made, shard, how)
-    finish_cache(how, made, manifest, 0)
+        write_shard_responses(made, manifest, shard, job)
+    finish_cache(job, made, manifest, 0)
     return views.uri
 
 

@@ -18,9 +18,8 @@ from histill.config.common import Storage
 from histill.config.load import validate
 from histill.config.predict import PredictConfig
 from histill.errors import InputError
-from histill.predict.shard import FOREGROUND, Predicting, Predictor, prediction_schema
+from histill.predict.shard import FOREGROUND, PredictionJob, PredictionWorker, prediction_schema
 from histill.tiles.manifest import Manifest, read_header
-from histill.tiles.shards import shards_of
 
 pytestmark = pytest.mark.unit
 
@@ -52,17 +51,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     return make
 
 
-def predicting(model: str, tiles: str, out: Path, **keys: Any) -> Predicting:
+def predicting(model: str, tiles: str, out: Path, **keys: Any) -> PredictionJob:
     config = validate(
         PredictConfig, {"model": model, "tiles": tiles, "output": str(out), "batch_size": 3} | keys, "test"
     )
-    return Predicting(config, model, tiles, str(out), load(model, STORAGE)[2], read_header(tiles, STORAGE).digest)
+    return PredictionJob(config, model, tiles, str(out), load(model, STORAGE)[2], read_header(tiles, STORAGE).digest)
 
 
-def predicted(how: Predicting, manifest: Manifest) -> tuple[list[dict[str, Any]], pa.Table]:
-    predictor = Predictor(how)
-    done = [predictor.predict(shard) for shard in shards_of(manifest)]
-    return done, pa.concat_tables(pq.read_table(path) for path in sorted(Path(how.uri).rglob("*.parquet")))
+def predicted(job: PredictionJob, manifest: Manifest) -> tuple[list[tuple[int, int]], pa.Table]:
+    """Tiles and undecodable ones of each shard, and what is written."""
+    worker = PredictionWorker(job)
+    done = [worker(name) for name in manifest.shards(job.config.split)]
+    counts = [(sum(each["tiles"] for each in said), sum(each["undecodable"] for each in said)) for said in done]
+    return counts, pa.concat_tables(pq.read_table(path) for path in sorted(Path(job.uri).rglob("*.parquet")))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,9 +71,9 @@ def test_every_tile_has_the_models_own_answer(
     manifest: Manifest, model: Callable[[str], str], tmp_path: Path, kind: str
 ) -> None:
     folder, segmenter = model(kind), kind == "segmentation"
-    how = predicting(folder, manifest.uri, tmp_path, masks=segmenter)
-    done, table = predicted(how, manifest)
-    assert [(each["tiles"], each["corrupt"]) for each in done] == [(8, 0)] * 3
+    job = predicting(folder, manifest.uri, tmp_path, masks=segmenter)
+    done, table = predicted(job, manifest)
+    assert done == [(8, 0)] * 3
     assert table.schema == prediction_schema(segmenter)
     assert table["tile_id"].to_pylist() == manifest.table["tile_id"].to_pylist()
     assert table.select(["slide", "x", "y"]).to_pylist() == manifest.table.select(["slide", "x", "y"]).to_pylist()
@@ -95,20 +96,20 @@ def test_every_tile_has_the_models_own_answer(
 
 
 def test_a_shard_is_predicted_once(manifest: Manifest, model: Callable[[str], str], tmp_path: Path) -> None:
-    how = predicting(model("classification"), manifest.uri, tmp_path)
-    predicted(how, manifest)
+    job = predicting(model("classification"), manifest.uri, tmp_path)
+    predicted(job, manifest)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
     first, *others = sorted(written)
     first.write_bytes(first.read_bytes()[:99])  # as if a disk had lost the rest
-    done, table = predicted(how, manifest)
-    assert [each["tiles"] for each in done] == [8, 8, 8]
+    done, table = predicted(job, manifest)
+    assert done == [(8, 0)] * 3
     assert table.num_rows == 24
     assert {path: path.stat().st_mtime_ns for path in others} == {path: written[path] for path in others}
 
 
 def test_a_split_alone(manifest: Manifest, model: Callable[[str], str], tmp_path: Path) -> None:
     done, table = predicted(predicting(model("classification"), manifest.uri, tmp_path, split="test"), manifest)
-    assert [each["tiles"] for each in done] == [0, 0, 4]
+    assert done == [(4, 0)]
     assert set(table["case"].to_pylist()) == {"case-5"}
 
 
@@ -118,7 +119,7 @@ def test_an_undecodable_tile_has_a_place_and_no_class(
     spoilt = tile_set(tmp_path / "tiles")
     name = spoil_tile(spoilt, 2)
     done, table = predicted(predicting(model("classification"), spoilt.uri, tmp_path / "out"), spoilt)
-    assert [each["corrupt"] for each in done] == [1, 0, 0]
+    assert done == [(8, 1), (8, 0), (8, 0)]
     (row,) = [row for row in table.to_pylist() if row["class"] is None]
     assert (row["tile_id"], row["probabilities"]) == (name, None)
 
@@ -140,6 +141,6 @@ def test_one_source_is_named(keys: dict[str, Any], named: str) -> None:
 def test_what_is_replaced_meanwhile_does_not_answer_for_the_other(
     manifest: Manifest, model: Callable[[str], str], tmp_path: Path, replaced: str
 ) -> None:
-    how = replace(predicting(model("classification"), manifest.uri, tmp_path), **{replaced: "of another"})
-    with pytest.raises(InputError, match="was replaced while its predictions were made"):
-        Predictor(how)
+    job = replace(predicting(model("classification"), manifest.uri, tmp_path), **{replaced: "of another"})
+    with pytest.raises(InputError, match="was replaced while this job was reading it"):
+        PredictionWorker(job)

@@ -4,8 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +41,8 @@ SIDE = 64 * 0.5 / MPP
 
 
 @pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def map_here(function: Callable[[Any], Any], items: Sequence[Any], **_: Any) -> Iterator[Any]:
-        return map(function, items)
-
-    def over_one(items: Sequence[Any], make: Callable[..., Any], arguments: tuple[Any, ...], _: Any) -> Iterator[Any]:
-        work = make(*arguments)
-        return (work(item) for item in items)
-
-    for module in (histill.predict.predict, histill.tiles.ingest):
-        monkeypatch.setattr(module, "connect_cluster", nullcontext)
-        monkeypatch.setattr(module, "map_tasks", map_here)
-    monkeypatch.setattr(histill.predict.predict, "map_actors", over_one)
+def _serial(in_process: Callable[..., None]) -> None:
+    in_process(histill.predict.predict, histill.tiles.ingest)
 
 
 @pytest.fixture(scope="module")

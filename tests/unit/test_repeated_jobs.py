@@ -3,7 +3,6 @@
 They run here in one process, without Ray, which is not what is asked about.
 """
 
-import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,19 +39,8 @@ PX, COUNT = 64, 6
 
 
 @pytest.fixture(autouse=True)
-def _serial(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tasks(function: Callable[[Any], Any], items: Sequence[Any], **_: Any) -> Iterator[Any]:
-        return map(function, items)
-
-    def pool(items: Any, make: Callable[..., Any], arguments: tuple[Any, ...], _: Any) -> Iterator[dict[str, Any]]:
-        work = make(*arguments)
-        return (dict(work(item)) for item in items)
-
-    for module in (predicting, caching, ingesting):
-        monkeypatch.setattr(module, "connect_cluster", contextlib.nullcontext)
-    monkeypatch.setattr(ingesting, "map_tasks", tasks)
-    for module in (predicting, caching):
-        monkeypatch.setattr(module, "map_actors", pool)
+def _serial(in_process: Callable[..., None]) -> None:
+    in_process(predicting, caching, ingesting)
 
 
 @pytest.fixture

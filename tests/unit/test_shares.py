@@ -3,8 +3,7 @@
 import io
 import json
 import runpy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,13 +37,8 @@ JOB = Path(__file__).parents[2] / "jobs" / "cache_responses.py"
 
 
 @pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def over_one(items: Sequence[Any], make: Callable[..., Any], arguments: tuple[Any, ...], _: Any) -> Iterator[Any]:
-        work = make(*arguments)
-        return (work(item) for item in items)
-
-    monkeypatch.setattr(histill.teachers.cache, "connect_cluster", nullcontext)
-    monkeypatch.setattr(histill.teachers.cache, "map_actors", over_one)
+def _serial(in_process: Callable[..., None]) -> None:
+    in_process(histill.teachers.cache)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +134,7 @@ def test_each_pixel_counts_for_its_likeliest_class(tiles: Manifest, classes: int
     random = np.random.default_rng(classes)
     logits = random.normal(0, 3, (3, classes - 1, 16, 16)).astype(np.float32)
     teacher: Any = Marker(OutputSpec("segmentation", tuple(f"class {number}" for number in range(classes))))
-    answers = pa.chunked_array([[encode_logits(each) for each in logits]])
+    answers = [encode_logits(each) for each in logits]
     (tally,) = tally_responses(answers, teacher, tiles, np.array([0, 1, 3]), 16)
     stored = np.concatenate([np.zeros((3, 1, 16, 16)), (logits * 12.7).round()], axis=1)  # the first of equal ones
     expected = np.bincount(stored.argmax(1).ravel(), minlength=classes) / stored[:, 0].size
@@ -174,9 +168,9 @@ def test_an_undecodable_tile_has_no_share(
 def test_a_teacher_that_is_replaced_meanwhile_is_refused(
     tiles: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = histill.teachers.cache._Answerer  # the actor loads it again
-    monkeypatch.setattr(histill.teachers.cache, "_Answerer", lambda how, mpp, _: made(how, mpp, "of another"))
-    with pytest.raises(InputError, match="was replaced while its responses were cached"):
+    made = histill.teachers.cache.ResponseWorker  # the actor loads it again
+    monkeypatch.setattr(histill.teachers.cache, "ResponseWorker", lambda job, of, _: made(job, of, "of another"))
+    with pytest.raises(InputError, match=r"teacher .* was replaced while this job was reading it"):
         cache(tiles, tmp_path, classifier(tmp_path / "model"))
 
 

@@ -26,7 +26,7 @@ from histill.config.places import read_place
 from histill.config.predict import PredictConfig
 from histill.config.runs import PretrainConfig
 from histill.errors import InputError, UnavailableError
-from histill.predict.shard import Predicting, Predictor
+from histill.predict.shard import PredictionJob, PredictionWorker
 from histill.preflight.connectivity import CONDITIONAL, READ, WRITE, check_connectivity
 from histill.storage import control, retry, scheme
 from histill.storage.filesystems import storage_errors
@@ -172,12 +172,12 @@ def test_tiles_are_ingested_streamed_and_predicted_as_on_a_disk(both: list[Manif
             control.write_bytes(f"{root}/model/{file.name}", file.read_bytes(), STORAGE)
         config = {"model": f"{root}/model", "tiles": manifest.uri, "output": f"{root}/out", "batch_size": 4}
         digest = load(f"{root}/model", STORAGE)[2]
-        job = Predicting(
+        job = PredictionJob(
             validate(PredictConfig, config, "test"), f"{root}/model", manifest.uri, f"{root}/out", digest,
             manifest.header.digest,
         )  # fmt: skip
-        done = [Predictor(job).predict(shard) for shard in shards_of(manifest)]
-        assert [each["tiles"] for each in done] == [6, 6]
+        worker = PredictionWorker(job)
+        assert [sum(each["tiles"] for each in worker(name)) for name in manifest.shards()] == [6, 6]
         written.append([control.read_bytes(f"{root}/out/{shard.shard}", STORAGE) for shard in shards_of(manifest)])
     assert written[0] == written[1]
 

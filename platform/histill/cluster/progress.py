@@ -2,7 +2,11 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def format_duration(seconds: float) -> str:
@@ -69,3 +73,18 @@ class Progress:
         """End the redrawn line."""
         if sys.stderr.isatty() and self._width:
             print(file=sys.stderr)
+
+
+def track(
+    items: Iterable[T], total: int, *, title: str, unit: str, count: Callable[[T], int] = lambda _: 1
+) -> Iterator[T]:
+    """`items`, with their progress shown as they come; each counts as `count` of the `total` units."""
+    progress = Progress(title, total, unit)
+    done = 0
+    try:
+        for item in items:
+            done += count(item)
+            progress.update(done)
+            yield item
+    finally:
+        progress.close()

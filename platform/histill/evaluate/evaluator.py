@@ -10,8 +10,8 @@ from torch import Tensor
 
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.cluster.connect import connect_cluster
-from histill.cluster.progress import Progress
-from histill.cluster.tasks import map_tasks
+from histill.cluster.parallel import map_tasks
+from histill.cluster.progress import Progress, track
 from histill.config.common import Storage, Workers
 from histill.config.evaluation import HeldOut
 from histill.errors import InputError
@@ -158,7 +158,8 @@ def predict_split(examiner: Evaluator, model: str, workers: Workers | None) -> P
         work = partial(_part, model, examiner.held_out, examiner.storage, workers.gpus > 0)
         pieces = split_by_row_group(examiner.manifest, rows, _PARTS_PER_WORKER * workers.count)
         with connect_cluster():
-            parts = list(map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus, title=title, unit="parts"))
+            scored = map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus)
+            parts = list(track(scored, len(pieces), title=title, unit="parts"))
     answers = Predictions.joined(parts)
     if len(answers.rows) + answers.corrupt != len(rows) or len(np.unique(answers.rows)) != len(answers.rows):
         raise RuntimeError(f"scoring saw {len(answers.rows)} and {answers.corrupt} corrupt tiles of {len(rows)}")

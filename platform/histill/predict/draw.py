@@ -16,7 +16,7 @@ from histill.predict.file_names import name_files
 from histill.predict.geojson import heatmap_geojson
 from histill.predict.heatmap import heatmap_png
 from histill.predict.record import HEADER_NAME
-from histill.predict.shard import Predicting
+from histill.predict.shard import PredictionJob
 from histill.predict.slide_map import SlideMap
 from histill.storage.control import measure_files, write_bytes
 from histill.storage.tables import read_columns
@@ -43,13 +43,13 @@ class Drawing:
     storage: Storage
 
 
-def plan_drawings(how: Predicting, manifest: Manifest, card: ModelCard) -> list[Drawing]:
+def plan_drawings(job: PredictionJob, manifest: Manifest, card: ModelCard) -> list[Drawing]:
     """The slides that can be drawn, ascending. In a set without records they are those of several tiles: others are
     single images.
 
     Raises InputError when the records of the slides are not those of the set.
     """
-    storage, split = how.config.storage, how.config.split
+    storage, split = job.config.storage, job.config.split
     records = read_slides(manifest, storage) if manifest.header.slides is not None else {}
     shards = _find_shards(manifest, split, alone=bool(records))
     files, segmenter = name_files(shards), card.outputs.dense
@@ -59,7 +59,7 @@ def plan_drawings(how: Predicting, manifest: Manifest, card: ModelCard) -> list[
             file=files[slide],
             shards=shards[slide],
             record=records.get(slide),
-            uri=how.uri,
+            uri=job.uri,
             classes=card.outputs.scored,
             segmenter=segmenter,
             tile_px=manifest.header.tile_px,

@@ -7,14 +7,15 @@ tiles has a file of its own, which is written whole or not at all, and a repeate
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
-from histill.cluster.actors import map_actors
 from histill.cluster.connect import connect_cluster
-from histill.cluster.progress import Progress
-from histill.cluster.tasks import map_tasks
+from histill.cluster.parallel import map_actors, map_tasks
+from histill.cluster.progress import track
+from histill.cluster.sharded import ShardedFolder, name_by_content, run_sharded
 from histill.config.common import Storage
 from histill.config.ingest import IngestConfig, SlideSource, SplitRule
 from histill.config.predict import PredictConfig
@@ -27,16 +28,14 @@ from histill.predict.draw import (
     plan_drawings,
     warn_of_unrecorded,
 )
-from histill.predict.finished import count_bytes, find_record
 from histill.predict.record import HEADER_NAME, Predicted, PredictionsHeader
-from histill.predict.shard import Predicting, Predictor
+from histill.predict.shard import PredictionJob, PredictionWorker
 from histill.predict.slides_table import write_csv
-from histill.storage.control import probe, write_bytes
-from histill.storage.records import write_record
+from histill.storage.control import exists, probe, write_bytes
+from histill.storage.records import read_record, write_record
 from histill.storage.uris import join
 from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest, read_manifest
-from histill.tiles.shards import shards_of
 from histill.tiles.slide_files import fingerprint_source
 from histill.tiles.slide_records import read_slides
 from histill.tiles.tally import SlideTally, count_classes, join_tallies
@@ -59,18 +58,26 @@ def predict(config: PredictConfig) -> Predicted:
     check_like(card, manifest.header, tiles)
     expected = manifest.header.tiles if config.split is None else len(manifest.rows_of(config.split))
     uri = join(config.output, _address(digest, manifest, config))
-    how = Predicting(config, model, tiles, uri, digest, manifest.header.digest)
-    drawings = plan_drawings(how, manifest, card)
-    if (header := find_record(how, manifest)) is not None:
-        return _reuse(header, drawings, how)
-    outputs = card.outputs
+    job = PredictionJob(config, model, tiles, uri, digest, manifest.header.digest)
+    drawings, folder = plan_drawings(job, manifest, card), ShardedFolder(uri, HEADER_NAME, config.storage)
+    if (header := _find_finished(folder, manifest, config)) is not None:
+        return _reuse(header, drawings, job)
     with connect_cluster():
-        tallies, seconds = _run_prediction(how, manifest, expected)
+        begun = time.monotonic()
+        shards = run_sharded(
+            map_actors(PredictionWorker, (job,), manifest.shards(config.split), config.workers),
+            expected,
+            title="predicting",
+            unit="tiles",
+            count=lambda slides: sum(each["tiles"] for each in slides),
+        )
+        seconds = time.monotonic() - begun
+        tallies = _join(shards, manifest, config)
         heatmaps = _draw(drawings, tiles) if config.heatmaps else 0
     cases, files = _cases(manifest, tallies), {drawing.slide: drawing.file for drawing in drawings}
-    table = write_csv(tallies.values(), outputs, cases, files)
+    table = write_csv(tallies.values(), card.outputs, cases, files)
     write_bytes(join(uri, SLIDES_NAME), table, config.storage)
-    result = Predicted(
+    found = Predicted(
         predictions=uri,
         tiles=sum(tally.tiles for tally in tallies.values()),
         corrupt=sum(tally.undecodable for tally in tallies.values()),
@@ -84,31 +91,44 @@ def predict(config: PredictConfig) -> Predicted:
     header = PredictionsHeader(
         model=digest,
         tiles=manifest.header.digest,
-        classes=outputs.scored,
+        classes=card.outputs.scored,
         card=card,
-        found=result,
-        shard_bytes=count_bytes(how, manifest),
+        found=found,
     )
-    write_record(header, join(uri, HEADER_NAME), config.storage)
-    return result
+    folder.finish(header, manifest.shards(config.split))
+    return found
 
 
-def _reuse(header: PredictionsHeader, drawings: Sequence[Drawing], how: Predicting) -> Predicted:
+def _find_finished(folder: ShardedFolder, manifest: Manifest, config: PredictConfig) -> PredictionsHeader | None:
+    """The header of predictions of which nothing is missing; None when there is something to be made.
+
+    What could not be decoded is tried again, since the tiles may have been mended.
+    """
+    uri = join(folder.uri, HEADER_NAME)
+    header = folder.read_header(lambda: read_record(PredictionsHeader, uri, folder.storage))
+    if header is None or not folder.is_whole(manifest.shards(config.split), header.shard_bytes) or header.found.corrupt:
+        return None
+    return header if exists(join(folder.uri, SLIDES_NAME), folder.storage) else None
+
+
+def _reuse(header: PredictionsHeader, drawings: Sequence[Drawing], job: PredictionJob) -> Predicted:
     """What an earlier run has found; heatmaps that it was not to draw, or that are gone, are drawn now."""
     found = header.found
-    missing = find_undrawn(drawings) if how.config.heatmaps else []
+    missing = find_undrawn(drawings) if job.config.heatmaps else []
     if missing:
         with connect_cluster():
-            _draw(missing, how.tiles)
+            _draw(missing, job.tiles)
         found = replace(found, heatmaps=len(drawings))
-        write_record(header.model_copy(update={"found": found}), join(how.uri, HEADER_NAME), how.config.storage)
+        write_record(header.model_copy(update={"found": found}), join(job.uri, HEADER_NAME), job.config.storage)
     return replace(found, reused=True)
 
 
 def _draw(drawings: Sequence[Drawing], tiles: str) -> int:
     """Draw each slide; how many were: others have no tile that was decoded."""
     warn_of_unrecorded(drawings, tiles)
-    return sum(map_tasks(draw_slide, drawings, title="heatmaps", unit="slides")) if drawings else 0
+    if not drawings:
+        return 0
+    return sum(track(map_tasks(draw_slide, drawings), len(drawings), title="heatmaps", unit="slides"))
 
 
 def _address(digest: str, manifest: Manifest, config: PredictConfig) -> str:
@@ -116,7 +136,7 @@ def _address(digest: str, manifest: Manifest, config: PredictConfig) -> str:
     records = read_slides(manifest, config.storage).values() if manifest.header.slides is not None else ()
     slides = [[each.name, each.identity, each.mpp, each.tile_side, each.origin] for each in records]
     parts = [FORM, digest, manifest.header.digest, config.split, config.masks, slides]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return name_by_content(json.dumps(parts))
 
 
 def _ingest_slides(config: PredictConfig, card: ModelCard) -> str:
@@ -141,31 +161,23 @@ def _fingerprint(slide: str, storage: Storage) -> str | None:
         return None
 
 
-def _run_prediction(how: Predicting, manifest: Manifest, expected: int) -> tuple[dict[str, SlideTally], float]:
-    """What is said of each slide, ascending by name, and the seconds since the first shard began.
+def _join(
+    shards: Iterable[Iterable[Mapping[str, Any]]], manifest: Manifest, config: PredictConfig
+) -> dict[str, SlideTally]:
+    """What is said of each slide, ascending by name, from what is said of those in each shard.
 
-    The slides that gave no tile are among them, unless a split is asked for.
+    The slides that gave no tile are among them, unless a split is asked for. Raises InputError when more tiles are
+    undecodable than are allowed.
     """
-    config = how.config
-    parts = [] if config.split is not None else _slides_without_tiles(manifest, config.storage)
-    done = corrupt = 0
-    begun = time.monotonic()
-    progress = Progress("predicting", expected, "tiles")
-    shards = [shard.plain() for shard in shards_of(manifest)]
-    for shard in map_actors(shards, Predictor, (how,), config.workers):
-        done, corrupt = done + shard["tiles"], corrupt + shard["corrupt"]
-        parts += [SlideTally(**each) for each in json.loads(shard["slides"])]
-        progress.update(done)
-    progress.close()
-    if done != expected:
-        raise RuntimeError(f"{done} tiles were predicted of {expected}")
+    tallies = [SlideTally(**each) for slides in shards for each in slides]
+    corrupt = sum(tally.undecodable for tally in tallies)
     if corrupt > config.max_corrupt:
         raise InputError(
             f"{corrupt} tiles of {manifest.uri} cannot be decoded and max_corrupt allows {config.max_corrupt}; the "
             "others' predictions are kept: delete the shards of these, repeat the ingest that made them and then this, "
             "or allow more."
         )
-    return join_tallies(parts), time.monotonic() - begun
+    return join_tallies(tallies + ([] if config.split is not None else _slides_without_tiles(manifest, config.storage)))
 
 
 def _slides_without_tiles(manifest: Manifest, storage: Storage) -> list[SlideTally]:

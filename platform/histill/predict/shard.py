@@ -1,7 +1,6 @@
-"""The predictions for one shard of tiles: read, decoded, answered, and written as a file of its own."""
+"""Write the predictions for one shard of tiles as a file of its own."""
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,17 +11,16 @@ import torch
 from PIL import Image
 
 from histill.artifacts.model_folder import load
+from histill.cluster.sharded import check_unchanged
 from histill.config.predict import PredictConfig
-from histill.errors import InputError
 from histill.models.resample import resize_logits
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import folder_name, join
 from histill.stream.batches import TileBatch
-from histill.stream.read import TileSource
-from histill.stream.tile_stream import TileStream
-from histill.stream.views import Views
+from histill.stream.read import ShardReader
+from histill.stream.tile_stream import stream_shard
 from histill.tiles.manifest import read_manifest
-from histill.tiles.shards import TileShard
+from histill.tiles.shards import TileShard, shards_of
 from histill.tiles.tally import measure_areas, tally_tiles
 
 PLACE = ("tile_id", "slide", "case", "x", "y")
@@ -42,7 +40,7 @@ def prediction_schema(masks: bool) -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class Predicting:
+class PredictionJob:
     """What to predict with. Small: it is sent to every actor."""
 
     config: PredictConfig
@@ -53,44 +51,37 @@ class Predicting:
     tiles_digest: str
 
 
-class Predictor:
-    """One actor: holds the network, answers shard after shard."""
+class PredictionWorker:
+    """One actor: holds the network, and writes the predictions for shard after shard."""
 
-    def __init__(self, how: Predicting) -> None:
-        config = how.config
-        self._how, self._manifest = how, read_manifest(how.tiles, config.storage)
-        network, self._card, digest = load(how.model, config.storage)
-        _check_same(how.model, how.model_digest, digest)
-        _check_same(how.tiles, how.tiles_digest, self._manifest.header.digest)
+    def __init__(self, job: PredictionJob) -> None:
+        config = job.config
+        self._job, self._read = job, ShardReader()
+        self._manifest = read_manifest(job.tiles, config.storage)
+        network, self._card, digest = load(job.model, config.storage)
+        check_unchanged(job.model, job.model_digest, digest)
+        check_unchanged(job.tiles, job.tiles_digest, self._manifest.header.digest)
         gpu = config.workers.gpus > 0
         if not gpu:
             torch.set_num_threads(max(1, int(config.workers.cpus)))
         self._device = torch.device("cuda" if gpu else "cpu")
         self._network = network.to(self._device)
+        self._shards = {shard.shard: shard for shard in shards_of(self._manifest)}
 
-    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """Write the predictions for a shard, unless an earlier run has; what they are, in plain values.
-
-        `tiles`, of these `corrupt`, and `slides`: a JSON list of the values of each slide's `SlideTally`.
-        """
-        return self.predict(TileShard(**shard))
-
-    def predict(self, shard: TileShard) -> dict[str, Any]:
-        config = self._how.config
-        target, rows = join(self._how.uri, shard.shard), self._rows(shard)
-        if not len(rows):
-            return {"tiles": 0, "corrupt": 0, "slides": "[]"}
+    def __call__(self, name: str) -> list[dict[str, Any]]:
+        """Write the predictions for a shard, unless an earlier run has; the tallies of its slides, as plain values."""
+        shard, folder = self._shards[name], folder_name(self._job.uri)
+        target, rows = join(self._job.uri, name), self._rows(shard)
         found = self._earlier(target, rows)
         if found is None:
-            found, name = self._predicted(rows), folder_name(self._how.uri)
-            write_table(target, [found], found.schema, config.storage, compression="zstd", belongs_to=name)
+            found, storage = self._predict(shard, rows), self._job.config.storage
+            write_table(target, [found], found.schema, storage, compression="zstd", belongs_to=folder)
         tallies = tally_tiles(found, measure_areas(self._manifest, rows), len(self._card.outputs.scored))
-        slides = json.dumps([asdict(tally) for tally in tallies])
-        return {"tiles": found.num_rows, "corrupt": found["class"].null_count, "slides": slides}
+        return [asdict(tally) for tally in tallies]
 
     def _earlier(self, uri: str, rows: np.ndarray) -> pa.Table | None:
         """What an earlier run wrote for these tiles; None if some could not be decoded: they may have been mended."""
-        storage, name = self._how.config.storage, folder_name(self._how.uri)
+        storage, name = self._job.config.storage, folder_name(self._job.uri)
         found = read_columns(uri, ["tile_id", "slide", "class", "probabilities"], storage, belongs_to=name)
         if found is None or found["class"].null_count:
             return None
@@ -99,27 +90,25 @@ class Predictor:
     def _rows(self, shard: TileShard) -> np.ndarray:
         """Its tiles, of the split that is asked for, as rows of the manifest."""
         rows = np.arange(shard.first, shard.first + shard.tiles)
-        split = self._how.config.split
+        split = self._job.config.split
         if split is None:
             return rows
         return rows[self._manifest.table["split"].take(pa.array(rows)).to_numpy(zero_copy_only=False) == split]
 
-    def _predicted(self, rows: np.ndarray) -> pa.Table:
-        config, card = self._how.config, self._card
-        stream = TileStream(
-            manifest=self._manifest,
-            source=TileSource(self._how.tiles, self._manifest.header.digest, config.storage),
-            split="",
-            only=rows,
-            views=Views(card.size_px),
+    def _predict(self, shard: TileShard, rows: np.ndarray) -> pa.Table:
+        config, card = self._job.config, self._card
+        batches = stream_shard(
+            self._manifest,
+            shard,
+            config.storage,
+            rows=rows,
+            side_px=card.size_px,
             batch_size=config.batch_size,
-            worker=0,
-            workers=1,
-            max_corrupt=len(rows),  # counted over all shards by who asked
+            read=self._read,
         )
         said: dict[int, tuple[str, np.ndarray, bytes | None]] = {}
         with torch.inference_mode():
-            for batch in stream.exact_pass():
+            for batch in batches:
                 said |= dict(self._said(batch))
         table = self._manifest.table.select(PLACE).take(pa.array(rows)).to_pydict()
         nothing = (None, None, None)
@@ -138,7 +127,7 @@ class Predictor:
         if outputs.dense:
             pixels = outputs.decide(resize_logits(logits, self._card.tile_px))
             probabilities = torch.nn.functional.one_hot(pixels, len(classes)).float().mean((1, 2)).cpu().numpy()
-            if self._how.config.masks:
+            if self._job.config.masks:
                 masks = [_png(each) for each in pixels.to(torch.uint8).cpu().numpy()]
         else:
             probabilities = outputs.probabilities(logits).cpu().numpy()
@@ -151,14 +140,6 @@ class Predictor:
             else:
                 name = classes[shares.argmax()]
             yield int(batch.index[slot]), (str(name), shares, masks[slot])
-
-
-def _check_same(uri: str, begun: str, found: str) -> None:
-    if found != begun:
-        raise InputError(
-            f"{uri} was replaced while its predictions were made; give the same command again, which makes those of "
-            "what is there now."
-        )
 
 
 def _png(mask: np.ndarray) -> bytes:

@@ -190,15 +190,19 @@ def _lane_steps(
         yield entries[begin:end], np.concatenate([_NOTHING, *opened])
 
 
-def sequential_steps(starts: np.ndarray, worker: int, workers: int, batch_size: int) -> Iterator[Step]:
+def sequential_steps(
+    starts: np.ndarray, worker: int, workers: int, batch_size: int, *, padded: bool = True
+) -> Iterator[Step]:
     """The steps of an evaluation: every entry in the order of the storage; `starts` as in a plan.
 
-    The tail is padded, and filled as in `plan_steps`.
+    The tail is padded, and filled as in `plan_steps`; or it is shorter, if not `padded`.
     """
     begin, end = worker_slice(worker, workers, batch_size)
     entries, opened_to = int(starts[-1]), 0
     for number in range(-(-entries // batch_size)):
         places = number * batch_size + np.arange(begin, end)
+        if not padded and not len(places := places[places < entries]):
+            return
         left = places >= entries
         fill = places[left] - batch_size if number else places[left] % entries
         mine = np.where(left, PADDING, places)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from histill.config.augment import Augment
+from histill.config.common import Storage
 from histill.stream.batches import DecodeSpec, TileBatch, decode_batches
 from histill.stream.buffers import Buffers
 from histill.stream.index import SampleIndex, balance_groups
@@ -18,6 +19,7 @@ from histill.stream.prefetch import prefetch
 from histill.stream.read import ReadRequest, ShardReader, TileSource
 from histill.stream.views import UPRIGHT, Views
 from histill.tiles.manifest import Manifest
+from histill.tiles.shards import TileShard
 
 Read = Callable[[TileSource, Iterable[ReadRequest]], Generator[pa.Table]]
 """What brings the encoded tables, in the order of the reads: a `ShardReader` in this process, or `read_by_ray_data`."""
@@ -83,12 +85,12 @@ class TileStream:
         plan = EpochPlan(places.starts, self.batch_size, seed, epoch, buffer_tiles)
         return self._stream(plan_steps(plan, self.worker, self.workers, from_step), places, epoch, seed, augment)
 
-    def exact_pass(self) -> Iterator[TileBatch]:
-        """Every tile of the split once, over all workers together; the tail is padded, never dropped.
+    def exact_pass(self, *, padded: bool = True) -> Iterator[TileBatch]:
+        """Every tile of the split once, over all workers together; the tail is `padded` or shorter, never dropped.
 
         A tile is shown as it is, or, where the cached responses are to several views, in the first of these.
         """
-        steps = sequential_steps(self.places.starts, self.worker, self.workers, self.batch_size)
+        steps = sequential_steps(self.places.starts, self.worker, self.workers, self.batch_size, padded=padded)
         return self._stream(steps, self.places, 0, 0, UPRIGHT)
 
     def _places_of(self, epoch: int, seed: int) -> SampleIndex:
@@ -128,3 +130,42 @@ class TileStream:
                 yield from decode_batches(decoded, tables, places, self.manifest, self._buffers, how)
 
         return prefetch(batches())
+
+
+def stream_shard(
+    manifest: Manifest,
+    shard: TileShard,
+    storage: Storage,
+    *,
+    rows: np.ndarray,
+    side_px: int,
+    batch_size: int,
+    read: Read | None = None,
+) -> Iterator[TileBatch]:
+    """The tiles of one shard for inference, each once and whole, in the order of the manifest; the tail is shorter.
+
+    A tile that cannot be decoded is named in the log and not valid. Only the shard's part of the manifest is looked at.
+
+    Args:
+        rows: int64, ascending: those of the manifest that are wanted, all of this shard.
+        side_px: at which tiles are shown.
+        read: shared by the shards that one process reads; None: one of its own.
+
+    Raises:
+        InputError: the shard is missing, damaged, or holds other tiles than the manifest says.
+    """
+    part = replace(manifest, table=manifest.table.slice(shard.first, shard.tiles))
+    stream = TileStream(
+        manifest=part,
+        source=TileSource(manifest.uri, manifest.header.digest, storage),
+        split="",
+        only=rows - shard.first,
+        views=Views(side_px),
+        batch_size=batch_size,
+        worker=0,
+        workers=1,
+        max_corrupt=len(rows),  # counted over all shards by who asked
+        read=read or ShardReader(),
+    )
+    for batch in stream.exact_pass(padded=False):
+        yield replace(batch, index=batch.index + shard.first)

@@ -5,29 +5,26 @@ the tiles' own, row for row, so that no join is needed; a shard is written whole
 adds what is missing. A stored logit within +-10 is off by at most 0.039 (stream/responses.py).
 """
 
-import hashlib
-import json
-import logging
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from histill.cluster.actors import map_actors
 from histill.cluster.connect import connect_cluster
-from histill.cluster.progress import Progress
+from histill.cluster.parallel import map_actors
+from histill.cluster.sharded import ShardedFolder, check_unchanged, name_by_content, run_sharded
 from histill.config.augment import Augment
 from histill.config.common import Storage
 from histill.config.evaluation import CacheConfig
 from histill.errors import InputError
 from histill.outputs import OutputSpec
-from histill.storage.control import exists, measure_files
 from histill.storage.records import Record, read_record, write_record
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews, check_crop
+from histill.stream.read import ShardReader
 from histill.stream.responses import ZERO, decode_levels
 from histill.stream.views import UPRIGHT
-from histill.teachers.answers import Answering, first_responses, write_answers
+from histill.teachers.shard_responses import ResponseJob, read_first_responses, write_shard_responses
 from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares, tally_responses
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
@@ -35,11 +32,10 @@ from histill.tiles.shards import shards_of
 from histill.tiles.tally import SlideTally, join_tallies
 
 HEADER_NAME = "responses.json"
-_logger = logging.getLogger(__name__)
 
 
 class CacheHeader(Record):
-    """What a response cache holds; written last, so a cache without it is not finished."""
+    """What a response cache holds."""
 
     noun: ClassVar[str] = "a header"
     remedy: ClassVar[str] = "cache the responses again"
@@ -95,7 +91,7 @@ def address(
     """The cache's folder name: 16 hex digits that change with one byte of teacher or tiles, views and layer."""
     geometry = "upright" if views == 1 else f"{views}:{seed}:{augment.flips}:{augment.crop_px}"
     geometry += "" if layer is None else f":{layer}"
-    return hashlib.sha256(f"{teacher_digest}:{tiles_digest}:{geometry}".encode()).hexdigest()[:16]
+    return name_by_content(teacher_digest, tiles_digest, geometry)
 
 
 def read_header(uri: str, storage: Storage) -> CacheHeader:
@@ -119,78 +115,67 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     check_crop(config.augment, tiles.tile_px)
     teacher.sees(config.augment.crop_px or tiles.tile_px)
     _map_shape(teacher, config, tiles.tile_px)  # refuses a layer that is not there
-    folder = address(teacher.digest, tiles.digest, config.views, config.seed, config.augment, config.layer)
-    uri = join(config.output, folder)
-    finished = _finished(uri, manifest, config.storage)
-    if finished is not None:
+    name = address(teacher.digest, tiles.digest, config.views, config.seed, config.augment, config.layer)
+    uri = join(config.output, name)
+    if (finished := _find_finished(uri, manifest, config.storage)) is not None:
         return CachedResponses(uri, *finished, reused=True)
-    how = Answering(config, CachedViews(uri, config.views, config.seed, config.augment), tiles.tile_px)
-    done = undecodable = 0
-    tallies: list[SlideTally] = []
-    progress = Progress("teacher responses", tiles.tiles, "tiles")
+    job = ResponseJob(config, CachedViews(uri, config.views, config.seed, config.augment))
+    worker = (job, tiles.digest, teacher.digest)
     with connect_cluster():
-        shards = [{"shard": shard.shard} for shard in shards_of(manifest)]
-        for answered in map_actors(shards, _Answerer, (how, tiles.mpp, teacher.digest), config.workers):
-            done, undecodable = done + answered["tiles"], undecodable + answered["undecodable"]
-            tallies += [SlideTally(**each) for each in json.loads(answered["slides"])]
-            progress.update(done)
-    progress.close()
-    if done != tiles.tiles:
-        raise RuntimeError(f"{done} responses were written for {tiles.tiles} tiles")
-    joined = tuple(join_tallies(tallies).values())
+        shards = run_sharded(
+            map_actors(ResponseWorker, worker, manifest.shards(), config.workers),
+            tiles.tiles,
+            title="teacher responses",
+            unit="tiles",
+            count=lambda slides: sum(each["tiles"] for each in slides),
+        )
+    tallies = tuple(join_tallies(SlideTally(**each) for slides in shards for each in slides).values())
     shares = Shares(
         of=group_by(manifest),
         classes=teacher.outputs.classes,
         dense=teacher.outputs.dense,
         mpp=tiles.mpp,
-        tallies=joined,
+        tallies=tallies,
     )
     write_record(shares, join(uri, SHARES_NAME), config.storage)
-    return CachedResponses(uri, finish_cache(how, teacher, manifest, undecodable), shares, reused=False)
+    header = finish_cache(job, teacher, manifest, sum(each.undecodable for each in tallies))
+    return CachedResponses(uri, header, shares, reused=False)
 
 
-def _finished(uri: str, manifest: Manifest, storage: Storage) -> tuple[CacheHeader, Shares] | None:
-    """The header and shares of a cache of which nothing is missing; None when there is something to be made."""
-    if not exists(join(uri, HEADER_NAME), storage):
-        return None
-    try:
-        header, shares = read_header(uri, storage), read_shares(uri, storage)
-    except InputError as error:
-        _logger.warning("the responses are looked through again: %s", error)
-        return None
-    if header.shard_bytes != _shard_bytes(uri, manifest, storage):
-        _logger.warning("responses below %s are missing or cut short and are made again", uri)
-        return None
-    return None if header.undecodable or shares is None else (header, shares)
-
-
-def finish_cache(how: Answering, teacher: Teacher, manifest: Manifest, undecodable: int) -> CacheHeader:
-    """Mark a cache whose shards are all written as finished, by its header; `undecodable` of its rows are empty."""
+def finish_cache(job: ResponseJob, teacher: Teacher, manifest: Manifest, undecodable: int) -> CacheHeader:
+    """Declare a cache finished whose shards are all written, and of whose rows `undecodable` are empty."""
     header = CacheHeader(
         teacher=teacher.digest,
         classes=teacher.outputs.classes,
         tiles_digest=manifest.header.digest,
         tiles=manifest.header.tiles,
         undecodable=undecodable,
-        views=how.cached.views,
-        seed=how.cached.seed,
-        flips=how.cached.augment.flips,
-        crop_px=how.cached.augment.crop_px,
+        views=job.cached.views,
+        seed=job.cached.seed,
+        flips=job.cached.augment.flips,
+        crop_px=job.cached.augment.crop_px,
         dense=teacher.outputs.dense,
         multi_label=teacher.outputs.multi_label,
-        layer=how.config.layer,
-        map_shape=_map_shape(teacher, how.config, how.tile_px),
-        shard_bytes=_shard_bytes(how.cached.uri, manifest, how.config.storage),
+        layer=job.config.layer,
+        map_shape=_map_shape(teacher, job.config, manifest.header.tile_px),
     )
-    write_record(header, join(how.cached.uri, HEADER_NAME), how.config.storage)
-    return header
+    return _folder(job.cached.uri, job.config.storage).finish(header, manifest.shards())
 
 
-def _shard_bytes(uri: str, manifest: Manifest, storage: Storage) -> int | None:
-    """The bytes of all shards of a cache; None when one is missing."""
-    names = manifest.table["shard"].unique().to_pylist()
-    found = measure_files(uri, names, storage)
-    return sum(found.values()) if len(found) == len(names) else None
+def _find_finished(uri: str, manifest: Manifest, storage: Storage) -> tuple[CacheHeader, Shares] | None:
+    """Header and shares of a cache of which nothing is missing; None when there is something to be made."""
+    folder = _folder(uri, storage)
+    found = folder.read_header(lambda: (read_header(uri, storage), read_shares(uri, storage)))
+    if found is None:
+        return None
+    header, shares = found
+    if not folder.is_whole(manifest.shards(), header.shard_bytes) or header.undecodable or shares is None:
+        return None
+    return header, shares
+
+
+def _folder(uri: str, storage: Storage) -> ShardedFolder:
+    return ShardedFolder(uri, HEADER_NAME, storage)
 
 
 def _map_shape(teacher: Teacher, config: CacheConfig, tile_px: int) -> tuple[int, int, int] | None:
@@ -205,33 +190,26 @@ def _map_shape(teacher: Teacher, config: CacheConfig, tile_px: int) -> tuple[int
     return teacher.features.map_shape(config.layer, config.augment.crop_px or tile_px)
 
 
-class _Answerer:
-    """One actor: holds the teacher, answers shard after shard."""
+class ResponseWorker:
+    """One actor: holds the teacher, and writes its responses to shard after shard."""
 
-    def __init__(self, how: Answering, mpp: float, digest: str) -> None:
-        self.how = how
-        config = how.config
-        self.teacher = load_teacher(config.teacher, mpp, config.storage, gpu=config.workers.gpus > 0)
-        if self.teacher.digest != digest:
-            raise InputError(
-                f"teacher {config.teacher.value} was replaced while its responses were cached; "
-                "give the same command again, which caches those of what is there now."
-            )
-        self.manifest = read_manifest(config.tiles, config.storage)
-        self.shards = {shard.shard: shard for shard in shards_of(self.manifest)}
+    def __init__(self, job: ResponseJob, tiles_digest: str, teacher_digest: str) -> None:
+        config = job.config
+        self._job, self._read = job, ShardReader()
+        self._manifest = read_manifest(config.tiles, config.storage)
+        check_unchanged(config.tiles, tiles_digest, self._manifest.header.digest)
+        gpu = config.workers.gpus > 0
+        self._teacher = load_teacher(config.teacher, self._manifest.header.mpp, config.storage, gpu=gpu)
+        check_unchanged(f"teacher {config.teacher.value}", teacher_digest, self._teacher.digest)
+        self._shards = {shard.shard: shard for shard in shards_of(self._manifest)}
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        shard, how = self.shards[item["shard"]], self.how
-        answers = write_answers(self.teacher, shard, how)[how.cached.column(0)]
-        side = how.cached.augment.crop_px or how.tile_px
+    def __call__(self, name: str) -> list[dict[str, Any]]:
+        """The tallies of the slides in one shard, as plain values."""
+        shard, job = self._shards[name], self._job
+        responses = write_shard_responses(self._teacher, self._manifest, shard, job, self._read)
+        side = job.cached.augment.crop_px or self._manifest.header.tile_px
         rows = np.arange(shard.first, shard.first + shard.tiles)
-        tallies = tally_responses(answers, self.teacher, self.manifest, rows, side)
-        undecodable = sum(not answer for answer in answers.to_pylist())
-        return {
-            "tiles": shard.tiles,
-            "undecodable": undecodable,
-            "slides": json.dumps([asdict(tally) for tally in tallies]),
-        }
+        return [asdict(tally) for tally in tally_responses(responses, self._teacher, self._manifest, rows, side)]
 
 
 def check_cache(uri: str, header: CacheHeader, manifest: Manifest, teacher: Teacher) -> None:
@@ -254,14 +232,14 @@ def decisions(cached: CachedViews, channels: int, manifest: Manifest, storage: S
     """
     found = []
     for shard in shards_of(manifest):
-        responses = first_responses(cached, shard, storage)
+        responses = read_first_responses(cached, shard, storage)
         if responses is None:
             uri = join(cached.uri, shard.shard)
             raise InputError(
                 f"responses {uri} are missing, damaged or to other tiles; delete what is left of them and cache the "
                 "responses again."
             )
-        for response in responses.column(0).to_pylist():
+        for response in responses:
             levels = decode_levels(response, channels, 1).flatten() if response else np.zeros(channels, np.uint8)
             found.append(int(np.argmax([ZERO, *levels])))
     return np.array(found, np.int64)

@@ -1,6 +1,6 @@
 """What a teacher has found in each slide: the shares of its classes, and whether they can be true."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -100,11 +100,11 @@ def group_by(manifest: Manifest) -> str:
 
 
 def tally_responses(
-    answers: pa.ChunkedArray, teacher: Teacher, manifest: Manifest, rows: np.ndarray, side: int
+    answers: Sequence[bytes], teacher: Teacher, manifest: Manifest, rows: np.ndarray, side: int
 ) -> list[SlideTally]:
     """What the stored `answers` to `rows`, int64, of the manifest, dense ones of `side` pixels, say of each slide."""
     outputs = teacher.outputs
-    shares = [_shares_of(answer, outputs, side) for answer in answers.to_pylist()]
+    shares = [_shares_of(answer, outputs, side) for answer in answers]
     names = [None if each is None else _name(each, outputs) for each in shares]
     owners = manifest.table[group_by(manifest)].take(pa.array(rows))
     table = pa.table(

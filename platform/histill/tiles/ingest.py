@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from histill.cluster.connect import connect_cluster
-from histill.cluster.tasks import map_tasks
+from histill.cluster.parallel import map_tasks
+from histill.cluster.sharded import ShardedFolder, run_sharded
 from histill.config.ingest import IngestConfig, SlideSource
 from histill.errors import InputError
 from histill.storage.control import exists
@@ -18,7 +19,7 @@ from histill.tiles.claim import Claim, claim_of
 from histill.tiles.duplicate_slides import Sightings, add_sighting, note_doubles
 from histill.tiles.finished import add_shard_sizes, find_finished
 from histill.tiles.image_index import read_image_index
-from histill.tiles.manifest import HEADER_NAME, Manifest, write_manifest
+from histill.tiles.manifest import HEADER_NAME, Manifest, write_rows
 from histill.tiles.mask_survey import find_set_meaning, forget_survey
 from histill.tiles.parts import Part, Unit, make_part
 from histill.tiles.slide_index import read_slide_index
@@ -67,7 +68,7 @@ def ingest(config: IngestConfig) -> IngestReport:
         _check_resolutions([unit.slide for unit in units if unit.slide], config)
     claim.take()
     try:
-        return _cut_missing(claim, config, units, notes)
+        return _make(claim, config, units, notes)
     except Exception:
         with contextlib.suppress(InputError):  # of a storage that is away; the error itself says more
             if not exists(join(config.output, HEADER_NAME), config.storage):
@@ -75,19 +76,15 @@ def ingest(config: IngestConfig) -> IngestReport:
         raise
 
 
-def _cut_missing(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]) -> IngestReport:
+def _make(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]) -> IngestReport:
     """Cut what is missing, and put it together."""
-    rows_of = {unit.name: unit.slide for unit in units}
-    parts: dict[str, Part] = {}
     seen: Sightings = {}
     with connect_cluster():
         meaning = find_set_meaning(units)
         units = [replace(unit, meaning=meaning) for unit in add_shard_sizes(units, claim)]
-        for part in _within_limit(units, config):
-            parts[part.name] = part
-            row = rows_of[part.name]
-            if row and part.slide and part.slide.tiles:
-                add_sighting(seen, part.slide.identity, row, config)
+        title, unit = ("cutting tiles", "slides") if config.slides else ("taking in images", "parts")
+        found = run_sharded(_checked_parts(units, config, seen), len(units), title=title, unit=unit)
+    parts = {part.name: part for part in found}
     ordered = [parts[unit.name] for unit in units]  # the order of completion is chance
     skipped = tuple(reason for part in ordered for reason in (*part.unreadable, *part.empty))
     rows = pa.concat_tables([part.rows for part in ordered])
@@ -95,7 +92,7 @@ def _cut_missing(claim: Claim, config: IngestConfig, units: list[Unit], notes: t
         raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}")
     notes = (*notes, *note_doubles(seen), *describe_images(ordered, meaning), *find_equal_tiles(rows))
     claim.take()  # it is still this one's, or another ingest of the same configuration has failed
-    manifest = write_manifest(
+    manifest = write_rows(
         config.output,
         rows,
         tile_px=config.tile_px,
@@ -104,11 +101,11 @@ def _cut_missing(claim: Claim, config: IngestConfig, units: list[Unit], notes: t
         storage=config.storage,
         skipped=skipped,
         notes=notes,
-        shard_bytes=sum(size for part in ordered for size in part.shards.values()),
         slides=join_regions(part.slide for part in ordered if part.slide),
     )
+    header = ShardedFolder(config.output, HEADER_NAME, config.storage).finish(manifest.header, manifest.shards())
     reused = sum(part.reused for part in ordered)
-    return IngestReport(manifest, skipped, notes, False, len(units) - reused, reused)
+    return IngestReport(replace(manifest, header=header), skipped, notes, False, len(units) - reused, reused)
 
 
 def _tile_mpp(config: IngestConfig) -> float:
@@ -152,21 +149,26 @@ def _units(config: IngestConfig, claim: Claim) -> tuple[list[Unit], tuple[str, .
     return units, index.notes
 
 
-def _within_limit(units: list[Unit], config: IngestConfig) -> Iterator[Part]:
-    """The parts as they are done. Raises InputError once more files are unreadable than the limit allows."""
+def _checked_parts(units: list[Unit], config: IngestConfig, seen: Sightings) -> Iterator[Part]:
+    """The parts as they are done; `seen` gets the slides of each.
+
+    Raises InputError once more files are unreadable than the limit allows, or a slide would lie in two splits.
+    """
     unreadable: list[str] = []
-    unit = "slides" if config.slides else "parts"
-    surveyed = {each.name: each for each in units if each.meaning is not None}
-    for part in map_tasks(make_part, units, title="cutting tiles" if config.slides else "taking in images", unit=unit):
+    by_name = {unit.name: unit for unit in units}
+    for part in map_tasks(make_part, units):
+        unit = by_name[part.name]
         unreadable += part.unreadable
-        if part.unreadable and part.name in surveyed:  # its files will be replaced
-            forget_survey(surveyed[part.name])
+        if part.unreadable and unit.meaning is not None:  # its files will be replaced
+            forget_survey(unit)
         if len(unreadable) > config.max_unreadable:
             raise InputError(
                 f"{len(unreadable)} of the sources cannot be used and max_unreadable is {config.max_unreadable}; "
                 "replace them where they lie or raise the limit, and repeat, which keeps what is done (a changed index "
                 f"is taken in anew): {_first_of(unreadable)}"
             )
+        if unit.slide and part.slide and part.slide.tiles:
+            add_sighting(seen, part.slide.identity, unit.slide, config)
         yield part
 
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from unicodedata import normalize
 
 import numpy as np
@@ -56,6 +56,12 @@ class Manifest:
     uri: str
     header: Header
     table: pa.Table
+
+    def shards(self, split: str | None = None) -> list[str]:
+        """The names of all shards, or of those that hold a tile of `split`."""
+        table = self.table if split is None else self.table.filter(pc.equal(self.table["split"], split))
+        names: list[str] = table["shard"].unique().to_pylist()
+        return names
 
     def rows_of(self, split: str, cases: frozenset[str] | None = None) -> np.ndarray:
         """Indices (int64, ascending) of the tiles of `split`, or of those of its `cases`.
@@ -151,7 +157,7 @@ def digest_table(table: pa.Table) -> str:
     return hashlib.sha256(text.getvalue()).hexdigest()
 
 
-def write_manifest(
+def write_rows(
     uri: str,
     table: pa.Table,
     *,
@@ -162,9 +168,8 @@ def write_manifest(
     skipped: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
     slides: Sequence[SlideRecord] = (),
-    shard_bytes: int | None = None,
 ) -> Manifest:
-    """Write the rows and the record of the slides, then the header: a set without its header is not finished."""
+    """Write the rows and the record of the slides; the set is finished once its header is written, too."""
     table = table.select(MANIFEST.names).cast(MANIFEST).combine_chunks()
     splits = table["split"].value_counts().to_pylist()
     buffer = io.BytesIO()
@@ -181,12 +186,17 @@ def write_manifest(
         ingest=ingest,
         skipped=skipped,
         notes=notes,
-        shard_bytes=shard_bytes,
         slides=write_slides(uri, slides, storage) if slides else None,
     )
     write_bytes(join(uri, TABLE_NAME), buffer.getvalue(), storage)
-    write_record(header, join(uri, HEADER_NAME), storage)
     return Manifest(uri, header, table)
+
+
+def write_manifest(uri: str, table: pa.Table, *, storage: Storage, **values: Any) -> Manifest:
+    """Write the rows and then the header, for shards that are there already; `values` are those of `write_rows`."""
+    manifest = write_rows(uri, table, storage=storage, **values)
+    write_record(manifest.header, join(uri, HEADER_NAME), storage)
+    return manifest
 
 
 def read_header(uri: str, storage: Storage) -> Header:

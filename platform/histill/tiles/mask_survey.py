@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import or_
 
-from histill.cluster.tasks import map_tasks
+from histill.cluster.parallel import map_tasks
+from histill.cluster.progress import track
 from histill.errors import InputError
 from histill.storage.control import remove
 from histill.storage.records import read_record, write_record
@@ -30,7 +31,7 @@ def find_set_meaning(units: Sequence[Unit]) -> dict[int, int] | None:
         return None
     if source.mask_values is not None:
         return dict(source.mask_values)
-    surveyed = dict(map_tasks(_survey, masked, title="reading masks", unit="parts"))
+    surveyed = dict(track(map_tasks(_survey, masked), len(masked), title="reading masks", unit="parts"))
     try:
         return find_meaning(reduce(or_, (surveyed[unit.name] for unit in masked)), source.index)
     except InputError:

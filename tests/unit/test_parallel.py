@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from histill.cluster import tasks
+from histill.cluster import parallel
 
 pytestmark = pytest.mark.unit
 
@@ -33,8 +33,8 @@ def cancelled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_leaving_early_cancels_unless_the_process_ends(
     cancelled: list[int], ending: bool, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "is_interrupted", lambda: ending)
-    results = tasks.map_tasks(lambda item: item, [1, 2, 3], title="work")
+    monkeypatch.setattr(parallel, "is_interrupted", lambda: ending)
+    results = parallel.map_tasks(lambda item: item, [1, 2, 3])
     assert next(results) == 1
     results.close()  # type: ignore[attr-defined]
     assert cancelled == expected

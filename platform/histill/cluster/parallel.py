@@ -1,0 +1,95 @@
+"""Run one function over many items on the Ray cluster.
+
+`map_tasks` is for work that needs nothing but its item: Ray starts a task for each, and leaving the loop cancels what
+is under way. `map_actors` is for work that holds a network: a fixed number of actors load it once and take items in
+turn. (To ask every node one question, whatever its load, see `histill.preflight.nodes`.)
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from histill.cluster.ray_logging import import_ray_data
+from histill.cluster.signals import is_interrupted
+from histill.config.common import Workers
+from histill.errors import HistillError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+WAITING_PER_CPU = 2  # tasks handed to Ray for each CPU: enough that none idles, few enough to stop soon
+
+
+def map_tasks(function: Callable[[T], R], items: Sequence[T], *, cpus: float = 1.0, gpus: float = 0.0) -> Iterator[R]:
+    """`function(item)` for every item, as Ray tasks of `cpus` CPUs and `gpus` GPUs; results come as they are done.
+
+    Lost workers are replaced and their items tried again by Ray. Leaving the loop early cancels what is under
+    way.
+
+    Raises whatever HistillError `function` raised, as it was raised.
+    """
+    import ray
+
+    def work(item: T) -> R:  # Ray takes functions, and `function` may be a partial one
+        return function(item)
+
+    task = ray.remote(work).options(num_cpus=cpus, num_gpus=gpus)
+    bound = max(1, int(WAITING_PER_CPU * ray.cluster_resources().get("CPU", 1.0)))
+    waiting = iter(items)
+    running: list[Any] = []
+    try:
+        while True:
+            running += [task.remote(item) for item in islice(waiting, bound - len(running))]
+            if not running:
+                return
+            (ready,), running = ray.wait(running, num_returns=1)
+            try:
+                result = ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, HistillError):
+                    raise error.cause from None
+                raise
+            yield result
+    finally:
+        # A process that ends takes its tasks along; Ray 2.60 aborts it when one ends just as it is cancelled.
+        for reference in [] if is_interrupted() else running:
+            ray.cancel(reference, recursive=True)
+
+
+def map_actors(
+    make: Callable[..., Callable[[str], Any]], arguments: tuple[Any, ...], items: Sequence[str], workers: Workers
+) -> Iterator[Any]:
+    """What `make(*arguments)`, called once in each actor, makes of every item; results come as they are done.
+
+    They are values that JSON can hold. Ray Data runs at most `workers.count` actors, and repeats what a lost one had
+    begun. Errors of the work are raised as they were.
+    """
+    data = import_ray_data()
+    dataset = data.from_items(list(items), override_num_blocks=len(items))
+    results = dataset.map_batches(
+        _Actor,
+        fn_constructor_args=(make, arguments),
+        batch_size=1,
+        batch_format="pyarrow",
+        # all at once where there is room: a pool that grows by itself keeps the others waiting
+        compute=data.ActorPoolStrategy(
+            min_size=1,
+            max_size=workers.count,
+            initial_size=min(workers.count, max(1, len(items))),
+            max_tasks_in_flight_per_actor=2,  # one waits while one is worked on; more, and the last ones lie unevenly
+        ),
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus,
+    )
+    return (json.loads(row["result"]) for row in results.iter_rows())
+
+
+class _Actor:
+    def __init__(self, make: Callable[..., Callable[[str], Any]], arguments: tuple[Any, ...]) -> None:
+        self._work = make(*arguments)
+
+    def __call__(self, items: pa.Table) -> pa.Table:
+        return pa.table({"result": [json.dumps(self._work(item)) for item in items["item"].to_pylist()]})

@@ -1,0 +1,110 @@
+"""Write a teacher's responses to one shard of tiles as a shard like it, row for row."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from histill.config.common import Storage
+from histill.config.evaluation import CacheConfig
+from histill.storage.tables import read_columns, write_table
+from histill.storage.uris import join
+from histill.stream.cached_views import CachedViews
+from histill.stream.read import ShardReader
+from histill.stream.responses import encode_logits, encode_map, response_columns, response_schema
+from histill.stream.tile_stream import stream_shard
+from histill.stream.views import crop_and_orient
+from histill.teachers.teacher import Teacher
+from histill.tiles.manifest import Manifest
+from histill.tiles.shards import TileShard
+
+
+@dataclass(frozen=True)
+class ResponseJob:
+    """What to respond to, and where to. Small: it is sent to every actor."""
+
+    config: CacheConfig
+    cached: CachedViews
+
+
+def write_shard_responses(
+    teacher: Teacher, manifest: Manifest, shard: TileShard, job: ResponseJob, read: ShardReader | None = None
+) -> list[bytes]:
+    """Write the responses to `shard`, unless an earlier run has; those to the first view, b"" for undecodable tiles.
+
+    The shard of responses is written whole or not at all. One with undecodable tiles is made again, since they may
+    have been mended since.
+
+    Raises InputError when the tiles cannot be read or are others than the manifest's.
+    """
+    storage, cached = job.config.storage, job.cached
+    earlier = read_first_responses(cached, shard, storage)
+    if earlier is not None and all(earlier):
+        return earlier
+    schema = response_schema(cached.views, job.config.layer is not None)
+    rows = np.arange(shard.first, shard.first + shard.tiles)
+    columns = [[b""] * len(rows) for _ in schema.names[1:]]
+    batches = stream_shard(
+        manifest,
+        shard,
+        storage,
+        rows=rows,
+        side_px=manifest.header.tile_px,
+        batch_size=job.config.batch_size,
+        read=read,
+    )
+    for batch in batches:
+        valid = torch.nonzero(batch.valid).flatten()
+        if not len(valid):
+            continue
+        tiles = batch.student if len(valid) == len(batch.valid) else batch.student[valid]
+        index = batch.index[valid].numpy()
+        for column, responses in zip(columns, _respond(teacher, tiles, index, job, manifest), strict=True):
+            for row, response in zip(index, responses, strict=True):
+                column[row - shard.first] = response
+    part = manifest.table.slice(shard.first, shard.tiles)
+    table = pa.table([part["tile_id"], *map(pa.array, columns)], schema=schema)
+    write_table(join(cached.uri, shard.shard), _row_groups(table, part), schema, storage, belongs_to=cached.name)
+    return columns[0]
+
+
+def _row_groups(table: pa.Table, part: pa.Table) -> Iterator[pa.Table]:
+    """`table` cut where the row groups of its tiles, `part` of a manifest, are."""
+    groups = part["row_group"].to_numpy()
+    for start, end in pairwise([0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]):
+        yield table.slice(start, end - start)
+
+
+def _respond(
+    teacher: Teacher, tiles: torch.Tensor, index: np.ndarray, job: ResponseJob, manifest: Manifest
+) -> Iterator[Sequence[bytes]]:
+    """The encoded responses to `tiles`, uint8 [B, 3, S, S], to each view; then, with a layer, the feature maps."""
+    cached, layer = job.cached, job.config.layer
+    images = tiles.permute(0, 2, 3, 1).numpy()
+    maps: list[list[bytes]] = []
+    for view in range(cached.views):
+        places = cached.placements(view, index, manifest.header.tile_px)
+        seen = np.stack([crop_and_orient(image, place) for image, place in zip(images, places, strict=True)])
+        shown = torch.from_numpy(seen).permute(0, 3, 1, 2)
+        if layer is None:
+            logits = teacher.respond(shown)
+        else:
+            assert teacher.features is not None
+            logits, by_layer = teacher.features.respond_with_maps(shown, (layer,))
+            maps.append([encode_map(each) for each in by_layer[layer].cpu().numpy()])
+        logits = logits if teacher.outputs.dense else logits[:, :, None, None]
+        yield [encode_logits(each) for each in teacher.outputs.pack(logits).cpu().numpy()]
+    yield from maps
+
+
+def read_first_responses(cached: CachedViews, shard: TileShard, storage: Storage) -> list[bytes] | None:
+    """The responses to the first view of `shard`; None when there are none, or none that are whole and of its tiles."""
+    column = response_columns(cached.views)[0]
+    found = read_columns(join(cached.uri, shard.shard), [column, "tile_id"], storage, belongs_to=cached.name)
+    if found is None or (shard.expected is not None and found["tile_id"].to_pylist() != shard.expected.lists()[0]):
+        return None
+    responses: list[bytes] = found[column].to_pylist()
+    return responses
