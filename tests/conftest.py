@@ -21,6 +21,8 @@ from histill.tiles.manifest import Manifest
 
 
 def pytest_configure() -> None:
+    # A shell without job control has what it starts in the background ignore Ctrl-C, which tests send and answer.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Threads do nothing for small tensors, and on a busy machine they wait for each other; torch reads it on import.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Ray reads it when it is imported, which test modules may do before any fixture runs.
