@@ -118,7 +118,7 @@ def prepared(work: Path, tiles: dict[str, int], processors: int) -> Bench:
 def ours(bench: Bench, size: str, number: int) -> float:
     """Seconds of `predict`."""
     from histill.config.common import Workers
-    from histill.config.predict import PredictConfig
+    from histill.config.predict_tiles import PredictConfig
     from histill.predict.predict import predict
 
     begun = time.monotonic()

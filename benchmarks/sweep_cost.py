@@ -158,7 +158,7 @@ def prepare(budget: Budget) -> None:
     import torch
 
     from histill.config.common import Storage
-    from histill.config.runs import TeacherConfig
+    from histill.config.train_teacher import TeacherConfig
     from histill.tiles.manifest import HEADER_NAME, read_manifest
     from testbed.training import epochs_for, run
 
@@ -352,7 +352,7 @@ def bare(budget: Budget) -> None:
     """The same work without Ray."""
     import torch
 
-    from histill.config.runs import PretrainConfig
+    from histill.config.pretrain_student import PretrainConfig
     from testbed.training import run
 
     torch.set_num_threads(1)

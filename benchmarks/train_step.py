@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from benchmarks.contenders.tiles import SIDE_PX, make_tiles
 from histill.artifacts.model_folder import ModelCard, build
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.evaluation import CacheConfig
 from histill.config.load import validate
-from histill.config.runs import PretrainConfig, RckdLoss
+from histill.config.pretrain_student import PretrainConfig, RckdLoss
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews

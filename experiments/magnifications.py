@@ -147,8 +147,8 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
     """Train a teacher and let it answer; its balanced accuracy when it sees tiles at 1 / scale of the resolution."""
     from experiments.arms.tile_sets import STORAGE
     from histill.artifacts import model_folder
-    from histill.config.evaluation import HeldOut
-    from histill.config.runs import TeacherConfig
+    from histill.config.score_model import HeldOut
+    from histill.config.train_teacher import TeacherConfig
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from testbed.training import epochs_for, keys_of, responses, run
@@ -175,9 +175,9 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
 def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     """One student and its balanced accuracy on the test split."""
     from experiments.arms.tile_sets import STORAGE
-    from histill.config.distill import DistillConfig
-    from histill.config.evaluation import HeldOut
-    from histill.config.finetune import FinetuneConfig
+    from histill.config.distill_student import DistillConfig
+    from histill.config.finetune_student import FinetuneConfig
+    from histill.config.score_model import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from testbed.training import epochs_for, keys_of, responses, run

@@ -156,8 +156,8 @@ def teach(budget: Budget) -> float:
 
     from experiments.arms.imagenet import lite0_weights
     from experiments.arms.tile_sets import STORAGE
-    from histill.config.evaluation import HeldOut
-    from histill.config.runs import TeacherConfig
+    from histill.config.score_model import HeldOut
+    from histill.config.train_teacher import TeacherConfig
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from testbed.training import epochs_for, keys_of, responses, run
@@ -178,7 +178,8 @@ def teach(budget: Budget) -> float:
 def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, None]:
     """One pretraining, of as many steps whatever the arm."""
     from experiments.arms.tile_sets import STORAGE
-    from histill.config.runs import PretrainConfig, TeacherConfig
+    from histill.config.pretrain_student import PretrainConfig
+    from histill.config.train_teacher import TeacherConfig
     from histill.tiles.manifest import read_manifest
     from testbed.training import epochs_for, keys_of, responses, run
 
@@ -201,8 +202,8 @@ def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, No
 def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     """One fine-tuning and its figure on the test split."""
     from experiments.arms.tile_sets import STORAGE
-    from histill.config.evaluation import HeldOut
-    from histill.config.finetune import FinetuneConfig
+    from histill.config.finetune_student import FinetuneConfig
+    from histill.config.score_model import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
     from testbed.training import epochs_for, keys_of, run

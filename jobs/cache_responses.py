@@ -11,7 +11,7 @@ most. `shares.json` beside the responses has the figures, `contours.png` shows s
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.evaluation import CacheConfig
+from histill.config.cache_responses import CacheConfig
 
 
 def main(config: CacheConfig) -> Outcome:

@@ -7,7 +7,7 @@ and MLflow. It takes seconds, and leaves no file behind. Exit status 1 if anythi
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.check import CheckConfig
+from histill.config.check_cluster import CheckConfig
 
 
 def main(config: CheckConfig) -> Outcome:

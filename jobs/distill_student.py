@@ -7,7 +7,7 @@ It mimics the teacher's answers and feature maps on tiles with and without label
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.distill import DistillConfig
+from histill.config.distill_student import DistillConfig
 
 
 def main(config: DistillConfig) -> Outcome:

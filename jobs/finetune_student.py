@@ -7,7 +7,7 @@ scratch, for comparison. The same name again goes on where the run stopped, and 
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.finetune import FinetuneConfig
+from histill.config.finetune_student import FinetuneConfig
 
 
 def main(config: FinetuneConfig) -> Outcome:

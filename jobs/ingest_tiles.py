@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from histill.cli import Outcome, run_job
 from histill.config.common import Split
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 
 if TYPE_CHECKING:
     from histill.tiles.ingest import IngestReport

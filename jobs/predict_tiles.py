@@ -12,7 +12,7 @@ and the tiles of each class; a segmenter's tile counts as background where less 
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.predict import PredictConfig
+from histill.config.predict_tiles import PredictConfig
 
 
 def main(config: PredictConfig) -> Outcome:

@@ -8,7 +8,7 @@ stopped, and a finished name is refused.
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 
 
 def main(config: PretrainConfig) -> Outcome:

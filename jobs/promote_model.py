@@ -15,7 +15,7 @@ back), 1 a gate refused or another promotion was faster, 2 bad input.
 import sys
 
 from histill.cli import Outcome, run_job
-from histill.config.evaluation import PromoteConfig
+from histill.config.promote_model import PromoteConfig
 
 
 def main(config: PromoteConfig) -> Outcome:

@@ -8,7 +8,7 @@ that `report` names needs no server.
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.evaluation import ScoreConfig
+from histill.config.score_model import ScoreConfig
 
 
 def main(config: ScoreConfig) -> Outcome:

@@ -12,7 +12,7 @@ whose keys hold.
 import sys
 
 from histill.cli import Outcome, run_job
-from histill.config.search import SearchConfig
+from histill.config.search_students import SearchConfig
 from histill.search.configs import SEARCHES
 
 

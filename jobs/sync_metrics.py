@@ -7,7 +7,7 @@ the folder `_unsent` beside the runs; the next run there sends it, or this job d
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.sync import SyncConfig
+from histill.config.sync_metrics import SyncConfig
 
 
 def main(config: SyncConfig) -> Outcome:

@@ -7,7 +7,7 @@ stopped, and a finished name is refused.
 """
 
 from histill.cli import Outcome, run_job
-from histill.config.runs import TeacherConfig
+from histill.config.train_teacher import TeacherConfig
 
 
 def main(config: TeacherConfig) -> Outcome:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from histill.artifacts import model_folder
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.evaluation import CacheConfig
 from histill.config.load import validate
 from histill.config.runs import RunConfig
 from histill.storage.control import exists

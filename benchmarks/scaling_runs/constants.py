@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from benchmarks.scaling_runs.paper import Constants
 from benchmarks.scaling_runs.workloads import Workload, write_tiles
 from histill.config.common import Storage
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.local.s3 import s3_server
 from histill.stream.cached_views import CachedViews
 from histill.stream.index import SampleIndex

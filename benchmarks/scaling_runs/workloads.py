@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.evaluation import CacheConfig
-from histill.config.finetune import FinetuneConfig
+from histill.config.finetune_student import FinetuneConfig
 from histill.config.load import validate
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.teachers.cache import address, finish_cache

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from histill.config.common import Storage
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.tiles.image_index import image_rows
 from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest, write_manifest

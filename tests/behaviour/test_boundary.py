@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from histill.artifacts.model_folder import load, save
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage, Teacher
-from histill.config.evaluation import CacheConfig, HeldOut
-from histill.config.finetune import FinetuneConfig
+from histill.config.finetune_student import FinetuneConfig
 from histill.config.load import validate
-from histill.config.runs import PretrainConfig, RunConfig, TeacherConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.runs import RunConfig
+from histill.config.score_model import HeldOut
+from histill.config.train_teacher import TeacherConfig
 from histill.evaluate.score import score_model
 from histill.stream.cached_views import CachedViews
 from histill.stream.read import TileSource

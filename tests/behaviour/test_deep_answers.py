@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from histill.config.load import validate
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.models.projection import ProjectedStudent
 from histill.models.segmenter import Segmenter
 from histill.tiles.manifest import Manifest

@@ -10,9 +10,10 @@ import torch
 
 from histill.artifacts import model_folder
 from histill.config.common import Storage
-from histill.config.distill import DistillConfig
+from histill.config.distill_student import DistillConfig
 from histill.config.load import set_value, validate
-from histill.config.runs import RunConfig, TeacherConfig
+from histill.config.runs import RunConfig
+from histill.config.train_teacher import TeacherConfig
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from histill.artifacts.model_folder import ModelCard, build, load
 from histill.config.common import Storage
-from histill.config.finetune import FinetuneConfig
+from histill.config.finetune_student import FinetuneConfig
 from histill.config.load import set_value, validate
 from histill.config.runs import SupervisedLoss
 from histill.models.transfer import parameters_by_depth

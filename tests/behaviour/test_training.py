@@ -11,7 +11,7 @@ import torch
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage
 from histill.config.load import set_value, validate
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.errors import HistillError, InputError
 from histill.outputs import OutputSpec
 from histill.stream.counter_rng import multiset_hash

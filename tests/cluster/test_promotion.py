@@ -19,8 +19,8 @@ from histill.artifacts import exports, model_folder
 from histill.artifacts.model_folder import ModelCard, build
 from histill.cli import run_job
 from histill.config.common import Storage, Tracking
-from histill.config.evaluation import PromoteConfig
 from histill.config.load import validate
+from histill.config.promote_model import PromoteConfig
 from histill.errors import HistillError, InputError
 from histill.local.tracking import mlflow_server
 from histill.registry import champions, promotion, versions

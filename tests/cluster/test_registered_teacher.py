@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import CARD_NAME, WEIGHTS_NAME, ModelCard
 from histill.config.common import Storage, Teacher, Tracking
-from histill.config.evaluation import HeldOut
+from histill.config.score_model import HeldOut
 from histill.errors import InputError
 from histill.local.s3 import S3Server
 from histill.registry.materialize import materialize_reference, materialize_teacher

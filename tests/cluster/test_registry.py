@@ -19,8 +19,9 @@ from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
-from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.sync import SyncConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.sync_metrics import SyncConfig
+from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 from histill.local.ports import LOOPBACK, free_ports
 from histill.local.tracking import mlflow_server

@@ -20,9 +20,9 @@ from ray.train.v2._internal.execution.storage import StorageContext
 
 import histill.teachers.cache as caching
 import histill.tiles.ingest as ingesting
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.evaluation import CacheConfig
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.errors import InputError
 from histill.local.s3 import REGION, S3Server

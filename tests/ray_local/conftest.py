@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from histill.config.load import set_value, validate
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.local.tracking import TrackingServer

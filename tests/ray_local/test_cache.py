@@ -12,10 +12,10 @@ from pyarrow import fs
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.cluster.ray_errors import unwrap_error
 from histill.config.augment import Augment
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage, Workers
 from histill.config.common import Teacher as TeacherConfig
-from histill.config.evaluation import CacheConfig
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.errors import InputError
 from histill.local.s3 import S3Server
 from histill.storage.control import exists

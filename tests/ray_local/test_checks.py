@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from histill.cluster.connect import asks_for_token
-from histill.config.check import CheckConfig
+from histill.config.check_cluster import CheckConfig
 from histill.errors import InputError
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from histill.artifacts import model_folder
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.distill import DistillConfig
-from histill.config.evaluation import CacheConfig, HeldOut
+from histill.config.distill_student import DistillConfig
 from histill.config.load import set_value, validate
-from histill.config.runs import RunConfig, TeacherConfig
+from histill.config.runs import RunConfig
+from histill.config.score_model import HeldOut
+from histill.config.train_teacher import TeacherConfig
 from histill.evaluate.score import score_model
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
@@ -18,8 +20,8 @@ from histill.losses.loss import Loss
 from histill.registry.mlflow_runs import open_run
 from histill.teachers.cache import cache_responses
 from histill.tiles.manifest import Manifest
-from histill.train.launch import Trained, train_run
 from histill.train.prepare import prepare_run
+from histill.train.ray.launch import Trained, train_run
 
 pytestmark = pytest.mark.ray_local
 

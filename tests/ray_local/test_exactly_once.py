@@ -12,7 +12,7 @@ import pytest
 import ray.train
 
 from histill.config.common import Storage
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.local.s3 import S3Server
 from histill.registry.mlflow_runs import open_run
 from histill.storage.retry import with_retries
@@ -22,8 +22,8 @@ from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest
 from histill.train.coverage import DataState
-from histill.train.launch import Trained, train_run
 from histill.train.prepare import prepare_run
+from histill.train.ray.launch import Trained, train_run
 from testbed.fault_proxy import KINDS, Faults, fault_proxy
 
 pytestmark = pytest.mark.ray_local

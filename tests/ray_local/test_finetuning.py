@@ -7,18 +7,18 @@ import pytest
 
 from histill.artifacts import model_folder
 from histill.config.common import Storage
-from histill.config.evaluation import HeldOut
-from histill.config.finetune import FinetuneConfig
+from histill.config.finetune_student import FinetuneConfig
 from histill.config.load import set_value, validate
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.score_model import HeldOut
 from histill.errors import InputError
 from histill.evaluate.score import score_model
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.registry.mlflow_runs import open_run
 from histill.tiles.manifest import Manifest
-from histill.train.launch import Trained, train_run
 from histill.train.prepare import prepare_run
+from histill.train.ray.launch import Trained, train_run
 
 pytestmark = pytest.mark.ray_local
 

@@ -14,7 +14,7 @@ from PIL import Image
 import histill.tiles.ingest
 from histill.cluster.parallel import map_tasks
 from histill.config.common import Storage
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.errors import InputError
 from histill.local.s3 import S3Server

@@ -13,7 +13,7 @@ from pyarrow.fs import FileSelector
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage, Workers
-from histill.config.predict import PredictConfig
+from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage, Tracking, Workers
-from histill.config.evaluation import HeldOut, ScoreConfig
+from histill.config.score_model import HeldOut, ScoreConfig
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.local.tracking import TrackingServer

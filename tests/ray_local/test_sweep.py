@@ -17,7 +17,7 @@ from ray.util.state import list_actors, list_placement_groups, list_tasks
 from histill.artifacts import model_folder
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
-from histill.config.search import SearchConfig
+from histill.config.search_students import SearchConfig
 from histill.errors import InputError
 from histill.local.tracking import TrackingServer
 from histill.registry.mlflow_runs import open_run

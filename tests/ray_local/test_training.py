@@ -25,7 +25,7 @@ from ray.util.state import get_actor
 from histill.artifacts import model_folder
 from histill.cluster.ray_errors import unwrap_error
 from histill.config.common import Storage
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.errors import HistillError, InputError
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
@@ -35,10 +35,10 @@ from histill.storage.filesystems import arrow_filesystem
 from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
-from histill.train.launch import Trained, train_run
 from histill.train.newest import find_newest_checkpoint, step_of
 from histill.train.prepare import prepare_run
-from histill.train.trainer import WatchingCleaner
+from histill.train.ray.launch import Trained, train_run
+from histill.train.ray.trainer import WatchingCleaner
 
 pytestmark = pytest.mark.ray_local
 

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 import histill.tiles.ingest
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.tiles.ingest import IngestReport, ingest
 

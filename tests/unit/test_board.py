@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from histill.cluster import progress
-from histill.train import progress_actor
-from histill.train.progress_actor import ProgressActor, ProgressLogHandler, show_progress
+from histill.train.ray import progress_actor
+from histill.train.ray.progress_actor import ProgressActor, ProgressLogHandler, show_progress
 from histill.train.snapshot import Snapshot
 
 pytestmark = pytest.mark.unit

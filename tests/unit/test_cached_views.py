@@ -13,8 +13,8 @@ import torch
 
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.augment import Augment
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.evaluation import CacheConfig
 from histill.config.load import load_config
 from histill.errors import InputError
 from histill.outputs import OutputSpec

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histill.config.check import CheckConfig
+from histill.config.check_cluster import CheckConfig
 from histill.config.common import Elastic, WorkerGroup
 from histill.config.load import load_config
 from histill.preflight import node_probe, rules

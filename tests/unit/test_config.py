@@ -9,17 +9,20 @@ import pytest
 import yaml
 
 from histill.cli import Outcome, run_job
-from histill.config.check import CheckConfig
+from histill.config.cache_responses import CacheConfig
+from histill.config.check_cluster import CheckConfig
 from histill.config.common import WorkerGroup, Workers
-from histill.config.distill import DistillConfig
-from histill.config.evaluation import CacheConfig, PromoteConfig, ScoreConfig
-from histill.config.finetune import FinetuneConfig
-from histill.config.ingest import IngestConfig
+from histill.config.distill_student import DistillConfig
+from histill.config.finetune_student import FinetuneConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import apply_overrides, dotted_keys, load_config, nested_models, parse_yaml
-from histill.config.predict import PredictConfig
-from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.search import SearchConfig
-from histill.config.sync import SyncConfig
+from histill.config.predict_tiles import PredictConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.promote_model import PromoteConfig
+from histill.config.score_model import ScoreConfig
+from histill.config.search_students import SearchConfig
+from histill.config.sync_metrics import SyncConfig
+from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 from histill.search.configs import SEARCHES, DistillSearch, PretrainSearch
 

@@ -19,15 +19,18 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from histill.config.base import Strict
-from histill.config.check import CheckConfig
-from histill.config.distill import DistillConfig
-from histill.config.evaluation import CacheConfig, PromoteConfig, ScoreConfig
-from histill.config.finetune import FinetuneConfig
-from histill.config.ingest import IngestConfig
+from histill.config.cache_responses import CacheConfig
+from histill.config.check_cluster import CheckConfig
+from histill.config.distill_student import DistillConfig
+from histill.config.finetune_student import FinetuneConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import load_config
-from histill.config.predict import PredictConfig
-from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.sync import SyncConfig
+from histill.config.predict_tiles import PredictConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.promote_model import PromoteConfig
+from histill.config.score_model import ScoreConfig
+from histill.config.sync_metrics import SyncConfig
+from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 from histill.predict.file_names import name_files
 from histill.search.configs import DistillSearch, FinetuneSearch, PretrainSearch

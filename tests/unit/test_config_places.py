@@ -8,17 +8,20 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from histill.config.base import Strict
-from histill.config.check import CheckConfig
+from histill.config.cache_responses import CacheConfig
+from histill.config.check_cluster import CheckConfig
 from histill.config.common import Storage, Tracking
-from histill.config.distill import DistillConfig
-from histill.config.evaluation import CacheConfig, PromoteConfig, ScoreConfig
-from histill.config.finetune import FinetuneConfig
-from histill.config.ingest import IngestConfig
+from histill.config.distill_student import DistillConfig
+from histill.config.finetune_student import FinetuneConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import load_config
 from histill.config.places import read_model_place, read_place, read_server
-from histill.config.predict import PredictConfig
-from histill.config.runs import PretrainConfig, TeacherConfig
-from histill.config.sync import SyncConfig
+from histill.config.predict_tiles import PredictConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.promote_model import PromoteConfig
+from histill.config.score_model import ScoreConfig
+from histill.config.sync_metrics import SyncConfig
+from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 from histill.registry.mlflow_client import server_uri
 from histill.search.configs import DistillSearch, FinetuneSearch, PretrainSearch

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import ShardCache, Storage
-from histill.config.evaluation import CacheConfig
 from histill.config.load import validate
 from histill.errors import InputError
 from histill.storage.control import create_bytes, list_files, measure_files, swap_bytes, write_bytes

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from histill.config.runs import RckdLoss, SupervisedLoss
+from histill.config.pretrain_student import RckdLoss
+from histill.config.runs import SupervisedLoss
 from histill.losses.layers import Layers
 from histill.losses.logits import cross_entropy, soft_cross_entropy, soft_dice
 from histill.models.projection import ProjectedStudent, StudentOutput

@@ -25,7 +25,7 @@ from ray.autoscaler._private.resource_demand_scheduler import _default_utilizati
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from histill.config.load import load_config
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 
 pytestmark = pytest.mark.unit
 

@@ -13,10 +13,10 @@ import torch
 
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.augment import Augment
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
-from histill.config.distill import DistillConfig
-from histill.config.evaluation import CacheConfig
+from histill.config.distill_student import DistillConfig
 from histill.config.load import set_value, validate
 from histill.errors import InputError
 from histill.losses.loss import Loss

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.errors import InputError
 

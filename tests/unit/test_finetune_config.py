@@ -10,7 +10,7 @@ import torch
 
 from histill.artifacts.model_folder import ModelCard, build, load, save
 from histill.config.common import Storage
-from histill.config.finetune import FinetuneConfig
+from histill.config.finetune_student import FinetuneConfig
 from histill.config.load import set_value, validate
 from histill.config.runs import RunConfig, SupervisedLoss
 from histill.errors import InputError

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from histill.config.common import Storage
-from histill.config.ingest import Columns, ImageSource
+from histill.config.ingest_tiles import Columns, ImageSource
 from histill.errors import InputError
 from histill.tiles.image_index import ImageIndex, read_image_index
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histill.config.evaluation import Gates
+from histill.config.promote_model import Gates
 from histill.errors import InputError
 from histill.evaluate.bootstrap import paired_difference
 from histill.evaluate.predictions import Predictions

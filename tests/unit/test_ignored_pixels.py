@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
-from histill.config.distill import DistillLoss
+from histill.config.distill_student import DistillLoss
 from histill.config.runs import SupervisedLoss
 from histill.errors import InputError
 from histill.evaluate.pictures import _dice

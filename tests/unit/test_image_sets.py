@@ -13,7 +13,7 @@ from PIL import Image
 
 import histill.tiles.ingest
 import histill.tiles.mask_survey
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.errors import InputError
 from histill.stream.decode import decode_image, decode_mask

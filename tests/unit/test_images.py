@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from histill.config.common import Storage
-from histill.config.ingest import Columns, ImageSource
+from histill.config.ingest_tiles import Columns, ImageSource
 from histill.errors import InputError
 from histill.tiles.image_index import image_rows
 from histill.tiles.images import check_image, normalize_mask, read_images

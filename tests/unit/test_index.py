@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from histill.config.common import Storage
-from histill.config.ingest import Columns, ImageSource, IngestConfig, SplitRule
+from histill.config.ingest_tiles import Columns, ImageSource, IngestConfig, SplitRule
 from histill.errors import InputError
 from histill.tiles.image_index import ImageIndex, read_image_index
 from histill.tiles.index import lines_named, read_index

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from histill.config.distill import DistillConfig
-from histill.config.evaluation import PromoteConfig, ScoreConfig
-from histill.config.ingest import IngestConfig
+from histill.config.distill_student import DistillConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.keys import dotted_keys, nearest_key
 from histill.config.load import load_config
-from histill.config.predict import PredictConfig
-from histill.config.runs import PretrainConfig, TeacherConfig
+from histill.config.predict_tiles import PredictConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.promote_model import PromoteConfig
+from histill.config.score_model import ScoreConfig
+from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 from histill.search.configs import SEARCHES
 

@@ -9,16 +9,16 @@ from ray.train.torch import TorchTrainer
 
 from histill.config.common import Storage
 from histill.config.load import validate
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.errors import InputError
 from histill.losses.layers import Layers
 from histill.search.configs import PretrainSearch
 from histill.search.sweep import PreparedSweep, run_sweep
 from histill.stream.read import TileSource
 from histill.stream.views import Views
-from histill.train import launch
 from histill.train.claim import hold_claim
-from histill.train.launch import train_run
+from histill.train.ray import launch
+from histill.train.ray.launch import train_run
 from histill.train.recipes.pretrain import PretrainRun
 
 pytestmark = pytest.mark.unit
@@ -67,7 +67,7 @@ def test_the_record_is_closed_before_the_name_is_refused(
         def finish(self, status: str) -> None:
             closed.append((status, (tmp_path / "one" / "finished.json").exists()))
 
-    monkeypatch.setattr("histill.train.trainer.Trainer", lambda *_, **__: SimpleNamespace(fit=lambda: ended))
+    monkeypatch.setattr("histill.train.ray.trainer.Trainer", lambda *_, **__: SimpleNamespace(fit=lambda: ended))
     monkeypatch.setattr(launch, "make_progress_actor", lambda: None)
     for name in ("put", "kill"):
         monkeypatch.setattr(f"ray.{name}", lambda *_: None)
@@ -78,5 +78,5 @@ def test_the_record_is_closed_before_the_name_is_refused(
 
 
 def test_ray_still_asks_a_method_for_its_answer_to_ctrl_c() -> None:
-    """Which train/trainer.py replaces; a Ray that has renamed it would answer signals in its own way again."""
+    """Which train/ray/trainer.py replaces; a Ray that has renamed it would answer signals in its own way again."""
     assert callable(TorchTrainer._register_sigint_handler)

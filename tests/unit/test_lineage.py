@@ -16,8 +16,8 @@ from histill.artifacts.lineage import inherit
 from histill.artifacts.model_folder import ModelCard, TaughtOn, build
 from histill.artifacts.overlap import SeenTiles, find_seen
 from histill.config.common import Storage
-from histill.config.distill import DistillConfig
-from histill.config.finetune import FinetuneConfig
+from histill.config.distill_student import DistillConfig
+from histill.config.finetune_student import FinetuneConfig
 from histill.config.load import validate
 from histill.evaluate.constant_baseline import score_constant
 from histill.evaluate.predictions import Predictions

@@ -15,7 +15,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from histill.config.load import set_value, validate
-from histill.config.runs import RckdLoss, RunConfig, SupervisedLoss
+from histill.config.pretrain_student import RckdLoss
+from histill.config.runs import RunConfig, SupervisedLoss
 from histill.errors import HistillError
 from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from histill.artifacts.model_folder import ModelCard, build, save
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.distill import DistillConfig
-from histill.config.evaluation import CacheConfig, HeldOut
+from histill.config.distill_student import DistillConfig
 from histill.config.load import set_value, validate
-from histill.config.runs import RunConfig, SupervisedLoss, TeacherConfig
+from histill.config.runs import RunConfig, SupervisedLoss
+from histill.config.score_model import HeldOut
+from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 from histill.evaluate.score import score_model
 from histill.losses.logits import bernoulli_kl, binary_cross_entropy

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from histill.errors import HistillError, InputError, UnavailableError
-from histill.train.fail_fast import FailFast
+from histill.train.ray.fail_fast import FailFast
 
 pytestmark = pytest.mark.unit
 

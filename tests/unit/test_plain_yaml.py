@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from histill.config.evaluation import PromoteConfig
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import apply_overrides, load_config, parse_yaml
-from histill.config.runs import TeacherConfig
+from histill.config.promote_model import PromoteConfig
+from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 
 pytestmark = pytest.mark.unit

@@ -16,7 +16,7 @@ from PIL import Image
 from histill.artifacts.model_folder import ModelCard, build, load, save
 from histill.config.common import Storage
 from histill.config.load import validate
-from histill.config.predict import PredictConfig
+from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
 from histill.predict.shard import FOREGROUND, PredictionJob, PredictionWorker, prediction_schema
 from histill.tiles.manifest import Manifest, read_header

@@ -20,7 +20,7 @@ import histill.predict.predict
 import histill.tiles.ingest
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.load import validate
-from histill.config.predict import PredictConfig
+from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
 from histill.outputs import OutputSpec
 from histill.predict.predict import Predicted, predict
@@ -156,7 +156,7 @@ def test_squares_lie_on_the_pixels_that_were_read(model: Callable[..., str], tmp
 def test_regions_of_a_slide_keep_their_squares(
     model: Callable[..., str], tmp_path: Path, tile_set: Callable[..., Manifest]
 ) -> None:
-    from histill.config.ingest import IngestConfig
+    from histill.config.ingest_tiles import IngestConfig
     from histill.tiles.ingest import ingest
 
     slide = write_slide(tmp_path / "s.tif", tissue(512, 1024), mpp=0.25)

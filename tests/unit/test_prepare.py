@@ -15,7 +15,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 from histill.artifacts.model_folder import ModelCard, build, read_card, save
 from histill.config.common import Storage
 from histill.config.load import set_value, validate
-from histill.config.runs import Network, PretrainConfig, RunConfig, SupervisedLoss, TeacherConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.runs import Network, RunConfig, SupervisedLoss
+from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 from histill.models.projection import ProjectedStudent
 from histill.models.transfer import find_encoder

@@ -20,7 +20,7 @@ from PIL import Image
 from histill.artifacts import exports
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage
-from histill.config.evaluation import HeldOut
+from histill.config.score_model import HeldOut
 from histill.evaluate.evaluator import Evaluator
 from histill.evaluate.raw_tiles import read_cut_tiles
 from histill.stream.decode import decode_image, downscale_area

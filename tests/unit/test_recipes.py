@@ -12,7 +12,7 @@ import pytest
 from ray import tune
 
 from histill.config.load import validate
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.errors import HistillError, InputError
 from histill.search import configs
 from histill.search.configs import SEARCHES, _make_search

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from histill.cli import Outcome, run_job
 from histill.config.common import Tracking
-from histill.config.evaluation import PromoteConfig
 from histill.config.load import load_config
+from histill.config.promote_model import PromoteConfig
 from histill.config.redact import find_credentials, holds_credentials, redact
 from histill.errors import InputError
 from histill.registry.mlflow_client import check_reachable, explain_error, server_uri
@@ -173,7 +173,7 @@ def test_a_broken_file_tells_no_secret(line: str, tmp_path: Path) -> None:
 def test_a_traceback_tells_no_secret() -> None:
     code = (
         "from histill.cli import run_job\n"
-        "from histill.config.sync import SyncConfig\n"
+        "from histill.config.sync_metrics import SyncConfig\n"
         "def main(config):\n"
         "    raise KeyError('http://u:PLANTED/w@host?token=PLANTED ' + __import__('os').environ['A_PASSWORD'])\n"
         "run_job(SyncConfig, main, ['unsent=x'])\n"

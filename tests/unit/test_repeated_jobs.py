@@ -21,11 +21,11 @@ import histill.tiles.claim as claims
 import histill.tiles.ingest as ingesting
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard, build
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.evaluation import CacheConfig
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
-from histill.config.predict import PredictConfig
+from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
 from histill.predict.predict import predict
 from histill.teachers.cache import cache_responses

@@ -11,7 +11,7 @@ import torch
 
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage, Workers
-from histill.config.evaluation import HeldOut, ScoreConfig
+from histill.config.score_model import HeldOut, ScoreConfig
 from histill.errors import InputError
 from histill.evaluate.evaluator import Evaluator, split_by_row_group
 from histill.evaluate.robustness import CHANGES, EXPLAINED, UNCHANGED, measure_robustness

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from histill.config.common import Tracking
-from histill.config.evaluation import PromoteConfig
 from histill.config.load import validate
+from histill.config.promote_model import PromoteConfig
 from histill.errors import InputError
 from histill.registry import promotion, versions
 from histill.registry.champions import ROLLED_BACK, ChampionEntry, ChampionHistory

@@ -10,7 +10,8 @@ from pyarrow.fs import LocalFileSystem
 from histill.artifacts.model_folder import CARD_NAME, resolve
 from histill.config.common import Storage
 from histill.config.load import set_value, validate
-from histill.config.runs import PretrainConfig, TeacherConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 from histill.storage.uris import name_within
 from histill.train.run_folder import open_record, remove_orphans, run_uri, save_record, write_result

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from histill.artifacts.model_folder import ModelCard, build, save
-from histill.config.distill import DistillConfig
-from histill.config.finetune import FinetuneConfig
+from histill.config.distill_student import DistillConfig
+from histill.config.finetune_student import FinetuneConfig
 from histill.config.load import validate
-from histill.config.runs import PretrainConfig, TeacherConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.train_teacher import TeacherConfig
 from histill.tiles.manifest import Manifest
 from histill.train.build import build_learner, build_streams
 from histill.train.loop import Hooks, train

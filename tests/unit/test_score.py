@@ -13,7 +13,7 @@ from PIL import Image
 
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage, Teacher
-from histill.config.evaluation import HeldOut
+from histill.config.score_model import HeldOut
 from histill.errors import InputError
 from histill.evaluate.evaluator import Evaluator
 from histill.evaluate.pictures import draw_tiles, spread_tiles

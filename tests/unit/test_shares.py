@@ -18,8 +18,8 @@ from PIL import Image
 import histill.teachers.cache
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.cli import Outcome
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.evaluation import CacheConfig
 from histill.config.load import validate
 from histill.errors import InputError
 from histill.evaluate.teacher_picture import name_tile, read_responses, spread_over_slides

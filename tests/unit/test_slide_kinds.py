@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from histill.config.common import Storage
-from histill.config.ingest import SlideSource
+from histill.config.ingest_tiles import SlideSource
 from histill.errors import InputError
 from histill.tiles.slides import SlideRow, open_slide
 from histill.tiles.tiling import iter_tiles

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from histill.config.common import Storage
-from histill.config.ingest import SlideSource
+from histill.config.ingest_tiles import SlideSource
 from histill.errors import InputError
 from histill.tiles.shards import Tile
 from histill.tiles.slide_index import read_slide_index

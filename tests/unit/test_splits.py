@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histill.config.ingest import SplitRule
+from histill.config.ingest_tiles import SplitRule
 from histill.errors import InputError
 from histill.tiles.splits import assign_split, check_pinned
 
@@ -42,7 +42,7 @@ def test_fractions_hold_on_average() -> None:
 def test_the_same_in_another_process_and_for_another_seed_different() -> None:
     cases = [f"case {number}" for number in range(50)]
     code = (
-        "from histill.config.ingest import SplitRule\nfrom histill.tiles.splits import assign_split\n"
+        "from histill.config.ingest_tiles import SplitRule\nfrom histill.tiles.splits import assign_split\n"
         "print(''.join(assign_split(f'case {number}', SplitRule())[1] for number in range(50)))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

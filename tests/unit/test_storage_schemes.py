@@ -18,13 +18,13 @@ import histill.storage.schemes
 import histill.tiles.ingest
 from histill.artifacts.model_folder import FinishedRun, ModelCard, build, load, save
 from histill.config import places
-from histill.config.check import CheckConfig
+from histill.config.check_cluster import CheckConfig
 from histill.config.common import Storage
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.config.places import read_place
-from histill.config.predict import PredictConfig
-from histill.config.runs import PretrainConfig
+from histill.config.predict_tiles import PredictConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.errors import InputError, UnavailableError
 from histill.predict.shard import PredictionJob, PredictionWorker
 from histill.preflight.connectivity import CONDITIONAL, READ, WRITE, check_connectivity

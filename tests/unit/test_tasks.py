@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from histill.config.runs import RckdLoss, SupervisedLoss
+from histill.config.pretrain_student import RckdLoss
+from histill.config.runs import SupervisedLoss
 from histill.errors import InputError
 from histill.losses.logits import soft_cross_entropy
 from histill.metrics.overlap import count_confusion

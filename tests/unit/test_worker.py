@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from histill.train import worker
-from histill.train.progress_actor import ProgressActor
-from histill.train.worker import Assignment, run_worker
+from histill.train.ray import worker
+from histill.train.ray.progress_actor import ProgressActor
+from histill.train.ray.worker import Assignment, run_worker
 
 pytestmark = pytest.mark.unit
 

@@ -1,4 +1,4 @@
-"""Configurations of the jobs that train: `train_teacher.py`, `pretrain_student.py`, `search_students.py`."""
+"""What the configurations of all training runs share: tiles, network, optimizer, workers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,9 @@ from pydantic import Field, model_validator
 from histill.config.augment import Augment
 from histill.config.base import Strict, Uri
 from histill.config.common import Name, Split, Storage, Teacher, Tracking, WorkerGroup
-from histill.losses.loss import DeepSupervision, Loss
+from histill.losses.loss import Loss
 from histill.losses.terms.cross_entropy import CrossEntropy
 from histill.losses.terms.dice import Dice
-from histill.losses.terms.soft_cross_entropy import SoftCrossEntropy
 
 STRIDE = 32
 """Of a U-Net: the sides of what it sees are multiples of it."""
@@ -73,26 +72,6 @@ class Network(Strict):
         if self.size_px is not None and self.mpp is not None:
             raise ValueError("set size_px or mpp, not both")
         return self
-
-
-class TeacherNetwork(Network):
-    """As a student's, with another encoder unless one is named."""
-
-    encoder: str = Field("resnet18", description="any timm encoder with feature maps, e.g. resnet18, resnet50")
-
-
-class RckdLoss(Loss):
-    """Terms of RCKD pretraining."""
-
-    soft_cross_entropy: SoftCrossEntropy | None = SoftCrossEntropy()
-    deep: DeepSupervision | None = DeepSupervision()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _dice_of_the_teacher(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(weight := data.get("dice"), int | float):
-            raise ValueError(f"dice is the term against masks now; set loss.soft_dice.weight={weight:g} in its place")
-        return data
 
 
 class SupervisedLoss(Loss):
@@ -175,78 +154,4 @@ class RunConfig(Strict):
                 f"data.batch_size {tiles} is less than a tile for each of optimizer.accumulate {parts} parts of "
                 f"workers.count {workers}; choose at least {workers * parts}, or fewer parts or workers"
             )
-        return self
-
-
-class TeacherConfig(RunConfig):
-    """A network teacher, trained on the masks of a tile set, or on its labels."""
-
-    kind = "train_teacher"
-
-    target: Literal["segmentation", "classification"] = Field(
-        "segmentation", description="pixels by mask, or whole tiles by label"
-    )
-    network: TeacherNetwork = TeacherNetwork()
-    classes: tuple[str, ...] | None = Field(
-        None,
-        min_length=2,
-        description="names of the mask's values, 0 first, or labels; null: background and nucleus, or the set's labels",
-    )
-    multi_label: bool = Field(
-        False, description="classification: a tile may have several labels, separated by | in the index, or none"
-    )
-    fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use")
-    fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
-    boundary_px: int = Field(
-        0,
-        ge=0,
-        description="width of the foreground's edges that become a further class, boundary, in pixels at the size that "
-        "the network sees; 0: none",
-    )
-    loss: SupervisedLoss = SupervisedLoss()
-
-    _default_terms = model_validator(mode="before")(without_dice_for_tiles)
-
-    @property
-    def sources(self) -> Sources:
-        return Sources(self.network, "network")
-
-    @model_validator(mode="after")
-    def _sound_classes(self) -> "TeacherConfig":
-        classes = self.classes or ()
-        if self.target == "classification" and (self.boundary_px or self.loss.deep_weight):
-            raise ValueError("boundary_px and loss.deep are for segmentation; leave them out")
-        if self.target == "segmentation" and self.multi_label:
-            raise ValueError("multi_label is for classification; leave it out")
-        if len(set(classes)) < len(classes):
-            raise ValueError(f"classes {list(classes)} names one of them twice; name each once")
-        if BOUNDARY in classes:
-            raise ValueError(
-                f"classes {list(classes)} names {BOUNDARY!r}, which is what boundary_px adds to those of the "
-                "masks; set boundary_px, or choose another name"
-            )
-        return self
-
-
-class PretrainConfig(RunConfig):
-    """RCKD: a student pretrained on a nuclei teacher's responses."""
-
-    kind = "pretrain_student"
-
-    student: Network = Network()
-    teacher: Teacher
-    responses: Uri | None = Field(
-        None, description="folder of cached responses; null: the teacher runs beside the student"
-    )
-    loss: RckdLoss = RckdLoss()
-
-    @property
-    def sources(self) -> Sources:
-        return Sources(self.student, teacher=self.teacher, responses=self.responses)
-
-    @model_validator(mode="after")
-    def _a_size_for_a_unet(self) -> "PretrainConfig":
-        size = self.student.size_px
-        if size is not None and size % STRIDE:
-            raise ValueError(f"student.size_px is {size}, and a U-Net needs a multiple of {STRIDE}; choose one")
         return self

@@ -13,7 +13,7 @@ from histill.cluster.connect import connect_cluster
 from histill.cluster.parallel import map_tasks
 from histill.cluster.progress import Progress, track
 from histill.config.common import Storage, Workers
-from histill.config.evaluation import HeldOut
+from histill.config.score_model import HeldOut
 from histill.errors import InputError
 from histill.evaluate.predictions import Predictions
 from histill.metrics.overlap import count_confusion

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from histill.config.common import Storage, Workers
-from histill.config.evaluation import HeldOut
+from histill.config.score_model import HeldOut
 from histill.evaluate.bootstrap import Interval, bootstrap_metrics, percentile_interval
 from histill.evaluate.evaluator import Evaluator, predict_split
 from histill.evaluate.predictions import Predictions

@@ -17,8 +17,8 @@ from histill.cluster.parallel import map_actors, map_tasks
 from histill.cluster.progress import track
 from histill.cluster.sharded import ShardedFolder, name_by_content, run_sharded
 from histill.config.common import Storage
-from histill.config.ingest import IngestConfig, SlideSource, SplitRule
-from histill.config.predict import PredictConfig
+from histill.config.ingest_tiles import IngestConfig, SlideSource, SplitRule
+from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
 from histill.predict.draw import (
     SLIDES_NAME,

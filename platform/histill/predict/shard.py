@@ -12,7 +12,7 @@ from PIL import Image
 
 from histill.artifacts.model_folder import load
 from histill.cluster.sharded import check_unchanged
-from histill.config.predict import PredictConfig
+from histill.config.predict_tiles import PredictConfig
 from histill.models.resample import resize_logits
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import folder_name, join

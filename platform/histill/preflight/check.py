@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from histill.cluster.connect import LOCAL, asks_for_token, connect_cluster
-from histill.config.check import CheckConfig
+from histill.config.check_cluster import CheckConfig
 from histill.preflight import node_probe, rules
 from histill.preflight.connectivity import CHECKS, READ, TRACKING, WRITE, check_connectivity, probe_marker
 from histill.preflight.node_probe import Facts

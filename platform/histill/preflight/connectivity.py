@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from histill.config.check import CheckConfig
+from histill.config.check_cluster import CheckConfig
 from histill.config.common import Storage
 from histill.errors import HistillError
 from histill.preflight.results import Verdict, verdict_of

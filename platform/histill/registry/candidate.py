@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from histill.artifacts import exports
 from histill.artifacts.overlap import find_seen
-from histill.config.evaluation import HeldOut, PromoteConfig
+from histill.config.promote_model import PromoteConfig
+from histill.config.score_model import HeldOut
 from histill.evaluate.constant_baseline import score_constant
 from histill.evaluate.evaluator import Evaluator, predict_split
 from histill.evaluate.pictures import draw_tiles, spread_tiles

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histill.config.evaluation import HeldOut, PromoteConfig
+from histill.config.promote_model import PromoteConfig
+from histill.config.score_model import HeldOut
 from histill.errors import InputError
 from histill.evaluate.bootstrap import paired_difference
 from histill.evaluate.evaluator import Evaluator, predict_split

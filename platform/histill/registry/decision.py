@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from histill.config.evaluation import PromoteConfig
+from histill.config.promote_model import PromoteConfig
 from histill.evaluate.score import Score
 from histill.registry.champions import DECISION_TAG, PROMOTED, ROLLED_BACK
 from histill.registry.gates import ChampionComparison, GateResult

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from histill.config.evaluation import Gates
+from histill.config.promote_model import Gates
 from histill.errors import InputError
 from histill.evaluate.bootstrap import LEAST_CASES
 from histill.evaluate.score import Score

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from histill.artifacts import model_folder
 from histill.config.common import Storage, Teacher, Tracking
-from histill.config.evaluation import HeldOut
+from histill.config.score_model import HeldOut
 from histill.registry.versions import fetch_model
 from histill.storage.control import exists, probe
 from histill.storage.scratch import scratch_folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from histill.config.common import Storage
-from histill.config.sync import SyncConfig
+from histill.config.sync_metrics import SyncConfig
 from histill.registry.mlflow_client import check_reachable, connect, server_errors
 from histill.storage.control import list_files, remove
 from histill.storage.records import Record, read_record, write_record

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from histill import __version__
 from histill.config.base import Strict
 from histill.config.common import Storage, Tracking
-from histill.config.sync import SyncConfig
+from histill.config.sync_metrics import SyncConfig
 from histill.errors import HistillError, InputError
 from histill.registry.dead_runs import OWNER_TAG, close_dead_runs, owner
 from histill.registry.metric_spool import MetricSpool, sync_metrics

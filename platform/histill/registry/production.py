@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from histill.config.common import Storage, Tracking
-from histill.config.evaluation import PromoteConfig
+from histill.config.promote_model import PromoteConfig
 from histill.errors import HistillError, InputError
 from histill.registry import versions
 from histill.registry.champions import ROLLED_BACK, append_champion, read_history

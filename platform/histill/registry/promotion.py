@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from histill.artifacts import model_folder
 from histill.config.common import Tracking
-from histill.config.evaluation import HeldOut, PromoteConfig
+from histill.config.promote_model import PromoteConfig
+from histill.config.score_model import HeldOut
 from histill.errors import HistillError, InputError
 from histill.registry import versions
 from histill.registry.candidate import Candidate, collect_evidence, examine_candidate, trace_provenance

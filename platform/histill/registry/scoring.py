@@ -5,7 +5,7 @@ import math
 import sys
 from pathlib import Path
 
-from histill.config.evaluation import ScoreConfig
+from histill.config.score_model import ScoreConfig
 from histill.errors import InputError
 from histill.evaluate.evaluator import Evaluator, predict_split
 from histill.evaluate.pictures import (

@@ -7,8 +7,8 @@ from histill.config.runs import RunConfig
 from histill.registry.materialize import materialize_model, materialize_teacher
 from histill.registry.mlflow_client import check_tracking
 from histill.registry.mlflow_runs import open_run
-from histill.train.launch import Trained, train_run
 from histill.train.prepare import prepare_run
+from histill.train.ray.launch import Trained, train_run
 
 C = TypeVar("C", bound=RunConfig)
 

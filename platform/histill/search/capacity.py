@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from histill.cluster.capacity import workers_per_node
-from histill.config.search import SearchConfig
+from histill.config.search_students import SearchConfig
 from histill.errors import InputError
 
 DRIVER_CPUS = 0.1  # of a trial's own process, which waits for its training run

@@ -6,7 +6,7 @@ from pydantic import Field, create_model
 
 from histill.config.load import OneOf
 from histill.config.runs import RunConfig
-from histill.config.search import SearchConfig
+from histill.config.search_students import SearchConfig
 from histill.train.recipes import RECIPES
 
 

@@ -5,7 +5,7 @@ import json
 import warnings
 from typing import Any
 
-from histill.config.search import SearchConfig, SearchRange
+from histill.config.search_students import SearchConfig, SearchRange
 from histill.search.pareto import pareto_front
 from histill.search.results import Sweep, metric_label
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from histill.cluster.progress import Progress
 from histill.cluster.signals import is_interrupted, reinstall_handlers
-from histill.config.search import SearchConfig
+from histill.config.search_students import SearchConfig
 from histill.errors import InputError
 from histill.search.pareto import TradeOff, pareto_front
 from histill.search.results import metric_label
 from histill.search.trial import run_of
 from histill.train.claim import is_lost
-from histill.train.launch import OpenRun
+from histill.train.ray.launch import OpenRun
 from histill.train.run_folder import open_record, read_result, run_uri
 
 _STATES = {"RUNNING": "running", "PENDING": "waiting", "TERMINATED": "done", "ERROR": "failed"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from histill.config.load import set_value, validate
 from histill.config.runs import RunConfig
-from histill.config.search import SearchConfig, SearchRange
+from histill.config.search_students import SearchConfig, SearchRange
 from histill.errors import InputError
 from histill.train.recipes import RECIPES
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from histill.cluster.ray_errors import unwrap_error
 from histill.cluster.ray_logging import is_verbose
 from histill.cluster.signals import keep_handlers, keep_on_interrupt, raise_if_interrupted
-from histill.config.search import SearchConfig
+from histill.config.search_students import SearchConfig
 from histill.errors import HistillError, InputError
 from histill.search.capacity import DRIVER_CPUS, count_fitting_trials, max_concurrent_trials
 from histill.search.pareto_asha import Rungs, pareto_scheduler
@@ -27,8 +27,8 @@ from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join, uri_like
 from histill.train.claim import hold_claim
 from histill.train.inputs import resolve
-from histill.train.launch import OpenRun
 from histill.train.prepare import check_run
+from histill.train.ray.launch import OpenRun
 from histill.train.run_folder import check_same_inputs, open_record, run_uri, save_record, write_result
 from histill.train.tracker import close_on_error
 

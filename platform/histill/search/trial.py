@@ -7,12 +7,12 @@ from typing import Any
 from histill.artifacts.model_folder import ModelCard, build, read_card
 from histill.cluster.ray_errors import unwrap_error
 from histill.config.runs import RunConfig
-from histill.config.search import SearchConfig
+from histill.config.search_students import SearchConfig
 from histill.models.cost import measure_cost, measure_latency_ms
 from histill.search.space import build_trial_config
 from histill.storage.uris import join, path_within
-from histill.train.launch import OpenRun, train_run
 from histill.train.prepare import prepare_run
+from histill.train.ray.launch import OpenRun, train_run
 from histill.train.run_folder import read_result, run_uri
 
 RANKED = "ranked"  # what Tune ranks trials by: the quality, or

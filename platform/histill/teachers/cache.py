@@ -14,8 +14,8 @@ from histill.cluster.connect import connect_cluster
 from histill.cluster.parallel import map_actors
 from histill.cluster.sharded import ShardedFolder, check_unchanged, name_by_content, run_sharded
 from histill.config.augment import Augment
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.evaluation import CacheConfig
 from histill.errors import InputError
 from histill.outputs import OutputSpec
 from histill.storage.records import Record, read_record, write_record

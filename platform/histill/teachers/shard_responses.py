@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
-from histill.config.evaluation import CacheConfig
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from histill.config.common import Storage
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.errors import InputError
 from histill.storage.control import create_bytes, json_bytes, read_bytes, swap_bytes
 from histill.storage.uris import join, stem

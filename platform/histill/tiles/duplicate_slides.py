@@ -2,7 +2,7 @@
 
 from itertools import combinations
 
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.errors import InputError
 from histill.tiles.slide_index import SlideRow
 from histill.tiles.splits import assign_split

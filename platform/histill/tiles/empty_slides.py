@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from histill.config.ingest import SlideSource
+from histill.config.ingest_tiles import SlideSource
 from histill.tiles.slide_index import SlideRow
 from histill.tiles.tiling import Layout
 from histill.tiles.tissue import CHROMA_BOUNDS, DARKEST

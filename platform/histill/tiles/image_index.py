@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from histill.config.common import Storage
-from histill.config.ingest import Columns, ImageSource
+from histill.config.ingest_tiles import Columns, ImageSource
 from histill.errors import InputError
 from histill.storage.uris import beside, is_remote, without_dots
 from histill.tiles.index import Index, lines_named, plain, read_index

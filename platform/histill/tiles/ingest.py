@@ -11,7 +11,7 @@ import pyarrow as pa
 from histill.cluster.connect import connect_cluster
 from histill.cluster.parallel import map_tasks
 from histill.cluster.sharded import ShardedFolder, run_sharded
-from histill.config.ingest import IngestConfig, SlideSource
+from histill.config.ingest_tiles import IngestConfig, SlideSource
 from histill.errors import InputError
 from histill.storage.control import exists
 from histill.storage.uris import is_remote, join

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from histill.config.ingest import IngestConfig
+from histill.config.ingest_tiles import IngestConfig
 from histill.errors import InputError
 from histill.storage.control import read_bytes, write_bytes
 from histill.storage.records import Record, parse_record, record_bytes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from histill.config.common import Storage
-from histill.config.ingest import SlideSource
+from histill.config.ingest_tiles import SlideSource
 from histill.errors import InputError
 from histill.storage.uris import beside, is_remote, stem, without_dots
 from histill.tiles.index import plain, read_index

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from unicodedata import normalize
 
 from histill.config.common import Split
-from histill.config.ingest import SplitRule
+from histill.config.ingest_tiles import SplitRule
 from histill.errors import InputError
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histill.config.ingest import SlideSource
+from histill.config.ingest_tiles import SlideSource
 from histill.tiles.shards import Tile
 from histill.tiles.slides import SlideRow, read_overview, read_square, resolve_mpp, scale_factor
 from histill.tiles.tissue import find_tissue

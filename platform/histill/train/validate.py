@@ -6,9 +6,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 import histill
 from histill.artifacts.lineage import inherit
 from histill.artifacts.model_folder import ModelCard, TaughtOn, build
-from histill.config.distill import DistillConfig
-from histill.config.finetune import FinetuneConfig
-from histill.config.runs import Network, RunConfig, TeacherConfig
+from histill.config.distill_student import DistillConfig
+from histill.config.finetune_student import FinetuneConfig
+from histill.config.runs import Network, RunConfig
+from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 from histill.models.classifiers import Classifier, check_side
 from histill.models.segmenter import STRIDE, check_encoder

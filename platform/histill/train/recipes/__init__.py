@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from histill.config.distill import DistillConfig
-from histill.config.finetune import FinetuneConfig
-from histill.config.runs import PretrainConfig, RunConfig, TeacherConfig
+from histill.config.distill_student import DistillConfig
+from histill.config.finetune_student import FinetuneConfig
+from histill.config.pretrain_student import PretrainConfig
+from histill.config.runs import RunConfig
+from histill.config.train_teacher import TeacherConfig
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from histill.artifacts.model_folder import ModelCard
-from histill.config.distill import DistillConfig
+from histill.config.distill_student import DistillConfig
 from histill.errors import InputError
 from histill.losses.layers import Layers, select_layers
 from histill.losses.loss import check_terms

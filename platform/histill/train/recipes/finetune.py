@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from histill.config.finetune import FinetuneConfig
+from histill.config.finetune_student import FinetuneConfig
 from histill.config.runs import BOUNDARY
 from histill.errors import InputError
 from histill.losses.loss import check_terms

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from histill.config.runs import PretrainConfig
+from histill.config.pretrain_student import PretrainConfig
 from histill.errors import InputError
 from histill.losses.layers import Layers, select_layers
 from histill.losses.loss import check_terms

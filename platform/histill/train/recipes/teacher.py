@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from histill.config.runs import BOUNDARY, TeacherConfig
+from histill.config.runs import BOUNDARY
+from histill.config.train_teacher import TeacherConfig
 from histill.losses.layers import Layers
 from histill.losses.loss import check_terms
 from histill.models.projection import ProjectedStudent

@@ -16,7 +16,7 @@ from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join, uri_like
 from histill.train.claim import hold_claim
 from histill.train.newest import drop_broken_state
-from histill.train.progress_actor import make_progress_actor, show_progress
+from histill.train.ray.progress_actor import make_progress_actor, show_progress
 from histill.train.run_folder import check_same_inputs, open_record, remove_orphans, run_uri, save_record, write_result
 from histill.train.tracker import close_on_error
 from histill.train.validation_warnings import doubt_validation
@@ -127,8 +127,8 @@ def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) ->
     """The final model folder and the metrics, from Ray Train."""
     import ray.train
 
-    from histill.train.fail_fast import FailFast
-    from histill.train.trainer import Trainer
+    from histill.train.ray.fail_fast import FailFast
+    from histill.train.ray.trainer import Trainer
 
     config, workers = spec.config, spec.config.workers
     filesystem, path = retrying_filesystem(config.runs, config.storage)
@@ -185,6 +185,6 @@ def _work(settings: dict[str, Any]) -> None:
     """In each worker. Ray Train's controller loads it as well, which needs no model: their import takes seconds."""
     import ray
 
-    from histill.train.worker import Assignment, run_worker
+    from histill.train.ray.worker import Assignment, run_worker
 
     run_worker(Assignment(*ray.get(settings["assignment"])))

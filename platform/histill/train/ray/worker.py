@@ -15,7 +15,7 @@ from histill.train.checkpoint import checkpoint_name, restore_checkpoint, save_c
 from histill.train.coverage import sum_over_workers
 from histill.train.loop import Hooks, train
 from histill.train.newest import find_newest_checkpoint, step_of
-from histill.train.progress_actor import ProgressLogHandler
+from histill.train.ray.progress_actor import ProgressLogHandler
 from histill.train.snapshot import Snapshot
 from histill.train.spec import RunSpec
 from histill.train.task_state import gather_task_state, load_task_state
