@@ -1,0 +1,34 @@
+"""What a teacher must keep, whatever it is made of: ask it of a teacher of your own."""
+
+import torch
+
+from histill.teachers.teacher import Teacher
+
+
+def check_teacher(teacher: Teacher, tiles: torch.Tensor) -> None:
+    """Ask of `teacher` all that histill counts on; AssertionError says what it does not keep.
+
+    Args:
+        tiles: uint8 [B, 3, S, S], B > 1, such as it is made for, S a side that it takes.
+    """
+    side, classes = tiles.shape[-1], len(teacher.outputs.classes)
+    assert len(bytes.fromhex(teacher.digest)) == 32, f"the digest {teacher.digest!r} is not 64 hex digits"
+    assert teacher.mpp is None or teacher.mpp > 0, f"its mpp is {teacher.mpp}"
+    assert teacher.sees(side) > 0, f"it sees tiles of {side} px at {teacher.sees(side)} px"
+    given = tiles.clone()
+    logits = teacher.respond(tiles)
+    assert torch.equal(tiles, given), "it changes the tiles that it is given"
+    expected = (len(tiles), classes, side, side) if teacher.outputs.dense else (len(tiles), classes)
+    assert logits.shape == expected, f"it answers {tuple(logits.shape)}, and {expected} was expected"
+    assert logits.dtype == torch.float32, f"it answers in {logits.dtype}"
+    assert logits.isfinite().all(), "it answers nan or infinity"
+    for index in range(len(tiles)):
+        alone = teacher.respond(tiles[index : index + 1])[0]
+        torch.testing.assert_close(
+            alone, logits[index], atol=1e-4, rtol=0, msg=f"tile {index} is answered otherwise by itself than in a batch"
+        )
+    if teacher.features is None:
+        return
+    for layer, channels in teacher.features.layers.items():
+        shape = teacher.features.map_shape(layer, side)
+        assert shape[0] == channels, f"the map of {layer} has the shape {shape}, and {channels} channels were expected"
