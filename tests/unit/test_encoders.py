@@ -1,11 +1,14 @@
 """The encoder within a model: carried to another, frozen, and learned at a rate for each depth."""
 
+import functools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pytest
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from histill.config.runs import Optimizer
@@ -164,6 +167,20 @@ def test_rates_fall_from_the_head_to_the_stem(make: Callable[..., Model], encode
         assert {scale_of[id(one)] for one in parameters} == {decay**distance}
     decayed = [group for group in optimizer.param_groups if group["weight_decay"]]
     assert all(one.ndim > 1 for group in decayed for one in group["params"])
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_groups_of_a_classifier_are_those_of_timm_by_stages(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm decays by blocks and knows no group of a U-Net's encoder, so that its function serves as an oracle only."""
+    model = classifier(encoder)
+    by_stages = functools.partial(type(model.network).group_matcher, model.network, coarse=True)
+    monkeypatch.setattr(model.network, "group_matcher", lambda coarse: by_stages())
+
+    def rates(groups: Iterable[Mapping[str, Any]]) -> dict[int, tuple[float, float]]:
+        return {id(one): (group["lr_scale"], group["weight_decay"]) for group in groups for one in group["params"]}
+
+    ours = make_optimizer(parameters_by_depth(model), Optimizer(weight_decay=0.1), 0.75).param_groups
+    assert rates(ours) == rates(param_groups_layer_decay(model.network, 0.1, layer_decay=0.75))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
