@@ -40,7 +40,7 @@ from histill.stream.read import ShardReader, TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.responses import Responses
-from histill.tasks.task import Student, Task, Terms
+from histill.tasks.task import LossOutput, Student, Task
 from histill.tasks.training_task import TrainingTask
 from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.network import NetworkTeacher
@@ -66,12 +66,12 @@ class Clocked:
     task: Task
     times: list[float] = field(default_factory=list)
 
-    def loss(self, model: Student, batch: TileBatch) -> Terms:
+    def loss(self, model: Student, batch: TileBatch) -> LossOutput:
         self.times.append(time.perf_counter())
         return self.task.loss(model, batch)
 
-    def judge(self, tiles: np.ndarray) -> Any:
-        return self.task.judge(tiles)
+    def build_metric(self, tiles: np.ndarray) -> Any:
+        return self.task.build_metric(tiles)
 
 
 class NoTeacher(Responses):
@@ -85,7 +85,7 @@ class NoTeacher(Responses):
 
 
 def rckd(responses: Responses) -> TrainingTask:
-    return TrainingTask(OUTPUTS, RckdLoss(), responses, judged_by_teacher=True)
+    return TrainingTask(OUTPUTS, RckdLoss(), responses, scored_by_teacher=True)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from histill.stream.batches import TileBatch
 from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
-from histill.tasks.task import Metric, Student, Task, Terms
+from histill.tasks.task import LossOutput, Metric, Student, Task
 from histill.tasks.training_task import TrainingTask
 from histill.tiles.manifest import Manifest
 from histill.train import loop
@@ -343,7 +343,7 @@ class Watched:
     task: Task
     notes: list[tuple[torch.dtype, bool]]
 
-    def loss(self, model: Student, batch: TileBatch) -> Terms:
+    def loss(self, model: Student, batch: TileBatch) -> LossOutput:
         def watched(tiles: Tensor) -> Tensor:
             output = model(tiles)
             self.notes.append((output.dtype, torch.is_autocast_enabled("cpu")))
@@ -353,8 +353,8 @@ class Watched:
         self.notes.append((terms.loss.dtype, torch.is_autocast_enabled("cpu")))
         return terms
 
-    def judge(self, tiles: np.ndarray) -> Metric:
-        return self.task.judge(tiles)
+    def build_metric(self, tiles: np.ndarray) -> Metric:
+        return self.task.build_metric(tiles)
 
 
 @pytest.mark.parametrize("target", ["classification", "segmentation"])

@@ -92,7 +92,7 @@ def task(config: PretrainConfig) -> TrainingTask:
         OutputSpec("segmentation", ("background", "nucleus")),
         config.loss,
         Responses(ClassicalTeacher(0.5)),
-        judged_by_teacher=True,
+        scored_by_teacher=True,
     )
 
 

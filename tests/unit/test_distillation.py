@@ -30,7 +30,7 @@ from histill.stream.cached_views import CachedViews
 from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
-from histill.tasks.task import Task, Terms
+from histill.tasks.task import LossOutput, Task
 from histill.tasks.training_task import TrainingTask
 from histill.teachers.cache import address, decisions, finish_cache
 from histill.teachers.shard_responses import ResponseJob, write_shard_responses
@@ -101,7 +101,7 @@ def first_batch(prepared: RunSpec, manifest: Manifest) -> TileBatch:
     return next(training.training_epoch(0, seed=0))
 
 
-def loss_of(prepared: RunSpec, manifest: Manifest) -> tuple[Terms, ProjectedStudent]:
+def loss_of(prepared: RunSpec, manifest: Manifest) -> tuple[LossOutput, ProjectedStudent]:
     torch.manual_seed(0)
     model = prepared.build_model()
     assert isinstance(model, ProjectedStudent)
@@ -241,8 +241,8 @@ def test_without_labels_the_validation_is_judged_by_the_teacher(
     manifest: Manifest, teacher: str, tmp_path: Path
 ) -> None:
     unlabeled = relabeled(manifest, tmp_path / "tiles", None)
-    assert prepare_run(configured(unlabeled, teacher, tmp_path)).judged_by_teacher
-    assert not prepare_run(configured(manifest, teacher, tmp_path)).judged_by_teacher
+    assert prepare_run(configured(unlabeled, teacher, tmp_path)).scored_by_teacher
+    assert not prepare_run(configured(manifest, teacher, tmp_path)).scored_by_teacher
 
 
 def test_a_label_that_is_no_class_of_the_teacher_is_refused(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
@@ -490,7 +490,7 @@ def test_a_teacher_without_layers_teaches_its_answers(manifest: Manifest, tmp_pa
         "the test",
     )
     prepared = prepare_run(config)
-    assert (prepared.views, prepared.judged_by_teacher) == (Views(64, 128), True)
+    assert (prepared.views, prepared.scored_by_teacher) == (Views(64, 128), True)
     terms, _ = loss_of(prepared, manifest)
     assert terms.parts["divergence"] > 0
     with pytest.raises(InputError, match="only windows of 64, 128 px"):
@@ -502,7 +502,7 @@ def test_a_teacher_that_explains_itself_judges_without_gradients(
 ) -> None:
     unlabeled = relabeled(manifest, tmp_path / "tiles", None)
     prepared = prepare_run(configured(unlabeled, teacher, tmp_path, loss__attention={}))
-    assert prepared.judged_by_teacher
+    assert prepared.scored_by_teacher
     task = prepared.build_task()
     with torch.inference_mode():
         decisions = task._decisions(first_batch(prepare_run(configured(manifest, teacher, tmp_path)), manifest))

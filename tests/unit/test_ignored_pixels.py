@@ -203,16 +203,16 @@ def test_losses_on_their_own() -> None:
 def test_figures_are_those_of_torchmetrics_without_the_ignored() -> None:
     logits, masks = drawn()
     task, batch = supervised(OUTPUTS, dice=0), batch_of(masks)
-    judge = task.judge(np.arange(len(masks)))
-    judge.add(torch.from_numpy(logits), batch)
-    assert int(judge.sums.sum()) == int((masks != IGNORED).sum())
+    metric = task.build_metric(np.arange(len(masks)))
+    metric.update(torch.from_numpy(logits), batch)
+    assert int(metric.state.sum()) == int((masks != IGNORED).sum())
     decided, reference = torch.from_numpy(logits).argmax(1), torch.from_numpy(masks).long()
     known = {"num_classes": len(CLASSES), "average": "none", "ignore_index": IGNORED}
-    assert judge.figures()["miou"] == pytest.approx(MulticlassJaccardIndex(**known)(decided, reference).mean().item())
-    assert judge.figures()["dice"] == pytest.approx(MulticlassF1Score(**known)(decided, reference)[1:].mean().item())
-    changed = task.judge(np.arange(len(masks)))
-    changed.add(torch.from_numpy(np.where((masks == IGNORED)[:, None], 9.0, logits)), batch)
-    assert torch.equal(changed.sums, judge.sums)
+    assert metric.compute()["miou"] == pytest.approx(MulticlassJaccardIndex(**known)(decided, reference).mean().item())
+    assert metric.compute()["dice"] == pytest.approx(MulticlassF1Score(**known)(decided, reference)[1:].mean().item())
+    changed = task.build_metric(np.arange(len(masks)))
+    changed.update(torch.from_numpy(np.where((masks == IGNORED)[:, None], 9.0, logits)), batch)
+    assert torch.equal(changed.state, metric.state)
 
 
 @pytest.mark.parametrize("width", [1, 2])

@@ -49,11 +49,11 @@ def padded(outputs: Tensor, chosen: list[int], padding: int) -> Tensor:
     return torch.cat([outputs[chosen], torch.full((padding, *outputs.shape[1:]), 7.0)])
 
 
-def class_judge() -> ClassificationMetric:
+def class_metric() -> ClassificationMetric:
     return ClassificationMetric(OutputSpec("classification", tuple("abc")), ROWS)
 
 
-def overlap_judge() -> SegmentationMetric:
+def overlap_metric() -> SegmentationMetric:
     def reference(batch: TileBatch) -> Tensor:
         assert batch.mask is not None
         return batch.mask.long()
@@ -61,15 +61,15 @@ def overlap_judge() -> SegmentationMetric:
     return SegmentationMetric(OutputSpec("segmentation", tuple("abc")), reference)
 
 
-KINDS = [(class_judge, CLASS_LOGITS), (overlap_judge, PIXEL_LOGITS)]
+KINDS = [(class_metric, CLASS_LOGITS), (overlap_metric, PIXEL_LOGITS)]
 
 
-def judged(judges: list[Metric], outputs: Tensor, parts: list[tuple[int, list[int], int]]) -> dict[str, float]:
-    """The figures of the judges' sums together; each part is a worker, its tiles and its padding."""
+def judged(metrics: list[Metric], outputs: Tensor, parts: list[tuple[int, list[int], int]]) -> dict[str, float]:
+    """The figures of the metrics' sums together; each part is a worker, its tiles and its padding."""
     for worker, chosen, padding in parts:
-        judges[worker].add(padded(outputs, chosen, padding), batch_of(chosen, padding))
-    judges[0].sums = torch.stack([judge.sums for judge in judges]).sum(0)
-    return judges[0].figures()
+        metrics[worker].update(padded(outputs, chosen, padding), batch_of(chosen, padding))
+    metrics[0].state = torch.stack([metric.state for metric in metrics]).sum(0)
+    return metrics[0].compute()
 
 
 @given(st.data())
@@ -87,14 +87,14 @@ def test_the_figures_are_those_of_one_pass(make: Any, outputs: Tensor, data: st.
 
 
 def test_the_figures_of_classes_are_those_of_the_metric() -> None:
-    found = judged([class_judge()], CLASS_LOGITS, [(0, list(range(TILES)), 0)])
+    found = judged([class_metric()], CLASS_LOGITS, [(0, list(range(TILES)), 0)])
     expected = classification_metrics(CLASS_LOGITS.double().numpy(), LABELS.numpy(), np.ones((1, TILES)))
     assert found == pytest.approx({name: value[0] for name, value in expected.items()})
     assert found.keys() == {"balanced_accuracy", "macro_f1", "auroc", "calibration_error", "accuracy"}
 
 
 def test_the_figures_of_pixels_are_those_of_the_metric() -> None:
-    found = judged([overlap_judge()], PIXEL_LOGITS, [(0, list(range(TILES)), 0)])
+    found = judged([overlap_metric()], PIXEL_LOGITS, [(0, list(range(TILES)), 0)])
     counts = np.zeros((CLASSES, CLASSES))
     np.add.at(counts, (MASKS.numpy().ravel(), PIXEL_LOGITS.argmax(1).numpy().ravel()), 1)
     expected = overlap_metrics(counts[None], np.ones((1, 1)))
@@ -110,25 +110,25 @@ def test_a_tile_that_could_not_be_decoded_does_not_count(make: Any, outputs: Ten
     """It has a row of the manifest, unlike padding, and whatever the model says of it means nothing."""
     all_but_one = [tile for tile in range(TILES) if tile != 4]
     expected = judged([make()], outputs, [(0, all_but_one, 0)])
-    judge, spoilt = make(), outputs.clone()
+    metric, spoilt = make(), outputs.clone()
     spoilt[4] = float("nan")
-    judge.add(spoilt, batch_of(list(range(TILES)), 0, [tile != 4 for tile in range(TILES)]))
-    assert judge.figures() == expected
+    metric.update(spoilt, batch_of(list(range(TILES)), 0, [tile != 4 for tile in range(TILES)]))
+    assert metric.compute() == expected
 
 
 @pytest.mark.parametrize(("make", "outputs"), KINDS, ids=["classes", "pixels"])
 def test_a_batch_of_padding_alone_changes_nothing(make: Any, outputs: Tensor) -> None:
-    judge = make()
-    judge.add(padded(outputs, [], 3), batch_of([], 3))
-    assert not judge.sums.any()
+    metric = make()
+    metric.update(padded(outputs, [], 3), batch_of([], 3))
+    assert not metric.state.any()
 
 
 @pytest.mark.parametrize("side", [2, 8])
 def test_pixels_are_judged_at_the_size_of_the_reference(side: int) -> None:
     """A network that sees another resolution is held against the mask as it is."""
     logits = torch.randn(TILES, CLASSES, side, side, generator=torch.Generator().manual_seed(1))
-    judge = overlap_judge()
-    judge.add(logits, batch_of(list(range(TILES)), 0))
-    assert int(judge.sums.sum()) == TILES * SIDE * SIDE
-    expected = judged([overlap_judge()], resize_logits(logits, SIDE), [(0, list(range(TILES)), 0)])
-    assert judge.figures() == expected
+    metric = overlap_metric()
+    metric.update(logits, batch_of(list(range(TILES)), 0))
+    assert int(metric.state.sum()) == TILES * SIDE * SIDE
+    expected = judged([overlap_metric()], resize_logits(logits, SIDE), [(0, list(range(TILES)), 0)])
+    assert metric.compute() == expected

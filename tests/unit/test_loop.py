@@ -22,7 +22,7 @@ from histill.outputs import OutputSpec
 from histill.stream.batches import TileBatch
 from histill.stream.plan import EpochPlan, Step, plan_steps, sequential_steps
 from histill.tasks.responses import Responses
-from histill.tasks.task import Student, Task, Terms
+from histill.tasks.task import LossOutput, Student, Task
 from histill.tasks.training_task import TrainingTask
 from histill.tiles.masks import IGNORED
 from histill.train import coverage, loop, statistics
@@ -123,7 +123,7 @@ TASKS: dict[str, Task] = {
         OUTPUTS,
         RckdLoss.model_validate({"hard_cross_entropy": {"weight": 0.5}, "soft_dice": {"weight": 0.5}}),
         Responses(None),
-        judged_by_teacher=True,
+        scored_by_teacher=True,
     ),
 }
 
@@ -460,13 +460,13 @@ class Breaks:
     at: int
     asked: list[int] = field(default_factory=list)
 
-    def loss(self, model: Student, batch: TileBatch) -> Terms:
+    def loss(self, model: Student, batch: TileBatch) -> LossOutput:
         self.asked.append(0)
         terms = self.task.loss(model, batch)
         return replace(terms, loss=terms.loss * float("nan")) if len(self.asked) == self.at else terms
 
-    def judge(self, tiles: np.ndarray) -> Any:
-        return self.task.judge(tiles)
+    def build_metric(self, tiles: np.ndarray) -> Any:
+        return self.task.build_metric(tiles)
 
 
 @pytest.mark.parametrize(

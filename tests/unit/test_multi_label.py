@@ -160,7 +160,7 @@ def test_a_student_is_held_against_each_answer_by_itself(
     prepared = prepare_run(configured(DistillConfig, manifest, tmp_path, **changes))
     assert prepared.card.multi_label
     assert prepared.response_channels == (3 if from_cache else 0)
-    assert not prepared.judged_by_teacher
+    assert not prepared.scored_by_teacher
     labels = prepared.read_labels(manifest)
     assert labels is not None
     assert labels[:2].tolist() == [[-1, -1, -1], [0, 1, 0]]

@@ -29,7 +29,7 @@ BOUNDED = OutputSpec("segmentation", (*CLASSES, "boundary"))
 
 
 def rckd(outputs: OutputSpec, loss: RckdLoss, teacher: Teacher | None) -> TrainingTask:
-    return TrainingTask(outputs, loss, Responses(teacher), judged_by_teacher=True)
+    return TrainingTask(outputs, loss, Responses(teacher), scored_by_teacher=True)
 
 
 def rckd_loss(**weights: float) -> RckdLoss:
@@ -230,9 +230,9 @@ def test_boundaries_are_merged_before_they_are_judged() -> None:
         (supervised(BOUNDED, 1.0, boundary_px=1), given.mask.long()),
         (rckd(BOUNDED, RckdLoss(), None), teacher),
     ):
-        judge = task.judge(np.array([0, 1]))
-        judge.add(logits, given)
-        assert torch.equal(judge.sums, count_confusion(merged[given.valid], reference[given.valid], 2).sum(0))
+        metric = task.build_metric(np.array([0, 1]))
+        metric.update(logits, given)
+        assert torch.equal(metric.state, count_confusion(merged[given.valid], reference[given.valid], 2).sum(0))
 
 
 def test_supervised_needs_masks() -> None:

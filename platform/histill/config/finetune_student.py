@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from histill.config.base import ModelUri
-from histill.config.runs import Network, RunConfig, Sources, SupervisedLoss, without_dice_for_tiles
+from histill.config.runs import Network, RunConfig, Sources, SupervisedLoss, drop_dice_for_tiles
 
 
 class FinetuneConfig(RunConfig):
@@ -38,7 +38,7 @@ class FinetuneConfig(RunConfig):
     def sources(self) -> Sources:
         return Sources(self.student, encoder=self.encoder)
 
-    _default_terms = model_validator(mode="before")(without_dice_for_tiles)
+    _default_terms = model_validator(mode="before")(drop_dice_for_tiles)
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> "FinetuneConfig":

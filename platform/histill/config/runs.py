@@ -81,7 +81,7 @@ class SupervisedLoss(Loss):
     dice: Dice | None = Dice()
 
 
-def without_dice_for_tiles(data: Any) -> Any:
+def drop_dice_for_tiles(data: Any) -> Any:
     """The keys of a run, in which the default of `loss.dice` is null where whole tiles are classified."""
     if not isinstance(data, Mapping) or data.get("target") != "classification":
         return data

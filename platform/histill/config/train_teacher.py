@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from histill.config.runs import BOUNDARY, Network, RunConfig, Sources, SupervisedLoss, without_dice_for_tiles
+from histill.config.runs import BOUNDARY, Network, RunConfig, Sources, SupervisedLoss, drop_dice_for_tiles
 
 
 class TeacherNetwork(Network):
@@ -40,7 +40,7 @@ class TeacherConfig(RunConfig):
     )
     loss: SupervisedLoss = SupervisedLoss()
 
-    _default_terms = model_validator(mode="before")(without_dice_for_tiles)
+    _default_terms = model_validator(mode="before")(drop_dice_for_tiles)
 
     @property
     def sources(self) -> Sources:

@@ -1,1 +1,1 @@
-"""Losses: pure functions of tensors, each naming its equation. They keep no state and do no file work."""
+"""Losses: a file for each term (`terms`), their table (`loss.py`), and the pure functions of tensors that they call."""

@@ -11,7 +11,7 @@ Pair = tuple[str, str]
 """A layer of the student and one of the teacher."""
 
 
-class Compared(NamedTuple):
+class ComparedLayers(NamedTuple):
     """The pairs of layers that one term compares."""
 
     raw: tuple[Pair, ...] = ()  # both maps as they are
@@ -33,7 +33,7 @@ class Layers:
 class ComparesLayers(Protocol):
     """A term, as far as layers are concerned."""
 
-    def compared(self, own: Sequence[str], others: Sequence[str]) -> Compared: ...
+    def choose_layers(self, own: Sequence[str], others: Sequence[str]) -> ComparedLayers: ...
 
 
 def select_layers(
@@ -53,12 +53,12 @@ def select_layers(
             f"cache them (cache_responses.py layer=<name>), set responses=null, or loss.{name}=null."
         )
     own, others = list(student), list(teacher)
-    chosen = {name: term.compared(own, others) for name, term in terms.items()}
+    chosen = {name: term.choose_layers(own, others) for name, term in terms.items()}
     for name, compared in chosen.items():
         for pair in (*compared.raw, *compared.projected, *compared.mixed):
             _check_pair(f"loss.{name}", pair, own, others)
-    raw, projected, mixed = (_joined(each[at] for each in chosen.values()) for at in range(3))
-    brought = _joined([projected, mixed])
+    raw, projected, mixed = (_join(each[at] for each in chosen.values()) for at in range(3))
+    brought = _join([projected, mixed])
     return Layers(
         student=tuple(dict.fromkeys(layer for layer, _ in raw)),
         teacher=tuple(dict.fromkeys(layer for _, layer in (*raw, *brought))),
@@ -68,7 +68,7 @@ def select_layers(
     )
 
 
-def _joined(pairs: Iterable[tuple[Pair, ...]]) -> tuple[Pair, ...]:
+def _join(pairs: Iterable[tuple[Pair, ...]]) -> tuple[Pair, ...]:
     return tuple(dict.fromkeys(pair for each in pairs for pair in each))
 
 

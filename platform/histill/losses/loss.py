@@ -60,13 +60,13 @@ class Loss(Strict):
         """What the terms need together."""
         return frozenset(need for term in self.terms.values() for need in term.needs)
 
-    def needing(self, need: Need) -> dict[str, Term]:
+    def select(self, need: Need) -> dict[str, Term]:
         """The terms that need this."""
         return {name: term for name, term in self.terms.items() if need in term.needs}
 
     @model_validator(mode="after")
     def _something_for_the_head(self) -> "Loss":
-        if self.terms.keys() <= self.needing("maps").keys():
+        if self.terms.keys() <= self.select("maps").keys():
             names = [name for name, field in type(self).model_fields.items() if _is_of_answers(field.annotation)]
             raise ValueError(
                 f"loss has no term for the model's answers; give one of {', '.join(names)} a weight above 0"
@@ -96,7 +96,7 @@ def check_terms(loss: Loss, *, teacher: bool, live: bool, dense: bool, multi_lab
         "one_class": (multi_label, "is for classes that exclude each other, and these do not"),
     }
     for need, (is_lacking, reason) in lacking.items():
-        for name in loss.needing(need) if is_lacking else ():
+        for name in loss.select(need) if is_lacking else ():
             raise InputError(f"loss.{name} {reason}; leave it out (loss.{name}=null).")
     if loss.deep_weight and not dense:
         raise InputError("loss.deep is for segmenters, and the model answers for whole tiles; leave it out.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from histill.losses.layers import Compared
+from histill.losses.layers import ComparedLayers
 from histill.strict import Strict
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class Term(Weighted):
     def __call__(self, inputs: "LossInputs") -> "Tensor":
         """The term's value for a batch, a float scalar: the mean over its valid rows, without the weight."""
 
-    def compared(self, own: Sequence[str], others: Sequence[str]) -> Compared:
+    def choose_layers(self, own: Sequence[str], others: Sequence[str]) -> ComparedLayers:
         """The layers that it compares, of a student with `own` and a teacher with `others`, from fine to coarse."""
-        return Compared()
+        return ComparedLayers()
 
     @property
     def queue_tiles(self) -> int | None:

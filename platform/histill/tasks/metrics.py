@@ -19,17 +19,17 @@ class SegmentationMetric:
     def __init__(self, outputs: OutputSpec, reference: Callable[[TileBatch], Tensor]) -> None:
         """`reference` gives the scored classes of `outputs`, int64 [B, H, W], that decisions are held against."""
         classes = len(outputs.scored)
-        self.sums = torch.zeros(classes, classes, dtype=torch.int64)
+        self.state = torch.zeros(classes, classes, dtype=torch.int64)
         self._outputs, self._reference = outputs, reference
 
-    def add(self, output: Tensor, batch: TileBatch) -> None:
+    def update(self, output: Tensor, batch: TileBatch) -> None:
         reference = self._reference(batch)
         decided = self._outputs.decide(resize_logits(output, reference.shape[-1]))
         valid = batch.valid
-        self.sums += count_confusion(decided[valid], reference[valid], len(self.sums)).sum(0).cpu()
+        self.state += count_confusion(decided[valid], reference[valid], len(self.state)).sum(0).cpu()
 
-    def figures(self) -> dict[str, float]:
-        counts = self.sums.numpy()
+    def compute(self) -> dict[str, float]:
+        counts = self.state.numpy()
         pixels = max(1, int(counts.sum()))
         foreground = {
             "foreground": float(counts[:, 1:].sum() / pixels),  # as it is decided
@@ -52,20 +52,20 @@ class ClassificationMetric:
         self._outputs, self._reference = outputs, reference
         classes = len(outputs.classes)
         labels = classes if outputs.multi_label else 1
-        self.sums = torch.zeros(len(tiles), classes + labels + 1, dtype=torch.float64)  # logits, labels, whether seen
+        self.state = torch.zeros(len(tiles), classes + labels + 1, dtype=torch.float64)  # logits, labels, whether seen
         self._tiles = torch.from_numpy(tiles)
 
-    def add(self, output: Tensor, batch: TileBatch) -> None:
+    def update(self, output: Tensor, batch: TileBatch) -> None:
         found = batch.label if self._reference is None else self._reference(batch)
         assert found is not None
         valid = batch.valid.cpu()
         rows = torch.searchsorted(self._tiles, batch.index.cpu()[valid])
         label = found.cpu()[valid].double()
         label = label if self._outputs.multi_label else label[:, None]
-        self.sums[rows] += torch.cat([output.cpu()[valid].double(), label, torch.ones(len(label), 1).double()], 1)
+        self.state[rows] += torch.cat([output.cpu()[valid].double(), label, torch.ones(len(label), 1).double()], 1)
 
-    def figures(self) -> dict[str, float]:
-        seen = self.sums[self.sums[:, -1] > 0]
+    def compute(self) -> dict[str, float]:
+        seen = self.state[self.state[:, -1] > 0]
         classes = len(self._outputs.classes)
         logits, labels = seen[:, :classes].numpy(), seen[:, classes:-1].long().numpy()
         labels = labels if self._outputs.multi_label else labels[:, 0]

@@ -11,11 +11,11 @@ from histill.stream.batches import TileBatch
 
 Student = Callable[[Tensor], Any]
 """What is trained: pixels, float [B, 3, H, W] of 0..255, to logits; where more than its logits is learned
-from, to `histill.models.projection.Answers`."""
+from, to `histill.models.projection.StudentOutput`."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class LossOutput:
     """The loss of one batch (a scalar, the mean over its valid tiles) and its parts."""
 
     loss: Tensor
@@ -25,29 +25,29 @@ class Terms:
 class Metric(Protocol):
     """Adds up what a model says of the tiles of a split.
 
-    `sums` are numbers that add up over batches and workers, so that figures are those of the whole set.
+    `state` is numbers that add up over batches and workers, so that figures are those of the whole set.
     """
 
-    sums: Tensor
+    state: Tensor
 
-    def add(self, output: Tensor, batch: TileBatch) -> None:
+    def update(self, output: Tensor, batch: TileBatch) -> None:
         """Count the model's `output` for the student's view of `batch`; padded rows have no part in it."""
         ...
 
-    def figures(self) -> dict[str, float]:
-        """What `sums` come to, by name."""
+    def compute(self) -> dict[str, float]:
+        """The figures that `state` comes to, by name."""
         ...
 
 
 class Task(Protocol):
     """What is learned."""
 
-    def loss(self, model: Student, batch: TileBatch) -> Terms:
+    def loss(self, model: Student, batch: TileBatch) -> LossOutput:
         """The terms of `batch`; padded rows have no part in them."""
         ...
 
-    def judge(self, tiles: np.ndarray) -> Metric:
-        """A judge of a split whose tiles are the manifest rows `tiles` (int64, ascending)."""
+    def build_metric(self, tiles: np.ndarray) -> Metric:
+        """The metric of a split whose tiles are the manifest rows `tiles` (int64, ascending)."""
         ...
 
 
@@ -64,8 +64,8 @@ class Stateful(Protocol):
         ...
 
 
-def weighted(parts: Mapping[str, tuple[float, Tensor]]) -> Terms:
-    """Terms from (weight, value) pairs; `parts` keeps the unweighted values, which is what one reads in a curve."""
+def weighted_sum(parts: Mapping[str, tuple[float, Tensor]]) -> LossOutput:
+    """The sum of (weight, value) pairs; `parts` keeps the unweighted values, which is what one reads in a curve."""
     loss = sum(weight * value for weight, value in parts.values())
     assert isinstance(loss, Tensor)
-    return Terms(loss, {name: value.detach() for name, (_, value) in parts.items()})
+    return LossOutput(loss, {name: value.detach() for name, (_, value) in parts.items()})

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from histill.losses.inputs import LossInputs
 from histill.losses.loss import Loss
+from histill.losses.term import Term
 from histill.models.projection import StudentOutput
 from histill.models.resample import resize_logits
 from histill.outputs import OutputSpec
@@ -25,7 +26,7 @@ from histill.tasks.boundary import add_boundary
 from histill.tasks.masks import measure_labeled, read_masks, sample_nearest
 from histill.tasks.metrics import ClassificationMetric, SegmentationMetric
 from histill.tasks.responses import Responses
-from histill.tasks.task import Metric, Student, Terms, weighted
+from histill.tasks.task import LossOutput, Metric, Student, weighted_sum
 
 
 @dataclass
@@ -37,25 +38,23 @@ class TrainingTask:
     responses: Responses | None = None  # of a teacher, if there is one
     class_weights: tuple[float, ...] | None = None  # 1 on average over the training tiles
     boundary_px: int = 0  # above 0 the last of the outputs is the boundary, which is made from the masks
-    judged_by_teacher: bool = False  # not by labels or masks
+    scored_by_teacher: bool = False  # not by labels or masks
     name_of: Callable[[int], str] = field(default=lambda row: f"tile {row}", compare=False)  # by row of the manifest
     _queue: Tensor | None = field(default=None, compare=False)
 
-    def loss(self, model: Student, batch: TileBatch) -> Terms:
+    def loss(self, model: Student, batch: TileBatch) -> LossOutput:
         """The weighted sum of the terms; `deep` is the sum of those of answers for each deep stage.
 
         A mask is sampled at the nearest pixel when the network sees another size.
         """
-        answers = _as_answers(model(batch.student.float()))
-        inputs = self._inputs(answers, batch)
-        terms = self.objective.terms
-        parts = {name: (term.weight, term(inputs)) for name, term in terms.items()}
-        if answers.deep:
-            stages = [_at_stage(inputs, logits) for logits in answers.deep]
+        output = _as_output(model(batch.student.float()))
+        inputs, terms = self._inputs(output, batch), self.objective.terms
+        parts = _evaluate(terms, inputs)
+        if output.deep:
             of_answers = {name: term for name, term in terms.items() if "maps" not in term.needs}
-            losses = [weighted({name: (t.weight, t(stage)) for name, t in of_answers.items()}).loss for stage in stages]
-            parts["deep"] = (self.objective.deep_weight, torch.stack(losses).sum())
-        return weighted(parts)
+            stages = [weighted_sum(_evaluate(of_answers, _at_stage(inputs, logits))).loss for logits in output.deep]
+            parts["deep"] = (self.objective.deep_weight, torch.stack(stages).sum())
+        return weighted_sum(parts)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The teacher's keys of earlier tiles, float [Q, D], newest first."""
@@ -65,29 +64,29 @@ class TrainingTask:
         """Go on from these keys."""
         self._queue = state.get("queue")
 
-    def judge(self, tiles: np.ndarray) -> Metric:
+    def build_metric(self, tiles: np.ndarray) -> Metric:
         """Agreement with labels or masks, or with the teacher's decisions."""
         if self.outputs.dense:
             return SegmentationMetric(self.outputs, self.reference)
-        return ClassificationMetric(self.outputs, tiles, self._decisions if self.judged_by_teacher else None)
+        return ClassificationMetric(self.outputs, tiles, self._decisions if self.scored_by_teacher else None)
 
     def reference(self, batch: TileBatch) -> Tensor:
-        """What a segmenter is judged against, int64 [B, H, W]: a boundary merged into what it bounds, -1 for ignored.
+        """What a segmenter is scored against, int64 [B, H, W]: a boundary merged into what it bounds, -1 for ignored.
 
         Raises InputError for a mask's value that has no name.
         """
-        return self._decisions(batch) if self.judged_by_teacher else self._masks(batch)
+        return self._decisions(batch) if self.scored_by_teacher else self._masks(batch)
 
-    def _inputs(self, answers: StudentOutput, batch: TileBatch) -> LossInputs:
-        logits, needs = answers.logits, self.objective.needs
+    def _inputs(self, output: StudentOutput, batch: TileBatch) -> LossInputs:
+        logits, needs = output.logits, self.objective.needs
         inputs = LossInputs(
             student=logits,
             valid=batch.valid,
             multi_label=self.outputs.multi_label,
             class_weights=None if self.class_weights is None else logits.new_tensor(self.class_weights),
-            student_maps=answers.maps,
-            projected=answers.projected,
-            mixture=answers.mixture,
+            student_maps=output.maps,
+            projected=output.projected,
+            mixture=output.mixture,
         )
         if self.responses is not None:
             graph = "gradients" in needs and torch.is_grad_enabled()
@@ -132,7 +131,12 @@ class TrainingTask:
         return earlier
 
 
-def _as_answers(output: StudentOutput | Tensor) -> StudentOutput:
+def _evaluate(terms: Mapping[str, Term], inputs: LossInputs) -> dict[str, tuple[float, Tensor]]:
+    """Weight and value of each term."""
+    return {name: (term.weight, term(inputs)) for name, term in terms.items()}
+
+
+def _as_output(output: StudentOutput | Tensor) -> StudentOutput:
     return output if isinstance(output, StudentOutput) else StudentOutput(output, {}, {}, None)
 
 

@@ -122,17 +122,17 @@ def _average(learner: Learner, workers: int) -> None:
 def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.device) -> dict[str, float]:
     """The task's figures over the whole split, over all workers; every tile is counted once."""
     model.eval()
-    judge = task.judge(stream.places.tiles)
+    metric = task.build_metric(stream.places.tiles)
     seen = torch.zeros((), dtype=torch.int64)
     for batch in stream.exact_pass():
         seen += (batch.index >= 0).sum()
         batch = _to_device(batch, device)
-        judge.add(model(batch.student.float()), batch)
-    judge.sums = sum_over_workers(judge.sums)
+        metric.update(model(batch.student.float()), batch)
+    metric.state = sum_over_workers(metric.state)
     total = int(sum_over_workers(seen))
     if total != stream.tiles:
         raise RuntimeError(f"evaluation saw {total} tiles of {stream.tiles}")
-    return judge.figures()
+    return metric.compute()
 
 
 def _in_precision(model: nn.Module, precision: str, device: torch.device) -> Student:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from histill.losses.layers import Compared
+from histill.losses.layers import ComparedLayers
 from histill.losses.term import Need, Term
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ class Attention(Term):
     student_layer: str | None = Field(None, description="layer of the student; null: its last")
     teacher_layer: str | None = Field(None, description="layer of the teacher; null: its last")
 
-    def compared(self, own: Sequence[str], others: Sequence[str]) -> Compared:
-        return Compared(raw=((self.student_layer or own[-1], self.teacher_layer or others[-1]),))
+    def choose_layers(self, own: Sequence[str], others: Sequence[str]) -> ComparedLayers:
+        return ComparedLayers(raw=((self.student_layer or own[-1], self.teacher_layer or others[-1]),))
 
     def __call__(self, inputs: "LossInputs") -> "Tensor":
         import torch

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from histill.losses.layers import Compared
+from histill.losses.layers import ComparedLayers
 from histill.losses.term import Need, Term
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class Contrastive(Term):
     def queue_tiles(self) -> int:
         return self.queue
 
-    def compared(self, own: Sequence[str], others: Sequence[str]) -> Compared:
-        return Compared(projected=((own[-1], others[-1]),))
+    def choose_layers(self, own: Sequence[str], others: Sequence[str]) -> ComparedLayers:
+        return ComparedLayers(projected=((own[-1], others[-1]),))
 
     def __call__(self, inputs: "LossInputs") -> "Tensor":
         from histill.losses.relational import info_nce

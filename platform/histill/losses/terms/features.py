@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from histill.losses.layers import Compared, Resize
+from histill.losses.layers import ComparedLayers, Resize
 from histill.losses.term import Need, Term
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ class Features(Term):
     norm: Literal["l1", "l2"] = Field("l2", description="absolute or squared differences")
     resize: Resize = Field("half_max_half_bicubic", description="of the teacher's map to the student's size")
 
-    def compared(self, own: Sequence[str], others: Sequence[str]) -> Compared:
-        return Compared(projected=((self.student_layer or own[-1], self.teacher_layer or others[-1]),))
+    def choose_layers(self, own: Sequence[str], others: Sequence[str]) -> ComparedLayers:
+        return ComparedLayers(projected=((self.student_layer or own[-1], self.teacher_layer or others[-1]),))
 
     def __call__(self, inputs: "LossInputs") -> "Tensor":
         from histill.losses.feature import pair_distance

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from histill.losses.layers import Compared
+from histill.losses.layers import ComparedLayers
 from histill.losses.term import Need, Term
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ class Relational(Term):
     distances: float = Field(1.0, ge=0, description="weight of the distances")
     angles: float = Field(2.0, ge=0, description="weight of the angles; memory grows with the cube of a worker's batch")
 
-    def compared(self, own: Sequence[str], others: Sequence[str]) -> Compared:
-        return Compared(raw=((own[-1], others[-1]),))
+    def choose_layers(self, own: Sequence[str], others: Sequence[str]) -> ComparedLayers:
+        return ComparedLayers(raw=((own[-1], others[-1]),))
 
     def __call__(self, inputs: "LossInputs") -> "Tensor":
         from histill.losses.relational import angle_relation, distance_relation

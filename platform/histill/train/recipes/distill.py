@@ -35,7 +35,7 @@ class DistillRun(RunSpec):
     layers: Layers
     visible_cases: frozenset[str] | None = None  # whose labels the loss may see; None: all
     class_weights: tuple[float, ...] | None = None
-    judged_by_teacher: bool = False  # for want of labels or masks in the validation
+    scored_by_teacher: bool = False  # for want of labels or masks in the validation
 
     def build_model(self) -> nn.Module:
         deep = self.config.loss.deep_weight > 0
@@ -47,7 +47,7 @@ class DistillRun(RunSpec):
             objective=self.config.loss,
             responses=Responses(self.load_live_teacher(), self.layers, at_input_size=True),
             class_weights=self.class_weights,
-            judged_by_teacher=self.judged_by_teacher,
+            scored_by_teacher=self.scored_by_teacher,
             name_of=self.name_tile,
         )
 
@@ -81,7 +81,7 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
     check_resolutions(card, teacher.sees(card.tile_px), config)
     cached, views = _check_responses(config, inputs, teacher), _check_views(config, card, teacher)
     model = check_network(card, config, inputs)
-    layers = select_layers(config.loss.needing("maps"), layer_channels(model), inputs.teacher_layers)
+    layers = select_layers(config.loss.select("maps"), layer_channels(model), inputs.teacher_layers)
     if outputs.multi_label and config.data.balance == "response":
         raise InputError(
             "data.balance=response is for classes that exclude each other, and the teacher's do not; leave it out."
@@ -102,7 +102,7 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
         layers=layers,
         visible_cases=visible,
         class_weights=_class_weights(config, manifest, outputs, cases, visible),
-        judged_by_teacher=by_teacher,
+        scored_by_teacher=by_teacher,
     )
 
 
@@ -151,7 +151,7 @@ def _check_views(config: DistillConfig, card: ModelCard, teacher: Teacher) -> Vi
 def _visible_labels(
     config: DistillConfig, manifest: Manifest, outputs: OutputSpec, cases: frozenset[str] | None
 ) -> tuple[frozenset[str] | None, bool]:
-    """The cases whose labels the loss may see, and whether the validation is judged by the teacher instead of labels.
+    """The cases whose labels the loss may see, and whether the validation is scored by the teacher instead of labels.
 
     Raises InputError for a label that is no class of the teacher, and where masks are wanted and missing.
     """

@@ -36,7 +36,7 @@ class PretrainRun(RunSpec):
     def build_task(self) -> TrainingTask:
         responses = Responses(self.load_live_teacher(), self.layers, at_input_size=bool(self.layers.teacher))
         return TrainingTask(
-            self.card.outputs, self.config.loss, responses, judged_by_teacher=True, name_of=self.name_tile
+            self.card.outputs, self.config.loss, responses, scored_by_teacher=True, name_of=self.name_tile
         )
 
 
@@ -57,7 +57,7 @@ def check(config: PretrainConfig, inputs: Inputs) -> PretrainRun:
         check_window(augment, tile_px, Views(teacher.sees(tile_px)))  # it sees the window, too
         teacher.sees(augment.crop_px or tile_px)
     card = make_card(config, inputs, teacher.outputs)
-    compared = config.loss.needing("maps")
+    compared = config.loss.select("maps")
     layers = select_layers(compared, layer_channels(check_network(card, config, inputs)), inputs.teacher_layers)
     shown_px = teacher.sees(tile_px) if layers.teacher else tile_px
     views = Views(card.size_px, shown_px if cached is None else None)
