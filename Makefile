@@ -24,11 +24,11 @@ demo: setup  ## run the whole pipeline on a sample slide (SLIDE=path MPP=0.25 fo
 ui: setup  ## show the last demo's runs in MLflow
 	@$(BIN)/python -m histill.local.ui
 
-test: setup  ## run every test but those of chaos, on real Ray, S3 and MLflow servers
-	$(BIN)/python -m pytest -q -m "not chaos" --durations=10
+test: setup  ## run every test but those of chaos, on two processes and real Ray, S3 and MLflow servers
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not chaos" --durations=10
 
 test-unit: setup  ## run the unit tests alone
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/unit
 
 test-chaos: setup  ## kill jobs at their writes and take hosts away (needs root and iproute2)
 	$(BIN)/python -m pytest -q tests/chaos --durations=10

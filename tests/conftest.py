@@ -1,10 +1,15 @@
-"""Synthetic tiles, and real servers shared by the whole session; each starts when the first test asks for it."""
+"""Synthetic tiles, real servers shared by the whole session (each starts when a test first asks for it), small runs."""
 
 import json
 import os
+import re
+import runpy
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -13,11 +18,16 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from histill.config.load import set_value, validate
+from histill.config.pretrain_student import PretrainConfig
 from histill.local.ray_head import RayHead, ray_head
-from histill.local.s3 import S3Server, s3_server
+from histill.local.s3 import Identity, S3Server, reader, s3_server
 from histill.local.tracking import TrackingServer, mlflow_server
 from histill.testing import tile_sets
 from histill.tiles.manifest import Manifest
+
+ROOT = Path(__file__).parents[1]
+PROGRESS = re.compile(r"\S.* +\d+% \d+/\d+ \w+  [\d.]+ \w+/s  ETA ")
 
 
 def pytest_configure() -> None:
@@ -33,6 +43,24 @@ def pytest_configure() -> None:
     settings.load_profile("any machine")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On two processes (`-n 2 --dist loadgroup`) one Ray serves all tests in one of them, and real servers all others
+    in the other; what needs none of them follows file by file. The longest come first.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    suites = ("ray_local", "chaos", "cluster", "behaviour", "unit")
+
+    def suite_of(item: pytest.Item) -> str:
+        return item.path.relative_to(ROOT / "tests").parts[0]
+
+    items.sort(key=lambda item: suites.index(suite_of(item)))
+    for item in items:
+        suite = suite_of(item)
+        together = {"ray_local": "ray", "chaos": "ray", "cluster": "servers"}.get(suite, item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(together))
+
+
 @pytest.fixture(autouse=True)
 def _ctrl_c_stays_what_it_was() -> Iterator[None]:
     """Ray Tune and Ray Train answer it in their own way and leave it so, which is for histill to put right."""
@@ -42,9 +70,15 @@ def _ctrl_c_stays_what_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3_reader() -> Identity:
+    """Who may read the bucket `tests` of `s3`, and not write."""
+    return reader("tests")
+
+
+@pytest.fixture(scope="session")
+def s3(s3_reader: Identity, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server with the bucket `tests`; use a prefix of your own. No environment variable is set."""
-    with s3_server(tmp_path_factory.mktemp("s3"), "tests") as server:
+    with s3_server(tmp_path_factory.mktemp("s3"), "tests", [s3_reader]) as server:
         yield server
 
 
@@ -122,3 +156,91 @@ def mark_mask() -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def truncate_shard() -> Callable[..., str]:
     return tile_sets.truncate_shard
+
+
+@pytest.fixture(scope="session")
+def tiles(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -> Manifest:
+    """24 tiles of 64 px in S3; 16 to learn from, in four row groups. Do not change them."""
+    return tile_set(f"s3://{s3.bucket}/ray-local/tiles")
+
+
+@pytest.fixture(scope="session")
+def run_keys(s3: S3Server, tracking: TrackingServer) -> dict[str, Any]:
+    """The keys of a run of two epochs of four steps by two workers; `name` and `data.tiles` are missing."""
+    return {
+        "runs": f"s3://{s3.bucket}/runs/shared",
+        "data": {"batch_size": 4, "decode_threads": 1},
+        "student": {"encoder": "csat_tiny", "decoder_channels": (16, 16, 8, 8, 8)},
+        "teacher": {"classical": True},
+        "optimizer": {"epochs": 2},
+        "workers": {"count": 2, "cpus": 0.5},
+        "tracking": {"uri": tracking.uri},
+    }
+
+
+@pytest.fixture(scope="module")
+def small_run(run_keys: dict[str, Any], s3: S3Server, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """`run_keys` with a folder of runs of the module's own."""
+    return run_keys | {"runs": f"s3://{s3.bucket}/runs/{request.module.__name__}"}
+
+
+@pytest.fixture(scope="module")
+def pretraining(small_run: dict[str, Any]) -> Callable[..., PretrainConfig]:
+    """`make(name, tiles, changes)`: a small run on the tile set at `tiles`; `changes` maps dotted keys to values.
+
+    The name is that of the MLflow experiment as well.
+    """
+    return partial(small_pretraining, small_run)
+
+
+@pytest.fixture(scope="session")
+def shared_pretraining(run_keys: dict[str, Any]) -> Callable[..., PretrainConfig]:
+    """`pretraining` for runs that several modules look at."""
+    return partial(small_pretraining, run_keys)
+
+
+def small_pretraining(
+    keys: dict[str, Any], name: str, tiles: str, changes: dict[str, Any] | None = None
+) -> PretrainConfig:
+    values = {"name": name, "data.tiles": tiles, "tracking.experiment": name, **(changes or {})}
+    for key, value in values.items():
+        keys = set_value(keys, key, value)
+    return validate(PretrainConfig, keys, "the test")
+
+
+@pytest.fixture
+def refused_job(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`refused_job(script, *arguments, env=None, secrets=())`: runs a job in this process and returns the one line that
+    it says to a user whose input is at fault. `env` stands in for all variables of S3, Ray and MLflow.
+    """
+
+    def run(script: str, *arguments: str, env: Mapping[str, str] | None = None, secrets: Sequence[str] = ()) -> str:
+        if env is not None:
+            for name in [name for name in os.environ if name.startswith(("AWS_", "RAY_", "MLFLOW_"))]:
+                monkeypatch.delenv(name)
+            for name, value in env.items():
+                monkeypatch.setenv(name, value)
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name="__main__")
+        out, err = capfd.readouterr()
+        assert (ended.value.code, out) == (2, ""), err
+        return one_sentence(err, secrets)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def one_line() -> Callable[..., str]:
+    """`one_line(stderr, secrets)`: the one line that a refused job has said beside its progress."""
+    return one_sentence
+
+
+def one_sentence(stderr: str, secrets: Sequence[str] = ()) -> str:
+    assert "Traceback" not in stderr
+    assert not [secret for secret in secrets if secret in stderr]
+    (line,) = [line for line in stderr.splitlines() if not PROGRESS.match(line)]
+    assert line.startswith("error: ")
+    return line

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from unittest.mock import patch
 import pytest
 
 from histill.config.common import Storage
-from histill.local.ray_head import RayHead, ray_head
-from histill.local.s3 import Identity, S3Server, reader, s3_server
+from histill.local.ray_head import RayHead
+from histill.local.s3 import Identity, S3Server
 from histill.local.tracking import TrackingServer
 from histill.storage.control import list_files, write_bytes
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
-BUCKET = "checks"
+TILES, RUNS = "s3://tests/checks/tiles", "s3://tests/checks/runs"
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
@@ -38,20 +38,10 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    identity = reader(BUCKET)
-    with s3_server(tmp_path_factory.mktemp("s3"), BUCKET, [identity]) as server:
-        with patch.dict(os.environ, server.environment()):
-            write_bytes(f"s3://{BUCKET}/tiles/manifest.json", b"{}", Storage(endpoint=server.endpoint))
-        yield Store(server, identity)
-
-
-@pytest.fixture(scope="module")
-def head(store: Store, tracking: TrackingServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
-    """A head that asks for a token, and finds S3 and MLflow."""
-    env = {**store.server.environment(), "MLFLOW_TRACKING_URI": tracking.uri}
-    with ray_head(tmp_path_factory.mktemp("ray"), cpus=3, env=env) as head:
-        yield head
+def store(s3: S3Server, s3_reader: Identity) -> Store:
+    with patch.dict(os.environ, s3.environment()):
+        write_bytes(f"{TILES}/manifest.json", b"{}", Storage(endpoint=s3.endpoint))
+    return Store(s3, s3_reader)
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ def probe(
 ) -> Probed:
     """Run the job; no secret may be in what it says, and no traceback."""
     mine = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "RAY_", "MLFLOW_"))}
-    where = [f"read=s3://{BUCKET}/tiles", f"write=s3://{BUCKET}/runs"] if storage else []
+    where = [f"read={TILES}", f"write={RUNS}"] if storage else []
     done = subprocess.run(
         # the machine of the tests may be full, and so busy that its clock is read late
         [sys.executable, *python, "jobs/check_cluster.py", *where, "min_free_gb=0", "max_skew_s=60", *arguments],
@@ -114,7 +104,7 @@ def test_a_whole_site_is_green(head: RayHead, store: Store, tracking: TrackingSe
     assert where.endswith(" (head)")
     assert "room for 3 of 8 workers of 1 CPU, and 2 are enough" in probed.table
     with patch.dict(os.environ, store.server.environment()):
-        left = list_files(f"s3://{BUCKET}/runs", Storage(endpoint=store.server.endpoint))
+        left = list_files(RUNS, Storage(endpoint=store.server.endpoint))
     assert not [each for each in left if not each.endswith("/")]  # SeaweedFS keeps the empty folder for a while
 
 
@@ -128,7 +118,7 @@ def test_a_wrong_token_and_a_wrong_secret_key(head: RayHead, store: Store) -> No
     assert "RAY_AUTH_TOKEN_PATH" in red["Ray"][1]
     for check in ("read", "write"):
         found, mend = red[check]
-        assert found.startswith(f"{store.server.endpoint} refused the secret key for s3://{BUCKET}/")
+        assert found.startswith(f"{store.server.endpoint} refused the secret key for s3://tests/checks/")
         assert mend.startswith(CREDENTIALS)
 
 
@@ -142,7 +132,7 @@ def test_a_reader_cannot_write_and_mlflow_is_away(store: Store) -> None:
     (where,) = probed.states("write")
     assert where.startswith("driver, ")  # and the node
     found, mend = red["write"]
-    assert found == f"{store.server.endpoint} denied access for s3://{BUCKET}/runs"
+    assert found == f"{store.server.endpoint} denied access for {RUNS}"
     assert mend.startswith(CREDENTIALS)
     found, mend = red["MLflow"]
     assert found == "the tracking server http://127.0.0.1:1 cannot be reached"

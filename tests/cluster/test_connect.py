@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from histill.local.ray_head import RayHead, ray_head
+from histill.local.ray_head import RayHead
 
 pytestmark = pytest.mark.cluster
 
@@ -49,12 +48,6 @@ def drive(home: Path, **environment: str) -> str:
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
-    with ray_head(tmp_path_factory.mktemp("ray"), cpus=1) as running:
-        yield running
 
 
 def test_an_own_cluster_leaves_no_token_behind(tmp_path: Path) -> None:

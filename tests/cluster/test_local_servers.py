@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -154,45 +153,32 @@ class TestTracking:
         assert status_of(url) == 200
         assert status_of(url, Host="evil.example.org") == 403
 
-    def test_runs_outlive_the_server(self, tmp_path: Path) -> None:
-        folder = tmp_path / ui.FOLDER
-        with mlflow_server(folder) as first:
+    def test_runs_outlive_the_server_and_the_ui_serves_them_until_a_signal(self, tmp_path: Path) -> None:
+        with mlflow_server(tmp_path / ui.FOLDER) as first:
             url = f"{first.uri}/api/2.0/mlflow/experiments/create"
             body = json.dumps({"name": "kept"}).encode()
             assert status_of(url, body, **{"Content-Type": "application/json"}) == 200
         assert living(str(tmp_path)) == {}
-        with mlflow_server(folder) as second:
-            url = f"{second.uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name="
-            assert status_of(url + "kept") == 200
-            assert status_of(url + "lost") == 404
-
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_the_ui_serves_what_is_there_until_a_signal(self, tmp_path: Path, number: signal.Signals) -> None:
-        with mlflow_server(tmp_path / ui.FOLDER):
-            pass
-        process = subprocess.Popen(
-            [sys.executable, "-m", "histill.local.ui"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
-            uri = next(word for word in said.split() if word.startswith("http://"))
-            assert status_of(f"{uri}/health") == 200
-        finally:
-            process.send_signal(number)
-            process.communicate()
-        assert process.returncode == 0
-        assert living(str(tmp_path)) == {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "histill.local.ui"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+            )
+            try:
+                assert process.stdout is not None
+                said = process.stdout.readline()
+                uri = next(word for word in said.split() if word.startswith("http://"))
+                assert status_of(f"{uri}/health") == 200
+                found = f"{uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name="
+                assert (status_of(found + "kept"), status_of(found + "lost")) == (200, 404)
+            finally:
+                process.send_signal(number)
+                process.communicate()
+            assert process.returncode == 0
+            assert living(str(tmp_path)) == {}
 
     def test_the_ui_without_runs_says_how_to_get_them(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="run `make demo` first"):
             ui.serve(tmp_path / ui.FOLDER)
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
-    with ray_head(tmp_path_factory.mktemp("head"), cpus=1, env={"GREETING": "hello"}) as head:
-        yield head
 
 
 class TestRayHead:

@@ -1,13 +1,15 @@
 """Promotion against a real MLflow server: real models, scored on real tiles, and the ledger of champions."""
 
+import hashlib
 import io
 import json
 import runpy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
@@ -94,6 +96,22 @@ def model(card: ModelCard, tiles: Manifest | None, seed: int) -> torch.nn.Module
         if right == 40 and epoch > 2:
             break
     return network
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exported_once() -> Iterator[None]:
+    """A model that is promoted by several tests is exported, which takes seconds, by the first of them."""
+    export, kept = exports.export_model, {}
+
+    def export_once(network: torch.nn.Module, card: ModelCard) -> dict[str, bytes]:
+        weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+        key = (hashlib.sha256(weights).digest(), card.model_dump_json())
+        if key not in kept:
+            kept[key] = export(network, card)
+        return kept[key]
+
+    with patch.object(exports, exports.export_model.__name__, export_once):
+        yield
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -24,7 +21,6 @@ from histill.tiles.shards import shards_of
 
 pytestmark = pytest.mark.cluster
 
-ROOT = Path(__file__).parents[2]
 TILES, RUNS = "two-keys-tiles", "two-keys-runs"
 PROFILES = {TILES: "reader", RUNS: "writer"}
 
@@ -76,6 +72,17 @@ def owner_of_both(site: Site, monkeypatch: pytest.MonkeyPatch) -> Storage:
     return Storage(profiles=PROFILES)
 
 
+@pytest.fixture
+def refusal(site: Site, refused_job: Callable[..., str]) -> Callable[..., str]:
+    """`refusal(runs, *changes)`: the one line of a job that may not begin."""
+
+    def run(runs: str, *changes: str) -> str:
+        keys = ["name=read-only", f"runs={runs}", f"data.tiles={site.tiles}", "teacher.classical=true"]
+        return refused_job("jobs/pretrain_student.py", *keys, *changes, env=site.environment, secrets=site.secrets)
+
+    return run
+
+
 def test_tiles_are_read_and_runs_are_written(site: Site, owner_of_both: Storage) -> None:
     manifest = read_manifest(site.tiles, owner_of_both)
     source = TileSource(site.tiles, manifest.header.digest, owner_of_both)
@@ -106,14 +113,14 @@ def test_the_writers_key_reads_no_tiles(site: Site, owner_of_both: Storage) -> N
         exists(f"{site.tiles}/manifest.json", Storage(profiles={TILES: "writer"}))
 
 
-def test_a_job_whose_outputs_go_where_its_key_only_reads(site: Site) -> None:
+def test_a_job_whose_outputs_go_where_its_key_only_reads(site: Site, refusal: Callable[..., str]) -> None:
     runs = f"s3://{TILES}/runs"
-    said = refusal(site, runs, f"storage.profiles={json.dumps(PROFILES)}")
+    said = refusal(runs, f"storage.profiles={json.dumps(PROFILES)}")
     assert said.startswith(f"error: {site.server.endpoint} denied access for {runs}; set AWS_ACCESS_KEY_ID")
 
 
-def test_a_profile_that_is_missing_is_named(site: Site) -> None:
-    assert refusal(site, site.runs, "storage.profiles={two-keys-runs: nobody}").startswith(
+def test_a_profile_that_is_missing_is_named(site: Site, refusal: Callable[..., str]) -> None:
+    assert refusal(site.runs, "storage.profiles={two-keys-runs: nobody}").startswith(
         "error: storage.profiles names the AWS profile 'nobody'"
     )
 
@@ -121,17 +128,3 @@ def test_a_profile_that_is_missing_is_named(site: Site) -> None:
 def test_keys_that_expire_in_the_middle_of_a_run_are_refused(site: Site, owner_of_both: Storage) -> None:
     with pytest.raises(InputError, match=r"the AWS profile 'borrowed', whose keys on .* expire"):
         exists(f"{site.tiles}/manifest.json", Storage(profiles={TILES: "borrowed"}))
-
-
-def refusal(site: Site, runs: str, *changes: str) -> str:
-    """The one line of a job that may not begin."""
-    mine = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "RAY_", "MLFLOW_"))}
-    command = [sys.executable, "jobs/pretrain_student.py", "name=read-only", f"runs={runs}", f"data.tiles={site.tiles}"]
-    finished = subprocess.run(
-        [*command, "teacher.classical=true", *changes],
-        cwd=ROOT, env=mine | site.environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert not [secret for secret in site.secrets if secret in finished.stderr]
-    (line,) = finished.stderr.splitlines()
-    return line

@@ -1,53 +1,73 @@
-"""What the tests on a local Ray share: a real tile set in S3 and runs small enough for two cores."""
+"""A finished run of two workers, which several modules look at, and how a test watches a run."""
 
+import json
+import os
+import signal
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from histill.config.load import set_value, validate
 from histill.config.pretrain_student import PretrainConfig
-from histill.local.ray_head import RayHead
-from histill.local.s3 import S3Server
-from histill.local.tracking import TrackingServer
 from histill.tiles.manifest import Manifest
 
 
+@dataclass(frozen=True)
+class Observer:
+    """Notes every report of a run in the file at `path`, and kills a worker after so many of them, once."""
+
+    path: Path
+    kill_after: int | None = None
+
+    def callback(self) -> Any:
+        import ray.train
+
+        path, kill_after = self.path, self.kill_after
+
+        class Reports(ray.train.UserCallback):
+            def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+                with path.open("a") as file:
+                    file.write(json.dumps({**metrics[0], "workers": len(metrics)}) + "\n")
+                if len(path.read_text().splitlines()) == kill_after:
+                    from ray.util.state import list_actors
+
+                    alive = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+                    os.kill(alive[-1].pid, signal.SIGKILL)
+
+        return Reports()
+
+    def reports(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+
 @pytest.fixture(scope="session")
-def tiles(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -> Manifest:
-    """24 tiles of 64 px in S3; 16 to learn from, in four row groups. Do not change them."""
-    return tile_set(f"s3://{s3.bucket}/ray-local/tiles")
+def observe() -> type[Observer]:
+    return Observer
 
 
-@pytest.fixture(scope="module")
-def small_run(s3: S3Server, tracking: TrackingServer, request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The keys of a pretraining run of two epochs of four steps; `name` and `data.tiles` are missing.
+@dataclass(frozen=True)
+class Finished:
+    """A run, and what it reported."""
 
-    Each module has a folder of runs of its own, and its names for itself.
-    """
-    return {
-        "runs": f"s3://{s3.bucket}/runs/{request.module.__name__}",
-        "data": {"batch_size": 4, "decode_threads": 1},
-        "student": {"encoder": "csat_tiny", "decoder_channels": (16, 16, 8, 8, 8)},
-        "teacher": {"classical": True},
-        "optimizer": {"epochs": 2},
-        "workers": {"count": 2, "cpus": 0.5},
-        "tracking": {"uri": tracking.uri},
-    }
+    config: PretrainConfig
+    trained: Any
+    reports: list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def pretraining(small_run: dict[str, Any]) -> Callable[..., PretrainConfig]:
-    """`make(name, tiles, changes)`: a small run on the tile set at `tiles`; `changes` maps dotted keys to values.
+@pytest.fixture(scope="session")
+def two(
+    tiles: Manifest, shared_pretraining: Callable[..., PretrainConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    """Of two workers and two epochs."""
+    from histill.registry.mlflow_runs import open_run
+    from histill.train.prepare import prepare_run
+    from histill.train.ray.launch import train_run
 
-    The name is that of the MLflow experiment as well.
-    """
-
-    def make(name: str, tiles: str, changes: dict[str, Any] | None = None) -> PretrainConfig:
-        data: dict[str, Any] = small_run
-        values = {"name": name, "data.tiles": tiles, "tracking.experiment": name, **(changes or {})}
-        for key, value in values.items():
-            data = set_value(data, key, value)
-        return validate(PretrainConfig, data, "the test")
-
-    return make
+    config, observer = (
+        shared_pretraining("two-workers", tiles.uri),
+        Observer(tmp_path_factory.mktemp("two") / "reports"),
+    )
+    trained = train_run(prepare_run(config), open_run, callbacks=[observer.callback()])
+    return Finished(config, trained, observer.reports())

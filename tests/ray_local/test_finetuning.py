@@ -9,7 +9,6 @@ from histill.artifacts import model_folder
 from histill.config.common import Storage
 from histill.config.finetune_student import FinetuneConfig
 from histill.config.load import set_value, validate
-from histill.config.pretrain_student import PretrainConfig
 from histill.config.score_model import HeldOut
 from histill.errors import InputError
 from histill.evaluate.score import score_model
@@ -32,9 +31,8 @@ def labeled(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest])
 
 
 @pytest.fixture(scope="module")
-def pretrained(labeled: Manifest, pretraining: Callable[..., PretrainConfig]) -> Trained:
-    config = pretraining("to-be-fine-tuned", labeled.uri, {"optimizer.epochs": 1})
-    return train_run(prepare_run(config), open_run)
+def pretrained(two: Any) -> Trained:
+    return two.trained
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.ray_local
 TEMPERATURE = "loss.soft_cross_entropy.temperature"
 
 STORAGE = Storage()
-TRIALS = 4
+TRIALS, MANY = 4, 8
 EPOCHS = 3
 EVERY = 10_000  # of Ray's lists, which else end after 100
 
@@ -61,12 +61,6 @@ def searching(small_run: dict[str, Any], tiles: Manifest) -> Callable[..., Searc
         return validate(SEARCHES.chosen(data), data, "the test")
 
     return make
-
-
-@pytest.fixture(scope="module")
-def free_before(tiles: Manifest) -> float:
-    """CPUs free before the sweep: tests share one Ray, and what an earlier one still holds is no trial's."""
-    return ray.available_resources()["CPU"]
 
 
 @dataclass(frozen=True)
@@ -166,18 +160,20 @@ def check_given_back(held_before: frozenset[str]) -> None:
 
 @pytest.fixture(scope="module")
 def many(searching: Callable[..., SearchConfig], held_before: frozenset[str]) -> Sweep:
-    """Twenty short trials that seek the front of quality and latency."""
+    """Short trials that seek the front of quality and latency."""
     space = {"optimizer.lr": {"loguniform": (1e-6, 1e-2)}, "student.size_px": {"choice": (32, 64)}}
-    keys = {"trials": 20, "concurrent": 2, "objective": "front", "cost": "latency_ms", "sampler": "tpe"}
+    keys = {"trials": MANY, "concurrent": 2, "objective": "front", "cost": "latency_ms", "sampler": "tpe"}
     config = searching("many", space=space, optimizer={"epochs": 2}, tracking={"uri": None}, **keys)
     return run_sweep(prepare_sweep(config), open_run)
 
 
-def test_twenty_trials_share_two_cores(many: Sweep, held_before: frozenset[str]) -> None:
-    """A stopped trial that kept what it held would leave nothing for those after it."""
-    assert [trial.error for trial in many.trials] == [None] * 20
+def test_trials_that_seek_the_front_are_stopped_and_give_back_what_they_held(
+    many: Sweep, held_before: frozenset[str]
+) -> None:
+    """Five stopped trials that kept what they held would leave nothing for those after them."""
+    assert [trial.error for trial in many.trials] == [None] * MANY
     stopped = [trial for trial in many.trials if trial.epochs == 1]
-    assert 0 < len(stopped) < 20
+    assert 0 < len(stopped) < MANY
     assert all(trial.costs["latency_ms"] > 0 for trial in many.trials)
     assert many.cost == "latency_ms"
     assert set(many.front) & {trial.trial for trial in many.trials if trial.epochs == 2}
@@ -186,7 +182,7 @@ def test_twenty_trials_share_two_cores(many: Sweep, held_before: frozenset[str])
 
 def test_a_sweep_repeated_ranks_alike(searching: Callable[..., SearchConfig]) -> None:
     def ranking(name: str) -> list[tuple[dict[str, Any], float]]:
-        keys = {"trials": 3, "scheduler": "none", "sampler": "tpe", "concurrent": 1, "tracking": {"uri": None}}
+        keys = {"trials": 2, "scheduler": "none", "sampler": "tpe", "concurrent": 1, "tracking": {"uri": None}}
         sweep = run_sweep(prepare_sweep(searching(name, optimizer={"epochs": 1}, **keys)), open_run)
         return [(trial.values, trial.quality) for trial in sweep.trials]
 

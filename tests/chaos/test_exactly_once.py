@@ -26,7 +26,7 @@ from histill.train.prepare import prepare_run
 from histill.train.ray.launch import Trained, train_run
 from testbed.fault_proxy import KINDS, Faults, fault_proxy
 
-pytestmark = pytest.mark.ray_local
+pytestmark = pytest.mark.chaos
 
 Make = Callable[..., PretrainConfig]
 BATCH, EPOCHS = 6, 2

@@ -21,7 +21,7 @@ from histill.storage.control import read_json
 from histill.storage.filesystems import arrow_filesystem
 from histill.tiles.manifest import Manifest
 
-pytestmark = pytest.mark.ray_local
+pytestmark = pytest.mark.chaos
 TEMPERATURE = "loss.soft_cross_entropy.temperature"
 
 ROOT = Path(__file__).parents[2]
