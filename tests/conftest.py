@@ -56,8 +56,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     items.sort(key=lambda item: suites.index(suite_of(item)))
     for item in items:
-        suite = suite_of(item)
-        together = {"ray_local": "ray", "chaos": "ray", "cluster": "servers"}.get(suite, item.path.stem)
+        shared = {"ray_local": "ray", "chaos": "ray", "cluster": "servers"}
+        together = shared.get(suite_of(item), str(item.path.relative_to(ROOT)))
         item.add_marker(pytest.mark.xdist_group(together))
 
 

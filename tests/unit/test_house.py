@@ -33,18 +33,38 @@ def test_git_tracks_only_the_package_in_platform() -> None:
 def test_every_test_belongs_to_the_suite_of_its_folder() -> None:
     of_another = [
         str(path.relative_to(ROOT))
-        for path in (ROOT / "tests").glob("*/test_*.py")
-        if not re.search(rf"^pytestmark = \[?pytest\.mark\.{path.parent.name}\b", path.read_text(), re.MULTILINE)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if not re.search(rf"^pytestmark = \[?pytest\.mark\.{suite_of(path)}\b", path.read_text(), re.MULTILINE)
     ]
     assert of_another == []
 
 
+def suite_of(path: Path) -> str:
+    return path.relative_to(ROOT / "tests").parts[0]
+
+
+def test_unit_tests_mirror_the_packages() -> None:
+    """tests/unit/<package>/test_<module>.py, with an aspect behind where one module has several files."""
+    astray = []
+    for path in (ROOT / "tests" / "unit").glob("*/test_*.py"):
+        package = ROOT / "platform" / "histill" / path.parent.name
+        package = package if package.exists() else ROOT / path.parent.name
+        names = [
+            package.name,
+            *(module.stem for module in package.rglob("*.py")),
+            *(each.name for each in package.iterdir()),
+        ]
+        if not any(path.stem == f"test_{name}" or path.stem.startswith(f"test_{name}_") for name in names):
+            astray.append(str(path.relative_to(ROOT)))
+    assert astray == []
+
+
 def test_every_test_that_the_guarantees_name_is_there() -> None:
     text = (ROOT / "docs" / "guarantees.md").read_text()
-    files = re.findall(r"`((?:unit|behaviour|ray_local|cluster|chaos)/test_\w+\.py)", text)
+    files = re.findall(r"`((?:unit(?:/\w+)?|behaviour|ray_local|cluster|chaos)/test_\w+\.py)", text)
     assert len(files) > 30
     assert [name for name in files if not (ROOT / "tests" / name).exists()] == []
-    suites = {path.read_text() for path in (ROOT / "tests").glob("*/test_*.py")}
+    suites = {path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
     named = re.findall(r"::(test_\w+)`", text)
     assert [name for name in named if not any(f"def {name}(" in suite for suite in suites)] == []
 

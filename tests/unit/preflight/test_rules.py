@@ -21,7 +21,7 @@ from histill.preflight.results import DRIVER, Row
 
 pytestmark = pytest.mark.unit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WELL: Facts = {
     "versions": {"Python": "3.11.7", "ray": "2.60.0", "torch": "2.8.0+cu130", "numpy": "2.1.0"},
     "code": "0123456789",

@@ -35,7 +35,7 @@ def png(array: np.ndarray) -> bytes:
 
 JPEG = simplejpeg.encode_jpeg(IMAGE, quality=95, colorsubsampling="444")
 Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
-NUINSSEG = Path(__file__).parents[3] / "shared" / "data" / "nuinsseg"
+NUINSSEG = Path(__file__).parents[4] / "shared" / "data" / "nuinsseg"
 SCALES = (2, 4, 8)
 BOUND = 1.0  # levels, mean over a tile; measured: 0.69, 0.64 and 0.51 at 1/2, 1/4 and 1/8 at most
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.unit
 
 STORAGE = Storage()
 SIDE = 1024
-CMU = Path(__file__).parents[3] / "shared" / "data" / "wsi" / "CMU-1-Small-Region.svs"
+CMU = Path(__file__).parents[4] / "shared" / "data" / "wsi" / "CMU-1-Small-Region.svs"
 
 
 def picture(side: int = SIDE) -> np.ndarray:

@@ -17,7 +17,7 @@ from histill.errors import InputError
 
 pytestmark = pytest.mark.unit
 
-JOB = Path(__file__).parents[2] / "jobs" / "ingest_tiles.py"
+JOB = Path(__file__).parents[3] / "jobs" / "ingest_tiles.py"
 GREEN, BLUE = (0, 230, 90), (20, 60, 200)
 
 

@@ -28,7 +28,7 @@ from histill.search.configs import SEARCHES, DistillSearch, PretrainSearch
 
 pytestmark = pytest.mark.unit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 IMAGES = ["output=out", "images.index=index.csv", "images.mpp=0.25"]
 PRETRAIN = ["name=a", "runs=runs", "data.tiles=tiles", "teacher.classical=true"]

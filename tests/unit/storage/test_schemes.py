@@ -45,7 +45,7 @@ pytestmark = pytest.mark.unit
 
 STORAGE = Storage()
 PX, TILES = 32, 12
-EXTEND = Path(__file__).parents[2] / "docs" / "extend.md"
+EXTEND = Path(__file__).parents[3] / "docs" / "extend.md"
 
 
 @pytest.fixture

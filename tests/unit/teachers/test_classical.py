@@ -14,7 +14,7 @@ from histill.teachers.classical import ClassicalTeacher
 pytestmark = pytest.mark.unit
 
 Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
-NUINSSEG = Path(__file__).parents[3] / "shared" / "data" / "nuinsseg"
+NUINSSEG = Path(__file__).parents[4] / "shared" / "data" / "nuinsseg"
 
 
 def batch(*images: np.ndarray) -> torch.Tensor:

@@ -21,7 +21,7 @@ from histill.registry.mlflow_runs import flatten_params
 
 pytestmark = pytest.mark.unit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KEYS = ["registered_name=x", "rollback=true"]
 PLANTED = "PLANTED"
 LOGINS = [

@@ -33,7 +33,7 @@ from histill.tiles.tally import SlideTally
 
 pytestmark = pytest.mark.unit
 
-JOB = Path(__file__).parents[2] / "jobs" / "cache_responses.py"
+JOB = Path(__file__).parents[3] / "jobs" / "cache_responses.py"
 
 
 @pytest.fixture(autouse=True)
