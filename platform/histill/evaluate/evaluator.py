@@ -11,7 +11,7 @@ from torch import Tensor
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.cluster.connect import connect_cluster
 from histill.cluster.parallel import map_tasks
-from histill.cluster.progress import Progress, track
+from histill.cluster.sharded import run_sharded
 from histill.config.common import Storage, Workers
 from histill.config.score_model import HeldOut
 from histill.errors import InputError
@@ -147,22 +147,19 @@ def predict_split(examiner: Evaluator, model: str, workers: Workers | None) -> P
     In this process, or with `workers` by tasks of the connected cluster, which need to find `model` themselves.
     """
     rows, title = examiner.rows, f"scoring {examiner.held_out.split}"
+    collect = partial(
+        run_sharded, expected=len(rows), title=title, unit="tiles", count=lambda part: len(part.rows) + part.corrupt
+    )
     if workers is None:
-        parts = []
-        progress = Progress(title, len(rows), "tiles")
-        for batch in examiner.batches(rows):
-            parts.append(examiner.answers(batch))
-            progress.update(sum(len(part.rows) + part.corrupt for part in parts))
-        progress.close()
+        parts = collect(map(examiner.answers, examiner.batches(rows)))
     else:
         work = partial(_part, model, examiner.held_out, examiner.storage, workers.gpus > 0)
         pieces = split_by_row_group(examiner.manifest, rows, _PARTS_PER_WORKER * workers.count)
         with connect_cluster():
-            scored = map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus)
-            parts = list(track(scored, len(pieces), title=title, unit="parts"))
+            parts = collect(map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus))
     answers = Predictions.joined(parts)
-    if len(answers.rows) + answers.corrupt != len(rows) or len(np.unique(answers.rows)) != len(answers.rows):
-        raise RuntimeError(f"scoring saw {len(answers.rows)} and {answers.corrupt} corrupt tiles of {len(rows)}")
+    if len(np.unique(answers.rows)) != len(answers.rows):
+        raise RuntimeError(f"scoring saw some of {len(rows)} tiles twice")
     held_out = examiner.held_out
     if answers.corrupt > held_out.max_corrupt:
         raise InputError(

@@ -7,15 +7,14 @@ tiles has a file of its own, which is written whole or not at all, and a repeate
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.cluster.connect import connect_cluster
 from histill.cluster.parallel import map_actors, map_tasks
 from histill.cluster.progress import track
-from histill.cluster.sharded import ShardedFolder, name_by_content, run_sharded
+from histill.cluster.sharded import ShardedFolder, name_by_content
 from histill.config.common import Storage
 from histill.config.ingest_tiles import IngestConfig, SlideSource, SplitRule
 from histill.config.predict_tiles import PredictConfig
@@ -38,7 +37,7 @@ from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.slide_files import fingerprint_source
 from histill.tiles.slide_records import read_slides
-from histill.tiles.tally import SlideTally, count_classes, join_tallies
+from histill.tiles.tally import SlideTally, count_classes, join_tallies, tally_shards
 
 __all__ = ["HEADER_NAME", "Predicted", "predict"]
 FORM = 2  # of what lies at an address; another one gets addresses of its own
@@ -64,20 +63,15 @@ def predict(config: PredictConfig) -> Predicted:
         return _reuse(header, drawings, job)
     with connect_cluster():
         begun = time.monotonic()
-        shards = run_sharded(
-            map_actors(PredictionWorker, (job,), manifest.shards(config.split), config.workers),
-            expected,
-            title="predicting",
-            unit="tiles",
-            count=lambda slides: sum(each["tiles"] for each in slides),
-        )
+        shards = map_actors(PredictionWorker, (job,), manifest.shards(config.split), config.workers)
+        found = tally_shards(shards, expected, "predicting")
         seconds = time.monotonic() - begun
-        tallies = _join(shards, manifest, config)
+        tallies = _join(found, manifest, config)
         heatmaps = _draw(drawings, tiles) if config.heatmaps else 0
     cases, files = _cases(manifest, tallies), {drawing.slide: drawing.file for drawing in drawings}
     table = write_csv(tallies.values(), card.outputs, cases, files)
     write_bytes(join(uri, SLIDES_NAME), table, config.storage)
-    found = Predicted(
+    result = Predicted(
         predictions=uri,
         tiles=sum(tally.tiles for tally in tallies.values()),
         corrupt=sum(tally.undecodable for tally in tallies.values()),
@@ -93,10 +87,10 @@ def predict(config: PredictConfig) -> Predicted:
         tiles=manifest.header.digest,
         classes=card.outputs.scored,
         card=card,
-        found=found,
+        found=result,
     )
     folder.finish(header, manifest.shards(config.split))
-    return found
+    return result
 
 
 def _find_finished(folder: ShardedFolder, manifest: Manifest, config: PredictConfig) -> PredictionsHeader | None:
@@ -161,15 +155,12 @@ def _fingerprint(slide: str, storage: Storage) -> str | None:
         return None
 
 
-def _join(
-    shards: Iterable[Iterable[Mapping[str, Any]]], manifest: Manifest, config: PredictConfig
-) -> dict[str, SlideTally]:
+def _join(tallies: list[SlideTally], manifest: Manifest, config: PredictConfig) -> dict[str, SlideTally]:
     """What is said of each slide, ascending by name, from what is said of those in each shard.
 
     The slides that gave no tile are among them, unless a split is asked for. Raises InputError when more tiles are
     undecodable than are allowed.
     """
-    tallies = [SlideTally(**each) for slides in shards for each in slides]
     corrupt = sum(tally.undecodable for tally in tallies)
     if corrupt > config.max_corrupt:
         raise InputError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from histill.cluster.connect import connect_cluster
 from histill.cluster.parallel import map_actors
-from histill.cluster.sharded import ShardedFolder, check_unchanged, name_by_content, run_sharded
+from histill.cluster.sharded import ShardedFolder, check_unchanged, name_by_content
 from histill.config.augment import Augment
 from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
@@ -29,7 +29,7 @@ from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares, 
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
-from histill.tiles.tally import SlideTally, join_tallies
+from histill.tiles.tally import join_tallies, tally_shards
 
 HEADER_NAME = "responses.json"
 
@@ -122,14 +122,8 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     job = ResponseJob(config, CachedViews(uri, config.views, config.seed, config.augment))
     worker = (job, tiles.digest, teacher.digest)
     with connect_cluster():
-        shards = run_sharded(
-            map_actors(ResponseWorker, worker, manifest.shards(), config.workers),
-            tiles.tiles,
-            title="teacher responses",
-            unit="tiles",
-            count=lambda slides: sum(each["tiles"] for each in slides),
-        )
-    tallies = tuple(join_tallies(SlideTally(**each) for slides in shards for each in slides).values())
+        shards = map_actors(ResponseWorker, worker, manifest.shards(), config.workers)
+        tallies = tuple(join_tallies(tally_shards(shards, tiles.tiles, "teacher responses")).values())
     shares = Shares(
         of=group_by(manifest),
         classes=teacher.outputs.classes,

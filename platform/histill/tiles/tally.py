@@ -1,12 +1,14 @@
 """What is said of each slide: how many tiles are of each class, and the classes' shares."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from histill.cluster.sharded import run_sharded
 from histill.tiles.manifest import Manifest
 
 NO_CLASS = "none"  # what a tile of no class is counted as
@@ -78,6 +80,17 @@ def tally_tiles(predicted: pa.Table, areas: np.ndarray, classes: int) -> list[Sl
             )
         )
     return found
+
+
+def tally_shards(shards: Iterable[Sequence[Mapping[str, Any]]], tiles: int, title: str) -> list[SlideTally]:
+    """The tallies of all `shards`, each a list of their values, as workers send them; they must come to `tiles`.
+
+    Shows progress under `title`; see `run_sharded`.
+    """
+    found = run_sharded(
+        shards, tiles, title=title, unit="tiles", count=lambda slides: sum(each["tiles"] for each in slides)
+    )
+    return [SlideTally(**each) for slides in found for each in slides]
 
 
 def join_tallies(parts: Iterable[SlideTally]) -> dict[str, SlideTally]:
