@@ -209,10 +209,11 @@ def small_pretraining(
 
 
 @pytest.fixture
-def refused_job(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def refused_job(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """`refused_job(script, *arguments, env=None, secrets=())`: runs a job in this process and returns the one line that
     it says to a user whose input is at fault. `env` stands in for all variables of S3, Ray and MLflow.
     """
+    from s3fs import S3FileSystem
 
     def run(script: str, *arguments: str, env: Mapping[str, str] | None = None, secrets: Sequence[str] = ()) -> str:
         if env is not None:
@@ -220,6 +221,7 @@ def refused_job(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
                 monkeypatch.delenv(name)
             for name, value in env.items():
                 monkeypatch.setenv(name, value)
+            S3FileSystem.clear_instance_cache()  # which s3fs keeps with the credentials that they were made with
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", [script, *arguments])
         capfd.readouterr()
@@ -229,7 +231,8 @@ def refused_job(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
         assert (ended.value.code, out) == (2, ""), err
         return one_sentence(err, secrets)
 
-    return run
+    yield run
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")
