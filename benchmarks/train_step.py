@@ -199,7 +199,6 @@ def stream(manifest: Manifest, split: str, responses: CachedViews | None, *, liv
         worker=0,
         workers=1,
         read=ShardReader(2),
-        response_channels=1 if responses else 0,
         threads=1,
     )
 
@@ -281,7 +280,7 @@ def tile_set(folder: Path, tiles: int) -> Manifest:
 
 def answered(manifest: Manifest, folder: Path) -> CachedViews:
     """The classical teacher's responses, whose bytes are as real ones' are."""
-    cached = CachedViews(str(folder))
+    cached = CachedViews(str(folder), OUTPUTS)
     data = {"tiles": manifest.uri, "teacher": {"classical": True}, "output": str(folder)}
     job = ResponseJob(validate(CacheConfig, data, "the benchmark"), cached)
     for shard in shards_of(manifest):

@@ -96,7 +96,7 @@ def responses(teacher: str, tiles: Manifest, out: Path, **changes: Any) -> str:
     folder = join(config.output, address(made.digest, tiles.header.digest, *views, config.layer))
     if exists(join(folder, HEADER_NAME), STORAGE):
         return folder
-    cached = CachedViews(folder, *views)
+    cached = CachedViews(folder, made.outputs, *views)
     job = ResponseJob(config, cached)
     undecodable = sum(write_shard_responses(made, tiles, shard, job).count(b"") for shard in shards_of(tiles))
     finish_cache(job, made, tiles, undecodable)

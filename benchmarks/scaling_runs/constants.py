@@ -29,6 +29,7 @@ from histill.stream.read import ShardReader, TileSource
 from histill.stream.responses import decode_levels
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
+from histill.teachers.classical import ClassicalTeacher
 from histill.tiles.manifest import read_header, read_manifest, write_manifest
 from histill.tiles.schema import MANIFEST
 from testbed.fault_proxy import fault_proxy
@@ -168,10 +169,12 @@ def stream_costs(pictures: Sequence[np.ndarray], batches: int) -> dict[str, floa
         uri = f"s3://{server.bucket}/{TYPICAL.folder}"
         responses = write_tiles(TYPICAL, pictures, uri, storage, per_group=PER_GROUP)
         manifest = read_manifest(uri, storage)
-        source = TileSource(uri, manifest.header.digest, storage, responses=CachedViews(responses))
+        source = TileSource(
+            uri, manifest.header.digest, storage, responses=CachedViews(responses, ClassicalTeacher(0.5).outputs)
+        )
         stream = TileStream(
             manifest=manifest, source=source, split=_SPLIT, views=Views(VIEW_PX), batch_size=BATCH, worker=0, workers=1,
-            response_channels=1, buffer_tiles=4 * BATCH, threads=1, read=ShardReader(2),
+            buffer_tiles=4 * BATCH, threads=1, read=ShardReader(2),
         )  # fmt: skip
         found = {"ingest_cpu_s": _cpu_of(stream, batches)}
         places = SampleIndex.at(manifest, np.arange(len(pictures)))  # the rows after these repeat them

@@ -109,7 +109,7 @@ def write_tiles(
     keys = {"tiles": uri, "teacher": {"classical": True}, "output": f"{uri}-responses", "storage": storage.model_dump()}
     if not workload.responses:
         return responses
-    job = ResponseJob(validate(CacheConfig, keys, "the benchmark"), CachedViews(responses))
+    job = ResponseJob(validate(CacheConfig, keys, "the benchmark"), CachedViews(responses, teacher.outputs))
     for shard in shards:
         write_shard_responses(teacher, manifest, shard, job)
     finish_cache(job, teacher, manifest, undecodable=0)

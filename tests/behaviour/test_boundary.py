@@ -110,10 +110,8 @@ def cached(place: Place, model: str) -> str:
     """The folder of the teacher's responses, as jobs/cache_responses.py writes them."""
     uri = str(place.folder / "responses")
     data = {"tiles": place.manifest.uri, "teacher": {"model": model}, "output": uri}
-    job, network = (
-        ResponseJob(validate(CacheConfig, data, "the test"), CachedViews(uri)),
-        load_teacher(Teacher(model=model), 0.5, STORAGE),
-    )
+    network = load_teacher(Teacher(model=model), 0.5, STORAGE)
+    job = ResponseJob(validate(CacheConfig, data, "the test"), CachedViews(uri, network.outputs))
     for shard in shards_of(place.manifest):
         write_shard_responses(network, place.manifest, shard, job)
     finish_cache(job, network, place.manifest, 0)

@@ -221,7 +221,7 @@ def test_jobs_ask_for_nothing_that_the_policies_do_not_allow(
         assert not ingesting.ingest(tiles).reused
         assert not caching.cache_responses(answers).reused
         source = TileSource(made.uri, made.header.digest, tiles.storage, responses=cached.header.at(cached.uri))
-        stream = TileStream(made, source, "", Views(64), 2, 0, 1, only=np.arange(4), response_channels=1)
+        stream = TileStream(made, source, "", Views(64), 2, 0, 1, only=np.arange(4))
         assert sum(int(batch.valid.sum()) for batch in stream.exact_pass()) == 4
         control.probe("s3://tests/runs", tiles.storage)
         control.write_bytes("s3://tests/reports/report.html", b"page", tiles.storage)

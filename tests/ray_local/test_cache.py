@@ -190,7 +190,7 @@ def test_a_run_learns_from_each_view_in_turn(
     augment = {"data.augment.crop_px": 32, "data.augment.flips": False}
     run = pretraining("several-views", tiles.uri, {"responses": several.uri, **augment})
     source, teacher = prepare_run(run).source, ClassicalTeacher(tiles.header.mpp)
-    stream = TileStream(tiles, source, "train", Views(64), 16, 0, 1, response_channels=1, threads=1)
+    stream = TileStream(tiles, source, "train", Views(64), 16, 0, 1, threads=1)
     seen = []
     for epoch in range(2):
         (batch,) = stream.training_epoch(epoch, seed=3, augment=run.data.augment)
@@ -206,25 +206,23 @@ def test_a_cached_answer_teaches_as_a_live_one(
     tiles: Manifest, cached: CachedResponses, pretraining: Callable[..., PretrainConfig], flips: bool
 ) -> None:
     prepared = prepare_run(pretraining("cached-or-live", tiles.uri, {"responses": cached.uri}))
-    assert prepared.response_channels == 1
 
-    def batch(source: TileSource, channels: int) -> Any:
+    def batch(source: TileSource) -> Any:
         stream = TileStream(
             manifest=tiles,
             source=source,
             split="train",
-            views=Views(64, None if channels else 64),
+            views=Views(64, None if source.responses else 64),
             batch_size=8,
             worker=0,
             workers=1,
-            response_channels=channels,
             threads=1,
         )
         return next(stream.training_epoch(0, seed=3, augment=Augment(flips=flips)))
 
     teacher = ClassicalTeacher(tiles.header.mpp)
-    from_cache = batch(prepared.source, prepared.response_channels)
-    live = batch(TileSource(tiles.uri, tiles.header.digest, STORAGE), 0)
+    from_cache = batch(prepared.source)
+    live = batch(TileSource(tiles.uri, tiles.header.digest, STORAGE))
     assert torch.equal(live.student, from_cache.student)
     answers = teacher.respond(live.teacher)
     error = (answers[:, 1:] - answers[:, :1] - levels_to_logits(from_cache.response)).abs().max()

@@ -137,7 +137,7 @@ def cached(manifest: Manifest, teacher: str, out: Path) -> str:
     keys = {"tiles": manifest.uri, "teacher": {"model": teacher}, "output": str(out)}
     config = validate(CacheConfig, keys, "the test")
     made = load_teacher(config.teacher, 0.5, STORAGE)
-    views = CachedViews(join(config.output, address(made.digest, manifest.header.digest)))
+    views = CachedViews(join(config.output, address(made.digest, manifest.header.digest)), made.outputs)
     job = ResponseJob(config, views)
     for shard in shards_of(manifest):
         write_shard_responses(made, manifest, shard, job)
@@ -159,7 +159,7 @@ def test_a_student_is_held_against_each_answer_by_itself(
         changes["responses"] = cached(manifest, teacher, tmp_path)
     prepared = prepare_run(configured(DistillConfig, manifest, tmp_path, **changes))
     assert prepared.card.multi_label
-    assert prepared.response_channels == (3 if from_cache else 0)
+    assert (prepared.source.responses is not None) == from_cache
     assert not prepared.scored_by_teacher
     labels = prepared.read_labels(manifest)
     assert labels is not None

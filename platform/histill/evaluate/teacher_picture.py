@@ -66,8 +66,6 @@ def read_responses(
         batch_size=_TILES,
         worker=0,
         workers=1,
-        response_channels=header.outputs.packed_channels,
-        dense_responses=header.outputs.dense,
         max_corrupt=_TILES,
     )
     for batch in stream.exact_pass():

@@ -74,24 +74,31 @@ class DecodeSpec:
     epoch: int
     labels: np.ndarray | None  # int64 [tiles of the manifest] class indices, or [tiles, K] of 0 and 1
     masks: bool
-    response_channels: int  # 0: no responses
     threads: int
     max_corrupt: int
-    answered: CachedViews | None = None  # the views of the responses; None: upright whole tiles
-    dense_responses: bool = True  # to pixels, not to whole tiles
-    map_shape: tuple[int, int, int] | None = None  # of the teacher's cached feature maps
+    responses: CachedViews | None = None
+    maps: bool = False  # the teacher's feature maps beside its responses
+
+    @property
+    def answered(self) -> CachedViews | None:
+        """The views that the responses are to; None: upright whole tiles."""
+        return self.responses if self.responses is not None and self.responses.views > 1 else None
 
     @property
     def window_px(self) -> int:
         """The side of what a batch shows of a tile."""
         return (self.answered or self).augment.crop_px or self.tile_px
 
+    def response_shape(self, side_px: int) -> tuple[int, int, int]:
+        """[C, H, W] of a response to a tile or window of `side_px`."""
+        assert self.responses is not None
+        side = side_px if self.responses.outputs.dense else 1
+        return self.responses.outputs.packed_channels, side, side
+
     @property
-    def response_px(self) -> int:
-        """The side of a stored response."""
-        if not self.dense_responses:
-            return 1
-        return self.window_px if self.answered else self.tile_px
+    def map_shape(self) -> tuple[int, int, int] | None:
+        """[C, h, w] of the teacher's feature maps, if they are brought."""
+        return self.responses.map_shape if self.maps and self.responses is not None else None
 
 
 @dataclass(frozen=True)
@@ -115,9 +122,7 @@ class _Arrays:
         sides = [view_input_px(side, window, how.tile_px) for side in how.views.sides]
         self.views = [buffers.lend((count, side, side, 3)) for side in sides]
         self.mask = buffers.lend((count, window, window)) if how.masks else None
-        channels = how.response_channels
-        side = window if how.dense_responses else 1
-        self.response = buffers.lend((count, channels, side, side)) if channels else None
+        self.response = buffers.lend((count, *how.response_shape(window))) if how.responses else None
         self.map = None if how.map_shape is None else np.zeros((count, *how.map_shape), np.float32)
         self.valid = np.ones(count, bool)
         self.shown = np.ones(count, bool)  # whether there are pixels, if only of a tile that does not count
@@ -274,11 +279,12 @@ def _decode_one(job: _Job, arrays: _Arrays, how: DecodeSpec) -> None:
         if row.mask is None:
             raise CorruptTile("it has no mask")
         arrays.mask[job.slot] = crop_and_orient(decode_mask(row.mask, how.tile_px), place)
-    if arrays.response is not None:
+    if arrays.response is not None and how.responses is not None:
         if not row.response:
             raise CorruptTile("the teacher had no response to it; cache_responses tries it again")
-        levels = responses.decode_levels(row.response, how.response_channels, how.response_px)
-        arrays.response[job.slot] = _crop_levels(levels, job.answer) if how.dense_responses else levels
+        channels, side, _ = how.response_shape(how.window_px if how.answered else how.tile_px)
+        levels = responses.decode_levels(row.response, channels, side)
+        arrays.response[job.slot] = _crop_levels(levels, job.answer) if how.responses.outputs.dense else levels
     if arrays.map is not None and how.map_shape is not None:
         if not row.map:
             raise CorruptTile("the teacher had no feature map of it; cache_responses tries it again")

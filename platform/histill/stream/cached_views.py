@@ -11,6 +11,7 @@ import numpy as np
 
 from histill.config.augment import Augment
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 from histill.storage.uris import folder_name
 from histill.stream.responses import map_columns, response_columns
 from histill.stream.views import UPRIGHT, Placement, Views, draw_numbers, draw_placements
@@ -30,9 +31,11 @@ class CachedViews:
     """
 
     uri: str
+    outputs: OutputSpec  # of the teacher
     views: int = 1
     seed: int = 0
     augment: Augment = UPRIGHT  # windows and symmetries; no colors
+    map_shape: tuple[int, int, int] | None = None  # [C, h, w] of its feature maps, if any are kept
 
     @property
     def name(self) -> str:

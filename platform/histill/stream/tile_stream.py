@@ -42,9 +42,6 @@ class TileStream:
     only: np.ndarray | None = None  # int64, ascending rows of the manifest: these alone, whatever their split
     labels: np.ndarray | None = None  # int64 [tiles of the manifest], class indices that batches bring
     read: Read = field(default_factory=ShardReader)
-    response_channels: int = 0
-    dense_responses: bool = True
-    map_shape: tuple[int, int, int] | None = None
     threads: int = 2
     max_corrupt: int = 0
     buffer_tiles: int | None = None  # held for mixing, over all workers; None: enough for a good mix
@@ -115,12 +112,10 @@ class TileStream:
             epoch=epoch,
             labels=self.labels,
             masks=self.source.masks,
-            response_channels=self.response_channels,
-            dense_responses=self.dense_responses,
-            map_shape=self.map_shape,
             threads=self.threads,
             max_corrupt=self.max_corrupt,
-            answered=cached if cached is not None and cached.views > 1 else None,
+            responses=cached,
+            maps=source.maps,
         )
 
         def batches() -> Iterator[TileBatch]:

@@ -67,7 +67,8 @@ class CacheHeader(Record):
 
     def at(self, uri: str) -> CachedViews:
         """The views of the cache, which lies at `uri`."""
-        return CachedViews(uri, self.views, self.seed, Augment(flips=self.flips, crop_px=self.crop_px))
+        augment = Augment(flips=self.flips, crop_px=self.crop_px)
+        return CachedViews(uri, self.outputs, self.views, self.seed, augment, self.map_shape)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     uri = join(config.output, name)
     if (finished := _find_finished(uri, manifest, config.storage)) is not None:
         return CachedResponses(uri, *finished, reused=True)
-    job = ResponseJob(config, CachedViews(uri, config.views, config.seed, config.augment))
+    job = ResponseJob(config, CachedViews(uri, teacher.outputs, config.views, config.seed, config.augment))
     worker = (job, tiles.digest, teacher.digest)
     with connect_cluster():
         shards = map_actors(ResponseWorker, worker, manifest.shards(), config.workers)
@@ -219,12 +220,12 @@ def check_cache(uri: str, header: CacheHeader, manifest: Manifest, teacher: Teac
         )
 
 
-def decisions(cached: CachedViews, channels: int, manifest: Manifest, storage: Storage) -> np.ndarray:
+def decisions(cached: CachedViews, manifest: Manifest, storage: Storage) -> np.ndarray:
     """The most probable class of every tile in the cached responses to whole tiles, int64 [tiles]; 0 if undecodable.
 
     Raises InputError when a shard of responses is missing.
     """
-    found = []
+    found, channels = [], cached.outputs.packed_channels
     for shard in shards_of(manifest):
         responses = read_first_responses(cached, shard, storage)
         if responses is None:

@@ -31,8 +31,6 @@ class RunSpec(ABC):
     views: Views
     inputs: dict[str, str]  # digests of what it is made from, by key
     cases: frozenset[str] | None = None  # of the training split; None: all
-    response_channels: int = 0  # of cached responses
-    map_shape: tuple[int, int, int] | None = None  # of the teacher's cached feature maps, where they are compared
 
     @abstractmethod
     def build_task(self) -> Task:

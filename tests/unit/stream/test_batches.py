@@ -13,8 +13,10 @@ from PIL import Image
 
 from histill.config.augment import Augment
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 from histill.stream.batches import DecodeSpec, TileBatch, decode_batches
 from histill.stream.buffers import Buffers
+from histill.stream.cached_views import CachedViews
 from histill.stream.geometry import apply_symmetry, apply_symmetry_to_planes
 from histill.stream.index import SampleIndex
 from histill.stream.plan import Step
@@ -78,6 +80,9 @@ def manifest() -> Manifest:
     return Manifest("s3://bucket/set", header, pa.Table.from_pylist(rows, schema=MANIFEST))
 
 
+RESPONSES = CachedViews("", OutputSpec("segmentation", ("background", "nucleus")))
+
+
 def decoding(**changes: object) -> DecodeSpec:
     values: dict[str, object] = {
         "tile_px": SIDE,
@@ -87,7 +92,7 @@ def decoding(**changes: object) -> DecodeSpec:
         "epoch": 0,
         "labels": None,
         "masks": True,
-        "response_channels": 1,
+        "responses": RESPONSES,
         "threads": 2,
         "max_corrupt": 0,
     }
@@ -190,10 +195,10 @@ def test_a_tile_that_fills_a_place_and_is_spoilt_is_named_once_and_replaced(
 
 
 def test_masks_and_responses_are_left_out_unless_asked_for(manifest: Manifest) -> None:
-    (batch,) = batches(manifest, [[0]], [table(0)], masks=False, response_channels=0)
+    (batch,) = batches(manifest, [[0]], [table(0)], masks=False, responses=None)
     assert batch.mask is None
     assert batch.response is None
-    (batch,) = batches(manifest, [[0]], [table(0).drop_columns(["mask", "response"])], masks=False, response_channels=0)
+    (batch,) = batches(manifest, [[0]], [table(0).drop_columns(["mask", "response"])], masks=False, responses=None)
     assert batch.valid.all()
 
 

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.unit
 TILE = 64
 SEED = 7  # of caches; runs have others unless a test says so
 STORAGE = Storage()
+OUTPUTS = OutputSpec("segmentation", ("background", "nucleus"))
 HEADER = CacheHeader(teacher="t", classes=("background", "nucleus"), tiles_digest="d", tiles=24, undecodable=0)
 
 
@@ -87,7 +88,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., M
 
 def cached_by(teacher: Teacher, manifest: Manifest, folder: Path, views: int, augment: Augment) -> CachedViews:
     """What the job does, without a cluster."""
-    cached = CachedViews(str(folder), views, SEED, augment)
+    cached = CachedViews(str(folder), teacher.outputs, views, SEED, augment)
     for shard in shards_of(manifest):
         write_shard_responses(teacher, manifest, shard, job_of(manifest, cached))
     return cached
@@ -109,7 +110,6 @@ def stream(manifest: Manifest, cached: CachedViews | None, **changes: Any) -> Ti
         "batch_size": 8,
         "worker": 0,
         "workers": 1,
-        "response_channels": 0 if cached is None else 2,
     }
     return TileStream(**values | changes)
 
@@ -271,7 +271,7 @@ def test_a_smaller_student_sees_the_same_window(manifest: Manifest, tmp_path: Pa
 
 @pytest.mark.parametrize("tile_px", [64, 224, 250, 256, 512, 1024])
 def test_windows_are_whole_pixels_for_every_student(tile_px: int) -> None:
-    cached = CachedViews("", 2, SEED, Augment(crop_px=32))
+    cached = CachedViews("", OUTPUTS, 2, SEED, Augment(crop_px=32))
     places = cached.placements(1, np.arange(200), tile_px)
     assert len({place.left for place in places}) > 1
     for size_px in range(32, tile_px + 1, 32):
@@ -282,19 +282,19 @@ def test_windows_are_whole_pixels_for_every_student(tile_px: int) -> None:
 
 
 def test_a_view_is_a_function_of_seed_view_and_tile() -> None:
-    cached = CachedViews("", 4, SEED, Augment(crop_px=32))
+    cached = CachedViews("", OUTPUTS, 4, SEED, Augment(crop_px=32))
     tiles = np.arange(500)
     first = cached.placements(2, tiles, 512)
     assert first[100:200] == cached.placements(2, tiles[100:200], 512)
     for other in (cached.placements(3, tiles, 512), replace(cached, seed=8).placements(2, tiles, 512)):
         assert sum(one == two for one, two in zip(first, other, strict=True)) < 5
-    (upright,) = set(CachedViews("").placements(0, tiles, 512))
+    (upright,) = set(CachedViews("", OUTPUTS).placements(0, tiles, 512))
     assert upright == Placement(0, 0, 512, 0)
 
 
 def test_a_run_of_the_caches_seed_draws_flips_of_its_own() -> None:
     tiles = np.arange(16000)
-    views = CachedViews("", 2, SEED, Augment()).placements(1, tiles, TILE)
+    views = CachedViews("", OUTPUTS, 2, SEED, Augment()).placements(1, tiles, TILE)
     drawn = (draw_numbers(SEED, 1, tiles, np.zeros(len(tiles), np.int64))[:, 0] * 8).astype(int)
     counts = np.bincount(np.array([place.symmetry for place in views]) * 8 + drawn, minlength=64)
     assert ((counts - 250) ** 2 / 250).sum() < 116  # of 63 degrees of freedom: once in 20 000
@@ -332,7 +332,7 @@ def test_an_interrupted_cache_neither_loses_nor_doubles_a_row(manifest: Manifest
     lost.unlink()
     cut.write_bytes(cut.read_bytes()[:-10])
     teacher = Positional()
-    cached = CachedViews(str(tmp_path), views, SEED, geometry(views, 32))
+    cached = CachedViews(str(tmp_path), teacher.outputs, views, SEED, geometry(views, 32))
     assert count_undecodable(teacher, manifest, job_of(manifest, cached)) == [0, 0, 0]
     assert sum(teacher.asked) == views * 16
     assert kept.stat().st_mtime_ns == written
@@ -347,7 +347,7 @@ def test_an_undecodable_tile_has_an_empty_response_in_all_views(
 ) -> None:
     manifest = tile_set(tmp_path / "tiles", tiles=24, tile_px=TILE)
     name = spoil_tile(manifest, 9)
-    cached = CachedViews(str(tmp_path / "cache"), 3, SEED, Augment(crop_px=32))
+    cached = CachedViews(str(tmp_path / "cache"), Equivariant().outputs, 3, SEED, Augment(crop_px=32))
     for _ in range(2):  # answered, then found
         assert count_undecodable(Equivariant(), manifest, job_of(manifest, cached)) == [0, 1, 0]
     empty = [
@@ -366,7 +366,7 @@ def test_a_shard_of_another_length_than_the_manifest_says_is_refused(manifest: M
     first = shards_of(manifest)[0]
     assert first == TileShard("shards/0000.parquet", 0, 8)
     shard = Path(manifest.uri, first.shard)
-    whole, job = shard.read_bytes(), job_of(manifest, CachedViews(str(tmp_path)))
+    whole, job = shard.read_bytes(), job_of(manifest, CachedViews(str(tmp_path), OUTPUTS))
     try:
         pq.write_table(pq.read_table(shard).slice(0, 7), shard, row_group_size=4)
         with pytest.raises(InputError, match=r"shard .*/shards/0000\.parquet has 3 tiles and its manifest says 4"):
@@ -431,11 +431,11 @@ def test_the_header_knows_the_views(tmp_path: Path) -> None:
     header = HEADER.model_copy(update={"views": 3, "seed": 5, "flips": True, "crop_px": 32})
     write_json(str(tmp_path / HEADER_NAME), header.model_dump(mode="json"), STORAGE)
     assert read_header(str(tmp_path), STORAGE) == header
-    assert header.at("there") == CachedViews("there", 3, 5, Augment(crop_px=32))
+    assert header.at("there") == CachedViews("there", HEADER.outputs, 3, 5, Augment(crop_px=32))
     old = {key: value for key, value in HEADER.model_dump(mode="json").items() if key in ("teacher", "classes")}
     old |= {"tiles_digest": "d", "tiles": 24, "undecodable": 0}
     write_json(str(tmp_path / HEADER_NAME), old, STORAGE)
-    assert read_header(str(tmp_path), STORAGE).at("there") == CachedViews("there")
+    assert read_header(str(tmp_path), STORAGE).at("there") == CachedViews("there", HEADER.outputs)
 
 
 @pytest.mark.parametrize(("views", "cached", "run"), [(1, None, 32), (1, None, None), (3, 32, 32), (3, None, None)])

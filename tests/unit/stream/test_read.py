@@ -11,6 +11,7 @@ import pytest
 
 from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 from histill.storage.tables import write_table
 from histill.stream.cached_views import CachedViews
 from histill.stream.index import SampleIndex
@@ -55,7 +56,7 @@ def respond(manifest: Manifest, folder: Path, tile_ids: list[str] | None = None,
         rows = answers.take(pa.array(of_shard))
         groups = [rows.slice(start, 4) for start in range(0, len(rows), 4)]
         write_table(str(folder / shard), groups, rows.schema, Storage(), belongs_to=folder.name)
-    return CachedViews(str(folder), views)
+    return CachedViews(str(folder), OutputSpec("segmentation", ("background", "nucleus")), views)
 
 
 @pytest.mark.parametrize("threads", [1, 4])

@@ -179,9 +179,10 @@ def test_ray_tasks_are_told_what_to_expect() -> None:
 
 def answer(manifest: Manifest, folder: Path) -> CachedViews:
     data = {"tiles": manifest.uri, "teacher": {"classical": True}, "output": "unused"}
-    job = ResponseJob(validate(CacheConfig, data, "the test"), CachedViews(str(folder)))
+    teacher = ClassicalTeacher(0.5)
+    job = ResponseJob(validate(CacheConfig, data, "the test"), CachedViews(str(folder), teacher.outputs))
     for shard in shards_of(manifest):
-        write_shard_responses(ClassicalTeacher(0.5), manifest, shard, job)
+        write_shard_responses(teacher, manifest, shard, job)
     return job.cached
 
 
@@ -198,29 +199,29 @@ def test_a_tile_that_was_damaged_is_answered_once_it_is_mended(manifest: Manifes
     cached = answer(manifest, tmp_path / "answers")
     assert pq.read_table(tmp_path / "answers" / ONE)["response"].to_pylist().index(b"") == 1
     Path(manifest.uri, ONE).write_bytes(before)
-    assert lost(manifest, storage, responses=cached, response_channels=1, max_corrupt=1) == [1]
+    assert lost(manifest, storage, responses=cached, max_corrupt=1) == [1]
     answer(manifest, tmp_path / "answers")
-    assert lost(manifest, storage, responses=cached, response_channels=1) == []
+    assert lost(manifest, storage, responses=cached) == []
 
 
 def test_responses_of_another_cache_are_refused(manifest: Manifest, tmp_path: Path) -> None:
     cached, _ = (answer(manifest, tmp_path / name) for name in ("mine", "yours"))
-    assert lost(manifest, responses=cached, response_channels=1) == []
+    assert lost(manifest, responses=cached) == []
     swap(tmp_path / "mine" / ONE, tmp_path / "yours" / ONE)
     with pytest.raises(InputError, match=r"responses .*/mine/.*0000\.parquet are not of mine"):
-        lost(manifest, responses=cached, response_channels=1)
+        lost(manifest, responses=cached)
     (tmp_path / "mine" / ONE).unlink()
     answer(manifest, tmp_path / "mine")
-    assert lost(manifest, responses=cached, response_channels=1) == []
+    assert lost(manifest, responses=cached) == []
 
 
 def test_swapped_responses_are_refused_and_answered_again(manifest: Manifest, tmp_path: Path) -> None:
     cached = answer(manifest, tmp_path / "answers")
     swap(tmp_path / "answers" / ONE, tmp_path / "answers" / TWO)
     with pytest.raises(InputError, match=r"responses .*0000\.parquet belong to other tiles"):
-        lost(manifest, responses=cached, response_channels=1)
+        lost(manifest, responses=cached)
     answer(manifest, tmp_path / "answers")
-    assert lost(manifest, responses=cached, response_channels=1) == []
+    assert lost(manifest, responses=cached) == []
 
 
 def test_damaged_responses_are_refused(manifest: Manifest, tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_damaged_responses_are_refused(manifest: Manifest, tmp_path: Path) -> No
         rows = pa.table([ids[8 * number :][:8], [bytes([number]) * 500] * 8], schema=schema)
         uri = str(tmp_path / "answers" / shard)
         write_table(uri, [rows.slice(0, 4), rows.slice(4)], schema, Storage(), belongs_to="answers")
-    cached = CachedViews(str(tmp_path / "answers"))
+    cached = CachedViews(str(tmp_path / "answers"), ClassicalTeacher(0.5).outputs)
     reads = SampleIndex.at(manifest, np.arange(TILES)).reads(np.arange(TILES))
     source = TileSource(manifest.uri, manifest.header.digest, Storage(), responses=cached)
     assert len(list(ShardReader()(source, reads))) == 4
@@ -263,7 +264,7 @@ def test_a_folder_may_have_any_name(tmp_path: Path, tile_set: Callable[..., Mani
     root = f"{tmp_path}/{name}"
     manifest = tile_set(f"{root}/tiles", tiles=TILES, tile_px=32)
     assert read_manifest(manifest.uri, Storage()).table.equals(manifest.table)
-    assert lost(manifest, responses=answer(manifest, Path(root, "answers")), response_channels=1) == []
+    assert lost(manifest, responses=answer(manifest, Path(root, "answers"))) == []
     assert measure_files(manifest.uri, [ONE, TWO, "shards/none"], Storage()).keys() == {ONE, TWO}
     assert create_bytes(f"{root}/claim {name}", b"1", Storage())
     assert not create_bytes(f"{root}/claim {name}", b"2", Storage())

@@ -97,7 +97,7 @@ def test_a_live_teacher_has_a_view_of_its_own(
     prepared = prepare_run(configured(PretrainConfig, manifest, tmp_path, **changes))
     assert prepared.views == views
     assert prepared.card.size_px == views.student_px
-    assert prepared.response_channels == 0
+    assert prepared.source.responses is None
     assert (prepared.source.tiles, prepared.source.digest) == (manifest.uri, manifest.header.digest)
     assert not prepared.source.masks
 

@@ -32,7 +32,7 @@ from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.task import LossOutput, Task
 from histill.tasks.training_task import TrainingTask
-from histill.teachers.cache import address, decisions, finish_cache
+from histill.teachers.cache import address, decisions, finish_cache, read_header
 from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest, write_manifest
@@ -316,7 +316,7 @@ def cached(manifest: Manifest, teacher: str, out: Path, **changes: Any) -> str:
     config = validate(CacheConfig, keys, "the test")
     made = load_teacher(config.teacher, 0.5, STORAGE)
     folder = address(made.digest, manifest.header.digest, config.views, config.seed, config.augment, config.layer)
-    views = CachedViews(join(config.output, folder), config.views, config.seed, config.augment)
+    views = CachedViews(join(config.output, folder), made.outputs, config.views, config.seed, config.augment)
     job = ResponseJob(config, views)
     for shard in shards_of(manifest):
         write_shard_responses(made, manifest, shard, job)
@@ -423,7 +423,7 @@ def test_the_classes_of_cached_answers_can_be_balanced(manifest: Manifest, teach
     changes: dict[str, Any] = {"loss__features": None, "data__balance": "response"}
     prepared = prepare_run(configured(manifest, teacher, tmp_path, responses=responses, **changes))
     assert prepared.source.responses is not None
-    found = decisions(prepared.source.responses, 1, manifest, STORAGE)
+    found = decisions(prepared.source.responses, manifest, STORAGE)
     training, _ = build_streams(prepared, manifest, 0, 1)
     assert np.array_equal(training.groups, found)
     rows = manifest.rows_of("train")
@@ -439,8 +439,8 @@ def test_the_classes_of_cached_answers_can_be_balanced(manifest: Manifest, teach
 def test_decisions_are_those_of_the_teacher(manifest: Manifest, tmp_path: Path) -> None:
     (tmp_path / "teacher").mkdir()
     three = saved_teacher(tmp_path / "teacher", classes=("a", "b", "c"))
-    views = CachedViews(cached(manifest, three, tmp_path / "responses"))
-    found = decisions(views, 2, manifest, STORAGE)
+    uri = cached(manifest, three, tmp_path / "responses")
+    found = decisions(read_header(uri, STORAGE).at(uri), manifest, STORAGE)
     stream = TileStream(
         manifest=manifest, source=TileSource(manifest.uri, manifest.header.digest, STORAGE), split="train",
         views=Views(128), batch_size=16, worker=0, workers=1,

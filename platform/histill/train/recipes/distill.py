@@ -63,7 +63,7 @@ class DistillRun(RunSpec):
         if self.config.data.balance != "response":
             return None
         assert self.source.responses is not None
-        return decisions(self.source.responses, self.response_channels, manifest, self.config.storage)
+        return decisions(self.source.responses, manifest, self.config.storage)
 
 
 def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
@@ -97,8 +97,6 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
         views=views,
         inputs=inputs.digests(config),
         cases=cases,
-        response_channels=outputs.packed_channels if cached is not None else 0,
-        map_shape=inputs.responses.map_shape if maps and inputs.responses is not None else None,
         layers=layers,
         visible_cases=visible,
         class_weights=_class_weights(config, manifest, outputs, cases, visible),

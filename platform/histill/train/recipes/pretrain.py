@@ -70,8 +70,6 @@ def check(config: PretrainConfig, inputs: Inputs) -> PretrainRun:
         source=make_source(config, manifest, views, masks=masks, responses=cached, maps=maps),
         views=views,
         inputs=inputs.digests(config),
-        response_channels=card.outputs.packed_channels if cached is not None else 0,
-        map_shape=responses.map_shape if maps and responses is not None else None,
         layers=layers,
     )
 
