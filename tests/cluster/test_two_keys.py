@@ -3,7 +3,10 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -15,6 +18,7 @@ from histill.errors import InputError
 from histill.local.s3 import REGION, Identity, S3Server, reader, s3_server
 from histill.storage.control import exists, probe, read_json, write_json
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
+from histill.storage.retrying import retrying_filesystem
 from histill.stream.read import ReadRequest, ShardReader, TileSource
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
@@ -33,7 +37,11 @@ class Site:
     environment: dict[str, str]
     tiles: str
     runs: str
-    secrets: tuple[str, ...]
+    keys: tuple[Identity, Identity]  # that read the tiles, and that write the runs
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return tuple(key.secret_key for key in self.keys)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +68,7 @@ def site(tile_set: Callable[..., Manifest], tmp_path_factory: pytest.TempPathFac
             "AWS_SHARED_CREDENTIALS_FILE": str(file),
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-        yield Site(server, environment, tiles, f"s3://{RUNS}/runs", tuple(key.secret_key for key in mine))
+        yield Site(server, environment, tiles, f"s3://{RUNS}/runs", mine)
 
 
 @pytest.fixture
@@ -128,3 +136,35 @@ def test_a_profile_that_is_missing_is_named(site: Site, refusal: Callable[..., s
 def test_keys_that_expire_in_the_middle_of_a_run_are_refused(site: Site, owner_of_both: Storage) -> None:
     with pytest.raises(InputError, match=r"the AWS profile 'borrowed', whose keys on .* expire"):
         exists(f"{site.tiles}/manifest.json", Storage(profiles={TILES: "borrowed"}))
+
+
+def test_keys_that_are_renewed_are_used_by_clients_opened_before(
+    site: Site, owner_of_both: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile as SSO and roles make them: what gives its keys says when they expire, and is asked again in time."""
+    keys = dict(zip(PROFILES.values(), site.keys, strict=True))
+
+    def give(profile: str) -> None:
+        soon = datetime.now(UTC) + timedelta(minutes=5)  # botocore asks again when less than 10 are left
+        given = {"AccessKeyId": keys[profile].access_key, "SecretAccessKey": keys[profile].secret_key}
+        (tmp_path / "keys").write_text(json.dumps({"Version": 1, "Expiration": soon.isoformat(), **given}))
+
+    (tmp_path / "config").write_text(f"[profile renewed]\ncredential_process = cat {tmp_path / 'keys'}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    give("reader")
+    storage = Storage(profiles={TILES: "renewed"}, attempts=1)
+    manifest = read_manifest(site.tiles, storage)
+    source = TileSource(site.tiles, manifest.header.digest, storage)
+    first = ReadRequest(shards_of(manifest)[0].shard, 0, np.arange(1), np.arange(1))
+    shards, (filesystem, path) = ShardReader(), retrying_filesystem(site.tiles, storage)
+    uses: tuple[Callable[[], object], ...] = (
+        lambda: shards.read(source, first),
+        lambda: filesystem.get_file_info(FileSelector(path)),
+        lambda: exists(f"{site.tiles}/manifest.json", storage),
+    )
+    for profile, refused in (("reader", False), ("writer", True), ("reader", False)):
+        give(profile)
+        for use in uses:
+            denied = pytest.raises((InputError, OSError), match=r"ACCESS_DENIED|denied access")
+            with denied if refused else nullcontext():
+                use()

@@ -5,7 +5,6 @@ import json
 import os
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from histill.storage.tables import read_columns, write_table
 from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
+from histill.testing.storage_schemes import check_storage
 from histill.tiles.manifest import Manifest, read_manifest
 from testbed.fault_proxy import Faults, fault_proxy
 
@@ -49,24 +49,9 @@ def storage(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Storage:
     return Storage(endpoint=s3.endpoint, region=REGION)
 
 
-def test_an_object_is_made_once_and_by_one(storage: Storage) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda n: control.create_bytes(f"{FOLDER}/claim", b"%d" % n, storage), range(8)))
-    assert sum(made) == 1
-    mine = b"%d" % made.index(True)
-    assert control.read_bytes(f"{FOLDER}/claim", storage) == mine
-    assert control.create_bytes(f"{FOLDER}/claim", mine, storage)  # as when only the reply was lost
-    assert not objects.create(*control_filesystem(f"{FOLDER}/claim", storage), b"late")
-
-
-def test_an_object_is_replaced_by_one_of_those_who_have_read_it(storage: Storage) -> None:
-    uri = f"{FOLDER}/state"
-    assert not control.swap_bytes(uri, b"", b"new", storage)
-    control.write_bytes(uri, b"before", storage)
-    with ThreadPoolExecutor(8) as pool:
-        said = list(pool.map(lambda n: control.swap_bytes(uri, b"before", b"by %d" % n, storage), range(8)))
-    assert sum(said) == 1
-    assert control.read_bytes(uri, storage) == b"by %d" % said.index(True)
+def test_all_that_is_asked_of_any_storage(storage: Storage) -> None:
+    """One of several writers creates or swaps a file, and the rest of histill.testing.storage_schemes."""
+    check_storage(f"{FOLDER}/checked", storage)
 
 
 ODD = ["a+b c", "100%25 50%", "Präparat 患者 é", "what?#1", "q&a=b;c'$,@", "[x]{y}*~!", "pipe|hat^`"]

@@ -3,13 +3,13 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from histill.config.common import Storage
 from histill.errors import InputError, UnavailableError
 from histill.storage.scheme import missing_package, scheme_of
-from histill.storage.uris import is_remote, path_within
+from histill.storage.uris import bucket_of, is_remote, path_within
 
 if TYPE_CHECKING:
     import fsspec
@@ -21,12 +21,14 @@ def arrow_filesystem(uri: str, storage: Storage, *, attempts: int | None = None)
 
     `attempts` stands for the storage's own, where the caller repeats what fails.
     """
-    from pyarrow import fs
-
     path, open_bytes = path_within(uri), scheme_of(uri).open_bytes
     if open_bytes is not None:
         return open_bytes(uri, storage, attempts or storage.attempts), path
-    return fs.PyFileSystem(fs.FSSpecHandler(control_filesystem(uri, storage)[0])), path
+    from pyarrow import fs
+
+    from histill.storage.through_fsspec import FsspecHandler
+
+    return fs.PyFileSystem(FsspecHandler(control_filesystem(uri, storage)[0])), path
 
 
 def control_filesystem(uri: str, storage: Storage) -> tuple["fsspec.AbstractFileSystem", str]:
@@ -50,6 +52,11 @@ _NEXT_STEPS = {
     errno.EDQUOT: "make room there, and give the same command again",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+
+
+def client_key(uri: str, storage: Storage) -> Hashable:
+    """The same for two URIs that one client can read, and another once its keys are to be renewed."""
+    return bucket_of(uri), storage.model_dump_json(), scheme_of(uri).keys(uri, storage)
 
 
 @contextlib.contextmanager

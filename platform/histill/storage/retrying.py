@@ -16,10 +16,10 @@ from pyarrow import fs
 
 from histill.config.common import Storage
 from histill.errors import UnavailableError
-from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_error
+from histill.storage.filesystems import arrow_filesystem, client_key, control_filesystem, storage_error
 from histill.storage.retry import with_retries
 from histill.storage.scheme import scheme_of
-from histill.storage.uris import is_remote, uri_like
+from histill.storage.uris import is_remote, path_within, uri_like
 
 T = TypeVar("T")
 _ATTEMPTS = 12  # with the waits between them about a minute, since nothing else waits for the controller's files
@@ -34,9 +34,8 @@ def retrying_filesystem(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]
     """
     if not is_remote(uri):
         return arrow_filesystem(uri, storage)
-    filesystem, path = arrow_filesystem(uri, storage, attempts=_CLIENT_ATTEMPTS)
     patient = storage.model_copy(update={"attempts": max(storage.attempts, _ATTEMPTS)})
-    return fs.PyFileSystem(_RetryingFileSystem(filesystem, patient, uri)), path
+    return fs.PyFileSystem(_RetryingFileSystem(patient, uri)), path_within(uri)
 
 
 def _put(uri: str, content: bytes, storage: Storage) -> None:
@@ -54,18 +53,29 @@ def _put(uri: str, content: bytes, storage: Storage) -> None:
 
 
 class _RetryingFileSystem(fs.FileSystemHandler):
-    """Every operation of `inner`, repeated while it fails in ways that pass."""
+    """Every operation of the file system of `root`, repeated while it fails in ways that pass."""
 
-    def __init__(self, inner: fs.FileSystem, storage: Storage, root: str) -> None:
-        self.inner = inner
+    def __init__(self, storage: Storage, root: str) -> None:
         self.storage = storage
         self.root = root
+        self._open()
+
+    def _open(self) -> None:
+        self._key = client_key(self.root, self.storage)
+        self._inner, _ = arrow_filesystem(self.root, self.storage, attempts=_CLIENT_ATTEMPTS)
+
+    @property
+    def inner(self) -> fs.FileSystem:
+        """The file system, opened again once its keys are to be renewed."""
+        if self._key != client_key(self.root, self.storage):
+            self._open()
+        return self._inner
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _RetryingFileSystem) and bool(self.inner.equals(other.inner))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _RetryingFileSystem, (self.inner, self.storage, self.root)
+        return _RetryingFileSystem, (self.storage, self.root)
 
     def _tried(self, path: str, action: Callable[..., T], *arguments: Any, **options: Any) -> T:
         return with_retries(partial(action, *arguments, **options), self.storage, uri=uri_like(self.root, path))

@@ -6,7 +6,7 @@ histill knows one kind from another, but for `is_remote`.
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,8 @@ class Scheme:
     """pyarrow's own file system for shards, and the tries that it makes of one request."""
     walk: Callable[["fsspec.AbstractFileSystem", str, Storage], Iterator[str]] = walk_by_fsspec
     """URIs of files below one, to find any; it may end after a few."""
+    keys: Callable[[str, Storage], Hashable] = lambda uri, storage: None
+    """What changes once the clients opened before must not be used any more, as when their keys expire."""
 
     package: str = ""  # what to install, should an import fail
     packages: tuple[str, ...] = ()  # those whose errors are the storage's

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,10 +16,10 @@ from pyarrow.fs import FileSystem
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.storage.cache import RowGroupCache
-from histill.storage.filesystems import arrow_filesystem, storage_errors
+from histill.storage.filesystems import arrow_filesystem, client_key, storage_errors
 from histill.storage.retry import with_retries
 from histill.storage.tables import is_damage, is_part_of
-from histill.storage.uris import bucket_of, is_remote, join, path_within
+from histill.storage.uris import is_remote, join, path_within
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile
 from histill.stream.views import decode_view
@@ -71,8 +71,8 @@ class ShardReader:
 
     def __init__(self, threads: int = 4) -> None:
         self.threads = threads
-        self._shards: OrderedDict[str, tuple[pa.NativeFile | None, pq.FileMetaData]] = OrderedDict()
-        self._clients: dict[tuple[str | None, str], FileSystem] = {}  # kept, so that connections are used again
+        self._shards: OrderedDict[tuple[Hashable, str], tuple[pa.NativeFile | None, pq.FileMetaData]] = OrderedDict()
+        self._clients: dict[Hashable, FileSystem] = {}  # kept, so that connections are used again
         self._caches: dict[str, RowGroupCache] = {}
         self._lock = threading.Lock()
 
@@ -221,21 +221,21 @@ class ShardReader:
     @contextlib.contextmanager
     def _shard(self, uri: str, storage: Storage) -> Iterator[tuple[pa.NativeFile, pq.FileMetaData]]:
         """The open shard and its footer. Of a local file only the footer is kept, since open ones are limited."""
+        key = client_key(uri, storage)
         with self._lock:
-            file, footer = self._shards.get(uri, (None, None))
+            file, footer = self._shards.get((key, uri), (None, None))
             if footer is not None:
-                self._shards.move_to_end(uri)
-            kind = _kind_of_client(uri, storage)
-            if kind not in self._clients:
-                self._clients[kind], _ = arrow_filesystem(uri, storage, attempts=_CLIENT_ATTEMPTS)
-            client = self._clients[kind]
+                self._shards.move_to_end((key, uri))
+            if key not in self._clients:
+                self._clients[key], _ = arrow_filesystem(uri, storage, attempts=_CLIENT_ATTEMPTS)
+            client = self._clients[key]
         if file is None:
             file = client.open_input_file(path_within(uri))
         try:
             if footer is None:
                 footer = pq.read_metadata(file)
                 with self._lock:
-                    self._shards[uri] = (file if is_remote(uri) else None), footer
+                    self._shards[key, uri] = (file if is_remote(uri) else None), footer
                     while len(self._shards) > OPEN_SHARDS:
                         self._shards.popitem(last=False)
             yield file, footer
@@ -245,14 +245,10 @@ class ShardReader:
 
     def _forget(self, uri: str, storage: Storage) -> None:
         """Next time with a new client: one that has failed often hands on every error without a second try."""
+        key = client_key(uri, storage)
         with self._lock:
-            self._shards.pop(uri, None)
-            self._clients.pop(_kind_of_client(uri, storage), None)
-
-
-def _kind_of_client(uri: str, storage: Storage) -> tuple[str | None, str]:
-    """What those have in common that one client can read."""
-    return bucket_of(uri), storage.model_dump_json()
+            self._shards.pop((key, uri), None)
+            self._clients.pop(key, None)
 
 
 def _decode_kept(table: pa.Table, kept: DecodedCacheSpec) -> pa.Table:

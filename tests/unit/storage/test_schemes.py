@@ -29,7 +29,7 @@ from histill.errors import InputError, UnavailableError
 from histill.predict.shard import PredictionJob, PredictionWorker
 from histill.preflight.connectivity import CONDITIONAL, READ, WRITE, check_connectivity
 from histill.storage import control, retry, scheme
-from histill.storage.filesystems import storage_errors
+from histill.storage.filesystems import arrow_filesystem, storage_errors
 from histill.storage.retry import with_retries
 from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
@@ -243,6 +243,16 @@ def test_its_own_words_make_the_sentences(memory: ModuleType, monkeypatch: pytes
     ):
         with pytest.raises(kind, match=said), storage_errors(uri, STORAGE):
             raise error
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError("not you")
+
+    monkeypatch.setattr(memory.Memory, "info", refuse)
+    monkeypatch.setattr(memory.Memory, "_open", refuse)
+    filesystem, path = arrow_filesystem(uri, STORAGE)
+    for open_file in (filesystem.open_input_file, filesystem.open_input_stream):
+        with pytest.raises(InputError, match="denied access"), storage_errors(uri, STORAGE):
+            open_file(path)
     monkeypatch.setattr(retry.time, "sleep", lambda _: None)
     left = iter([OSError("tired"), OSError("tired")])
 

@@ -15,6 +15,7 @@ in between that come to about 5 seconds for n = 4. What it lets through is a pla
 """
 
 import errno
+import functools
 import os
 import re
 import socket
@@ -36,6 +37,7 @@ _PARTS_AT_ONCE = 3
 _CONFLICTS, _CONFLICT_WAIT_S = 10, 0.2
 _REFUSED = ("PreconditionFailed", "412")
 _CONFLICTING = ("ConditionalRequestConflict", "OperationAborted", "409")
+_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 _SETTING = "storage.endpoint (or AWS_ENDPOINT_URL)"
 _TRANSIENT = re.compile(
     r"AWS Error (?P<name>NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT"
@@ -79,8 +81,8 @@ def open_bytes(uri: str, storage: Storage, attempts: int) -> "fs.FileSystem":
         options |= {"endpoint_override": endpoint, "region": storage.region or "us-east-1"}
     elif storage.region:
         options["region"] = storage.region
-    if (keys := _keys_of(uri, storage)) is not None:
-        options |= {"access_key": keys[0], "secret_key": keys[1]}
+    if (keys := keys_of(uri, storage)) is not None:
+        options |= dict(zip(("access_key", "secret_key", "session_token"), keys, strict=True))
     return fs.S3FileSystem(**options)
 
 
@@ -96,9 +98,7 @@ def open_control(uri: str, storage: Storage) -> "fsspec.AbstractFileSystem":
         "read_timeout": storage.request_timeout_s,
         "retries": {"max_attempts": storage.attempts, "mode": "standard"},
     }
-    keys: dict[str, Any] = {}
-    if (own := _keys_of(uri, storage)) is not None:
-        keys = {"key": own[0], "secret": own[1]}
+    keys = keys_of(uri, storage) or (None, None, None)
     filesystem = fsspec.filesystem(
         "s3",
         client_kwargs=client,
@@ -106,21 +106,36 @@ def open_control(uri: str, storage: Storage) -> "fsspec.AbstractFileSystem":
         use_listings_cache=False,
         default_fill_cache=False,
         max_concurrency=1,  # or reading would begin with a HEAD, whose refusals have no body to say why
-        **keys,
+        **dict(zip(("key", "secret", "token"), keys, strict=True)),
     )
     if storage.attempts == 1:
         filesystem.retries = 1  # of s3fs itself, which repeats what its client has given up
     return filesystem
 
 
-def _keys_of(uri: str, storage: Storage) -> tuple[str, str] | None:
-    """The keys of the AWS profile that is named for the bucket of `uri`; None: the usual chain.
+def keys_of(uri: str, storage: Storage) -> tuple[str, str, str | None] | None:
+    """The keys of the AWS profile that is named for the bucket of `uri`, still good for a while; None: the usual chain.
 
-    pyarrow knows no profiles, but that of $AWS_PROFILE.
+    pyarrow knows no profiles, but that of $AWS_PROFILE. Raises InputError for a profile without keys, and for one whose
+    keys expire and are not renewed.
     """
     profile = storage.profiles.get(uri.removeprefix("s3://").partition("/")[0])
     if profile is None:
         return None
+    credentials = _credentials_of(profile, tuple(map(_state_of, _FILES.items())))
+    keys = credentials.get_frozen_credentials()
+    if keys.token and not hasattr(credentials, "refresh_needed"):
+        raise InputError(
+            f"storage.profiles names the AWS profile {profile!r}, whose keys on {socket.gethostname()} expire, maybe "
+            "in the middle of a run; name one whose keys are renewed (by SSO, a role or credential_process), or one "
+            "with an access key of its own, or none, and use the node's role."
+        )
+    return keys.access_key, keys.secret_key, keys.token
+
+
+@functools.lru_cache(maxsize=64)
+def _credentials_of(profile: str, files: tuple[Any, ...]) -> Any:
+    """What botocore finds, and renews in time, as long as the user's files stay as they are."""
     import botocore.exceptions
     import botocore.session
 
@@ -133,13 +148,17 @@ def _keys_of(uri: str, storage: Storage) -> tuple[str, str] | None:
             f"storage.profiles names the AWS profile {profile!r}, and {socket.gethostname()} has none with keys; add "
             "it to ~/.aws/credentials (or $AWS_SHARED_CREDENTIALS_FILE) on every node."
         )
-    keys = credentials.get_frozen_credentials()
-    if keys.token:
-        raise InputError(
-            f"storage.profiles names the AWS profile {profile!r}, whose keys on {socket.gethostname()} expire, maybe "
-            "in the middle of a run; name one with an access key of its own, or none, and use the node's role."
-        )
-    return keys.access_key, keys.secret_key
+    return credentials
+
+
+def _state_of(file: tuple[str, str]) -> tuple[str, int | None]:
+    """The path of a file that botocore reads, and when it was changed."""
+    variable, usual = file
+    path = os.path.expanduser(os.environ.get(variable) or usual)
+    try:
+        return path, os.stat(path).st_mtime_ns
+    except OSError:
+        return path, None
 
 
 def overwrite(filesystem: "fsspec.AbstractFileSystem", uri: str, data: bytes) -> None:
@@ -218,6 +237,7 @@ SCHEME = Scheme(
     create=create,
     swap=swap,
     walk=walk,
+    keys=keys_of,
     package="s3fs",
     packages=("botocore", "aiobotocore", "aiohttp"),
     server=server_of,
