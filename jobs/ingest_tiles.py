@@ -23,7 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 def main(config: IngestConfig) -> Outcome:
     from histill.storage.control import probe
     from histill.tiles.ingest import ingest
-    from histill.tiles.summary import count_labels, warnings_of
+    from histill.tiles.summary import count_labels, find_warnings
 
     probe(config.output, config.storage)
     report = ingest(config)
@@ -37,7 +37,7 @@ def main(config: IngestConfig) -> Outcome:
             "splits": header.splits,
             "skipped": len(report.skipped),
             "skipped_reasons": report.skipped,
-            "notes": [*report.notes, *warnings_of(report.manifest)],
+            "notes": [*report.notes, *find_warnings(report.manifest)],
             "classes": count_labels(report.manifest),
             "reused": report.reused,
         }
@@ -50,7 +50,7 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
 
     from histill.tiles.parts import THUMBNAILS
     from histill.tiles.slide_records import read_slides
-    from histill.tiles.summary import SLIDES, count_labels, describe_slides, warnings_of
+    from histill.tiles.summary import SLIDES, count_labels, describe_slides, find_warnings
 
     rows = []
     for split in SPLITS:
@@ -72,7 +72,7 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
         lines += [f"{len(records)} slides{few}; pictures of what was cut: {config.output}/{THUMBNAILS}", ""]
     lines += [f"skipped: {reason}" for reason in report.skipped]
     lines += [f"note: {note}" for note in report.notes]
-    lines += [f"warning: {warning}" for warning in warnings_of(report.manifest)]
+    lines += [f"warning: {warning}" for warning in find_warnings(report.manifest)]
     state = f"{report.parts_done} parts done, {report.parts_reused} kept from before"
     if report.reused:
         state = "was there already"

@@ -4,7 +4,7 @@ import os
 import tempfile
 
 
-def nearest_folder(path: str) -> str:
+def find_nearest_folder(path: str) -> str:
     """The innermost folder above `path`, or `path` itself, that there is."""
     while not os.path.lexists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
@@ -13,7 +13,7 @@ def nearest_folder(path: str) -> str:
 
 def probe_folder(path: str) -> None:
     """Raise an OSError unless a folder can be made in `path`, or in the innermost folder above it that there is."""
-    above = nearest_folder(path)
+    above = find_nearest_folder(path)
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=above))
     except OSError as error:

@@ -72,9 +72,9 @@ def describe_images(parts: Sequence[Part], meaning: Mapping[int, int] | None) ->
     return sentences
 
 
-def warnings_of(manifest: Manifest) -> list[str]:
+def find_warnings(manifest: Manifest) -> list[str]:
     """A sentence for each thing about the set that spoils what is trained or scored on it."""
-    return [*find_missing_classes(manifest), *shared_content(manifest.table)]
+    return [*find_missing_classes(manifest), *find_shared_tiles(manifest.table)]
 
 
 def find_equal_tiles(rows: pa.Table) -> list[str]:
@@ -89,7 +89,7 @@ def find_equal_tiles(rows: pa.Table) -> list[str]:
     return [f"{tiles} tiles are equal byte for byte (first: {first[0]} and {first[1]})."]
 
 
-def shared_content(rows: pa.Table) -> list[str]:
+def find_shared_tiles(rows: pa.Table) -> list[str]:
     """A sentence if tiles (rows of a manifest) of different splits are equal byte for byte."""
     rows = _equal_ones(rows)
     places = rows.group_by(["content", "split"]).aggregate([("tile_id", "min"), ([], "count_all")])

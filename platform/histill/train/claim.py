@@ -22,7 +22,7 @@ from histill.cluster.signals import end_for
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.storage.control import create_bytes, read_bytes, remove, swap_bytes
-from histill.storage.folders import nearest_folder, remove_empty_folders
+from histill.storage.folders import find_nearest_folder, remove_empty_folders
 from histill.storage.records import Record, parse_record, record_bytes
 from histill.storage.uris import is_remote, join, local_path
 
@@ -55,7 +55,7 @@ def hold_claim(folder: str, storage: Storage) -> Iterator[None]:
     """
     uri, token, place = join(folder, CLAIM_NAME), uuid.uuid4().hex, describe_process()
     held = [_encode(token, place, 0)]
-    above = None if is_remote(folder) else nearest_folder(local_path(folder))
+    above = None if is_remote(folder) else find_nearest_folder(local_path(folder))
     _take(uri, folder, held[0], place, storage)
     _lost.discard(folder)
     done = threading.Event()
