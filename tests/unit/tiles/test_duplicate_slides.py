@@ -13,7 +13,7 @@ import tifffile
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.tiles.slide_records import read_slides
-from histill.tiles.summary import warnings_of
+from histill.tiles.summary import find_warnings
 
 pytestmark = pytest.mark.unit
 
@@ -166,4 +166,4 @@ def test_different_slides_with_equal_tiles_are_told_apart(
     how = {"tile": (256, 256), "photometric": "rgb", "resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "b.tiff", both, **how)
     report = ingest_slides(tmp_path, "slide,case\na.tiff,x\nb.tiff,y\n", **TWO_SPLITS)
-    assert any("16 tiles are equal and lie in different splits" in said for said in warnings_of(report.manifest))
+    assert any("16 tiles are equal and lie in different splits" in said for said in find_warnings(report.manifest))

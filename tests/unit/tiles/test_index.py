@@ -16,7 +16,7 @@ from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.splits import assign_split, check_pinned
-from histill.tiles.summary import count_labels, find_equal_tiles, find_missing_classes, shared_content, warnings_of
+from histill.tiles.summary import count_labels, find_equal_tiles, find_missing_classes, find_shared_tiles, find_warnings
 
 pytestmark = pytest.mark.unit
 COMPOSED, DECOMPOSED = "M\u00fcller", "Mu\u0308ller"
@@ -214,10 +214,10 @@ def test_equal_tiles_are_said_and_whether_splits_share_them(tmp_path: Path) -> N
     tiles.append(("z", "test", "4"))
     manifest = manifest_of(tmp_path, tiles)
     assert find_equal_tiles(manifest.table) == ["5 tiles are equal byte for byte (first: 0.png and 2.png)."]
-    (warning,) = [said for said in warnings_of(manifest) if "equal" in said]
+    (warning,) = [said for said in find_warnings(manifest) if "equal" in said]
     assert warning.startswith("3 tiles are equal and lie in different splits (first: 3.png and 5.png)")
     within = manifest_of(tmp_path / "a", tiles[:3]).table
     assert len(find_equal_tiles(within)) == 1
-    assert shared_content(within) == []
+    assert find_shared_tiles(within) == []
     none = manifest_of(tmp_path / "b", [("x", "train", "1"), ("y", "val", "2")]).table
-    assert find_equal_tiles(none) == shared_content(none) == []
+    assert find_equal_tiles(none) == find_shared_tiles(none) == []
