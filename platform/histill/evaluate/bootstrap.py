@@ -1,10 +1,13 @@
-"""How sure a figure is, from cases alone, since tiles of one case are not independent.
+"""Confidence intervals of figures over cases, because tiles of one case are not independent.
 
-A single model's figures are redrawn over cases (the bootstrap, Efron 1979). Two models are compared on subsets of the
+A single model's figures are resampled over cases (the bootstrap, Efron 1979). Two models are compared on subsets of the
 cases, which gives an interval that keeps its level from six cases on (Hartigan 1969).
 """
 
+import math
+
 import numpy as np
+from scipy import special
 
 from histill.evaluate.predictions import Predictions
 from histill.metrics.weighted import Figures
@@ -53,12 +56,19 @@ def paired_difference(
     return difference, (float(values[beyond]), float(values[-1 - beyond]))
 
 
-def percentile_interval(values: np.ndarray) -> Interval:
-    """The middle 95 % of redrawn figures; NaN when none is known."""
+def percentile_interval(values: np.ndarray, cases: int) -> Interval:
+    """The expanded percentile interval (95 %) of resampled figures of `cases` cases; NaN when none is known.
+
+    Resamples of n cases vary too little, by sqrt((n - 1) / n), and their quantiles are a normal's where the spread is
+    estimated from n cases. The interval therefore reaches to the quantile Phi(sqrt(n / (n - 1)) t), t being the 2.5 %
+    point of Student's distribution with n - 1 degrees of freedom, and as far above (Hesterberg, "What Teachers Should
+    Know about the Bootstrap", arXiv 1411.5279). At 6 cases that is 0.24 %, at 70 cases 2.2 %.
+    """
     known = values[~np.isnan(values)]
-    if not len(known):
+    if not len(known) or cases < 2:
         return _NONE
-    low, high = np.percentile(known, [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2])
+    tail = special.ndtr(math.sqrt(cases / (cases - 1)) * special.stdtrit(cases - 1, (100 - _LEVEL) / 200))
+    low, high = np.quantile(known, [tail, 1 - tail])
     return float(low), float(high)
 
 

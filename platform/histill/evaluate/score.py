@@ -64,8 +64,8 @@ def compute_score(examiner: Evaluator, answers: Predictions, *, bootstrap_sample
     """The score that the answers of the whole split amount to."""
     cases, slides = (read_column(examiner, answers, name) for name in ("case", "slide"))
     cost = measure_cost(examiner.network, examiner.card.size_px)
-    several = len(np.unique(cases)) > 1  # of one case nobody knows the spread
-    drawn = bootstrap_metrics(answers, cases, bootstrap_samples, seed=0) if bootstrap_samples and several else {}
+    count = len(np.unique(cases))  # a single case has no bootstrap spread
+    samples = bootstrap_metrics(answers, cases, bootstrap_samples, seed=0) if bootstrap_samples and count > 1 else {}
     teacher, against = examiner.teacher, "masks" if answers.spec.dense else "labels"
     return Score(
         model_digest=examiner.digest,
@@ -73,12 +73,12 @@ def compute_score(examiner: Evaluator, answers: Predictions, *, bootstrap_sample
         split=examiner.held_out.split,
         tiles=len(answers.rows),
         corrupt=answers.corrupt,
-        cases=len(np.unique(cases)),
+        cases=count,
         slides=len(np.unique(slides)),
         reference=f"teacher {teacher.digest[:12]}" if teacher else against,
         tiles_digest=examiner.manifest.header.digest,
         figures={name: float(values[0]) for name, values in answers.figures().items()},
-        intervals={name: percentile_interval(values) for name, values in drawn.items()},
+        intervals={name: percentile_interval(values, count) for name, values in samples.items()},
         classes=_classes(answers),
         confusion=_confusion(answers),
         by_stain=score_stain_groups(answers, slides),

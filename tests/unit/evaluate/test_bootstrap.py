@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from histill.evaluate.bootstrap import bootstrap_metrics, paired_difference, percentile_interval
 from histill.evaluate.predictions import Predictions
@@ -43,10 +44,21 @@ def test_the_interval_is_as_wide_as_cases_differ() -> None:
     """400 cases of one tile, 70 % of them right: the standard error is sqrt(0.7 * 0.3 / 400)."""
     random = np.random.default_rng(0)
     right = [bool(each) for each in random.random(400) < 0.7]
-    low, high = percentile_interval(bootstrap_metrics(answers(right), np.arange(400), 2000, seed=1)["accuracy"])
+    low, high = percentile_interval(bootstrap_metrics(answers(right), np.arange(400), 2000, seed=1)["accuracy"], 400)
     share = float(np.mean(right))
     error = math.sqrt(share * (1 - share) / 400)
     assert (low, high) == (pytest.approx(share - 1.96 * error, abs=0.01), pytest.approx(share + 1.96 * error, abs=0.01))
+
+
+def test_the_interval_of_few_cases_is_as_wide_as_students() -> None:
+    """Of seven even cases; plain percentiles have three quarters of its width."""
+    share = np.array([2, 4, 5, 6, 7, 8, 10]) / 10
+    right = [tile < 10 * each for each in share for tile in range(10)]
+    found = bootstrap_metrics(answers(right), np.repeat(np.arange(7), 10), 2000, seed=2)["accuracy"]
+    low, high = percentile_interval(found, 7)
+    below, above = stats.t.interval(0.95, 6, share.mean(), share.std(ddof=1) / math.sqrt(7))
+    assert high - low == pytest.approx(above - below, rel=0.1)
+    assert np.subtract(*np.percentile(found, [97.5, 2.5])) < 0.8 * (above - below)
 
 
 def test_the_same_seed_draws_the_same_cases_for_every_model() -> None:
@@ -60,8 +72,8 @@ def test_the_same_seed_draws_the_same_cases_for_every_model() -> None:
 
 
 def test_an_unknown_figure_has_no_interval() -> None:
-    assert all(map(math.isnan, percentile_interval(np.array([math.nan, math.nan]))))
-    assert percentile_interval(np.array([math.nan, 1.0])) == (1.0, 1.0)
+    assert all(map(math.isnan, percentile_interval(np.array([math.nan, math.nan]), 9)))
+    assert percentile_interval(np.array([math.nan, 1.0]), 9) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("cases", [1, 2, 5])
