@@ -1,16 +1,16 @@
 """What every kind of run is checked for. Judged from what was read before: nothing here reads or writes."""
 
+from typing import Protocol
+
 import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import histill
 from histill.artifacts.lineage import inherit
 from histill.artifacts.model_folder import ModelCard, TaughtOn, build
-from histill.config.distill_student import DistillConfig
-from histill.config.finetune_student import FinetuneConfig
-from histill.config.runs import Network, RunConfig
-from histill.config.train_teacher import TeacherConfig
+from histill.config.runs import Data, Network, RunConfig
 from histill.errors import InputError
+from histill.losses.loss import Loss
 from histill.models.classifiers import Classifier, check_side
 from histill.models.segmenter import STRIDE, check_encoder
 from histill.models.transfer import Model, load_encoder
@@ -25,6 +25,30 @@ from histill.tiles.subsample import balance_weights, subsample_cases
 from histill.train.inputs import Inputs
 
 Rgb = tuple[float, float, float]
+
+
+class Subsampled(Protocol):
+    """The configuration of a run that may learn from a part of the training cases."""
+
+    @property
+    def data(self) -> Data: ...
+    @property
+    def fraction(self) -> float: ...
+    @property
+    def fraction_seed(self) -> int: ...
+
+
+class Classifying(Protocol):
+    """The configuration of a run that may learn the labels of whole tiles."""
+
+    @property
+    def data(self) -> Data: ...
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+    @property
+    def multi_label(self) -> bool: ...
+    @property
+    def loss(self) -> Loss: ...
 
 
 def check_data(
@@ -148,7 +172,7 @@ def make_source(
     return TileSource(tiles, digest, config.storage, masks=masks, responses=responses, maps=maps, kept=kept)
 
 
-def select_cases(config: TeacherConfig | FinetuneConfig | DistillConfig, manifest: Manifest) -> frozenset[str] | None:
+def select_cases(config: Subsampled, manifest: Manifest) -> frozenset[str] | None:
     """The training cases that `config.fraction` leaves, None for all."""
     if config.fraction == 1:
         return None
@@ -156,7 +180,7 @@ def select_cases(config: TeacherConfig | FinetuneConfig | DistillConfig, manifes
 
 
 def resolve_classes(
-    config: TeacherConfig | FinetuneConfig, manifest: Manifest, cases: frozenset[str] | None
+    config: Classifying, manifest: Manifest, cases: frozenset[str] | None
 ) -> tuple[OutputSpec, tuple[float, ...] | None]:
     """What a classifier answers, and the weights of its classes if it weights them.
 
