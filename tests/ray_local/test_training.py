@@ -32,8 +32,8 @@ from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 from histill.train.newest import find_newest_checkpoint, step_of
 from histill.train.prepare import prepare_run
+from histill.train.ray.cleaner import WatchingCleaner
 from histill.train.ray.launch import Trained, train_run
-from histill.train.ray.trainer import WatchingCleaner
 
 pytestmark = pytest.mark.ray_local
 

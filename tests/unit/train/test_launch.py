@@ -1,5 +1,7 @@
 """The launch of a run or a sweep, up to where Ray is needed."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,3 +82,11 @@ def test_the_record_is_closed_before_the_name_is_refused(
 def test_ray_still_asks_a_method_for_its_answer_to_ctrl_c() -> None:
     """Which train/ray/trainer.py replaces; a Ray that has renamed it would answer signals in its own way again."""
     assert callable(TorchTrainer._register_sigint_handler)
+
+
+def test_what_needs_no_model_loads_no_torch() -> None:
+    """Torch and timm take seconds to import, in processes that start beside the workers and before them."""
+    names = ("histill.train.ray.launch", "histill.train.ray.cleaner", "histill.search.configs", "histill.train.recipes")
+    code = f"import sys, {', '.join(names)}; print(sorted({{'torch', 'timm'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
