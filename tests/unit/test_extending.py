@@ -1,6 +1,7 @@
 """A new loss term, and a new teacher, are a file and a line each: the examples of docs/extend.md, as they stand."""
 
 import importlib
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -121,6 +122,15 @@ def test_a_job_without_a_teacher_refuses_it_in_a_sentence(extended: Callable[[ty
     objective = validate(extended(SupervisedLoss), {"logit_matching": {}}, "the test")
     with pytest.raises(InputError, match=r"^loss\.logit_matching compares with a teacher, .*loss\.logit_matching=null"):
         check_terms(objective, teacher=False, live=False, dense=True, multi_label=False)
+
+
+def test_every_file_of_terms_is_in_the_table() -> None:
+    table = {
+        getattr(kind, "__module__", "") for field in Loss.model_fields.values() for kind in field.annotation.__args__
+    }  # type: ignore[union-attr]
+    files = {each.name for each in pkgutil.iter_modules(histill.losses.terms.__path__, "histill.losses.terms.")}
+    assert files <= table
+    assert len(files) == len(Loss.model_fields) - 1  # deep supervision applies the others
 
 
 @pytest.mark.parametrize("nothing", [None, {"weight": 0}, {"weight": 0.0}, {"weight": None}], ids=str)

@@ -18,6 +18,7 @@ from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
 from histill.config.distill_student import DistillConfig
 from histill.config.load import set_value, validate
+from histill.config.pretrain_student import PretrainConfig
 from histill.errors import InputError
 from histill.losses.loss import Loss
 from histill.models.classifiers import Classifier
@@ -46,7 +47,7 @@ from histill.train.task_state import gather_task_state, load_task_state
 pytestmark = pytest.mark.unit
 
 STORAGE = Storage()
-OF_PIXELS, OF_ANSWERS = ("soft_dice", "dice"), ("cross_entropy", "decoupled", "divergence", "hard_cross_entropy")
+OF_PIXELS = ("soft_dice", "dice")
 TERMS = [name for name in Loss.model_fields if name not in ("deep", *OF_PIXELS)]  # for whole tiles
 ALL_TERMS: dict[str, Any] = {name: {} for name in TERMS}
 
@@ -320,7 +321,7 @@ def cached(manifest: Manifest, teacher: str, out: Path, **changes: Any) -> str:
     job = ResponseJob(config, views)
     for shard in shards_of(manifest):
         write_shard_responses(made, manifest, shard, job)
-    assert not finish_cache(job, made, manifest, 0).dense
+    assert finish_cache(job, made, manifest, 0).dense == made.outputs.dense
     return views.uri
 
 
@@ -393,6 +394,63 @@ def test_a_dense_student_learns_from_a_dense_teacher_at_a_lower_resolution(manif
         prepare_run(configured(manifest, dense, tmp_path, loss={"attention": {}}, student__size_px=64))
     with pytest.raises(InputError, match="multiple of 32"):
         prepare_run(configured(manifest, dense, tmp_path, student__size_px=16))
+
+
+@pytest.mark.parametrize("job", [PretrainConfig, DistillConfig])
+def test_all_terms_of_pixels_teach_in_any_job_with_a_teacher(
+    manifest: Manifest, tmp_path: Path, job: type[PretrainConfig | DistillConfig]
+) -> None:
+    (tmp_path / "teacher").mkdir()
+    decoder, classes = (16, 16, 8, 8, 8), ("background", "nucleus")
+    dense = saved_teacher(
+        tmp_path / "teacher", kind="segmentation", decoder_channels=decoder, classes=classes, size_px=64
+    )
+    terms = [name for name in Loss.model_fields if name != "attention"]
+    keys = configured(manifest, dense, tmp_path).model_dump(include={"name", "runs", "data", "teacher"})
+    student = {"encoder": "csat_tiny", "size_px": 32, "decoder_channels": decoder}
+    loss: dict[str, Any] = {name: {} for name in terms}
+    prepared = prepare_run(validate(job, keys | {"student": student, "loss": loss}, "the test"))
+    assert prepared.views == Views(32, 64)
+    assert prepared.source.masks
+    got, model = loss_of(prepared, manifest)
+    assert list(got.parts) == terms
+    assert all(value.isfinite() for value in got.parts.values())
+    got.loss.backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_pretraining_compares_cached_feature_maps(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "teacher").mkdir()
+    decoder = (16, 16, 8, 8, 8)
+    dense = saved_teacher(
+        tmp_path / "teacher", kind="segmentation", decoder_channels=decoder, classes=("background", "nucleus")
+    )
+    keys = configured(manifest, dense, tmp_path).model_dump(include={"name", "runs", "data", "teacher"})
+    keys["data"]["augment"]["flips"] = False
+    student = {"encoder": "csat_tiny", "size_px": 32, "decoder_channels": decoder}
+    keys |= {"student": student, "loss": {"deep": None, "features": {"teacher_layer": "layer3"}}}
+    live = prepare_run(validate(PretrainConfig, keys, "the test"))
+    responses = cached(manifest, dense, tmp_path / "responses", layer="layer3")
+    stored = prepare_run(validate(PretrainConfig, keys | {"responses": responses}, "the test"))
+    expected, got = (loss_of(prepared, manifest)[0].parts["features"] for prepared in (live, stored))
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=0.01)
+
+
+def test_classes_are_weighted_by_the_labels_that_are_seen(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    names = [row["label"] if row["case"] != "case-0" else "stroma" for row in manifest.table.to_pylist()]
+    column = manifest.table.schema.get_field_index("label")
+    table = manifest.table.set_column(column, "label", pa.array(names, pa.string()))
+    uneven = write_manifest(str(tmp_path / "tiles"), table, tile_px=128, mpp=0.5, ingest="", storage=STORAGE)
+    changes: dict[str, Any] = {"loss__cross_entropy": {"class_weights": True}}
+    task = prepare_run(configured(uneven, teacher, tmp_path, **changes)).build_task()
+    assert isinstance(task, TrainingTask)
+    assert task.class_weights == pytest.approx((16 / (2 * 10), 16 / (2 * 6)))
+    few = prepare_run(configured(uneven, teacher, tmp_path, labeled=0.25, **changes))
+    labels = few.read_labels(uneven)
+    assert labels is not None
+    counts = np.bincount(labels[uneven.rows_of("train")] + 1, minlength=3)[1:]
+    few_weights = few.build_task().class_weights  # type: ignore[attr-defined]
+    assert few_weights == pytest.approx([counts.sum() / ((counts > 0).sum() * max(n, 1)) * (n > 0) for n in counts])
 
 
 def test_cached_feature_maps_are_the_live_ones(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
