@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from tabulate import tabulate
 
-from benchmarks.contenders.tiles import make_tiles
+from benchmarks.loaders.tiles import make_tiles
 from histill.config.common import Storage
 from histill.local.s3 import s3_server
 from histill.stream.plan import EpochPlan, plan_steps

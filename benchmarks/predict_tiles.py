@@ -82,7 +82,7 @@ def prepared(work: Path, tiles: dict[str, int], processors: int) -> Bench:
     """Both tile sets and the model, on the server."""
     import torch
 
-    from benchmarks.contenders.tiles import make_tiles
+    from benchmarks.loaders.tiles import make_tiles
     from histill.artifacts import model_folder
     from histill.artifacts.model_folder import ModelCard, build
     from histill.config.common import Storage
@@ -155,7 +155,7 @@ def loop(shards: Sequence[str], model: str) -> int:
     import pyarrow.parquet as pq
     import torch
 
-    from benchmarks.contenders.place import filesystem
+    from benchmarks.loaders.target import filesystem
     from histill.artifacts.model_folder import load
     from histill.config.common import Storage
     from histill.stream.decode import decode_image, downscale_area, reduction_for

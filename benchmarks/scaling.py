@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.contenders.tiles import make_tiles
+from benchmarks.loaders.tiles import make_tiles
 from benchmarks.scaling_runs.constants import constants_of, raw_constants
 from benchmarks.scaling_runs.measured import Course, Measured, measure
 from benchmarks.scaling_runs.paper import (

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.contenders.tiles import SIDE_PX, make_tiles
+from benchmarks.loaders.tiles import SIDE_PX, make_tiles
 from benchmarks.train_step import tile_set
 from histill.config.augment import Augment
 from histill.config.common import Storage

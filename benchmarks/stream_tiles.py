@@ -42,14 +42,14 @@ class Bench:
     env: dict[str, str]
 
     def process(self, *arguments: str) -> dict[str, Any]:
-        """Run `benchmarks.contenders.measure`; its result, or {"missing": why} when it failed."""
+        """Run `benchmarks.loaders.measure`; its result, or {"missing": why} when it failed."""
         scratch = self.work / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)  # nothing that one measurement cached is there for the next
         scratch.mkdir()
         result = self.work / "result.json"
         result.unlink(missing_ok=True)
         command = [
-            sys.executable, "-m", "benchmarks.contenders.measure", *arguments, f"--tiles={self.tiles}",
+            sys.executable, "-m", "benchmarks.loaders.measure", *arguments, f"--tiles={self.tiles}",
             f"--bucket={BUCKET}", f"--scratch={scratch}", f"--result={result}",
         ]  # fmt: skip
         log = self.work / "log.txt"
@@ -72,7 +72,7 @@ class Bench:
 
 def write_all(bench: Bench, wanted: set[str]) -> dict[str, str]:
     """Put the tiles into the bucket in the formats `wanted`; the reasons of those that could not be written."""
-    from benchmarks.contenders.measure import FORMATS
+    from benchmarks.loaders.measure import FORMATS
 
     missing = {}
     for name, form in FORMATS.items():
@@ -91,7 +91,7 @@ def write_all(bench: Bench, wanted: set[str]) -> dict[str, str]:
 
 def measurements(bench: Bench, rounds: int, names: list[str]) -> Iterator[dict[str, Any]]:
     """Round by round, case by case, one loader after the other."""
-    from benchmarks.contenders.measure import FORMATS
+    from benchmarks.loaders.measure import FORMATS
 
     forms = {name: FORMATS.get(name, FORMATS["histill"]) for name in names}
     missing = write_all(bench, set(forms.values()))
@@ -172,8 +172,8 @@ def main() -> None:
     if count < 512 or count % 128:
         parser.error(f"--tiles is {count}; it must be a multiple of 128 (two workers, batches of 64) and at least 512")
 
-    from benchmarks.contenders.measure import MODULES
-    from benchmarks.contenders.tiles import make_tiles
+    from benchmarks.loaders.measure import MODULES
+    from benchmarks.loaders.tiles import make_tiles
     from histill.local.s3 import s3_server
 
     names = list(MODULES)

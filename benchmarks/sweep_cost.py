@@ -35,7 +35,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.contenders.cpu import TreeMeter
+from benchmarks.loaders.cpu import TreeMeter
 
 ROOT = Path(__file__).parents[1]
 BATCH, STUDENT_PX, TEACHER_PX, TILE_PX, WINDOW_PX = 16, 96, 448, 512, 256
@@ -182,7 +182,7 @@ def make_tiles(budget: Budget) -> None:
     import torch
     from PIL import Image
 
-    from benchmarks.contenders.tiles import make_tiles as make_files
+    from benchmarks.loaders.tiles import make_tiles as make_files
     from histill.config.common import Storage
     from histill.teachers.classical import ClassicalTeacher
     from histill.testing.tile_sets import write_tile_set

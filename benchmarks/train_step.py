@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from benchmarks.contenders.tiles import SIDE_PX, make_tiles
+from benchmarks.loaders.tiles import SIDE_PX, make_tiles
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage

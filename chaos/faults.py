@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from chaos.fault_runs.kinds import KINDS, NOTICE_S, Range, one_of_each
+from chaos.fault_runs.kinds import KINDS, NOTICE_S, FaultContext, one_of_each
 from chaos.fault_runs.run import Run, Verdict
 from chaos.fault_runs.tiles import make_tiles
 from histill.errors import HistillError
@@ -65,7 +65,7 @@ def judge(chosen: argparse.Namespace) -> None:
         for number, (kind, (fault, times)) in enumerate(kinds.items(), start=1):
             begun = time.monotonic()
             try:
-                verdicts[kind] = fault(Range(where, setting, reference), chosen.times or times)
+                verdicts[kind] = fault(FaultContext(where, setting, reference), chosen.times or times)
             except Exception as error:  # the others are still worth to know
                 traceback.print_exc()
                 verdicts[kind] = [Verdict(kind, chosen.times or times, [repr(error)])]

@@ -31,7 +31,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from experiments.arms import pool as pools
+from experiments.common import pool as pools
 
 TEACHER, STUDENT = "resnet_gn", "csat_fine"
 OTHERS = {"csat": 2, TEACHER: 4}  # students at the curve's scale, for comparison: part of the steps that they take
@@ -137,7 +137,7 @@ def cells_of(budget: Budget) -> Iterator[Cell]:
 
 def make_tiles(data: Path, out: Path) -> None:
     """Write the tile set, unless it is there."""
-    from experiments.arms.tile_sets import biopsies
+    from experiments.common.tile_sets import biopsies
 
     out.mkdir(parents=True, exist_ok=True)
     biopsies(data, out)
@@ -145,7 +145,7 @@ def make_tiles(data: Path, out: Path) -> None:
 
 def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
     """Train a teacher and let it answer; its balanced accuracy when it sees tiles at 1 / scale of the resolution."""
-    from experiments.arms.tile_sets import STORAGE
+    from experiments.common.tile_sets import STORAGE
     from histill.artifacts import model_folder
     from histill.config.score_model import HeldOut
     from histill.config.train_teacher import TeacherConfig
@@ -174,7 +174,7 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
 
 def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     """One student and its balanced accuracy on the test split."""
-    from experiments.arms.tile_sets import STORAGE
+    from experiments.common.tile_sets import STORAGE
     from histill.config.distill_student import DistillConfig
     from histill.config.finetune_student import FinetuneConfig
     from histill.config.score_model import HeldOut
@@ -213,7 +213,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
 
 def summary(budget: Budget, teachers: dict[int, dict[int, float]], values: dict[Cell, float]) -> dict[str, Any]:
     """Rows by scale, the curve, and what is beside them."""
-    from experiments.arms.tile_sets import STORAGE
+    from experiments.common.tile_sets import STORAGE
     from histill.tiles.manifest import read_manifest
     from histill.tiles.subsample import subsample_cases
 

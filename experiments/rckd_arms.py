@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from experiments.arms import pool as pools
-from experiments.arms.table import Cell, draw, summary, table
+from experiments.common import pool as pools
+from experiments.common.table import Cell, draw, summary, table
 
 ARMS = ("scratch", "scratch_long", "rckd_soft", "rckd_hard", "supervised")
 LOSSES = {
@@ -144,7 +144,7 @@ def _fractions(budget: Budget, student: str, target: str, arm: str) -> Iterable[
 
 def make_tiles(data: Path, out: Path, name: str) -> None:
     """Write one of the tile sets, unless it is there."""
-    from experiments.arms import tile_sets
+    from experiments.common import tile_sets
 
     out.mkdir(parents=True, exist_ok=True)
     getattr(tile_sets, name)(data, out)
@@ -154,8 +154,8 @@ def teach(budget: Budget) -> float:
     """Train the teacher and let it answer on the biopsies; its Dice on unseen organs."""
     import torch
 
-    from experiments.arms.imagenet import lite0_weights
-    from experiments.arms.tile_sets import STORAGE
+    from experiments.common.imagenet import lite0_weights
+    from experiments.common.tile_sets import STORAGE
     from histill.config.score_model import HeldOut
     from histill.config.train_teacher import TeacherConfig
     from histill.evaluate.score import score_model
@@ -177,7 +177,7 @@ def teach(budget: Budget) -> float:
 
 def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, None]:
     """One pretraining, of as many steps whatever the arm."""
-    from experiments.arms.tile_sets import STORAGE
+    from experiments.common.tile_sets import STORAGE
     from histill.config.pretrain_student import PretrainConfig
     from histill.config.train_teacher import TeacherConfig
     from histill.tiles.manifest import read_manifest
@@ -201,7 +201,7 @@ def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, No
 
 def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     """One fine-tuning and its figure on the test split."""
-    from experiments.arms.tile_sets import STORAGE
+    from experiments.common.tile_sets import STORAGE
     from histill.config.finetune_student import FinetuneConfig
     from histill.config.score_model import HeldOut
     from histill.evaluate.score import score_model

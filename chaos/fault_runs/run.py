@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 
+from chaos.fault_runs.checkpoint_observer import CheckpointObserver, against_plan
 from chaos.fault_runs.tiles import BATCH, Setting
-from chaos.fault_runs.witness import Witness, against_plan
 from testbed.site import Site
 
 JOB = "jobs/pretrain_student.py"
@@ -49,7 +49,9 @@ class Run:
     _kept: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> "Run":
-        self.witness = self._kept.enter_context(Witness(self.site.s3, f"{self.site.s3.bucket}/runs/{self.name}"))
+        self.observer = self._kept.enter_context(
+            CheckpointObserver(self.site.s3, f"{self.site.s3.bucket}/runs/{self.name}")
+        )
         self.client = MlflowClient(self.site.tracking.uri, self.site.tracking.uri)
         self.log = self.site.folder / f"{self.name}.log"
         self.log.touch()
@@ -97,7 +99,10 @@ class Run:
 
     def steps(self) -> int:
         """Steps that checkpoints prove."""
-        return max((sight.steps(self.setting.per_epoch) for sight in list(self.witness.sights.values())), default=0)
+        return max(
+            (observation.steps(self.setting.per_epoch) for observation in list(self.observer.seen.values())),
+            default=0,
+        )
 
     def resumptions(self) -> list[tuple[int, int]]:
         """The step from which each later worker group went on, and its size, as the console says."""
@@ -147,9 +152,9 @@ class Run:
         began, from_step = time.time(), self.resumptions()[-1][0]
 
         def saved() -> list[float]:
-            sights = list(self.witness.sights.values())
-            new = [sight for sight in sights if sight.steps(self.setting.per_epoch) > from_step]
-            return [sight.seen_at for sight in new if sight.seen_at > began]
+            observations = list(self.observer.seen.values())
+            new = [observation for observation in observations if observation.steps(self.setting.per_epoch) > from_step]
+            return [observation.seen_at for observation in new if observation.seen_at > began]
 
         if not self.wait_until(lambda: bool(saved())):
             self.notes.append(f"nothing was saved after step {from_step}")
@@ -181,11 +186,11 @@ class Run:
         if self.process.returncode or not found:
             faults.append(f"the job ended with {self.process.returncode}: {self.last_words()[-400:]}")
         metrics: dict[str, Any] = json.loads(found[-1])["metrics"] if found else {}
-        lost, repeated, ledgers = against_plan(self.witness.sights, self.setting.batches[: self.epochs])
+        lost, repeated, ledgers = against_plan(self.observer.seen, self.setting.batches[: self.epochs])
         if lost or repeated:
             faults.append(f"{lost} tiles lost, {repeated} repeated")
         faults += self._history()
-        left = self.witness.left()
+        left = self.observer.left()
         if metrics and (len(left) > 2 or left[-1:] != [f"step-{int(metrics['step']):08d}"]):
             faults.append(f"checkpoints left: {left}")
         difference = math.nan

@@ -15,17 +15,17 @@ import litdata.streaming.downloader
 import obstore.store  # noqa: F401
 import torch
 
-from benchmarks.contenders.cases import BATCH, WORKERS, decode
-from benchmarks.contenders.place import Place, shards_of
+from benchmarks.loaders.cases import BATCH, WORKERS, decode
+from benchmarks.loaders.target import Target, shards_of
 
 FORMAT = "litdata"
 # obstore refuses a plain http endpoint otherwise, and litData has no option for it
 litdata.streaming.downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"
 
 
-def write(tiles: Sequence[Path], place: Place) -> None:
+def write(tiles: Sequence[Path], target: Target) -> None:
     """Chunks of encoded tiles."""
-    folder = place.scratch / "chunks"
+    folder = target.scratch / "chunks"
     litdata.optimize(
         fn=Path.read_bytes,
         inputs=list(tiles),
@@ -34,14 +34,14 @@ def write(tiles: Sequence[Path], place: Place) -> None:
         num_workers=1,
         verbose=False,
     )
-    place.upload(folder)
+    target.upload(folder)
 
 
-def batches(case: str, place: Place, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
+def batches(case: str, target: Target, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of 64, uint8 [B, 3, side, side] for each side of the case."""
     dataset = litdata.StreamingDataset(
-        place.uri,
-        cache_dir=str(place.scratch / "cache"),
+        target.uri,
+        cache_dir=str(target.scratch / "cache"),
         shuffle=False,
         drop_last=False,
         transform=partial(_views, case=case),

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from benchmarks.contenders.tiles import SIDE_PX
+from benchmarks.loaders.tiles import SIDE_PX
 
 SMALL_PX = 128
 BATCH = 64

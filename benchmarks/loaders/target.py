@@ -1,4 +1,4 @@
-"""Where the contenders' data lie: one bucket, a prefix for each format."""
+"""Where the loaders' data lie: one bucket, a prefix for each format."""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from benchmarks.contenders.cases import BATCH, WORKERS
+from benchmarks.loaders.cases import BATCH, WORKERS
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -17,7 +17,7 @@ Tile = TypeVar("Tile")
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """A contender's prefix in the bucket, and a folder for what it caches while it reads."""
 
     bucket: str

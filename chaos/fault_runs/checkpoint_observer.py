@@ -1,4 +1,4 @@
-"""A witness of a run: reads the ledger of every checkpoint from outside, while it is there."""
+"""Observe a run from outside: reads the ledger of every checkpoint while it is there."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ _POLL_S = 0.3
 
 
 @dataclass(frozen=True)
-class Sight:
+class Observation:
     """A checkpoint's ledger, and when it was seen (`time.time()`)."""
 
     position: dict[str, Any]
@@ -30,16 +30,16 @@ class Sight:
 
 
 @dataclass
-class Witness:
+class CheckpointObserver:
     """Looks at the checkpoints of a run until the block is left. Errors of the storage are waited out."""
 
     server: S3Server
     folder: str  # bucket/prefix of the run
-    sights: dict[str, Sight] = field(default_factory=dict)
+    seen: dict[str, Observation] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> "Witness":
-        self._thread = threading.Thread(target=self._watch, name="witness", daemon=True)
+    def __enter__(self) -> "CheckpointObserver":
+        self._thread = threading.Thread(target=self._watch, name="checkpoint-observer", daemon=True)
         self._thread.start()
         return self
 
@@ -57,9 +57,9 @@ class Witness:
         with contextlib.suppress(OSError, ValueError):
             files = self.files()
             for found in files.get_file_info(fs.FileSelector(self.folder, allow_not_found=True)):
-                if found.base_name.startswith("step-") and found.base_name not in self.sights:
+                if found.base_name.startswith("step-") and found.base_name not in self.seen:
                     with files.open_input_file(f"{found.path}/position.json") as file:
-                        self.sights[found.base_name] = Sight(json.loads(file.read()), time.time())
+                        self.seen[found.base_name] = Observation(json.loads(file.read()), time.time())
 
     def files(self) -> fs.S3FileSystem:
         """A client without patience."""
@@ -80,7 +80,7 @@ class Witness:
 
 
 def against_plan(
-    sights: dict[str, Sight], batches: Sequence[Sequence[Sequence[int]]], finished: bool = True
+    observations: dict[str, Observation], batches: Sequence[Sequence[Sequence[int]]], finished: bool = True
 ) -> tuple[int, int, int]:
     """Tiles lost and tiles repeated, of all epochs, and how many ledgers were compared.
 
@@ -90,8 +90,8 @@ def against_plan(
     """
     lost = repeated = 0
     ended = set()
-    for sight in sights.values():
-        position = sight.position
+    for observation in observations.values():
+        position = observation.position
         epoch, step = position["epoch"], position["step"]
         if epoch < len(batches):
             before = [tile for batch in batches[epoch][:step] for tile in batch]
@@ -103,7 +103,7 @@ def against_plan(
             counts = _difference(*position["before"], whole)
             lost, repeated = lost + counts[0], repeated + counts[1]
     unseen = set(range(1, len(batches) + 1)) - ended if finished else set()
-    return lost + sum(len(batch) for epoch in unseen for batch in batches[epoch - 1]), repeated, len(sights)
+    return lost + sum(len(batch) for epoch in unseen for batch in batches[epoch - 1]), repeated, len(observations)
 
 
 def _difference(tiles: int, fingerprint: int, planned: list[int]) -> tuple[int, int]:

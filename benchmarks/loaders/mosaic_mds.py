@@ -16,26 +16,26 @@ os.environ.setdefault("S3_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT_URL", ""))
 
 from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
 
-from benchmarks.contenders.cases import BATCH, WORKERS, decode
-from benchmarks.contenders.place import Place
+from benchmarks.loaders.cases import BATCH, WORKERS, decode
+from benchmarks.loaders.target import Target
 
 FORMAT = "mds"
 
 
-def write(tiles: Sequence[Path], place: Place) -> None:
+def write(tiles: Sequence[Path], target: Target) -> None:
     """MDS shards with one column of encoded tiles."""
-    folder = place.scratch / "mds"
+    folder = target.scratch / "mds"
     with MDSWriter(out=str(folder), columns={"image": "bytes"}) as writer:
         for file in tiles:
             writer.write({"image": file.read_bytes()})
-    place.upload(folder)
+    target.upload(folder)
 
 
 class MdsTiles(StreamingDataset):
     """Decoded tiles."""
 
-    def __init__(self, place: Place, case: str) -> None:
-        super().__init__(remote=place.uri, local=str(place.scratch / "cache"), shuffle=False, batch_size=BATCH)
+    def __init__(self, target: Target, case: str) -> None:
+        super().__init__(remote=target.uri, local=str(target.scratch / "cache"), shuffle=False, batch_size=BATCH)
         self.case = case
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
@@ -43,7 +43,7 @@ class MdsTiles(StreamingDataset):
         return tuple(torch.from_numpy(view) for view in decode(super().__getitem__(index)["image"], self.case))
 
 
-def batches(case: str, place: Place, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
+def batches(case: str, target: Target, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of 64, uint8 [B, 3, side, side] for each side of the case."""
-    for views in StreamingDataLoader(MdsTiles(place, case), batch_size=BATCH, num_workers=WORKERS):
+    for views in StreamingDataLoader(MdsTiles(target, case), batch_size=BATCH, num_workers=WORKERS):
         yield tuple(view.permute(0, 3, 1, 2) for view in views)

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.contenders.cases import BATCH, SMALL_PX, WORKERS
-from benchmarks.contenders.parquet_shards import write
-from benchmarks.contenders.place import Place
-from benchmarks.contenders.tiles import SIDE_PX
+from benchmarks.loaders.cases import BATCH, SMALL_PX, WORKERS
+from benchmarks.loaders.parquet_shards import write
+from benchmarks.loaders.target import Target
+from benchmarks.loaders.tiles import SIDE_PX
 
 FORMAT = "parquet"
 
 __all__ = ["FORMAT", "batches", "write"]
 
 
-def batches(case: str, place: Place, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
+def batches(case: str, target: Target, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of 64, uint8 [B, 3, side, side] for each side of the case, in the shuffled order of a training epoch."""
     from histill.config.common import Storage
     from histill.stream.read import TileSource
@@ -28,10 +28,10 @@ def batches(case: str, place: Place, tiles: int) -> Iterator[tuple[torch.Tensor,
         "small": Views(student_px=SMALL_PX),
         "pair": Views(student_px=SMALL_PX, teacher_px=SIDE_PX),
     }[case]
-    manifest = read_manifest(place.uri, storage)
+    manifest = read_manifest(target.uri, storage)
     stream = TileStream(
         manifest=manifest,
-        source=TileSource(place.uri, manifest.header.digest, storage),
+        source=TileSource(target.uri, manifest.header.digest, storage),
         split="train",
         views=views,
         batch_size=BATCH,

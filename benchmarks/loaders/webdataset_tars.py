@@ -13,37 +13,37 @@ import torch
 import webdataset as wds
 from torch.utils.data import default_collate
 
-from benchmarks.contenders.cases import BATCH, WORKERS, decode
-from benchmarks.contenders.place import Place, shards_of
+from benchmarks.loaders.cases import BATCH, WORKERS, decode
+from benchmarks.loaders.target import Target, shards_of
 
 FORMAT = "webdataset"
 
 
-def write(tiles: Sequence[Path], place: Place) -> None:
+def write(tiles: Sequence[Path], target: Target) -> None:
     """Tar files of the same tiles as the Parquet shards."""
     for number, files in enumerate(shards_of(tiles)):
-        with wds.TarWriter(str(place.scratch / f"{number:06d}.tar")) as tar:
+        with wds.TarWriter(str(target.scratch / f"{number:06d}.tar")) as tar:
             for file in files:
                 tar.write({"__key__": file.stem, "jpg": file.read_bytes()})
-    place.upload(place.scratch)
+    target.upload(target.scratch)
 
 
-def batches(case: str, place: Place, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
+def batches(case: str, target: Target, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of 64, uint8 [B, 3, side, side] for each side of the case."""
 
     def views(sample: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         return tuple(torch.from_numpy(view) for view in decode(sample["jpg"], case))
 
-    dataset = wds.WebDataset(_signed_urls(place, tiles), shardshuffle=False).map(views)
+    dataset = wds.WebDataset(_signed_urls(target, tiles), shardshuffle=False).map(views)
     dataset = dataset.batched(BATCH, collation_fn=default_collate)
     for batch in wds.WebLoader(dataset, batch_size=None, num_workers=WORKERS):
         yield tuple(view.permute(0, 3, 1, 2) for view in batch)
 
 
-def _signed_urls(place: Place, tiles: int) -> list[str]:
+def _signed_urls(target: Target, tiles: int) -> list[str]:
     """http URLs with a signature, which WebDataset opens with curl: its own way, and lighter than `aws s3 cp`."""
     import boto3
 
     client = boto3.client("s3")
-    keys = [f"{place.prefix}/{number:06d}.tar" for number in range(len(shards_of(range(tiles))))]
-    return [client.generate_presigned_url("get_object", Params={"Bucket": place.bucket, "Key": key}) for key in keys]
+    keys = [f"{target.prefix}/{number:06d}.tar" for number in range(len(shards_of(range(tiles))))]
+    return [client.generate_presigned_url("get_object", Params={"Bucket": target.bucket, "Key": key}) for key in keys]

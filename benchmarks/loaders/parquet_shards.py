@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.contenders.cases import BATCH
-from benchmarks.contenders.place import Place, shards_of
-from benchmarks.contenders.tiles import SIDE_PX
+from benchmarks.loaders.cases import BATCH
+from benchmarks.loaders.target import Target, shards_of
+from benchmarks.loaders.tiles import SIDE_PX
 
 MPP = 0.25
 
 
-def write(tiles: Sequence[Path], place: Place) -> None:
+def write(tiles: Sequence[Path], target: Target) -> None:
     """Shards with row groups of one batch, and a manifest with every tile in `train`."""
     from histill.config.common import Storage
     from histill.tiles.manifest import write_manifest
@@ -36,7 +36,7 @@ def write(tiles: Sequence[Path], place: Place) -> None:
             )
             for place_in_shard, file in enumerate(files)
         ]
-        write_shard(f"{place.uri}/{shard}", shard_tiles, BATCH, Storage())
+        write_shard(f"{target.uri}/{shard}", shard_tiles, BATCH, Storage())
         rows += [
             {
                 "tile_id": tile.tile_id, "slide": tile.slide, "case": tile.case, "x": tile.x, "y": tile.y,
@@ -47,12 +47,12 @@ def write(tiles: Sequence[Path], place: Place) -> None:
             for row, tile in enumerate(shard_tiles)
         ]  # fmt: skip
     table = pa.Table.from_pylist(rows)
-    write_manifest(place.uri, table, tile_px=SIDE_PX, mpp=MPP, ingest="synthetic", storage=Storage())
+    write_manifest(target.uri, table, tile_px=SIDE_PX, mpp=MPP, ingest="synthetic", storage=Storage())
 
 
-def shards(place: Place, tiles: int) -> list[str]:
+def shards(target: Target, tiles: int) -> list[str]:
     """bucket/key of the shards of a set of `tiles`, in order; their names are known, and nothing is listed."""
-    return [f"{place.bucket}/{place.prefix}/{shard_name(number)}" for number in range(len(shards_of(range(tiles))))]
+    return [f"{target.bucket}/{target.prefix}/{shard_name(number)}" for number in range(len(shards_of(range(tiles))))]
 
 
 def shard_name(number: int) -> str:

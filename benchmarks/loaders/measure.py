@@ -1,7 +1,7 @@
 """One contender in a process of its own: write its data, or read them and count.
 
-python -m benchmarks.contenders.measure write histill ...
-python -m benchmarks.contenders.measure read histill full ...
+python -m benchmarks.loaders.measure write histill ...
+python -m benchmarks.loaders.measure read histill full ...
 """
 
 import argparse
@@ -39,18 +39,18 @@ class Pass:
     checksum: int
 
 
-def read_once(contender: ModuleType, case: str, place: Any, tiles: int) -> Pass:
+def read_once(contender: ModuleType, case: str, target: Any, tiles: int) -> Pass:
     """Read every tile once; ends the process when a batch or the number of tiles is not what was asked for."""
     import torch
 
-    from benchmarks.contenders.cases import BATCH, CASES
-    from benchmarks.contenders.cpu import tree_cpu_s
+    from benchmarks.loaders.cases import BATCH, CASES
+    from benchmarks.loaders.cpu import tree_cpu_s
 
     sides = CASES[case]
     grid = torch.tensor([[k, sides[0] - 1 - k] for k in range(0, sides[0] // 2, sides[0] // 8)]).flatten()
     first_batch_s, seen, checksum = 0.0, 0, 0
     begun, cpu_begun = time.perf_counter(), tree_cpu_s()
-    for views in contender.batches(case, place, tiles):
+    for views in contender.batches(case, target, tiles):
         first_batch_s = first_batch_s or time.perf_counter() - begun
         for view, side in zip(views, sides, strict=True):
             if view.dtype != torch.uint8 or tuple(view.shape) != (BATCH, 3, side, side):
@@ -63,7 +63,7 @@ def read_once(contender: ModuleType, case: str, place: Any, tiles: int) -> Pass:
     return Pass(tree_cpu_s() - cpu_begun, time.perf_counter() - begun, first_batch_s, checksum)
 
 
-def read(contender: ModuleType, case: str, place: Any, short: Any, scratch: Path, tiles: int) -> dict[str, Any]:
+def read(contender: ModuleType, case: str, target: Any, short: Any, scratch: Path, tiles: int) -> dict[str, Any]:
     """CPU milliseconds per tile and steady tiles/s.
 
     A loader that reads or decodes ahead has done part of the work when its first batch arrives, so what it spends
@@ -79,7 +79,7 @@ def read(contender: ModuleType, case: str, place: Any, short: Any, scratch: Path
     torch.set_num_threads(1)
     read_once(contender, case, short(scratch / "0"), SHORT_TILES)
     starts = [read_once(contender, case, short(scratch / name), SHORT_TILES) for name in ("1", "2")]
-    whole = read_once(contender, case, place(scratch / "3"), tiles)
+    whole = read_once(contender, case, target(scratch / "3"), tiles)
     cpu_s = whole.cpu_s - statistics.mean(start.cpu_s for start in starts)
     elapsed_s = whole.elapsed_s - statistics.mean(start.elapsed_s for start in starts)
     return {
@@ -105,29 +105,29 @@ def main() -> None:
     parser.add_argument("--result", type=Path, required=True)
     arguments = parser.parse_args()
 
-    from benchmarks.contenders.place import Place
+    from benchmarks.loaders.target import Target
 
     files = sorted(arguments.tiles.glob("*.jpg"))
     try:
-        contender = importlib.import_module(f"benchmarks.contenders.{MODULES[arguments.contender]}")
+        contender = importlib.import_module(f"benchmarks.loaders.{MODULES[arguments.contender]}")
     except ImportError as error:
         arguments.result.write_text(json.dumps({"missing": f"{type(error).__name__}: {error}"}))
         return
 
-    def place(scratch: Path) -> Place:
+    def target(scratch: Path) -> Target:
         scratch.mkdir()
-        return Place(arguments.bucket, contender.FORMAT, scratch)
+        return Target(arguments.bucket, contender.FORMAT, scratch)
 
-    def short(scratch: Path) -> Place:
+    def short(scratch: Path) -> Target:
         scratch.mkdir()
-        return Place(arguments.bucket, f"{contender.FORMAT}-short", scratch)
+        return Target(arguments.bucket, f"{contender.FORMAT}-short", scratch)
 
     result: dict[str, Any] = {}
     if arguments.action == "write":
-        contender.write(files, place(arguments.scratch / "0"))
+        contender.write(files, target(arguments.scratch / "0"))
         contender.write(files[:SHORT_TILES], short(arguments.scratch / "1"))
     else:
-        result = read(contender, arguments.case, place, short, arguments.scratch, len(files))
+        result = read(contender, arguments.case, target, short, arguments.scratch, len(files))
     arguments.result.write_text(json.dumps(result))
 
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from benchmarks.contenders.cases import BATCH, WORKERS, decode
-from benchmarks.contenders.parquet_shards import shards, write
-from benchmarks.contenders.place import Place, filesystem
+from benchmarks.loaders.cases import BATCH, WORKERS, decode
+from benchmarks.loaders.parquet_shards import shards, write
+from benchmarks.loaders.target import Target, filesystem
 
 FORMAT = "parquet"
 
@@ -41,8 +41,8 @@ class ParquetTiles(IterableDataset):
                         yield tuple(torch.from_numpy(view) for view in decode(jpeg, self.case))
 
 
-def batches(case: str, place: Place, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
+def batches(case: str, target: Target, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of 64, uint8 [B, 3, side, side] for each side of the case."""
-    loader = DataLoader(ParquetTiles(shards(place, tiles), case), batch_size=BATCH, num_workers=WORKERS)
+    loader = DataLoader(ParquetTiles(shards(target, tiles), case), batch_size=BATCH, num_workers=WORKERS)
     for views in loader:
         yield tuple(view.permute(0, 3, 1, 2) for view in views)
