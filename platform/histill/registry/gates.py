@@ -1,7 +1,11 @@
-"""The conditions between a candidate and the champion's place; pure functions of figures."""
+"""The gates: what a candidate must meet to become the champion, as pure functions of figures.
+
+A gate is a function and an entry of GATES, both in this file.
+"""
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tabulate import tabulate
@@ -63,9 +67,32 @@ class GateResult:
     warning: bool = False  # passed, but not for certain: the note says why
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What a gate may look at.
+
+    `best` is the candidate beside the best of the earlier champions, where that is not the champion; `missing` says why
+    there is no champion where there was one.
+    """
+
+    score: Score
+    comparison: ChampionComparison | None
+    provenance: Provenance
+    best: ChampionComparison | None
+    missing: str
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Figures and costs by name."""
+        return self.score.figures | {name: float(getattr(self.score, name)) for name in COSTS}
+
+
+Gate = Callable[[Evidence, Gates], Iterable[GateResult]]  # no result: the gate has nothing to check
+
+
 def evaluate_gates(
     score: Score,
-    rivalry: ChampionComparison | None,
+    comparison: ChampionComparison | None,
     provenance: Provenance,
     gates: Gates,
     best: ChampionComparison | None = None,
@@ -73,25 +100,14 @@ def evaluate_gates(
 ) -> tuple[GateResult, ...]:
     """Put a candidate through every gate: nan fails, a figure that equals its limit passes.
 
-    `best` is the candidate beside the best of the earlier champions, where that is another than the champion; `missing`
-    says why there is no champion where there was one.
-
-    Raises InputError for a floor or ceiling of a figure that its model does not have.
+    Raises InputError for a floor or ceiling of a figure that the model does not have.
     """
-    known = score.figures | {name: float(getattr(score, name)) for name in COSTS}
+    evidence = Evidence(score, comparison, provenance, best, missing)
     for name in (*gates.floors, *gates.ceilings):
-        if name not in known:
-            raise InputError(f"gates name the figure {name!r}; the model has {', '.join(known)}: name one of these.")
-    return (
-        *(_at_least(name, known[name], limit) for name, limit in gates.floors.items()),
-        *(_at_most(name, known[name], limit) for name, limit in gates.ceilings.items()),
-        *_constant(score, provenance, gates),
-        *_against(score, rivalry, gates, missing),
-        *_creep(best, score, gates),
-        _at_most("exported formats", provenance.difference, gates.max_difference, "logits differ by at most"),
-        *_unseen(provenance, gates),
-        _none("digests", len(provenance.missing), "tiles and cases on record", ", ".join(provenance.missing)),
-    )
+        if name not in evidence.figures:
+            known = ", ".join(evidence.figures)
+            raise InputError(f"gates name the figure {name!r}; the model has {known}: name one of these.")
+    return tuple(result for gate in GATES for result in gate(evidence, gates))
 
 
 def format_gates(results: tuple[GateResult, ...]) -> str:
@@ -100,36 +116,90 @@ def format_gates(results: tuple[GateResult, ...]) -> str:
     return tabulate(rows, headers=("gate", "required", "candidate", "result", ""), disable_numparse=True)
 
 
-def _constant(score: Score, provenance: Provenance, gates: Gates) -> tuple[GateResult, ...]:
+def check_floors(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
+    """Figures and costs reach their floors."""
+    return [_at_least(name, evidence.figures[name], limit) for name, limit in gates.floors.items()]
+
+
+def check_ceilings(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
+    """Figures and costs stay below their ceilings."""
+    return [_at_most(name, evidence.figures[name], limit) for name, limit in gates.ceilings.items()]
+
+
+def check_constant(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
     """Better than the best answer that is the same for all tiles."""
-    constant, value = provenance.constant, score.figures[score.main]
+    constant, value = evidence.provenance.constant, evidence.score.figures[evidence.score.main]
     if constant is None or not gates.beat_constant:
-        return ()
+        return
     passed = value > constant + ROUNDING
     note = "what one answer for all tiles reaches"
     shortfall = 0.0 if passed else constant - value
-    return (GateResult("beats a constant", passed, f"more than {_number(constant)}", value, shortfall, note),)
+    yield GateResult("beats a constant", passed, f"more than {_number(constant)}", value, shortfall, note)
 
 
-def _against(score: Score, rivalry: ChampionComparison | None, gates: Gates, missing: str) -> tuple[GateResult, ...]:
+def check_champion(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
     """On enough cases not worse than the champion by more than the margin; and surely better, or cheaper."""
+    score, rivalry = evidence.score, evidence.comparison
     if rivalry is None:
-        note = missing or "no champion yet"
-        return (GateResult("not worse", True, "-", score.figures[score.main], 0.0, note, warning=bool(missing)),)
-    results = []
+        note = evidence.missing or "no champion yet"
+        warning = bool(evidence.missing)
+        yield GateResult("not worse", True, "-", score.figures[score.main], 0.0, note, warning=warning)
+        return
     if rivalry.cases is not None and gates.max_regression < 1:
-        results.append(_at_least("enough cases", rivalry.cases, gates.min_cases, "held-out cases"))
-    results.append(_not_worse("not worse", rivalry, score, gates))
+        yield _at_least("enough cases", rivalry.cases, gates.min_cases, "held-out cases")
+    yield _not_worse("not worse", rivalry, score, gates)
     if gates.max_cost_ratio is not None:
         share = score.gmacs / rivalry.gmacs if rivalry.gmacs else math.nan
         better, cheaper = rivalry.low > 0, share <= gates.max_cost_ratio + ROUNDING
         required = f"more than 0, or at most {gates.max_cost_ratio:.0%} of its cost"
         shortfall = 0.0 if better or cheaper else -rivalry.low
         note = f"{share:.0%} of the champion's GMACs"
-        results.append(GateResult("better or cheaper", better or cheaper, required, rivalry.low, shortfall, note))
+        yield GateResult("better or cheaper", better or cheaper, required, rivalry.low, shortfall, note)
     if rivalry.tries > 1:
-        results.append(_tries(rivalry.tries))
-    return tuple(results)
+        yield _tries(rivalry.tries)
+
+
+def check_best_earlier(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
+    """Not worse than the best earlier champion either: many small losses must not add up."""
+    if evidence.best is not None:
+        yield _not_worse("not worse than the best", evidence.best, evidence.score, gates)
+
+
+def check_exports(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
+    """Exported formats answer as the model does."""
+    difference = evidence.provenance.difference
+    return [_at_most("exported formats", difference, gates.max_difference, "logits differ by at most")]
+
+
+def check_lineage(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
+    """No held-out case or tile was learned from, as far as that is known."""
+    provenance = evidence.provenance
+    tiles = provenance.seen_tiles
+    note = f"{tiles} held-out tiles are, byte for byte, ones that it has learned from" if tiles else ""
+    yield _none("unseen cases", provenance.seen_cases, "no held-out case in training or validation", note)
+    if provenance.unknown:
+        note, count = "not known: " + "; ".join(provenance.unknown), float(len(provenance.unknown))
+        passed = not gates.refuse_unknown
+        missing = 0.0 if passed else count
+        yield GateResult("known lineage", passed, "all that taught it", count, missing, note, warning=passed)
+
+
+def check_digests(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
+    """The card names its tiles and cases."""
+    missing = evidence.provenance.missing
+    return [_none("digests", len(missing), "tiles and cases on record", ", ".join(missing))]
+
+
+GATES: tuple[Gate, ...] = (  # in the order of the table
+    check_floors,
+    check_ceilings,
+    check_constant,
+    check_champion,
+    check_best_earlier,
+    check_exports,
+    check_lineage,
+    check_digests,
+)
 
 
 def _not_worse(name: str, rivalry: ChampionComparison, score: Score, gates: Gates) -> GateResult:
@@ -145,28 +215,11 @@ def _not_worse(name: str, rivalry: ChampionComparison, score: Score, gates: Gate
     return dataclasses.replace(_at_least(name, rivalry.low, -gates.max_regression, note), warning=bool(rivalry.note))
 
 
-def _creep(best: ChampionComparison | None, score: Score, gates: Gates) -> tuple[GateResult, ...]:
-    """Not worse than the best earlier champion either: many small losses must not add up."""
-    return () if best is None else (_not_worse("not worse than the best", best, score, gates),)
-
-
 def _tries(tries: int) -> GateResult:
     """How likely one of as many equal models passes "surely better" by luck."""
     lucky = 1 - (1 - ONE_SIDED) ** tries
     note = f"of {tries} models no better than the champion, one seems surely better with a chance of up to {lucky:.0%}"
     return GateResult("tries", True, "candidates on these tiles", float(tries), 0.0, note, warning=True)
-
-
-def _unseen(provenance: Provenance, gates: Gates) -> tuple[GateResult, ...]:
-    tiles = provenance.seen_tiles
-    note = f"{tiles} held-out tiles are, byte for byte, ones that it has learned from" if tiles else ""
-    results = [_none("unseen cases", provenance.seen_cases, "no held-out case in training or validation", note)]
-    if provenance.unknown:
-        note, count = "not known: " + "; ".join(provenance.unknown), float(len(provenance.unknown))
-        passed = not gates.refuse_unknown
-        missing = 0.0 if passed else count
-        results.append(GateResult("known lineage", passed, "all that taught it", count, missing, note, warning=passed))
-    return tuple(results)
 
 
 def _at_least(name: str, value: float, limit: float, note: str = "") -> GateResult:

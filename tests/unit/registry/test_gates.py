@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from histill.errors import InputError
 from histill.evaluate.bootstrap import paired_difference
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.score import Score
+from histill.evaluate.subgroups import Subgroup
 from histill.outputs import OutputSpec
+from histill.registry import gates as gates_module
 from histill.registry.gates import ROUNDING, ChampionComparison, GateResult, Provenance, evaluate_gates, format_gates
 
 pytestmark = pytest.mark.unit
@@ -211,3 +214,19 @@ def test_an_equal_candidate_is_not_promoted_on_noise() -> None:
 
 def test_a_better_candidate_is_promoted() -> None:
     assert sum(promoted(seed, 0.9, 0.8) for seed in range(20)) >= 19
+
+
+@pytest.mark.parametrize(("worst", "passed"), [(0.36, True), (0.34, False), (math.nan, True)])
+def test_the_gate_of_the_documentation_joins_the_table(
+    worst: float, passed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/extend.md's example in its section "A gate", as it stands: one function and one entry in one file."""
+    text = (Path(__file__).parents[3] / "docs" / "extend.md").read_text()
+    source = text.split("## A gate\n")[1].split("```python\n")[1].split("```")[0]
+    names = dict(vars(gates_module))
+    exec(source, names)
+    monkeypatch.setattr(gates_module, "GATES", (*gates_module.GATES, names["check_worst_slide"]))
+    assert judged(Gates())["digests"].passed
+    assert "worst slide" not in judged(Gates())
+    slides = {"a": Subgroup(20, 0.9), "b": Subgroup(20, worst)}
+    assert judged(Gates(), replace(SCORE, by_slide=slides))["worst slide"].passed == passed
