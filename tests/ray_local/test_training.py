@@ -32,7 +32,7 @@ from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 from histill.train.newest import find_newest_checkpoint, step_of
 from histill.train.prepare import prepare_run
-from histill.train.ray.cleaner import WatchingCleaner
+from histill.train.ray.cleaner import EndingCleaner
 from histill.train.ray.launch import Trained, train_run
 
 pytestmark = pytest.mark.ray_local
@@ -219,24 +219,24 @@ def test_a_truncated_shard_ends_the_run_and_its_job(
 
 
 def test_what_frees_the_resources_of_a_dead_run_ends_by_itself(ray_local: RayHead) -> None:
-    """Whoever was to tell it to watch the run's controller may have been killed before."""
+    """Whether the run's controller dies later, or before anybody has told the cleaner to look after it."""
 
     class Controller:
         pass
 
-    controller = ray.remote(num_cpus=0)(Controller).remote()
-    ray.kill(controller)
-    cleaner = (
-        ray.remote(num_cpus=0)(WatchingCleaner)
-        .options(lifetime="detached")
-        .remote(
-            controller_actor_id=controller._actor_id.hex(),
-            check_interval_s=0.1,
-            get_actor_timeout_s=30,
-            stop_timeout=1.0,
-        )
-    )
+    def clean_up_after(controller: Any) -> Any:
+        options = {"check_interval_s": 0.1, "get_actor_timeout_s": 30, "stop_timeout": 1.0}
+        cleaner = ray.remote(num_cpus=0)(EndingCleaner).options(lifetime="detached")
+        return cleaner.remote(controller_actor_id=controller._actor_id.hex(), **options)
+
+    dead, living = (ray.remote(num_cpus=0)(Controller).remote() for _ in range(2))
+    ray.kill(dead)
+    cleaners = [clean_up_after(dead), clean_up_after(living)]
+    ray.get(cleaners[1].start_monitoring.remote())
+    assert get_actor(cleaners[1]._actor_id.hex(), timeout=30).state == "ALIVE"
+    ray.kill(living)
     until = time.monotonic() + 120
-    while (state := get_actor(cleaner._actor_id.hex(), timeout=30)) is None or state.state != "DEAD":
-        assert time.monotonic() < until
-        time.sleep(0.2)
+    for cleaner in cleaners:
+        while (state := get_actor(cleaner._actor_id.hex(), timeout=30)) is None or state.state != "DEAD":
+            assert time.monotonic() < until
+            time.sleep(0.2)
