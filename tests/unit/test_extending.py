@@ -1,4 +1,4 @@
-"""A new loss term, and a new teacher, are a file and a line each: the examples of docs/extend.md, as they stand."""
+"""A new loss term, teacher or kind of run is a file or two and a line: the examples of docs/extend.md as they stand."""
 
 import importlib
 import pkgutil
@@ -14,9 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+import histill.config
 import histill.losses.loss
 import histill.losses.terms
 import histill.teachers
+import histill.train.recipes
+from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config import common
 from histill.config.common import Storage
 from histill.config.distill_student import DistillLoss
@@ -27,11 +30,18 @@ from histill.config.runs import SupervisedLoss
 from histill.errors import InputError
 from histill.losses.loss import Loss, check_terms
 from histill.outputs import OutputSpec
+from histill.search.configs import _make_search
+from histill.search.sweep import prepare_sweep
 from histill.stream.batches import TileBatch
 from histill.tasks.responses import Responses
 from histill.tasks.training_task import TrainingTask
 from histill.teachers.teacher import load_teacher
 from histill.testing.teachers import check_teacher
+from histill.tiles.manifest import Manifest
+from histill.train.build import build_learner, build_streams
+from histill.train.loop import Hooks, train
+from histill.train.prepare import prepare_run
+from histill.train.recipes import RECIPES, Recipe
 
 pytestmark = pytest.mark.unit
 
@@ -173,3 +183,49 @@ def test_a_teacher_that_answers_otherwise_in_a_batch_is_found_out() -> None:
     tiles = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4).to(torch.uint8)
     with pytest.raises(AssertionError, match="tile 0 is answered otherwise"):
         check_teacher(Averaging(), tiles)
+
+
+def test_the_example_is_a_kind_of_run_that_trains_and_is_swept(
+    tmp_path: Path, tile_set: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration, recipe, line = examples("A kind of run")
+    configs, recipes = [tmp_path / name for name in ("config", "recipes")]
+    for folder in (configs, recipes):
+        folder.mkdir()
+    monkeypatch.setattr(histill.config, "__path__", list(histill.config.__path__))
+    monkeypatch.setattr(histill.train.recipes, "__path__", list(histill.train.recipes.__path__))
+    kind = put_in(histill.config, "probe_encoder", configuration, configs).ProbeConfig
+    put_in(histill.train.recipes, "probe", recipe, recipes)
+    added = eval("{" + line + "}", {"Recipe": Recipe, "ProbeConfig": kind})
+    monkeypatch.setitem(RECIPES, "probe_encoder", added["probe_encoder"])  # type: ignore[arg-type]
+
+    manifest = tile_set(tmp_path / "tiles", tiles=12, labels=True)
+    student = {"encoder": "csat_tiny", "size_px": 32}
+    card = ModelCard(
+        encoder="csat_tiny", decoder_channels=(16, 16, 8, 8, 8), classes=("background", "nucleus"),
+        mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), tile_px=64, tile_mpp=0.5, size_px=64, tiles_digest="tiles",
+        train_cases=(), histill="0",
+    )  # fmt: skip
+    (tmp_path / "pretrained").mkdir()
+    save(str(tmp_path / "pretrained"), build(card), card)
+    keys = {
+        "name": "probe", "runs": str(tmp_path / "runs"), "data": {"tiles": manifest.uri, "batch_size": 8},
+        "encoder": str(tmp_path / "pretrained"), "student": student, "optimizer": {"epochs": 2},
+        "workers": {"count": 1},
+    }  # fmt: skip
+    spec = prepare_run(validate(kind, keys, "the test"))
+    assert set(spec.inputs) == {"data.tiles", "encoder"}
+    learner = build_learner(spec, manifest, torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in learner.model.named_parameters()}
+    reports: list[dict[str, float]] = []
+    streams = build_streams(spec, manifest, 0, 1)
+    train(learner, learner.model, spec.build_task(), *streams, spec.config, Hooks(lambda _: None, reports.append))
+    assert reports[-1]["loss"] < reports[0]["loss"]
+    learned = {name for name, tensor in learner.model.named_parameters() if not torch.equal(tensor, before[name])}
+    assert learned
+    assert learned == {name for name, tensor in learner.model.named_parameters() if tensor.requires_grad}
+
+    search = _make_search(kind)
+    space = {"student.size_px": {"choice": (32, 128)}}
+    with pytest.raises(InputError, match=r"^space\.student\.size_px: the network would see 128 px"):
+        prepare_sweep(validate(search, keys | {"name": "sweep", "space": space}, "the test"))

@@ -1,26 +1,20 @@
 """Kinds of runs: a file for each, a line in the table, and its sweep by itself."""
 
 import pickle
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from ray import tune
 
 from histill.config.load import validate
-from histill.config.pretrain_student import PretrainConfig
-from histill.errors import HistillError, InputError
+from histill.errors import HistillError
 from histill.search import configs
-from histill.search.configs import SEARCHES, _make_search
-from histill.search.sweep import _restore_tuner, prepare_sweep
+from histill.search.configs import SEARCHES
+from histill.search.sweep import _restore_tuner
 from histill.tiles.manifest import Manifest
-from histill.train.inputs import Inputs
-from histill.train.prepare import prepare_run
-from histill.train.recipes import RECIPES, Recipe, pretrain
+from histill.train.recipes import RECIPES
 
 pytestmark = pytest.mark.unit
 
@@ -42,38 +36,6 @@ def test_the_table_names_the_kinds_as_their_records_do(kind: str) -> None:
     recipe = RECIPES[kind]
     assert recipe.config.kind == kind
     assert issubclass(SEARCHES.models[kind], recipe.config)
-
-
-class NewConfig(PretrainConfig):
-    """As a pretraining, but of another kind."""
-
-    kind = "new_kind"
-    patience: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewRun(pretrain.PretrainRun):
-    config: NewConfig
-
-
-def test_a_new_kind_is_a_configuration_a_recipe_and_a_line(
-    keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe: Any = ModuleType("new_recipe")
-
-    def check(config: NewConfig, inputs: Inputs) -> NewRun:
-        if config.patience > 5:
-            raise InputError("patience is too long.")
-        return NewRun(**vars(pretrain.check(config, inputs)))
-
-    recipe.check = check
-    monkeypatch.setitem(sys.modules, "new_recipe", recipe)
-    monkeypatch.setitem(RECIPES, "new_kind", Recipe(NewConfig, "new_recipe"))  # type: ignore[arg-type]
-    assert type(prepare_run(validate(NewConfig, keys, "the test"))) is NewRun
-    swept = _make_search(NewConfig)
-    space = {"patience": {"integer": (1, 9)}}
-    with pytest.raises(InputError, match=r"space\.patience: patience is too long"):
-        prepare_sweep(validate(swept, keys | {"job": "new_kind", "space": space}, "the test"))
 
 
 def test_a_sweep_is_pickled_by_name(keys: dict[str, Any]) -> None:
