@@ -24,9 +24,10 @@ def main(config: SearchConfig) -> Outcome:
     from histill.registry.mlflow_client import check_tracking, require_server_uri
     from histill.registry.mlflow_runs import open_run
     from histill.registry.training import fetch_sources
-    from histill.registry.versions import json_bytes, register
+    from histill.registry.versions import register
     from histill.search.results import metric_label
     from histill.search.sweep import RECORD_NAME, prepare_sweep, run_sweep
+    from histill.storage.control import json_bytes
 
     prepared = prepare_sweep(fetch_sources(config))
     if config.register_best is None:

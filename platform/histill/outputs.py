@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from histill.config.runs import BOUNDARY
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
 Kind = Literal["segmentation", "classification"]
@@ -83,6 +86,13 @@ class OutputSpec:
         highest, likeliest = logits[:, 1:-1].max(1)
         foreground = torch.logaddexp(highest, logits[:, -1])
         return torch.where(foreground > logits[:, 0], likeliest + 1, 0)
+
+    def names(self, decision: "ArrayLike") -> tuple[str, ...]:
+        """The classes of one decision: of an index, or with several labels of those that are above 0, [K]."""
+        found = np.asarray(decision)
+        if self.multi_label:
+            return tuple(name for name, held in zip(self.classes, found > 0, strict=True) if held)
+        return (self.classes[int(found)],)
 
     def pack(self, logits: "Tensor") -> "Tensor":
         """[B, K, ...] -> [B, packed_channels, ...]: z_k - z_0 where classes exclude each other, else as they are.

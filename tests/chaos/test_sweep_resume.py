@@ -13,12 +13,12 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from histill.artifacts.model_folder import FINISHED_NAME
+from histill.artifacts.model_folder import FINISHED_NAME, FinishedRun
 from histill.config.common import Storage
 from histill.local.ray_head import RayHead
 from histill.local.tracking import TrackingServer
-from histill.storage.control import read_json
 from histill.storage.filesystems import arrow_filesystem
+from histill.storage.records import read_record
 from histill.tiles.manifest import Manifest
 
 pytestmark = pytest.mark.chaos
@@ -109,4 +109,4 @@ def test_finished_trials_stay_and_the_running_one_goes_on(
         assert run.info.status == "FINISHED"
         history = client.get_metric_history(run.info.run_id, "val/dice")
         assert [metric.step for metric in history] == [STEPS * epoch for epoch in range(1, EPOCHS + 1)], name
-        assert read_json(f"{trials}/{name}/{FINISHED_NAME}", STORAGE)["metrics"]["epochs"] == EPOCHS
+        assert read_record(FinishedRun, f"{trials}/{name}/{FINISHED_NAME}", STORAGE).metrics["epochs"] == EPOCHS

@@ -31,6 +31,7 @@ from histill.registry.metric_spool import MetricSpool, sync_metrics
 from histill.registry.mlflow_runs import open_run
 from histill.registry.mlflow_tracker import FLUSH_VALUES, MlflowTracker
 from histill.search.configs import PretrainSearch
+from histill.storage.control import json_bytes
 
 pytestmark = pytest.mark.cluster
 
@@ -424,7 +425,7 @@ def test_a_model_is_registered_once(
 ) -> None:
     model = make_model(1)
     score = {"dice": 0.5, "miou": float("nan")}
-    evidence = {"score.json": versions.json_bytes(score), "pictures/comparison.png": b"\x89PNG"}
+    evidence = {"score.json": json_bytes(score), "pictures/comparison.png": b"\x89PNG"}
     assert versions.register(model, name, evidence, config, STORAGE, model_folder.load(model, STORAGE)[2]) == "1"
     run_id = client.get_model_version(name, "1").run_id
     client.update_run(run_id, status="RUNNING")  # as if the job had been killed once the version was there

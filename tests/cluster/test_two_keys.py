@@ -16,7 +16,7 @@ from pyarrow.fs import FileSelector
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.local.s3 import REGION, Identity, S3Server, reader, s3_server
-from histill.storage.control import exists, probe, read_json, write_json
+from histill.storage.control import exists, probe, read_bytes, write_json
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
 from histill.storage.retrying import retrying_filesystem
 from histill.stream.read import ReadRequest, ShardReader, TileSource
@@ -98,7 +98,7 @@ def test_tiles_are_read_and_runs_are_written(site: Site, owner_of_both: Storage)
     assert ShardReader().read(source, first)["entry"].to_pylist() == [0]
     probe(site.runs, owner_of_both)
     write_json(f"{site.runs}/first.json", {"kept": True}, owner_of_both)
-    assert read_json(f"{site.runs}/first.json", owner_of_both) == {"kept": True}
+    assert json.loads(read_bytes(f"{site.runs}/first.json", owner_of_both)) == {"kept": True}
     files, path = arrow_filesystem(site.runs, owner_of_both)
     assert [found.base_name for found in files.get_file_info(FileSelector(path))] == ["first.json"]
 

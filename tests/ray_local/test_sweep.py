@@ -21,10 +21,11 @@ from histill.config.search_students import SearchConfig
 from histill.errors import InputError
 from histill.local.tracking import TrackingServer
 from histill.registry.mlflow_runs import open_run
-from histill.registry.versions import json_bytes, register
+from histill.registry.versions import register
 from histill.search.configs import SEARCHES
 from histill.search.results import Sweep
 from histill.search.sweep import make_searcher, prepare_sweep, run_sweep
+from histill.storage.control import json_bytes
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 

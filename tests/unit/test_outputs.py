@@ -84,3 +84,10 @@ def test_files_tell_what_is_answered(outputs: OutputSpec) -> None:
         multi_label=outputs.multi_label,
     )  # fmt: skip
     assert card.outputs == header.outputs == outputs
+
+
+def test_a_decision_has_the_names_of_its_classes() -> None:
+    assert [CLASSIFIED.names(each) for each in CLASSIFIED.decide(LOGITS)] == [("tumour",), ("stroma",), ("fat",)]
+    assert [SEVERAL.names(each) for each in SEVERAL.decide(LOGITS)] == [("tumour", "fat"), (), SEVERAL.classes]
+    assert SEVERAL.names(np.array([False, True, False])) == ("tumour",)
+    assert SEGMENTED.names(np.int64(1)) == ("nucleus",)

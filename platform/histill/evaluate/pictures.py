@@ -71,14 +71,13 @@ def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> b
 def draw_reliability(answers: Predictions) -> bytes:
     """How often the model is right at each confidence, and how many tiles there are of it (DeGroot & Fienberg 1983)."""
     from matplotlib.figure import Figure
-    from scipy.special import expit, softmax
 
+    probabilities = answers.probabilities()
     if answers.spec.multi_label:
-        confidence, right = expit(answers.said).ravel(), answers.truth.ravel() > 0
+        confidence, right = probabilities.ravel(), answers.truth.ravel() > 0
         claimed, held = "probability of a class", "tiles that have it"
     else:
-        probabilities = softmax(answers.said.astype(np.float64), axis=1)
-        confidence, right = probabilities.max(1), probabilities.argmax(1) == answers.truth
+        confidence, right = probabilities.max(1), answers.decide() == answers.truth
         claimed, held = "probability of the decided class", "decisions that are right"
     bins = bin_of(confidence)
     count = np.bincount(bins, minlength=BINS)
@@ -114,15 +113,11 @@ def _read_shown(examiner: Evaluator, batch: TileBatch) -> Iterator[tuple[Any, ..
 
 def _title_tiles(outputs: OutputSpec, logits: torch.Tensor, label: torch.Tensor) -> str:
     """For a classifier's logits, [K], and a label, [] or [K]."""
-    classes = outputs.classes
-    if outputs.multi_label:
-        said, there = (
-            ", ".join(name for name, yes in zip(classes, each.tolist(), strict=True) if yes) or "none"
-            for each in (logits > 0, label > 0)
-        )
-        return f"said {said}\nis {there}"
-    decided = int(logits.argmax())
-    return f"said {classes[decided]} {float(logits.softmax(0)[decided]):.0%}\nis {classes[int(label)]}"
+    decision = outputs.decide(logits[None])[0]
+    said, there = (", ".join(outputs.names(each)) or "none" for each in (decision, label))
+    if not outputs.multi_label:
+        said += f" {float(outputs.probabilities(logits[None])[0, decision]):.0%}"
+    return f"said {said}\nis {there}"
 
 
 def _rows(shown: Sequence[tuple[Any, ...]], names: tuple[str, str], classes: int) -> bytes:

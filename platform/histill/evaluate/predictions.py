@@ -38,6 +38,18 @@ class Predictions:
             weights = np.ones((1, len(self.rows)))
         return compute_figures(self.spec, self.said, self.truth, weights)
 
+    def decide(self) -> np.ndarray:
+        """A classifier's decisions, int64 [N], or [N, K] of 0 and 1 for several labels."""
+        import torch
+
+        return self.spec.decide(torch.from_numpy(self.said)).numpy()
+
+    def probabilities(self) -> np.ndarray:
+        """A classifier's, float64 [N, K]."""
+        import torch
+
+        return self.spec.probabilities(torch.from_numpy(self.said).double()).numpy()
+
     def per_tile(self) -> np.ndarray:
         """How well each tile is answered, float64 [N] in 0..1, to find the worst.
 
@@ -48,10 +60,9 @@ class Predictions:
             wrong = self.said.sum((1, 2)) - np.trace(self.said, axis1=1, axis2=2)
             hit = np.trace(self.said[:, 1:, 1:], axis1=1, axis2=2)
             return np.where(hit + wrong > 0, 2 * hit / np.maximum(2 * hit + wrong, 1), 1.0)
-        from scipy.special import expit, softmax
-
         if self.spec.multi_label:
+            from scipy.special import expit
+
             least: np.ndarray = expit(np.where(self.truth > 0, self.said, -self.said)).min(1)
             return least
-        right: np.ndarray = softmax(self.said.astype(np.float64), axis=1)[np.arange(len(self.rows)), self.truth]
-        return right
+        return self.probabilities()[np.arange(len(self.rows)), self.truth]

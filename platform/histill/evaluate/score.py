@@ -102,7 +102,7 @@ def _classes(answers: Predictions) -> dict[str, dict[str, float]]:
         dice, iou = dice_and_iou(answers.said.sum(0))
         return {name: {"dice": float(dice[k]), "iou": float(iou[k])} for k, name in enumerate(classes)}
     if answers.spec.multi_label:
-        said, there = answers.said > 0, answers.truth > 0
+        said, there = answers.decide() > 0, answers.truth > 0
         return {
             name: {
                 "tiles": int(there[:, k].sum()),
@@ -111,7 +111,7 @@ def _classes(answers: Predictions) -> dict[str, dict[str, float]]:
             }
             for k, name in enumerate(classes)
         }
-    right = answers.said.argmax(1) == answers.truth
+    right = answers.decide() == answers.truth
     return {
         name: {"tiles": int((answers.truth == k).sum()), "recall": _share(right, answers.truth == k)}
         for k, name in enumerate(classes)
@@ -129,6 +129,6 @@ def _confusion(answers: Predictions) -> tuple[tuple[int, ...], ...]:
         counts = answers.said.sum(0)
     else:
         classes = len(answers.spec.scored)
-        cells = answers.truth * classes + answers.said.argmax(1)
+        cells = answers.truth * classes + answers.decide()
         counts = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
     return tuple(tuple(row) for row in counts.tolist())

@@ -121,12 +121,11 @@ class PredictionWorker:
     def _said(self, batch: TileBatch) -> Iterator[tuple[int, tuple[str, np.ndarray, bytes | None]]]:
         """Of each tile of the batch that could be decoded: its row, class, probabilities and mask."""
         outputs = self._card.outputs
-        classes = np.array(outputs.scored)
         logits = self._network(batch.student.to(self._device).float()).float()
         masks: list[bytes | None] = [None] * len(logits)
         if outputs.dense:
             pixels = outputs.decide(resize_logits(logits, self._card.tile_px))
-            probabilities = torch.nn.functional.one_hot(pixels, len(classes)).float().mean((1, 2)).cpu().numpy()
+            probabilities = torch.nn.functional.one_hot(pixels, len(outputs.scored)).float().mean((1, 2)).cpu().numpy()
             if self._job.config.masks:
                 masks = [_png(each) for each in pixels.to(torch.uint8).cpu().numpy()]
         else:
@@ -134,12 +133,12 @@ class PredictionWorker:
         for slot in torch.nonzero(batch.valid).flatten().tolist():
             shares = probabilities[slot]
             if outputs.multi_label:
-                name = "|".join(classes[shares > 0.5])
+                decision = shares > 0.5
             elif outputs.dense:
-                name = classes[1 + shares[1:].argmax() if shares[1:].sum() >= FOREGROUND else 0]
+                decision = 1 + shares[1:].argmax() if shares[1:].sum() >= FOREGROUND else 0
             else:
-                name = classes[shares.argmax()]
-            yield int(batch.index[slot]), (str(name), shares, masks[slot])
+                decision = shares.argmax()
+            yield int(batch.index[slot]), ("|".join(outputs.names(decision)), shares, masks[slot])
 
 
 def _png(mask: np.ndarray) -> bytes:

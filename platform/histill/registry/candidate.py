@@ -15,6 +15,7 @@ from histill.evaluate.raw_tiles import read_cut_tiles
 from histill.evaluate.score import Score, compute_score
 from histill.registry import versions
 from histill.registry.gates import Provenance
+from histill.storage.control import json_bytes
 
 EXPORTS_FOLDER = "exports"
 _TILES_COMPARED = 16
@@ -67,10 +68,10 @@ def collect_evidence(candidate: Candidate, config: PromoteConfig) -> dict[str, b
     files = {
         **candidate.files,
         **exports.read_preparation(),
-        exports.INTERFACE_NAME: versions.json_bytes(told),
+        exports.INTERFACE_NAME: json_bytes(told),
         exports.README_NAME: exports.write_readme(card, told, score.figures, scored_on).encode(),
     }
     return {f"{EXPORTS_FOLDER}/{name}": data for name, data in files.items()} | {
-        versions.SCORE_PATH: versions.json_bytes(dataclasses.asdict(score)),
+        versions.SCORE_PATH: json_bytes(dataclasses.asdict(score)),
         versions.PICTURE_PATH: draw_tiles(examiner, spread_tiles(examiner, config.picture_rows)),
     }

@@ -9,7 +9,7 @@ from histill.evaluate.score import Score
 from histill.registry.champions import DECISION_TAG, PROMOTED, ROLLED_BACK
 from histill.registry.gates import ChampionComparison, GateResult
 from histill.registry.mlflow_client import log_file
-from histill.registry.versions import json_bytes
+from histill.storage.control import json_bytes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -23,8 +23,8 @@ from histill.models.cost import measure_speed
 from histill.registry.materialize import materialize_reference
 from histill.registry.mlflow_client import check_tracking, server_uri
 from histill.registry.mlflow_runs import open_run
-from histill.registry.versions import SCORE_PATH, fetch_model, json_bytes
-from histill.storage.control import probe, write_bytes
+from histill.registry.versions import SCORE_PATH, fetch_model
+from histill.storage.control import json_bytes, probe, write_bytes
 from histill.storage.scratch import scratch_folder
 from histill.storage.uris import folder_of
 

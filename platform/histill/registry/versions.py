@@ -1,6 +1,5 @@
 """Versions of registered models: a model folder, how it scored, and where it came from."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ from histill.errors import InputError
 from histill.registry.mlflow_client import connect, error_code, log_file, require_server_uri, server_errors
 from histill.registry.mlflow_runs import begin_run, end_dead_runs
 from histill.registry.mlflow_tracker import MlflowTracker
-from histill.storage.control import json_value
 from histill.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -200,11 +198,6 @@ def fetch_model(uri: str, tracking: Tracking, into: Path) -> str:
     if match is None:
         raise InputError(f"{uri} names no version of a registered model; write models:/name@alias or models:/name/3.")
     return download_version(match["name"], match["alias"] or match["version"], into, tracking)
-
-
-def json_bytes(value: object) -> bytes:
-    """`json_value` of `value` as indented JSON."""
-    return (json.dumps(json_value(value), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _find(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from histill.config.common import Storage
-from histill.errors import InputError
 from histill.storage.filesystems import control_filesystem, storage_errors, writing_errors
 from histill.storage.folders import probe_folder
 from histill.storage.scheme import scheme_of
@@ -115,14 +114,6 @@ def remove(uri: str, storage: Storage) -> None:
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
         filesystem.rm_file(path)
-
-
-def read_json(uri: str, storage: Storage) -> Any:
-    """A JSON file's value. Raises FileNotFoundError, and InputError when it is not JSON."""
-    try:
-        return json.loads(read_bytes(uri, storage))
-    except ValueError:
-        raise InputError(f"{uri} is not valid JSON; it was cut short or overwritten, so make it again.") from None
 
 
 def write_json(uri: str, value: Any, storage: Storage) -> None:

@@ -138,8 +138,7 @@ def _shares_of(answer: bytes, outputs: OutputSpec, side: int) -> np.ndarray | No
 
 
 def _name(shares: np.ndarray, outputs: OutputSpec) -> str:
-    chosen = np.flatnonzero(shares) if outputs.multi_label else [shares.argmax()]
-    return "|".join(outputs.classes[index] for index in chosen)
+    return "|".join(outputs.names(shares if outputs.multi_label else shares.argmax()))
 
 
 def read_shares(uri: str, storage: Storage) -> Shares | None:
