@@ -1,4 +1,4 @@
-"""Pretrained weights of an encoder alone, as timm and the model hubs publish them: safetensors by timm's names."""
+"""Load published weights of an encoder alone: safetensors by timm's names."""
 
 import hashlib
 from dataclasses import dataclass

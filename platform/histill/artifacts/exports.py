@@ -1,4 +1,4 @@
-"""A model in the formats that hospitals run, held against the model itself on real tiles.
+"""Export a model in the formats that hospitals run, and compare each with the model on real tiles.
 
 Every format takes pixels as they are decoded: the normalization is inside.
 """

@@ -1,4 +1,4 @@
-"""What taught a model, handed on from encoder and teacher to student, so that none of it is called unseen later."""
+"""Record what a model was trained on, handed on from encoder and teacher to student."""
 
 from histill.artifacts.model_folder import ModelCard, TaughtOn
 

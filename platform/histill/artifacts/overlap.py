@@ -1,4 +1,4 @@
-"""Which held-out tiles a model has seen: by the names of their cases, by their bytes, and by the slides they are of.
+"""Find held-out tiles that a model was trained on: by case name, by image bytes and by slide.
 
 A tile is known by the bytes of its image, whatever its mask, label and case are called. A tile that was encoded anew,
 cut at another place or resized has other bytes: that it is of a slide the model learned from is told by the slide's

@@ -1,1 +1,1 @@
-"""The Ray cluster: joining it, running tasks on it, and showing how far they are."""
+"""The Ray cluster: join it, run tasks on it, show their progress."""

@@ -1,4 +1,4 @@
-"""What nodes have room for."""
+"""How many workers fit on each node."""
 
 import math
 from collections.abc import Mapping

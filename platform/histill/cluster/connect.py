@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine for as long as a job runs."""
+"""Join a Ray cluster, or start one on this machine for as long as a job runs."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""The leave that a node takes before its machine is taken away: training on it saves first.
+"""Drain this Ray node before its machine is reclaimed, so that training checkpoints first.
 
   python -m histill.cluster.drain 90    # on the node, once the cloud has given notice; the seconds that are left
 

@@ -1,4 +1,4 @@
-"""What was wrong, below all that Ray wraps around it."""
+"""Find the error of ours inside Ray's exception wrappers."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Ray without its own chatter: jobs show their progress in their own way."""
+"""Silence Ray's own output: jobs show their own progress."""
 
 import contextlib
 import logging

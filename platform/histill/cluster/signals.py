@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a line at once and an orderly end, and an immediate one when asked again.
+"""Handle Ctrl-C and SIGTERM: report at once and shut down in order, or end immediately when asked again.
 
 A thread that finds that the process may not go on ends it in the same way, for a reason of its own.
 """

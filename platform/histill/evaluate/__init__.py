@@ -1,1 +1,1 @@
-"""Evaluation: exact counts, scores, pictures."""
+"""Evaluation: predictions of a split, scores with intervals, pictures, the report."""

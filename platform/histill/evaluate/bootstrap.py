@@ -13,10 +13,10 @@ from histill.evaluate.predictions import Predictions
 from histill.metrics.weighted import Figures
 
 Interval = tuple[float, float]
-LEAST_CASES = 6  # of fewer, all differences have one sign by chance alone in more than 2.5 %: 1/2^5 = 3.1 %
+LEAST_CASES = 6  # with fewer, all differences have one sign by chance in more than 2.5 %: 1/2^5 = 3.1 %
 _LEVEL = 95.0
 _WEIGHTS_AT_ONCE = 20_000_000
-_DIGITS = 9  # of a difference: two models that are equal must not differ by a rounding
+_DIGITS = 9  # of a difference, so that equal models do not differ by rounding
 _NONE: Interval = (float("nan"), float("nan"))
 
 

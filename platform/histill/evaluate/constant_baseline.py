@@ -1,4 +1,4 @@
-"""What a model would score that says the same of every tile or pixel; what is not above it is worth nothing."""
+"""Score the best answer that is the same for every tile or pixel; a useful model must beat it."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Puts a model to tiles that no training has seen, and holds its answers against labels, masks or a teacher."""
+"""Evaluate a model on held-out tiles against labels, masks or a teacher."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

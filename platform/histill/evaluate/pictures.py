@@ -1,4 +1,4 @@
-"""Pictures that show what the figures mean; each is the bytes of a PNG."""
+"""Draw the figures of a score; each picture is the bytes of a PNG."""
 
 import io
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a model said of each tile of a split: kept tile by tile, so that every figure and every part comes from it."""
+"""A model's predictions for each tile of a split, from which every figure and subgroup is computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

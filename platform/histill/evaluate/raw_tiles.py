@@ -1,4 +1,4 @@
-"""Tiles as they were cut and as a model sees them, side by side."""
+"""Draw tiles as they were cut beside what a model sees of them."""
 
 import numpy as np
 import torch

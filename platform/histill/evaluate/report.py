@@ -1,4 +1,4 @@
-"""A score as one static page: everything is in the file, so that it opens anywhere and can be filed away."""
+"""Render a score as one self-contained HTML page."""
 
 import base64
 import math

@@ -1,4 +1,4 @@
-"""What is left of a model's figure when tiles look worse: other stains, blur, JPEG, half the resolution."""
+"""Measure a model's main figure on degraded tiles: other stains, blur, JPEG, half the resolution."""
 
 import io
 from collections.abc import Callable, Mapping

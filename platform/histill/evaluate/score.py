@@ -1,4 +1,4 @@
-"""One honest score of a model on held-out tiles."""
+"""Score a model on held-out tiles."""
 
 from dataclasses import dataclass, field
 

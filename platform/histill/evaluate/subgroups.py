@@ -1,4 +1,4 @@
-"""Figures of parts of a split: each slide, and slides that are stained alike."""
+"""Figures of subgroups of a split: each slide, and groups of slides with similar stain."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A picture of what a teacher says of some tiles, from its cached responses."""
+"""Draw a teacher's cached responses over some tiles."""
 
 from collections.abc import Iterator
 

@@ -1,1 +1,1 @@
-"""A model over a bucket: predictions of every tile, and heatmaps of slides."""
+"""Batch prediction: predictions for every tile of a set, and heatmaps of its slides."""

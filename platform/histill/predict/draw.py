@@ -1,4 +1,4 @@
-"""Heatmaps of the slides of a tile set, drawn from its predictions as tasks on the cluster."""
+"""Draw the heatmaps of a tile set's slides from its predictions, as tasks on the cluster."""
 
 import sys
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Names of files for slides: readable, safe on every store and system, and each of one slide alone."""
+"""File names for slides: readable, safe on every store and system, and unique to one slide."""
 
 import hashlib
 import unicodedata

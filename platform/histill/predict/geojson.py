@@ -1,4 +1,4 @@
-"""A slide's predictions as GeoJSON that QuPath and other viewers lay over the slide."""
+"""Write a slide's predictions as GeoJSON, which QuPath and other viewers overlay on the slide."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a model sees in a slide, as a picture."""
+"""Draw a slide's predictions as a picture."""
 
 import io
 import math

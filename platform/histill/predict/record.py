@@ -1,4 +1,4 @@
-"""What is known of finished predictions: the header that lies beside them."""
+"""The header of finished predictions."""
 
 from dataclasses import dataclass
 from typing import ClassVar

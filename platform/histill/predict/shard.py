@@ -1,4 +1,4 @@
-"""Write the predictions for one shard of tiles as a file of its own."""
+"""Write the predictions for one shard of tiles as one file."""
 
 import io
 from collections.abc import Iterator

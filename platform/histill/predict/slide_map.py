@@ -1,4 +1,4 @@
-"""The predictions of one slide's tiles, and where the tiles lie on it."""
+"""Place the predictions of one slide's tiles on a grid."""
 
 from dataclasses import dataclass
 from functools import cached_property

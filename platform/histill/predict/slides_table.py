@@ -1,4 +1,4 @@
-"""A table of the slides that were predicted, for spreadsheets and statistics."""
+"""Write a table of the predicted slides, for spreadsheets and statistics."""
 
 import csv
 import io

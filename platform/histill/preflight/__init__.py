@@ -1,1 +1,1 @@
-"""The probe before a long run: what every node has and reaches, as rows that are green or red."""
+"""Checks before a long run: what every node has and can reach, as rows that passed or failed."""

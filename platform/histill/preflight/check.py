@@ -1,4 +1,4 @@
-"""Every check in its order: the cluster, what its nodes are like, and what driver and nodes reach."""
+"""Run every check in order: the cluster, its nodes, and what driver and nodes can reach."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What this process can read and write: object storage and the tracking server. Run in driver and nodes."""
+"""Check what this process can read and write: object storage and the tracking server. Runs in driver and nodes."""
 
 import contextlib
 import uuid

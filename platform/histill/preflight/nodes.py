@@ -1,4 +1,4 @@
-"""The nodes of the cluster, and questions to all of them at once."""
+"""List the nodes of the cluster, and run a probe on all of them at once."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Verdicts on single places, and the rows that equal verdicts are gathered into."""
+"""Verdicts on single places, and the rows that group equal verdicts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

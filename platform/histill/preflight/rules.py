@@ -1,4 +1,4 @@
-"""From what the nodes say of themselves to rows. Pure functions; `answers` hold the driver's facts under DRIVER."""
+"""Judge the nodes' facts by pure functions; `answers` holds the driver's facts under DRIVER."""
 
 import stat
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Rows as a table for people: words always, colors on a terminal that wants them."""
+"""Format the rows as a table: always in words, in color on a terminal that wants it."""
 
 import os
 import shutil

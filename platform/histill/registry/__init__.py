@@ -1,1 +1,1 @@
-"""MLflow: runs, registered versions, gates, promotion. Nothing else in histill imports it."""
+"""MLflow: runs, registered versions, gates, promotion. Nothing else in histill imports MLflow."""

@@ -1,4 +1,4 @@
-"""A candidate for the champion's place: scored, exported, and asked where it comes from."""
+"""Prepare a candidate for promotion: scored, exported, and with its lineage compared."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whom a candidate is judged against: the champion, and the best of those before it, on the same held-out tiles."""
+"""Compare a candidate with the champion and the best earlier champion on the same held-out tiles."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Runs that a killed process has left RUNNING on the tracking server: the next of the same name closes them."""
+"""Close runs that a killed process left RUNNING on the tracking server."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What became of a candidate, and how it is written to its version."""
+"""The outcome of a promotion, and how it is written to the version."""
 
 import dataclasses
 from dataclasses import dataclass

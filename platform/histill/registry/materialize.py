@@ -1,4 +1,4 @@
-"""Registered models, brought to where every node can read them."""
+"""Copy registered models to storage that every node can read."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Metrics that a tracking server was not there to take: kept as files, and sent when it is."""
+"""Spool metrics to files while the tracking server is unreachable, and send them once it is back."""
 
 import contextlib
 import uuid

@@ -1,4 +1,4 @@
-"""How the tracking server is reached, and what its refusals mean."""
+"""Connect to the tracking server, and explain what its refusals mean."""
 
 import contextlib
 import http.client

@@ -1,4 +1,4 @@
-"""MLflow runs: one per logical run, however often its job is started again."""
+"""MLflow runs: one for each logical run, however often its job is restarted."""
 
 import json
 import logging

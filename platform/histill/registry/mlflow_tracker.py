@@ -1,4 +1,4 @@
-"""One run's line to the tracking server: it may break at any time, and training goes on."""
+"""Track one run on MLflow; training continues when the connection breaks."""
 
 import json
 import logging

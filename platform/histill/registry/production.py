@@ -1,4 +1,4 @@
-"""The registry of production: it gets the champion, and goes back when its source does."""
+"""Mirror the champion to the production registry, and roll it back with its source."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A candidate against the champion: scored alike, judged by the gates, the alias moved last."""
+"""Promote a candidate: score it beside the champion, evaluate the gates, move the alias last."""
 
 import dataclasses
 import logging

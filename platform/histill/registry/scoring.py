@@ -1,4 +1,4 @@
-"""A model scored as its user asked: figures, a page, a picture, and a run on the tracking server."""
+"""Score a model as a job: figures, a page, a picture, and a tracked run."""
 
 import dataclasses
 import math

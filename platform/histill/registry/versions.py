@@ -1,4 +1,4 @@
-"""Versions of registered models: a model folder, how it scored, and where it came from."""
+"""Versions of registered models: the model folder, its score and its origin."""
 
 import re
 from collections.abc import Mapping

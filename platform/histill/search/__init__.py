@@ -1,1 +1,1 @@
-"""Search: spaces over configuration keys, and the sweep that Ray Tune drives."""
+"""Search: spaces over configuration keys, and the sweep on Ray Tune."""

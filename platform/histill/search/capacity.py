@@ -1,4 +1,4 @@
-"""How many trials the cluster holds at once."""
+"""How many trials fit on the cluster at once."""
 
 from collections.abc import Iterable, Mapping
 

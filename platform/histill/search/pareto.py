@@ -1,4 +1,4 @@
-"""Quality against cost: which trials no other one beats in both."""
+"""The Pareto front of quality and cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

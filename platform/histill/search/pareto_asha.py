@@ -1,4 +1,4 @@
-"""Early stops that spare the front: successive halving by quality and cost together."""
+"""Early stopping that spares the front: successive halving by quality and cost together."""
 
 import math
 from typing import Any
@@ -7,10 +7,10 @@ from histill.search.pareto import TradeOff, dominance_count
 
 
 class Rungs:
-    """At each rung, `first`, `first` x `reduction`, ... epochs, one trial in `reduction` goes on.
+    """At each rung, `first`, `first` x `reduction`, ... epochs, one trial in `reduction` continues.
 
     Asynchronous successive halving (Li et al., MLSys 2020), with ranks by non-dominated sorting in place of one metric
-    (Schmucker et al., arXiv 2106.12639): a trial of low quality goes on if it is cheap enough to lie on the front.
+    (Schmucker et al., arXiv 2106.12639): a trial of low quality continues if it is cheap enough to lie on the front.
     """
 
     def __init__(self, first: int, last: int, reduction: int) -> None:
@@ -22,7 +22,7 @@ class Rungs:
             rung *= reduction
 
     def goes_on(self, epochs: int, point: TradeOff) -> bool:
-        """Whether the trial `point` goes on after `epochs`; asked once for each epoch."""
+        """Whether the trial `point` continues after `epochs`; asked once for each epoch."""
         if epochs not in self._reached:
             return True
         reached = self._reached[epochs]
@@ -32,7 +32,7 @@ class Rungs:
 
 
 def pareto_scheduler(rungs: Rungs, epochs: int, quality: str, cost: str) -> Any:
-    """A Tune scheduler that stops what `rungs` does not let go on; after `epochs` a trial ends by itself."""
+    """A Tune scheduler that stops what `rungs` does not let continue; after `epochs` a trial ends by itself."""
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     class FrontHalving(FIFOScheduler):

@@ -1,4 +1,4 @@
-"""Pictures of a sweep, as PNG."""
+"""Draw a sweep as PNG."""
 
 import io
 import json

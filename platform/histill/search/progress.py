@@ -1,4 +1,4 @@
-"""The sweep's progress: how many epochs are trained, trials by state, the best so far and the front."""
+"""Show a sweep's progress: epochs trained, trials by state, the best so far and the front."""
 
 import contextlib
 import math
@@ -32,7 +32,7 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
         """Reads the trials' last results at each of Tune's events."""
 
         def setup(self, **_: Any) -> None:
-            # not in __init__: a sweep that goes on brings back the callback of its first start, clock and all
+            # not in __init__: a sweep that resumes brings back the callback of its first start, clock and all
             self.progress: Progress | None = None
             self.closed: set[str] = set()
             tunes: Any = signal.getsignal(signal.SIGINT)  # which saves its state and ends

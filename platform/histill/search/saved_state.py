@@ -1,4 +1,4 @@
-"""Tune's saved state of a sweep: whether it can be gone on from, after a job that was killed while it wrote."""
+"""Check whether Tune's saved state of a sweep can be resumed after a job was killed while writing it."""
 
 import json
 import pickle
@@ -15,7 +15,7 @@ _WHOLE, _OF_START = "tuner.pkl", "experiment_state-"
 
 
 def can_resume(filesystem: "FileSystem", folder: str, uri: str) -> bool:
-    """Whether there is a state in `folder`, which people know as `uri`, from which Tune can go on.
+    """Whether there is a state in `folder`, which people know as `uri`, from which Tune can resume.
 
     Tune takes the newest start's state. Where that is cut short its files are removed, and the state of the start
     before is taken. Raises HistillError when no start has left one that is whole.

@@ -1,4 +1,4 @@
-"""A search space: which configuration keys are drawn, and how."""
+"""A search space: which configuration keys vary, and how."""
 
 import json
 from collections.abc import Iterator, Mapping

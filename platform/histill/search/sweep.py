@@ -1,4 +1,4 @@
-"""A sweep: Ray Tune draws the trials, each is a training run on Ray Train, the hopeless ones are stopped."""
+"""Run a sweep: Ray Tune draws trials, each is a training run on Ray Train, hopeless ones are stopped."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ from histill.train.run_folder import check_same_inputs, open_record, run_uri, sa
 from histill.train.tracker import close_on_error
 
 RECORD_NAME = "sweep.json"
-_SAVE_EVERY_S = "1"  # of Tune's state: what is drawn after it was saved is drawn anew when a sweep goes on
+_SAVE_EVERY_S = "1"  # of Tune's state: what is drawn after it was saved is drawn anew when a sweep resumes
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def make_searcher(config: SearchConfig, metric: str) -> Any:
             if trial_id in self._ot_trials:
                 super().on_trial_complete(trial_id, result, error)
 
-    space = partial(suggest_values, dict(config.space))  # Tune pickles it, to go on with after a stop
+    space = partial(suggest_values, dict(config.space))  # Tune pickles it, to resume after a stop
     metrics, modes = ([metric, config.cost], ["max", "min"]) if config.objective == "front" else (metric, "max")
     return Searcher(space=space, metric=metrics, mode=modes, sampler=kind(seed=config.seed))
 

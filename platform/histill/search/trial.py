@@ -25,7 +25,7 @@ def run_of(config: SearchConfig, values: Mapping[str, Any], trial: str) -> RunCo
 
 
 def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: OpenRun, parent: str | None) -> None:
-    """Train with `values`, in a process of Tune's. A trial that was interrupted goes on from its checkpoint."""
+    """Train with `values`, in a process of Tune's. A trial that was interrupted resumes from its checkpoint."""
     from ray import tune
 
     run = run_of(config, values, tune.get_context().get_trial_id())

@@ -1,4 +1,4 @@
-"""File systems for a URI, pyarrow's for bytes and fsspec's for control files, and their errors as sentences."""
+"""Open file systems for a URI, pyarrow's for bytes and fsspec's for control files; explain their errors."""
 
 import contextlib
 import errno

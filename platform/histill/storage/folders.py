@@ -1,4 +1,4 @@
-"""Local folders: whether one can be made, and how those go again to which nothing was written."""
+"""Local folders: whether one can be made, and removing those to which nothing was written."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""Records: small JSON files, each the form of one pydantic model, read strictly and written whole."""
+"""Records: small JSON files, each a pydantic model, read strictly and written whole."""
 
 import textwrap
 from typing import ClassVar, TypeVar

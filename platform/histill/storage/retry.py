@@ -1,4 +1,4 @@
-"""Second tries for requests to object storage.
+"""Retry requests to object storage.
 
 Two things make tries above those of pyarrow's S3 client necessary, of which schemes/s3.py tells. Each client has a
 budget for retries, which 100 that did not help use up; from then on it hands every error on at once. And its few

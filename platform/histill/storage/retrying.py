@@ -1,4 +1,4 @@
-"""A file system for Ray Train's own files, whose requests are tried again.
+"""A file system with retries, for the files that Ray Train writes itself.
 
 Ray Train writes its state and the checkpoints itself, through the file system that it is given, and one request that
 fails for good ends the run: in a worker one of its replacements is used up, in the controller all is over. The S3
@@ -23,7 +23,7 @@ from histill.storage.uris import is_remote, path_within, uri_like
 
 T = TypeVar("T")
 _ATTEMPTS = 12  # with the waits between them about a minute, since nothing else waits for the controller's files
-_CLIENT_ATTEMPTS = 2  # of the client itself
+_CLIENT_ATTEMPTS = 2  # tries of the client itself
 
 
 def retrying_filesystem(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]:

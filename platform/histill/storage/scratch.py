@@ -1,4 +1,4 @@
-"""Temporary folders on this machine's disk; what a killed process has left there the next one removes.
+"""Temporary folders on this machine's disk; those of a killed process are removed by the next.
 
 Each process has one folder below the system's temporary folder, and a lock on a file in it for as long as it lives. A
 folder whose lock can be had belongs to nobody.

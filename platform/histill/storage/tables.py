@@ -1,4 +1,4 @@
-"""Parquet files that are there whole or not at all, say what they are a part of, and are checked when read back."""
+"""Parquet files that are whole or absent, name what they belong to, and are verified when read."""
 
 import io
 from collections.abc import Iterable

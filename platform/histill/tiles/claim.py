@@ -1,4 +1,4 @@
-"""Whose an output folder is: the configuration that cuts tiles into it, and no other at the same time.
+"""Claim an output folder for one ingest configuration at a time.
 
 The record of an ingest, `ingest.json`, is made once and by one, before anything else. An ingest that fails gives the
 folder up by changing it, so that the next may have another configuration; one that was interrupted or killed keeps it.

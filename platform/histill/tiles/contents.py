@@ -1,4 +1,4 @@
-"""What the bytes of a tile are known by, and whether those that were read are the ones that the manifest names.
+"""Hash a tile's content, and verify what is read against the manifest.
 
 XXH3 (https://xxhash.com) is no cryptographic hash: it tells damage and mistakes, at the speed of the memory, and not
 a forger's tile. Checking a tile costs about a 300th of streaming it (benchmarks/check_contents.py).

@@ -1,4 +1,4 @@
-"""One slide under several names."""
+"""Detect one slide under several names."""
 
 from itertools import combinations
 

@@ -1,4 +1,4 @@
-"""Why a slide gave no tile."""
+"""Explain why a slide gave no tile."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Whether the tile set at an output is finished and whole, and what of its shards is there."""
+"""Check whether the tile set at an output is finished and whole, and which shards exist."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The rows of an index of images: which image, which case, which label; what is doubled or unused is said."""
+"""Read an index of images: image, case and label of each row; report duplicates and unused columns."""
 
 import os
 import unicodedata

@@ -1,4 +1,4 @@
-"""Images from an index: checked, and kept as they are where every decoder sees in them what is to be seen."""
+"""Validate the images of an index, and keep them as they are where every decoder agrees on their pixels."""
 
 import io
 from collections.abc import Mapping, Sequence

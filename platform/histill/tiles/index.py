@@ -1,4 +1,4 @@
-"""An index in CSV, read so strictly that no row is lost, or read into another, without a word."""
+"""Read a CSV index so strictly that no row is lost or merged silently."""
 
 import csv
 import io

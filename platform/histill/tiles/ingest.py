@@ -1,4 +1,4 @@
-"""Slides or images in, a tile set out, in parts that are each done once, whatever interrupts."""
+"""Ingest slides or images into a tile set, in parts that are each done once, whatever interrupts."""
 
 import contextlib
 import re
@@ -50,7 +50,7 @@ class IngestReport:
 
 
 def ingest(config: IngestConfig) -> IngestReport:
-    """Make the tile set that `config` describes, or go on with it; a finished one with all its shards is only read.
+    """Make the tile set that `config` describes, or resume it; a finished one with all its shards is only read.
 
     The work is divided into parts (a slide, or `rows_per_shard` images), each marked as done when its shards are
     written; repeating an ingest does the others, and those whose shards have been lost. Parts with unreadable files
@@ -70,7 +70,7 @@ def ingest(config: IngestConfig) -> IngestReport:
     try:
         return _make(claim, config, units, notes)
     except Exception:
-        with contextlib.suppress(InputError):  # of a storage that is away; the error itself says more
+        with contextlib.suppress(InputError):  # storage is unreachable; the error itself says more
             if not exists(join(config.output, HEADER_NAME), config.storage):
                 claim.give_up()
         raise

@@ -1,4 +1,4 @@
-"""The manifest: what is in a tile set and where, so that nothing ever has to be listed."""
+"""The manifest: what a tile set holds and where, so that nothing has to be listed."""
 
 import hashlib
 import io

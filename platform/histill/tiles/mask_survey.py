@@ -22,7 +22,7 @@ def find_set_meaning(units: Sequence[Unit]) -> dict[int, int] | None:
     """The class of each value of the masks of `units`; None where there is no mask. Ray is joined.
 
     What `images.mask_values` says, else what all masks together tell (`find_meaning`), whatever the number of units and
-    the order in which they are read. An interrupted pass goes on; after a refusal, here or of a part, it begins anew,
+    the order in which they are read. An interrupted pass resumes; after a refusal, here or of a part, it begins anew,
     since the masks will have been changed. Masks that cannot be read are left to their part.
     """
     source = units[0].config.images

@@ -1,4 +1,4 @@
-"""OpenSlide's errors in words for who has the slide: what it does not read is not damaged."""
+"""Explain OpenSlide's errors to the slide's owner: a slide that it cannot read is not damaged."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The parts of an ingest: each is one task, and marked as done by a record of its rows."""
+"""The parts of an ingest: each is one task, finished once the record of its rows exists."""
 
 import io
 from collections import Counter
@@ -58,9 +58,9 @@ class Part:
     unreadable: tuple[str, ...]
     empty: tuple[str, ...]
     shards: Mapping[str, int]  # bytes of each, by name
-    slide: SlideRecord | None = None  # of a slide that could be read
+    slide: SlideRecord | None = None  # None: the slide could not be read
     done: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # to how many images what was, and the first
-    class_pixels: Mapping[int, int] = field(default_factory=dict)  # of each class in the masks
+    class_pixels: Mapping[int, int] = field(default_factory=dict)  # pixels of each class in the masks
     reused: bool = False
 
 

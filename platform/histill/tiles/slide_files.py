@@ -1,4 +1,4 @@
-"""The file of a slide: opened wherever it lies, refused with the right reason, and told from others."""
+"""Open the file of a slide wherever it lies, refuse it with the right reason, and identify it."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Which slides, or regions of slides, a source names."""
+"""List the slides, or regions of slides, that a source names."""
 
 import os
 from collections.abc import Sequence

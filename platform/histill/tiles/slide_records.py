@@ -1,4 +1,4 @@
-"""The record of every slide of a tile set: where its tiles lie on it, and which slide it was when it was cut."""
+"""The record of each slide of a tile set: its identity, and where its tiles lie on it."""
 
 import hashlib
 import json

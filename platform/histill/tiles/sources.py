@@ -1,4 +1,4 @@
-"""What both kinds of source share: files from anywhere, and the error for a bad one."""
+"""What both kinds of source share: fetching files, and the error for a bad one."""
 
 import contextlib
 from collections.abc import Iterator

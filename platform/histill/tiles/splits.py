@@ -1,4 +1,4 @@
-"""Which split a case belongs to; never anything finer than a case, or test tiles would leak into training."""
+"""Assign cases to splits; anything finer than a case would leak test tiles into training."""
 
 import difflib
 import hashlib

@@ -1,4 +1,4 @@
-"""A few cases of a split, as when only few have been labeled."""
+"""Subsample the cases of a split, as if only few were labeled."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""What a tile set holds that its user should see: its slides, classes by split and those a split lacks, equal tiles."""
+"""Summarize a tile set for its user: slides, classes by split, missing classes, equal tiles."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What is said of each slide: how many tiles are of each class, and the classes' shares."""
+"""Tally predictions by slide: tiles of each class, and the shares of the classes."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A picture of what was cut: the slide, where tissue was seen, and the tiles that were kept."""
+"""Draw what was cut: the slide, where tissue was found, and the tiles that were kept."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What OpenSlide reads wrongly, without a word, in TIFF files that no scanner's own format explains."""
+"""Traits of plain TIFF files that OpenSlide misreads silently."""
 
 UPRIGHT = 1  # of the tag Orientation
 UNSPECIFIED = 0  # of the tag ExtraSamples

@@ -1,4 +1,4 @@
-"""Cutting a slide: the grid of its tiles, those that show tissue, and their JPEGs."""
+"""Cut a slide: the grid of its tiles, those that show tissue, and their JPEGs."""
 
 import math
 from collections.abc import Iterator

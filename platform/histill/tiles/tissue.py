@@ -1,4 +1,4 @@
-"""Tissue on a slide's low-resolution overview."""
+"""Find tissue on a slide's low-resolution overview."""
 
 import numpy as np
 
