@@ -109,8 +109,8 @@ def test_help_names_the_keys() -> None:
 
 
 def test_a_misspelt_key(keys: dict[str, str], refused_job: Refused) -> None:
-    line = refused_job(JOB, *arguments(keys), "optimizer.lr=0.1", env={})
-    assert "'optimizer'" in line
+    line = refused_job(JOB, *arguments(keys), "optimizr.lr=0.1", env={})
+    assert "'optimizr'" in line
     assert "did you mean 'optimizer" in line
 
 
