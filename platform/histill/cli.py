@@ -71,7 +71,7 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
     except Interrupted as interruption:  # who interrupted has been answered
         return interruption.status
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from what is written.", file=sys.stderr)
+        print("interrupted; run the same command again to resume.", file=sys.stderr)
         return 130
     except Exception as error:
         known = unwrap_error(error)
