@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import simplejpeg
 import torch
@@ -31,7 +32,9 @@ from histill.preflight.connectivity import CONDITIONAL, READ, WRITE, check_conne
 from histill.storage import control, retry, scheme
 from histill.storage.filesystems import arrow_filesystem, storage_errors
 from histill.storage.retry import with_retries
-from histill.stream.read import TileSource
+from histill.storage.retrying import retrying_filesystem
+from histill.storage.tables import write_table
+from histill.stream.read import ReadRequest, ShardReader, TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.testing.storage_schemes import check_storage
@@ -271,3 +274,28 @@ def test_a_package_that_is_missing_is_named(memory: ModuleType, monkeypatch: pyt
     monkeypatch.setattr(memory, "SCHEME", replace(memory.SCHEME, open_control=need, package="gcsfs"))
     with pytest.raises(InputError, match=r"memory://b/x needs the package gcsfs, which is not installed; `pip install"):
         control.read_bytes("memory://b/x", STORAGE)
+
+
+def test_clients_are_opened_again_once_their_keys_are_others(
+    memory: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = pa.schema([("tile_id", pa.string()), ("image", pa.binary())])
+    write_table("memory://b/set/shards/0.parquet", [pa.table([["t"], [b"1"]], schema=schema)], schema, STORAGE)
+    key, opened = ["first"], []
+
+    def open_control(uri: str, storage: Storage) -> Any:
+        opened.append(key[0])
+        return memory.Memory()
+
+    entry = replace(memory.SCHEME, open_control=open_control, keys=lambda uri, storage: key[0])
+    monkeypatch.setattr(memory, "SCHEME", entry)
+    scheme._entry.cache_clear()
+    filesystem, path = retrying_filesystem("memory://b/runs", STORAGE)
+    reader, source = ShardReader(), TileSource("memory://b/set", "digest", STORAGE)
+    request = ReadRequest("shards/0.parquet", 0, np.arange(1), np.arange(1))
+    for now in ("first", "second"):
+        key[0] = now
+        for _ in range(2):
+            filesystem.get_file_info(path)
+            assert reader.read(source, request).num_rows == 1
+    assert opened == ["first", "first", "second", "second"]  # one of each for either
