@@ -1,4 +1,4 @@
-"""Probe the cluster before a long run: a table of what is well and what is not, with the mend for each failure.
+"""Check the cluster before a long run: a table of passed and failed checks, each failure with a fix.
 
 Ray, its token, the nodes' versions, code, clocks, disks and GPUs; and from the driver and every node, object storage
 and MLflow. It takes seconds, and leaves no file behind. Exit status 1 if anything failed; warnings do not count.

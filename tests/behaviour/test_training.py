@@ -141,7 +141,7 @@ class Lost(Exception):
 
 
 def stop_and_go_on(manifest: Manifest, config: PretrainConfig, folder: Path, lost_at: int) -> tuple[Learner, Recorder]:
-    """A run that is lost after the checkpoint of step `lost_at` and goes on from it as another learner."""
+    """A run that is lost after the checkpoint of step `lost_at` and resumes from it as another learner."""
     stopped = learner(manifest, config)
 
     def save_and_stop(metrics: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""The probe as its user runs it: all green on a whole site, and each red with its mend."""
+"""The probe as its user runs it: all green on a whole site, and each red with its fix."""
 
 import json
 import os
@@ -57,8 +57,8 @@ class Probed:
         return {row["where"]: row["state"] for row in self.rows if row["check"] == check}
 
     def red(self) -> dict[str, tuple[str, str]]:
-        """What was found and its mend, by check."""
-        return {row["check"]: (row["found"], row["mend"]) for row in self.rows if row["state"] == "failed"}
+        """What was found and its fix, by check."""
+        return {row["check"]: (row["found"], row["fix"]) for row in self.rows if row["state"] == "failed"}
 
 
 def probe(
@@ -82,7 +82,7 @@ def probe(
     outcome: dict[str, Any] = json.loads(line)
     assert outcome["failed"] == sum(row["state"] == "failed" for row in outcome["checks"])
     assert done.returncode == (1 if outcome["failed"] else 0)
-    assert all(row["mend"] for row in outcome["checks"] if row["state"] in ("failed", "warning"))
+    assert all(row["fix"] for row in outcome["checks"] if row["state"] in ("failed", "warning"))
     return Probed(done.returncode, done.stderr, outcome["checks"])
 
 
@@ -117,9 +117,9 @@ def test_a_wrong_token_and_a_wrong_secret_key(head: RayHead, store: Store) -> No
     assert "refuses a missing or wrong token" in red["Ray"][0]
     assert "RAY_AUTH_TOKEN_PATH" in red["Ray"][1]
     for check in ("read", "write"):
-        found, mend = red[check]
+        found, fix = red[check]
         assert found.startswith(f"{store.server.endpoint} refused the secret key for s3://tests/checks/")
-        assert mend.startswith(CREDENTIALS)
+        assert fix.startswith(CREDENTIALS)
 
 
 def test_a_reader_cannot_write_and_mlflow_is_away(store: Store) -> None:
@@ -131,12 +131,12 @@ def test_a_reader_cannot_write_and_mlflow_is_away(store: Store) -> None:
     assert list(probed.states("read").values()) == ["ok"]
     (where,) = probed.states("write")
     assert where.startswith("driver, ")  # and the node
-    found, mend = red["write"]
+    found, fix = red["write"]
     assert found == f"{store.server.endpoint} denied access for {RUNS}"
-    assert mend.startswith(CREDENTIALS)
-    found, mend = red["MLflow"]
+    assert fix.startswith(CREDENTIALS)
+    found, fix = red["MLflow"]
     assert found == "the tracking server http://127.0.0.1:1 cannot be reached"
-    assert mend.startswith("start it, or correct tracking.uri")
+    assert fix.startswith("start it, or correct tracking.uri")
 
 
 def test_a_node_with_another_histill_and_a_missing_bucket(store: Store, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_what_is_missing_is_red_in_the_driver_and_on_the_node(ray_local: RayHead
     rows = by_check(check_cluster(config))
     red = {check for check, row in rows.items() if row.state == "failed"} - {"free disk"}
     assert red - {"token auth"} == {"nodes", "room", "read", "write", "MLflow"}
-    assert all(row.mend for row in rows.values() if row.state != "ok")
+    assert all(row.fix for row in rows.values() if row.state != "ok")
     assert "asks for no token" in rows["token auth"].found
     assert rows["nodes"].found == "1 node alive, and 2 expected"
     assert rows["room"].found == "room for 4 of 5 workers of 1 CPU"

@@ -147,7 +147,7 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
         job.send_signal(signal.SIGINT)
         _, said = job.communicate(timeout=WITHIN_S)
     assert job.returncode == 130
-    assert said.count("stopping; the newest checkpoint stays, and the same command goes on from it") == 1
+    assert said.count("stopping; the newest checkpoint stays, and the same command resumes from it") == 1
     assert "Traceback" not in said
     run = only_run(client, config.name)
     assert run.info.status == "KILLED"

@@ -110,8 +110,8 @@ def _start_error(address: str, error: Exception) -> InputError:
         )
     if "startup" in text or "GCS" in text:
         reason = "it did not answer in time"
-    kind, mend = next(((kind, mend) for signs, kind, mend in _STARTS if any(sign in text for sign in signs)), _BUSY)
-    return kind(f"Ray cannot be started on this machine ({reason}); {mend}.")
+    kind, fix = next(((kind, fix) for signs, kind, fix in _STARTS if any(sign in text for sign in signs)), _BUSY)
+    return kind(f"Ray cannot be started on this machine ({reason}); {fix}.")
 
 
 def tell_address() -> None:

@@ -126,6 +126,6 @@ def _answer(number: int, frame: Any) -> None:
 
 def _say_so(number: int) -> None:
     again = "Ctrl-C" if number == signal.SIGINT else "the signal"
-    line = f"stopping; {_said_to_stay[-1]}, and the same command goes on from it ({again} once more ends it at once).\n"
+    line = f"stopping; {_said_to_stay[-1]}, and the same command resumes from it ({again} once more ends it at once).\n"
     on_a_line = os.isatty(_heeding[0])  # of the progress, perhaps
     os.write(_heeding[0], f"\n{line}".encode() if on_a_line else line.encode())

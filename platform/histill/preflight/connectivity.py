@@ -111,15 +111,15 @@ def check_conditional_writing(uri: str, storage: Storage) -> Verdict:
     scheme = scheme_of(uri)
     filesystem, path = control_filesystem(join(uri, mine), storage)
     where = scheme.server(storage)
-    mend = "update the server, or never give two jobs one output or name at the same time"
+    fix = "update the server, or never give two jobs one output or name at the same time"
     try:
         if not scheme.create(filesystem, path, b""):
-            return Verdict("warning", f"{where} refuses to write a new object if there is none (If-None-Match)", mend)
+            return Verdict("warning", f"{where} refuses to write a new object if there is none (If-None-Match)", fix)
         if scheme.create(filesystem, path, b""):
-            return Verdict("warning", f"{where} writes over an object in spite of If-None-Match", mend)
+            return Verdict("warning", f"{where} writes over an object in spite of If-None-Match", fix)
     except OSError as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return Verdict("warning", f"{where} does not know conditional writes ({reason[:100]})", mend)
+        return Verdict("warning", f"{where} does not know conditional writes ({reason[:100]})", fix)
     finally:
         _remove(uri, mine, storage)
     return Verdict("ok", "a second writer of one object is refused")

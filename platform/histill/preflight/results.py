@@ -17,11 +17,11 @@ _LOOK_CLOSER = "run it again with --verbose, which shows all that was said"
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one check went in one place; `mend` says what to do about a failure or a warning."""
+    """How one check went in one place; `fix` says what to do about a failure or a warning."""
 
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Row:
     where: str
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def row(check: str, where: str, verdict: Verdict) -> Row:
     """The row of one verdict."""
-    return Row(check, where, verdict.state, verdict.found, verdict.mend)
+    return Row(check, where, verdict.state, verdict.found, verdict.fix)
 
 
 def gather_rows(check: str, verdicts: Mapping[str, Verdict], nodes: int) -> list[Row]:
@@ -66,19 +66,19 @@ def judge_places(
 def verdict_of(error: BaseException, advice: str = "") -> Verdict:
     """The red verdict for an error: the sentence of a known one, else its kind and first line.
 
-    `advice` is the mend where the error names none.
+    `advice` is the fix where the error names none.
     """
     if is_verbose():
         print_trace(error)
     known = unwrap_error(error)
     if known is not None:
-        found, _, mend = str(known).rstrip(".").partition("; ")
+        found, _, fix = str(known).rstrip(".").partition("; ")
     else:
         cause = getattr(error, "cause", None) or error
         lines = str(cause).strip().splitlines()
         kind = type(cause).__name__
-        found, mend = f"{kind}: {lines[0][:200]}" if lines else kind, ""
-    return Verdict("failed", strip_userinfo(found), mend or advice or _LOOK_CLOSER)
+        found, fix = f"{kind}: {lines[0][:200]}" if lines else kind, ""
+    return Verdict("failed", strip_userinfo(found), fix or advice or _LOOK_CLOSER)
 
 
 def run_isolated(check: str, where: str, look: Callable[[], list[Row]]) -> list[Row]:

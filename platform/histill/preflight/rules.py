@@ -39,8 +39,8 @@ def check_node_count(nodes: Sequence[Node], least: int) -> Verdict:
     """Whether there are as many as were asked for."""
     if len(nodes) >= least:
         return Verdict("ok", f"{_count(len(nodes), 'node')} alive")
-    mend = "start Ray on the others (`ray start --address=...`), or wait until they have joined"
-    return Verdict("failed", f"{_count(len(nodes), 'node')} alive, and {least} expected", mend)
+    fix = "start Ray on the others (`ray start --address=...`), or wait until they have joined"
+    return Verdict("failed", f"{_count(len(nodes), 'node')} alive, and {least} expected", fix)
 
 
 def check_token_auth(asked_for: bool | None, address: str, nodes: Sequence[Node]) -> Verdict:
@@ -144,15 +144,15 @@ def check_disks(answers: Mapping[str, Facts], min_free_gb: float) -> list[Row]:
 
 def _fault_of_disk(use: str, disk: Disk, min_free_gb: float) -> Verdict | None:
     folder = f"{disk['folder']} ({use})"
-    mend = "make room there, or choose a folder on a larger disk (TMPDIR, `ray start --temp-dir`, storage.cache.folder)"
+    fix = "make room there, or choose a folder on a larger disk (TMPDIR, `ray start --temp-dir`, storage.cache.folder)"
     if not disk["writable"]:
         return Verdict("failed", f"{folder} cannot be written", "let the user that Ray runs as write there")
     if disk["free"] < min_free_gb * 1e9:
-        return Verdict("failed", f"{_gb(disk['free'])} free at {folder}, and {min_free_gb:g} GB expected", mend)
+        return Verdict("failed", f"{_gb(disk['free'])} free at {folder}, and {min_free_gb:g} GB expected", fix)
     full = 1 - disk["free"] / disk["total"] if disk["total"] else 0.0
     if use == RAY_SESSION and full > RAY_STOPS_AT:
         found = f"the disk of {folder} is {full:.0%} full, and Ray writes no objects to it beyond {RAY_STOPS_AT:.0%}"
-        return Verdict("warning", found, mend)
+        return Verdict("warning", found, fix)
     return None
 
 
@@ -193,11 +193,11 @@ def _fault_of_gpus(node: Node, facts: Facts) -> Verdict | None:
     if not handed:
         if not listed:
             return None
-        mend = f"start Ray there with --num-gpus={listed}, if they are for this cluster"
-        return Verdict("warning", f"nvidia-smi lists {listed}, and Ray hands out none", mend)
+        fix = f"start Ray there with --num-gpus={listed}, if they are for this cluster"
+        return Verdict("warning", f"nvidia-smi lists {listed}, and Ray hands out none", fix)
     if usable is None:
-        mend = "run `python -c 'import torch; print(torch.cuda.device_count())'` there"
-        return Verdict("failed", f"Ray hands out {handed}, and torch did not say how many it can use", mend)
+        fix = "run `python -c 'import torch; print(torch.cuda.device_count())'` there"
+        return Verdict("failed", f"Ray hands out {handed}, and torch did not say how many it can use", fix)
     if usable < handed:
         torch = facts["versions"].get("torch") or "none"
         sees = "there is no nvidia-smi" if listed is None else f"nvidia-smi lists {listed}"

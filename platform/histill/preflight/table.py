@@ -28,7 +28,7 @@ def terminal_width(stream: TextIO) -> int:
 
 
 def format_table(rows: Sequence[Row], width: int = WIDTH, colors: bool = False) -> str:
-    """The rows, with the mend below what was found, and a line on how many are not green.
+    """The rows, with the fix below what was found, and a line on how many are not green.
 
     Only words that no line holds (addresses) go beyond `width` columns.
     """
@@ -39,7 +39,7 @@ def format_table(rows: Sequence[Row], width: int = WIDTH, colors: bool = False) 
     lines = [
         (each.check, each.where, _paint(each.state, colors), "\n".join(_finding_and_fix(each, room))) for each in rows
     ]
-    drawn = tabulate(lines, headers=(*headers, "what was found -> its mend"), disable_numparse=True)
+    drawn = tabulate(lines, headers=(*headers, "finding -> fix"), disable_numparse=True)
     return f"{drawn}\n\n{summarize(rows)}"
 
 
@@ -47,12 +47,12 @@ def summarize(rows: Sequence[Row]) -> str:
     """How many rows are of which state, and what follows from it."""
     counts = Counter(each.state for each in rows)
     told = ", ".join(f"{counts[state]} {state}" for state in _COLORS if counts[state])
-    advice = "; mend what failed, and run the same command again" if counts["failed"] else ""
+    advice = "; fix what failed, and run the same command again" if counts["failed"] else ""
     return f"{told}{advice}."
 
 
 def _finding_and_fix(row: Row, room: int) -> list[str]:
-    return _wrap(row.found, room, "") + (_wrap(row.mend, room, "-> ") if row.mend else [])
+    return _wrap(row.found, room, "") + (_wrap(row.fix, room, "-> ") if row.fix else [])
 
 
 def _wrap(text: str, room: int, begin: str) -> list[str]:

@@ -83,7 +83,7 @@ def open_run(
             tracker = MlflowTracker(uri, run.info.run_id, kept)
         else:
             if run_id is not None:
-                _LOG.warning("the tracking server %s has lost run %s; a new one goes on.", uri, run_id)
+                _LOG.warning("the tracking server %s has lost run %s; continuing with a new one.", uri, run_id)
             tracker = MlflowTracker(uri, begin_run(client, tracking.experiment, name, all_tags), kept)
     tracker.params(params if run is None else {key: params[key] for key in params.keys() - run.data.params})
     if kept is not None:

@@ -180,6 +180,6 @@ class MlflowTracker:
             self._outbox.warned = True
             later = "are missing there" if self.unsent is None else f"wait for it (in the end below {self.unsent.uri})"
             _LOG.warning(
-                "the tracking server %s %s; training goes on, and %s of run %s and what else it refuses %s.",
+                "the tracking server %s %s; training continues, and %s of run %s and what else it refuses %s.",
                 *(self.uri, said, what, self.run_id, later),
             )

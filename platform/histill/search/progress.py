@@ -59,7 +59,7 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             if not is_interrupted():
-                text = f"trial {trial.trial_id} failed after {_epochs(trial)} epochs; the sweep goes on without it"
+                text = f"trial {trial.trial_id} failed after {_epochs(trial)} epochs; the sweep continues without it"
                 print(text, file=sys.stderr, flush=True)
             self._close(trial, "KILLED" if is_interrupted() else "FAILED")
 

@@ -114,7 +114,7 @@ def storage_error(uri: str, storage: Storage, error: Exception) -> InputError:
     if isinstance(error, OSError) and not is_remote(uri):
         return _local_error(uri, error)
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{uri} cannot be used: {said}; mend what it names, or name another place.")
+    return InputError(f"{uri} cannot be used: {said}; fix what it names, or name another place.")
 
 
 def _local_error(uri: str, error: OSError) -> InputError:

@@ -32,13 +32,13 @@ def _check_pair(one: SlideRow, other: SlideRow, config: IngestConfig) -> None:
     cases = f"the cases {one.case!r} ({here}) and {other.case!r} ({there})"
     if one.uri == other.uri:
         said = f"regions of the slide {one.uri} are {cases}"
-        mend = "give them one case"
+        fix = "give them one case"
     else:
         said = f"{one.uri} and {other.uri} are one slide and {cases}"
-        mend = "remove one of them, or give both one case"
+        fix = "remove one of them, or give both one case"
     if apart:
-        mend += ", or set slides.split_within_slide if they are of different patients (a tissue microarray)"
-    raise InputError(f"{said}: one patient's tissue would lie in two splits; {mend}.")
+        fix += ", or set slides.split_within_slide if they are of different patients (a tissue microarray)"
+    raise InputError(f"{said}: one patient's tissue would lie in two splits; {fix}.")
 
 
 def note_doubles(seen: Sightings) -> tuple[str, ...]:

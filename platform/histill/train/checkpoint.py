@@ -62,7 +62,7 @@ def save_checkpoint(folder: str, learner: Learner, card: ModelCard) -> None:
         raise HistillError(
             f"the disk below {os.path.dirname(folder)} on {socket.gethostname()} is full, and a checkpoint goes there "
             "before it is kept; free some room, or set TMPDIR to another disk there, and give the same command again: "
-            "the run goes on from its last checkpoint."
+            "the run resumes from its last checkpoint."
         ) from None
 
 

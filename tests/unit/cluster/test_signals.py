@@ -55,7 +55,7 @@ def test_a_signal_is_answered_by_one_line_at_once(
 
     assert status_of(work) == status
     assert said == [
-        "stopping; the newest checkpoint stays, and the same command goes on from it "
+        "stopping; the newest checkpoint stays, and the same command resumes from it "
         f"({again} once more ends it at once).\n"
     ]
     assert not is_interrupted()

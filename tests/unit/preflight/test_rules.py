@@ -56,7 +56,7 @@ def test_equal_nodes_are_one_green_row_each() -> None:
         rules.check_disks(answers, 10),
     ):
         row = only(rows)
-        assert (row.where, row.state, row.mend) == (f"{DRIVER}, 2 nodes", "ok", "")
+        assert (row.where, row.state, row.fix) == (f"{DRIVER}, 2 nodes", "ok", "")
 
 
 def test_another_version_is_named_with_the_drivers() -> None:
@@ -66,7 +66,7 @@ def test_another_version_is_named_with_the_drivers() -> None:
     assert "torch 2.8.0" in green.found
     assert (red.where, red.state) == ("b", "failed")
     assert red.found == "Python 3.12.1 (driver: 3.11.7), numpy is missing (driver: 2.1.0)"
-    assert "constraints.txt" in red.mend
+    assert "constraints.txt" in red.fix
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_another_histill_or_none(there: Facts, said: str) -> None:
     _, red = rules.check_code({DRIVER: facts(), "a": there})
     assert (red.where, red.state) == ("a", "failed")
     assert said in red.found
-    assert "py_modules" in red.mend
+    assert "py_modules" in red.fix
 
 
 @pytest.mark.parametrize(
-    ("token", "state", "mend"),
+    ("token", "state", "fix"),
     [
         ({"path": "/etc/token", "mode": 0o600}, "ok", ""),
         ({"path": "/etc/token", "mode": 0o400}, "ok", ""),
@@ -93,9 +93,9 @@ def test_another_histill_or_none(there: Facts, said: str) -> None:
         ({"path": "/etc/token", "mode": 0o604}, "failed", "chmod 600 /etc/token"),
     ],
 )
-def test_a_token_file_is_its_owners_alone(token: Any, state: str, mend: str) -> None:
+def test_a_token_file_is_its_owners_alone(token: Any, state: str, fix: str) -> None:
     row = only(rules.check_token_files({"a": facts(token=token)}))
-    assert (row.state, row.mend) == (state, mend)
+    assert (row.state, row.fix) == (state, fix)
 
 
 def test_without_tokens_there_is_no_row_on_their_files() -> None:
@@ -114,7 +114,7 @@ def test_without_tokens_there_is_no_row_on_their_files() -> None:
 def test_a_cluster_without_token_is_red_where_others_reach_it(asked_for: bool | None, address: str, state: str) -> None:
     verdict = rules.check_token_auth(asked_for, f"{address}:6379", [machine(address=address)])
     assert verdict.state == state
-    assert bool(verdict.mend) == (state != "ok")
+    assert bool(verdict.fix) == (state != "ok")
 
 
 @given(
@@ -170,7 +170,7 @@ def test_shared_memory_that_is_smaller_than_the_object_store() -> None:
     green, yellow = rules.check_shared_memory({"a": facts(), "b": facts()}, nodes)
     assert (green.where, green.state) == ("a", "ok")
     assert (yellow.where, yellow.state) == ("b", "warning")
-    assert "--shm-size" in yellow.mend
+    assert "--shm-size" in yellow.fix
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ NODES = [machine("head", CPU=0.0), machine("a", CPU=4.0, GPU=2.0), machine("b", 
 def test_room(workers: WorkerGroup, state: str, found: str) -> None:
     verdict = rules.check_capacity(NODES, workers)
     assert (verdict.state, verdict.found) == (state, found)
-    assert ("add nodes" in verdict.mend) == (state == "failed")
+    assert ("add nodes" in verdict.fix) == (state == "failed")
 
 
 def test_fewer_nodes_than_expected() -> None:

@@ -18,7 +18,7 @@ STATES: tuple[State, ...] = ("ok", "warning", "failed", "skipped")
 WORDS = st.lists(st.text("abc/:-", min_size=1, max_size=12), min_size=1, max_size=30).map(" ".join)
 ROWS = st.lists(st.builds(Row, st.text("abc", min_size=1), st.just("here"), st.sampled_from(STATES), WORDS, WORDS))
 OK = Verdict("ok", "well")
-BAD = Verdict("failed", "broken", "mend it")
+BAD = Verdict("failed", "broken", "fix it")
 
 
 @given(st.dictionaries(st.text("abcd", min_size=1, max_size=3), st.sampled_from([OK, BAD]), max_size=3))
@@ -57,7 +57,7 @@ def test_the_good_places_share_a_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "advice", "found", "mend"),
+    ("error", "advice", "found", "fix"),
     [
         (InputError("the bucket is gone; make it."), "look", "the bucket is gone", "make it"),
         (InputError("the server refused."), "look", "the server refused", "look"),
@@ -65,8 +65,8 @@ def test_the_good_places_share_a_verdict() -> None:
         (ValueError(), "", "ValueError", "run it again with --verbose, which shows all that was said"),
     ],
 )
-def test_an_error_is_found_and_mend(error: Exception, advice: str, found: str, mend: str) -> None:
-    assert verdict_of(error, advice) == Verdict("failed", found, mend)
+def test_an_error_is_found_and_mend(error: Exception, advice: str, found: str, fix: str) -> None:
+    assert verdict_of(error, advice) == Verdict("failed", found, fix)
 
 
 def test_an_address_with_a_password_is_not_shown() -> None:
@@ -86,7 +86,7 @@ def test_a_check_that_breaks_is_a_red_row_of_its_own() -> None:
 def test_the_table_loses_no_word_and_keeps_to_its_width(rows: list[Row], width: int) -> None:
     drawn = format_table(rows, width)
     words = set(drawn.split())
-    assert all(word in words for row in rows for word in (*row.found.split(), *row.mend.split()))
+    assert all(word in words for row in rows for word in (*row.found.split(), *row.fix.split()))
     taken = max((len(row.check) for row in rows), default=0)
     if width - taken >= 60:
         assert max(map(len, drawn.splitlines()[:-1])) <= width
@@ -106,7 +106,7 @@ def test_the_mend_stands_below_what_was_found() -> None:
 
 def test_the_last_line_counts_and_says_what_follows() -> None:
     rows = [Row("a", "here", state, "x") for state in ("ok", "failed", "ok", "warning")]
-    assert summarize(rows) == "2 ok, 1 warning, 1 failed; mend what failed, and run the same command again."
+    assert summarize(rows) == "2 ok, 1 warning, 1 failed; fix what failed, and run the same command again."
     assert summarize(rows[:1]) == "1 ok."
 
 

@@ -164,7 +164,7 @@ def test_a_full_disk_is_named(small_disk: Callable[[int], Path], share: float) -
     message = str(caught.value)
     assert message.startswith(f"the disk below {disk} on {socket.gethostname()} is full")
     assert "set TMPDIR" in message
-    assert "the run goes on from its last checkpoint." in message
+    assert "the run resumes from its last checkpoint." in message
     assert "\n" not in message
     assert (folder / "model.safetensors").exists() == (share > 1)
 
