@@ -311,6 +311,13 @@ def test_sequential_steps_keep_the_order_and_drop_nothing(sizes: list[int], worl
         # A row group is read once, however many steps it lasts.
         groups = [np.unique(np.searchsorted(starts, step.opened, side="right")) for step in steps]
         assert len(np.concatenate(groups)) == len(np.unique(np.concatenate(groups)))
+    for worker, steps in enumerate(shares):  # what is not padded ends with the last entry
+        shorter = list(sequential_steps(starts, worker, workers, batch_size, padded=False))
+        present = [step.entries[step.entries != PADDING].tolist() for step in steps]
+        assert [step.entries.tolist() for step in shorter] == [entries for entries in present if entries]
+        assert not any(len(step.fill) for step in shorter)
+        opened = [entry for step in shorter for entry in step.opened.tolist()]
+        assert sorted(opened) == [entry for entries in present for entry in entries]
 
 
 labels = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(np.array)
