@@ -136,7 +136,7 @@ def test_students_learn_the_boundary_from_cached_soft_and_live_hard_answers(
     model, _ = teacher
     answers: dict[str, dict[str, Any]] = {
         "soft": {"responses": cached(place, model)},
-        "hard": {"loss": {"soft": 0.0, "hard": 1.0}},
+        "hard": {"loss": {"soft_cross_entropy": {"weight": 0.0}, "hard_cross_entropy": {"weight": 1.0}}},
     }
     for name, changes in answers.items():
         config = place.configured(PretrainConfig, name, 20, student=NETWORK, teacher={"model": model}, **changes)

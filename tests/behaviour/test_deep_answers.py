@@ -48,6 +48,6 @@ def test_deep_stages_learn_the_teacher(tmp_path: Path, tile_set: Callable[..., M
     manifest = tile_set(tmp_path / "tiles", tiles=24, tile_px=64)
     parts = pretrained(manifest, tmp_path / "runs", deep=1.0)
     assert parts[-1]["deep"] < 0.8 * parts[0]["deep"]
-    assert parts[-1]["soft"] < parts[0]["soft"]
+    assert parts[-1]["soft_cross_entropy"] < parts[0]["soft_cross_entropy"]
     without = pretrained(manifest, tmp_path / "runs", deep=0.0)
     assert "deep" not in without[-1]

@@ -133,7 +133,7 @@ def test_a_student_learns_its_teacher(manifest: Manifest) -> None:
     final = recorder.snapshots[-1]
     assert (final.step, final.steps, final.tiles) == (4 * epochs, 4 * epochs, 16 * epochs)
     assert 0 <= final.data_wait <= 1
-    assert final.parts.keys() == {"soft"}
+    assert final.parts.keys() == {"soft_cross_entropy"}
 
 
 class Lost(Exception):

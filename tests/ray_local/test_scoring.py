@@ -78,5 +78,5 @@ def test_any_number_of_workers_counts_every_tile_once(
         for figures in ("figures", "intervals", "classes"):
             for name, value in alone[figures].items():
                 assert shared[figures][name] == pytest.approx(value, abs=1e-6), (figures, name)
-        assert shared["count_confusion"] == alone["count_confusion"]
+        assert shared["confusion"] == alone["confusion"]
         assert shared["tiles"] == 32
