@@ -34,9 +34,9 @@ from histill.config.common import Storage
 from histill.config.load import validate
 from histill.config.pretrain_student import PretrainConfig, RckdLoss
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews
 from histill.stream.read import ShardReader, TileSource
+from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.responses import Responses

@@ -21,8 +21,8 @@ from histill.config.load import set_value, validate
 from histill.config.runs import SupervisedLoss
 from histill.models.transfer import parameters_by_depth
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
 from histill.stream.read import TileSource
+from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.task import LossOutput, Metric, Student, Task

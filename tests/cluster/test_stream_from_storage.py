@@ -10,8 +10,8 @@ import torch
 from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
 from histill.local.s3 import S3Server
-from histill.stream.batches import TileBatch
 from histill.stream.read import ShardReader, TileSource
+from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest

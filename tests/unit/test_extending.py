@@ -32,7 +32,7 @@ from histill.losses.loss import Loss, check_terms
 from histill.outputs import OutputSpec
 from histill.search.configs import _make_search
 from histill.search.sweep import prepare_sweep
-from histill.stream.batches import TileBatch
+from histill.stream.tile_batch import TileBatch
 from histill.tasks.responses import Responses
 from histill.tasks.training_task import TrainingTask
 from histill.teachers.teacher import load_teacher

@@ -20,10 +20,10 @@ from histill.metrics.overlap import count_confusion
 from histill.models.resample import resize_logits
 from histill.models.transfer import Model
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
 from histill.stream.color import stain_densities
 from histill.stream.index import SampleIndex
 from histill.stream.read import TileSource
+from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.masks import read_masks, tile_name

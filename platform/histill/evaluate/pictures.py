@@ -12,7 +12,7 @@ from histill.evaluate.evaluator import Evaluator
 from histill.evaluate.predictions import Predictions
 from histill.metrics.weighted import BINS, bin_of
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
+from histill.stream.tile_batch import TileBatch
 
 COLORS = ((0.0, 0.75, 0.25), (0.9, 0.3, 0.0), (0.1, 0.35, 0.9), (0.8, 0.0, 0.7), (0.0, 0.7, 0.8))
 _ACROSS, _NAME = 4, 26  # tiles of a classifier in a row, letters of their names

@@ -16,8 +16,8 @@ from histill.config.predict_tiles import PredictConfig
 from histill.models.resample import resize_logits
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import folder_name, join
-from histill.stream.batches import TileBatch
 from histill.stream.read import ShardReader
+from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import stream_shard
 from histill.tiles.manifest import read_manifest
 from histill.tiles.shards import TileShard, shards_of

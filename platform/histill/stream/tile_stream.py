@@ -11,12 +11,13 @@ import pyarrow as pa
 
 from histill.config.augment import Augment
 from histill.config.common import Storage
-from histill.stream.batches import DecodeSpec, TileBatch, decode_batches
+from histill.stream.batches import DecodeSpec, decode_batches
 from histill.stream.buffers import Buffers
 from histill.stream.index import SampleIndex, balance_groups
 from histill.stream.plan import EpochPlan, Step, plan_steps, sequential_steps
 from histill.stream.prefetch import prefetch
 from histill.stream.read import ReadRequest, ShardReader, TileSource
+from histill.stream.tile_batch import TileBatch
 from histill.stream.views import UPRIGHT, Views
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import TileShard

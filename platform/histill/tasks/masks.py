@@ -8,7 +8,7 @@ from torch import Tensor
 
 from histill.errors import InputError
 from histill.storage.uris import join
-from histill.stream.batches import Labeled, TileBatch
+from histill.stream.tile_batch import Labeled, TileBatch
 from histill.tiles.manifest import Manifest
 from histill.tiles.masks import IGNORED
 

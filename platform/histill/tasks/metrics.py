@@ -10,7 +10,7 @@ from histill.metrics.overlap import count_confusion
 from histill.metrics.weighted import compute_figures, overlap_metrics
 from histill.models.resample import resize_logits
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
+from histill.stream.tile_batch import TileBatch
 
 
 class SegmentationMetric:

@@ -8,8 +8,8 @@ from torch import Tensor
 from histill.losses.layers import Layers
 from histill.models.resample import LEAST, resize_logits, resize_tiles
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
 from histill.stream.responses import levels_to_logits
+from histill.stream.tile_batch import TileBatch
 from histill.teachers.teacher import Teacher
 
 

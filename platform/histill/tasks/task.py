@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from histill.stream.batches import TileBatch
+from histill.stream.tile_batch import TileBatch
 
 Student = Callable[[Tensor], Any]
 """What is trained: pixels, float [B, 3, H, W] of 0..255, to logits; where more than its logits is learned

@@ -21,7 +21,7 @@ from histill.losses.term import Term
 from histill.models.projection import StudentOutput
 from histill.models.resample import resize_logits
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
+from histill.stream.tile_batch import TileBatch
 from histill.tasks.boundary import add_boundary
 from histill.tasks.masks import measure_labeled, read_masks, sample_nearest
 from histill.tasks.metrics import ClassificationMetric, SegmentationMetric

@@ -8,8 +8,8 @@ import torch.distributed as dist
 
 from histill.errors import InputError
 from histill.storage.records import Record
-from histill.stream.batches import TileBatch
 from histill.stream.counter_rng import multiset_hash
+from histill.stream.tile_batch import TileBatch
 
 
 class DataState(Record):

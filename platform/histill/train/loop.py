@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from histill.config.runs import RunConfig
 from histill.errors import HistillError
-from histill.stream.batches import TileBatch
+from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.tasks.masks import measure_labeled
 from histill.tasks.task import Student, Task

@@ -14,8 +14,8 @@ from histill.models.projection import ProjectedStudent, StudentOutput
 from histill.models.resample import resize_logits
 from histill.models.segmenter import build_segmenter
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
 from histill.stream.responses import levels_to_logits
+from histill.stream.tile_batch import TileBatch
 from histill.tasks.responses import Responses
 from histill.tasks.training_task import TrainingTask
 

@@ -14,7 +14,7 @@ from PIL import Image
 from histill.config.augment import Augment
 from histill.errors import InputError
 from histill.outputs import OutputSpec
-from histill.stream.batches import DecodeSpec, TileBatch, decode_batches
+from histill.stream.batches import DecodeSpec, decode_batches
 from histill.stream.buffers import Buffers
 from histill.stream.cached_views import CachedViews
 from histill.stream.geometry import apply_symmetry, apply_symmetry_to_planes
@@ -22,6 +22,7 @@ from histill.stream.index import SampleIndex
 from histill.stream.plan import Step
 from histill.stream.prefetch import prefetch
 from histill.stream.responses import STEP, ZERO, encode_logits, levels_to_logits
+from histill.stream.tile_batch import TileBatch
 from histill.stream.views import UPRIGHT, Placement, Views, draw_numbers, draw_placements
 from histill.tiles.manifest import Header, Manifest
 from histill.tiles.schema import MANIFEST

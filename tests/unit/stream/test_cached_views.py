@@ -20,12 +20,12 @@ from histill.errors import InputError
 from histill.outputs import OutputSpec
 from histill.storage.control import write_json
 from histill.stream import views as view_module
-from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews, check_crop
 from histill.stream.decode import decode_image
 from histill.stream.geometry import apply_symmetry, compose_symmetries
 from histill.stream.read import TileSource
 from histill.stream.responses import LIMIT, STEP, levels_to_logits
+from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import UPRIGHT, Placement, Views, check_window, draw_numbers, draw_placements
 from histill.teachers.cache import HEADER_NAME, CacheHeader, address, check_views, read_header

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from histill.config.augment import Augment
 from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
-from histill.stream.batches import TileBatch
 from histill.stream.counter_rng import multiset_hash
 from histill.stream.read import DecodedCacheSpec, ShardReader, TileSource
+from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import UPRIGHT, Views
 from histill.tiles.manifest import Manifest

@@ -15,7 +15,7 @@ from histill.errors import InputError
 from histill.evaluate.pictures import _dice
 from histill.losses.logits import cross_entropy, soft_dice
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
+from histill.stream.tile_batch import TileBatch
 from histill.tasks.boundary import add_boundary
 from histill.tasks.masks import measure_labeled, read_masks
 from histill.tasks.responses import Responses

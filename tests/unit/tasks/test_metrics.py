@@ -12,7 +12,7 @@ from torch import Tensor
 from histill.metrics.weighted import classification_metrics, overlap_metrics
 from histill.models.resample import resize_logits
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
+from histill.stream.tile_batch import TileBatch
 from histill.tasks.metrics import ClassificationMetric, SegmentationMetric
 from histill.tasks.task import Metric
 

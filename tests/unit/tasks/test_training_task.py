@@ -14,8 +14,8 @@ from histill.losses.logits import soft_cross_entropy
 from histill.metrics.overlap import count_confusion
 from histill.models.resample import resize_logits
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
 from histill.stream.responses import STEP, decode_levels, encode_logits, levels_to_logits
+from histill.stream.tile_batch import TileBatch
 from histill.tasks.responses import Responses, logits_of_levels
 from histill.tasks.training_task import TrainingTask
 from histill.teachers.network import NetworkTeacher

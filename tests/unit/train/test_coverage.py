@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histill.errors import InputError
-from histill.stream.batches import TileBatch
 from histill.stream.counter_rng import multiset_hash
+from histill.stream.tile_batch import TileBatch
 from histill.train.coverage import ConsumedCounter, DataState, advance, verify_epoch
 
 pytestmark = pytest.mark.unit

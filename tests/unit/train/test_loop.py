@@ -19,8 +19,8 @@ from histill.config.pretrain_student import RckdLoss
 from histill.config.runs import RunConfig, SupervisedLoss
 from histill.errors import HistillError
 from histill.outputs import OutputSpec
-from histill.stream.batches import TileBatch
 from histill.stream.plan import EpochPlan, Step, plan_steps, sequential_steps
+from histill.stream.tile_batch import TileBatch
 from histill.tasks.responses import Responses
 from histill.tasks.task import LossOutput, Student, Task
 from histill.tasks.training_task import TrainingTask

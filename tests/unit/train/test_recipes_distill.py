@@ -26,9 +26,9 @@ from histill.models.projection import ProjectedStudent
 from histill.search.configs import DistillSearch
 from histill.search.sweep import prepare_sweep
 from histill.storage.uris import join
-from histill.stream.batches import TileBatch
 from histill.stream.cached_views import CachedViews
 from histill.stream.read import TileSource
+from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.task import LossOutput, Task
