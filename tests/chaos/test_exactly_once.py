@@ -130,7 +130,7 @@ def test_a_run_through_broken_requests_ends_like_one_without_faults(
     The run without faults is read by Ray Data, so it also holds the two readers against each other.
     """
     changes = {"data.batch_size": BATCH, "checkpoint_every": 2, "workers.count": 2}
-    whole = train(pretraining("no-faults", many.uri, changes | {"data.reader": "import_ray_data"}))
+    whole = train(pretraining("no-faults", many.uri, changes | {"data.reader": "ray_data"}))
     with fault_proxy(s3.endpoint, Faults(rate=0.05, stall_s=2.0, seed=3)) as proxy:
         broken = changes | {"storage.endpoint": proxy.endpoint, "storage.request_timeout_s": 1.0}
         faulty = train(pretraining("faults", many.uri, broken), ledger_of(tmp_path / "ledger"))
