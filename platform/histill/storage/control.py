@@ -37,8 +37,6 @@ def create_bytes(uri: str, data: bytes, storage: Storage) -> bool:
     """
     filesystem, path = control_filesystem(uri, storage)
     with writing_errors(uri, storage):
-        with contextlib.suppress(FileNotFoundError):  # also for servers that do not know conditional writes
-            return bool(filesystem.cat_file(path) == data)
         return scheme_of(uri).create(filesystem, path, data) or _holds(uri, data, storage)
 
 

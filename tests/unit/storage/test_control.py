@@ -273,3 +273,12 @@ def test_more_writers_of_one_file_than_names_that_are_swept(tmp_path: Path) -> N
     found = control.read_bytes(uri, STORAGE)
     assert found in {b"%d" % number * 9 for number in range(240)}
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_writer_killed_after_it_has_created_a_file_leaves_no_part(tmp_path: Path) -> None:
+    """The file and the part are one for a moment, and the next writer finds the file there."""
+    path = tmp_path / "ingest.json"
+    path.write_bytes(b"mine")
+    os.link(path, f"{path}.00000000.part")
+    assert control.create_bytes(str(path), b"mine", STORAGE)
+    assert [each.name for each in tmp_path.iterdir()] == ["ingest.json"]

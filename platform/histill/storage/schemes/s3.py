@@ -14,6 +14,7 @@ in between that come to about 5 seconds for n = 4. What it lets through is a pla
     short body    AWS Error NETWORK_CONNECTION ... curlCode: 18; it is never taken for the end of the object
 """
 
+import contextlib
 import errno
 import functools
 import os
@@ -168,6 +169,9 @@ def overwrite(filesystem: "fsspec.AbstractFileSystem", uri: str, data: bytes) ->
 
 def create(filesystem: "fsspec.AbstractFileSystem", uri: str, data: bytes) -> bool:
     """Write a small object if there is none (`If-None-Match: *`); whether it was written."""
+    with contextlib.suppress(FileNotFoundError):  # for servers that do not know conditional writes
+        filesystem.cat_file(uri)
+        return False
     return _put_if(filesystem, uri, data, IfNoneMatch="*")
 
 
