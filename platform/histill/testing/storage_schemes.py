@@ -1,6 +1,6 @@
 """Prove that a kind of storage keeps what histill asks of it."""
 
-import pickle
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -102,7 +102,7 @@ def _check_checkpoints(uri: str, storage: Storage) -> None:
     """Ray Train's own files: written through streams, listed, and removed by folders, in other processes too."""
     filesystem, path = retrying_filesystem(uri, storage)
     assert uri_like(uri, path) == uri
-    assert pickle.loads(pickle.dumps(filesystem)) == filesystem  # noqa: S301
+    assert copy.copy(filesystem) == filesystem  # by its own reduction, as it reaches workers
     filesystem.create_dir(f"{path}/step-1")
     with filesystem.open_output_stream(f"{path}/step-1/model") as stream:
         stream.write(b"wei")
