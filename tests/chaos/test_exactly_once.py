@@ -125,13 +125,13 @@ def test_every_tile_is_seen_once_though_a_worker_is_killed_and_the_world_changes
 def test_a_run_through_broken_requests_ends_like_one_without_faults(
     many: Manifest, pretraining: Make, s3: S3Server, tmp_path: Path
 ) -> None:
-    """A twentieth of all requests fail: slow-downs, resets, silence, short bodies; for tiles and checkpoints alike.
+    """A tenth of all requests fail: slow-downs, resets, silence, short bodies; for tiles and checkpoints alike.
 
     The run without faults is read by Ray Data, so it also holds the two readers against each other.
     """
     changes = {"data.batch_size": BATCH, "checkpoint_every": 2, "workers.count": 2}
     whole = train(pretraining("no-faults", many.uri, changes | {"data.reader": "ray_data"}))
-    with fault_proxy(s3.endpoint, Faults(rate=0.05, stall_s=2.0, seed=3)) as proxy:
+    with fault_proxy(s3.endpoint, Faults(rate=0.1, stall_s=2.0, seed=3)) as proxy:
         broken = changes | {"storage.endpoint": proxy.endpoint, "storage.request_timeout_s": 1.0}
         faulty = train(pretraining("faults", many.uri, broken), ledger_of(tmp_path / "ledger"))
         counts = proxy.counts
