@@ -170,8 +170,23 @@ class ShardReader:
     def _fetched(
         self, uri: str, row_group: int, columns: list[str], storage: Storage, belongs_to: str | None = None
     ) -> pa.Table:
-        """Columns of a row group; those of responses, which belong to a cache, against their checksums."""
+        """Columns of a row group; those of responses, which belong to a cache, against their checksums.
 
+        Once more when a footer kept from before does not fit, since the shard may have been replaced.
+        """
+        with self._lock:
+            kept = (client_key(uri, storage), uri) in self._shards
+        try:
+            return self._fetched_once(uri, row_group, columns, storage, belongs_to)
+        except InputError:
+            if not kept:
+                raise
+            self._forget(uri, storage)
+            return self._fetched_once(uri, row_group, columns, storage, belongs_to)
+
+    def _fetched_once(
+        self, uri: str, row_group: int, columns: list[str], storage: Storage, belongs_to: str | None
+    ) -> pa.Table:
         def fetch() -> pa.Table:
             try:
                 with self._shard(uri, storage) as (file, footer):
