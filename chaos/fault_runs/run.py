@@ -20,7 +20,7 @@ from testbed.site import Site
 JOB = "jobs/pretrain_student.py"
 EXPERIMENT = "faults"
 _WAIT_S = 300.0
-_GOING_ON = re.compile(r": going on from step (\d+) with (\d+) worker")
+_GOING_ON = re.compile(r": resuming from step (\d+) with (\d+) worker")
 _SHOWN = re.compile(r" (\d+)/\d+ tiles ")
 
 

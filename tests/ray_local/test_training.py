@@ -124,7 +124,7 @@ def test_a_lost_worker_costs_no_tile_and_changes_no_figure(
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
         assert found["val_dice"] == pytest.approx(expected["val_dice"], abs=1e-3)
     # from the newest checkpoint, also where Ray was still to be told of it
-    assert re.search(rf"going on from step ({STEPS}|{2 * STEPS}) with 3 workers\n", capsys.readouterr().err)
+    assert re.search(rf"resuming from step ({STEPS}|{2 * STEPS}) with 3 workers\n", capsys.readouterr().err)
     run = only_run(client, config.name)
     assert (run.info.run_id, run.info.status) == (trained.tracking_run, "FINISHED")
 
@@ -162,7 +162,7 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
     observer = observe(tmp_path / "second")
     one = config.model_copy(update={"workers": config.workers.model_copy(update={"count": 1})})
     trained, second = train(one, observer.callback()), observer.reports()
-    went_on = re.search(r"going on from step (\d+) with 1 worker\n", capsys.readouterr().err)
+    went_on = re.search(r"resuming from step (\d+) with 1 worker\n", capsys.readouterr().err)
     assert went_on is not None
     begun = int(went_on[1])
     assert begun >= newest  # an upload under way may have come to its end

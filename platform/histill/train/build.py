@@ -1,4 +1,4 @@
-"""What one worker of a run holds: the learner and its streams. It knows no Ray, so that a run can do without."""
+"""Build a worker's learner and tile streams. Free of Ray, so that a run can also train without it."""
 
 import torch
 from timm.utils import ModelEmaV3
@@ -13,7 +13,7 @@ from histill.train.spec import RunSpec
 
 
 def build_learner(spec: RunSpec, manifest: Manifest, device: torch.device) -> Learner:
-    """The learner before its first step; the same on every worker."""
+    """The learner before its first step, identical on every worker."""
     config = spec.config
     torch.manual_seed(config.seed)
     model = spec.build_model().to(device)
@@ -23,7 +23,7 @@ def build_learner(spec: RunSpec, manifest: Manifest, device: torch.device) -> Le
 
 
 def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) -> tuple[TileStream, TileStream]:
-    """The tiles that `worker` of `workers` learns from, and those of its part of the validation."""
+    """The training and validation streams of `worker` out of `workers`."""
     data, labels, groups = spec.config.data, spec.read_labels(manifest), spec.group_tiles(manifest)
 
     def stream(split: str, cases: frozenset[str] | None) -> TileStream:

@@ -20,35 +20,35 @@ from histill.train.newest import list_contents
 from histill.train.run_folder import CHECKPOINTS
 
 OPTIMIZER_NAME = "optimizer.safetensors"
-LEARNED_NAME = "learned.safetensors"  # what learns, where it is not what is kept
-TASK_NAME = "task.safetensors"  # what the task remembers of earlier batches, where it does
+LEARNED_NAME = "learned.safetensors"  # the trained module, where it differs from the shipped model
+TASK_NAME = "task.safetensors"  # the task's state, if it has any
 POSITION_NAME = "position.json"
 
 
 @dataclass
 class Learner:
-    """What learns, and what a checkpoint must bring back."""
+    """The module in training and all other state that a checkpoint restores."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     position: DataState
-    average: ModelEmaV3 | None = None  # of the weights, if one is kept
-    task_state: dict[str, torch.Tensor] = field(default_factory=dict)  # of the workers' tasks; see train/task_state.py
+    average: ModelEmaV3 | None = None  # of the weights, if configured
+    task_state: dict[str, torch.Tensor] = field(default_factory=dict)  # of all workers' tasks; see train/task_state.py
 
     @property
     def shipped(self) -> nn.Module:
-        """The model that is scored and kept: the average if there is one, without what only training needs."""
+        """The model that is scored and saved: the average if there is one, without training-only modules."""
         whole = self.model if self.average is None else self.average.module
         return whole.model if isinstance(whole, ProjectedStudent) else whole
 
     def average_step(self, step: int) -> None:
-        """Move the average towards the model, after the optimizer's global `step`; early on it forgets faster."""
+        """Update the moving average after the optimizer's global `step`; the decay is lower during warm-up."""
         if self.average is not None:
             self.average.update(self.model, step=step)
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder, within its run's, of the checkpoint after `step` global steps."""
+    """Folder name, within the run folder, of the checkpoint after `step` global steps."""
     return f"{CHECKPOINTS}{step:08d}"
 
 
@@ -60,9 +60,9 @@ def save_checkpoint(folder: str, learner: Learner, card: ModelCard) -> None:
         if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
             raise
         raise HistillError(
-            f"the disk below {os.path.dirname(folder)} on {socket.gethostname()} is full, and a checkpoint goes there "
-            "before it is kept; free some room, or set TMPDIR to another disk there, and give the same command again: "
-            "the run resumes from its last checkpoint."
+            f"the disk of {os.path.dirname(folder)} on {socket.gethostname()} is full, and checkpoints are written "
+            "there before upload; free some space, or set TMPDIR to another disk there, and run the same command "
+            "again: the run resumes from its last checkpoint."
         ) from None
 
 
@@ -84,7 +84,7 @@ def _write(folder: str, learner: Learner, card: ModelCard) -> None:
 
 
 def restore_checkpoint(folder: str, learner: Learner) -> None:
-    """Bring `learner` to the state saved in the local `folder`.
+    """Load the state saved in the local `folder` into `learner`.
 
     Raises InputError when the checkpoint belongs to other tiles or another global batch size.
     """
@@ -99,7 +99,7 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
     learner.shipped.load_state_dict(load_file(os.path.join(folder, WEIGHTS_NAME)))
     if learner.shipped is not learner.model:
         learner.model.load_state_dict(load_file(os.path.join(folder, LEARNED_NAME)))
-    memory = os.path.join(folder, TASK_NAME)  # which checkpoints of earlier versions do not have
+    memory = os.path.join(folder, TASK_NAME)  # absent from checkpoints of earlier versions
     learner.task_state = load_file(memory) if os.path.exists(memory) else {}
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in load_file(os.path.join(folder, OPTIMIZER_NAME)).items():

@@ -1,9 +1,9 @@
-"""The claim of a run's folder: of several jobs with one run name, one works and the others are told.
+"""Claim a run folder, so that only one of several jobs with the same run name works on it; the others are refused.
 
-The claim is a small file in the folder, which its job renews. A claim whose job has died is taken over: at once where
-the process can be looked for, that is on the same machine; elsewhere once it was not renewed for `LEASE_S`, which is
-watched rather than computed, since clocks differ. A claim is taken over by a conditional write, so of two heirs one is
-told as well.
+The claim is a small file in the folder, renewed by its job. The claim of a dead job is taken over: immediately on the
+same machine, where the process can be checked, and elsewhere once it has not been renewed for `LEASE_S`. The age is
+observed rather than computed from timestamps, because clocks differ. The takeover is a conditional write, so only one
+of two contenders wins.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ CLAIM_NAME = "claim.json"
 LEASE_S, RENEW_S, _LOOK_S = 60.0, 10.0, 2.0
 _PROC = Path("/proc")
 _lost: set[str] = set()  # folders
-Place = tuple[str, str, int, str]  # host, what tells it from its namesakes, process, when that began
+Place = tuple[str, str, int, str]  # host name, boot and PID namespace, process id, process start time
 
 
 class ClaimRecord(Record):
-    """Who holds a folder."""
+    """The process that holds a folder."""
 
     noun: ClassVar[str] = "a claim"
     remedy: ClassVar[str] = "remove it once nobody is at work there"
@@ -46,12 +46,12 @@ class ClaimRecord(Record):
 
 @contextlib.contextmanager
 def hold_claim(folder: str, storage: Storage) -> Iterator[None]:
-    """Hold the claim of `folder` while in the block, from the main thread.
+    """Hold the claim of `folder` for the duration of the block; call it from the main thread.
 
-    A local folder that nothing was written to is gone again after the block.
+    A local folder to which nothing was written is removed after the block.
 
-    Raises InputError when another job holds it, and HistillError in the middle of the block when another job has taken
-    it over, since this one did not renew it in time.
+    Raises InputError when another job holds the claim, and HistillError inside the block when another job has taken it
+    over because this one did not renew it in time.
     """
     uri, token, place = join(folder, CLAIM_NAME), uuid.uuid4().hex, describe_process()
     held = [_encode(token, place, 0)]
@@ -60,8 +60,8 @@ def hold_claim(folder: str, storage: Storage) -> Iterator[None]:
     _lost.discard(folder)
     done = threading.Event()
     reason = HistillError(
-        f"another job has taken over {folder}, since this one did not renew its claim for {LEASE_S:g} s; the other "
-        "goes on with it."
+        f"another job has taken over {folder}, since this one did not renew its claim for {LEASE_S:g} s; let the "
+        "other one finish."
     )
 
     def renew() -> None:
@@ -69,14 +69,14 @@ def hold_claim(folder: str, storage: Storage) -> Iterator[None]:
         while not done.wait(RENEW_S):
             number += 1
             renewed = _encode(token, place, number)
-            with contextlib.suppress(HistillError, OSError):  # a server that is away is asked again
+            with contextlib.suppress(HistillError, OSError):  # an unavailable server is retried at the next renewal
                 if swap_bytes(uri, held[0], renewed, storage):
                     held[0] = renewed
                 elif (found := _ours(uri, token, storage)) is None:
                     _lost.add(folder)
                     end_for(reason)
                     return
-                else:  # a write that was carried out, and whose answer was lost
+                else:  # the earlier write succeeded although its reply was lost
                     held[0] = found
 
     thread = threading.Thread(target=renew, name="claim", daemon=True)
@@ -103,7 +103,7 @@ def is_lost(folder: str) -> bool:
 
 
 def describe_process() -> Place:
-    """This process, such that nobody else is taken for it."""
+    """Identify this process uniquely across machines, containers, reboots and reused process ids."""
     return (socket.gethostname(), _machine(), os.getpid(), _begun(os.getpid()))
 
 
@@ -112,7 +112,7 @@ def _take(uri: str, folder: str, mine: bytes, place: Place, storage: Storage) ->
     while not create_bytes(uri, mine, storage):
         try:
             found = read_bytes(uri, storage)
-        except FileNotFoundError:  # given back meanwhile
+        except FileNotFoundError:  # released meanwhile
             continue
         holder = _holder(found)
         if holder is not None and holder[:2] == place[:2]:
@@ -125,7 +125,7 @@ def _take(uri: str, folder: str, mine: bytes, place: Place, storage: Storage) ->
 
 
 def _watch(uri: str, folder: str, found: bytes, holder: Place | None, storage: Storage) -> None:
-    """Return once the claim has stayed as `found` for as long as no living job leaves it, or is gone."""
+    """Return once the claim is gone or has stayed at `found` for `LEASE_S`; raise when it is renewed."""
     host = holder[0] if holder else "an unknown machine"
     print(
         f"{folder} is claimed by a job on {host}; waiting up to {LEASE_S:g} s to see whether that is alive.",
@@ -149,7 +149,7 @@ def _refusal(folder: str, holder: Place | None) -> InputError:
 
 
 def _ours(uri: str, token: str, storage: Storage) -> bytes | None:
-    """What the claim holds, or None where it is gone or another's."""
+    """The content of this job's claim, or None when it is gone or belongs to another job."""
     try:
         found = read_bytes(uri, storage)
     except FileNotFoundError:
@@ -169,7 +169,7 @@ def _holder(content: bytes) -> Place | None:
 
 
 def _machine() -> str:
-    """What tells this boot of this machine, and this container's view of its processes, from all others."""
+    """Identify the machine's current boot and the container's PID namespace."""
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink(_PROC / 'self/ns/pid')}"
@@ -178,7 +178,7 @@ def _machine() -> str:
 
 
 def _begun(process: int) -> str:
-    """When the living `process` began, in the kernel's ticks; "" if there is none."""
+    """Start time of `process` in clock ticks since boot; "" if it is not running."""
     if _PROC.is_dir():
         try:
             state, *others = (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()

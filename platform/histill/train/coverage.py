@@ -1,4 +1,4 @@
-"""The ledger of consumed tiles: what makes "nothing lost, nothing twice" a check instead of a hope."""
+"""Verify that each epoch consumes every planned tile exactly once, across all workers and restarts."""
 
 from typing import ClassVar
 
@@ -13,10 +13,10 @@ from histill.stream.tile_batch import TileBatch
 
 
 class DataState(Record):
-    """The next global batch is number `step` of `epoch`, so every position before it is consumed.
+    """The data position: the next global batch is number `step` of `epoch`, and all earlier ones are consumed.
 
-    Positions say it all, because the plan's global batches do not depend on the number of workers. The rest is what
-    was really consumed in this epoch by all workers, before and after restarts, to be held against the plan.
+    Epoch and step suffice to resume, because the plan's global batches do not depend on the number of workers. The
+    other fields count what all workers consumed in this epoch, before and after restarts, for comparison with the plan.
     """
 
     noun: ClassVar[str] = "the position of a run"
@@ -25,16 +25,16 @@ class DataState(Record):
     epoch: int = 0
     step: int = 0
     tiles: int = 0
-    corrupt: int = 0  # of these, tiles that could not be decoded
-    tally: int = 0  # their fingerprint, see stream/counter_rng.py
-    loss: float = 0.0  # its sum over them, but for the corrupt ones
-    before: tuple[int, int] = (0, 0)  # tiles and tally of the epoch before
+    corrupt: int = 0  # tiles among them that could not be decoded
+    tally: int = 0  # multiset hash of the consumed tiles, see stream/counter_rng.py
+    loss: float = 0.0  # sum over the consumed tiles without the corrupt ones
+    before: tuple[int, int] = (0, 0)  # tiles and tally of the previous epoch
     batch_size: int
     tiles_digest: str
 
     @property
     def mean_loss(self) -> float:
-        """Over the epoch's tiles so far, whichever workers saw them."""
+        """Mean over the epoch's tiles so far, across all workers."""
         return self.loss / max(1, self.tiles - self.corrupt)
 
     def next_epoch(self) -> "DataState":
@@ -47,28 +47,28 @@ class DataState(Record):
 
 
 class ConsumedCounter:
-    """What this worker has consumed since the position was last advanced."""
+    """Counts what this worker has consumed since the position was last advanced."""
 
     def __init__(self) -> None:
         self._counts = torch.zeros(3, dtype=torch.int64)  # tiles, corrupt, tally (which wraps around)
 
     def add(self, batch: TileBatch) -> None:
-        """Count a batch, before it leaves the host."""
+        """Count a batch while it is still on the host."""
         index = batch.index.numpy()
         index = index[index >= 0]
         self._counts += torch.tensor([len(index), len(index) - int(batch.valid.sum()), multiset_hash(index)])
 
     def take(self) -> tuple[int, int, int]:
-        """Tiles, corrupt ones and tally over all workers; counting begins anew."""
+        """Return tiles, corrupt tiles and tally summed over all workers, and reset the counter."""
         counts, self._counts = self._counts, torch.zeros_like(self._counts)
         tiles, corrupt, fingerprint = sum_over_workers(counts).tolist()
         return tiles, corrupt, fingerprint
 
 
 def advance(position: DataState, step: int, consumed: ConsumedCounter, loss: float) -> DataState:
-    """`position` moved to `step` of its epoch, up to which the loss sums up to `loss`.
+    """Return `position` advanced to `step` of its epoch; `loss` is the epoch's loss sum up to there.
 
-    Every worker must ask for it equally often.
+    A collective: every worker must call it equally often.
     """
     tiles, corrupt, fingerprint = consumed.take()
     total = np.array([position.tally, fingerprint], np.int64).sum()  # modulo 2^64
@@ -84,9 +84,9 @@ def advance(position: DataState, step: int, consumed: ConsumedCounter, loss: flo
 
 
 def verify_epoch(position: DataState, planned: np.ndarray, max_corrupt: int) -> None:
-    """Hold a finished epoch against the manifest rows `planned` for it.
+    """Compare a finished epoch with its plan, the manifest rows `planned`.
 
-    Raises RuntimeError when a tile was lost or came twice, InputError when too many could not be decoded.
+    Raises RuntimeError when a tile was lost or consumed twice, InputError when too many could not be decoded.
     """
     if (position.tiles, position.tally) != (len(planned), multiset_hash(planned)):
         raise RuntimeError(
@@ -102,11 +102,11 @@ def verify_epoch(position: DataState, planned: np.ndarray, max_corrupt: int) -> 
 
 
 def sum_over_workers(value: torch.Tensor) -> torch.Tensor:
-    """The sum over the workers, on the device of `value`; `value` itself when there is one worker."""
+    """All-reduce `value` to its sum over the workers, on its own device; without a process group, `value` itself."""
     if not dist.is_initialized():
         return value
     total = value.clone()
-    if dist.get_backend() == "nccl" and not total.is_cuda:  # which has no sums on the host
+    if dist.get_backend() == "nccl" and not total.is_cuda:  # NCCL reduces only GPU tensors
         total = total.cuda()
     dist.all_reduce(total)
     return total.to(value.device)

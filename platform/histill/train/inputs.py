@@ -1,4 +1,4 @@
-"""What a run is made from, as it lies in storage: read here, in one place, and judged elsewhere."""
+"""Read everything that a run takes from storage, in one place; the checks are elsewhere and do no I/O."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Encoder:
-    """A pretrained model whose encoder a run starts from."""
+    """The pretrained model that initializes a run's encoder."""
 
     card: ModelCard
     digest: str
@@ -27,24 +27,24 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is made from. What its configuration does not name is None."""
+    """The inputs of a run; None for those that its configuration does not name."""
 
     manifest: Manifest
     teacher: Teacher | None = None  # on the CPU
-    teacher_card: ModelCard | None = None  # of a network
+    teacher_card: ModelCard | None = None  # if the teacher is a network with a card
     responses: CacheHeader | None = None
     encoder: Encoder | None = None
     weights: EncoderWeights | None = None
 
     @property
     def teacher_layers(self) -> Mapping[str, int]:
-        """Channels of the teacher's feature maps that there are, by layer: those of the cache, if there is one."""
+        """Channels of the teacher's available feature maps, by layer: the cache's if there is one."""
         if self.responses is not None:
             return self.responses.layers
         return self.teacher.features.layers if self.teacher and self.teacher.features else {}
 
     def digests(self, config: RunConfig) -> dict[str, str]:
-        """SHA-256 of each, by the key of `config` that names it: a run resumes from what it was started with."""
+        """SHA-256 of each input by its `config` key, so that a run resumes only with the inputs it was started with."""
         digests = {"data.tiles": self.manifest.header.digest}
         if self.teacher is not None:
             digests["teacher.model"] = self.teacher.digest
@@ -58,9 +58,9 @@ class Inputs:
 
 
 def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
-    """Read what `config` names. Raises InputError for what is missing or unsound.
+    """Read the inputs that `config` names. Raises InputError for a missing or invalid one.
 
-    `known` keeps what was read, for further calls with it: the trials of a sweep share most of their inputs.
+    `known` caches what was read across calls, because the trials of a sweep share most of their inputs.
     """
     known, sources, storage = {} if known is None else known, config.sources, config.storage
 

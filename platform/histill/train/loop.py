@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: fetch, forward and backward, step, log; after each epoch score, save, report."""
+"""The training loop: fetch, forward and backward, step, log; after each epoch evaluate, save and report."""
 
 import contextlib
 import math
@@ -31,11 +31,11 @@ LOOK_EVERY_S = 2.0
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop tells the outside, and asks it. Every worker calls `save` and `leaving` equally often."""
+    """The loop's callbacks. Every worker calls `save` and `leaving` equally often."""
 
     show: Callable[[Snapshot], None]
     save: Callable[[dict[str, float]], None]
-    leaving: Callable[[], bool] = lambda: False  # whether a node will soon be taken away; alike on every worker
+    leaving: Callable[[], bool] = lambda: False  # whether a node will soon be preempted; equal on all workers
 
 
 def train(
@@ -47,10 +47,10 @@ def train(
     config: RunConfig,
     hooks: Hooks,
 ) -> None:
-    """Train from `learner.position` to the last epoch. `parallel` is the model as the workers share it.
+    """Train from `learner.position` to the last epoch. `parallel` is the model wrapped for data parallelism.
 
-    The gradient is that of the mean over the valid tiles of the global batch, of masks over their labeled pixels, so it
-    does not depend on the number of workers. Raises HistillError when the loss is not finite.
+    The loss is averaged over the valid tiles of the global batch, or for masks over their labeled pixels, so the
+    gradient does not depend on the number of workers. Raises HistillError when the loss is not finite.
     """
     steps = training.steps * config.optimizer.epochs
     device = next(learner.model.parameters()).device
@@ -65,17 +65,17 @@ def train(
         for step, batch in enumerate(meter.waiting(batches), start=first):
             consumed.add(batch)
             global_step = epoch * training.steps + step
-            torch.manual_seed(config.seed * 1_000_003 + global_step)  # so that drop-path repeats after a restart
+            torch.manual_seed(config.seed * 1_000_003 + global_step)  # makes drop-path reproducible after a restart
             lr = learning_rate(config.optimizer, global_step, steps)
             for group in learner.optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             learner.optimizer.zero_grad(set_to_none=True)
-            if batch.mask is not None:  # of the whole global batch, since no part knows what is labeled in the others
+            if batch.mask is not None:  # over the global batch: no worker or part knows what the others have labeled
                 batch = replace(batch, labeled=measure_labeled(batch, lambda each: sum_over_workers(each.to(device))))
             for here, last in _parts(batch, config.optimizer.accumulate):
                 part = _to_device(here, device)
                 alone = contextlib.nullcontext() if last else _skip_sync(parallel)
-                spoilt = bool((here.index >= 0).any()) and not here.valid.any()  # nothing to show in their place
+                spoilt = bool((here.index >= 0).any()) and not here.valid.any()  # no tile could be decoded
                 with alone, freeze_statistics(learner.model, rest=spoilt):
                     terms = task.loss(student, part)
                     share = part.valid.sum() * training.workers / batch.planned  # DDP averages over workers, not tiles
@@ -85,7 +85,7 @@ def train(
             learner.optimizer.step()
             learner.average_step(global_step)
             meter.stepped(norm)
-            if meter.due() and step + 1 < training.steps:  # the epoch's end is shown anyway
+            if meter.due() and step + 1 < training.steps:  # an epoch's end is always shown
                 hooks.show(meter.snapshot(training, epoch, global_step, steps, lr))
             notice = watch.first_notice()
             if ((step + 1) % config.checkpoint_every == 0 or notice) and step + 1 < training.steps:
@@ -112,7 +112,7 @@ def train(
 
 
 def _average(learner: Learner, workers: int) -> None:
-    """One state for all workers, of which the first one's is saved and each one's is scored."""
+    """Give all workers the same batch-norm statistics: worker 0 saves its model, and each worker evaluates its own."""
     average_statistics(learner.model, workers)
     if learner.average is not None:
         average_statistics(learner.average.module, workers)
@@ -120,7 +120,7 @@ def _average(learner: Learner, workers: int) -> None:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.device) -> dict[str, float]:
-    """The task's figures over the whole split, over all workers; every tile is counted once."""
+    """The task's metrics over the whole split and all workers; every tile counts exactly once."""
     model.eval()
     metric = task.build_metric(stream.places.tiles)
     seen = torch.zeros((), dtype=torch.int64)
@@ -136,7 +136,7 @@ def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.dev
 
 
 def _in_precision(model: nn.Module, precision: str, device: torch.device) -> Student:
-    """The model as losses call it; they, and a teacher that runs beside it, stay in float32."""
+    """Wrap the model to run in `precision` and return float32; losses and a live teacher stay in float32."""
 
     def forward(tiles: torch.Tensor) -> Any:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -147,7 +147,7 @@ def _in_precision(model: nn.Module, precision: str, device: torch.device) -> Stu
 
 
 def _parts(batch: TileBatch, count: int) -> Iterator[tuple[TileBatch, bool]]:
-    """The rows of `batch` in `count` parts, as equal as can be, and whether a part is the last."""
+    """Split the rows of `batch` into `count` near-equal parts; yields each part and whether it is the last."""
     rows = len(batch.index)
     for number in range(count):
         part = slice(rows * number // count, rows * (number + 1) // count)
@@ -156,8 +156,8 @@ def _parts(batch: TileBatch, count: int) -> Iterator[tuple[TileBatch, bool]]:
 
 
 def _skip_sync(parallel: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Gradients of all parts but the last need not go around."""
-    wrapped = getattr(parallel, "_orig_mod", parallel)  # what torch.compile wraps
+    """Skip DDP's gradient all-reduce, which only the last accumulated part needs."""
+    wrapped = getattr(parallel, "_orig_mod", parallel)  # the module inside torch.compile's wrapper
     return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
 
 
@@ -172,11 +172,11 @@ def _to_device(batch: TileBatch, device: torch.device) -> TileBatch:
 
 @dataclass
 class _Meter:
-    """Adds up one epoch on the device; nothing is fetched from it until somebody looks."""
+    """Accumulates an epoch's loss on the device; the host synchronizes only when a value is read."""
 
     device: torch.device
     _loss: torch.Tensor = field(init=False)
-    _norms: torch.Tensor = field(init=False)  # sum of the gradient's norms: not finite once one was not
+    _norms: torch.Tensor = field(init=False)  # sum of gradient norms: stays non-finite once one was
     _parts: dict[str, torch.Tensor] = field(default_factory=dict)
     _begun: float = field(default_factory=time.monotonic)
     _shown: float = field(default_factory=time.monotonic)
@@ -188,7 +188,7 @@ class _Meter:
         self._norms = torch.zeros((), device=self.device)
 
     def waiting(self, items: Iterator[T]) -> Iterator[T]:
-        """`items`, timing how long each is waited for."""
+        """Yield `items`, adding up the time spent waiting for each."""
         while True:
             begun = time.monotonic()
             item = next(items, None)
@@ -234,7 +234,7 @@ class _Meter:
         )
 
     def loss(self) -> float:
-        """Its sum over the valid tiles of all workers."""
+        """The loss sum over the valid tiles of all workers."""
         return float(sum_over_workers(self._loss[0]))
 
 
@@ -252,10 +252,10 @@ def _check_finite(meter: _Meter, saved: DataState, epoch: int, step: int, steps:
 
 
 class _Watch:
-    """Asks now and then whether a node is leaving: all workers at the same steps, about every other second.
+    """Polls for a pending preemption: all workers at the same steps, about every `LOOK_EVERY_S` seconds.
 
-    How many steps that is, each look tells for the next one: between two of them there may be a validation or a
-    checkpoint, and steps may become slower.
+    Each poll recomputes the number of steps to the next one, since steps may become slower, and a validation or a
+    checkpoint may fall in between.
     """
 
     def __init__(self, leaving: Callable[[], bool]) -> None:
@@ -265,7 +265,7 @@ class _Watch:
         self._noticed = False
 
     def first_notice(self) -> bool:
-        """To be called after each step; true once, at the first step that knows."""
+        """Call after each step; true exactly once, at the first poll that reports a preemption."""
         self._steps += 1
         if self._noticed or self._steps < self._until_next:
             return False
@@ -273,7 +273,7 @@ class _Watch:
         spent = torch.tensor([now - self._looked_at, 1.0], dtype=torch.float64)
         total, workers = sum_over_workers(spent).tolist()
         in_time = round(self._steps * LOOK_EVERY_S * workers / max(total, 1e-9))
-        self._until_next = max(1, min(in_time, 2 * self._steps))  # a few quick steps are no promise
+        self._until_next = max(1, min(in_time, 2 * self._steps))  # a few fast steps may be outliers
         self._steps, self._looked_at = 0, now
         self._noticed = self._leaving()
         return self._noticed

@@ -1,7 +1,7 @@
-"""The newest checkpoint of a run, whether or not Ray Train has come to know of it.
+"""Find the newest checkpoint of a run, whether or not Ray Train has recorded it.
 
-Ray Train notes one report a second or so, and what it has not noted when a job ends it does not go on from, although
-the checkpoint is there. A checkpoint says which files it consists of, so one that was not written to its end is told.
+Ray Train records about one report a second, and does not resume from a checkpoint that it had not recorded when the job
+ended. Each checkpoint lists its own files, so an incomplete one is recognized.
 """
 
 import json
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 CONTENTS_NAME = "contents.json"
 _CONTENTS = TypeAdapter(dict[str, int], config={"strict": True})  # bytes of each file
-_METADATA_NAME = ".metadata.json"  # Ray's, of what was reported with the checkpoint
-_NOTES_NAME = "checkpoint_manager_snapshot.json"  # Ray Train's, of the checkpoints that it knows
+_METADATA_NAME = ".metadata.json"  # written by Ray: the metrics reported with the checkpoint
+_NOTES_NAME = "checkpoint_manager_snapshot.json"  # written by Ray Train: the checkpoints it has recorded
 
 
 def list_contents(folder: str) -> None:
-    """Write, as the last of them, the list of the files in the local `folder` and their sizes."""
+    """Write the names and sizes of the files in the local `folder` to its contents file; call it last."""
     sizes = {name: os.path.getsize(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
     with open(os.path.join(folder, CONTENTS_NAME), "w", encoding="utf-8") as file:
         json.dump(sizes, file, indent=2)
 
 
 def find_newest_checkpoint(filesystem: "FileSystem", folder: str) -> str | None:
-    """The path of the newest checkpoint in the run's `folder` that is whole."""
+    """The path of the newest complete checkpoint in the run's `folder`."""
     from pyarrow.fs import FileSelector
 
     found = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
@@ -38,15 +38,16 @@ def find_newest_checkpoint(filesystem: "FileSystem", folder: str) -> str | None:
 
 
 def step_of(path: str) -> int:
-    """How many steps of the run the checkpoint at `path` comes after."""
+    """The global step of the checkpoint at `path`."""
     return int(os.path.basename(path.rstrip("/")).removeprefix(CHECKPOINTS))
 
 
 def drop_broken_state(filesystem: "FileSystem", folder: str, version: str) -> bool:
-    """Remove Ray Train's notes of the run in `folder` where Ray of this `version` would refuse them for good.
+    """Remove Ray Train's state file of the run in `folder` if Ray of this `version` would reject it on every start.
 
-    They were cut short, are another version's, or name checkpoints that are gone. The newest checkpoint is found
-    without them, unless an older version of this package has written it; whether there is none any more to go on from.
+    That is a file that is truncated, from another Ray version, or names missing checkpoints. Returns whether the file
+    was removed and no complete checkpoint is left: without it the newest one is still found, unless a version of
+    histill that wrote no contents file made it.
     """
     path = f"{folder}/{_NOTES_NAME}"
     try:

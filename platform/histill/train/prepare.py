@@ -1,4 +1,4 @@
-"""From a configuration to a checked run: what can be refused is refused here, before Ray starts."""
+"""Turn a configuration into a checked run, so that invalid ones are refused before Ray starts."""
 
 from importlib import import_module
 from typing import Any
@@ -12,8 +12,8 @@ from histill.train.spec import RunSpec
 
 
 def prepare_run(config: RunConfig) -> Any:
-    """The checked run, of its recipe's own type. Raises InputError for whatever it cannot be made from."""
-    probe(config.runs, config.storage)  # first of all: it tells what is wrong with credentials and buckets
+    """Return the checked run, of its recipe's own type. Raises InputError when `config` or an input is invalid."""
+    probe(config.runs, config.storage)  # first: it reports problems with credentials and buckets
     record = open_record(config)
     spec = check_run(config, resolve(config))
     check_same_inputs(config, record, spec.inputs)
@@ -21,7 +21,7 @@ def prepare_run(config: RunConfig) -> Any:
 
 
 def check_run(config: RunConfig, inputs: Inputs) -> RunSpec:
-    """The run of `config` and what it is made from, by its recipe; nothing is read or written. Raises InputError."""
+    """Check `config` and its inputs by the run's recipe, without reading or writing anything. Raises InputError."""
     check = import_module(RECIPES[config.kind].module).check
     spec: RunSpec = check(config, inputs)
     return spec

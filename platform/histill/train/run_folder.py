@@ -1,4 +1,4 @@
-"""A run's folder: who it is, whether it is finished, and what came of it."""
+"""The run folder: the run's record, its completion marker and its result."""
 
 import hashlib
 import json
@@ -18,9 +18,9 @@ from histill.storage.uris import join, name_within
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-CHECKPOINTS = "step-"  # what the names of their folders begin with
+CHECKPOINTS = "step-"  # prefix of checkpoint folders
 RECORD_NAME = "run.json"
-# How the work is carried out may change between two starts of a run; what is computed may not.
+# Keys that may differ when a run resumes, because they do not affect what is computed.
 _MAY_CHANGE = {
     "workers",
     "storage",
@@ -33,13 +33,13 @@ _MAY_CHANGE = {
     "data.read_threads",
     "data.decode_threads",
     "data.cache_decoded",
-    "data.keep_decoded",  # as it was called in earlier versions
+    "data.keep_decoded",  # earlier name of data.cache_decoded
     "data.max_corrupt",
 }
 
 
 class RunRecord(Record):
-    """What is known of a run from its first start on."""
+    """A run's configuration and inputs, recorded at its first start."""
 
     noun: ClassVar[str] = "the record of a run"
     remedy: ClassVar[str] = "choose another name for the run"
@@ -47,21 +47,21 @@ class RunRecord(Record):
     kind: str
     config: dict[str, Any]
     tracking_run: str | None = Field(None, description="id of its MLflow run, the same across restarts")
-    inputs: dict[str, str] = Field(default_factory=dict, description="digests of what it is made from, by key")
+    inputs: dict[str, str] = Field(default_factory=dict, description="digests of the run's inputs, by key")
 
     @property
     def digest(self) -> str:
-        """SHA-256 over what the run computes."""
+        """SHA-256 of the kind and of the keys that affect what is computed."""
         return hashlib.sha256(json.dumps([self.kind, _fixed(self.config)], sort_keys=True).encode()).hexdigest()
 
 
 def run_uri(config: RunConfig) -> str:
-    """The run's folder."""
+    """URI of the run folder."""
     return join(config.runs, config.name)
 
 
 def open_record(config: RunConfig) -> RunRecord:
-    """The record of the run, from an earlier start or new (and not yet written).
+    """Read the run's record, or make a new one, not yet written, at its first start.
 
     Raises InputError when the run is finished, or was started with another configuration.
     """
@@ -81,22 +81,22 @@ def open_record(config: RunConfig) -> RunRecord:
 
 
 def check_same_inputs(config: RunConfig, record: RunRecord, digests: dict[str, str]) -> None:
-    """Raises InputError when the run of `record` was started from others than `digests`, naming the key."""
+    """Raise InputError, naming the key, when the run of `record` was started from inputs other than `digests`."""
     for key, digest in record.inputs.items():
         if digests.get(key, digest) != digest:
             raise InputError(
-                f"run {run_uri(config)} was started when {key} held {digest[:12]}, and under the same name it holds "
-                f"{digests[key][:12]} now; put back what it was, or choose another name."
+                f"run {run_uri(config)} was started when {key} held {digest[:12]}, and it holds {digests[key][:12]} "
+                "now; restore the original, or choose another name."
             )
 
 
 def save_record(config: RunConfig, record: RunRecord) -> None:
-    """Write the record, before the work starts."""
+    """Write the record, before training starts."""
     write_record(record, join(run_uri(config), RECORD_NAME), config.storage)
 
 
 def read_result(config: RunConfig) -> FinishedRun | None:
-    """What came of a finished run; None while it is not."""
+    """Read the result of a finished run; None while it is unfinished."""
     try:
         return read_record(FinishedRun, join(run_uri(config), FINISHED_NAME), config.storage)
     except FileNotFoundError:
@@ -106,19 +106,19 @@ def read_result(config: RunConfig) -> FinishedRun | None:
 def write_result(config: RunConfig, model: str, metrics: dict[str, float]) -> None:
     """Mark the run finished, with its final model folder and metrics.
 
-    The model's name within the run's folder goes with a folder that is moved or copied.
+    The model's name relative to the run folder is stored too, so that the folder can be moved or copied.
     """
     found = FinishedRun(model=model, name=name_within(run_uri(config), model), metrics=metrics)
     write_record(found, join(run_uri(config), FINISHED_NAME), config.storage)
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a run has given this name to the folder of a checkpoint; a copy that somebody has made has another."""
+    """Whether `name` is one that a run gives to a checkpoint folder; manual copies have other names."""
     return re.fullmatch(rf"{CHECKPOINTS}[0-9]{{8,}}", name) is not None
 
 
 def remove_orphans(filesystem: "FileSystem", folder: str, kept: Collection[str]) -> None:
-    """Remove checkpoints that a lost worker has left half written: Ray Train knows of those in `kept` alone."""
+    """Remove checkpoints that Ray Train does not know (those not in `kept`), left incomplete by lost workers."""
     from pyarrow.fs import FileSelector
 
     for found in filesystem.get_file_info(FileSelector(folder)):
@@ -135,7 +135,7 @@ def _difference(old: RunRecord, new: RunRecord) -> str:
 
 
 def _fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """What the run computes: dotted key -> value."""
+    """The keys that affect what is computed: dotted key -> value."""
     flat = _flat(config)
     return {key: flat[key] for key in flat if not {key, key.partition(".")[0]} & _MAY_CHANGE}
 

@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate."""
+"""The optimizer and its learning-rate schedule."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from histill.config.runs import Optimizer
 def make_optimizer(
     depths: Sequence[Sequence[nn.Parameter]], config: Optimizer, layer_decay: float = 1.0
 ) -> torch.optim.AdamW:
-    """AdamW over parameters from the stem (first) to the head (last); norms, biases and other vectors do not decay.
+    """AdamW over parameters ordered from stem to head; norms, biases and other vectors get no weight decay.
 
     A group's `lr_scale` is `layer_decay` to the power of its distance from the head.
     """
@@ -26,7 +26,7 @@ def make_optimizer(
 
 
 def learning_rate(config: Optimizer, step: int, steps: int) -> float:
-    """At global `step` of `steps`: linear warm-up to config.lr, then half a cosine down to 0."""
+    """Learning rate at global `step` of `steps`: linear warm-up to config.lr, then cosine decay to 0."""
     warmup = int(config.warmup * steps)
     if step < warmup:
         return config.lr * (step + 1) / warmup

@@ -1,11 +1,11 @@
-"""How far a run is. A module of its own, so that who only shows it need not load torch."""
+"""The progress of a run. Separate from loop.py so that the driver can show it without importing torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of a run at one moment, for the progress line and the tracker."""
+    """A run's progress at one moment, for the progress line and the tracker."""
 
     epoch: int
     step: int  # global

@@ -1,4 +1,4 @@
-"""A checked run: what its workers are told, and how each of them builds the model and the task."""
+"""A checked run: the settings sent to its workers, and how each worker builds the model and the task."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ from histill.train.schedule import make_optimizer
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(ABC):
-    """What all kinds of runs have. Small: it is sent to every worker, which reads the manifest itself."""
+    """What all kinds of runs share. Small, because it is sent to every worker; workers read the manifest themselves."""
 
     config: RunConfig
     card: ModelCard
     source: TileSource
     views: Views
-    inputs: dict[str, str]  # digests of what it is made from, by key
+    inputs: dict[str, str]  # digests by key
     cases: frozenset[str] | None = None  # of the training split; None: all
 
     @abstractmethod
     def build_task(self) -> Task:
-        """What is learned; built in each worker, since a network teacher is too large to send around."""
+        """Build the task, in each worker, since a network teacher is too large to send."""
 
     def build_model(self) -> nn.Module:
-        """What learns, before its first step."""
+        """Build the module to train, before its first step."""
         return self.build_network()
 
     def build_network(self) -> Model:
-        """The model of the card, with its published weights or its pretrained encoder, if there are any."""
+        """Build the card's model and load its published weights or pretrained encoder, if there are any."""
         sources, storage, model = self.config.sources, self.config.storage, build(self.card)
         if sources.network.weights is not None:
             load_encoder(model, read_weights(sources.network.weights, storage).tensors, sources.network.weights)
@@ -51,13 +51,13 @@ class RunSpec(ABC):
         return model
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of what `build_model` has built."""
+        """Build the optimizer of `model`, the result of `build_model`."""
         return make_optimizer([list(model.parameters())], self.config.optimizer)
 
     def load_live_teacher(self) -> Teacher | None:
-        """The teacher that runs beside the student; None where its responses are cached.
+        """Load the teacher that runs alongside the student; None where its responses are cached.
 
-        Raises InputError when it is another than the run was started with.
+        Raises InputError when it is not the teacher that the run was started with.
         """
         sources = self.config.sources
         if sources.teacher is None or sources.responses is not None:
@@ -66,17 +66,17 @@ class RunSpec(ABC):
         teacher = load_teacher(sources.teacher, self.card.tile_mpp, self.config.storage, gpu=gpu)
         if teacher.digest != self.card.teacher_digest:
             raise InputError(
-                f"teacher.model held {str(self.card.teacher_digest)[:12]} when the run was begun, and under the same "
-                f"name it holds {teacher.digest[:12]} now; put back what it was, or choose another name for the run."
+                f"teacher.model held {str(self.card.teacher_digest)[:12]} when the run was started, and it holds "
+                f"{teacher.digest[:12]} now; restore the original, or choose another name for the run."
             )
         return teacher
 
     def read_labels(self, manifest: Manifest) -> np.ndarray | None:
-        """Each tile's class, int64 [tiles of the manifest], or which it has, [tiles, K]; None for masks."""
+        """Each tile's class, int64 [tiles of the manifest], or multi-hot classes, [tiles, K]; None for masks."""
         return self.find_labels(manifest, needed=True)
 
     def find_labels(self, manifest: Manifest, *, needed: bool) -> np.ndarray | None:
-        """As `read_labels`, -1 where there is none. Raises InputError for a training tile without one if `needed`."""
+        """As `read_labels`, with -1 for no label. With `needed`, raises InputError for an unlabeled training tile."""
         if self.card.outputs.dense:
             return None
         return manifest.labels_of(
@@ -84,9 +84,9 @@ class RunSpec(ABC):
         )
 
     def group_tiles(self, manifest: Manifest) -> np.ndarray | None:
-        """Groups, int64 [tiles of the manifest], that have an equal share of an epoch; None: as the manifest says."""
+        """Groups, int64 [tiles of the manifest], that get equal shares of an epoch; None: by `data.balance`."""
         return None
 
     def name_tile(self, row: int) -> str:
-        """The tile in a row of the manifest, which is read for it: this is sent around without."""
+        """Describe the tile in a manifest row; reads the manifest, which is not part of this object."""
         return tile_name(read_manifest(self.source.tiles, self.source.storage), row)

@@ -1,4 +1,4 @@
-"""The running statistics of batch norms: which tiles enter them, and that all workers keep the same."""
+"""Batch-norm running statistics: exclude batches from them, and keep them equal on all workers."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 def freeze_modules(model: nn.Module) -> None:
-    """Leave modules that learn nothing in evaluation mode, or their statistics would drift and their paths drop."""
+    """Put modules without trainable parameters into eval mode, so that their statistics and paths stay fixed."""
     for module in model.modules():
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
@@ -22,7 +22,7 @@ def freeze_modules(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def freeze_statistics(model: nn.Module, *, rest: bool) -> Iterator[None]:
-    """While `rest`, what goes through `model` leaves no trace in its running statistics."""
+    """With `rest`, forward passes through `model` inside the block do not update its running statistics."""
     norms = [module for module in model.modules() if isinstance(module, _NormBase)] if rest else []
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -36,10 +36,10 @@ def freeze_statistics(model: nn.Module, *, rest: bool) -> Iterator[None]:
 
 @torch.no_grad()
 def average_statistics(model: nn.Module, workers: int) -> None:
-    """Replace the running statistics of `model` by their mean over `workers`, which each must ask for.
+    """Replace the running statistics of `model` by their mean over `workers`; a collective call.
 
-    They are linear in those of the batches, so it makes no difference how often this is done, but for what
-    `freeze_statistics` has kept out of one worker's.
+    Running statistics are linear in those of the batches, so it does not matter how often they are averaged, except
+    where `freeze_statistics` excluded a batch on one worker only.
     """
     kept = [each for name, each in model.named_buffers() if name.rpartition(".")[2] in _STATISTICS]
     if workers == 1 or not kept:

@@ -1,4 +1,4 @@
-"""What a task remembers of earlier batches, brought into checkpoints and back, so that a run resumes with it."""
+"""Save and restore task state, which depends on earlier batches, with checkpoints."""
 
 import torch
 
@@ -7,7 +7,7 @@ from histill.train.coverage import sum_over_workers
 
 
 def gather_task_state(task: Task, worker: int, workers: int) -> dict[str, torch.Tensor]:
-    """What the tasks of all workers remember, as `<worker>.<name>`, on the CPU; every worker calls it equally often."""
+    """Gather the task state of all workers on the CPU, keyed `<worker>.<name>`; every worker calls it equally often."""
     found: dict[str, torch.Tensor] = {}
     for name, mine in task.state_dict().items() if isinstance(task, Stateful) else ():
         rows = torch.zeros(workers, dtype=torch.int64)
@@ -21,7 +21,7 @@ def gather_task_state(task: Task, worker: int, workers: int) -> dict[str, torch.
 
 
 def load_task_state(task: Task, state: dict[str, torch.Tensor], worker: int) -> None:
-    """Give a worker's task back what it remembered; in a larger group than before, those that are new begin empty."""
+    """Restore the state of a worker's task; workers added since the checkpoint start with empty state."""
     if isinstance(task, Stateful):
         prefix = f"{worker}."
         task.load_state_dict(

@@ -1,4 +1,4 @@
-"""What training needs of an experiment tracker; the registry hands out the real one."""
+"""The tracker interface that training uses; the registry implements it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,26 +8,26 @@ from histill.train.claim import is_lost
 
 
 class Tracker(Protocol):
-    """Takes the figures of one run. Picklable: made on the driver, used by the first worker. Never raises."""
+    """Logs the metrics of one run. Picklable: made on the driver, used by worker 0. Never raises."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Note `values` at the global step `step`."""
+        """Log `values` at the global `step`."""
         ...
 
     def flush(self) -> None:
-        """Begin to send what is held back, and do not wait for it."""
+        """Start sending buffered metrics without waiting."""
         ...
 
     def close(self) -> None:
-        """Send what is still held back."""
+        """Send all buffered metrics."""
         ...
 
 
 @contextmanager
 def close_on_error(tracker: Any, folder: str) -> Iterator[None]:
-    """Close a tracked run if the block does not come to its end: as KILLED by a signal, or FAILED.
+    """Close a tracked run when the block raises: as KILLED after a signal, else as FAILED.
 
-    It is left alone once another job has taken over its `folder`, since that goes on with it.
+    The run is left open if another job has taken over its `folder`, since that job continues it.
     """
     try:
         yield

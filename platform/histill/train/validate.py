@@ -1,4 +1,4 @@
-"""What every kind of run is checked for. Judged from what was read before: nothing here reads or writes."""
+"""Checks shared by all kinds of runs. They work on inputs already read: nothing here reads or writes."""
 
 from typing import Protocol
 
@@ -28,7 +28,7 @@ Rgb = tuple[float, float, float]
 
 
 class Subsampled(Protocol):
-    """The configuration of a run that may learn from a part of the training cases."""
+    """The configuration of a run that can train on a fraction of the training cases."""
 
     @property
     def data(self) -> Data: ...
@@ -39,7 +39,7 @@ class Subsampled(Protocol):
 
 
 class Classifying(Protocol):
-    """The configuration of a run that may learn the labels of whole tiles."""
+    """The configuration of a run that can learn tile labels."""
 
     @property
     def data(self) -> Data: ...
@@ -54,9 +54,9 @@ class Classifying(Protocol):
 def check_data(
     config: RunConfig, network: Network, manifest: Manifest, *, dense: bool, by_response: bool = False
 ) -> None:
-    """Raises InputError unless encoder, sides, splits and balance are in order.
+    """Raise InputError unless encoder, input sizes, splits and balance are valid.
 
-    `dense`: for a U-Net. `by_response`: whether there are cached responses by which tiles can be balanced.
+    `dense`: for a U-Net. `by_response`: whether there are cached responses to balance tiles by.
     """
     check_encoder(network.encoder)
     check_window(
@@ -77,8 +77,8 @@ def check_data(
 def size_of(network: Network, manifest: Manifest, dense: bool) -> int:
     """The side, in pixels, at which `network` sees a whole tile.
 
-    Raises InputError when it is above the tile's, no whole number of pixels at `network.mpp` or, for a U-Net (`dense`),
-    no multiple of 32.
+    Raises InputError when it exceeds the tile's, is not a whole number at `network.mpp` or, for a U-Net (`dense`), is
+    not a multiple of 32.
     """
     header = manifest.header
     size = network.size_px or header.tile_px
@@ -107,9 +107,9 @@ def make_card(
     *,
     cases: frozenset[str] | None = None,
 ) -> ModelCard:
-    """The card of the model that a run will make; `cases` are those of the training split that it sees, None: all.
+    """The card of the model that a run will train; `cases` are the training cases that it sees, None: all.
 
-    What taught its encoder and its teacher is in it.
+    It includes the lineage of the encoder and of the teacher.
     """
     sources, manifest, train, val = config.sources, inputs.manifest, config.data.train, config.data.val
     network, mean, std = sources.network, *_normalization(sources.network)
@@ -140,9 +140,9 @@ def make_card(
 
 
 def check_network(card: ModelCard, config: RunConfig, inputs: Inputs) -> Model:
-    """The model of `card`, as yet without pretrained weights, once these are known to fit it.
+    """Check that the pretrained weights fit the model of `card`, and return that model.
 
-    Raises InputError when the network cannot see tiles of its size, or what is pretrained is of another encoder.
+    Raises InputError when the network cannot take tiles of its size, or the pretrained weights are of another encoder.
     """
     model, sources = build(card), config.sources
     if isinstance(model, Classifier):
@@ -166,14 +166,14 @@ def make_source(
     responses: CachedViews | None = None,
     maps: bool = False,
 ) -> TileSource:
-    """What the run's streams read."""
+    """The tile source that the run's streams read."""
     kept = DecodedCacheSpec(manifest.header.tile_px, max(views.sides)) if config.data.cache_decoded else None
     tiles, digest = config.data.tiles, manifest.header.digest
     return TileSource(tiles, digest, config.storage, masks=masks, responses=responses, maps=maps, kept=kept)
 
 
 def select_cases(config: Subsampled, manifest: Manifest) -> frozenset[str] | None:
-    """The training cases that `config.fraction` leaves, None for all."""
+    """The training cases that `config.fraction` selects; None for all."""
     if config.fraction == 1:
         return None
     return subsample_cases(manifest, config.data.train, config.fraction, config.fraction_seed)
@@ -182,7 +182,7 @@ def select_cases(config: Subsampled, manifest: Manifest) -> frozenset[str] | Non
 def resolve_classes(
     config: Classifying, manifest: Manifest, cases: frozenset[str] | None
 ) -> tuple[OutputSpec, tuple[float, ...] | None]:
-    """What a classifier answers, and the weights of its classes if it weights them.
+    """The outputs of a classifier, and its class weights if the loss uses them.
 
     Raises InputError for a tile without a label.
     """
@@ -200,7 +200,7 @@ def resolve_classes(
 
 
 def check_masks(manifest: Manifest, *splits: str) -> None:
-    """Raises InputError when a tile of one of `splits` has no mask."""
+    """Raise InputError when a tile of one of `splits` has no mask."""
     for split in splits:
         rows = manifest.rows_of(split)
         without = rows[~manifest.table["has_mask"].to_numpy()[rows]]
@@ -213,6 +213,6 @@ def check_masks(manifest: Manifest, *splits: str) -> None:
 
 
 def _normalization(network: Network) -> tuple[Rgb, Rgb]:
-    """Mean and deviation of RGB in 0..1: those that pretrained weights were made with, else ImageNet's."""
+    """Mean and standard deviation of RGB in 0..1: those of the pretrained weights, else ImageNet's."""
     stated = timm.get_pretrained_cfg(network.encoder) if network.weights is not None else None
     return (stated.mean, stated.std) if stated is not None else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)

@@ -342,8 +342,8 @@ def test_a_run_goes_on_from_the_inputs_it_was_begun_with_alone(manifest: Manifes
     with pytest.raises(InputError) as caught:
         prepare_run(config)
     assert f"was started when teacher.model held {expected[:12]}" in str(caught.value)
-    assert "put back what it was, or choose another name" in str(caught.value)
-    with pytest.raises(InputError, match=f"teacher.model held {expected[:12]} when the run was begun"):
+    assert "restore the original, or choose another name" in str(caught.value)
+    with pytest.raises(InputError, match=f"teacher.model held {expected[:12]} when the run was started"):
         prepared.build_task()  # of a worker that replaces a lost one
     (folder / "model.safetensors").write_bytes(weights)
     prepare_run(config)

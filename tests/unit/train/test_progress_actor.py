@@ -17,7 +17,7 @@ from histill.train.snapshot import Snapshot
 pytestmark = pytest.mark.unit
 
 ROOM = "the cluster has room"
-STARTING = "workers start and read their model, no first step yet,"
+STARTING = "workers are starting, no first step yet,"
 
 
 def snapshot(step: int) -> Snapshot:
@@ -88,11 +88,11 @@ def test_what_workers_tell_is_shown_under_the_runs_name(seen: Callable[..., list
     lines = seen(
         3,
         {
-            1: lambda state: state.tell("going on from step 4 with 2 workers"),
+            1: lambda state: state.tell("resuming from step 4 with 2 workers"),
             3: lambda state: state.tell("warning: tile 7 is masked out."),  # in the last second
         },
     )
-    assert lines == ["first: going on from step 4 with 2 workers", "warning: tile 7 is masked out."]
+    assert lines == ["first: resuming from step 4 with 2 workers", "warning: tile 7 is masked out."]
 
 
 SLOW = ray.exceptions.GetTimeoutError("Get timed out: some object(s) not ready.")
@@ -103,12 +103,12 @@ SLOW = ray.exceptions.GetTimeoutError("Get timed out: some object(s) not ready."
 )
 def test_a_slow_answer_ends_nothing_and_loses_no_line(seen: Callable[..., list[str]], error: Exception) -> None:
     events = {
-        1: lambda state: state.tell("going on from step 4 with 2 workers"),  # and asked for while Ray is slow
+        1: lambda state: state.tell("resuming from step 4 with 2 workers"),  # and asked for while Ray is slow
         4: lambda state: state.tell("warning: tile 7 is masked out."),
         6: lambda state: state.show(snapshot(3)),
     }
     lines = seen(8, events, dict.fromkeys((1, 2, 3, 4) if error is SLOW else (2, 3), error))
-    assert lines[:2] == ["first: going on from step 4 with 2 workers", "warning: tile 7 is masked out."]
+    assert lines[:2] == ["first: resuming from step 4 with 2 workers", "warning: tile 7 is masked out."]
     assert "24/796 tiles" in lines[2]
 
 
@@ -120,7 +120,7 @@ def test_a_board_that_never_answers_leaves_the_minutes(seen: Callable[..., list[
 def test_a_board_that_is_dead_is_said_to_be(seen: Callable[..., list[str]]) -> None:
     dead = ray.exceptions.ActorDiedError()
     reason = "The actor died unexpectedly before finishing this task"
-    assert seen(100, {}, {3: dead}) == [f"first: no more is shown of the run, which goes on ({reason})"]
+    assert seen(100, {}, {3: dead}) == [f"first: progress is no longer shown; the run continues ({reason})"]
     assert seen(3, {}, {3: dead}) == []  # at the run's end it may be gone
 
 

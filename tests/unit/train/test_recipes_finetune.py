@@ -191,7 +191,9 @@ def test_tiles_without_masks_are_refused_for_segmentation_alone(
 
 def test_a_class_that_would_be_taken_for_a_teachers_boundary_is_refused(labeled: Manifest, tmp_path: Path) -> None:
     changes = {"target": "segmentation", "classes": ("background", "tumour", "boundary")}
-    assert "'boundary', which stands for what a teacher's boundary_px adds" in refused(labeled, tmp_path, **changes)
+    assert "'boundary', which is reserved for the class that a teacher's boundary_px" in refused(
+        labeled, tmp_path, **changes
+    )
 
 
 @pytest.mark.parametrize("fraction", [0.01, 1.0])

@@ -1,6 +1,6 @@
-"""Free what a run holds once its controller is gone.
+"""Free a run's cluster resources once its controller is gone.
 
-Separate from trainer.py so that the cleaner's process, which starts beside the workers, need not import torch.
+Separate from trainer.py so that the cleaner's process, which starts alongside the workers, does not import torch.
 """
 
 from typing import Any
@@ -12,10 +12,10 @@ from ray.train.v2._internal.execution.controller.placement_group_cleaner import 
 
 
 class EndingCleaner(PlacementGroupCleaner):
-    """Ray's detached actor that frees a run's resources once its controller is gone, and then ends.
+    """Ray's detached actor that frees a run's resources once its controller is gone, and then exits.
 
-    In Ray 2.60 it does not end: it raises SystemExit in a thread of its own, which ends that thread alone. And it looks
-    after the controller only when it is told to, by a second call that a controller killed in between never makes.
+    Ray 2.60's own never exits: it raises SystemExit in a background thread, which ends only that thread. It also
+    monitors the controller only after a second call, which a controller killed in between never makes.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -28,6 +28,6 @@ class EndingCleaner(PlacementGroupCleaner):
 
 class CleanerCallback(PlacementGroupCleanerCallback):
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Start an `EndingCleaner`; Ray names its class only in its own module."""
-        placement_group_callback.PlacementGroupCleaner = EndingCleaner  # this process is the controller's own
+        """Start an `EndingCleaner`; Ray has no hook for the class, so replace it in its module."""
+        placement_group_callback.PlacementGroupCleaner = EndingCleaner  # the controller has this process to itself
         super().after_controller_start(train_run_context)

@@ -1,4 +1,4 @@
-"""An end to runs whose error no retry can mend."""
+"""End runs at once on errors that a retry cannot fix."""
 
 from typing import TYPE_CHECKING
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class FailFast(ray.train.UserCallback):
-    """Raises in Ray Train's controller what a worker has said to be wrong with its input or its machine.
+    """Re-raises in Ray Train's controller a worker's HistillError about its input or its machine.
 
-    Ray would start all workers anew, as often as `max_failures` allows, to be told the same. A server that is away may
-    be back for the next ones.
+    Otherwise Ray would restart all workers up to `max_failures` times, only to meet the same error. UnavailableError is
+    left to Ray's retries, since the server may be back by then.
     """
 
     def after_exception(self, run_context: "TrainRunContext", worker_exceptions: dict[int, Exception]) -> None:
-        """Raises the first HistillError among the workers' errors."""
+        """Raise the first HistillError among the workers' errors, other than UnavailableError."""
         for error in worker_exceptions.values():
             known = unwrap_error(error)
             if known is not None and not isinstance(known, UnavailableError):

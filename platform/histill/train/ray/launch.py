@@ -1,4 +1,4 @@
-"""From a checked run to a finished one, on Ray Train."""
+"""Train a checked run to its end on Ray Train."""
 
 import os
 import sys
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-_LOOK_FOR_NODES_S = 30.0  # a run that may grow goes back to its last checkpoint for it
-UNSENT = "_unsent"  # folder beside the runs, whose names begin otherwise
+_LOOK_FOR_NODES_S = 30.0  # an elastic run that grows restarts from its last checkpoint
+UNSENT = "_unsent"  # folder next to the run folders, whose names cannot start with an underscore
 
 
 class OpenRun(Protocol):
-    """How a tracked run is begun or gone on with; the registry's `open_run`."""
+    """Starts or resumes a tracked run; implemented by the registry's `open_run`."""
 
     def __call__(
         self,
@@ -45,9 +45,9 @@ class OpenRun(Protocol):
         unsent: str | None = None,
         storage: Storage = ...,
     ) -> Any:
-        """A tracker with a `run_id`, or None when nothing is tracked.
+        """Return a tracker with a `run_id`, or None when nothing is tracked.
 
-        Metrics that the server was not there to take are kept in the folder `unsent` of `storage`.
+        Metrics that an unreachable server missed are spooled to the folder `unsent` of `storage`.
         """
         ...
 
@@ -72,13 +72,13 @@ def train_run(
     claims: bool = True,
     figures: Mapping[str, float] = MappingProxyType({}),
 ) -> Trained:
-    """Train on the connected cluster; the same name again goes on where it stopped, from its newest checkpoint.
+    """Train on the connected cluster; a run of the same name resumes from its newest checkpoint.
 
-    `figures` are recorded with the run's metrics: what is known of it beforehand. Without `claims` the
-    caller sees to it that no other job works on the run.
+    `figures` are values known before training, logged with the run's metrics. Without `claims` the caller ensures that
+    no other job works on the run.
 
-    Raises InputError when the name is finished, taken by another configuration, or by another job that is at work;
-    HistillError and Ray's TrainingFailedError when the run cannot go on; Interrupted when a signal ends it.
+    Raises InputError when the run is finished, has another configuration, or is claimed by another job; HistillError
+    and Ray's TrainingFailedError when the run cannot continue; Interrupted when a signal ends it.
     """
     config = spec.config
     held = hold_claim(run_uri(config), config.storage) if claims else nullcontext()
@@ -96,7 +96,7 @@ def _train_run(
 ) -> Trained:
     config = spec.config
     record = open_record(config)
-    check_same_inputs(config, record, spec.inputs)  # what the job before has left, since they were read
+    check_same_inputs(config, record, spec.inputs)  # a previous job may have written the record meanwhile
     tracker = open_run(
         config.tracking,
         name=config.name,
@@ -107,24 +107,24 @@ def _train_run(
         unsent=join(config.runs, UNSENT),
         storage=config.storage,
     )
-    # a trial is closed by its sweep, which knows whether it was only stopped
+    # a trial is closed by its sweep, which knows whether it failed or was stopped early
     with close_on_error(tracker if parent is None else None, run_uri(config)):
         run_id = tracker.run_id if tracker else None
         save_record(config, record.model_copy(update={"tracking_run": run_id, "inputs": spec.inputs}))
         if tracker and figures:
             tracker.metrics(figures, 0)
-            tracker.close()  # sent now: a trial that is stopped has no time to
+            tracker.close()  # send now: a trial that is stopped early has no time to
         model, metrics = _fit(spec, tracker, callbacks, show)
         if tracker:
             tracker.finish("FINISHED")
-        write_result(config, model, metrics)  # last: its name is refused from now on
+        write_result(config, model, metrics)  # last: from now on the name is refused
     if show and (doubt := doubt_validation(config.name, metrics)):
         print(f"warning: {doubt}", file=sys.stderr, flush=True)
     return Trained(run_uri(config), model, metrics, run_id)
 
 
 def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) -> tuple[str, dict[str, float]]:
-    """The final model folder and the metrics, from Ray Train."""
+    """Run Ray Train and return the final model folder and the metrics."""
     import ray.train
 
     from histill.train.ray.fail_fast import FailFast
@@ -134,7 +134,10 @@ def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) ->
     filesystem, path = retrying_filesystem(config.runs, config.storage)
     folder = join(path, config.name)
     if drop_broken_state(filesystem, folder, ray.__version__):
-        print(f"{config.name}: no checkpoint in {run_uri(config)} is whole; the run begins anew", file=sys.stderr)
+        print(
+            f"{config.name}: no checkpoint in {run_uri(config)} is complete; the run starts over",
+            file=sys.stderr,
+        )
     board = make_progress_actor()
     trainer = Trainer(
         _work,
@@ -169,8 +172,8 @@ def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) ->
 
 @contextmanager
 def _patience(workers: WorkerGroup) -> Iterator[None]:
-    """Unless the user has said how long: a group of a fixed size waits for its nodes; an elastic one asks for its old
-    size a little while, and then shrinks."""
+    """Set Ray Train's timeout for starting workers, unless the user has: a fixed-size group waits for its nodes, while
+    an elastic one tries its former size briefly and then shrinks."""
     if _START_TIMEOUT in os.environ:
         yield
         return
@@ -182,7 +185,7 @@ def _patience(workers: WorkerGroup) -> Iterator[None]:
 
 
 def _work(settings: dict[str, Any]) -> None:
-    """In each worker. Ray Train's controller loads it as well, which needs no model: their import takes seconds."""
+    """Run a worker. Imports inside, because Ray Train's controller loads this function but not torch."""
     import ray
 
     from histill.train.ray.worker import Assignment, run_worker

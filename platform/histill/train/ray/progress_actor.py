@@ -1,6 +1,6 @@
-"""The board: where the first worker writes how far the run is, and where the driver reads it to show one clean line.
+"""The progress actor ("board"): the first worker writes a run's progress to it, and the driver shows it as one line.
 
-Ray forwards workers' output line by line with a prefix and mixes in its own; a progress line needs its own way.
+A progress line cannot go through stdout: Ray forwards workers' output with a prefix and mixes its own lines in.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from histill.cluster.progress import Progress, format_duration
 from histill.train.snapshot import Snapshot
 
 _SAY_SO_AFTER_S = 60.0  # without a step
-_ANSWER_S = 10.0  # to wait for the board at a time; on a loaded machine an answer takes longer now and then
+_ANSWER_S = 10.0  # timeout of one wait for the board; on a loaded machine a reply may take longer
 
 
 class ProgressActor:
-    """A Ray actor's state: the newest snapshot, and lines not yet shown."""
+    """The actor's state: the newest snapshot, and lines not yet shown."""
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
@@ -34,14 +34,14 @@ class ProgressActor:
         self._lines.append(text)
 
     def take(self) -> tuple[Snapshot | None, list[str]]:
-        """The newest snapshot and the queued lines, which are then forgotten."""
+        """Return the newest snapshot and the queued lines, and clear the queue."""
         lines, self._lines = self._lines, []
         return self._snapshot, lines
 
 
 def make_progress_actor() -> Any:
-    """A board as a Ray actor that costs no CPU of the cluster. It stays with the driver, so that no other node takes it
-    along when it is lost."""
+    """Start a board as a Ray actor that reserves no CPU. It is pinned to the driver's node, so that it survives the
+    loss of any other."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -84,18 +84,22 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
     moved = said = time.monotonic()
     while not last:
         last = stop.wait(1.0)
-        asked = board.take.remote() if asked is None else asked  # what it hands out, it forgets: nothing is asked twice
+        asked = (
+            board.take.remote() if asked is None else asked
+        )  # take() clears the queue, so a pending call is awaited rather than repeated
         snapshot: Snapshot | None = None
         try:
             (snapshot, lines), asked = ray.get(asked, timeout=_ANSWER_S), None
         except ray.exceptions.GetTimeoutError:
-            lines = []  # a slow answer is still to come
+            lines = []  # the pending reply is awaited again
         except ray.exceptions.ActorUnavailableError:
             lines, asked = [], None
         except ray.exceptions.RayError as error:
             if not last:
                 reason = str(error).strip().partition("\n")[0].rstrip(".")
-                print(f"{title}: no more is shown of the run, which goes on ({reason})", file=sys.stderr, flush=True)
+                print(
+                    f"{title}: progress is no longer shown; the run continues ({reason})", file=sys.stderr, flush=True
+                )
             return
         for text in lines:
             print(text if text.startswith("warning: ") else f"{title}: {text}", file=sys.stderr, flush=True)
@@ -104,7 +108,7 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
             if now - said >= _SAY_SO_AFTER_S:
                 said = now
                 with contextlib.suppress(ray.exceptions.RayError):
-                    standing = "no step" if progress else "workers start and read their model, no first step yet,"
+                    standing = "no step" if progress else "workers are starting, no first step yet,"
                     print(
                         f"{title}: {standing} for {format_duration(now - moved)}; {_describe_capacity()}",
                         file=sys.stderr,
@@ -125,7 +129,7 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
 
 
 def _describe_capacity() -> str:
-    """What a run that does not move may be waiting for."""
+    """The cluster's free resources, which a run without progress may be waiting for."""
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]

@@ -1,4 +1,4 @@
-"""Ray's trainer, which leaves signals to the job and no process behind a job that is killed while it starts."""
+"""Ray's trainer, except that the job handles signals and no process outlives a job that is killed while starting."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from histill.train.ray.cleaner import CleanerCallback
 
 
 class Trainer(TorchTrainer):
-    """Ray would answer Ctrl-C by an orderly end of the worker group that takes most of a minute, and by status 1."""
+    """TorchTrainer without Ray's SIGINT handler, which takes most of a minute to stop the workers and exits with 1."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass

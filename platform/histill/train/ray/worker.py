@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs."""
+"""The training function of each Ray Train worker."""
 
 import logging
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from histill.train.tracker import Tracker
 
 @dataclass(frozen=True)
 class Assignment:
-    """What every worker is given."""
+    """The settings that every worker receives."""
 
     spec: RunSpec
     board: Any
@@ -32,7 +32,7 @@ class Assignment:
 
 
 def run_worker(assignment: Assignment) -> None:
-    """Train; histill's warnings go to the board."""
+    """Train, forwarding histill's warnings to the board."""
     handler = ProgressLogHandler(assignment.board)
     logging.getLogger("histill").addHandler(handler)
     try:
@@ -57,7 +57,7 @@ def _train(assignment: Assignment) -> None:
         if tracker is not None and "loss" in metrics:  # an epoch's end
             figures = {name.replace("val_", "val/", 1): value for name, value in metrics.items() if "val_" in name}
             tracker.metrics({"epoch/loss": metrics["loss"]} | figures, int(metrics["step"]))
-            tracker.flush()  # a sweep may stop its trial for what is reported now
+            tracker.flush()  # a sweep may stop its trial because of the metrics reported now
 
     known = ray.train.get_checkpoint()
     checkpoint = _newest(known, rank)
@@ -67,10 +67,10 @@ def _train(assignment: Assignment) -> None:
         load_task_state(task, learner.task_state, rank)
         if rank == 0:
             done = learner.position.epoch * training.steps + learner.position.step
-            assignment.board.tell.remote(f"going on from step {done} with {workers} worker{'s' * (workers > 1)}")
+            assignment.board.tell.remote(f"resuming from step {done} with {workers} worker{'s' * (workers > 1)}")
         metrics = checkpoint.get_metadata()
-        record(metrics)  # the process that saved it may have died before these were sent
-        if checkpoint is not known:  # Ray hears of it now, without another upload
+        record(metrics)  # the process that saved the checkpoint may have died before sending these
+        if checkpoint is not known:  # report it to Ray without another upload
             mode = ray.train.CheckpointUploadMode.NO_UPLOAD
             ray.train.report(metrics, checkpoint if rank == 0 else None, checkpoint_upload_mode=mode)
 
@@ -88,7 +88,7 @@ def _train(assignment: Assignment) -> None:
         if rank != 0:
             ray.train.report(metrics)
             return
-        folder = make_scratch_folder()  # Ray removes it after the upload, beside the next steps
+        folder = make_scratch_folder()  # Ray uploads it during the next steps, then removes it
         save_checkpoint(folder, learner, spec.card)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         checkpoint.set_metadata(metrics)
@@ -102,7 +102,7 @@ def _train(assignment: Assignment) -> None:
     def leaving() -> bool:
         return ray.train.get_preemption_info() is not None
 
-    # each worker's batch norms keep statistics of its own tiles, which the loop averages; torch would keep the first's
+    # the loop averages batch-norm statistics over the workers; DDP would broadcast those of the first
     parallel = ray.train.torch.prepare_model(learner.model, parallel_strategy_kwargs={"broadcast_buffers": False})
     if config.compile:
         parallel = torch.compile(parallel)
@@ -114,11 +114,11 @@ def _train(assignment: Assignment) -> None:
 
 
 def _newest(known: Any, rank: int) -> Any:
-    """The run's newest whole checkpoint, `known` if that is the one that Ray names; the same on every worker."""
+    """The run's newest complete checkpoint, the same on every worker; `known` if Ray's own is the newest."""
     place = ray.train.get_context().get_storage()
     filesystem, folder = place.storage_filesystem, place.experiment_fs_path
     found = find_newest_checkpoint(filesystem, folder) if rank == 0 else None
-    step = int(sum_over_workers(torch.tensor(0 if found is None else step_of(found))))  # the first worker's
+    step = int(sum_over_workers(torch.tensor(0 if found is None else step_of(found))))  # from worker 0
     if step <= (0 if known is None else step_of(known.path)):
         return known
     return ray.train.Checkpoint(f"{folder}/{checkpoint_name(step)}", filesystem)

@@ -1,4 +1,4 @@
-"""Kinds of training runs: a file for each, with its checks, its model and its task, and a line in `RECIPES`."""
+"""Kinds of training runs: one file each with its checks, model and task, and one line in `RECIPES`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from histill.config.train_teacher import TeacherConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """A kind of run. Its module is named, not imported: it loads torch, which those who only list the kinds need not.
+    """A kind of run. Its module is given by name, so that listing the kinds does not import torch.
 
-    The module's `check(config, inputs)` makes the run's `RunSpec`, or raises InputError; it neither reads nor writes.
+    The module's `check(config, inputs)` returns the run's `RunSpec` or raises InputError; it does no I/O.
     """
 
     config: type[RunConfig]

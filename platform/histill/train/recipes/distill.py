@@ -29,13 +29,13 @@ from histill.train.validate import check_data, check_masks, check_network, make_
 
 @dataclass(frozen=True, kw_only=True)
 class DistillRun(RunSpec):
-    """Feature maps of `layers` are compared, the student's through projections that learn with it."""
+    """A checked distillation run. The feature maps of `layers` are compared through learned projections."""
 
     config: DistillConfig
     layers: Layers
     visible_cases: frozenset[str] | None = None  # whose labels the loss may see; None: all
     class_weights: tuple[float, ...] | None = None
-    scored_by_teacher: bool = False  # for want of labels or masks in the validation
+    scored_by_teacher: bool = False  # when the validation split lacks labels or masks
 
     def build_model(self) -> nn.Module:
         deep = self.config.loss.deep_weight > 0
@@ -67,7 +67,7 @@ class DistillRun(RunSpec):
 
 
 def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
-    """Tiles, splits, teacher, resolutions, layers and responses of a distillation. Raises InputError."""
+    """Check tiles, splits, teacher, resolutions, layers and responses of a distillation. Raises InputError."""
     manifest, teacher = inputs.manifest, inputs.teacher
     assert teacher is not None
     live = config.responses is None
@@ -105,9 +105,9 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
 
 
 def check_resolutions(card: ModelCard, teacher_px: int, config: DistillConfig) -> None:
-    """Raises InputError unless the teacher, which sees a tile at `teacher_px`, sees it finer than the student does.
+    """Raise InputError when the teacher, which sees a tile at `teacher_px`, has a lower resolution than the student.
 
-    Its resolution must be a whole multiple of the student's, but for `config.allow_fractional_ratio`.
+    Its resolution must be an integer multiple of the student's, unless `config.allow_fractional_ratio` is set.
     """
     teacher_mpp = card.tile_mpp * card.tile_px / teacher_px
     if card.size_px > teacher_px:
@@ -125,7 +125,7 @@ def check_resolutions(card: ModelCard, teacher_px: int, config: DistillConfig) -
 
 
 def _check_responses(config: DistillConfig, inputs: Inputs, teacher: Teacher) -> CachedViews | None:
-    """The cached views, None where the teacher runs beside."""
+    """Check the response cache and return its views; None when the teacher runs alongside."""
     if config.responses is None or inputs.responses is None:
         return None
     check_cache(config.responses, inputs.responses, inputs.manifest, teacher)
@@ -134,14 +134,14 @@ def _check_responses(config: DistillConfig, inputs: Inputs, teacher: Teacher) ->
 
 
 def _check_views(config: DistillConfig, card: ModelCard, teacher: Teacher) -> Views:
-    """The sides at which student and teacher are shown a tile; the window must fit both."""
+    """The input sizes of student and teacher; raises InputError when the augmentation window does not fit both."""
     augment, tile_px, stride = config.data.augment, card.tile_px, STRIDE if teacher.outputs.dense else 1
-    shown_px = teacher.sees(tile_px) if teacher.features else tile_px  # others resize themselves
+    shown_px = teacher.sees(tile_px) if teacher.features else tile_px  # other teachers resize by themselves
     live = config.responses is None
     views = Views(card.size_px, shown_px if live else None)
     check_window(augment, tile_px, views, stride)
     if teacher.outputs.dense and live:
-        check_window(augment, tile_px, Views(shown_px), stride)  # it sees the window, too
+        check_window(augment, tile_px, Views(shown_px), stride)  # the teacher sees the same window
         teacher.sees(augment.crop_px or tile_px)
     return views
 
@@ -149,9 +149,9 @@ def _check_views(config: DistillConfig, card: ModelCard, teacher: Teacher) -> Vi
 def _visible_labels(
     config: DistillConfig, manifest: Manifest, outputs: OutputSpec, cases: frozenset[str] | None
 ) -> tuple[frozenset[str] | None, bool]:
-    """The cases whose labels the loss may see, and whether the validation is scored by the teacher instead of labels.
+    """The cases whose labels the loss may see, and whether validation is scored against the teacher instead of labels.
 
-    Raises InputError for a label that is no class of the teacher, and where masks are wanted and missing.
+    Raises InputError for a label that is not a class of the teacher, and for missing masks that the loss needs.
     """
     training, validation = manifest.rows_of(config.data.train, cases), manifest.rows_of(config.data.val)
     if outputs.dense:
@@ -175,7 +175,7 @@ def _class_weights(
     cases: frozenset[str] | None,
     visible: frozenset[str] | None,
 ) -> tuple[float, ...] | None:
-    """Of the labels that the loss may see, if it weights classes."""
+    """Class weights from the labels that the loss may see, if it weights classes."""
     if not config.loss.weighs_classes:
         return None
     among = visible if cases is None else cases if visible is None else cases & visible

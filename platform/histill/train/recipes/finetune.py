@@ -1,4 +1,4 @@
-"""Fine-tuning: a pretrained encoder with a new head, taught by labels or masks."""
+"""Fine-tuning: a pretrained encoder with a new head, trained on labels or masks."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ from histill.train.validate import (
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRun(RunSpec):
-    """Its encoder rests where `frozen`, or learns the slower the nearer to the stem."""
+    """A checked fine-tuning run. The encoder is frozen, or has a learning rate that decays towards the stem."""
 
     config: FinetuneConfig
     class_weights: tuple[float, ...] | None = None
@@ -53,7 +53,7 @@ class FinetuneRun(RunSpec):
 
 
 def check(config: FinetuneConfig, inputs: Inputs) -> FinetuneRun:
-    """Tiles, splits, labels or masks, and the pretrained encoder of a fine-tuning. Raises InputError."""
+    """Check tiles, splits, labels or masks, and the pretrained encoder of a fine-tuning run. Raises InputError."""
     manifest, dense, weights = inputs.manifest, config.target == "segmentation", None
     check_terms(config.loss, teacher=False, live=False, dense=dense, multi_label=config.multi_label)
     check_data(config, config.student, manifest, dense=dense)
@@ -62,8 +62,8 @@ def check(config: FinetuneConfig, inputs: Inputs) -> FinetuneRun:
         classes = config.classes or ("background", "tissue")
         if BOUNDARY in classes:
             raise InputError(
-                f"classes {list(classes)} names {BOUNDARY!r}, which stands for what a teacher's boundary_px adds to "
-                "its masks; choose another name."
+                f"classes {list(classes)} names {BOUNDARY!r}, which is reserved for the class that a teacher's "
+                "boundary_px adds to its masks; choose another name."
             )
         check_masks(manifest, config.data.train, config.data.val)
         outputs = OutputSpec("segmentation", classes)

@@ -1,4 +1,4 @@
-"""RCKD pretraining: the student answers what a nuclei teacher answers, without any label."""
+"""RCKD pretraining: the student learns a nuclei teacher's responses, without labels."""
 
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ from histill.train.validate import check_data, check_masks, check_network, make_
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRun(RunSpec):
-    """Stages of its encoder answer by themselves, too, where `loss.deep` has a weight."""
+    """A checked RCKD run. The encoder's deep stages get heads of their own where `loss.deep` has a weight."""
 
     config: PretrainConfig
     layers: Layers = field(default_factory=Layers)  # whose feature maps are compared
@@ -41,7 +41,7 @@ class PretrainRun(RunSpec):
 
 
 def check(config: PretrainConfig, inputs: Inputs) -> PretrainRun:
-    """Tiles, splits, teacher and responses of an RCKD run. Raises InputError."""
+    """Check tiles, splits, teacher and responses of an RCKD run. Raises InputError."""
     manifest, teacher, responses = inputs.manifest, inputs.teacher, inputs.responses
     assert teacher is not None
     check_terms(config.loss, teacher=True, live=config.responses is None, dense=True, multi_label=False)
@@ -54,7 +54,7 @@ def check(config: PretrainConfig, inputs: Inputs) -> PretrainRun:
         cached = responses.at(config.responses)
     else:
         _check_dense(teacher.outputs, f"teacher {config.teacher.value}")
-        check_window(augment, tile_px, Views(teacher.sees(tile_px)))  # it sees the window, too
+        check_window(augment, tile_px, Views(teacher.sees(tile_px)))  # the teacher sees the same window
         teacher.sees(augment.crop_px or tile_px)
     card = make_card(config, inputs, teacher.outputs)
     compared = config.loss.select("maps")
@@ -75,7 +75,7 @@ def check(config: PretrainConfig, inputs: Inputs) -> PretrainRun:
 
 
 def _check_dense(outputs: OutputSpec, what: str) -> None:
-    """Raises InputError when `what` answers for whole tiles."""
+    """Raise InputError when `what` responds for whole tiles."""
     if not outputs.dense:
         raise InputError(
             f"{what} answers for whole tiles, and pretraining needs a response to every pixel; name a segmentation "

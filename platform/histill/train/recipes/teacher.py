@@ -1,4 +1,4 @@
-"""Supervised training of a network teacher: on the masks of a tile set, or on its labels."""
+"""Supervised training of a network teacher on the masks or labels of a tile set."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ from histill.train.validate import (
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherRun(RunSpec):
-    """Stages of its encoder answer by themselves, too, where `loss.deep` has a weight."""
+    """A checked teacher run. The encoder's deep stages get heads of their own where `loss.deep` has a weight."""
 
     config: TeacherConfig
     class_weights: tuple[float, ...] | None = None
@@ -50,7 +50,7 @@ class TeacherRun(RunSpec):
 
 
 def check(config: TeacherConfig, inputs: Inputs) -> TeacherRun:
-    """Tiles, splits and masks or labels of a teacher's run. Raises InputError."""
+    """Check tiles, splits and masks or labels of a teacher's run. Raises InputError."""
     manifest, dense, weights = inputs.manifest, config.target == "segmentation", None
     check_terms(config.loss, teacher=False, live=False, dense=dense, multi_label=config.multi_label)
     check_data(config, config.network, manifest, dense=dense)
