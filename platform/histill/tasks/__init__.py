@@ -1,1 +1,1 @@
-"""Tasks: what a model learns from a batch, and what its decisions are scored against."""
+"""Tasks: the training loss of a batch, and the metrics of a split."""

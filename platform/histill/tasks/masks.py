@@ -1,4 +1,4 @@
-"""Masks of a batch: their classes, how much of them is labeled, and which tile it is that holds a wrong one."""
+"""The masks of a batch: read and validate them, measure their labeled share, and resample them."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ from histill.tiles.masks import IGNORED
 
 
 def read_masks(batch: TileBatch, classes: tuple[str, ...], name_of: Callable[[int], str]) -> Tensor:
-    """The masks, int64 [B, H, W] of 0..K-1 for the K `classes`, and -1 for what is to be ignored.
+    """The masks, int64 [B, H, W]: 0..K-1 for the K `classes`, -1 for ignored pixels.
 
-    Raises InputError when one holds another value; `name_of` tells the tile by its row of the manifest.
+    Raises InputError for any other value; `name_of` names a tile by its manifest row.
     """
     if batch.mask is None:
         raise RuntimeError("the batch brings no masks")
@@ -33,10 +33,10 @@ def read_masks(batch: TileBatch, classes: tuple[str, ...], name_of: Callable[[in
 
 
 def measure_labeled(batch: TileBatch, total: Callable[[Tensor], Tensor] = lambda counts: counts) -> Labeled:
-    """How much of the global batch has a class; `total` sums over the workers, each of which calls it once.
+    """The labeled share of the global batch; `total` sums over the workers, each of which calls it once.
 
-    A loss over masks, a sum over labeled pixels (or tiles) that is divided by the number of all, is divided by this,
-    and is then their mean, whatever the number of workers. Without ignored pixels both shares are exactly 1.
+    Mask losses sum over labeled pixels (or tiles) but divide by the number of all; dividing by this share makes them
+    the mean over labeled ones, whatever the number of workers. Without ignored pixels both shares are exactly 1.
     """
     if batch.mask is None:
         raise RuntimeError("the batch brings no masks")
@@ -48,13 +48,13 @@ def measure_labeled(batch: TileBatch, total: Callable[[Tensor], Tensor] = lambda
 
 
 def sample_nearest(mask: Tensor, side: int) -> Tensor:
-    """`mask`, an integer [B, H, W], at the nearest pixels of [B, side, side]."""
+    """Resample an integer `mask` [B, H, W] to [B, side, side] by nearest neighbor."""
     if mask.shape[-1] == side:
         return mask
     return F.interpolate(mask[:, None].float(), size=side, mode="nearest-exact")[:, 0].to(mask.dtype)
 
 
 def tile_name(manifest: Manifest, row: int) -> str:
-    """The tile in a row of the manifest, and where it is stored."""
+    """Describe the tile in a manifest row: its id and shard."""
     place = manifest.table.slice(row, 1).to_pylist()[0]
     return f"tile {place['tile_id']} in shard {join(manifest.uri, place['shard'])}"

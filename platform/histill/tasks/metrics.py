@@ -1,4 +1,4 @@
-"""Judges: exact sums over a split, whatever the batches and the number of workers."""
+"""Metric accumulators: exact over a split, whatever the batch size and the number of workers."""
 
 from collections.abc import Callable
 
@@ -14,10 +14,10 @@ from histill.stream.tile_batch import TileBatch
 
 
 class SegmentationMetric:
-    """Dice and mIoU of decisions for pixels, at the size of the reference, and how much foreground there is in each."""
+    """Pixel-wise Dice and mIoU at the reference's size, and the foreground shares of prediction and reference."""
 
     def __init__(self, outputs: OutputSpec, reference: Callable[[TileBatch], Tensor]) -> None:
-        """`reference` gives the scored classes of `outputs`, int64 [B, H, W], that decisions are held against."""
+        """`reference` returns the target classes of a batch, int64 [B, H, W], among the scored ones of `outputs`."""
         classes = len(outputs.scored)
         self.state = torch.zeros(classes, classes, dtype=torch.int64)
         self._outputs, self._reference = outputs, reference
@@ -32,27 +32,27 @@ class SegmentationMetric:
         counts = self.state.numpy()
         pixels = max(1, int(counts.sum()))
         foreground = {
-            "foreground": float(counts[:, 1:].sum() / pixels),  # as it is decided
+            "foreground": float(counts[:, 1:].sum() / pixels),  # predicted
             "reference_foreground": float(counts[1:].sum() / pixels),
         }
         return _plain(overlap_metrics(counts[None], np.ones((1, 1)))) | foreground
 
 
 class ClassificationMetric:
-    """Figures of decisions for whole tiles. A tile's logits lie in a row of their own, so that a sum is a gathering."""
+    """Tile classification metrics. Each tile has its own row of logits, so that summing over workers gathers them."""
 
     def __init__(
         self, outputs: OutputSpec, tiles: np.ndarray, reference: Callable[[TileBatch], Tensor] | None = None
     ) -> None:
         """`tiles` are the manifest rows (int64, ascending) of the split.
 
-        `reference` gives the classes that decisions are held against, int64 [B], or [B, K] of 0 and 1 if tiles have
-        several labels; None: the tiles' labels.
+        `reference` returns the target classes of a batch, int64 [B], or multi-hot [B, K] if tiles have several labels;
+        None: the tiles' labels.
         """
         self._outputs, self._reference = outputs, reference
         classes = len(outputs.classes)
         labels = classes if outputs.multi_label else 1
-        self.state = torch.zeros(len(tiles), classes + labels + 1, dtype=torch.float64)  # logits, labels, whether seen
+        self.state = torch.zeros(len(tiles), classes + labels + 1, dtype=torch.float64)  # logits, labels, 1 if seen
         self._tiles = torch.from_numpy(tiles)
 
     def update(self, output: Tensor, batch: TileBatch) -> None:
@@ -73,5 +73,5 @@ class ClassificationMetric:
 
 
 def _plain(figures: dict[str, np.ndarray]) -> dict[str, float]:
-    """Those of the one weighting there is."""
+    """The values of the only weighting, as floats."""
     return {name: float(values[0]) for name, values in figures.items()}

@@ -1,4 +1,4 @@
-"""A teacher's answers to a batch: those that the cache brings, or those of a teacher that runs beside the student."""
+"""A teacher's responses to a batch, from the response cache or from a live teacher."""
 
 from dataclasses import dataclass, field
 
@@ -15,18 +15,18 @@ from histill.teachers.teacher import Teacher
 
 @dataclass(frozen=True)
 class Responses:
-    """Where the answers come from. A live teacher sees its own view of each tile."""
+    """The source of the responses. A live teacher sees its own view of each tile."""
 
-    teacher: Teacher | None  # that runs beside; None: batches bring cached responses
+    teacher: Teacher | None  # live; None: batches carry cached responses
     layers: Layers = field(default_factory=Layers)  # whose maps are compared
-    at_input_size: bool = False  # the live network's view has the side at which it sees it, not the tile's
+    at_input_size: bool = False  # the teacher's view already has the network's input size, not the tile's
 
     def answer(
         self, batch: TileBatch, outputs: OutputSpec, size_px: int | None = None, *, graph: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits, for pixels at `size_px` or at the teacher's size, and the feature maps that are compared.
+        """Logits, those of pixels at `size_px` or at the teacher's size, and the feature maps to compare.
 
-        `outputs` are the teacher's. With `graph` a live network's logits can be differentiated by its maps.
+        `outputs` are the teacher's. With `graph`, a live network's logits are differentiable with respect to its maps.
         """
         if batch.response is not None:
             levels, maps = batch.response, {} if batch.map is None else {self.layers.last[1]: batch.map}
@@ -45,12 +45,12 @@ class Responses:
 def logits_of_levels(levels: Tensor, size_px: int, outputs: OutputSpec) -> Tensor:
     """A segmenter's cached levels, uint8 [B, K - 1, H, W], as logits, float32 [B, K, size_px, size_px].
 
-    `resize_logits` of their full logits, at a sixth of the time when shrinking: that is for every pixel of a tile,
-    and here in place and without a channel of zeros for class 0.
+    Equals `resize_logits` of the full logits, in a sixth of the time when shrinking: the full-size work is done in
+    place and without a channel of zeros for class 0.
     """
     relative = levels_to_logits(levels)
     if size_px >= levels.shape[-1]:
         return resize_logits(outputs.unpack(relative), size_px)
-    odds = relative.exp_()  # of each class against class 0; at most e^10
+    odds = relative.exp_()  # of each class relative to class 0; at most e^10
     others = resize_tiles(odds.div_(odds.sum(1, keepdim=True).add_(1)), size_px)
     return torch.cat([1 - others.sum(1, keepdim=True), others], 1).clamp_min_(LEAST).log_()

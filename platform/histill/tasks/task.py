@@ -1,4 +1,4 @@
-"""A task turns a batch into a loss, and a model's outputs into figures; the loop knows no more than this."""
+"""The task interface: all that the training loop knows of the losses and metrics of a run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,44 +10,44 @@ from torch import Tensor
 from histill.stream.tile_batch import TileBatch
 
 Student = Callable[[Tensor], Any]
-"""What is trained: pixels, float [B, 3, H, W] of 0..255, to logits; where more than its logits is learned
-from, to `histill.models.projection.StudentOutput`."""
+"""The network in training: maps pixels, float [B, 3, H, W] in 0..255, to logits, or to
+`histill.models.projection.StudentOutput` where the loss needs more than logits."""
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """The loss of one batch (a scalar, the mean over its valid tiles) and its parts."""
+    """The loss of one batch (a scalar, the mean over its valid tiles) and its unweighted parts."""
 
     loss: Tensor
     parts: Mapping[str, Tensor]
 
 
 class Metric(Protocol):
-    """Adds up what a model says of the tiles of a split.
+    """Accumulates a model's outputs over the tiles of a split.
 
-    `state` is numbers that add up over batches and workers, so that figures are those of the whole set.
+    `state` is additive over batches and workers, so that metrics are those of the whole set.
     """
 
     state: Tensor
 
     def update(self, output: Tensor, batch: TileBatch) -> None:
-        """Count the model's `output` for the student's view of `batch`; padded rows have no part in it."""
+        """Add the model's `output` for the student's view of `batch`; padded rows are ignored."""
         ...
 
     def compute(self) -> dict[str, float]:
-        """The figures that `state` comes to, by name."""
+        """Compute the metrics from `state`, by name."""
         ...
 
 
 class Task(Protocol):
-    """What is learned."""
+    """The loss and the metrics of a run."""
 
     def loss(self, model: Student, batch: TileBatch) -> LossOutput:
-        """The terms of `batch`; padded rows have no part in them."""
+        """The loss of `batch` and its parts; padded rows are ignored."""
         ...
 
     def build_metric(self, tiles: np.ndarray) -> Metric:
-        """The metric of a split whose tiles are the manifest rows `tiles` (int64, ascending)."""
+        """Build the metric of a split whose tiles are the manifest rows `tiles` (int64, ascending)."""
         ...
 
 
@@ -56,16 +56,16 @@ class Stateful(Protocol):
     """A task whose loss depends on earlier batches."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it remembers: tensors with a row for each thing, by name. The names are those of every worker."""
+        """The state: tensors whose first dimension may vary, by name. All workers have the same names."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` said; a name that is missing stands for nothing."""
+        """Restore what `state_dict` returned; a missing name means empty state."""
         ...
 
 
 def weighted_sum(parts: Mapping[str, tuple[float, Tensor]]) -> LossOutput:
-    """The sum of (weight, value) pairs; `parts` keeps the unweighted values, which is what one reads in a curve."""
+    """The weighted sum of (weight, value) pairs; `parts` keeps the unweighted values for logging."""
     loss = sum(weight * value for weight, value in parts.values())
     assert isinstance(loss, Tensor)
     return LossOutput(loss, {name: value.detach() for name, (_, value) in parts.items()})

@@ -1,11 +1,11 @@
-"""What a run learns: the terms of its loss, computed from labels, masks and a teacher's answers.
+"""The task of every run: computes the terms of its loss from labels, masks and a teacher's responses.
 
-Every kind of run is this task with a loss of its own (`losses/loss.py`). A teacher is trained, and an encoder
-fine-tuned, on labels or masks. RCKD pretraining follows a nuclei teacher (Kim et al., Bioengineering 10(11):1279, 2023,
-doi 10.3390/bioengineering10111279; the paper does not state its loss, and the default here is the per-pixel
-cross-entropy with the teacher's softened probabilities). Resolution distillation follows a teacher at a higher
-resolution (DiPalma et al., Artificial Intelligence in Medicine 119:102136, 2021, arXiv 2101.04170: the divergence of
-the answers plus the distance of the last feature maps).
+Kinds of runs differ only in their loss (`losses/loss.py`). Teachers are trained, and encoders fine-tuned, on labels or
+masks. RCKD pretraining follows a nuclei teacher (Kim et al., Bioengineering 10(11):1279, 2023, doi
+10.3390/bioengineering10111279; the paper does not state its loss, and the default here is the per-pixel cross-entropy
+with the teacher's softened probabilities). Resolution distillation follows a teacher at a higher resolution (DiPalma et
+al., Artificial Intelligence in Medicine 119:102136, 2021, arXiv 2101.04170: the KL divergence of the outputs plus the
+distance of the last feature maps).
 """
 
 from collections.abc import Callable, Mapping
@@ -31,21 +31,21 @@ from histill.tasks.task import LossOutput, Metric, Student, weighted_sum
 
 @dataclass
 class TrainingTask:
-    """A loss, and what its terms are computed from."""
+    """A loss, and the sources that its terms are computed from."""
 
     outputs: OutputSpec  # of the model
     objective: Loss
     responses: Responses | None = None  # of a teacher, if there is one
     class_weights: tuple[float, ...] | None = None  # 1 on average over the training tiles
-    boundary_px: int = 0  # above 0 the last of the outputs is the boundary, which is made from the masks
-    scored_by_teacher: bool = False  # not by labels or masks
-    name_of: Callable[[int], str] = field(default=lambda row: f"tile {row}", compare=False)  # by row of the manifest
+    boundary_px: int = 0  # above 0 the last output class is the boundary, generated from the masks
+    scored_by_teacher: bool = False  # instead of labels or masks
+    name_of: Callable[[int], str] = field(default=lambda row: f"tile {row}", compare=False)  # by manifest row
     _queue: Tensor | None = field(default=None, compare=False)
 
     def loss(self, model: Student, batch: TileBatch) -> LossOutput:
-        """The weighted sum of the terms; `deep` is the sum of those of answers for each deep stage.
+        """The weighted sum of the terms; `deep` sums the terms on logits over the deep stages.
 
-        A mask is sampled at the nearest pixel when the network sees another size.
+        Masks are resampled by nearest neighbor when the network's input has another size.
         """
         output = _as_output(model(batch.student.float()))
         inputs, terms = self._inputs(output, batch), self.objective.terms
@@ -61,19 +61,19 @@ class TrainingTask:
         return {} if self._queue is None else {"queue": self._queue}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from these keys."""
+        """Restore these keys."""
         self._queue = state.get("queue")
 
     def build_metric(self, tiles: np.ndarray) -> Metric:
-        """Agreement with labels or masks, or with the teacher's decisions."""
+        """The metric against labels or masks, or against the teacher's decisions."""
         if self.outputs.dense:
             return SegmentationMetric(self.outputs, self.reference)
         return ClassificationMetric(self.outputs, tiles, self._decisions if self.scored_by_teacher else None)
 
     def reference(self, batch: TileBatch) -> Tensor:
-        """What a segmenter is scored against, int64 [B, H, W]: a boundary merged into what it bounds, -1 for ignored.
+        """A segmenter's reference, int64 [B, H, W], with the boundary merged; -1 for ignored pixels.
 
-        Raises InputError for a mask's value that has no name.
+        Raises InputError for a mask value that is not a class.
         """
         return self._decisions(batch) if self.scored_by_teacher else self._masks(batch)
 
@@ -107,7 +107,7 @@ class TrainingTask:
         return inputs
 
     def _target(self, batch: TileBatch, side: int) -> Tensor:
-        """The mask at the network's size, int64 [B, side, side], with a boundary if there is one to learn."""
+        """The mask at the network's size, int64 [B, side, side], with the boundary class if it is learned."""
         target = sample_nearest(self._masks(batch), side)
         return add_boundary(target, self.boundary_px, len(self.outputs.classes) - 1) if self.boundary_px else target
 
@@ -115,12 +115,12 @@ class TrainingTask:
         return read_masks(batch, self.outputs.scored, self.name_of)
 
     def _decisions(self, batch: TileBatch) -> Tensor:
-        """The teacher's, int64 [B], [B, H, W] or, multi-label, [B, K]."""
+        """The teacher's decisions, int64 [B], [B, H, W] or, multi-label, [B, K]."""
         assert self.responses is not None
         return self.outputs.decide(self.responses.answer(batch, self.outputs)[0])
 
     def _remember(self, maps: dict[str, Tensor], valid: Tensor) -> Tensor | None:
-        """The teacher's pooled last maps of earlier batches, [Q, D]; those of this one are the next one's."""
+        """Return the teacher's pooled last maps of earlier batches, [Q, D], and queue this batch's for the next."""
         assert self.responses is not None
         kept = [term.queue_tiles for term in self.objective.terms.values() if term.queue_tiles is not None]
         if not kept:
@@ -141,7 +141,7 @@ def _as_output(output: StudentOutput | Tensor) -> StudentOutput:
 
 
 def _at_stage(inputs: LossInputs, logits: Tensor) -> LossInputs:
-    """`inputs` for a deep stage's logits, which are fewer."""
+    """`inputs` at the lower resolution of a deep stage's logits."""
     side = logits.shape[-1]
     return replace(
         inputs,
