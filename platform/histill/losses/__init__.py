@@ -1,1 +1,1 @@
-"""Losses: a file for each term (`terms`), their table (`loss.py`), and the pure functions of tensors that they call."""
+"""Losses: one file per term (`terms`), their table (`loss.py`), and the pure tensor functions that they call."""

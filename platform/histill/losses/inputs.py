@@ -1,4 +1,4 @@
-"""What the terms of a loss are computed from: everything that is known of one batch, as tensors."""
+"""The inputs of loss terms: everything known about one batch, as tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,22 +10,22 @@ from histill.losses.layers import Layers, Pair
 
 @dataclass(frozen=True)
 class LossInputs:
-    """One batch; what no term needs, or the run does not have, is None or empty.
+    """One batch; inputs that no term needs or the run does not have are None or empty.
 
-    Padded rows are False in `valid` and count in no loss, whatever they hold (`losses/padding.py`).
+    Padded rows are False in `valid` and count in no loss, whatever they contain (`losses/padding.py`).
     """
 
     student: Tensor  # logits, float [B, K] of whole tiles or [B, K, H, W] of pixels
     valid: Tensor  # bool [B]
-    multi_label: bool = False  # the classes do not exclude each other
+    multi_label: bool = False  # the classes are not mutually exclusive
     teacher: Tensor | None = None  # logits in the shape of the student's
     target: Tensor | None = None  # int64 [B], [B, H, W] or, multi-label, [B, K]; below 0 where there is no label
-    labeled_pixels: Tensor | None = None  # of masks: the share of the global batch's valid pixels that have a label
-    labeled_tiles: Tensor | None = None  # of masks: the share of its valid tiles that have any
+    labeled_pixels: Tensor | None = None  # for masks: labeled share of the global batch's valid pixels
+    labeled_tiles: Tensor | None = None  # for masks: share of its valid tiles with any labeled pixel
     class_weights: Tensor | None = None  # float [K], 1 on average over the training tiles
     layers: Layers = field(default_factory=Layers)
     student_maps: Mapping[str, Tensor] = field(default_factory=dict)  # float [B, C, h, w], by layer
     teacher_maps: Mapping[str, Tensor] = field(default_factory=dict)  # by layer
-    projected: Mapping[Pair, Tensor] = field(default_factory=dict)  # the student's, at the teacher's channels
+    projected: Mapping[Pair, Tensor] = field(default_factory=dict)  # student maps projected to the teacher's channels
     mixture: Tensor | None = None  # float [len(layers.mixed)], learned
-    queue: Tensor | None = None  # float [Q, D], the teacher's pooled last map of earlier tiles
+    queue: Tensor | None = None  # float [Q, D], the teacher's pooled last maps of earlier tiles

@@ -1,4 +1,4 @@
-"""Which feature maps of student and teacher the terms of a loss compare."""
+"""Select the feature maps of student and teacher that the terms of a loss compare."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ Pair = tuple[str, str]
 class ComparedLayers(NamedTuple):
     """The pairs of layers that one term compares."""
 
-    raw: tuple[Pair, ...] = ()  # both maps as they are
-    projected: tuple[Pair, ...] = ()  # the student's map brought to the teacher's channels by a learned 1x1 convolution
-    mixed: tuple[Pair, ...] = ()  # projected, too, and weighted by a learned mixture
+    raw: tuple[Pair, ...] = ()  # both maps unprojected
+    projected: tuple[Pair, ...] = ()  # the student's map through a learned 1x1 convolution to the teacher's channels
+    mixed: tuple[Pair, ...] = ()  # projected too, and weighted by a learned mixture
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The feature maps that all terms together compare. Small: it is sent to every worker."""
+    """The feature maps that all terms together compare. Small, because it is sent to every worker."""
 
-    student: tuple[str, ...] = ()  # as they are
+    student: tuple[str, ...] = ()  # compared unprojected
     teacher: tuple[str, ...] = ()
-    pairs: tuple[tuple[Pair, int], ...] = ()  # projected to the width of the teacher's, which is given, in channels
-    mixed: tuple[Pair, ...] = ()  # those of the pairs that share one learned mixture
-    last: Pair = ("", "")  # the last of each, where any are compared
+    pairs: tuple[tuple[Pair, int], ...] = ()  # projected pairs, with the channels of the teacher's layer
+    mixed: tuple[Pair, ...] = ()  # pairs that share one learned mixture
+    last: Pair = ("", "")  # last layer of each network, if any are compared
 
 
 class ComparesLayers(Protocol):
-    """A term, as far as layers are concerned."""
+    """A term that selects layers to compare."""
 
     def choose_layers(self, own: Sequence[str], others: Sequence[str]) -> ComparedLayers: ...
 
@@ -39,17 +39,17 @@ class ComparesLayers(Protocol):
 def select_layers(
     terms: Mapping[str, ComparesLayers], student: Mapping[str, int], teacher: Mapping[str, int]
 ) -> Layers:
-    """The feature maps that the terms, which compare some, need of networks with these layers (channels by name).
+    """The feature maps that `terms`, which all compare maps, need from networks with these layers (channels by name).
 
-    `teacher` is empty when there is no network to ask for maps. Raises InputError for terms that then cannot be, and
-    for a layer that does not exist, naming those that do.
+    `teacher` is empty when no teacher maps are available. Raises InputError for terms that need them then, and for an
+    unknown layer, naming the existing ones.
     """
     if not terms:
         return Layers()
     if not teacher:
         name = next(iter(terms))
         raise InputError(
-            f"loss.{name} compares feature maps, which these responses do not hold, or this teacher does not have; "
+            f"loss.{name} compares feature maps, which the cached responses or the teacher do not have; "
             f"cache them (cache_responses.py layer=<name>), set responses=null, or loss.{name}=null."
         )
     own, others = list(student), list(teacher)

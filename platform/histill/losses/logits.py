@@ -1,10 +1,10 @@
 """Losses on class logits, of pixels or of whole tiles, safe for batches with padded rows.
 
 Shapes, in every function: logits are float [B, K, H, W] or [B, K]; `valid` is bool [B], False for a padded row. A
-padded row counts in no loss and gets a gradient of exactly zero, whatever it holds, NaN included. Every loss is a float
-scalar, the mean over the pixels of valid rows (or over valid rows, for [B, K] and `soft_dice`); with no valid row it is
-0 and its gradient is zero. To join the losses of several workers exactly, weight each by its number of valid rows.
-Half-precision logits are raised to float32 first.
+padded row counts in no loss and gets a gradient of exactly zero, whatever it contains, NaN included. Every loss is a
+float scalar, the mean over the pixels of valid rows (or over valid rows, for [B, K] and `soft_dice`); with no valid row
+it is 0 and its gradient is zero. To combine the losses of several workers exactly, weight each by its number of valid
+rows. Half-precision logits are cast to float32 first.
 """
 
 import math
@@ -20,9 +20,9 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, valid: Te
     """Cross-entropy from the teacher's softened probabilities to the student's, times T^2.
 
     L = T^2 * mean over pixels of -sum_k p_k log q_k, with p = softmax(z_teacher / T) and
-    q = softmax(z_student / T) (Hinton et al., arXiv 1503.02531, section 2); T^2 keeps the size of the
-    gradient when T changes. The teacher's entropy is not subtracted, so the least possible loss is that
-    entropy times T^2, not 0. No gradient reaches the teacher.
+    q = softmax(z_student / T) (Hinton et al., arXiv 1503.02531, section 2); T^2 keeps the gradient's magnitude
+    independent of T. The teacher's entropy is not subtracted, so the minimum is that entropy times T^2, not 0. No
+    gradient reaches the teacher.
 
     Args:
         temperature: T > 0 (else `ValueError`).
@@ -32,7 +32,7 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, valid: Te
 
 
 def hard_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, valid: Tensor) -> Tensor:
-    """Cross-entropy with the teacher's most probable class of each pixel as the target."""
+    """Cross-entropy with the teacher's most probable class as the target."""
     return cross_entropy(student_logits, mask_padding(teacher_logits.detach(), valid).argmax(1), valid)
 
 
@@ -41,11 +41,11 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy with hard labels: mean over valid pixels of -w_y sum_k t_k log softmax(z)_k.
 
-    t = (1 - e) onehot(y) + e / K with the label smoothing e (Szegedy et al., arXiv 1512.00567, section 7). The sum is
+    t = (1 - e) onehot(y) + e / K with label smoothing e (Szegedy et al., arXiv 1512.00567, section 7). The sum is
     divided by the number of valid pixels, whatever their weights; torch divides by the sum of the weights instead,
-    which depends on the labels and so cannot be joined over workers. For the same reason a pixel (or tile) without a
-    label adds 0, gets a gradient of exactly zero, and is counted all the same; `distill/masks.py` divides by the pixels
-    that have one, over all workers.
+    which depends on the labels and so cannot be combined over workers. For the same reason a pixel (or tile) without a
+    label adds 0, gets a gradient of exactly zero, and still counts in the divisor; `tasks/masks.py` measures the
+    labeled share over all workers to correct for it.
 
     Args:
         target: int64 [B, H, W] or [B], classes 0..K-1 in valid rows, below 0 where there is no label.
@@ -65,14 +65,14 @@ def cross_entropy(
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor, valid: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of classes that do not exclude each other: mean over valid tiles of the sum over classes.
+    """Cross-entropy of classes that are not mutually exclusive: mean over valid tiles of the sum over classes.
 
     L = mean of -sum_k [t_k log s(z_k) + (1 - t_k) log(1 - s(z_k))], s the logistic function and
-    t = (1 - e) y + e / 2 with the label smoothing e. A tile without a label adds 0 and is counted all the same, as in
+    t = (1 - e) y + e / 2 with label smoothing e. A tile without a label adds 0 but still counts in the divisor, as in
     `cross_entropy`.
 
     Args:
-        target: int64 [B, K] of 0 and 1 in valid rows, -1 throughout the row of a tile without a label.
+        target: int64 [B, K] of 0 and 1 in valid rows; the whole row is -1 for a tile without a label.
         smoothing: e, in 0..1.
     """
     logits = mask_padding(logits, valid)
@@ -86,7 +86,7 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, valid: Tensor,
     """T^2 KL(p || q) from the teacher's softened probabilities to the student's, the mean over pixels or tiles.
 
     L = T^2 * mean of sum_k p_k (log p_k - log q_k), with p = softmax(z_teacher / T) and q = softmax(z_student / T), as
-    in DiPalma et al., arXiv 2101.04170. Its gradient is that of `soft_cross_entropy`; its least value is 0. No gradient
+    in DiPalma et al., arXiv 2101.04170. Its gradient is that of `soft_cross_entropy`; its minimum is 0. No gradient
     reaches the teacher. `temperature` is T > 0 (else `ValueError`).
     """
     student, teacher = _softened(student_logits, teacher_logits, valid, temperature)
@@ -95,7 +95,7 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, valid: Tensor,
 
 
 def bernoulli_kl(student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, temperature: float) -> Tensor:
-    """The same for classes that do not exclude each other: T^2 times the sum over classes of KL between two coins.
+    """`kl_divergence` for classes that are not mutually exclusive: T^2 times the sum over classes of Bernoulli KLs.
 
     L = T^2 * mean of sum_k [p_k log(p_k / q_k) + (1 - p_k) log((1 - p_k) / (1 - q_k))], with p = sigmoid(z_teacher / T)
     and q = sigmoid(z_student / T): the Kullback-Leibler divergence of independent labels (the multi-label logits term
@@ -120,11 +120,11 @@ def decoupled_kl(
     """Decoupled knowledge distillation: the target class against the rest, and the rest among themselves.
 
     L = T^2 * mean of a KL(b_teacher || b_student) + c KL(r_teacher || r_student): b = (p_y, 1 - p_y) for the target
-    class y, and r the softened probabilities of the other classes, made to sum to 1 (Zhao et al., arXiv 2203.08679,
-    equations 5 and 7; the plain divergence has a = 1 and c = 1 - p_y of the teacher).
+    class y, and r the softened probabilities of the other classes, normalized to sum to 1 (Zhao et al., arXiv
+    2203.08679, equations 5 and 7; plain KL divergence has a = 1 and c = 1 - p_y of the teacher).
 
     Args:
-        target: int64 [B] or [B, H, W], 0..K-1 in valid rows, K > 2 (of two classes the rest is one, and c idle).
+        target: int64 [B] or [B, H, W], 0..K-1 in valid rows, K > 2 (with two classes c has no effect).
         target_weight, others_weight: a and c.
     """
     student, teacher = _softened(student_logits, teacher_logits, valid, temperature)
@@ -132,7 +132,7 @@ def decoupled_kl(
     is_target = torch.zeros_like(student, dtype=torch.bool).scatter_(1, target, True)
     log_p, log_q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
     log_p_target, log_q_target = log_p.gather(1, target).squeeze(1), log_q.gather(1, target).squeeze(1)
-    # The rest's share as the sum of its own probabilities: 1 - p_y would be 0 for a confident teacher.
+    # The rest's mass as the sum of its own probabilities: 1 - p_y would round to 0 for a confident teacher.
     log_p_rest = torch.logsumexp(log_p.masked_fill(is_target, -math.inf), 1)
     log_q_rest = torch.logsumexp(log_q.masked_fill(is_target, -math.inf), 1)
     target_term = log_p_target.exp() * (log_p_target - log_q_target) + log_p_rest.exp() * (log_p_rest - log_q_rest)
@@ -148,7 +148,8 @@ def soft_dice(logits: Tensor, target_probabilities: Tensor, valid: Tensor, known
     D = (2 sum q t + 1) / (sum q^2 + sum t^2 + 1), sums over the pixels of one tile, q = softmax(z) and t the
     target (Milletari et al., arXiv 1606.04797, section 3). With squares in the denominator D is 1 exactly
     when q = t, also for soft targets. The added 1, worth one pixel, makes D = 1 where a class is absent from
-    both. Pixels that are not `known` are in none of the sums; a tile without any adds 0 and is counted all the same.
+    both. Pixels that are not `known` are left out of the sums; a tile without known pixels adds 0 but still counts in
+    the mean.
 
     Args:
         target_probabilities: float [B, K, H, W] in 0..1: soft responses or one-hot labels.
@@ -164,7 +165,7 @@ def soft_dice(logits: Tensor, target_probabilities: Tensor, valid: Tensor, known
 
 
 def _softened(student: Tensor, teacher: Tensor, valid: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Both logits over the temperature, the teacher's without gradient."""
+    """Both logits divided by the temperature, the teacher's detached."""
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature} but must be above 0.")
     return mask_padding(student, valid) / temperature, mask_padding(teacher.detach(), valid) / temperature

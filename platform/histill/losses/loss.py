@@ -1,4 +1,4 @@
-"""The table of loss terms, and what a run must bring for those that it names."""
+"""The table of loss terms, and the check that a run can supply what its terms need."""
 
 from pydantic import model_validator
 
@@ -20,11 +20,11 @@ from histill.strict import Strict
 
 
 class DeepSupervision(Weighted):
-    """The terms of answers once more, for what the encoder's deep stages answer by themselves in training."""
+    """The terms on logits, applied again to the encoder's deep stages, which get heads of their own in training."""
 
 
 class Loss(Strict):
-    """A loss: its terms by name, of which null, or a weight of 0, leaves one out. Each job has defaults of its own."""
+    """A loss: its terms by name; null or a weight of 0 leaves a term out. Each job has its own defaults."""
 
     soft_cross_entropy: SoftCrossEntropy | None = None
     hard_cross_entropy: HardCrossEntropy | None = None
@@ -42,12 +42,12 @@ class Loss(Strict):
 
     @property
     def terms(self) -> dict[str, Term]:
-        """Those that are not left out."""
+        """The terms with a positive weight."""
         return {name: term for name, term in dict(self).items() if isinstance(term, Term) and term.weight > 0}
 
     @property
     def deep_weight(self) -> float:
-        """That of the deep stages; 0 when they do not answer."""
+        """The weight of deep supervision; 0 without it."""
         return 0.0 if self.deep is None else self.deep.weight
 
     @property
@@ -57,11 +57,11 @@ class Loss(Strict):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the terms need together."""
+        """The union of what the terms need."""
         return frozenset(need for term in self.terms.values() for need in term.needs)
 
     def select(self, need: Need) -> dict[str, Term]:
-        """The terms that need this."""
+        """The terms that need `need`."""
         return {name: term for name, term in self.terms.items() if need in term.needs}
 
     @model_validator(mode="after")
@@ -69,7 +69,7 @@ class Loss(Strict):
         if self.terms.keys() <= self.select("maps").keys():
             names = [name for name, field in type(self).model_fields.items() if _is_of_answers(field.annotation)]
             raise ValueError(
-                f"loss has no term for the model's answers; give one of {', '.join(names)} a weight above 0"
+                f"loss has no term on the model's outputs; give one of {', '.join(names)} a weight above 0"
             )
         return self
 
@@ -80,18 +80,19 @@ def _is_of_answers(annotation: object) -> bool:
 
 
 def check_terms(loss: Loss, *, teacher: bool, live: bool, dense: bool, multi_label: bool) -> None:
-    """Raises InputError for a term that needs what the run does not have, naming it.
+    """Raise InputError, naming the term, for a term that needs what the run does not have.
 
     Args:
-        teacher: whether there is one, and `live`: whether it runs beside, so that it can be differentiated.
-        dense: whether the model answers for pixels, else for whole tiles.
-        multi_label: whether its classes do not exclude each other.
+        teacher: whether the run has a teacher.
+        live: whether the teacher runs alongside the student, so that it can be differentiated.
+        dense: whether the model predicts pixels rather than whole tiles.
+        multi_label: whether its classes are not mutually exclusive.
     """
     lacking: dict[Need, tuple[bool, str]] = {
         "teacher": (not teacher, "compares with a teacher, and this job has none"),
         "maps": (not teacher, "compares with a teacher, and this job has none"),
-        "gradients": (not live, "needs a teacher that runs beside: set responses=null"),
-        "pixels": (not dense, "is of pixels, and the model answers for whole tiles"),
+        "gradients": (not live, "needs a live teacher: set responses=null"),
+        "pixels": (not dense, "is for segmentation, and the model classifies whole tiles"),
         "tiles": (dense, "explains the class of a tile, which is for classifiers"),
         "one_class": (multi_label, "is for classes that exclude each other, and these do not"),
     }
@@ -99,6 +100,6 @@ def check_terms(loss: Loss, *, teacher: bool, live: bool, dense: bool, multi_lab
         for name in loss.select(need) if is_lacking else ():
             raise InputError(f"loss.{name} {reason}; leave it out (loss.{name}=null).")
     if loss.deep_weight and not dense:
-        raise InputError("loss.deep is for segmenters, and the model answers for whole tiles; leave it out.")
+        raise InputError("loss.deep is for segmenters, and the model classifies whole tiles; leave it out.")
     if loss.weighs_classes and (dense or multi_label):
         raise InputError("loss.cross_entropy.class_weights is for classification with one label a tile; leave it out.")

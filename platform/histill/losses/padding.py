@@ -1,4 +1,4 @@
-"""The rows of a batch that count: padding is kept out of values and gradients alike."""
+"""Keep padded rows of a batch out of losses and gradients."""
 
 import math
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def mask_padding(values: Tensor, valid: Tensor) -> Tensor:
-    """`values` [B, ...] with the padded rows at zero, half precision raised to float32.
+    """`values` [B, ...] with padded rows set to zero, half precision cast to float32.
 
-    It comes before any arithmetic: masking the loss alone lets a NaN through (0 * NaN).
+    Apply it before any arithmetic: masking only the loss would let a NaN through (0 * NaN).
     """
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
@@ -24,10 +24,10 @@ def mean_over_valid(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def per_share(loss: Tensor, share: Tensor) -> Tensor:
-    """`loss` over a share of what it counts; 0, as `loss` is, where that is none."""
+    """`loss` divided by `share`, the labeled part of what it counts; 0 when `share` is 0, where `loss` is 0 too."""
     return loss / torch.where(share > 0, share, 1).to(loss.dtype)
 
 
 def broadcast_valid(valid: Tensor, like: Tensor) -> Tensor:
-    """`valid` [B] in the form [B, 1, ...] of `like`."""
+    """`valid` [B] reshaped to [B, 1, ...], to broadcast against `like`."""
     return valid.view(-1, *[1] * (like.dim() - 1))

@@ -1,4 +1,4 @@
-"""What a term of a loss is: its options, what it needs of a run, and a function of a batch's `LossInputs`."""
+"""The base class of loss terms: options, needs, and a function of a batch's `LossInputs`."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from histill.losses.inputs import LossInputs
 
 Need = Literal["teacher", "labels", "maps", "gradients", "pixels", "tiles", "one_class"]
-"""A teacher's logits; labels or masks; feature maps; a live teacher to differentiate; answers to pixels, or to whole
-tiles; classes that exclude each other."""
+"""A teacher's logits; labels or masks; feature maps; a live, differentiable teacher; outputs for pixels; outputs for
+whole tiles; mutually exclusive classes."""
 
 
 def _zero_for_null(weight: Any) -> Any:
@@ -24,17 +24,17 @@ def _zero_for_null(weight: Any) -> Any:
 
 
 class Weighted(Strict):
-    """What enters a loss with a weight."""
+    """A part of a loss with a weight."""
 
     weight: Annotated[float, BeforeValidator(_zero_for_null)] = Field(
-        1.0, ge=0, description="factor of the term; 0 leaves it out, as null in place of the term does"
+        1.0, ge=0, description="factor of the term; 0 leaves it out, as does null instead of the term"
     )
 
 
 class Term(Weighted):
     """A term of a loss.
 
-    Configurations load it, and --help must answer at once: a term imports torch where it is called.
+    Configurations load terms, and --help must be fast, so a term imports torch only inside its call.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -44,10 +44,10 @@ class Term(Weighted):
         """The term's value for a batch, a float scalar: the mean over its valid rows, without the weight."""
 
     def choose_layers(self, own: Sequence[str], others: Sequence[str]) -> ComparedLayers:
-        """The layers that it compares, of a student with `own` and a teacher with `others`, from fine to coarse."""
+        """The layers to compare, of a student with layers `own` and a teacher with `others`, both fine to coarse."""
         return ComparedLayers()
 
     @property
     def queue_tiles(self) -> int | None:
-        """How many earlier tiles' pooled teacher maps it wants in `LossInputs.queue`; None: that is not read."""
+        """Number of earlier tiles whose pooled teacher maps it needs in `LossInputs.queue`; None: it reads no queue."""
         return None

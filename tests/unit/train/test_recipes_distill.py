@@ -128,7 +128,7 @@ def answer_of(task: TrainingTask, batch: TileBatch) -> torch.Tensor:
         ({"loss__features__student_layer": "stages.9"}, ["'stages.9'", "stages.0, stages.1, stages.2, stages.3"]),
         ({"loss__features__teacher_layer": "stages.3"}, ["teacher's layer 'stages.3'", "layer1, layer2"]),
         ({"loss__many_features": {"teacher_layers": ("layer5",)}}, ["'layer5'", "layer4"]),
-        ({"loss__divergence": None}, ["no term for the model's answers"]),
+        ({"loss__divergence": None}, ["no term on the model's outputs"]),
         ({"loss__cross_entropy": {"weight": -1.0}}, ["loss.cross_entropy.weight", "greater than or equal to 0"]),
         ({"labeled": 0.5}, ["no term of loss uses labels"]),
         ({"encoder": "r", "student__weights": "w"}, ["name one of them"]),
@@ -470,7 +470,7 @@ def test_cached_feature_maps_are_the_live_ones(manifest: Manifest, teacher: str,
         prepare_run(
             configured(manifest, teacher, tmp_path, responses=responses, loss__features__teacher_layer="layer4")
         )
-    with pytest.raises(InputError, match=r"loss\.attention needs a teacher that runs beside"):
+    with pytest.raises(InputError, match=r"loss\.attention needs a live teacher"):
         prepare_run(configured(manifest, teacher, tmp_path, responses=responses, loss__attention={}))
     with pytest.raises(InputError, match="has no layer 'layer9'; its layers are act1, layer1"):
         load_teacher(stored.config.teacher, 0.5, STORAGE).map_shape("layer9", 128)  # type: ignore[attr-defined]

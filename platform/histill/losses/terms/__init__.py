@@ -1,1 +1,1 @@
-"""The terms of losses, one file each; `losses/loss.py` is their table."""
+"""Loss terms, one file each; `losses/loss.py` is their table."""

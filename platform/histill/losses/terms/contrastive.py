@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Contrastive(Term):
-    """InfoNCE between the pooled last maps, with a queue of the teacher's for other tiles."""
+    """InfoNCE between the pooled last maps, with a queue of the teacher's pooled maps of earlier tiles."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"maps"})
-    temperature: float = Field(0.07, gt=0, description="sharpens the comparison")
-    queue: int = Field(1024, ge=0, description="tiles that each worker remembers")
+    temperature: float = Field(0.07, gt=0, description="divides the similarities; lower is sharper")
+    queue: int = Field(1024, ge=0, description="length of each worker's queue, in tiles")
 
     @property
     def queue_tiles(self) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy(Term):
-    """Cross-entropy with labels or masks, where there are any; of several labels a tile the sum over classes."""
+    """Cross-entropy with labels or masks, where present; summed over classes for multi-label tiles."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"labels"})
     smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that is spread over all classes")

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class Decoupled(Term):
-    """Decoupled distillation: the target class, and the others among themselves; on its label, else the teacher's."""
+    """Decoupled distillation: the target class (the label, else the teacher's), and the others among themselves."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"teacher", "labels", "one_class"})
     temperature: float = Field(1.0, gt=0, description="softens teacher and student alike")
     target: float = Field(1.0, ge=0, description="weight of the target class against the rest")
-    others: float = Field(1.0, ge=0, description="weight of the others among themselves")
+    others: float = Field(1.0, ge=0, description="weight of the other classes among themselves")
 
     def __call__(self, inputs: "LossInputs") -> "Tensor":
         import torch

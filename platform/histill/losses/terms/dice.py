@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Dice(Term):
-    """Soft Dice loss against masks, the mean over tiles that have one."""
+    """Soft Dice loss against masks, the mean over tiles with labeled pixels."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"labels", "pixels"})
 

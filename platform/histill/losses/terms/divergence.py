@@ -1,4 +1,4 @@
-"""KL divergence of the softened answers (DiPalma et al., arXiv 2101.04170; multi-label: arXiv 2308.06453)."""
+"""KL divergence of the softened outputs (DiPalma et al., arXiv 2101.04170; multi-label: arXiv 2308.06453)."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Divergence(Term):
-    """KL divergence of the softened answers; of several labels a tile the sum over classes."""
+    """KL divergence of the softened outputs; summed over classes for multi-label tiles."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"teacher"})
     temperature: float = Field(1.0, gt=0, description="softens teacher and student alike")

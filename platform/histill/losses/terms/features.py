@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Features(Term):
-    """Distance of feature maps, the student's through a learned projection where widths differ."""
+    """Distance of feature maps; the student's goes through a learned projection where widths differ."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"maps"})
-    student_layer: str | None = Field(None, description="layer of the student, by timm's name; null: its last")
+    student_layer: str | None = Field(None, description="layer of the student, by its timm name; null: its last")
     teacher_layer: str | None = Field(None, description="layer of the teacher; null: its last")
     norm: Literal["l1", "l2"] = Field("l2", description="absolute or squared differences")
-    resize: Resize = Field("half_max_half_bicubic", description="of the teacher's map to the student's size")
+    resize: Resize = Field("half_max_half_bicubic", description="how the teacher's map is resized to the student's")
 
     def choose_layers(self, own: Sequence[str], others: Sequence[str]) -> ComparedLayers:
         return ComparedLayers(projected=((self.student_layer or own[-1], self.teacher_layer or others[-1]),))

@@ -1,4 +1,4 @@
-"""Feature distances of several teacher layers, their weights learned (Javed et al., doi 10.1109/JBHI.2023.3237749)."""
+"""Feature distances to several teacher layers, with learned weights (Javed et al., doi 10.1109/JBHI.2023.3237749)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ManyFeatures(Term):
-    """Distance of one feature map of the student to several of the teacher's, weighted by what is learned."""
+    """Distance of one feature map of the student to several of the teacher's, with learned weights."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"maps"})
     student_layer: str | None = Field(None, description="layer of the student; null: its last")
@@ -23,7 +23,7 @@ class ManyFeatures(Term):
         None, min_length=1, description="layers of the teacher; null: its last two"
     )
     norm: Literal["l1", "l2"] = Field("l2", description="absolute or squared differences")
-    resize: Resize = Field("half_max_half_bicubic", description="of the teacher's map to the student's size")
+    resize: Resize = Field("half_max_half_bicubic", description="how the teacher's map is resized to the student's")
 
     def choose_layers(self, own: Sequence[str], others: Sequence[str]) -> ComparedLayers:
         layer = self.student_layer or own[-1]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SoftDice(Term):
-    """Soft Dice loss against the teacher's probabilities, of pixels."""
+    """Soft Dice loss against the teacher's pixel probabilities."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"teacher", "pixels"})
 
