@@ -46,10 +46,10 @@ class SpatialAttention(nn.Module):
 class LiveGrid(nn.Module):
     """A pre-LayerNorm transformer over the 49 positions of a one-channel grid, ending in a gate in (0, 2).
 
-    Our choice, where the published form is dead: each position becomes a token of width 8 plus a learned
-    position, so that LayerNorm keeps what distinguishes the input, and one head attends over the 49 tokens of
-    the tile. The token is projected to one number s and the gate is 2 * sigmoid(s). The projection starts
-    small, so the gate starts close to 1 and a deep stack trains like one without gates.
+    Our replacement for the published form, whose transformer is inert: each position becomes a token of width 8 plus a
+    learned position, so that LayerNorm preserves the input's differences, and one head attends over the tile's 49
+    tokens. The token is projected to one number s and the gate is 2 * sigmoid(s). The projection is initialized small,
+    so the gate starts close to 1 and a deep stack trains like one without gates.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class LiveGrid(nn.Module):
         self.score = nn.Linear(GRID_WIDTH, 1)
 
     def init_weights(self) -> None:
-        """Scale the weights to the width of 8; the 0.02 that suits wide layers leaves all tokens alike."""
+        """Initialize for the width of 8; the 0.02 that suits wide layers would make all tokens nearly equal."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and name != "score":
                 trunc_normal_(module.weight, std=module.in_features**-0.5)
@@ -84,9 +84,9 @@ class InertGrid(nn.Module):
     """The published form: a transformer over one-channel tokens, each normalized by a LayerNorm of width one.
 
     A LayerNorm over one channel returns its bias whatever the input, so both residual branches add the same
-    7x7 map to every input: the grid passes, plus a constant, and is the gate as it is. It is here to be
-    compared with `LiveGrid`. One thing differs from the code published with the model's second version: the
-    attention product is taken inside each tile, not across the batch.
+    7x7 map to every input: the gate is the grid itself plus a constant. It exists for comparison with `LiveGrid`.
+    Unlike the code published with the model's second version, attention stays within each tile instead of crossing
+    the batch.
     """
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class TransformerBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map [B, C, H, W] to the same shape; every position sees every other of its tile."""
+        """Map [B, C, H, W] to the same shape; every position attends to all others of its tile."""
         height, width = features.shape[-2:]
         tokens = (features + self.position(features)).flatten(2).transpose(1, 2)
         tokens = tokens + self.drop_path(self.attention(self.norm1(tokens)))

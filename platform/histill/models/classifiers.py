@@ -1,4 +1,4 @@
-"""Classifiers of whole tiles: any timm encoder with its own head, fed with pixel values."""
+"""Classifiers of whole tiles: any timm encoder with its own head, on raw pixel values."""
 
 import copy
 from collections.abc import Sequence
@@ -32,18 +32,18 @@ class Classifier(nn.Module):
         return logits.float()
 
     def normalized(self, tiles: Tensor) -> Tensor:
-        """What the network is fed with."""
+        """The normalized input of the network."""
         return (tiles.to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
 def build_classifier(encoder: str, classes: int, *, mean: Sequence[float], std: Sequence[float]) -> Classifier:
-    """An untrained classifier of `classes` classes. Raises InputError for an unknown encoder."""
+    """Build an untrained classifier with `classes` classes. Raises InputError for an unknown encoder."""
     check_encoder(encoder)
     return Classifier(timm.create_model(encoder, num_classes=classes), encoder, mean, std)
 
 
 def check_side(classifier: Classifier, side_px: int) -> None:
-    """Raises InputError when its encoder cannot see tiles of `side_px` pixels: they vanish before its last stage."""
+    """Raise InputError when tiles of `side_px` pixels are too small for the encoder's last stage."""
     shadow = copy.deepcopy(classifier).to("meta").eval()
     try:
         with torch.no_grad():

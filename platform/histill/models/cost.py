@@ -1,4 +1,4 @@
-"""What a model costs: parameters and multiply-accumulates (MACs), in the two conventions in use."""
+"""The cost of a model: parameters, latency, memory, and multiply-accumulates (MACs) in the two common conventions."""
 
 import contextlib
 import copy
@@ -21,9 +21,9 @@ class Cost:
 
     `macs` counts convolutions and linear layers, the convention of most papers. `macs_with_attention` adds
     the products between activations: queries by keys and weights by values, which grow with the square of the
-    number of positions. One MAC is one multiplication and one addition; tools that print FLOPs print twice as
-    much. Normalization, activations, pooling, resampling and products with a single vector count in neither. A
-    weight that is applied as a batched product, a matrix for each head or group, counts as attention.
+    number of positions. One MAC is one multiplication and one addition; tools that count FLOPs report twice as many.
+    Normalization, activations, pooling, resampling and products with a single vector count in neither. A weight that
+    is applied as a batched product, with one matrix per head or group, counts as attention.
     """
 
     parameters: int
@@ -43,14 +43,14 @@ def measure_cost(model: nn.Module, input_px: int, channels: int = 3) -> Cost:
     """Count the parameters of `model` and the MACs of one float tile [1, channels, input_px, input_px].
 
     The tile runs through a copy of the model on the meta device, in evaluation mode, so nothing is computed
-    and `model` is not touched.
+    and `model` is unchanged.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    # With gradients torch computes a linear layer on every layout as one product, without them sometimes as a batch of
-    # them; nor can the counter follow a weight that requires a gradient through a module where there are none.
+    # With gradients torch computes a linear layer as one product in every layout, without them sometimes as a batched
+    # product; and the counter fails on a weight that requires a gradient while gradients are disabled.
     shadow = copy.deepcopy(model).to("meta").eval().requires_grad_(True)
     tile = torch.empty(1, channels, input_px, input_px, device="meta")
-    # The math kernel splits attention into two batched products, which tells them from linear layers.
+    # The math kernel computes attention as two batched products, which distinguishes it from linear layers.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         shadow(tile)
     flops = counter.get_flop_counts().get("Global", {})
@@ -61,7 +61,7 @@ def measure_cost(model: nn.Module, input_px: int, channels: int = 3) -> Cost:
 def measure_latency_ms(model: nn.Module, input_px: int, *, tiles: int = 20) -> float:
     """Milliseconds that `model` takes for one tile of `input_px` pixels on one thread of this machine's CPU.
 
-    The least of several, since whatever runs beside can only lengthen it.
+    The minimum of several runs, since other load can only add to it.
     """
     threads, training = torch.get_num_threads(), model.training
     torch.set_num_threads(1)
@@ -81,10 +81,10 @@ def measure_latency_ms(model: nn.Module, input_px: int, *, tiles: int = 20) -> f
 
 
 def measure_speed(model: nn.Module, input_px: int, device: torch.device) -> dict[str, float | str]:
-    """How fast `model` (on `device`) answers tiles of `input_px` pixels, alone and 32 at once, and what it holds.
+    """Measure latency, throughput and memory of `model` on `device` for tiles of `input_px` pixels, at batch 1 and 32.
 
-    The names say the units; medians. Memory is the most that is held for 32 tiles beyond what was held before: of the
-    GPU, or of this process where there is none.
+    Names carry the units; times are medians. Memory is the peak at batch 32 above what was allocated before: of the
+    GPU, or of this process on a CPU.
     """
     found: dict[str, float | str] = {"device": _name_of(device)}
     with torch.inference_mode():
@@ -110,11 +110,11 @@ def _name_of(device: torch.device) -> str:
 
 
 def _start_of_memory(device: torch.device) -> int:
-    """Bytes held now; the most that is held is counted from here."""
+    """Bytes allocated now; resets the peak counter."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    with contextlib.suppress(OSError):  # not on every system; then the peak is that of the process's whole life
+    with contextlib.suppress(OSError):  # unsupported systems keep the peak of the process's lifetime
         Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
@@ -124,7 +124,7 @@ def _most_memory(device: torch.device) -> int:
 
 
 def _status(name: str) -> int:
-    """A line of Linux's account of this process, in bytes; 0 elsewhere."""
+    """A field of Linux's /proc/self/status, in bytes; 0 on other systems."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,9 +1,9 @@
 """CSAT, a small hybrid of convolution and attention, and its registration with timm.
 
 After Kim et al., "RCKD: Response-Based Cross-Task Knowledge Distillation for Pathological Image Analysis",
-Bioengineering 10(11):1279, 2023, doi 10.3390/bioengineering10111279. Stated are 3 M parameters and 1.08 G
-multiply-accumulates; we found neither the stage widths nor the input size, so widths and depths are our
-choice, and meet both figures at 384 px (see `histill.models.cost` for how they are counted).
+Bioengineering 10(11):1279, 2023, doi 10.3390/bioengineering10111279. The paper states 3 M parameters and 1.08 G
+multiply-accumulates, but neither stage widths nor input size, so widths and depths are our choice and match both
+figures at 384 px (see `histill.models.cost` for how they are counted).
 
 Importing this module registers `csat`, `csat_fine` and `csat_tiny` with timm.
 """
@@ -54,7 +54,7 @@ class ConvBlock(nn.Module):
 
 
 class Halving(nn.Sequential):
-    """LayerNorm, then 2x2 convolution of stride 2; an odd side gets a row of zeros, so that any tile can be halved."""
+    """LayerNorm, then 2x2 convolution of stride 2; odd sides are zero-padded, so that any tile can be halved."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__(LayerNorm2d(in_channels, eps=1e-6), nn.Conv2d(in_channels, channels, 2, stride=2))
@@ -83,11 +83,11 @@ class Stage(nn.Module):
 
 
 class CSAT(nn.Module):
-    """Four stages of gated convolution blocks; transformer blocks end the stages that ask for them.
+    """Four stages of gated convolution blocks, optionally followed by transformer blocks.
 
     Takes float [B, in_chans, H, W] of any size; `forward` returns class logits [B, num_classes]. With
-    `features_only=True` timm returns the four stages, at strides 4 to 32 (2 to 16 after a stem of stride 2). Where a
-    stage does not divide, it is padded with zeros at the right and the bottom.
+    `features_only=True` timm returns the four stages, at strides 4 to 32 (2 to 16 after a stem of stride 2). Maps with
+    sides that do not divide are zero-padded at the right and bottom.
 
     Args:
         dims: channels of the stages, strictly increasing.
@@ -95,7 +95,7 @@ class CSAT(nn.Module):
         transformer_depths: transformer blocks at the end of each stage.
         heads, head_dim: of the transformer blocks.
         spatial_attention: "alive", or "inert" for the published form.
-        stem_stride: 4, or 2 for tiles of few pixels.
+        stem_stride: 4, or 2 for small tiles.
     """
 
     def __init__(
@@ -141,17 +141,17 @@ class CSAT(nn.Module):
         self.head = NormMlpClassifierHead(
             dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, norm_layer="layernorm2d"
         )
-        if not self.stem.conv.weight.is_meta:  # smp asks a network without memory for its shapes first
+        if not self.stem.conv.weight.is_meta:  # smp first builds the network on the meta device for its shapes
             self.apply(_init_weights)
         _init_classifier(self.head.fc)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last stage's map, [B, dims[-1], H / s, W / s], sides rounded up; s is 8 * stem_stride."""
+        """Return the last stage's map, [B, dims[-1], H / s, W / s] with sides rounded up and s = 8 * stem_stride."""
         features: Tensor = self.stages(self.stem(x))
         return features
 
     def forward_intermediates(self, x: Tensor, indices: list[int]) -> tuple[Tensor, list[Tensor]]:
-        """The last stage's map, and those of the stages `indices` (0 the first), as timm's models give them."""
+        """Return the last stage's map and those of the stages `indices` (from 0), as timm's models do."""
         maps = []
         x = self.stem(x)
         for stage in self.stages:
@@ -172,7 +172,7 @@ class CSAT(nn.Module):
         return classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one; 0 classes leave the pooled features."""
+        """Replace the classifier with a new one; with 0 classes the model returns pooled features."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
         _init_classifier(self.head.fc)
@@ -184,7 +184,7 @@ class CSAT(nn.Module):
             stage.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the learned positions; timm already spares biases and norms."""
+        """Names of the learned positions; timm already excludes biases and norms."""
         return {name for name, _ in self.named_parameters() if name.endswith("grid.position")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -196,18 +196,18 @@ class CSAT(nn.Module):
 
 
 def _pad(x: Tensor, multiple: int) -> Tensor:
-    """`x` [B, C, H, W] with zeros at the right and the bottom, to sides divisible by `multiple`."""
+    """Zero-pad `x` [B, C, H, W] at the right and bottom to sides divisible by `multiple`."""
     height, width = x.shape[-2:]
     right, bottom = -width % multiple, -height % multiple
     return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Weights of variance 1 / fan-in (LeCun et al., "Efficient BackProp", 1998), so that layers keep the scale.
+    """Initialize with variance 1 / fan-in (LeCun et al., "Efficient BackProp", 1998), which preserves the scale.
 
-    The 0.02 that is usual for wide networks is a fifth of that in these narrow ones: the first steps of Adam then
-    change the weights by a twentieth of their size, and learning at 1e-3 stalls. `nn.Module.apply` visits children
-    first, so `LiveGrid` has the last word on its own layers.
+    The usual 0.02 of wide networks is a fifth of that here: Adam's first steps at 1e-3 then change the weights by a
+    twentieth of their size, and learning stalls. `nn.Module.apply` visits children first, so `LiveGrid` overrides the
+    initialization of its own layers.
     """
     if isinstance(module, nn.Conv2d | nn.Linear):
         trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
@@ -218,8 +218,8 @@ def _init_weights(module: nn.Module) -> None:
 
 
 def _init_classifier(module: nn.Module) -> None:
-    """Small, so that all classes are about as likely at first."""
-    if isinstance(module, nn.Linear):  # of 0 classes there is none
+    """Initialize small, so that all classes start about equally likely."""
+    if isinstance(module, nn.Linear):  # with 0 classes it is an identity
         trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
 
@@ -241,7 +241,7 @@ def _default_cfg() -> dict[str, Any]:
     }
 
 
-# timm looks the configurations up by this name in the module of the registered function
+# timm looks up the configurations by this name in the module of the registered function
 default_cfgs = generate_default_cfgs({name: _default_cfg() for name in ("csat", "csat_fine", "csat_tiny")})
 
 
@@ -259,10 +259,10 @@ def csat(pretrained: bool = False, **kwargs: Any) -> CSAT:
 
 @register_model
 def csat_fine(pretrained: bool = False, **kwargs: Any) -> CSAT:
-    """CSAT for whole tiles of few pixels: 1.7 M parameters with 1000 classes, 0.048 GMACs at 56 px.
+    """CSAT for small tiles: 1.7 M parameters with 1000 classes, 0.048 GMACs at 56 px.
 
-    At 56 px CSAT sees 14 x 14 patches, and its deep stages 4 x 4 and 2 x 2 of them. Here the stem halves only, so that
-    all stages see twice as many a side, at half the depth. Its maps have strides 2 to 16, so it is no encoder of a
+    At 56 px CSAT has 14 x 14 patches, and its deep stages only 4 x 4 and 2 x 2. Here the stem has stride 2, so that all
+    stages have twice the resolution, at half the depth. Its maps have strides 2 to 16, so it cannot be the encoder of a
     U-Net.
     """
     sizes: dict[str, Any] = {
@@ -276,7 +276,7 @@ def csat_fine(pretrained: bool = False, **kwargs: Any) -> CSAT:
 
 @register_model
 def csat_tiny(pretrained: bool = False, **kwargs: Any) -> CSAT:
-    """The structure of CSAT at a thirteenth of its size, for tests and demonstrations on a CPU."""
+    """CSAT at a thirteenth of its size, for tests and demos on a CPU."""
     sizes: dict[str, Any] = {
         "dims": (16, 24, 40, 64),
         "conv_depths": (1, 1, 2, 1),

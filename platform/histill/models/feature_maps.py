@@ -1,4 +1,4 @@
-"""A model's layers by the names that timm gives to their feature maps, from the finest to the coarsest."""
+"""A model's feature maps by their timm layer names, from finest to coarsest."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from histill.models.transfer import Model
 
 
 def layer_channels(model: Model) -> dict[str, int]:
-    """Channels of the feature map of each layer, by its name."""
+    """Channels of each layer's feature map, by layer name."""
     network: Any = model.network if isinstance(model, Classifier) else model.network.encoder.model
     return {str(layer["module"]): int(layer["num_chs"]) for layer in network.feature_info}
 
 
 def forward_with_features(model: Model, tiles: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The logits of `tiles`, as `model` gives them, and the feature maps [B, C, h, w] of `layers` by their names.
+    """Return `model`'s logits for `tiles` and the feature maps [B, C, h, w] of `layers`, by name.
 
-    `layers` are among `layer_channels(model)`.
+    `layers` must be among `layer_channels(model)`.
     """
     if not layers:
         return model(tiles), {}
@@ -34,7 +34,7 @@ def forward_with_features(model: Model, tiles: Tensor, layers: tuple[str, ...]) 
 
 
 def choose_maps(model: Segmenter, features: Sequence[Tensor], layers: tuple[str, ...]) -> dict[str, Tensor]:
-    """The feature maps of `layers`, by name, among those of all stages of a segmenter's encoder."""
+    """Select the feature maps of `layers`, by name, from the `features` of all stages of a segmenter's encoder."""
     names = list(layer_channels(model))
     by_name = dict(zip(names, features[-len(names) :], strict=True))
     return {layer: by_name[layer] for layer in layers}

@@ -1,8 +1,8 @@
-"""The network of the resolution paper: a ResNet of four basic blocks that normalizes by groups of channels.
+"""The network of the resolution distillation paper: a ResNet of four basic blocks with GroupNorm.
 
 DiPalma et al., "Resolution-Based Distillation for Efficient Histology Image Classification", Artificial Intelligence in
 Medicine 119:102136 (2021), doi 10.1016/j.artmed.2021.102136, whose public code has basic blocks of 32, 64, 128 and 256
-planes. The number of groups is our choice. timm's ResNet does the rest.
+planes. The number of groups is our choice. The implementation is timm's ResNet.
 
 Importing this module registers `resnet_gn` with timm.
 """
@@ -37,7 +37,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def resnet_gn(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """The resolution paper's network: 1.2 M parameters without a classifier."""
+    """The resolution distillation paper's network: 1.2 M parameters without a classifier."""
     sizes: dict[str, Any] = {
         "block": BasicBlock,
         "layers": (1, 1, 1, 1),

@@ -1,4 +1,4 @@
-"""What learns beside a network while it is trained, and is not kept: projections of layers, heads on deep stages."""
+"""Training-only modules around a network, left out of the saved model: layer projections and deep-supervision heads."""
 
 from typing import NamedTuple
 
@@ -12,27 +12,27 @@ from histill.models.transfer import Model
 
 
 class StudentOutput(NamedTuple):
-    """What a student in training says of a batch."""
+    """The outputs of a student in training mode."""
 
     logits: Tensor  # [B, K] or [B, K, H, W]
     maps: dict[str, Tensor]  # by layer, [B, C, h, w]
-    projected: dict[Pair, Tensor]  # by pair, at the teacher's number of channels
+    projected: dict[Pair, Tensor]  # by pair, with the teacher's number of channels
     mixture: Tensor | None  # [len(mixed)]
     deep: tuple[Tensor, ...] = ()  # logits of deep stages, [B, K, h, w]
 
 
 class ProjectedStudent(nn.Module):
-    """A network with what learns beside it, to be trained in its place: projections of layers, heads on deep stages.
+    """Wraps a network with its training-only modules: layer projections and heads on deep stages.
 
-    In training mode it returns `StudentOutput`, in evaluation mode the network's logits alone. What is scored and
-    kept is `model`. A projection is a 1x1 convolution, or nothing where the widths are equal.
+    In training mode it returns `StudentOutput`, in evaluation mode only the network's logits. Only `model` is scored
+    and saved. A projection is a 1x1 convolution, or the identity where the widths are equal.
     """
 
     model: Model
     heads: nn.ModuleList | None
 
     def __init__(self, model: Model, layers: Layers, *, deep_classes: int = 0) -> None:
-        """`deep_classes`: of a segmenter, the number of classes of its deep stages' answers; 0: they do not answer."""
+        """`deep_classes`: number of classes of a segmenter's deep-supervision heads; 0: no heads."""
         super().__init__()
         self.model, self.layers = model, layers
         own = layer_channels(model)

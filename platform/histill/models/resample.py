@@ -1,17 +1,17 @@
-"""The same tissue at another resolution."""
+"""Resample tiles and logits to another resolution."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 LEAST = 1e-6
-"""Averaged probabilities below it count as this, so that their logarithm is a number."""
+"""Lower bound of averaged probabilities, which keeps their logarithm finite."""
 
 
 def resize_tiles(tiles: torch.Tensor, size_px: int) -> torch.Tensor:
-    """Tiles [B, C, H, W], uint8 or float, as float32 [B, C, size_px, size_px].
+    """Resize tiles [B, C, H, W], uint8 or float, to float32 [B, C, size_px, size_px].
 
-    Shrinking averages areas, as a lower magnification does; growing is bilinear.
+    Downsampling averages areas, as a lower magnification does; upsampling is bilinear.
     """
     tiles = tiles.float()
     if tiles.shape[-1] == size_px:
@@ -22,9 +22,9 @@ def resize_tiles(tiles: torch.Tensor, size_px: int) -> torch.Tensor:
 
 
 def resize_logits(logits: torch.Tensor, size_px: int) -> torch.Tensor:
-    """Logits [B, K, H, W] whose softmax is the area-averaged softmax of `logits` when shrinking.
+    """Resize logits [B, K, H, W] to `size_px`; when downsampling, the result's softmax is the area-averaged softmax.
 
-    Averaging logits instead would let one confident pixel outvote its neighbors. Growing is bilinear in the logits.
+    Averaging logits instead would let one confident pixel outvote its neighbors. Upsampling is bilinear in the logits.
     """
     if logits.shape[-1] == size_px:
         return logits
@@ -34,5 +34,5 @@ def resize_logits(logits: torch.Tensor, size_px: int) -> torch.Tensor:
 
 
 def predict_at_tile_size(model: nn.Module, tiles: torch.Tensor, size_px: int) -> torch.Tensor:
-    """Logits [B, K, H, W] at the tiles' own size of a model that sees them at `size_px`."""
+    """Logits [B, K, H, W] at the tiles' own size, of a model whose input size is `size_px`."""
     return resize_logits(model(resize_tiles(tiles, size_px)), tiles.shape[-1])

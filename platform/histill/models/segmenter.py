@@ -1,4 +1,4 @@
-"""Segmenters: a U-Net on any timm encoder, fed with pixel values and returning class logits."""
+"""Segmenters: a U-Net on any timm encoder, from raw pixel values to class logits."""
 
 import difflib
 import math
@@ -24,7 +24,7 @@ class Segmenter(nn.Module):
     """A segmentation network with its input normalization inside.
 
     Takes uint8 or float [B, 3, H, W] with values in 0..255, H and W divisible by 32 (else `InputError`);
-    returns float32 logits [B, K, H, W]. `mean` and `std`, in 0..1 per channel, are buffers, so they travel
+    returns float32 logits [B, K, H, W]. `mean` and `std`, in 0..1 per channel, are buffers, so they are saved
     with the weights.
     """
 
@@ -51,13 +51,13 @@ class Segmenter(nn.Module):
         return self.logits(self.features(tiles))
 
     def features(self, tiles: Tensor) -> list[Tensor]:
-        """The encoder's maps of `tiles`, from stride 1 (the normalized tiles) to stride 32."""
+        """The encoder's feature maps of `tiles`, from stride 1 (the normalized tiles) to stride 32."""
         check_tile_size(*tiles.shape[-2:])
         maps: list[Tensor] = self.network.encoder((tiles.to(self.mean.dtype) / 255 - self.mean) / self.std)
         return maps
 
     def logits(self, features: list[Tensor]) -> Tensor:
-        """The decoder's answer to the encoder's maps."""
+        """The decoder's logits from the encoder's feature maps."""
         logits: Tensor = self.network.segmentation_head(self.network.decoder(features))
         return logits.float()
 
@@ -82,10 +82,10 @@ def build_segmenter(
 ) -> Segmenter:
     """Build an untrained U-Net (arXiv 1505.04597) on a timm encoder.
 
-    The decoder normalizes by groups of channels inside each tile (GroupNorm, arXiv 1803.08494), not by batch:
-    a tile's logits and gradients then depend neither on its neighbors, nor on padded rows, nor on how many
-    workers share a batch. With CSAT, which normalizes per position and per tile, this holds for the whole
-    network; an encoder with BatchNorm (resnet18, ...) keeps it, and mixes the rows of a batch when it trains.
+    The decoder uses GroupNorm (arXiv 1803.08494) instead of BatchNorm, so a tile's logits and gradients depend
+    neither on the other tiles of its batch, nor on padded rows, nor on how many workers share a batch. With CSAT, which
+    normalizes per position and per tile, this holds for the whole network; an encoder with BatchNorm (resnet18, ...)
+    keeps it, and mixes the rows of a batch in training.
 
     Args:
         encoder: a timm model name, such as "csat" or "resnet18".
@@ -95,7 +95,7 @@ def build_segmenter(
         encoder_options: keyword arguments of the encoder, such as CSAT's `spatial_attention`.
 
     Raises:
-        InputError: for an unknown or unusable encoder, or a decoder that has not five blocks.
+        InputError: for an unknown or unusable encoder, or a decoder without exactly five blocks.
     """
     check_encoder(encoder)
     options = dict(encoder_options or {})
@@ -130,7 +130,7 @@ def check_encoder(encoder: str) -> None:
 
 
 def _normalize_by_groups(decoder: nn.Module) -> None:
-    """Put a GroupNorm, which smp's `decoder_use_norm` does not offer, in the place of each BatchNorm."""
+    """Replace each BatchNorm with a GroupNorm, which smp's `decoder_use_norm` does not offer."""
     for module in list(decoder.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""The encoder within a model: its weights carried over to another, and its layers by depth."""
+"""Transfer encoder weights between models, freeze encoders, and order parameters by depth."""
 
 from collections.abc import Mapping
 
@@ -15,18 +15,18 @@ Model = Segmenter | Classifier
 
 
 def find_encoder(model: Model) -> nn.Module:
-    """The timm model within; a classifier's includes its head."""
+    """The timm model inside `model`; a classifier's includes its head."""
     encoder: nn.Module = model.network.encoder.model if isinstance(model, Segmenter) else model.network
     return encoder
 
 
 def copy_encoder(source: Model, target: Model) -> None:
-    """Copy the encoder's weights of one model into another, whatever either is for.
+    """Copy the encoder's weights from one model to another, be it a segmenter or a classifier.
 
-    A classifier's last layer, and layers that a U-Net does not use, stay as they are in `target`. Raises InputError
+    A classifier's last layer and layers that a U-Net does not use are left unchanged in `target`. Raises InputError
     when the encoders differ.
     """
-    if source.encoder_name != target.encoder_name:  # the weights of one may well be a part of the other's
+    if source.encoder_name != target.encoder_name:  # one encoder's weights may be a subset of another's
         raise InputError(
             f"the pretrained {source.encoder_name} is not the encoder {target.encoder_name}; set student.encoder to "
             "the one that was pretrained."
@@ -38,16 +38,16 @@ def copy_encoder(source: Model, target: Model) -> None:
     if missing:
         raise InputError(
             f"the pretrained {source.encoder_name} was built with other options (first: {min(missing)}); pretrain it "
-            "again with those of this version."
+            "again with this version of histill."
         )
     for name in shared:
         wanted[name].copy_(given[name])
 
 
 def load_encoder(model: Model, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy published weights, by timm's names, into the encoder of `model`; a classifier's last layer stays as it is.
+    """Copy published weights, by timm's names, into the encoder of `model`, except for a classifier's last layer.
 
-    Raises InputError, naming `source`, when they lack a tensor of the encoder or have it in another shape.
+    Raises InputError, naming `source`, when a tensor of the encoder is missing or has another shape.
     """
     given, wanted = {_flat(name): tensor for name, tensor in weights.items()}, _weights(model)
     for name, tensor in wanted.items():
@@ -62,7 +62,7 @@ def load_encoder(model: Model, weights: Mapping[str, Tensor], source: str) -> No
 
 
 def parameters_by_depth(model: Model) -> list[list[nn.Parameter]]:
-    """The parameters from the stem to the last stage, as timm groups them, then the head or decoder."""
+    """Parameters grouped by depth as in timm, from the stem to the last stage, then the head or decoder."""
     with torch.device("meta"):
         plain = timm.create_model(model.encoder_name, num_classes=1)
     group = {
@@ -78,9 +78,9 @@ def parameters_by_depth(model: Model) -> list[list[nn.Parameter]]:
 
 
 def freeze_encoder(model: Model) -> None:
-    """Leave only what follows the last feature map to be learned: the decoder, or a classifier's head.
+    """Freeze everything up to the last feature map, so that only the decoder or a classifier's head is trained.
 
-    That head may begin with convolutions (EfficientNet's does), which no segmenter has pretrained.
+    The head may begin with convolutions (EfficientNet's does), which a segmenter does not pretrain.
     """
     with torch.device("meta"):
         features = timm.create_model(model.encoder_name, features_only=True)
@@ -91,7 +91,7 @@ def freeze_encoder(model: Model) -> None:
 
 
 def _weights(model: Model) -> dict[str, Tensor]:
-    """The encoder's tensors but its classifier's, by names that feature extractors do not change."""
+    """The encoder's tensors without its classifier's, by names that are the same in timm's feature extractors."""
     last = set(map(id, _classifier(model)))
     state = find_encoder(model).state_dict(keep_vars=True)
     return {_flat(name): tensor.detach() for name, tensor in state.items() if id(tensor) not in last}
