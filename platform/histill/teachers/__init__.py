@@ -1,1 +1,1 @@
-"""Teachers: one interface over the classical and the network one, and their cached responses."""
+"""Teachers: one interface to classical, network and ONNX teachers, and the response cache."""

@@ -1,8 +1,8 @@
-"""A teacher's responses to a whole tile set, written once and read by every later run and trial.
+"""The response cache: a teacher's responses to a whole tile set, written once and read by every later run and trial.
 
-The cache's address is made of what determines it: the teacher's digest, the manifest's, and the views. Shards mirror
-the tiles' own, row for row, so that no join is needed; a shard is written whole or not at all, so a repeated run only
-adds what is missing. A stored logit within +-10 is off by at most 0.039 (stream/responses.py).
+The folder name is a hash of everything that determines the responses: the digests of teacher and manifest, the views
+and the layer. Shards mirror the tile shards row for row, so that no join is needed. Each shard is written atomically,
+so a repeated run only adds missing ones. A stored logit within +-10 is off by at most 0.039 (stream/responses.py).
 """
 
 from dataclasses import asdict, dataclass
@@ -35,7 +35,7 @@ HEADER_NAME = "responses.json"
 
 
 class CacheHeader(Record):
-    """What a response cache holds."""
+    """The content of a response cache."""
 
     noun: ClassVar[str] = "a header"
     remedy: ClassVar[str] = "cache the responses again"
@@ -49,24 +49,24 @@ class CacheHeader(Record):
     seed: int = 0
     flips: bool = False
     crop_px: int | None = None
-    dense: bool = True  # an answer to every pixel; else one to the whole tile or window
-    multi_label: bool = False  # whether an answer is a logit of each class by itself
-    layer: str | None = None  # of the teacher, whose feature map lies beside each answer
+    dense: bool = True  # a response to every pixel; else one to the whole tile or window
+    multi_label: bool = False  # whether classes have independent logits
+    layer: str | None = None  # the teacher's layer whose feature map is stored with each response
     map_shape: tuple[int, int, int] | None = None  # of that map, [C, h, w]
-    shard_bytes: int | None = None  # of all shards together, by which lost ones are noticed
+    shard_bytes: int | None = None  # total of all shards, to detect missing ones
 
     @property
     def outputs(self) -> OutputSpec:
-        """What the responses are."""
+        """The outputs that the responses stand for."""
         return OutputSpec("segmentation" if self.dense else "classification", self.classes, self.multi_label)
 
     @property
     def layers(self) -> dict[str, int]:
-        """Channels of the feature map that lies beside each answer, by its layer."""
+        """Channels of the stored feature map, by its layer."""
         return {} if self.layer is None or self.map_shape is None else {self.layer: self.map_shape[0]}
 
     def at(self, uri: str) -> CachedViews:
-        """The views of the cache, which lies at `uri`."""
+        """The cached views of the cache at `uri`."""
         augment = Augment(flips=self.flips, crop_px=self.crop_px)
         return CachedViews(uri, self.outputs, self.views, self.seed, augment, self.map_shape)
 
@@ -89,14 +89,14 @@ def address(
     augment: Augment = UPRIGHT,
     layer: str | None = None,
 ) -> str:
-    """The cache's folder name: 16 hex digits that change with one byte of teacher or tiles, views and layer."""
+    """The cache's folder name: 16 hex digits, a hash of teacher, tiles, views and layer."""
     geometry = "upright" if views == 1 else f"{views}:{seed}:{augment.flips}:{augment.crop_px}"
     geometry += "" if layer is None else f":{layer}"
     return name_by_content(teacher_digest, tiles_digest, geometry)
 
 
 def read_header(uri: str, storage: Storage) -> CacheHeader:
-    """The header of a finished cache. Raises InputError when it is missing."""
+    """Read the header of a finished cache. Raises InputError when it is missing."""
     try:
         return read_record(CacheHeader, join(uri, HEADER_NAME), storage)
     except FileNotFoundError:
@@ -104,18 +104,18 @@ def read_header(uri: str, storage: Storage) -> CacheHeader:
 
 
 def cache_responses(config: CacheConfig) -> CachedResponses:
-    """Write the responses of `config.teacher` to every tile of the set, or find them there.
+    """Write the responses of `config.teacher` to every tile of the set, or reuse finished ones.
 
-    What is missing or damaged of those that are there is written again, and what could not be decoded is tried again.
+    Missing or damaged shards of an existing cache are written again, and undecodable tiles are retried.
 
-    Raises InputError for a missing tile set, an unusable teacher or window, or a shard that cannot be read.
+    Raises InputError for a missing tile set, an unusable teacher or window, or an unreadable shard.
     """
     manifest = read_manifest(config.tiles, config.storage)
     tiles = manifest.header
     teacher = load_teacher(config.teacher, tiles.mpp, config.storage)
     check_crop(config.augment, tiles.tile_px)
     teacher.sees(config.augment.crop_px or tiles.tile_px)
-    _map_shape(teacher, config, tiles.tile_px)  # refuses a layer that is not there
+    _map_shape(teacher, config, tiles.tile_px)  # refuses an unknown layer
     name = address(teacher.digest, tiles.digest, config.views, config.seed, config.augment, config.layer)
     uri = join(config.output, name)
     if (finished := _find_finished(uri, manifest, config.storage)) is not None:
@@ -138,7 +138,7 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
 
 
 def finish_cache(job: ResponseJob, teacher: Teacher, manifest: Manifest, undecodable: int) -> CacheHeader:
-    """Declare a cache finished whose shards are all written, and of whose rows `undecodable` are empty."""
+    """Write the header of a cache whose shards are complete; `undecodable` of its rows are empty."""
     header = CacheHeader(
         teacher=teacher.digest,
         classes=teacher.outputs.classes,
@@ -158,7 +158,7 @@ def finish_cache(job: ResponseJob, teacher: Teacher, manifest: Manifest, undecod
 
 
 def _find_finished(uri: str, manifest: Manifest, storage: Storage) -> tuple[CacheHeader, Shares] | None:
-    """Header and shares of a cache of which nothing is missing; None when there is something to be made."""
+    """Header and shares of a complete cache; None when anything has to be written."""
     folder = _folder(uri, storage)
     found = folder.read_header(lambda: (read_header(uri, storage), read_shares(uri, storage)))
     if found is None:
@@ -174,7 +174,7 @@ def _folder(uri: str, storage: Storage) -> ShardedFolder:
 
 
 def _map_shape(teacher: Teacher, config: CacheConfig, tile_px: int) -> tuple[int, int, int] | None:
-    """The shape of the feature maps that are kept. Raises InputError when the teacher has no such layer."""
+    """The shape of the stored feature maps. Raises InputError when the teacher has no such layer."""
     if config.layer is None:
         return None
     if teacher.features is None:
@@ -186,7 +186,7 @@ def _map_shape(teacher: Teacher, config: CacheConfig, tile_px: int) -> tuple[int
 
 
 class ResponseWorker:
-    """One actor: holds the teacher, and writes its responses to shard after shard."""
+    """An actor that holds the teacher and writes its responses shard by shard."""
 
     def __init__(self, job: ResponseJob, tiles_digest: str, teacher_digest: str) -> None:
         config = job.config
@@ -199,7 +199,7 @@ class ResponseWorker:
         self._shards = {shard.shard: shard for shard in shards_of(self._manifest)}
 
     def __call__(self, name: str) -> list[dict[str, Any]]:
-        """The tallies of the slides in one shard, as plain values."""
+        """Write the responses to one shard and return the tallies of its slides as plain values."""
         shard, job = self._shards[name], self._job
         responses = write_shard_responses(self._teacher, self._manifest, shard, job, self._read)
         side = job.cached.augment.crop_px or self._manifest.header.tile_px
@@ -208,10 +208,10 @@ class ResponseWorker:
 
 
 def check_cache(uri: str, header: CacheHeader, manifest: Manifest, teacher: Teacher) -> None:
-    """Raises InputError unless the cache at `uri` answers the tiles of `manifest`, by `teacher`."""
+    """Raise InputError unless the cache at `uri` holds the responses of `teacher` to the tiles of `manifest`."""
     if header.tiles_digest != manifest.header.digest:
         raise InputError(
-            f"responses {uri} answer another tile set than {manifest.uri}; "
+            f"responses {uri} are to another tile set than {manifest.uri}; "
             "cache them again with jobs/cache_responses.py."
         )
     if header.teacher != teacher.digest:
@@ -221,7 +221,7 @@ def check_cache(uri: str, header: CacheHeader, manifest: Manifest, teacher: Teac
 
 
 def decisions(cached: CachedViews, manifest: Manifest, storage: Storage) -> np.ndarray:
-    """The most probable class of every tile in the cached responses to whole tiles, int64 [tiles]; 0 if undecodable.
+    """The most probable class of every tile according to the cached responses, int64 [tiles]; 0 if undecodable.
 
     Raises InputError when a shard of responses is missing.
     """
@@ -231,7 +231,7 @@ def decisions(cached: CachedViews, manifest: Manifest, storage: Storage) -> np.n
         if responses is None:
             uri = join(cached.uri, shard.shard)
             raise InputError(
-                f"responses {uri} are missing, damaged or to other tiles; delete what is left of them and cache the "
+                f"responses {uri} are missing, damaged or to other tiles; delete the file if it exists and cache the "
                 "responses again."
             )
         for response in responses:
@@ -241,23 +241,23 @@ def decisions(cached: CachedViews, manifest: Manifest, storage: Storage) -> np.n
 
 
 def check_views(uri: str, header: CacheHeader, augment: Augment) -> None:
-    """Raises InputError when a run that varies its tiles by `augment` cannot show the views that the cache answers.
+    """Raise InputError when a run with the augmentation `augment` cannot reproduce the cached views.
 
-    Each window lies on a grid of whole pixels of every student; whether its side does is `check_window`'s to say.
+    Cached windows lie on a grid that is whole pixels for every student; `check_window` checks their side.
     """
     if augment.shared_colors and augment.colors:
         raise InputError(
-            f"data.augment.shared_colors colors the teacher's view, and responses {uri} answer uncolored tiles; "
-            "leave it out, or let the teacher run beside (responses=null)."
+            f"data.augment.shared_colors colors the teacher's view, and responses {uri} are to uncolored tiles; "
+            "leave it out, or run the teacher live (responses=null)."
         )
     if header.views > 1 and augment.crop_px != header.crop_px:
         shown, answered = (side or "null (whole tiles)" for side in (augment.crop_px, header.crop_px))
         raise InputError(
-            f"data.augment.crop_px is {shown}, and responses {uri} answer views of crop_px {answered}; set it to that, "
+            f"data.augment.crop_px is {shown}, and responses {uri} are to views of crop_px {answered}; set it to that, "
             "or cache responses to other views."
         )
     if header.views == 1 and not header.outputs.dense and augment.crop_px is not None:
         raise InputError(
-            f"data.augment.crop_px is {augment.crop_px}, and responses {uri} answer whole tiles, not parts of them; "
+            f"data.augment.crop_px is {augment.crop_px}, and responses {uri} are to whole tiles, not parts of them; "
             f"leave it out, or cache responses to views of that size (views=8 augment.crop_px={augment.crop_px})."
         )

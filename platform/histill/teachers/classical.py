@@ -1,4 +1,4 @@
-"""A nuclei teacher without any learning: hematoxylin by color deconvolution, smoothed and thresholded."""
+"""A nuclei teacher without training: hematoxylin by color deconvolution, smoothed and thresholded."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ import torch
 from histill.config.common import Storage
 from histill.outputs import OutputSpec
 
-# Physical sizes, so that the teacher answers alike at any resolution.
+# Physical sizes, so that the teacher behaves the same at any resolution.
 _SMOOTHING_UM = 0.6
 _SMALLEST_NUCLEUS_UM2 = 12.0
 # Hematoxylin optical densities (scikit-image's HED basis). Below the floor nothing is a nucleus, however dark it is
-# beside the rest of its tile: without it the threshold of an empty tile would find nuclei in noise.
+# relative to its tile: without a floor, the threshold of an empty tile would find nuclei in noise.
 _FLOOR_OD = 0.05
 _SOFTNESS_OD = 0.012
 _VERSION = "classical-1"
@@ -21,10 +21,10 @@ _VERSION = "classical-1"
 
 @dataclass(frozen=True)
 class ClassicalTeacher:
-    """Nuclei from the hematoxylin density, after Ruifrok & Johnston (2001), with Otsu's threshold for each tile.
+    """Nuclei from the hematoxylin density, after Ruifrok & Johnston (2001), with Otsu's threshold per tile.
 
-    The logit of a pixel is its distance from the threshold in units of 0.012 optical density; specks smaller than
-    12 um2 are pushed to the background.
+    A pixel's logit is its distance from the threshold in units of 0.012 optical density; specks smaller than 12 um2
+    are assigned to the background.
     """
 
     mpp: float | None
@@ -37,7 +37,7 @@ class ClassicalTeacher:
         object.__setattr__(self, "digest", hashlib.sha256(repr(constants).encode()).hexdigest())
 
     def sees(self, side_px: int) -> int:
-        """It sees every tile and window as it is."""
+        """The side unchanged: it works at any resolution."""
         return side_px
 
     def respond(self, tiles: torch.Tensor) -> torch.Tensor:
@@ -47,7 +47,7 @@ class ClassicalTeacher:
         return torch.stack([torch.zeros_like(nuclei), nuclei], dim=1)
 
     def _nuclei(self, image: np.ndarray) -> np.ndarray:
-        """Logit of being a nucleus, float32 [H, W], for one RGB tile, uint8 [H, W, 3]."""
+        """Nucleus logits, float32 [H, W], for one RGB tile, uint8 [H, W, 3]."""
         from skimage.color import rgb2hed
         from skimage.filters import gaussian, threshold_otsu
         from skimage.morphology import remove_small_objects
@@ -62,5 +62,5 @@ class ClassicalTeacher:
 
 
 def load_teacher(_value: bool, tile_mpp: float, _storage: Storage, *, gpu: bool = False) -> ClassicalTeacher:
-    """For tiles at `tile_mpp`; there is nothing to load, and it knows no GPU."""
+    """Make the teacher for tiles at `tile_mpp`; nothing is loaded, and it always runs on the CPU."""
     return ClassicalTeacher(tile_mpp)

@@ -17,9 +17,9 @@ from histill.teachers.sides import teacher_input_px
 
 @dataclass(frozen=True)
 class NetworkTeacher:
-    """A trained network, which normalizes pixels itself; a segmenter answers at the tiles' own size.
+    """A trained network, which normalizes pixels itself; a segmenter's logits have the tiles' own size.
 
-    It sees a window of a tile at the resolution at which it sees a whole one: `size_px` for `tile_px`.
+    It sees windows at the same resolution as whole tiles: `size_px` for `tile_px`.
     """
 
     model: Model
@@ -27,11 +27,11 @@ class NetworkTeacher:
     digest: str
     mpp: float
     tile_px: int
-    size_px: int  # the side at which it sees a tile of `tile_px`
+    size_px: int  # input size for a tile of `tile_px`
 
     @classmethod
     def load(cls, uri: str, storage: Storage, *, gpu: bool = False) -> "NetworkTeacher":
-        """From a model folder or a finished run. Raises InputError when it is neither."""
+        """Load it from a model folder or a finished run. Raises InputError when `uri` is neither."""
         model, card, digest = load(resolve(uri, storage), storage)
         model = model.requires_grad_(False).to("cuda" if gpu else "cpu")
         return cls(model, card.outputs, digest, card.tile_mpp, card.tile_px, card.size_px)
@@ -45,16 +45,16 @@ class NetworkTeacher:
         return layer_channels(self.model)
 
     def sees(self, side_px: int) -> int:
-        """The side at which the network sees a tile or window of `side_px`.
+        """The network's input size for a tile or window of `side_px`.
 
-        Raises InputError when that is no whole number of pixels.
+        Raises InputError when it is not a whole number of pixels.
         """
         return teacher_input_px(side_px, self.tile_px, self.size_px, self.digest[:12])
 
     def map_shape(self, layer: str, side_px: int) -> tuple[int, int, int]:
         """The shape [C, h, w] of the feature map of `layer` for tiles or windows of `side_px`.
 
-        Raises InputError when there is no such layer, naming those that are.
+        Raises InputError, naming the existing layers, when there is no such layer.
         """
         names = self.layers
         if layer not in names:
@@ -65,20 +65,20 @@ class NetworkTeacher:
 
     @torch.inference_mode()
     def respond(self, tiles: Tensor) -> Tensor:
-        """Logits, float32 [B, K, S, S] or [B, K], for tiles or windows of tiles, uint8 [B, 3, S, S]."""
+        """Logits, float32 [B, K, S, S] or [B, K], for tiles or windows, uint8 [B, 3, S, S]."""
         return self.respond_with_maps(tiles, ())[0]
 
     @torch.inference_mode()
     def respond_with_maps(self, tiles: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """What it responds to tiles or windows of tiles, uint8 [B, 3, S, S], and the feature maps of `layers`."""
+        """The responses to tiles or windows, uint8 [B, 3, S, S], and the feature maps of `layers`."""
         tiles = tiles.to(next(self.model.parameters()).device)
         logits, maps = forward_with_features(self.model, resize_tiles(tiles, self.sees(tiles.shape[-1])), layers)
         return (resize_logits(logits, tiles.shape[-1]) if self.outputs.dense else logits), maps
 
     def forward(self, seen: Tensor, layers: tuple[str, ...], *, graph: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits and the feature maps of `layers` for tiles at the side that the network sees, uint8 [B, 3, S, S].
+        """Logits and the feature maps of `layers` for tiles at the network's input size, uint8 [B, 3, S, S].
 
-        Logits are [B, K] or [B, K, S, S]; with `graph` they can be differentiated by the maps.
+        Logits are [B, K] or [B, K, S, S]; with `graph` they are differentiable with respect to the maps.
         """
         tiles = seen.to(next(self.model.parameters()).device).float()
         with torch.set_grad_enabled(graph):

@@ -1,4 +1,4 @@
-"""An ONNX teacher: a segmentation network as an `.onnx` file, and beside it a JSON card that says how it is fed."""
+"""An ONNX teacher: a segmentation network as an `.onnx` file, with a JSON card of its inputs and outputs."""
 
 import contextlib
 import hashlib
@@ -22,32 +22,33 @@ from histill.teachers.onnx_weights import read_graph
 from histill.teachers.sides import teacher_input_px
 
 SUFFIX = ".onnx"
-_FLOOR = 1e-6  # of a probability, before its logarithm
+_FLOOR = 1e-6  # lower bound of probabilities before the logarithm
 _Above0 = Annotated[float, Field(gt=0)]
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _LOG = logging.getLogger(__name__)
 
 
 class OnnxCard(Record):
-    """How to feed the network, and what it answers; lies beside `teacher.onnx` as `teacher.json`."""
+    """The network's inputs and outputs; stored next to `teacher.onnx` as `teacher.json`."""
 
     noun: ClassVar[str] = "the card of an ONNX teacher"
     remedy: ClassVar[str] = "it has the keys classes, tile_mpp, tile_px, size_px, mean, std and output"
 
     classes: tuple[str, ...] = Field(min_length=2, description="names of the output channels, background first")
     tile_mpp: float = Field(gt=0, allow_inf_nan=False, description="microns per pixel of the tiles it was trained on")
-    tile_px: int = Field(ge=1, description="side of these tiles")
-    size_px: int = Field(ge=1, description="side at which the network sees a whole one")
-    mean: tuple[float, float, float] = Field(description="of RGB in 0..1; subtracted before the network")
-    std: tuple[_Above0, _Above0, _Above0] = Field(description="of RGB in 0..1; above 0")
+    tile_px: int = Field(ge=1, description="side of these tiles in pixels")
+    size_px: int = Field(ge=1, description="the network's input size for a whole tile, in pixels")
+    mean: tuple[float, float, float] = Field(description="mean of RGB in 0..1, subtracted before the network")
+    std: tuple[_Above0, _Above0, _Above0] = Field(description="standard deviation of RGB in 0..1; above 0")
     output: Literal["logits", "probabilities"] = Field(
-        description="what a channel holds; a single one is the second of two classes, before or after its sigmoid"
+        description="content of the output channels; a single channel is the second of two classes, before or after "
+        "its sigmoid"
     )
 
 
 @dataclass(frozen=True)
 class OnnxTeacher:
-    """A network run by ONNX Runtime; it sees a window of a tile at the resolution at which it sees a whole one."""
+    """A network run by ONNX Runtime; it sees windows at the same resolution as whole tiles."""
 
     uri: str
     session: onnxruntime.InferenceSession
@@ -57,12 +58,12 @@ class OnnxTeacher:
 
     @classmethod
     def load(cls, uri: str, storage: Storage, *, gpu: bool = False) -> "OnnxTeacher":
-        """From `uri`, an `.onnx` file, and the card beside it.
+        """Load the `.onnx` file at `uri` and the card next to it.
 
-        Its weights lie inside, or in one file with a plain name beside it, such as `teacher.onnx.data`.
+        The weights must be inside, or in one file of the same folder, such as `teacher.onnx.data`.
 
-        Raises InputError when a file is missing, when weights lie anywhere else, or when the network does not take and
-        answer what the card says.
+        Raises InputError when a file is missing, when weights are stored anywhere else, or when the network's inputs
+        and outputs do not match the card.
         """
         card = read_card(uri, storage)
         try:
@@ -88,9 +89,9 @@ class OnnxTeacher:
         return self.card.tile_mpp
 
     def sees(self, side_px: int) -> int:
-        """The side at which the network sees a tile or window of `side_px`.
+        """The network's input size for a tile or window of `side_px`.
 
-        Raises InputError when that is no whole number, or the network is made for one side only and this is another.
+        Raises InputError when it is not a whole number, or not the fixed input size of the graph.
         """
         side = teacher_input_px(side_px, self.card.tile_px, self.card.size_px, self.uri)
         if any(isinstance(fixed, int) and fixed != side for fixed in self._input.shape[2:]):
@@ -101,7 +102,7 @@ class OnnxTeacher:
         return side
 
     def respond(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Logits, float32 [B, K, S, S], for tiles or windows of tiles, uint8 [B, 3, S, S]."""
+        """Logits, float32 [B, K, S, S], for tiles or windows, uint8 [B, 3, S, S]."""
         answer = torch.from_numpy(self._answers(tiles, self.sees(tiles.shape[-1])))
         return resize_logits(_as_logits(answer, self.card), tiles.shape[-1]).to(tiles.device)
 
@@ -110,7 +111,7 @@ class OnnxTeacher:
         return self.session.get_inputs()[0]
 
     def _answers(self, tiles: torch.Tensor, side_px: int) -> np.ndarray:
-        """What the network says, float32 [B, C, H, W], of tiles seen at `side_px`."""
+        """The network's raw output, float32 [B, C, H, W], for tiles resized to `side_px`."""
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.card.mean, self.card.std))
         pixels = ((resize_tiles(tiles, side_px).cpu() / 255 - mean) / std).numpy()
         parts = np.split(pixels, len(pixels)) if self._input.shape[0] == 1 else [pixels]
@@ -119,7 +120,7 @@ class OnnxTeacher:
         return np.concatenate(answers).astype(np.float32, copy=False)
 
     def _check_answer(self) -> None:
-        """Ask about two black tiles: two, since some exports promise any batch and take one tile only."""
+        """Run two black tiles: two, since some exports declare a dynamic batch but accept only one tile."""
         side, classes = self.card.size_px, len(self.card.classes)
         answer = self._answers(torch.zeros(2, 3, side, side, dtype=torch.uint8), side)
         channels = (1, classes) if classes == 2 else (classes,)
@@ -144,12 +145,12 @@ def load_teacher(uri: str, _tile_mpp: float, storage: Storage, *, gpu: bool = Fa
 
 
 def card_uri(uri: str) -> str:
-    """Where the card of the `.onnx` file at `uri` lies."""
+    """The URI of the card of the `.onnx` file at `uri`."""
     return uri.removesuffix(SUFFIX) + ".json"
 
 
 def read_card(uri: str, storage: Storage) -> OnnxCard:
-    """The card of the `.onnx` file at `uri`. Raises InputError when it is missing or of another form."""
+    """Read the card of the `.onnx` file at `uri`. Raises InputError when it is missing or invalid."""
     if not uri.endswith(SUFFIX):
         raise InputError(f"teacher.onnx is {uri}; an {SUFFIX} file was expected, with a .json card beside it.")
     where = card_uri(uri)
@@ -160,7 +161,7 @@ def read_card(uri: str, storage: Storage) -> OnnxCard:
 
 
 def _as_logits(answer: torch.Tensor, card: OnnxCard) -> torch.Tensor:
-    """[B, K, H, W] from what the network says: [B, K, H, W], or [B, 1, H, W] for two classes."""
+    """Logits [B, K, H, W] from the network's output: [B, K, H, W], or [B, 1, H, W] for two classes."""
     single = answer.shape[1] == 1
     if card.output == "probabilities":
         return (torch.cat([1 - answer, answer], dim=1) if single else answer).clamp_min(_FLOOR).log()
@@ -168,7 +169,7 @@ def _as_logits(answer: torch.Tensor, card: OnnxCard) -> torch.Tensor:
 
 
 def _kind(answer: np.ndarray) -> str:
-    """Logits or probabilities: the latter lie in 0..1 and, when there are several channels, add up to 1."""
+    """Whether `answer` is logits or probabilities: these are in 0..1 and, with several channels, sum to 1."""
     slack = 1e-3
     within = answer.min() >= -slack and answer.max() <= 1 + slack
     adds_up = answer.shape[1] == 1 or bool(np.abs(answer.sum(axis=1) - 1).max() <= slack)
@@ -190,7 +191,7 @@ def _check_input(uri: str, session: onnxruntime.InferenceSession, card: OnnxCard
     if inputs[0].type != "tensor(float)" or not fits:
         raise InputError(
             f"{uri} takes {inputs[0].type} {shape}; float32 [batch, 3, {card.size_px}, {card.size_px}] was expected by "
-            f"its card's size_px, each side free or so, and the batch free or 1."
+            f"its card's size_px; export it with that or a dynamic side, and a batch that is dynamic or 1."
         )
 
 
@@ -200,8 +201,8 @@ def _options(weights: Mapping[str, bytes]) -> onnxruntime.SessionOptions:
         sizes = [len(data) for data in weights.values()]
         options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
     options.intra_op_num_threads = torch.get_num_threads()  # the worker's share of the node
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # tiles are decoded beside it
-    options.log_severity_level = 4  # what goes wrong is raised as well
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other threads decode tiles meanwhile
+    options.log_severity_level = 4  # errors are raised as well
     return options
 
 
@@ -214,7 +215,7 @@ def _providers(uri: str, gpu: bool) -> list[str]:
 
 @contextlib.contextmanager
 def _runtime_errors(sentence: str) -> Iterator[None]:
-    """Turn ONNX Runtime's errors, which have no class in common but their module, into InputError."""
+    """Convert ONNX Runtime's errors, which share only a module but no base class, to InputError."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,7 @@
-"""The two files of an ONNX teacher: the graph, and beside it the weights, where its exporter keeps them apart.
+"""Read an ONNX teacher's graph and its external weights, if the exporter stored them in a second file.
 
-A graph may name any file of the machine as the place of its weights, and the runtime would read it. Here nothing but a
-plain file name in the graph's own folder is read, by histill's own storage, and given to the runtime as bytes.
+An ONNX graph can name any file on the machine as its external data, and the runtime would read it. Here only a plain
+file name in the graph's own folder is accepted; histill's storage reads it and passes the bytes to the runtime.
 """
 
 import math
@@ -21,7 +21,7 @@ from histill.storage.filesystems import control_filesystem, storage_errors
 from histill.storage.uris import beside, is_remote, local_path
 
 MOST_BYTES = 16 * 2**30
-"""Of the file with the weights, which is held in memory while the runtime reads it."""
+"""Largest weights file, which is held in memory while the runtime loads it."""
 _PLAIN_NAME = re.compile(r"(?!\.{1,2}$)[^/\\:\x00-\x1f\x7f]{1,255}")
 _KEYS = {"location", "offset", "length", "checksum"}
 _MEND = "export it again with the weights inside, or in one file beside it"
@@ -29,19 +29,19 @@ _MEND = "export it again with the weights inside, or in one file beside it"
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file's bytes, and those of the file with its weights (name -> content), if there is one."""
+    """The bytes of an ONNX file and of its external weights (file name -> content), if there are any."""
 
     data: bytes
     weights: Mapping[str, bytes]
 
 
 def read_graph(uri: str, storage: Storage) -> Graph:
-    """The `.onnx` file at `uri` and its weights.
+    """Read the `.onnx` file at `uri` and its weights.
 
     Raises:
         FileNotFoundError: there is no file at `uri`.
-        InputError: it is no ONNX file; its weights are not all inside or in one file with a plain name in the same
-            folder; that file is missing, leads out of the folder, is larger than 16 GiB or shorter than the graph says.
+        InputError: it is not an ONNX file; its weights are not all inside or in one file with a plain name in the same
+            folder; that file is missing, links out of the folder, is larger than 16 GiB or shorter than the graph says.
     """
     data = read_bytes(uri, storage)
     model = onnx.ModelProto()
@@ -81,7 +81,7 @@ def _part(uri: str, tensor: onnx.TensorProto) -> tuple[str, int, int]:
     name = entries.get("location", "")
     numbers = [entries.get(key, str(otherwise)) for key, otherwise in (("offset", 0), ("length", _bytes_of(tensor)))]
     if len(entries) < len(tensor.external_data) or not entries.keys() <= _KEYS or not all(map(_is_number, numbers)):
-        raise InputError(f"{uri} says in no sound way where the weights {tensor.name!r} lie; export it again.")
+        raise InputError(f"{uri} does not say validly where the weights {tensor.name!r} are stored; export it again.")
     if _PLAIN_NAME.fullmatch(name) is None:
         raise InputError(
             f"{uri} keeps the weights {tensor.name!r} in another file, {name!r}, which is not loaded, since it is no "
@@ -95,7 +95,7 @@ def _is_number(text: str) -> bool:
 
 
 def _bytes_of(tensor: onnx.TensorProto) -> int:
-    """What the tensor's shape and type come to; types of less than a byte are counted as one, which is too much."""
+    """Bytes from the tensor's shape and type; an upper bound for types below a byte, which count as one."""
     try:
         itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except KeyError:
@@ -104,7 +104,7 @@ def _bytes_of(tensor: onnx.TensorProto) -> int:
 
 
 def _size_of(uri: str, where: str, storage: Storage) -> int:
-    """The bytes of the file with the weights. Raises InputError when it is missing, too large or out of the folder."""
+    """Size of the weights file in bytes. Raises InputError when it is missing, too large or outside the folder."""
     try:
         size = _size_of_object(where, storage) if is_remote(where) else _size_in_folder(where)
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def _size_in_folder(where: str) -> int:
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """Every tensor anywhere in a model: of graphs, subgraphs, attributes and functions."""
+    """Yield every tensor of a model: in graphs, subgraphs, attributes and functions."""
     if isinstance(message, onnx.TensorProto):
         yield message
         return

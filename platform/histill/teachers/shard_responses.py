@@ -1,4 +1,4 @@
-"""Write a teacher's responses to one shard of tiles as a shard like it, row for row."""
+"""Write a teacher's responses to one tile shard, as a response shard with the same rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from histill.tiles.shards import TileShard
 
 @dataclass(frozen=True)
 class ResponseJob:
-    """What to respond to, and where to. Small: it is sent to every actor."""
+    """The tiles to respond to, and where to write. Small, because it is sent to every actor."""
 
     config: CacheConfig
     cached: CachedViews
@@ -33,12 +33,12 @@ class ResponseJob:
 def write_shard_responses(
     teacher: Teacher, manifest: Manifest, shard: TileShard, job: ResponseJob, read: ShardReader | None = None
 ) -> list[bytes]:
-    """Write the responses to `shard`, unless an earlier run has; those to the first view, b"" for undecodable tiles.
+    """Write the responses to `shard`, unless already done; returns those to the first view, b"" for undecodable tiles.
 
-    The shard of responses is written whole or not at all. One with undecodable tiles is made again, since they may
-    have been mended since.
+    The response shard is written atomically. One with undecodable tiles is written again, since the tiles may have been
+    repaired.
 
-    Raises InputError when the tiles cannot be read or are others than the manifest's.
+    Raises InputError when the tiles cannot be read or are not the manifest's.
     """
     storage, cached = job.config.storage, job.cached
     earlier = read_first_responses(cached, shard, storage)
@@ -72,7 +72,7 @@ def write_shard_responses(
 
 
 def _row_groups(table: pa.Table, part: pa.Table) -> Iterator[pa.Table]:
-    """`table` cut where the row groups of its tiles, `part` of a manifest, are."""
+    """Split `table` at the row groups of its tiles, the manifest rows `part`."""
     groups = part["row_group"].to_numpy()
     for start, end in pairwise([0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]):
         yield table.slice(start, end - start)
@@ -81,7 +81,7 @@ def _row_groups(table: pa.Table, part: pa.Table) -> Iterator[pa.Table]:
 def _respond(
     teacher: Teacher, tiles: torch.Tensor, index: np.ndarray, job: ResponseJob, manifest: Manifest
 ) -> Iterator[Sequence[bytes]]:
-    """The encoded responses to `tiles`, uint8 [B, 3, S, S], to each view; then, with a layer, the feature maps."""
+    """Yield the encoded responses to each view of `tiles`, uint8 [B, 3, S, S]; with a layer, then the feature maps."""
     cached, layer = job.cached, job.config.layer
     images = tiles.permute(0, 2, 3, 1).numpy()
     maps: list[list[bytes]] = []
@@ -101,7 +101,7 @@ def _respond(
 
 
 def read_first_responses(cached: CachedViews, shard: TileShard, storage: Storage) -> list[bytes] | None:
-    """The responses to the first view of `shard`; None when there are none, or none that are whole and of its tiles."""
+    """Read the responses to the first view of `shard`; None when they are missing, damaged or to other tiles."""
     column = response_columns(cached.views)[0]
     found = read_columns(join(cached.uri, shard.shard), [column, "tile_id"], storage, belongs_to=cached.name)
     if found is None or (shard.expected is not None and found["tile_id"].to_pylist() != shard.expected.lists()[0]):

@@ -1,4 +1,4 @@
-"""What a teacher has found in each slide: the shares of its classes, and whether they can be true."""
+"""The shares of a teacher's classes in each slide, and warnings about implausible ones."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -17,19 +17,17 @@ from histill.tiles.manifest import Manifest
 from histill.tiles.tally import SlideTally, measure_areas, tally_tiles
 
 SHARES_NAME = "shares.json"
-NUCLEI = (
-    0.005,
-    0.6,
-)  # of the area of H&E tissue: what lies outside is a wrong resolution or stain more often than true
-_ALL = 0.995  # of everything: a teacher that says one class alone
-_LEAST_TILES = 20  # of which "all of one class" is said
+# Usual share of nuclei in H&E tissue; values outside are more often a wrong resolution or stain than real.
+NUCLEI = (0.005, 0.6)
+_ALL = 0.995  # share above which a teacher predicts only one class
+_LEAST_TILES = 20  # minimum for the warning about a single class
 _SHOWN, _NAMED = 20, 3  # rows of the table, names in a warning
 
 
 class Shares(Record):
-    """The shares of a teacher's classes in each slide, or in each case where a set of images has no slides.
+    """The shares of a teacher's classes in each slide, or in each case for image sets without slides.
 
-    A share is of the pixels, of a teacher that answers to whole tiles of these.
+    A share is of pixels, or of tiles for a teacher that responds to whole tiles.
     """
 
     noun: ClassVar[str] = "a table of shares"
@@ -42,14 +40,14 @@ class Shares(Record):
     tallies: tuple[SlideTally, ...]
 
     def values(self) -> dict[str, Any]:
-        """By name: the tiles, those of them that could not be decoded, and the share of each class."""
+        """By name: the tiles, the undecodable ones among them, and the share of each class."""
         return {
             tally.slide: {"tiles": tally.tiles, "undecodable": tally.undecodable, "shares": self._shares(tally)}
             for tally in self.tallies
         }
 
     def implausible(self) -> dict[str, float]:
-        """By name, the share of nuclei where it is outside of `NUCLEI`; none for a teacher of anything else."""
+        """By name, the nuclei shares outside `NUCLEI`; empty for a teacher without a nuclei class."""
         marked = [index for index, name in enumerate(self.classes) if "nucle" in name.lower()]
         if not (self.dense and marked):
             return {}
@@ -57,8 +55,8 @@ class Shares(Record):
         return {name: share for name, share in shares.items() if not NUCLEI[0] <= share <= NUCLEI[1]}
 
     def warnings(self) -> Iterator[str]:
-        """One sentence for what can hardly be true of all slides, or of some."""
-        cause = f"their resolution may not be the stated {self.mpp:g} um/px, or their stain none for this teacher."
+        """One sentence for each implausible finding."""
+        cause = f"their resolution may not be the stated {self.mpp:g} um/px, or their stain may not suit this teacher."
         odd = self.implausible()
         if odd:
             named = ", ".join(f"{share:.2%} of {self.of} {name}" for name, share in list(odd.items())[:_NAMED])
@@ -70,10 +68,10 @@ class Shares(Record):
             return
         means = np.array([each.sums for each in self.tallies if _decoded(each)]).sum(0) / decoded
         if len(self.classes) > 1 and means.max() >= _ALL and not odd:
-            yield f"the teacher says {self.classes[int(means.argmax())]!r} to all {decoded} tiles: {cause}"
+            yield f"the teacher predicts {self.classes[int(means.argmax())]!r} for all {decoded} tiles: {cause}"
 
     def table(self) -> str:
-        """The slides as a table for people, those that are implausible first."""
+        """The slides as a human-readable table, implausible ones first."""
         from tabulate import tabulate
 
         odd = self.implausible()
@@ -95,14 +93,14 @@ def _decoded(tally: SlideTally) -> int:
 
 
 def group_by(manifest: Manifest) -> str:
-    """What shares are told of: each slide, or each case of a set of images, of which each is a slide of its own."""
+    """The unit of the shares: slides, or cases for an image set, where every image counts as a slide of its own."""
     return "case" if manifest.header.slides is None else "slide"
 
 
 def tally_responses(
     answers: Sequence[bytes], teacher: Teacher, manifest: Manifest, rows: np.ndarray, side: int
 ) -> list[SlideTally]:
-    """What the stored `answers` to `rows`, int64, of the manifest, dense ones of `side` pixels, say of each slide."""
+    """Tally the stored `answers` to the manifest `rows` (int64) by slide; dense ones are `side` pixels wide."""
     outputs = teacher.outputs
     shares = [_shares_of(answer, outputs, side) for answer in answers]
     names = [None if each is None else _name(each, outputs) for each in shares]
@@ -118,7 +116,7 @@ def tally_responses(
 
 
 def _shares_of(answer: bytes, outputs: OutputSpec, side: int) -> np.ndarray | None:
-    """float64 [K] of one tile; None where it could not be decoded. A whole tile is or is not of a class."""
+    """Class shares of one tile, float64 [K], 0 or 1 for a whole-tile response; None if it could not be decoded."""
     channels = outputs.packed_channels
     try:
         levels = decode_levels(answer, channels, side if outputs.dense else 1) if answer else None
@@ -142,7 +140,7 @@ def _name(shares: np.ndarray, outputs: OutputSpec) -> str:
 
 
 def read_shares(uri: str, storage: Storage) -> Shares | None:
-    """The shares beside the responses at `uri`; None when there are none."""
+    """Read the shares stored with the responses at `uri`; None when there are none."""
     try:
         return read_record(Shares, join(uri, SHARES_NAME), storage)
     except FileNotFoundError:

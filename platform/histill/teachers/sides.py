@@ -1,12 +1,12 @@
-"""The side at which a teacher sees what it is shown."""
+"""A teacher's input size for a tile or window."""
 
 from histill.errors import InputError
 
 
 def teacher_input_px(side_px: int, tile_px: int, size_px: int, teacher: str) -> int:
-    """The side at which a teacher that sees tiles of `tile_px` at `size_px` sees a tile or window of `side_px`.
+    """The input size for a tile or window of `side_px`, of a teacher that sees tiles of `tile_px` at `size_px`.
 
-    Raises InputError, naming `teacher`, when that is no whole number of pixels.
+    Raises InputError, naming `teacher`, when it is not a whole number of pixels.
     """
     if side_px * size_px % tile_px:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a teacher is, and how the one of a configuration is made."""
+"""The teacher interface, and loading the teacher that a configuration names."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -16,7 +16,7 @@ _MPP_TOLERANCE = 0.05
 
 
 class FeatureMaps(Protocol):
-    """The feature maps of a teacher that has some, and its answers beside them."""
+    """A teacher's feature maps, with its logits."""
 
     @property
     def layers(self) -> Mapping[str, int]:
@@ -26,76 +26,75 @@ class FeatureMaps(Protocol):
     def map_shape(self, layer: str, side_px: int) -> tuple[int, int, int]:
         """The shape [C, h, w] of the map of `layer` for tiles or windows of `side_px`.
 
-        Raises InputError when there is no such layer, naming those that are.
+        Raises InputError, naming the existing layers, when there is no such layer.
         """
         ...
 
     def respond_with_maps(
         self, tiles: "torch.Tensor", layers: tuple[str, ...]
     ) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
-        """What `Teacher.respond` says of `tiles`, and the maps [B, C, h, w] of `layers`."""
+        """`Teacher.respond` of `tiles`, and the maps [B, C, h, w] of `layers`."""
         ...
 
     def forward(
         self, seen: "torch.Tensor", layers: tuple[str, ...], *, graph: bool
     ) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
-        """Logits and the maps of `layers` for tiles at the side that the network sees, uint8 [B, 3, S, S].
+        """Logits and the maps of `layers` for tiles at the network's input size, uint8 [B, 3, S, S].
 
-        Logits are [B, K] or [B, K, S, S]; with `graph` they can be differentiated by the maps.
+        Logits are [B, K] or [B, K, S, S]; with `graph` they are differentiable with respect to the maps.
         """
         ...
 
 
 class Teacher(Protocol):
-    """A frozen source of responses. Whatever it is made of, it is fed and answers in one form.
+    """A frozen source of responses, with the same inputs and outputs whatever its implementation.
 
-    Input: pixels as they were decoded, of tiles or of windows of tiles at `mpp`; bringing them to its own resolution
-    and normalizing them is the teacher's business. Output: logits of each pixel, or of the tile, over the classes of
-    `outputs`, never probabilities.
+    Input: raw decoded pixels of tiles or windows at `mpp`; the teacher resizes and normalizes them itself. Output:
+    logits of each pixel, or of the tile, over the classes of `outputs`, never probabilities.
     """
 
     @property
     def outputs(self) -> OutputSpec:
-        """What its logits stand for."""
+        """The kind and classes of its logits."""
         ...
 
     @property
     def mpp(self) -> float | None:
-        """Microns per pixel of the tiles that it was made for; None when it adapts to any."""
+        """Microns per pixel of the tiles that it was trained on; None when it adapts to any."""
         ...
 
     @property
     def digest(self) -> str:
-        """SHA-256, 64 hex digits, that changes whenever its answers could."""
+        """SHA-256, 64 hex digits, that changes whenever its responses could."""
         ...
 
     @property
     def features(self) -> FeatureMaps | None:
-        """Its feature maps, if it has any to show."""
+        """Its feature maps, if it exposes any."""
         ...
 
     def sees(self, side_px: int) -> int:
-        """The side, in pixels, at which it sees a tile or window of `side_px`.
+        """Its input size, in pixels, for a tile or window of `side_px`.
 
-        Raises InputError when it cannot take that one.
+        Raises InputError when it cannot take that side.
         """
         ...
 
     def respond(self, tiles: "torch.Tensor") -> "torch.Tensor":
         """Logits, float32 [B, K, S, S] or, for whole tiles, [B, K], for tiles, uint8 [B, 3, S, S].
 
-        A tile's answer does not depend on its batch.
+        A tile's logits do not depend on the rest of its batch.
         """
         ...
 
 
 def load_teacher(config: TeacherConfig, tile_mpp: float, storage: Storage, *, gpu: bool = False) -> Teacher:
-    """The teacher of `config` for tiles at `tile_mpp`, on the GPU if `gpu`.
+    """Load the teacher of `config` for tiles at `tile_mpp`, on the GPU if `gpu`.
 
-    Nothing that is loaded can run code: weights are safetensors, graphs are ONNX. The classical teacher knows no GPU.
+    Nothing that is loaded can execute code: weights are safetensors, graphs are ONNX. The classical teacher always runs
+    on the CPU.
 
-    Raises InputError when its files are missing or unsound, or when it was made for another resolution (more than 5 %
-    apart).
+    Raises InputError when its files are missing or invalid, or when its resolution differs by more than 5 %.
     """
     teacher: Teacher = import_module(f"histill.teachers.{config.kind.module}").load_teacher(
         config.value, tile_mpp, storage, gpu=gpu

@@ -356,7 +356,7 @@ def test_an_unsound_word_on_where_weights_lie_is_refused(
     write: Callable[..., str], tmp_path: Path, entries: list[tuple[str, Any]]
 ) -> None:
     (tmp_path / DATA).write_bytes(bytes(1000))
-    assert "says in no sound way where the weights 'weight' lie" in refused(write(external(network(), *entries)))
+    assert "does not say validly where the weights 'weight' are stored" in refused(write(external(network(), *entries)))
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 25), (1, 24), (24, 24), (10**17, 24), (0, None)])

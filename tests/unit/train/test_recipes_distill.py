@@ -361,7 +361,7 @@ def test_cached_answers_to_views_are_to_what_the_student_sees(manifest: Manifest
     ("changes", "said"),
     [
         ({}, ["loss.features", "layer=<name>", "responses=null"]),
-        ({"loss__features": None, "data__augment__crop_px": 64}, ["crop_px is 64", "answer whole tiles"]),
+        ({"loss__features": None, "data__augment__crop_px": 64}, ["crop_px is 64", "are to whole tiles"]),
     ],
 )
 def test_what_cached_answers_cannot_teach_is_refused(
