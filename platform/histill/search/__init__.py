@@ -1,1 +1,1 @@
-"""Search: spaces over configuration keys, and the sweep on Ray Tune."""
+"""Hyperparameter search: spaces over configuration keys, and sweeps on Ray Tune."""

@@ -6,14 +6,14 @@ from histill.cluster.capacity import workers_per_node
 from histill.config.search_students import SearchConfig
 from histill.errors import InputError
 
-DRIVER_CPUS = 0.1  # of a trial's own process, which waits for its training run
-READING_CPUS = 0.5  # left to the tasks that read tiles, without which trials would wait for data for ever
+DRIVER_CPUS = 0.1  # for a trial's own process, which only waits for its training run
+READING_CPUS = 0.5  # reserved for the tasks that read tiles, without which trials would starve
 
 
 def count_fitting_trials(config: SearchConfig, nodes: Iterable[Mapping[str, float]]) -> int:
-    """How many trials have room at once on `nodes` (resources of each, as Ray names them).
+    """How many trials fit at once on `nodes` (each node's resources, by Ray's names).
 
-    A worker lies on one node, and on one GPU if it takes a part of one; what a node has left over is of no use to it.
+    A worker runs on one node, and on one GPU if it takes a fraction of one; it cannot combine the remainders of nodes.
     """
     workers, nodes = config.workers, list(nodes)
     held = sum(workers_per_node(node, workers) for node in nodes)
@@ -22,8 +22,8 @@ def count_fitting_trials(config: SearchConfig, nodes: Iterable[Mapping[str, floa
 
 
 def max_concurrent_trials(config: SearchConfig, nodes: Iterable[Mapping[str, float]]) -> int:
-    """How many trials run at once: as many as fit, for more would wait for each other; or `concurrent`, for whose
-    trials nodes may be still to come. Raises InputError when not one fits and `concurrent` does not say that."""
+    """How many trials run at once: `concurrent` if set, for clusters that are still to grow; else as many as fit, since
+    more would wait for each other. Raises InputError when none fits and `concurrent` is not set."""
     workers, nodes = config.workers, list(nodes)
     fit = config.concurrent or count_fitting_trials(config, nodes)
     if fit < 1:

@@ -1,4 +1,4 @@
-"""Configurations of sweeps: one for each kind of run, made from it, so that a new kind of run can be swept at once."""
+"""Sweep configurations, generated from each kind of run, so that a new kind of run can be swept without extra code."""
 
 from typing import Any, Literal, cast
 
@@ -11,18 +11,18 @@ from histill.train.recipes import RECIPES
 
 
 def _make_search(run: type[RunConfig]) -> type[SearchConfig]:
-    job: Any = (Literal[run.kind], Field(run.kind, description="the job that each trial is a run of"))
+    job: Any = (Literal[run.kind], Field(run.kind, description="the job that each trial runs"))
     keys: dict[str, Any] = {"__base__": (SearchConfig, run), "__module__": __name__, "job": job}
     name = run.__name__.replace("Config", "Search")
     return cast(type[SearchConfig], create_model(name, __doc__=f"A sweep of {run.kind} runs.", **keys))
 
 
 SEARCHES: OneOf[SearchConfig] = OneOf("job", {kind: _make_search(recipe.config) for kind, recipe in RECIPES.items()})
-"""By the job that each trial is a run of."""
+"""By the job that each trial runs."""
 
 
 def __getattr__(name: str) -> type[SearchConfig]:
-    """A sweep's configuration by its class's name, as pickle asks for it."""
+    """Look up a sweep configuration by class name, for unpickling."""
     for made in SEARCHES.models.values():
         if made.__name__ == name:
             return made

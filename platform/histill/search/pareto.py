@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TradeOff:
-    """A trial as the front sees it."""
+    """The quality and cost of a trial."""
 
     name: str
     quality: float  # higher is better
@@ -14,10 +14,10 @@ class TradeOff:
 
 
 def pareto_front(points: Sequence[TradeOff]) -> tuple[TradeOff, ...]:
-    """The points that no other is at least as good as in both and better in one, cheapest first (Pareto's front)."""
+    """The points that no other dominates (is as good in both and better in one), cheapest first: the Pareto front."""
     kept: list[TradeOff] = []
     for point in sorted(points, key=lambda each: (each.cost, -each.quality)):
-        # What is kept is cheaper or equal, so only its quality can still be beaten; equals in both stay beside.
+        # Kept points are cheaper or equal, so a new one must have a higher quality; ties in both are kept.
         if (
             not kept
             or point.quality > kept[-1].quality
@@ -28,10 +28,10 @@ def pareto_front(points: Sequence[TradeOff]) -> tuple[TradeOff, ...]:
 
 
 def dominance_count(point: TradeOff, points: Sequence[TradeOff]) -> int:
-    """How many of `points` lie on fronts before that of `point`, which is one of them.
+    """How many of `points` are on fronts before that of `point`, which is one of them.
 
-    The first front is that of all points, the next one that of what is left without it, and so on: the order that
-    non-dominated sorting gives (Deb et al., IEEE Trans. Evol. Comput. 6:182, 2002).
+    Fronts are peeled off one after the other: non-dominated sorting (Deb et al., IEEE Trans. Evol. Comput. 6:182,
+    2002).
     """
     rest, ahead = list(points), 0
     while point not in (best := pareto_front(rest)):

@@ -1,4 +1,4 @@
-"""Early stopping that spares the front: successive halving by quality and cost together."""
+"""Early stopping that preserves the Pareto front: successive halving by quality and cost together."""
 
 import math
 from typing import Any
@@ -7,10 +7,10 @@ from histill.search.pareto import TradeOff, dominance_count
 
 
 class Rungs:
-    """At each rung, `first`, `first` x `reduction`, ... epochs, one trial in `reduction` continues.
+    """At each rung (`first`, `first` x `reduction`, ... epochs), one trial in `reduction` continues.
 
-    Asynchronous successive halving (Li et al., MLSys 2020), with ranks by non-dominated sorting in place of one metric
-    (Schmucker et al., arXiv 2106.12639): a trial of low quality continues if it is cheap enough to lie on the front.
+    Asynchronous successive halving (Li et al., MLSys 2020), ranked by non-dominated sorting instead of one metric
+    (Schmucker et al., arXiv 2106.12639): a low-quality trial continues if it is cheap enough to be on the front.
     """
 
     def __init__(self, first: int, last: int, reduction: int) -> None:
@@ -22,7 +22,7 @@ class Rungs:
             rung *= reduction
 
     def goes_on(self, epochs: int, point: TradeOff) -> bool:
-        """Whether the trial `point` continues after `epochs`; asked once for each epoch."""
+        """Whether the trial `point` continues after `epochs`; call it once per epoch."""
         if epochs not in self._reached:
             return True
         reached = self._reached[epochs]
@@ -32,11 +32,11 @@ class Rungs:
 
 
 def pareto_scheduler(rungs: Rungs, epochs: int, quality: str, cost: str) -> Any:
-    """A Tune scheduler that stops what `rungs` does not let continue; after `epochs` a trial ends by itself."""
+    """A Tune scheduler that stops the trials that `rungs` does not continue; after `epochs` a trial ends by itself."""
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     class FrontHalving(FIFOScheduler):
-        """Asks the rungs after each epoch."""
+        """Applies the rungs after each epoch."""
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             point = TradeOff(trial.trial_id, result[quality], result[cost])

@@ -1,4 +1,4 @@
-"""Draw a sweep as PNG."""
+"""Plot a sweep as PNG images."""
 
 import io
 import json
@@ -14,7 +14,7 @@ _DPI = 120
 
 
 def draw_front(sweep: Sweep) -> bytes:
-    """All trials by quality and cost, the front as a line."""
+    """Plot all trials by quality and cost, with the front as a line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.6), layout="constrained")
@@ -33,10 +33,10 @@ def draw_front(sweep: Sweep) -> bytes:
 
 
 def draw_study(config: SearchConfig, sweep: Sweep) -> dict[str, bytes]:
-    """`parallel_coordinates` of the trials' values and quality, and the `importance` of each key.
+    """Plot `parallel_coordinates` of the trials' values and quality, and the `importance` of each key.
 
-    Importance is PED-ANOVA's (Watanabe et al., IJCAI 2023, arXiv 2304.10255): what tells the best trials from all. It
-    needs several trials that differ, and is left out where there are not.
+    Importance is by PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255): what distinguishes the best trials from
+    the rest. It needs several differing trials, and is left out otherwise.
     """
     import matplotlib
     import optuna
@@ -45,7 +45,7 @@ def draw_study(config: SearchConfig, sweep: Sweep) -> dict[str, bytes]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(config, sweep)
     name = metric_label(sweep.metric)
-    # Optuna's pictures set a style for all that follow, and warn of what is new or too few to be sure of.
+    # Optuna's plots set a global style, and warn about experimental features and small samples.
     with warnings.catch_warnings(), matplotlib.rc_context():
         warnings.simplefilter("ignore")
         if len(study.trials) < 2:
@@ -60,7 +60,7 @@ def draw_study(config: SearchConfig, sweep: Sweep) -> dict[str, bytes]:
 
 
 def _study(config: SearchConfig, sweep: Sweep) -> Any:
-    """The trials that count, as Optuna knows them."""
+    """The trials that count, as an Optuna study."""
     import optuna
 
     study = optuna.create_study(direction="maximize")
@@ -73,7 +73,7 @@ def _study(config: SearchConfig, sweep: Sweep) -> Any:
 
 
 def _optunas(draw: SearchRange, value: Any) -> Any:
-    """Optuna's categories know no lists."""
+    """Encode a choice as JSON, since Optuna's categories cannot be lists."""
     return value if draw.choice is None else json.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""Show a sweep's progress: epochs trained, trials by state, the best so far and the front."""
+"""Show a sweep's progress: trained epochs, trials by state, the best so far and the front."""
 
 import contextlib
 import math
@@ -21,10 +21,10 @@ _STATES = {"RUNNING": "running", "PENDING": "waiting", "TERMINATED": "done", "ER
 
 
 def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
-    """A Tune callback that shows one line, and another for each trial that ends.
+    """A Tune callback that shows a progress line, and one line for each trial that ends.
 
-    It also closes the tracked runs of trials that were stopped or have failed, since their own processes do not know
-    which: `open_run` takes them up.
+    It also closes the tracked runs of stopped and failed trials, through `open_run`, since their own processes do not
+    know which of the two they are.
     """
     from ray import tune
 
@@ -32,10 +32,10 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
         """Reads the trials' last results at each of Tune's events."""
 
         def setup(self, **_: Any) -> None:
-            # not in __init__: a sweep that resumes brings back the callback of its first start, clock and all
+            # not in __init__: a resumed sweep unpickles the callback of its first start, with its old clock
             self.progress: Progress | None = None
             self.closed: set[str] = set()
-            tunes: Any = signal.getsignal(signal.SIGINT)  # which saves its state and ends
+            tunes: Any = signal.getsignal(signal.SIGINT)  # Tune's handler, which saves its state and ends
             reinstall_handlers(tunes)
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -64,7 +64,7 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
             self._close(trial, "KILLED" if is_interrupted() else "FAILED")
 
         def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
-            for trial in trials:  # those that an interruption has cut short
+            for trial in trials:  # those cut short by an interruption
                 self._close(trial, "KILLED")
             if self.progress is not None:
                 self.progress.close()
@@ -77,14 +77,14 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
             record = open_record(run)
             if record.tracking_run is None:
                 return
-            with contextlib.suppress(InputError):  # a server that is away must not end a sweep
+            with contextlib.suppress(InputError):  # an unavailable server must not end a sweep
                 tracker = open_run(run.tracking, name=run.name, kind=run.kind, config=run, run_id=record.tracking_run)
                 if tracker:
                     tracker.finish(status)
 
         def _show(self, trials: list[Any]) -> None:
             total = config.trials * config.optimizer.epochs
-            # what ASHA has spared is done, too
+            # epochs that early stopping saved count as done
             done = sum(config.optimizer.epochs if trial.is_finished() else _epochs(trial) for trial in trials)
             if self.progress is None:
                 self.progress = Progress(config.name, total, "epochs")

@@ -10,24 +10,24 @@ from histill.search.pareto import TradeOff, pareto_front
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What became of one trial."""
+    """The outcome of one trial."""
 
     trial: str
     values: dict[str, Any]
     epochs: int
     quality: float  # the sweep's metric after its last epoch
-    costs: dict[str, float]  # gmacs of its student for one tile, and latency_ms if it was measured
+    costs: dict[str, float]  # gmacs of the student for one tile, and latency_ms if measured
     model: str | None  # URI of its last checkpoint
     error: str | None
 
     @property
     def counts(self) -> bool:
-        """Whether it came to its end, left a model and has a quality; only such a trial is compared with others."""
+        """Whether it ended without error, left a model and has a quality; only such trials are compared."""
         return self.error is None and self.model is not None and not math.isnan(self.quality)
 
     @property
     def trouble(self) -> str | None:
-        """Why it does not count."""
+        """Why it does not count; None if it does."""
         return None if self.counts else self.error or "its quality is not a number"
 
 
@@ -36,11 +36,11 @@ class Sweep:
     """A finished sweep, its trials best first."""
 
     run: str
-    metric: str  # what quality is, as training reports it
-    cost: str  # what it stands against
+    metric: str  # training's name of the quality metric
+    cost: str  # name of the cost
     trials: tuple[TrialResult, ...]
     tracking_run: str | None
-    version: str | None = None  # of the registered model that the best student has become
+    version: str | None = None  # of the registered model, if the best student was registered
 
     @property
     def best(self) -> TrialResult:
@@ -58,7 +58,7 @@ class Sweep:
         return tuple(point.name for point in pareto_front(self.points))
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each trial: its values by key, then what came of it."""
+        """A row for each trial: its values by key, then its outcome."""
         keys = list(dict.fromkeys(key for each in self.trials for key in each.values))
         return [
             {"trial": each.trial}
@@ -70,7 +70,7 @@ class Sweep:
 
 
 def rank_trials(trials: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
-    """Best first; those that do not count last, those with a model before the others."""
+    """Sort best first; trials that do not count come last, those with a model before those without."""
 
     def rank(each: TrialResult) -> tuple[bool, bool, float, str]:
         return not each.counts, each.model is None, -each.quality if each.counts else 0.0, each.trial
@@ -79,6 +79,6 @@ def rank_trials(trials: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
 
 
 def metric_label(metric: str) -> str:
-    """A metric or cost, `val_dice`, as it is shown to people."""
+    """The display name of a metric or cost such as `val_dice`."""
     known = {"val_dice": "val Dice", "gmacs": "GMACs", "latency_ms": "ms"}
     return known.get(metric, metric.replace("val_", "val ", 1).replace("_", " "))

@@ -15,16 +15,16 @@ _WHOLE, _OF_START = "tuner.pkl", "experiment_state-"
 
 
 def can_resume(filesystem: "FileSystem", folder: str, uri: str) -> bool:
-    """Whether there is a state in `folder`, which people know as `uri`, from which Tune can resume.
+    """Whether `folder` (`uri` in messages) holds a state from which Tune can resume.
 
-    Tune takes the newest start's state. Where that is cut short its files are removed, and the state of the start
-    before is taken. Raises HistillError when no start has left one that is whole.
+    Tune resumes the state of the newest start. If that is truncated, its files are removed, so that Tune falls back to
+    the previous start. Raises HistillError when no start has left a complete state.
     """
     from pyarrow.fs import FileSelector
 
     names = [each.base_name for each in filesystem.get_file_info(FileSelector(folder, allow_not_found=True))]
     starts = sorted((name.removeprefix(_OF_START) for name in names if name.startswith(_OF_START)), reverse=True)
-    if _WHOLE not in names or not starts:  # no trial was begun
+    if _WHOLE not in names or not starts:  # no trial was started
         return False
     broken: list[str] = []
     for start in (each.removesuffix(".json") for each in starts):
@@ -35,13 +35,13 @@ def can_resume(filesystem: "FileSystem", folder: str, uri: str) -> bool:
             return True
         broken += files
     raise HistillError(
-        f"Tune's state in {uri} is cut short, so it is not known which trials were drawn; remove that folder and give "
-        "the same command again: trials are drawn anew, and those that were trained stay beside it."
+        f"Tune's state in {uri} is truncated, so the drawn trials are unknown; remove that folder and run the same "
+        "command again: new trials are drawn, and the trained ones are kept next to it."
     )
 
 
 def _is_whole(filesystem: "FileSystem", path: str) -> bool:
-    """Whether the JSON or the pickle (whatever Tune names it) comes to its end; nothing is unpickled."""
+    """Whether the JSON or pickle file (whatever its name) is complete; nothing is unpickled."""
     with filesystem.open_input_file(path) as file:
         content = file.readall()
     try:

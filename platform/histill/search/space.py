@@ -1,4 +1,4 @@
-"""A search space: which configuration keys vary, and how."""
+"""The search space: which configuration keys vary, and how."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,7 @@ from histill.config.search_students import SearchConfig, SearchRange
 from histill.errors import InputError
 from histill.train.recipes import RECIPES
 
-# A trial's place, its data and its share of the cluster are the sweep's: the scores of trials that differ in these
-# could not be compared, or would not fit beside each other.
+# Keys that the sweep sets for all trials: otherwise trials would not be comparable, or not fit on the cluster together.
 _FIXED = (
     "name",
     "runs",
@@ -30,18 +29,18 @@ _FIXED = (
 
 
 def build_trial_config(config: SearchConfig, values: Mapping[str, Any], *, name: str, runs: str) -> RunConfig:
-    """The run of a trial with `values` (dotted key -> value). Raises InputError naming a wrong key."""
+    """The run configuration of a trial with `values` (dotted key -> value). Raises InputError naming a wrong key."""
     model = RECIPES[config.job].config
     data = {key: value for key, value in config.model_dump().items() if key in model.model_fields}
     for key, value in values.items():
         data = set_value(data, key, value)
-    # Tune ends a trial between reports, and every report must carry the score: checkpoints come with epochs only.
+    # Tune stops a trial at its reports, each of which must carry the score, so checkpoint only at epoch ends.
     data |= {"name": name, "runs": runs, "checkpoint_every": 10**9}
     return validate(model, data, f"trial {name}")
 
 
 def check_space(config: SearchConfig) -> None:
-    """Build the run at both ends of every range, so that a wrong key or value is refused before the first trial."""
+    """Build a run at both ends of every range, so that a wrong key or value is refused before the first trial."""
     for key in config.space:
         if any(f"{key}.".startswith(f"{fixed}.") or fixed.startswith(f"{key}.") for fixed in _FIXED):
             raise InputError(f"space.{key}: a sweep cannot draw {key!r}; its trials share it.")
@@ -53,14 +52,14 @@ def check_space(config: SearchConfig) -> None:
 
 
 def list_edges(config: SearchConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each key with both bounds of its range, or each of its choices, and what it is only drawn with."""
+    """Each key with both bounds of its range or each of its choices, and values that meet its conditions."""
     for key, draw in config.space.items():
         for value in draw.ends:
             yield key, _find_conditions(config.space, draw) | {key: value}
 
 
 def _find_conditions(space: Mapping[str, SearchRange], draw: SearchRange) -> dict[str, Any]:
-    """Values of other keys with which `draw` is drawn."""
+    """Values of other keys that meet the conditions of `draw`."""
     values: dict[str, Any] = {}
     for other, allowed in (draw.conditions or {}).items():
         values |= _find_conditions(space, space[other]) | {other: allowed[0]}
@@ -68,7 +67,7 @@ def _find_conditions(space: Mapping[str, SearchRange], draw: SearchRange) -> dic
 
 
 def suggest_values(space: Mapping[str, SearchRange], trial: Any) -> dict[str, Any]:
-    """The values that the Optuna `trial` suggests, in the order of the space; none for unmet conditions."""
+    """The values that the Optuna `trial` suggests, in the order of the space, without keys of unmet conditions."""
     values: dict[str, Any] = {}
     for key, draw in space.items():
         conditions = (draw.conditions or {}).items()
@@ -79,7 +78,7 @@ def suggest_values(space: Mapping[str, SearchRange], trial: Any) -> dict[str, An
 
 def _suggest(trial: Any, key: str, draw: SearchRange) -> Any:
     if draw.choice is not None:
-        named = {json.dumps(value): value for value in draw.choice}  # Optuna knows no lists
+        named = {json.dumps(value): value for value in draw.choice}  # Optuna's choices cannot be lists
         return named[trial.suggest_categorical(key, list(named))]
     if draw.integer is not None:
         return trial.suggest_int(key, *draw.integer)

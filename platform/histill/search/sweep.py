@@ -1,4 +1,4 @@
-"""Run a sweep: Ray Tune draws trials, each is a training run on Ray Train, hopeless ones are stopped."""
+"""Run a sweep: Ray Tune draws trials, each trial is a training run on Ray Train, and poor ones are stopped early."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ from histill.train.run_folder import check_same_inputs, open_record, run_uri, sa
 from histill.train.tracker import close_on_error
 
 RECORD_NAME = "sweep.json"
-_SAVE_EVERY_S = "1"  # of Tune's state: what is drawn after it was saved is drawn anew when a sweep resumes
+_SAVE_EVERY_S = "1"  # interval of saving Tune's state; trials drawn since the last save are drawn again on resume
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,24 @@ class PreparedSweep:
     """A checked sweep."""
 
     config: SearchConfig
-    metric: str  # what quality is, as training reports it
-    inputs: dict[str, str] = field(default_factory=dict)  # as of a run
+    metric: str  # training's name of the quality metric
+    inputs: dict[str, str] = field(default_factory=dict)  # digests, as for a run
 
 
 class Register(Protocol):
-    """How the best student becomes a version of a registered model."""
+    """Registers the best student as a version of a registered model."""
 
     def __call__(self, model: str, name: str, record: dict[str, Any]) -> str:
-        """The version's number."""
+        """Register `model` as `name` and return the version number."""
         ...
 
 
 def prepare_sweep(config: SearchConfig) -> PreparedSweep:
-    """Refuse before Ray starts what no trial could do. Raises InputError."""
+    """Check the sweep and its trials before Ray starts. Raises InputError."""
     check_space(config)
     probe(config.runs, config.storage)
     record = open_record(config)
-    known: dict[Any, Any] = {}  # what trials share is read once
+    known: dict[Any, Any] = {}  # inputs shared by trials are read once
     base = run_of(config, {}, "check")
     spec = check_run(base, resolve(base, known))
     for key, values in list_edges(config):
@@ -74,9 +74,9 @@ def prepare_sweep(config: SearchConfig) -> PreparedSweep:
 def run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | None = None) -> Sweep:
     """Run the trials on the connected cluster and mark the sweep finished with the best one's model.
 
-    The name of an interrupted sweep goes on with its trials. `register` is asked where the configuration wants the best
-    student registered. Raises InputError when one trial does not fit the cluster, or another job is at work on the
-    sweep; HistillError (InputError where that is why) when every trial failed; Interrupted when a signal ends it.
+    An interrupted sweep of the same name resumes its trials. `register` is called if the configuration wants the best
+    student registered. Raises InputError when not even one trial fits the cluster, or another job works on the sweep;
+    HistillError (InputError if that was the cause) when every trial failed; Interrupted when a signal ends it.
     """
     with (
         hold_claim(run_uri(prepared.config), prepared.config.storage),
@@ -93,7 +93,7 @@ def _run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | 
     parent = tracker.run_id if tracker else None
     with close_on_error(tracker, run_uri(config)):
         save_record(config, record.model_copy(update={"tracking_run": parent, "inputs": prepared.inputs}))
-        if tracker:  # a trial runs in a process that need not know this one's environment
+        if tracker:  # trials run in other processes, which may lack this one's environment
             tracking = config.tracking.model_copy(update={"uri": tracker.uri})
             prepared = replace(prepared, config=config.model_copy(update={"tracking": tracking}))
         sweep = Sweep(run_uri(config), prepared.metric, config.cost, _trials(prepared, open_run, parent), parent)
@@ -106,12 +106,12 @@ def _run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | 
         if tracker:
             _track(tracker, config, sweep)
             tracker.finish("FINISHED")
-        write_result(config, model, {sweep.metric: sweep.best.quality})  # last: its name is refused from now on
+        write_result(config, model, {sweep.metric: sweep.best.quality})  # last: from now on the name is refused
     return sweep
 
 
 def _track(tracker: Any, config: SearchConfig, sweep: Sweep) -> None:
-    """What came of the sweep, as its tracked run shows it."""
+    """Log the sweep's results to its tracked run."""
     tracker.metrics({f"best_{sweep.metric}": sweep.best.quality}, 0)
     tracker.table("trials", sweep.rows())
     for name, picture in {"front": draw_front(sweep), **draw_study(config, sweep)}.items():
@@ -119,18 +119,18 @@ def _track(tracker: Any, config: SearchConfig, sweep: Sweep) -> None:
 
 
 def _record(config: SearchConfig, sweep: Sweep) -> dict[str, Any]:
-    """The search as JSON: what was drawn from, and what came of it."""
+    """The sweep as JSON: its space and its results."""
     space = {key: draw.model_dump(mode="json", exclude_none=True) for key, draw in config.space.items()}
     return asdict(sweep) | {"front": list(sweep.front), "space": space, "sampler": config.sampler, "seed": config.seed}
 
 
 def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> tuple[TrialResult, ...]:
-    """Run the trials, or those that an interrupted sweep has left; best first."""
+    """Run the trials, or the remaining ones of an interrupted sweep; returns all, best first."""
     from ray import tune
 
     config = prepared.config
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SAVE_EVERY_S)
-    filesystem, path = retrying_filesystem(config.runs, config.storage)  # Tune's files are whole, or those of before
+    filesystem, path = retrying_filesystem(config.runs, config.storage)  # writes Tune's files atomically
     sweep_path = join(path, config.name, "tune")
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, config=config, open_run=open_run, parent=parent), {"CPU": DRIVER_CPUS}
@@ -150,8 +150,8 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
             ),
         )
     if not is_verbose():
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error stands in the table
-    quiet = contextlib.redirect_stdout(sys.stderr if is_verbose() else io.StringIO())  # stdout is the job's JSON line
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # trial errors are in the table
+    quiet = contextlib.redirect_stdout(sys.stderr if is_verbose() else io.StringIO())  # stdout is for the JSON line
     with keep_handlers(), quiet:
         results = list(tuner.fit())
     raise_if_interrupted()
@@ -163,14 +163,14 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
         if len(errors) == len(trials):
             raise kind(f"every trial of {run_uri(config)} failed; the first error: {errors[0]}")
         raise HistillError(
-            f"no trial of {run_uri(config)} came to a {prepared.metric} that is a number; look at the split "
+            f"no trial of {run_uri(config)} reached a {prepared.metric} that is a number; check the split "
             f"{config.data.val!r}, and narrow the space where training is not stable."
         )
     return trials
 
 
 def _restore_tuner(sweep_path: str, trainable: Any, filesystem: Any, config: SearchConfig) -> Any:
-    """Tune's saved state. Raises HistillError when another version of histill has saved it, whose classes are gone."""
+    """Restore Tune's saved state. Raises HistillError when it was saved by a version of histill with other classes."""
     from ray import tune
 
     try:
@@ -178,8 +178,8 @@ def _restore_tuner(sweep_path: str, trainable: Any, filesystem: Any, config: Sea
     except (ImportError, AttributeError) as error:
         raise HistillError(
             f"Tune's state in {join(run_uri(config), 'tune')} was saved by another version of histill ({error}); "
-            "remove that folder and give the same command again: trials are drawn anew, and those that were trained "
-            "stay beside it."
+            "remove that folder and run the same command again: new trials are drawn, and the trained ones are kept "
+            "next to it."
         ) from None
 
 
@@ -191,7 +191,7 @@ def _tune_config(prepared: PreparedSweep) -> Any:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     at_once, fit = max_concurrent_trials(config, nodes), count_fitting_trials(config, nodes)
     if fit < at_once:
-        text = f"{config.name}: {at_once} trials are begun at once, the nodes that are up have room for {fit}"
+        text = f"{config.name}: {at_once} trials are started at once, the nodes that are up have room for {fit}"
         print(text, file=sys.stderr, flush=True)
     return tune.TuneConfig(
         num_samples=config.trials,
@@ -204,7 +204,7 @@ def _tune_config(prepared: PreparedSweep) -> Any:
 
 
 def make_searcher(config: SearchConfig, metric: str) -> Any:
-    """Optuna, as Tune asks it; with the objective "front" it seeks quality and cost at once."""
+    """Optuna as a Tune searcher; with the objective "front" it optimizes quality and cost together."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
@@ -212,9 +212,9 @@ def make_searcher(config: SearchConfig, metric: str) -> Any:
     kind = optuna.samplers.TPESampler if config.sampler == "tpe" else optuna.samplers.RandomSampler
 
     class Searcher(OptunaSearch):
-        """Learns of a trial what it comes to; its epochs are for pruners, and halving is Tune's.
+        """Reports only final results to Optuna: intermediate ones serve its pruners, and here Tune stops trials.
 
-        It bears trials that it does not know: of a job that was killed between two files of its state.
+        It ignores trials that it does not know, left by a job that was killed between two files of its state.
         """
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -224,7 +224,7 @@ def make_searcher(config: SearchConfig, metric: str) -> Any:
             if trial_id in self._ot_trials:
                 super().on_trial_complete(trial_id, result, error)
 
-    space = partial(suggest_values, dict(config.space))  # Tune pickles it, to resume after a stop
+    space = partial(suggest_values, dict(config.space))  # Tune pickles it, to resume later
     metrics, modes = ([metric, config.cost], ["max", "min"]) if config.objective == "front" else (metric, "max")
     return Searcher(space=space, metric=metrics, mode=modes, sampler=kind(seed=config.seed))
 
@@ -241,10 +241,10 @@ def _scheduler(prepared: PreparedSweep) -> Any:
         return pareto_scheduler(Rungs(grace, epochs, config.reduction), epochs, RANKED, config.cost)
     return ASHAScheduler(
         time_attr="epochs",
-        max_t=epochs - 1,  # the last rung lies before the end, or a trial would be stopped that has only to finish
+        max_t=epochs - 1,  # the last rung must be before the end, or a trial that has only to finish would be stopped
         grace_period=grace,
         reduction_factor=config.reduction,
-        stop_last_trials=False,  # a trial that has come so far ends by itself, and says so in its folder
+        stop_last_trials=False,  # a trial that got this far ends by itself and marks its run finished
     )
 
 

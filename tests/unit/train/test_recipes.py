@@ -58,5 +58,7 @@ def test_tunes_state_of_another_version_is_refused_in_a_sentence(
         pickle.loads(b"chistill.search.gone\nName\n.")  # noqa: S301 - a class that is nowhere
 
     monkeypatch.setattr(tune.Tuner, "restore", restore)
-    with pytest.raises(HistillError, match=r"/one/tune was saved by another version of histill .* drawn anew"):
+    with pytest.raises(
+        HistillError, match=r"/one/tune was saved by another version of histill .* new trials are drawn"
+    ):
         _restore_tuner("tune", None, None, config)
