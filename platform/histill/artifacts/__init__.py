@@ -1,1 +1,1 @@
-"""Model folders: what a trained model is made of on disk, teacher or student."""
+"""Model folders, exports, and the lineage of trained models, teachers and students alike."""

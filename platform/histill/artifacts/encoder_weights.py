@@ -1,4 +1,4 @@
-"""Load published weights of an encoder alone: safetensors by timm's names."""
+"""Read published encoder weights: safetensors with timm's tensor names."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncoderWeights:
-    """The tensors of a file, by name, and the SHA-256 of its bytes."""
+    """The tensors of a weights file, by name, and the SHA-256 of its bytes."""
 
     tensors: "dict[str, Tensor]"
     digest: str
 
 
 def read_weights(uri: str, storage: Storage) -> EncoderWeights:
-    """The weights in the file `uri`. Raises InputError when it is missing or no safetensors file."""
+    """Read the weights file at `uri`. Raises InputError when it is missing or not a safetensors file."""
     from safetensors.torch import load
 
     try:

@@ -1,6 +1,6 @@
-"""Export a model in the formats that hospitals run, and compare each with the model on real tiles.
+"""Export a model to the formats that hospitals run, and compare each with the model on real tiles.
 
-Every format takes pixels as they are decoded: the normalization is inside.
+Every format takes raw decoded pixels: the normalization is inside.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ _MOST_AT_ONCE = 4096
 
 
 def export_model(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
-    """`model` as a torch.export program (`model.pt2`) and as ONNX (`model.onnx`), both for any number of tiles.
+    """Export `model` as a torch.export program (`model.pt2`) and as ONNX (`model.onnx`), with a dynamic batch size.
 
-    `model` stays where and as it is, be it on a GPU.
+    `model` itself is unchanged, and stays on its device.
     """
-    example = torch.zeros(2, 3, card.size_px, card.size_px)  # two: one would fix the number
+    example = torch.zeros(2, 3, card.size_px, card.size_px)  # two: a batch of one would be specialized
     batch = torch.export.Dim("batch", min=1, max=_MOST_AT_ONCE)
     model = _copy_to_cpu(model)
     with _quiet(), scratch_folder() as folder:
@@ -50,12 +50,12 @@ def export_model(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
 
 
 def _copy_to_cpu(model: nn.Module) -> nn.Module:
-    """A copy to evaluate: `nn.Module.cpu` and `eval` change the module itself, which others go on to use."""
+    """Copy for evaluation, because `nn.Module.cpu` and `eval` would change the caller's module in place."""
     return copy.deepcopy(model).cpu().eval()
 
 
 def read_preparation() -> dict[str, bytes]:
-    """The program that makes a format's input of a tile's bytes: the very one by which histill decodes."""
+    """The source of the program that prepares a tile's bytes as input, the same code that histill decodes with."""
     return {PREPARE_NAME: inspect.getsource(prepare_tile).encode()}
 
 
@@ -63,10 +63,10 @@ def read_preparation() -> dict[str, bytes]:
 def measure_differences(
     model: nn.Module, formats: Mapping[str, bytes], tiles: Tensor, card: ModelCard, cut: Sequence[bytes]
 ) -> dict[str, float]:
-    """By format, how much its logits differ at most from the model's, for all tiles at once or for the first alone.
+    """By format, the largest difference of its logits from the model's, for the whole batch or the first tile alone.
 
-    The model sees `tiles`, uint8 [N, 3, S, S], as histill's stream brings them; the format what `prepare_tile` makes
-    of `cut`, the bytes of the same N tiles, as a program outside does.
+    The model sees `tiles`, uint8 [N, 3, S, S], from histill's stream; the formats see what `prepare_tile` makes of
+    `cut`, the encoded bytes of the same N tiles, as an external program would.
     """
     import onnxruntime
 
@@ -87,7 +87,7 @@ def measure_differences(
 
 
 def describe_interface(card: ModelCard, digest: str, found: Mapping[str, float], license: str | None) -> dict[str, Any]:
-    """How a program feeds the exported formats and reads their answers, and where the model comes from."""
+    """The inputs and outputs of the exported formats, for programs that use them, and the model's provenance."""
     import cv2
 
     side = card.size_px
@@ -97,7 +97,7 @@ def describe_interface(card: ModelCard, digest: str, found: Mapping[str, float],
             "name": INPUT,
             "dtype": "float32",
             "shape": ["batch", 3, side, side],
-            "values": "RGB, 0 to 255; mean and deviation are applied inside",
+            "values": "RGB, 0 to 255; mean and standard deviation are applied inside",
             "microns_per_pixel": card.mpp,
             "cut_at": {"side_px": card.tile_px, "microns_per_pixel": card.tile_mpp},
             "prepared_by": {
@@ -127,13 +127,13 @@ def describe_interface(card: ModelCard, digest: str, found: Mapping[str, float],
 
 
 def write_readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str, float], scored_on: str) -> str:
-    """The model card for people, Markdown: what the model is, how it is fed, what is known of it."""
+    """The human-readable model card in Markdown: the model, its inputs and outputs, and its scores."""
     lines = [
         f"# A {'segmenter' if card.outputs.dense else 'classifier'} of {', '.join(card.classes)}",
         "",
         f"- network: {card.encoder}, for H&E tiles at {card.mpp:.4g} um/px",
         f"- input: `{INPUT}`, float32 [batch, 3, {card.size_px}, {card.size_px}], RGB 0 to 255, from tiles of "
-        f"{card.tile_px} px at {card.tile_mpp:.4g} um/px by `{PREPARE_NAME}`; mean and deviation are applied inside",
+        f"{card.tile_px} px at {card.tile_mpp:.4g} um/px by `{PREPARE_NAME}`; normalization is inside",
         f"- output: `{OUTPUT}`, float32 {json.dumps(told['output']['shape'])}, {told['output']['activation']} gives "
         "probabilities",
         f"- license: {told['license'] or 'not stated'}",
@@ -145,10 +145,10 @@ def write_readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str,
         "",
         *(f"- {name.replace('_', ' ')}: {value:.4f}" for name, value in figures.items()),
         "",
-        "Formats, and how much their logits differ at most from the model's within histill, from the bytes of real",
-        f"tiles on, which `{PREPARE_NAME}` (it needs numpy, OpenCV and simplejpeg) prepares for them:",
+        "Formats, with the largest difference of their logits from the model's within histill, on real tiles",
+        f"prepared from their bytes by `{PREPARE_NAME}` (it needs numpy, OpenCV and simplejpeg):",
         "",
-        "- `model.safetensors` with `model.json`: to train on",
+        "- `model.safetensors` with `model.json`: for further training",
         *(f"- `{name}`: {value:.2g}" for name, value in told["largest_difference"].items()),
         "",
         "Research software: not a medical device, and not tested for diagnosis.",
@@ -158,7 +158,7 @@ def write_readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str,
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters tell of their steps in warnings and logs that no user can act on."""
+    """Silence the exporters' warnings and logs, which no user can act on."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

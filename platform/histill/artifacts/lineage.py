@@ -1,12 +1,12 @@
-"""Record what a model was trained on, handed on from encoder and teacher to student."""
+"""The lineage of a model: what it was trained on, inherited from its encoder and teacher."""
 
 from histill.artifacts.model_folder import ModelCard, TaughtOn
 
 
 def inherit(card: ModelCard, *ancestors: ModelCard, unknown: tuple[str, ...] = ()) -> ModelCard:
-    """`card` with what taught its `ancestors` (encoder, teacher), each of which has inherited already.
+    """`card` with the lineage of its `ancestors` (encoder, teacher) added; their cards already include their own.
 
-    `unknown` names further teachers whose own training nobody has on record.
+    `unknown` names further teachers whose training data are not on record.
     """
     cards = (card, *ancestors)
     return card.model_copy(
@@ -22,6 +22,6 @@ def inherit(card: ModelCard, *ancestors: ModelCard, unknown: tuple[str, ...] = (
 
 
 def tile_sets(card: ModelCard) -> tuple[TaughtOn, ...]:
-    """The tile sets that taught a model; of a card of an older version its own, whose place is not on record."""
+    """The tile sets that a model learned from; an old card only names its own, without a URI."""
     own = (TaughtOn(digest=card.tiles_digest),) if card.tiles_digest and not card.taught_on else ()
     return (*card.taught_on, *own)

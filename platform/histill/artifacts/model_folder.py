@@ -1,6 +1,6 @@
-"""A model folder: `model.safetensors` and `model.json`, enough to build the model again anywhere.
+"""Model folders: `model.safetensors` and `model.json`, enough to rebuild the model anywhere.
 
-No pickle is ever read: safetensors hold tensors and nothing that runs.
+No pickle is ever read: safetensors contain only tensors and no code.
 """
 
 import hashlib
@@ -28,77 +28,77 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 FINISHED_NAME = "finished.json"
-_SAME_MPP = 0.05  # relative difference of resolutions that are taken as one
+_SAME_MPP = 0.05  # relative difference up to which two resolutions count as equal
 
 
 class FinishedRun(Record):
-    """What came of a run or a sweep; marks it as finished."""
+    """The result of a run or a sweep; its presence marks the run finished."""
 
     noun: ClassVar[str] = "the record of a finished run"
     remedy: ClassVar[str] = "name one of the run's checkpoints in its place"
 
-    model: str = Field(description="folder of its final model")
-    name: str | None = Field(None, description="of that folder within the run's; null: elsewhere, or not on record")
-    metrics: dict[str, Any] = Field(description="of its last epoch")
+    model: str = Field(description="folder of the final model")
+    name: str | None = Field(None, description="that folder relative to the run's; null: elsewhere or not recorded")
+    metrics: dict[str, Any] = Field(description="metrics of the last epoch")
 
     def model_in(self, uri: str) -> str:
-        """The final model of the run whose folder is `uri`, also where that was moved or copied."""
+        """The final model of the run in folder `uri`, even if that was moved or copied."""
         return join(uri, self.name) if self.name else self.model
 
 
 class TaughtOn(Strict):
-    """A tile set that a model was taught on."""
+    """A tile set that a model learned from."""
 
     digest: str = Field(description="manifest digest")
-    uri: str | None = Field(None, description="where it lay; null: not on record")
+    uri: str | None = Field(None, description="where it was stored; null: not recorded")
 
 
 class ModelCard(Record):
-    """How to build the model, how to feed it, and what taught it."""
+    """The model card: architecture, inputs and outputs, and what the model was trained on."""
 
     noun: ClassVar[str] = "a model card"
     remedy: ClassVar[str] = "export the model again"
 
     kind: Literal["segmentation", "classification"] = "segmentation"
-    multi_label: bool = Field(False, description="whether a classifier's classes do not exclude each other")
+    multi_label: bool = Field(False, description="whether a classifier's classes are not mutually exclusive")
     encoder: str = Field(description="timm name of the encoder")
-    decoder_channels: tuple[int, ...] = Field(description="of a segmenter; empty for a classifier")
+    decoder_channels: tuple[int, ...] = Field(description="widths of a segmenter's decoder; empty for a classifier")
     classes: tuple[str, ...] = Field(description="names of the outputs; background first, a boundary last")
-    mean: tuple[float, float, float] = Field(description="of RGB in 0..1")
+    mean: tuple[float, float, float] = Field(description="input normalization of RGB in 0..1")
     std: tuple[float, float, float]
     tile_px: int = Field(description="side of the tiles it was trained on")
     tile_mpp: float = Field(description="microns per pixel of these tiles")
     size_px: int = Field(description="side at which the network sees a tile")
     tiles_digest: str = Field(description="manifest digest of the training tiles")
     train_cases: tuple[str, ...] = Field(
-        description="digests of the names of the training cases, ascending; the names may be of patients. Those of the "
-        "pretrained encoder and of the teacher are among them"
+        description="digests of the names of the training cases, ascending, hashed since names may identify patients; "
+        "includes those of the pretrained encoder and of the teacher"
     )
     teacher_digest: str | None = Field(None, description="digest of the teacher whose responses it learned from")
     histill: str = Field(description="version of the code that wrote the folder")
     val_cases: tuple[str, ...] = Field(
-        (), description="digests of the cases by which it, its encoder or its teacher was chosen: the validation splits"
+        (), description="digests of the validation cases by which it, its encoder or its teacher was selected"
     )
     taught_on: tuple[TaughtOn, ...] = Field(
         (), description="tile sets that it, its encoder and its teacher learned from; empty in cards of older versions"
     )
     unknown_teachers: tuple[str, ...] = Field(
-        (), description="what taught it whose own training is not on record, as ONNX teachers and published weights"
+        (), description="teachers whose training data are not on record, such as ONNX teachers and published weights"
     )
 
     @property
     def outputs(self) -> OutputSpec:
-        """What the model answers."""
+        """The kind and classes of the model's outputs."""
         return OutputSpec(self.kind, self.classes, self.multi_label)
 
     @property
     def mpp(self) -> float:
-        """Microns per pixel of what the network sees."""
+        """Microns per pixel of the network's input."""
         return self.tile_mpp * self.tile_px / self.size_px
 
 
 def build(card: ModelCard) -> "Model":
-    """The model of `card`, with fresh weights: pixels [B, 3, S, S] in 0..255 -> logits [B, K, S, S], or [B, K]."""
+    """Build the model of `card` with new weights: pixels [B, 3, S, S] in 0..255 -> logits [B, K, S, S] or [B, K]."""
     import torch
 
     from histill.models.classifiers import build_classifier
@@ -124,9 +124,9 @@ def save(folder: str, model: "nn.Module", card: ModelCard) -> None:
 
 
 def resolve(uri: str, storage: Storage) -> str:
-    """The model folder that `uri` means: itself, or the final checkpoint of the run folder at `uri`.
+    """The model folder that `uri` refers to: itself, or the final model of the run folder at `uri`.
 
-    The run's own checkpoint, where its folder was moved or copied as well.
+    This works for moved and copied run folders too.
     """
     if exists(join(uri, CARD_NAME), storage):
         return uri
@@ -139,7 +139,7 @@ def resolve(uri: str, storage: Storage) -> str:
 
 
 def read_card(uri: str, storage: Storage) -> ModelCard:
-    """The card in the model folder `uri`. Raises InputError when it is missing or of another form."""
+    """Read the card of the model folder `uri`. Raises InputError when it is missing or invalid."""
     try:
         return read_record(ModelCard, join(uri, CARD_NAME), storage)
     except FileNotFoundError:
@@ -147,7 +147,7 @@ def read_card(uri: str, storage: Storage) -> ModelCard:
 
 
 def load(uri: str, storage: Storage) -> tuple["Model", ModelCard, str]:
-    """The model in evaluation mode, its card, and its digest (SHA-256 over card and weights).
+    """Load the model in evaluation mode, its card, and its digest (SHA-256 over card and weights).
 
     Raises InputError when the weights are not safetensors or do not fit the card.
     """
@@ -177,7 +177,7 @@ def load(uri: str, storage: Storage) -> tuple["Model", ModelCard, str]:
 
 
 def check_like(card: ModelCard, header: "Header", tiles: str) -> None:
-    """Raises InputError when the tile set at `tiles` is not like the one that the model was trained on."""
+    """Raise InputError when the tile set at `tiles` differs in resolution or tile size from the training tiles."""
     if abs(card.tile_mpp / header.mpp - 1) > _SAME_MPP or card.tile_px != header.tile_px:
         raise InputError(
             f"the model was trained on tiles of {card.tile_px} px at {card.tile_mpp:g} um/px and {tiles} has "
@@ -186,9 +186,9 @@ def check_like(card: ModelCard, header: "Header", tiles: str) -> None:
 
 
 def digest_of(card: ModelCard, weights: bytes) -> str:
-    """SHA-256 over a model folder's card and the bytes of its weights: changes whenever its answers could.
+    """SHA-256 over a model folder's card and the bytes of its weights: changes whenever the outputs could.
 
-    Fields that older cards have not are left out while they are empty, so that a model keeps its digest.
+    Fields that older cards lack are left out when empty, so that models keep their digests.
     """
     absent = {name for name in ("val_cases", "taught_on", "unknown_teachers") if not getattr(card, name)}
     return hashlib.sha256(card.model_dump_json(exclude=absent).encode() + weights).hexdigest()
@@ -199,7 +199,7 @@ def _no_model(uri: str, missing: str) -> InputError:
 
 
 def read_digest(uri: str, card: ModelCard, storage: Storage) -> str:
-    """The digest of the model folder at `uri` with its `card`; no model is built. Raises InputError without weights."""
+    """The digest of the model folder at `uri`, without building the model. Raises InputError without weights."""
     try:
         return digest_of(card, read_bytes(join(uri, WEIGHTS_NAME), storage))
     except FileNotFoundError:
@@ -207,6 +207,6 @@ def read_digest(uri: str, card: ModelCard, storage: Storage) -> str:
 
 
 def copy(source: str, target: str, storage: Storage) -> None:
-    """Copy a model folder: weights first, so that a folder with a card is whole."""
+    """Copy a model folder: weights first, so that a folder with a card is complete."""
     for name in (WEIGHTS_NAME, CARD_NAME):
         write_bytes(join(target, name), read_bytes(join(source, name), storage), storage)

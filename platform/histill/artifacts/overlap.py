@@ -1,8 +1,8 @@
 """Find held-out tiles that a model was trained on: by case name, by image bytes and by slide.
 
-A tile is known by the bytes of its image, whatever its mask, label and case are called. A tile that was encoded anew,
-cut at another place or resized has other bytes: that it is of a slide the model learned from is told by the slide's
-identity, where both tile sets were cut from slides. What is known of neither kind is not seen.
+A tile is recognized by the bytes of its image, whatever its mask, label and case name. A tile that was re-encoded,
+cut at another position or resized has other bytes; it is recognized by its slide's identity, if both tile sets were cut
+from slides. Overlap of neither kind is not detected.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ from histill.storage.uris import join
 from histill.tiles.manifest import HEADER_NAME, Header, Manifest, digest_case, read_manifest
 from histill.tiles.slide_records import read_slides
 
-_IMAGE_DIGITS = 32  # of a tile's content; what follows is the mask's
-_MOST_SIBLINGS = 200  # tile sets beside one that are looked through
+_IMAGE_DIGITS = 32  # of a tile's content hash; the mask's digits follow
+_MOST_SIBLINGS = 200  # maximum number of neighboring folders searched for a tile set
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class SeenTiles:
 
     cases: int = 0  # cases with a name, a tile or a slide that was seen
     tiles: int = 0  # tiles whose image was seen
-    unknown: tuple[str, ...] = ()  # what could not be compared, each the rest of a sentence
+    unknown: tuple[str, ...] = ()  # sources that could not be compared, each the rest of a sentence
 
 
 def find_seen(card: ModelCard, held_out: Manifest, split: str, storage: Storage) -> SeenTiles:
-    """What the model of `card` has seen of a split: in its training, its validation, and those of what taught it."""
+    """What the model of `card` has seen of a split, in training or validation, its own or its ancestors'."""
     rows = held_out.table.filter(pc.equal(held_out.table["split"], split))
     taught = frozenset((*card.train_cases, *card.val_cases))
     seen = set(rows["case"].filter(_of_cases(rows, taught)).unique().to_pylist())
     if not card.val_cases and card.tiles_digest == held_out.header.digest and split == Data.model_fields["val"].default:
-        seen |= set(rows["case"].unique().to_pylist())  # an older card does not say by which cases it was chosen
+        seen |= set(rows["case"].unique().to_pylist())  # an older card does not record its validation cases
     unknown = list(card.unknown_teachers)
     images, slides = _images_of(rows), _cases_by_slide(rows, held_out, storage)
     same = pa.repeat(pa.scalar(False), rows.num_rows)
@@ -60,18 +60,18 @@ def find_seen(card: ModelCard, held_out: Manifest, split: str, storage: Storage)
 
 
 def _images_of(rows: pa.Table) -> pa.Array:
-    """The digest of each tile's image."""
+    """The image digest of each tile."""
     return pc.utf8_slice_codeunits(rows["content"].combine_chunks(), 0, _IMAGE_DIGITS)
 
 
 def _of_cases(rows: pa.Table, digests: frozenset[str]) -> pa.ChunkedArray:
-    """Which rows are of a case with one of the `digests`, bool [rows]."""
+    """Mask of the rows whose case has one of the `digests`, bool [rows]."""
     names = [name for name in rows["case"].unique().to_pylist() if digest_case(name) in digests]
     return pc.is_in(rows["case"], pa.array(names, pa.string()))
 
 
 def _cases_by_slide(rows: pa.Table, manifest: Manifest, storage: Storage) -> dict[str, set[str]]:
-    """The cases of the rows by the identity of their slide; empty for a tile set that was not cut from slides."""
+    """The cases of the rows by slide identity; empty for a tile set that was not cut from slides."""
     if manifest.header.slides is None:
         return {}
     found: dict[str, set[str]] = {}
@@ -82,10 +82,10 @@ def _cases_by_slide(rows: pa.Table, manifest: Manifest, storage: Storage) -> dic
 
 
 def _find(tiles: TaughtOn, beside: str, storage: Storage) -> Manifest | None:
-    """The manifest of a tile set: where it lay, else beside that place or beside the tile set `beside`."""
+    """Find the manifest of a tile set: at its recorded URI, else next to that or next to the tile set `beside`."""
     for uri in _places(tiles, beside, storage):
         try:
-            header = read_record(Header, join(uri, HEADER_NAME), storage)  # others have a manifest.json, too
+            header = read_record(Header, join(uri, HEADER_NAME), storage)  # other folders may have a manifest.json too
             if header.digest == tiles.digest:
                 return read_manifest(uri, storage)
         except (FileNotFoundError, InputError):
@@ -99,5 +99,5 @@ def _places(tiles: TaughtOn, beside: str, storage: Storage) -> Iterator[str]:
     for uri in filter(None, (tiles.uri, beside)):
         try:
             yield from list_folders(uri.rstrip("/").rpartition("/")[0], storage)[:_MOST_SIBLINGS]
-        except InputError:  # a parent that may not be listed
+        except InputError:  # no permission to list the parent
             continue
