@@ -1,1 +1,1 @@
-"""Figures of merit as pure functions of counts and of scores; they know neither models nor files."""
+"""Metrics as pure functions of counts and scores, independent of models and files."""

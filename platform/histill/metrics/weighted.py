@@ -1,8 +1,8 @@
-"""Figures of weighted tiles, many weightings at once.
+"""Metrics of weighted tiles, for many weightings at once.
 
-Weights of one give the figures of a set, those of redrawn cases its bootstrap, and ones and zeros those of a part: one
-slide, one stain. Each function takes float64 weights [D, N] and returns a float64 array [D] by figure; a class without
-weight has no part in the means, and what cannot be told is NaN.
+Unit weights give the metrics of a set, weights from resampled cases its bootstrap, and 0/1 weights a subgroup: one
+slide, one stain. Each function takes float64 weights [D, N] and returns a float64 array [D] per metric; a class without
+weight is left out of the means, and undefined values are NaN.
 """
 
 import warnings
@@ -13,23 +13,23 @@ from scipy import sparse, special
 from histill.metrics.overlap import dice_and_iou
 from histill.outputs import OutputSpec
 
-BINS = 15  # of confidence, equally wide
+BINS = 15  # of confidence, of equal width
 Figures = dict[str, np.ndarray]
 
 
 def compute_figures(outputs: OutputSpec, said: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> Figures:
-    """The figures of what was `said` with these `outputs`: `overlap_metrics` of a segmenter, which knows the `truth`
-    already, `multi_label_metrics` or `classification_metrics` of a classifier."""
+    """The metrics for these `outputs`: `overlap_metrics` for a segmenter, where `said` are confusion counts and `truth`
+    is unused; `multi_label_metrics` or `classification_metrics` for a classifier."""
     if outputs.dense:
         return overlap_metrics(said, weights)
     return (multi_label_metrics if outputs.multi_label else classification_metrics)(said, truth, weights)
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Figures:
-    """Of classes that exclude each other: logits, float [N, K], and classes, int64 [N] in 0..K-1.
+    """Metrics of mutually exclusive classes: logits, float [N, K], and classes, int64 [N] in 0..K-1.
 
-    balanced_accuracy is the mean recall, macro_f1 the mean F1, auroc the mean area of one class against the others,
-    calibration_error the expected calibration error of the winning probability (Guo et al. 2017, eq. 3).
+    balanced_accuracy is the mean recall, macro_f1 the mean F1, auroc the mean one-vs-rest area, calibration_error the
+    expected calibration error of the top probability (Guo et al. 2017, eq. 3).
     """
     classes = logits.shape[1]
     probabilities = special.softmax(logits.astype(np.float64), axis=1)
@@ -47,10 +47,10 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, weights: np.n
 
 
 def multi_label_metrics(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Figures:
-    """Of labels that do not exclude each other: logits, float [N, K], and labels, [N, K] of 0 and 1.
+    """Metrics of multi-label tiles: logits, float [N, K], and labels, [N, K] of 0 and 1.
 
-    Each class is held against its absence, a logit above 0 decides for it; balanced_accuracy is the mean of recall and
-    specificity. A class that no tile has, or every tile, has no part in the means.
+    Each class is a binary decision, positive for a logit above 0; balanced_accuracy is the mean of recall and
+    specificity. A class that no tile or every tile has is left out of the means.
     """
     there, said = labels.astype(bool), logits > 0
     probabilities = special.expit(logits.astype(np.float64))
@@ -70,9 +70,9 @@ def multi_label_metrics(logits: np.ndarray, labels: np.ndarray, weights: np.ndar
 
 
 def overlap_metrics(counts: np.ndarray, weights: np.ndarray) -> Figures:
-    """Of segmentations: pixels of each tile, int [N, K, K], reference class by decided class.
+    """Metrics of segmentations: pixel counts of each tile, int [N, K, K], reference class by predicted class.
 
-    dice is the mean Dice of the classes but the background, miou the mean IoU of all, over the whole weighted set.
+    dice is the mean Dice of the classes without background, miou the mean IoU of all, over the whole weighted set.
     """
     tiles, classes = counts.shape[:2]
     sums = weights @ counts.reshape(tiles, classes * classes).astype(np.float64)
@@ -81,9 +81,9 @@ def overlap_metrics(counts: np.ndarray, weights: np.ndarray) -> Figures:
 
 
 def area_under_roc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The chance that a positive scores above a negative, ties counting half (Mann & Whitney 1947); NaN without both.
+    """The probability that a positive scores above a negative, ties counting half (Mann & Whitney 1947).
 
-    `scores` float [N], `positive` bool [N].
+    `scores` float [N], `positive` bool [N]; NaN without both positives and negatives.
     """
     levels, level = np.unique(scores, return_inverse=True)
     right, wrong = (_summed(weights * kind, level, len(levels)) for kind in (positive, ~positive))
@@ -92,19 +92,19 @@ def area_under_roc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The gap between confidence, float [N] in 0..1, and how often it is right, bool [N], over bins by their weight."""
+    """The weighted mean over bins of |confidence - accuracy|, for confidence float [N] in 0..1 and `right` bool [N]."""
     bins = bin_of(confidence)
     claimed, held = (_summed(weights * each, bins, BINS) for each in (confidence, right))
     return _ratio(np.abs(claimed - held).sum(1), weights.sum(1))
 
 
 def bin_of(confidence: np.ndarray) -> np.ndarray:
-    """The bin of each confidence, int64 [N] in 0..BINS-1; one that lies on an edge belongs below it."""
+    """The bin of each confidence, int64 [N] in 0..BINS-1; a value on an edge belongs to the lower bin."""
     return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
 def _summed(weights: np.ndarray, place: np.ndarray, places: int) -> np.ndarray:
-    """The sum of the weights, [D, N], that lie at each of `places`."""
+    """Sum the weights [D, N] by bin: [D, places], where `place` is the bin of each tile."""
     tiles = len(place)
     member = sparse.csr_array((np.ones(tiles), (np.arange(tiles), place)), shape=(tiles, places))
     summed: np.ndarray = weights @ member
@@ -116,7 +116,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def nan_mean(values: np.ndarray) -> np.ndarray:
-    """Over the last axis, of what is no NaN."""
+    """Mean over the last axis without NaNs; NaN if nothing is left."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         mean: np.ndarray = np.nanmean(values, axis=-1)
