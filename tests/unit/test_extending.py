@@ -180,7 +180,7 @@ def test_a_teacher_that_answers_otherwise_in_a_batch_is_found_out() -> None:
             return torch.full((len(tiles), 2, *tiles.shape[-2:]), float(mean))
 
     tiles = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4).to(torch.uint8)
-    with pytest.raises(AssertionError, match="tile 0 is answered otherwise"):
+    with pytest.raises(AssertionError, match="tile 0 has other logits alone"):
         check_teacher(Averaging(), tiles)
 
 

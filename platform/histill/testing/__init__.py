@@ -1,1 +1,1 @@
-"""What tests of code around histill need as well: synthetic tile sets, and ways to spoil them."""
+"""Test utilities for code that extends histill: synthetic tile sets, and checks for teachers and storage schemes."""

@@ -1,4 +1,4 @@
-"""Prove that a kind of storage keeps what histill asks of it."""
+"""A test suite for storage schemes: checks the guarantees that histill relies on."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +20,14 @@ _ODD = "a+b c 100%25 Präparat 患者 what?#1 [x]"
 
 
 def check_storage(uri: str, storage: Storage) -> None:
-    """Keep files of every kind in the empty folder `uri`, and remove them again. Raises AssertionError."""
+    """Write, read and remove files of every kind in the empty folder `uri`. Raises AssertionError."""
     assert read_place(uri) == uri
     for check in (_check_files, _check_create, _check_swap, _check_shards, _check_checkpoints):
         check(join(uri, check.__name__.removeprefix("_check_")), storage)
 
 
 def _check_files(uri: str, storage: Storage) -> None:
-    """Small files: read back as written, overwritten, listed by size, removed, and missed as FileNotFoundError."""
+    """Small files: write, read, overwrite, list, measure and remove; a missing one raises FileNotFoundError."""
     names = {"one": b"1", _ODD: bytes(range(256)) * 5000, "folder/two": b"", "folder/deep/three": b"333"}
     assert control.list_files(uri, storage) == []
     for name, data in names.items():
@@ -56,7 +56,7 @@ def _is_missing(uri: str, storage: Storage) -> bool:
 
 
 def _check_create(uri: str, storage: Storage) -> None:
-    """Of several writers that create one file, one does; it may ask again, as when the reply alone was lost."""
+    """Only one of several concurrent writers creates a file; its retry succeeds, as after a lost reply."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         made = list(pool.map(lambda n: control.create_bytes(uri, b"by %d" % n, storage), range(_AT_ONCE)))
     assert sum(made) == 1, f"{sum(made)} of {_AT_ONCE} created one file"
@@ -64,13 +64,13 @@ def _check_create(uri: str, storage: Storage) -> None:
     assert control.read_bytes(uri, storage) == mine
     assert control.create_bytes(uri, mine, storage)
     assert not control.create_bytes(uri, b"late", storage)
-    assert not scheme_of(uri).create(*control_filesystem(uri, storage), b"late")  # without a look at what is there
+    assert not scheme_of(uri).create(*control_filesystem(uri, storage), b"late")  # does not compare the content
     assert control.read_bytes(uri, storage) == mine
     control.remove(uri, storage)
 
 
 def _check_swap(uri: str, storage: Storage) -> None:
-    """Of several writers that have read a file, one replaces it; a missing file is replaced by none."""
+    """Only one of several writers that read a file replaces it; a missing file is never replaced."""
     assert not control.swap_bytes(uri, b"", b"new", storage)
     control.write_bytes(uri, b"before", storage)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -81,7 +81,7 @@ def _check_swap(uri: str, storage: Storage) -> None:
 
 
 def _check_shards(uri: str, storage: Storage) -> None:
-    """Parquet files, read by several threads, some of their bytes at a time."""
+    """Parquet files: read by several threads, and by byte ranges."""
     schema = pa.schema([("number", pa.int64()), ("image", pa.binary())])
     groups = [pa.table([[4 * g + n for n in range(4)], [bytes([g]) * 30_000] * 4], schema=schema) for g in range(8)]
     size = write_table(uri, groups, schema, storage)
@@ -99,10 +99,10 @@ def _check_shards(uri: str, storage: Storage) -> None:
 
 
 def _check_checkpoints(uri: str, storage: Storage) -> None:
-    """Ray Train's own files: written through streams, listed, and removed by folders, in other processes too."""
+    """Ray Train's files: written through streams, listed, and removed by folder, in other processes too."""
     filesystem, path = retrying_filesystem(uri, storage)
     assert uri_like(uri, path) == uri
-    assert copy.copy(filesystem) == filesystem  # by its own reduction, as it reaches workers
+    assert copy.copy(filesystem) == filesystem  # by __reduce__, as when it is sent to workers
     filesystem.create_dir(f"{path}/step-1")
     with filesystem.open_output_stream(f"{path}/step-1/model") as stream:
         stream.write(b"wei")

@@ -1,4 +1,4 @@
-"""What a teacher must keep, whatever it is made of: ask it of a teacher of your own."""
+"""A check for teachers: run it on a teacher of your own."""
 
 import torch
 
@@ -6,10 +6,10 @@ from histill.teachers.teacher import Teacher
 
 
 def check_teacher(teacher: Teacher, tiles: torch.Tensor) -> None:
-    """Ask of `teacher` all that histill counts on; AssertionError says what it does not keep.
+    """Check everything that histill relies on in `teacher`. Raises AssertionError with the violation.
 
     Args:
-        tiles: uint8 [B, 3, S, S], B > 1, such as it is made for, S a side that it takes.
+        tiles: tiles that the teacher is made for, uint8 [B, 3, S, S] with B > 1 and a side S that it takes.
     """
     side, classes = tiles.shape[-1], len(teacher.outputs.classes)
     assert len(bytes.fromhex(teacher.digest)) == 32, f"the digest {teacher.digest!r} is not 64 hex digits"
@@ -25,7 +25,7 @@ def check_teacher(teacher: Teacher, tiles: torch.Tensor) -> None:
     for index in range(len(tiles)):
         alone = teacher.respond(tiles[index : index + 1])[0]
         torch.testing.assert_close(
-            alone, logits[index], atol=1e-4, rtol=0, msg=f"tile {index} is answered otherwise by itself than in a batch"
+            alone, logits[index], atol=1e-4, rtol=0, msg=f"tile {index} has other logits alone than in a batch"
         )
     if teacher.features is None:
         return

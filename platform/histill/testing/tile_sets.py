@@ -1,4 +1,4 @@
-"""Write synthetic H&E-like tile sets, and damage single tiles of them."""
+"""Write synthetic H&E-like tile sets, and damage single tiles or shards of them."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _LOCAL = Storage()
 
 
 def draw_tile(seed: int, tile_px: int, nuclei: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Draw hematoxylin discs of 8 to 11 um on an eosin ground, at 0.5 um/px, by the inverse of color deconvolution.
+    """Draw hematoxylin discs of 8 to 11 um diameter on eosin at 0.5 um/px, by inverse color deconvolution.
 
     Returns the tile, uint8 [tile_px, tile_px, 3], and the mask of its nuclei, uint8 [tile_px, tile_px] of 0 and 1.
     """
@@ -57,15 +57,15 @@ def make_tile_set(
     seed: int = 0,
     storage: Storage = _LOCAL,
 ) -> Manifest:
-    """Write a tile set of `draw_tile` at `uri`, at 0.5 um/px, its shards of eight tiles in two row groups.
+    """Write a tile set of `draw_tile` at `uri`, at 0.5 um/px, in shards of eight tiles in two row groups.
 
     Args:
-        tiles: how many; they stand case by case, and every fourth is a PNG, the others JPEGs.
-        cases: the last is of split test, the one before it of split val, the others of split train.
+        tiles: number of tiles, ordered by case; every fourth is a PNG, the others JPEGs.
+        cases: number of cases; the last is in split test, the one before it in val, the others in train.
         tile_px: side of a tile in pixels.
-        masks: with masks of background (0) and nuclei (1).
-        labels: every second tile is a "stroma" without nuclei, the others are "tumour"; else no tile has a label.
-        seed: other tiles.
+        masks: add masks of background (0) and nuclei (1).
+        labels: label every second tile "stroma", without nuclei, and the others "tumour"; else no tile has a label.
+        seed: of the tiles' content.
     """
     drawn = [_synthetic_tile(number, number * cases // tiles, tile_px, masks, labels, seed) for number in range(tiles)]
     order = [int(tile.case.removeprefix("case-")) for tile in drawn]
@@ -85,7 +85,7 @@ def write_tile_set(
     per_group: int,
     storage: Storage = _LOCAL,
 ) -> Manifest:
-    """Write `tiles`, each of the split at its place in `splits`, as shards and a manifest at `uri`."""
+    """Write `tiles`, with their `splits`, as shards and a manifest at `uri`."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(tiles), per_shard):
         shard, part = f"shards/{start // per_shard:04d}.parquet", tiles[start : start + per_shard]
@@ -102,12 +102,12 @@ def write_tile_set(
 
 
 def spoil_tile(manifest: Manifest, row: int, storage: Storage = _LOCAL) -> str:
-    """Cut the image of one tile short within its shard; the tile's id."""
+    """Truncate the image of one tile within its shard; returns the tile's id."""
     return _change_tile(manifest, row, "image", lambda data: data[: len(data) // 2], storage)
 
 
 def mark_mask(manifest: Manifest, row: int, value: int, storage: Storage = _LOCAL) -> str:
-    """Write `value` into one pixel of the mask of one tile, and the set's manifest anew; the tile's id."""
+    """Write `value` into one pixel of a tile's mask and update the manifest; returns the tile's id."""
 
     def mark(data: bytes) -> bytes:
         mask = np.array(Image.open(io.BytesIO(data)))
@@ -127,7 +127,7 @@ def mark_mask(manifest: Manifest, row: int, value: int, storage: Storage = _LOCA
 
 
 def truncate_shard(manifest: Manifest, row: int, storage: Storage = _LOCAL) -> str:
-    """Cut the shard of one tile in half; the shard's URI."""
+    """Truncate the shard of one tile to half; returns the shard's URI."""
     uri = join(manifest.uri, manifest.table["shard"][row].as_py())
     data = read_bytes(uri, storage)
     write_bytes(uri, data[: len(data) // 2], storage)
