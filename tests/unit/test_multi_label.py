@@ -1,4 +1,4 @@
-"""Tiles with several labels: read, scored, taught and distilled class by class."""
+"""Multi-label tiles: read, scored, trained on and distilled class by class."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +47,7 @@ LABELS = ("stroma|tumour", "stroma", "necrosis | tumour", "tumour")
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
-    """24 tiles of 64 px, by turns with one and with two labels; the first has none."""
+    """24 tiles of 64 px, alternately with one and two labels; the first has none."""
     folder = tmp_path_factory.mktemp("tiles")
     plain = tile_set(folder, tiles=24, tile_px=64, labels=True)
     names: list[str | None] = [LABELS[row % 4] for row in range(24)]
@@ -182,7 +182,7 @@ def test_a_student_is_held_against_each_answer_by_itself(
 
 
 def prepare_whole(manifest: Manifest, teacher: str, runs: Path) -> Any:
-    """As above at the tiles' own size, which is what the teacher sees."""
+    """As above at the tiles' own size, which is the teacher's input size."""
     changes: dict[str, Any] = {
         "teacher": {"model": teacher},
         "student": {"encoder": "csat_tiny"},

@@ -1,4 +1,4 @@
-"""What taught a model is handed on, and what of the held-out tiles was seen is found under any name."""
+"""Lineage is inherited, and seen held-out tiles are found under any name."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from histill.train.prepare import prepare_run
 pytestmark = pytest.mark.unit
 
 STORAGE = Storage()
-NEW = ("val_cases", "taught_on", "unknown_teachers")  # fields of a card that older ones have not
+NEW = ("val_cases", "taught_on", "unknown_teachers")  # fields that older cards lack
 CARD = ModelCard(
     kind="classification", encoder="resnet_gn", decoder_channels=(), classes=("stroma", "tumour"), mean=(0.7, 0.5, 0.7),
     std=(0.2, 0.2, 0.2), tile_px=64, tile_mpp=0.5, size_px=64, tiles_digest="cd" * 32, train_cases=("0123456789ab",),
@@ -47,7 +47,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Mani
 
 
 def moved(tiles: Manifest, uri: Path, rows: list[int], **columns: str) -> Manifest:
-    """A tile set of some rows of another, with these values in some columns; its shards are not written."""
+    """A tile set of some rows of another, with some columns replaced; its shards are not written."""
     table = tiles.table.take(rows)
     for name, value in columns.items():
         at = table.schema.get_field_index(name)
@@ -64,7 +64,7 @@ def taught(tiles: Manifest, **changes: Any) -> ModelCard:
 
 
 def test_cases_and_tile_sets_go_from_encoder_and_teacher_to_student(tiles: Manifest, tmp_path: Path) -> None:
-    """The encoder's teacher comes along as well: what its card says, it has inherited."""
+    """The encoder's teacher is included too, because the encoder's card has inherited its lineage."""
     first = inherit(CARD.model_copy(update={"train_cases": ("aa",), "unknown_teachers": ("ONNX teacher x",)}))
     encoder = inherit(CARD.model_copy(update={"train_cases": ("bb",), "val_cases": ("cc",)}), first)
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def test_cases_and_tile_sets_go_from_encoder_and_teacher_to_student(tiles: Manif
 
 
 def test_a_card_of_an_older_version_is_read_and_keeps_its_digest(tmp_path: Path) -> None:
-    """Registered versions are known by it: the bytes that it is made of must be those of the older fields alone."""
+    """Registered versions are identified by it, so it must be computed from the older fields only."""
     old = {key: value for key, value in CARD.model_dump(mode="json").items() if key not in NEW}
     (tmp_path / "model.json").write_text(json.dumps(old))
     card = model_folder.read_card(str(tmp_path), STORAGE)
@@ -118,7 +118,7 @@ def test_the_splits_that_taught_it_and_that_chose_it_are_seen(tiles: Manifest) -
 
 @pytest.mark.parametrize("older", [False, True])
 def test_training_tiles_are_known_by_their_bytes_under_any_name(tiles: Manifest, older: bool) -> None:
-    """Two tiles of a training case and four of the test case, all as one new case, in a set beside the other."""
+    """Two tiles of a training case and four of the test case, all as one new case, in a tile set next to the other."""
     beside = Path(tiles.uri).parent / f"renamed-{older}"
     changes = {"val_cases": (), "taught_on": ()} if older else {}
     card = taught(tiles, **changes)
@@ -156,9 +156,9 @@ def answers(form: str, said: Any, truth: Any) -> Predictions:
 
 
 def test_what_one_answer_for_all_tiles_reaches() -> None:
-    """By hand: 30 of 100 pixels are nuclei, so that marking all has a Dice of 2 * 30 / (100 + 30)."""
+    """By hand: 30 of 100 pixels are nuclei, so marking all gives a Dice of 2 * 30 / (100 + 30)."""
     logits = np.zeros((4, 3), np.float32)
-    assert score_constant(answers("classification", logits, [0, 1, 1, 1])) == 0.5  # the third class is never there
+    assert score_constant(answers("classification", logits, [0, 1, 1, 1])) == 0.5  # the third class never occurs
     assert score_constant(answers("multi_label", logits, np.zeros((4, 3)))) == 0.5
     pixels = [[[60, 10], [5, 25]]]
     assert score_constant(answers("segmentation", pixels, [0])) == pytest.approx(60 / 130)

@@ -1,4 +1,4 @@
-"""Model folders: what is saved comes back, and what is no safetensors file is never loaded."""
+"""Model folders: save and load round-trip, and only safetensors files are ever loaded."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Losses beside torchdistill's, an implementation of its own of the same papers."""
+"""Losses compared with torchdistill's independent implementation of the same papers."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def outputs(seed: int, width: int) -> Tensor:
 
 
 def as_recorded(values: Tensor) -> dict[str, dict[str, Tensor]]:
-    """What torchdistill's hooks record of a module named `it`."""
+    """The record that torchdistill's hooks make of a module named `it`."""
     return {"it": {"output": values}}
 
 
@@ -38,7 +38,7 @@ def test_divergence_beside_labels() -> None:
 def test_relations_between_tiles(loss, factors: tuple[float, float], alike: float) -> None:
     """Park et al., arXiv 1904.05068.
 
-    Theirs also averages over pairs and triples that repeat a tile, a share of `alike`, which add 0 for any student.
+    Theirs also averages over pairs and triples with a repeated tile, a share of `alike`, which always add 0.
     """
     student, teacher = outputs(2, 4), outputs(3, 6)
     theirs = mid_level.RKDLoss("it", "it", *factors, reduction="mean")

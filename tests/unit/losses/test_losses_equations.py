@@ -1,4 +1,4 @@
-"""Each loss against a float64 reference written from its equation, one tile and one pixel after another."""
+"""Each loss against a float64 reference written from its equation, in loops over tiles and pixels."""
 
 import math
 from collections.abc import Callable

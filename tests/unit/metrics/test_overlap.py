@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 
 
 def drawn(seed: int, classes: int, tiles: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decisions, and a reference that half agrees."""
+    """Predictions, and a reference that agrees for half of the pixels."""
     random = torch.Generator().manual_seed(seed)
     reference = torch.randint(classes, (tiles, 6, 6), generator=random)
     noise = torch.randint(classes, (tiles, 6, 6), generator=random)

@@ -1,4 +1,4 @@
-"""Figures of weighted tiles against references written from their definitions."""
+"""Weighted metrics against references written from their definitions."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Deep supervision: who answers when, and what of it enters the loss."""
+"""Deep supervision: which stages have outputs in which mode, and how they enter the loss."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def deep(encoder: str = "csat_tiny", classes: int = 2) -> ProjectedStudent:
 
 
 def all_answers(model: ProjectedStudent, tiles: Tensor) -> list[Tensor]:
-    """The model's logits and those of its deep stages."""
+    """The logits of the model and of its deep stages."""
     answers = model(tiles)
     assert isinstance(answers, StudentOutput)
     return [answers.logits, *answers.deep]

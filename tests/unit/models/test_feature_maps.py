@@ -1,4 +1,4 @@
-"""Feature maps by name, and what is learned to compare them."""
+"""Feature maps by name, and the learned projections that compare them."""
 
 import pytest
 import torch
@@ -78,7 +78,10 @@ def test_matching_projects_where_widths_differ_and_adds_nothing_to_what_is_kept(
         mixed=(("stages.3", "layer4"), ("stages.3", "layer3")),
     )
     matching = ProjectedStudent(model, layers).train()
-    assert [type(each).__name__ for each in matching.projections] == ["Conv2d", "Identity"]  # the tiny ends in 64
+    assert [type(each).__name__ for each in matching.projections] == [
+        "Conv2d",
+        "Identity",
+    ]  # the last has 64 channels, as csat_tiny
     answers = matching(tiles())
     assert isinstance(answers, StudentOutput)
     assert set(answers.maps) == {"stages.2"}

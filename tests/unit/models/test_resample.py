@@ -1,4 +1,4 @@
-"""The same tissue at another resolution."""
+"""Resampling of tiles and logits."""
 
 import numpy as np
 import pytest

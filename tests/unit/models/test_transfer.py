@@ -1,4 +1,4 @@
-"""The encoder within a model: carried to another, frozen, and learned at a rate for each depth."""
+"""The encoder of a model: copied to another model, frozen, and trained with layer-wise learning rates."""
 
 import functools
 import subprocess
@@ -30,7 +30,7 @@ LAST = {"csat_tiny": "stages.3", "efficientnet_b0": "blocks.6", "resnet18": "lay
 def segmenter(encoder: str, seed: int = 0) -> Segmenter:
     torch.manual_seed(seed)
     model = build_segmenter(encoder, 2, (8, 8, 8, 8, 8))
-    model.train()(tiles())  # the statistics of BatchNorm are the model's own
+    model.train()(tiles())  # gives BatchNorm statistics of its own
     return model.eval()
 
 
@@ -60,7 +60,7 @@ def features(model: Model) -> Tensor:
 
 
 def own(model: Model) -> dict[str, Tensor]:
-    """Copies of the tensors that carrying an encoder must leave alone: decoder and head, or the last layer."""
+    """Copies of the tensors that copying an encoder must not change: decoder and head, or the last layer."""
     names = [name for name, _ in model.named_parameters()]
     if isinstance(model, Segmenter):
         kept = {name for name in names if not name.startswith("network.encoder.")}
@@ -109,7 +109,10 @@ def test_a_classifier_carries_all_but_its_last_layer_to_another() -> None:
 )
 @pytest.mark.parametrize(
     ("source", "target"),
-    [("csat_tiny", "resnet18"), ("resnet18", "resnet34")],  # all of resnet18's weights fit some of resnet34's
+    [
+        ("csat_tiny", "resnet18"),
+        ("resnet18", "resnet34"),
+    ],  # resnet18's weights all fit into resnet34's
 )
 def test_another_encoder_is_refused(
     make_source: Callable[..., Model], make_target: Callable[..., Model], source: str, target: str
@@ -140,7 +143,7 @@ def test_every_parameter_has_one_depth_from_the_stem_to_the_head(make: Callable[
         last = list(map(id, model.network.get_classifier().parameters()))
         assert {depth_of[one] for one in last} == {len(depths) - 1}
     stages = [depth_of[id(parameter)] for parameter in find_encoder(model).parameters()]
-    assert encoder == "efficientnet_b0" or stages == sorted(stages)  # modules stand in the order of their depth
+    assert encoder == "efficientnet_b0" or stages == sorted(stages)  # modules are ordered by depth
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -171,7 +174,7 @@ def test_rates_fall_from_the_head_to_the_stem(make: Callable[..., Model], encode
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_groups_of_a_classifier_are_those_of_timm_by_stages(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """timm decays by blocks and knows no group of a U-Net's encoder, so that its function serves as an oracle only."""
+    """timm decays by blocks and does not know a U-Net's encoder, so its function serves only as an oracle."""
     model = classifier(encoder)
     by_stages = functools.partial(type(model.network).group_matcher, model.network, coarse=True)
     monkeypatch.setattr(model.network, "group_matcher", lambda coarse: by_stages())
@@ -197,7 +200,7 @@ def test_a_frozen_encoder_gives_the_same_features_after_a_step(make: Callable[..
     model(tiles()).square().mean().backward()
     optimizer.step()
     model.eval()
-    assert torch.equal(features(model), before)  # neither weights nor statistics have moved
+    assert torch.equal(features(model), before)  # neither weights nor statistics have changed
     moved = own(model)
     assert all(not torch.equal(moved[name], tensor) for name, tensor in head.items() if name not in ("mean", "std"))
 
@@ -221,7 +224,7 @@ def test_nothing_rests_where_nothing_is_frozen() -> None:
 
 
 def test_what_no_segmenter_has_is_learned_beside_the_frozen_encoder() -> None:
-    """An EfficientNet's head begins with a convolution, which is still random after a segmenter was carried."""
+    """An EfficientNet's head begins with a convolution, which is still random after copying from a segmenter."""
     model = classifier("efficientnet_b0")
     copy_encoder(segmenter("efficientnet_b0"), model)
     freeze_encoder(model)
@@ -253,7 +256,7 @@ def test_paths_do_not_drop_within_frozen_blocks() -> None:
 
 
 def test_the_package_registers_its_encoders_with_timm() -> None:
-    """In a process that has imported nothing else of histill, as a notebook has."""
+    """In a process that has imported nothing else of histill, such as a notebook."""
     code = (
         "import histill.models, timm\n"
         "model = timm.create_model('csat_tiny', num_classes=2)\n"

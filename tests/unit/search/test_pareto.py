@@ -1,4 +1,4 @@
-"""Pareto's front: what no other trial beats in both quality and cost."""
+"""The Pareto front: trials that no other beats in both quality and cost."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Tune's saved state after a job that was killed while it wrote."""
+"""Tune's saved state after a job was killed while writing it."""
 
 import json
 import pickle
@@ -13,7 +13,7 @@ from histill.search.saved_state import can_resume
 pytestmark = pytest.mark.unit
 
 FIRST, SECOND = "2026-01-02_03-04-05", "2026-01-02_13-04-05"
-PICKLES = ("searcher", "search_gen", "callback")  # by how their names begin; the second one's ends in .json
+PICKLES = ("searcher", "search_gen", "callback")  # by name prefix; the second's suffix is .json
 KINDS = ("experiment_state-{}.json", "searcher-state-{}.pkl", "search_gen_state-{}.json", "callback-states-{}.pkl")
 
 
@@ -36,7 +36,7 @@ def cut(path: Path, to: int) -> None:
 def test_a_sweep_that_drew_no_trial_is_begun(tmp_path: Path) -> None:
     assert not goes_on(tmp_path / "not yet")
     assert not goes_on(tmp_path)
-    (tmp_path / "tuner.pkl").write_bytes(b"")  # cut short, and nothing came after
+    (tmp_path / "tuner.pkl").write_bytes(b"")  # truncated, without a later write
     assert not goes_on(tmp_path)
 
 
@@ -54,7 +54,7 @@ def test_where_the_last_starts_is_cut_short_the_one_before_is_taken(tmp_path: Pa
     cut(tmp_path / kind.format(SECOND), to)
     assert goes_on(tmp_path)
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == sorted(["tuner.pkl", *(each.format(FIRST) for each in KINDS)])  # Tune takes the newest that it finds
+    assert left == sorted(["tuner.pkl", *(each.format(FIRST) for each in KINDS)])  # Tune takes the newest one
 
 
 @pytest.mark.parametrize("name", ["tuner.pkl", KINDS[0].format(FIRST), KINDS[1].format(FIRST)])
@@ -65,4 +65,4 @@ def test_a_state_that_is_lost_is_said_to_be_with_the_mend(tmp_path: Path, name: 
         goes_on(tmp_path)
     assert "Tune's state in s3://runs/sweep/tune is cut short" in str(raised.value)
     assert "remove that folder and give the same command again" in str(raised.value)
-    assert (tmp_path / name).exists()  # nothing is removed that could still be looked at
+    assert (tmp_path / name).exists()  # nothing is removed, so that it can be inspected

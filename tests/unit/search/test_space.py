@@ -1,4 +1,4 @@
-"""Search spaces: what cannot be drawn is refused before the first trial, in one sentence."""
+"""Search spaces: invalid ones are refused before the first trial, in one sentence."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Around a sweep: how many trials fit, and what is shown of their outcome."""
+"""Sweeps: how many trials fit, how they are stopped, and how their results are shown."""
 
 import math
 from dataclasses import replace
@@ -63,7 +63,7 @@ def test_bounds_on_the_trials_at_once() -> None:
 
 
 def test_trials_may_be_begun_for_nodes_that_are_still_to_come() -> None:
-    """As in a cluster that starts nodes with GPUs when something waits for them."""
+    """As in a cluster that starts GPU nodes on demand."""
     several = config(workers={"count": 1, "gpus": 1.0}, concurrent=4)
     assert count_fitting_trials(several, [{"CPU": 8.0}]) == 0
     assert max_concurrent_trials(several, [{"CPU": 8.0}]) == 4
@@ -99,7 +99,7 @@ def test_the_best_comes_first_and_failures_last() -> None:
 
 
 def test_a_failed_trial_is_no_best_and_on_no_front() -> None:
-    """Although it left a checkpoint of a good epoch; it and one without a figure are told in the table."""
+    """Although it left a checkpoint of a good epoch; the table lists it and the trial without a metric."""
     failed = replace(trial("failed", 0.9, 0.5), error="the disk is full")
     found = sweep_of(failed, trial("nothing", math.nan, 0.1), trial("low", 0.2, 1.0))
     assert found.best.trial == "low"
@@ -131,7 +131,7 @@ class Asked:
 @pytest.mark.parametrize("objective", ["quality", "front"])
 @pytest.mark.parametrize("order", [(0.5, 0.6, math.nan), (0.6, 0.5, math.nan)])
 def test_a_trial_without_a_figure_is_stopped(objective: str, order: tuple[float, ...]) -> None:
-    """Ray's ASHA lets it go on for ever: no comparison with nan is true."""
+    """Ray's ASHA would never stop it, since no comparison with nan is true."""
     scheduler = _scheduler(
         PreparedSweep(config(objective=objective, optimizer={"epochs": 8}, grace_epochs=2), "val_dice")
     )
@@ -150,7 +150,7 @@ def test_a_trial_without_a_figure_is_stopped(objective: str, order: tuple[float,
 @pytest.mark.parametrize("objective", ["quality", "front"])
 @pytest.mark.parametrize("grace", [1, 2, 8])
 def test_a_trial_that_has_come_to_its_last_epoch_is_not_stopped(objective: str, grace: int) -> None:
-    """Or it would lack what it does at its end, and its run would be told as stopped."""
+    """Otherwise it would skip its final steps, and its run would count as stopped."""
     scheduler = _scheduler(
         PreparedSweep(config(objective=objective, optimizer={"epochs": 8}, grace_epochs=grace), "val_dice")
     )
@@ -161,7 +161,7 @@ def test_a_trial_that_has_come_to_its_last_epoch_is_not_stopped(objective: str, 
         scheduler.on_trial_add(None, tried)
         report = add_rank({"val_dice": quality, "epochs": 8, "training_iteration": 8, "gmacs": 1.0}, "val_dice")
         rungs = scheduler._brackets[0]._rungs if objective == "quality" and grace < 8 else []
-        for recorded in (each for milestone, each in rungs if milestone < 8):  # which it has passed
+        for recorded in (each for milestone, each in rungs if milestone < 8):  # rungs that it has passed
             recorded[tried.trial_id] = quality
         assert scheduler.on_trial_result(None, tried, report) == "CONTINUE"
 
@@ -170,7 +170,7 @@ def test_a_trial_that_has_come_to_its_last_epoch_is_not_stopped(objective: str, 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_optuna_finishes_a_trial_without_a_figure_and_never_prefers_it(objective: str, sampler: str) -> None:
     asked = make_searcher(config(objective=objective, sampler=sampler), RANKED)
-    for number in range(15):  # TPE draws by itself after ten
+    for number in range(15):  # TPE's model takes over after ten
         name, quality = f"t{number}", math.nan if number % 3 == 0 else 0.1 + 0.01 * number
         assert asked.suggest(name)
         report = add_rank({"val_dice": quality, "epochs": 8, "training_iteration": 8, "gmacs": 1.0}, "val_dice")

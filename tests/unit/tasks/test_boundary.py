@@ -1,4 +1,4 @@
-"""The boundary class: made from masks, and merged again into what it bounds."""
+"""The boundary class: generated from masks, and merged back into the class it bounds."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def masks_of(seed: int, classes: int, coarse: int) -> np.ndarray:
 
 
 def eroded(mask: np.ndarray, width: int, boundary: int) -> np.ndarray:
-    """The definition, one class after the other: what its erosion takes away is boundary."""
+    """By definition, class by class: the pixels that erosion removes are the boundary."""
     square = np.ones((2 * width + 1, 2 * width + 1))
     result = mask.copy()
     for index in np.unique(mask[mask > 0]):

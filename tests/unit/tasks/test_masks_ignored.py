@@ -1,4 +1,4 @@
-"""Pixels that a mask marks as ignored: in no loss, no gradient, no boundary and no figure, on any number of workers."""
+"""Ignored pixels count in no loss, gradient, boundary or metric, on any number of workers."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -34,7 +34,7 @@ def supervised(outputs: OutputSpec, dice: float, boundary_px: int = 0, deep: flo
 
 
 def drawn(tiles: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, float64 [B, K, H, W], and masks, uint8, a third of each ignored; the last one is ignored throughout."""
+    """Logits, float64 [B, K, H, W], and masks, uint8, a third of each ignored; the last is ignored entirely."""
     rng = np.random.default_rng(5)
     masks = rng.integers(0, len(CLASSES), (tiles, SIDE, SIDE)).astype(np.uint8)
     masks[rng.random(masks.shape) < 0.33] = IGNORED
@@ -62,7 +62,7 @@ def log_softmax(z: np.ndarray) -> np.ndarray:
 
 
 def expected_terms(logits: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
-    """Cross-entropy, the mean over labeled pixels; 1 - Dice, the mean over classes of tiles with such; by loops."""
+    """Reference by loops: cross-entropy averaged over labeled pixels; 1 - Dice over classes and tiles with any."""
     entropies, gaps = [], []
     for z, mask in zip(logits, masks, strict=True):
         known = mask != IGNORED
@@ -75,7 +75,7 @@ def expected_terms(logits: np.ndarray, masks: np.ndarray) -> tuple[float, float]
 
 
 class Fixed(nn.Module):
-    """Answers with its parameters, whatever it is shown; those of the tiles from `first` on."""
+    """A model whose outputs are its parameters, whatever its input; those of the tiles from `first` on."""
 
     def __init__(self, logits: np.ndarray) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def test_a_tile_that_is_ignored_has_no_weight() -> None:
 
 @pytest.mark.parametrize("cuts", [(2,), (1, 3), (3,)], ids=str)
 def test_any_number_of_workers_gives_the_same_loss_and_gradient(cuts: tuple[int, ...]) -> None:
-    """As the loop joins them: loss x valid tiles / planned ones, summed. One tile is padding, and weighs nothing."""
+    """Combined as in the loop: sum of loss x valid tiles / planned tiles. One tile is padding, with no weight."""
     logits, masks = drawn(5)
     valid = [True, True, False, True, True]
     task = supervised(OUTPUTS, dice=1.0)

@@ -1,4 +1,4 @@
-"""Judges: a split's figures do not depend on how it is cut into batches and workers."""
+"""Metric accumulators: results do not depend on how a split is divided into batches and workers."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from histill.tasks.task import Metric
 pytestmark = pytest.mark.unit
 
 CLASSES, TILES, SIDE = 3, 11, 4
-ROWS = np.array([2, 3, 5, 8, 9, 13, 14, 20, 21, 22, 40])  # of the manifest, where the split's tiles lie
+ROWS = np.array([2, 3, 5, 8, 9, 13, 14, 20, 21, 22, 40])  # manifest rows of the split's tiles
 
 random = torch.Generator().manual_seed(0)
 LABELS = torch.randint(CLASSES, (TILES,), generator=random)
@@ -29,7 +29,7 @@ PIXEL_LOGITS = torch.randn(TILES, CLASSES, SIDE, SIDE, generator=random)
 
 
 def batch_of(chosen: list[int], padding: int, valid: list[bool] | None = None) -> TileBatch:
-    """A batch of the tiles `chosen` and of `padding` rows, whose values must not matter."""
+    """A batch of the tiles `chosen` and of `padding` rows with arbitrary values."""
     index = torch.tensor([int(ROWS[tile]) for tile in chosen] + [-1] * padding)
     count = len(index)
     values: dict[str, Any] = {
@@ -65,7 +65,7 @@ KINDS = [(class_metric, CLASS_LOGITS), (overlap_metric, PIXEL_LOGITS)]
 
 
 def judged(metrics: list[Metric], outputs: Tensor, parts: list[tuple[int, list[int], int]]) -> dict[str, float]:
-    """The figures of the metrics' sums together; each part is a worker, its tiles and its padding."""
+    """The metrics from the summed states; each part is a worker with its tiles and padding."""
     for worker, chosen, padding in parts:
         metrics[worker].update(padded(outputs, chosen, padding), batch_of(chosen, padding))
     metrics[0].state = torch.stack([metric.state for metric in metrics]).sum(0)
@@ -107,7 +107,7 @@ def test_the_figures_of_pixels_are_those_of_the_metric() -> None:
 
 @pytest.mark.parametrize(("make", "outputs"), KINDS, ids=["classes", "pixels"])
 def test_a_tile_that_could_not_be_decoded_does_not_count(make: Any, outputs: Tensor) -> None:
-    """It has a row of the manifest, unlike padding, and whatever the model says of it means nothing."""
+    """Unlike padding it has a manifest row, but the model's output for it is meaningless."""
     all_but_one = [tile for tile in range(TILES) if tile != 4]
     expected = judged([make()], outputs, [(0, all_but_one, 0)])
     metric, spoilt = make(), outputs.clone()
@@ -125,7 +125,7 @@ def test_a_batch_of_padding_alone_changes_nothing(make: Any, outputs: Tensor) ->
 
 @pytest.mark.parametrize("side", [2, 8])
 def test_pixels_are_judged_at_the_size_of_the_reference(side: int) -> None:
-    """A network that sees another resolution is held against the mask as it is."""
+    """A network with another input size is scored against the mask at its own size."""
     logits = torch.randn(TILES, CLASSES, side, side, generator=torch.Generator().manual_seed(1))
     metric = overlap_metric()
     metric.update(logits, batch_of(list(range(TILES)), 0))

@@ -1,4 +1,4 @@
-"""Tasks: what a batch's loss is, and against what decisions are scored."""
+"""The training task: the loss of a batch, and the reference that decisions are scored against."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def supervised(outputs: OutputSpec, dice: float, boundary_px: int = 0, deep: flo
 
 
 class Pointwise(nn.Module):
-    """The least network: logits from each pixel's color."""
+    """A minimal network: logits from each pixel's color."""
 
     def __init__(self, classes: int = 2) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def network_teacher() -> NetworkTeacher:
 
 
 def both_views(size_px: int) -> TileBatch:
-    """Without cached responses: the teacher sees tiles of 8 px, the student the same at `size_px`."""
+    """Without cached responses: the teacher sees tiles at 8 px, the student at `size_px`."""
     teacher = batch().student
     student = nn.functional.adaptive_avg_pool2d(teacher.float(), size_px).to(torch.uint8)
     return batch(student=student, teacher=teacher, response=None)
@@ -104,7 +104,7 @@ def test_rckd_is_the_weighted_sum_of_its_terms(size_px: int) -> None:
 def test_levels_shrink_to_the_mean_of_their_probabilities(classes: int, size_px: int) -> None:
     random = torch.Generator().manual_seed(1)
     levels = torch.randint(1, 256, (2, classes - 1, 16, 16), generator=random, dtype=torch.uint8)
-    levels[0] = 1  # as sure as can be
+    levels[0] = 1  # maximum confidence
     untouched = levels.clone()
     found = logits_of_levels(levels, size_px, OutputSpec("segmentation", tuple("abcd"[:classes])))
     exact = (levels.double() - 128) * (10 / 127)
@@ -129,7 +129,7 @@ def test_padded_rows_have_no_part_in_any_loss() -> None:
 
 @pytest.mark.parametrize("size_px", [4, 8])
 def test_a_student_learns_from_a_live_network_teacher(size_px: int) -> None:
-    """The teacher answers in inference mode, and what it says must still serve a backward pass."""
+    """The teacher runs in inference mode, but its logits must still be usable in a backward pass."""
     model = Pointwise()
     task = rckd(OUTPUTS, rckd_loss(hard_cross_entropy=1.0, soft_dice=1.0), network_teacher())
     task.loss(model, both_views(size_px)).loss.backward()
@@ -147,7 +147,7 @@ def test_live_and_cached_responses_give_the_same_loss(size_px: int) -> None:
     cached = batch(student=given.student, response=levels)
     live_task, cached_task = rckd(OUTPUTS, RckdLoss(), teacher), rckd(OUTPUTS, RckdLoss(), None)
     live, from_cache = live_task.loss(model, given).loss, cached_task.loss(model, cached).loss
-    torch.testing.assert_close(live, from_cache, atol=STEP, rtol=0)  # what 8 bits keep of a logit
+    torch.testing.assert_close(live, from_cache, atol=STEP, rtol=0)  # 8-bit quantization
     assert torch.equal(live_task.reference(given), logits.argmax(1))
     clear = (logits[:, 1] - logits[:, 0]).abs() > STEP
     assert torch.equal(cached_task.reference(cached)[clear], logits.argmax(1)[clear])
@@ -197,7 +197,7 @@ def test_a_mask_of_an_unnamed_class_is_refused() -> None:
 
 
 def test_a_mask_does_not_hold_the_boundary() -> None:
-    """It is made, not read: a mask with its value is as wrong as any other."""
+    """It is generated, not read: a mask that contains its value is invalid."""
     mask = torch.zeros(3, 8, 8, dtype=torch.uint8)
     mask[0, 0, 0] = 2
     with pytest.raises(InputError, match=r"tile 0 holds the value 2 and 0 to 1 was expected \(background, nucleus\)"):
@@ -215,7 +215,7 @@ def test_a_boundary_is_as_wide_as_is_said_at_the_networks_size(size_px: int) -> 
     target[:, size_px // 2 - 1] = 2
     expected = nn.functional.cross_entropy(model(given.student.float())[:2], target).detach()
     torch.testing.assert_close(task.loss(model, given).loss.detach(), expected)
-    assert torch.equal(task.reference(given), mask.long())  # what it is judged against knows no boundary
+    assert torch.equal(task.reference(given), mask.long())  # the reference has no boundary class
 
 
 def test_boundaries_are_merged_before_they_are_judged() -> None:

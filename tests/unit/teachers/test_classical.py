@@ -1,4 +1,4 @@
-"""The classical teacher: finds hematoxylin, keeps quiet where there is none, answers each tile by itself."""
+"""The classical teacher: finds hematoxylin, finds nothing where there is none, and treats each tile independently."""
 
 import csv
 from collections.abc import Callable

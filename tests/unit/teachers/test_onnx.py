@@ -1,4 +1,4 @@
-"""ONNX teachers: they answer as the same network in torch, and what their card does not describe is refused."""
+"""ONNX teachers: same outputs as the network in torch; graphs that do not match their card are refused."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def tiles(side: int, count: int = 3) -> Tensor:
 
 
 def expected_z(given: Tensor, channels: int, side: int) -> np.ndarray:
-    """The convolution's answer at `side`, by its definition, in float64."""
+    """The convolution's output at `side`, from its definition, in float64."""
     random = np.random.default_rng(0)
     weight = random.normal(size=(channels, 3, 1, 1)).astype(np.float32)[..., 0, 0].astype(float)
     bias = random.normal(size=channels).astype(np.float32).astype(float)
@@ -210,7 +210,7 @@ DATA = "nuclei.onnx.data"
 
 
 def external(model: onnx.ModelProto, *entries: tuple[str, Any]) -> onnx.ModelProto:
-    """`model` whose first weights are said to lie in another file."""
+    """`model` with its first weights declared as external data."""
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
@@ -221,7 +221,7 @@ def external(model: onnx.ModelProto, *entries: tuple[str, Any]) -> onnx.ModelPro
 
 @pytest.fixture
 def write_apart(write: Callable[..., str], tmp_path: Path) -> Callable[..., str]:
-    """`write_apart(seed)`: a teacher whose weights and biases lie in `nuclei.onnx.data`; returns the graph's path."""
+    """`write_apart(seed)`: a teacher with weights and biases in `nuclei.onnx.data`; returns the graph's path."""
 
     def make(seed: int = 0, **changes: Any) -> str:
         model = network(seed=seed)
@@ -284,12 +284,12 @@ def test_a_published_model_with_weights_beside_it_is_a_teacher(
     uri = str(tmp_path / "model_v1.onnx")
     teacher = OnnxTeacher.load(uri, STORAGE)
     shown = torch.from_numpy(np.stack([draw_tile(seed, 128)[0] for seed in (1, 2)])).permute(0, 3, 1, 2)
-    session = onnxruntime.InferenceSession(uri, providers=["CPUExecutionProvider"])  # which finds the weights by itself
+    session = onnxruntime.InferenceSession(uri, providers=["CPUExecutionProvider"])  # finds the weights by itself
     expected = session.run(None, {"input": (shown.numpy() / np.float32(255)).astype(np.float32)})[0]
     logits = teacher.respond(shown)
     assert logits.shape == (2, 3, 128, 128)
     np.testing.assert_allclose(logits.numpy(), expected, atol=1e-3)
-    assert np.ptp(expected) > 0.1  # it does tell places apart
+    assert np.ptp(expected) > 0.1  # the output varies by position
 
 
 def test_the_digest_is_of_the_weights_too(write_apart: Callable[..., str], tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_weights_do_not_lead_out_of_the_folder(write_apart: Callable[..., str], 
     assert "leads out of its folder" in refused(uri)
     outside.rename(inside)
     (tmp_path / DATA).unlink()
-    (tmp_path / DATA).symlink_to("blob")  # as caches of models have it
+    (tmp_path / DATA).symlink_to("blob")  # as in model caches
     assert OnnxTeacher.load(uri, STORAGE).outputs.classes == tuple(CARD["classes"])
     inside.unlink()
     os.mkfifo(inside)

@@ -1,4 +1,4 @@
-"""The shares of a teacher's classes in each slide: right, warned of where they cannot be, and to be looked at."""
+"""The shares of a teacher's classes in each slide: values, warnings about implausible ones, and the table."""
 
 import io
 import json
@@ -43,12 +43,12 @@ def _serial(in_process: Callable[..., None]) -> None:
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
-    """24 tiles of six cases, of which every second has no nuclei."""
+    """24 tiles of six cases; every second tile has no nuclei."""
     return tile_set(tmp_path_factory.mktemp("tiles"), labels=True)
 
 
 def cache(tiles: Manifest, output: Path, teacher: dict[str, Any], **keys: Any) -> dict[str, Any]:
-    """What the job prints as JSON."""
+    """The JSON that the job prints."""
     main: Callable[[CacheConfig], Outcome] = runpy.run_path(str(JOB))["main"]
     data = {"tiles": tiles.uri, "teacher": teacher, "output": str(output)} | keys
     outcome = main(validate(CacheConfig, data, "test"))
@@ -124,7 +124,7 @@ def test_shares_of_a_classifier_are_tiles(tiles: Manifest, tmp_path: Path, multi
 
 @dataclass(frozen=True)
 class Marker:
-    """A teacher that marks pixels as one of its classes, as far as its stored answers know it."""
+    """A teacher reduced to its outputs."""
 
     outputs: OutputSpec
 
@@ -175,7 +175,7 @@ def test_a_teacher_that_is_replaced_meanwhile_is_refused(
 
 
 def shares(by_slide: dict[str, float], *, classes: tuple[str, ...] = ("background", "nucleus"), **keys: Any) -> Shares:
-    """Of 40 tiles a slide, of which the second class takes so much."""
+    """Shares of slides with 40 tiles each, from the share of the second class."""
     tallies = tuple(
         SlideTally(name, 40, 0, 1.0, {}, [40 * (1 - share), 40 * share]) for name, share in by_slide.items()
     )
@@ -189,7 +189,7 @@ def test_slides_with_too_few_or_too_many_nuclei_are_named_in_one_line() -> None:
     assert "0.08% of slide b, 70.00% of slide c" in line
     assert "0.25 um/px" in line
     assert "\n" not in line
-    assert found.table().splitlines()[2].split()[0] == "b"  # what is to be looked at comes first
+    assert found.table().splitlines()[2].split()[0] == "b"  # implausible slides come first
     (many,) = shares({str(number): 0.0 for number in range(50)}).warnings()
     assert "and 47 more" in many
 

@@ -1,4 +1,4 @@
-"""The three kinds of teachers behind one interface, and which of them a configuration means."""
+"""The three kinds of teachers behind one interface, and how a configuration selects one."""
 
 import json
 from collections.abc import Callable

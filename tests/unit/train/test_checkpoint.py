@@ -1,4 +1,4 @@
-"""Checkpoints: going on from one is the same as never having stopped, and nothing in them is a pickle."""
+"""Checkpoints: a resumed run equals one that never stopped, and no checkpoint file is a pickle."""
 
 import json
 import os
@@ -135,7 +135,7 @@ def test_checkpoints_sort_by_their_steps() -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """`disk(bytes)`: the folder of a file system of that size."""
+    """`disk(bytes)`: a folder on a file system of that size."""
     mounted: list[Path] = []
 
     def mount(size: int) -> Path:

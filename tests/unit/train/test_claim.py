@@ -1,4 +1,4 @@
-"""One run name, several jobs: one of them works, and a dead one is in nobody's way."""
+"""Claims: of several jobs with one run name only one works, and a dead job does not block the others."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def test_a_job_that_was_killed_is_followed_at_once(
     holder.kill()
     holder.wait()
     assert (tmp_path / CLAIM_NAME).exists()
-    monkeypatch.setattr(module, "time", SimpleNamespace())  # nothing is waited for
+    monkeypatch.setattr(module, "time", SimpleNamespace())  # no time.sleep: it must not wait
     with (
         hold_claim(str(tmp_path), STORAGE),
         pytest.raises(InputError, match="another job"),
@@ -77,18 +77,18 @@ def test_a_job_that_was_killed_is_followed_at_once(
 
 
 def elsewhere(folder: Path, renewed: int = 0) -> bytes:
-    """A claim of another machine's job with this process's number, which says nothing of it."""
+    """Write the claim of a job on another machine whose process id is that of this process."""
     place = ["other", "boot pid:[1]", os.getpid(), "1"]
     content = json.dumps({"token": "others", "place": place, "renewed": renewed}).encode()
     whole = folder / "whole"
     whole.write_bytes(content)
-    whole.replace(folder / CLAIM_NAME)  # at once, since a job may look meanwhile
+    whole.replace(folder / CLAIM_NAME)  # atomically, since a job may read it meanwhile
     return content
 
 
 @pytest.fixture
 def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[float], None]], list[float]]:
-    """`passing(event)`: time passes only where the claim sleeps, and `event` is told how much of it has."""
+    """`passing(event)`: a fake clock that advances only when the claim sleeps; `event` receives the time."""
 
     def install(event: Callable[[float], None]) -> list[float]:
         now = [0.0]
@@ -161,13 +161,13 @@ def test_a_claim_is_renewed_and_its_loss_ends_the_work(tmp_path: Path, monkeypat
             while json.loads(path.read_bytes())["renewed"] < 2:
                 assert time.monotonic() < until
             while time.monotonic() < until:
-                elsewhere(tmp_path)  # again: a renewal that was under way may have replaced it
+                elsewhere(tmp_path)  # again: a renewal in progress may have replaced it
                 time.sleep(0.01)
 
     with pytest.raises(HistillError, match="another job has taken over"):
         work()
     assert is_lost(str(tmp_path))
-    assert b"others" in path.read_bytes()  # the heir's is left alone
+    assert b"others" in path.read_bytes()  # the new holder's claim is kept
     assert "claim" not in {thread.name for thread in threading.enumerate()}
 
 

@@ -1,4 +1,4 @@
-"""The ledger: an epoch passes when every planned tile was consumed once, however the work was shared out."""
+"""Coverage: an epoch passes if every planned tile was consumed once, however the work was distributed."""
 
 import json
 from itertools import pairwise
@@ -25,7 +25,7 @@ def start(**changes: Any) -> DataState:
 
 
 def batch(index: list[int], valid: list[bool] | None = None) -> TileBatch:
-    """-1 is padding; unless told, all others could be decoded."""
+    """A batch in which -1 is padding; by default all other tiles could be decoded."""
     return TileBatch(
         student=torch.zeros(len(index), 3, 2, 2, dtype=torch.uint8),
         teacher=None,
@@ -66,7 +66,7 @@ def test_counting_begins_anew_when_a_position_is_advanced() -> None:
 
 @given(st.permutations(range(100)), st.lists(st.integers(0, 100), max_size=8))
 def test_the_right_tiles_pass_in_any_order_and_partition(order: list[int], cuts: list[int]) -> None:
-    """Whatever the number of workers and restarts, each of which brings its own count."""
+    """For any number of workers and restarts."""
     position = start()
     edges = [0, *sorted(cuts), 100]
     for number, (first, last) in enumerate(pairwise(edges)):
@@ -98,7 +98,7 @@ def test_other_tiles_than_planned_are_an_error(consumed: Any) -> None:
 def test_corrupt_tiles_are_allowed_up_to_the_limit(limit: int, passes: bool) -> None:
     valid = [True] * 98
     halves = batch(PLANNED[:50].tolist(), [*valid[:49], False]), batch(PLANNED[50:].tolist(), [*valid[:49], False])
-    position = after(halves[1], position=after(halves[0]))  # in two parts, neither of them above a limit of 1
+    position = after(halves[1], position=after(halves[0]))  # in two parts, each within a limit of 1
     assert position.corrupt == 2
     if passes:
         verify_epoch(position, PLANNED, limit)

@@ -1,4 +1,4 @@
-"""What a worker's failure means for the run: only what no retry can mend ends it."""
+"""Worker failures: only errors that a retry cannot fix end the run."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ BROKEN = RuntimeError("the network between workers broke")
 
 @pytest.mark.parametrize("error", [InputError("the bucket does not exist."), HistillError("the disk is full.")])
 def test_what_no_retry_can_mend_ends_the_run(error: Exception) -> None:
-    """Whatever became of the other workers because of it."""
+    """Whatever errors it causes in the other workers."""
     with pytest.raises(type(error)) as caught:
         FailFast().after_exception(CONTEXT, {0: BROKEN, 1: error})
     assert str(caught.value) == str(error)

@@ -53,7 +53,7 @@ def test_a_second_job_of_a_sweeps_name_is_refused(keys: dict[str, Any], tmp_path
 def test_the_record_is_closed_before_the_name_is_refused(
     keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that is killed between the two can be given again, and its record does not stay RUNNING."""
+    """A job that is killed in between can be repeated, and its tracked run does not stay RUNNING."""
     config: Any = validate(PretrainConfig, keys, "the test")
     card: Any = None
     source = TileSource("tiles", "digest", Storage())
@@ -80,12 +80,12 @@ def test_the_record_is_closed_before_the_name_is_refused(
 
 
 def test_ray_still_asks_a_method_for_its_answer_to_ctrl_c() -> None:
-    """Which train/ray/trainer.py replaces; a Ray that has renamed it would answer signals in its own way again."""
+    """train/ray/trainer.py overrides this method; if Ray renames it, Ray would handle signals itself again."""
     assert callable(TorchTrainer._register_sigint_handler)
 
 
 def test_what_needs_no_model_loads_no_torch() -> None:
-    """Torch and timm take seconds to import, in processes that start beside the workers and before them."""
+    """Torch and timm take seconds to import, in processes that start before and alongside the workers."""
     names = ("histill.train.ray.launch", "histill.train.ray.cleaner", "histill.search.configs", "histill.train.recipes")
     code = f"import sys, {', '.join(names)}; print(sorted({{'torch', 'timm'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The loop, on tiles in memory: what it computes does not depend on how many workers share a batch, or how unevenly."""
+"""The loop, on tiles in memory: results do not depend on how many workers share a batch, or how unevenly."""
 
 import contextlib
 import threading
@@ -42,7 +42,7 @@ CLASSES = ("stroma", "tumour")
 
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
-    """Scalars that the loop makes are float64 as well."""
+    """Make the loop's own scalars float64 too."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -50,7 +50,7 @@ def exact() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Stream:
-    """The parts of a `TileStream` that the loop uses, from a set of random tiles."""
+    """The parts of a `TileStream` that the loop uses, on random tiles."""
 
     worker: int
     workers: int
@@ -151,7 +151,7 @@ def learner(target: str) -> Learner:
 
 @dataclass
 class World:
-    """Workers that are threads: sums over them, and the mean of their gradients as DDP takes it."""
+    """Workers as threads, with sums over them and gradients averaged as in DDP."""
 
     size: int
     monkeypatch: pytest.MonkeyPatch
@@ -171,7 +171,7 @@ class World:
         return total
 
     def average_gradients(self, learns: Learner) -> list[list[Tensor]]:
-        """Before each step of the optimizer. The list fills with what reaches it."""
+        """Average gradients before each optimizer step; the returned list collects the averages."""
         seen = []
 
         def average(*_: Any) -> None:
@@ -184,14 +184,14 @@ class World:
         return seen
 
     def each(self, work: Callable[[int], Any]) -> list[Any]:
-        """`work(worker)` of all of them side by side."""
+        """Run `work(worker)` for all workers in parallel."""
 
         def begin(worker: int) -> Any:
             self.here.worker = worker
             try:
                 return work(worker)
             except BaseException:
-                self.barrier.abort()  # else the others would wait
+                self.barrier.abort()  # else the others would wait forever
                 raise
 
         with ThreadPoolExecutor(self.size) as pool:
@@ -199,12 +199,12 @@ class World:
 
 
 class Lost(Exception):
-    """A node is gone."""
+    """A node was lost."""
 
 
 @dataclass
 class Ran:
-    """What one worker saw."""
+    """The record of one worker's run."""
 
     learner: Learner
     gradients: list[list[Tensor]]
@@ -224,7 +224,7 @@ def run(
     leaving: Callable[[], bool] = lambda: False,
     made: Callable[[str], Learner] = learner,
 ) -> list[Ran]:
-    """Each worker's run, from the state of `after`; until just after the save at step `lost_at`."""
+    """Run each worker from the state of `after`, until just after the save at step `lost_at`."""
     monkeypatch.setattr(loop, "_in_precision", lambda model, *_: model)
     world = World(workers, monkeypatch)
     learners = [made(target) for _ in range(workers)]
@@ -262,8 +262,8 @@ def assert_equal(found: list[list[Tensor]], expected: list[list[Tensor]]) -> Non
 def test_gradients_and_figures_are_those_of_one_worker(
     target: str, workers: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of the padded batch, where a worker may have no tile at all, of that with a corrupt tile, and where masks
-    leave out pixels and whole tiles."""
+    """Including the padded batch, where a worker may have no tile at all, the batch with a corrupt tile, and masks with
+    ignored pixels and tiles."""
     (alone,) = run(configured(), TASKS[target], target, 1, monkeypatch)
     assert len(alone.gradients) == 2 * STEPS
     shared = run(configured(optimizer__accumulate=accumulate), TASKS[target], target, workers, monkeypatch)
@@ -287,12 +287,12 @@ def test_a_world_that_changes_in_the_middle_changes_nothing(
     assert [saved["step"] for saved in before.saved + after.saved] == [4, STEPS, STEPS + 4, 2 * STEPS]
     assert_equal(before.gradients + after.gradients, alone.gradients)
     assert after.learner.position == alone.learner.position
-    for figure in ("loss", "val_auroc"):  # the loss of the whole epoch, not of its rest
+    for figure in ("loss", "val_auroc"):  # over the whole epoch, not only since the restart
         assert after.saved[-1][figure] == pytest.approx(alone.saved[-1][figure])
 
 
 class Normed(Doubled):
-    """With a batch norm of the pixels themselves, so that its statistics are those of tiles."""
+    """With a batch norm on the raw pixels, so that its statistics can be computed from the tiles."""
 
     def __init__(self, target: str) -> None:
         super().__init__(target)
@@ -308,7 +308,7 @@ def normed(target: str) -> Learner:
 
 
 def tracked(streams: list[Stream], epochs: int, saved: int) -> tuple[np.ndarray, np.ndarray]:
-    """What BatchNorm2d of torch's defaults tracks of the pixels, meaned over workers after step `saved` and epochs."""
+    """The expected running statistics of a default BatchNorm2d, averaged over workers after step `saved` and epochs."""
     mean, var = np.zeros((len(streams), 3)), np.ones((len(streams), 3))
     for epoch in range(epochs):
         epochs_of = [each.training_epoch(epoch, seed=0, augment=None, from_step=0) for each in streams]
@@ -326,7 +326,7 @@ def tracked(streams: list[Stream], epochs: int, saved: int) -> tuple[np.ndarray,
 
 @pytest.mark.parametrize("workers", [1, 3, 5])
 def test_batch_norms_keep_statistics_of_all_workers_tiles_alone(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not of empty places, of which a worker may have nothing else, and not of one worker only; the same on each."""
+    """Padding, which may be all that a worker has, does not count; the statistics are equal on all workers."""
     ran = run(configured(checkpoint_every=4), TASKS["masks"], "masks", workers, monkeypatch, made=normed)
     mean, var = tracked([Stream(worker, workers) for worker in range(workers)], epochs=2, saved=4)
     for each in ran:
@@ -365,7 +365,7 @@ def test_the_parts_of_a_batch_hold_each_row_once(rows: int, count: int, widths: 
 
 
 class Clock:
-    """Each worker's own, moved by hand."""
+    """A clock per worker, advanced by hand."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.here = threading.local()
@@ -375,8 +375,8 @@ class Clock:
 def asked_at(
     paces: list[float], monkeypatch: pytest.MonkeyPatch, known_from: float = 1e9, slow_from: float = 1e9
 ) -> list[Any]:
-    """For each worker, whose steps take so many seconds (from `slow_from` on ten times as many), the steps at which it
-    asked, and those that gave notice."""
+    """For each worker, with `paces` in seconds per step (tenfold from `slow_from` on), the steps at which it polled and
+    those at which it noticed a preemption."""
     world, clock = World(len(paces), monkeypatch), Clock(monkeypatch)
 
     def work(worker: int) -> tuple[list[int], list[int]]:
@@ -411,13 +411,13 @@ def test_a_worker_asks_about_every_two_seconds(pace: float, at: list[int], monke
 
 
 def test_a_worker_that_becomes_slower_asks_at_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one whose first steps were quick, since their tiles lay ready, or whose epochs are short."""
+    """For example because the first steps were fast with prefetched tiles, or because epochs are short."""
     ((asked, _),) = asked_at([0.1], monkeypatch, slow_from=32)
     assert asked == [1, 3, 7, 15, 31, *range(51, 101, 2)]
 
 
 def test_workers_of_unequal_pace_ask_at_equal_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the mean of their paces: to ask is to wait for each other."""
+    """At their mean pace, because polling synchronizes them."""
     of_all = asked_at([0.1, 0.2, 0.6], monkeypatch)
     assert of_all == [([1, 3, *range(7, 101, 7)], [])] * 3
 
@@ -434,7 +434,7 @@ def test_a_clock_that_stands_still_asks_hardly_ever(monkeypatch: pytest.MonkeyPa
     ("noticed_at", "steps"),
     [
         (10, [STEPS, 10, 2 * STEPS]),
-        (2 * STEPS, [STEPS, 2 * STEPS]),  # saved anyhow
+        (2 * STEPS, [STEPS, 2 * STEPS]),  # saved anyway
     ],
     ids=["inside an epoch", "at its end"],
 )
@@ -454,7 +454,7 @@ def test_a_run_saves_once_when_a_node_is_leaving(
 
 @dataclass(frozen=True)
 class Breaks:
-    """A task whose loss is no number at its `at`-th batch."""
+    """A task whose loss is NaN at its `at`-th batch."""
 
     task: Task
     at: int

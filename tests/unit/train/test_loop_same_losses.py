@@ -1,7 +1,6 @@
-"""The same seeds give the same losses as ever: of each kind of run, fixed tiny runs with the figures that they had.
+"""Regression test: tiny runs of each kind with fixed seeds reproduce their recorded losses.
 
-A change that is meant to leave the mathematics alone leaves these figures alone. One that is meant to change them says
-so, and brings the new ones.
+A refactoring must not change these numbers. A change that is meant to affect them says so and records the new ones.
 """
 
 from collections.abc import Callable
@@ -32,7 +31,7 @@ KINDS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "finetune_student": (FinetuneConfig, prepare_run),
 }
 NETWORK = {"encoder": "csat_tiny", "decoder_channels": (16, 16, 8, 8, 8), "size_px": 32}
-CLASSIFIER, SEGMENTER = "<the classifier>", "<the segmenter>"  # folders of models, as keys name them here
+CLASSIFIER, SEGMENTER = "<the classifier>", "<the segmenter>"  # placeholders for model folders
 MAPS = {"features": {"norm": "l1"}, "many_features": {}, "attention": {}, "contrastive": {"queue": 4}, "relational": {}}
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -163,13 +162,13 @@ EXPECTED: dict[str, list[dict[str, float]]] = {
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
-    """12 tiles of 64 px with masks, "stroma" and "tumour" by turns; 8 to learn from."""
+    """12 tiles of 64 px with masks, labeled "stroma" and "tumour" alternately; 8 for training."""
     return tile_set(tmp_path_factory.mktemp("tiles"), tiles=12, labels=True)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Networks with drawn weights, for tiles of 64 px."""
+    """Networks with random weights, for tiles of 64 px."""
 
     def drawn(**changes: Any) -> str:
         values: dict[str, Any] = {
@@ -200,7 +199,7 @@ def losses_of(kind: str, keys: dict[str, Any], manifest: Manifest, runs: Path) -
     epochs: list[dict[str, float]] = []
 
     def show(snapshot: Snapshot) -> None:
-        if snapshot.step % 2 == 0:  # an epoch's end; what a slow machine shows between is left out
+        if snapshot.step % 2 == 0:  # epoch ends only: a slow machine shows more in between
             epochs.append({"loss": snapshot.loss, **snapshot.parts})
 
     streams = build_streams(prepared, manifest, 0, 1)
@@ -221,7 +220,7 @@ def test_a_fixed_tiny_run_has_the_losses_that_it_had(
     kind, keys = RUNS[name]
     torch.set_num_threads(1)
     found = losses_of(kind, with_models(keys, models), manifest, tmp_path)
-    # other instructions of the processor round otherwise, and four steps make more of it
+    # other CPU instructions round differently, and four steps amplify it
     exact = torch.backends.cpu.get_cpu_capability() == CAPABILITY
     assert [set(each) for each in found] == [set(each) for each in EXPECTED[name]]
     for epoch, expected in zip(found, EXPECTED[name], strict=True):

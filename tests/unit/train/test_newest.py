@@ -1,4 +1,4 @@
-"""The newest checkpoint of a run: whole ones alone, whether or not Ray Train has noted them."""
+"""The newest checkpoint of a run: only complete ones, whether or not Ray Train has recorded them."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     for step in (3, 9, 6, 100):
         saved(tmp_path, step)
     (tmp_path / "stepping").mkdir()
-    for name in ("step-00000200-copy", "step-00000200.bak", "step-200"):  # whole, and not a run's
+    for name in ("step-00000200-copy", "step-00000200.bak", "step-200"):  # complete, but not named by a run
         shutil.copytree(tmp_path / "step-00000100", tmp_path / name)
     assert newest(tmp_path) == 100
 
@@ -85,8 +85,8 @@ def noted(version: str, *steps: int) -> dict[str, Any]:
     [
         (json.dumps(noted("2.60.0", 3, 6)), True),
         (json.dumps(noted("2.60.0")), True),
-        (json.dumps(noted("2.59.0", 3)), False),  # Ray refuses those of another version
-        (json.dumps(noted("2.60.0", 3, 9)), False),  # and those that name what is gone
+        (json.dumps(noted("2.59.0", 3)), False),  # Ray rejects those of another version
+        (json.dumps(noted("2.60.0", 3, 9)), False),  # and those that name missing checkpoints
         (json.dumps(noted("2.60.0", 3))[:-5], False),
         ("", False),
         ("[]", False),

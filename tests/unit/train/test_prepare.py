@@ -1,4 +1,4 @@
-"""What a training run is refused for, before Ray starts."""
+"""The reasons for which a training run is refused before Ray starts."""
 
 from collections.abc import Callable
 from hashlib import sha256
@@ -62,7 +62,7 @@ def refused(manifest: Manifest, runs: Path, **changes: Any) -> str:
         ({"mpp": 0.5}, 128),
         ({"mpp": 1.0}, 64),
         ({"mpp": 2.0}, 32),
-        ({"mpp": 0.6666}, 96),  # three quarters of the tile's resolution, as well as it can be written
+        ({"mpp": 0.6666}, 96),  # three quarters of the tile's resolution, rounded
     ],
 )
 def test_the_side_that_a_network_sees(manifest: Manifest, network: dict[str, Any], size: int) -> None:
@@ -244,7 +244,7 @@ def test_a_teacher_of_another_resolution_is_refused(manifest: Manifest, tmp_path
 
 
 def published(path: Path, encoder: str = "resnet18", **changes: torch.Tensor) -> Path:
-    """Weights as timm publishes them: of the whole classifier."""
+    """Weights as timm publishes them: for the whole classifier."""
     torch.manual_seed(7)
     weights = {name: tensor.contiguous() for name, tensor in timm.create_model(encoder).state_dict().items()}
     save_file(weights | changes, path)
@@ -319,7 +319,7 @@ def retrained(folder: Path, seed: int, manifest: Manifest) -> Path:
 
 
 def begun(prepared: RunSpec) -> None:
-    """What a first start leaves of the run."""
+    """Write what a first start leaves in the run folder."""
     record = open_record(prepared.config)
     save_record(prepared.config, record.model_copy(update={"inputs": prepared.inputs}))
 
@@ -330,7 +330,7 @@ def test_a_run_goes_on_from_the_inputs_it_was_begun_with_alone(manifest: Manifes
     config = configured(PretrainConfig, manifest, tmp_path / "runs", **changes)
     prepared = prepare_run(config)
     weights = (folder / "model.safetensors").read_bytes()
-    later = {"val_cases", "taught_on", "unknown_teachers"}  # fields that are empty here, and that older cards lack
+    later = {"val_cases", "taught_on", "unknown_teachers"}  # fields that are empty here and missing from older cards
     card = read_card(str(folder), Storage()).model_dump_json(exclude=later)
     expected = sha256(card.encode() + weights).hexdigest()
     assert prepared.inputs == {"data.tiles": manifest.header.digest, "teacher.model": expected}
@@ -344,7 +344,7 @@ def test_a_run_goes_on_from_the_inputs_it_was_begun_with_alone(manifest: Manifes
     assert f"was started when teacher.model held {expected[:12]}" in str(caught.value)
     assert "restore the original, or choose another name" in str(caught.value)
     with pytest.raises(InputError, match=f"teacher.model held {expected[:12]} when the run was started"):
-        prepared.build_task()  # of a worker that replaces a lost one
+        prepared.build_task()  # as a worker that replaces a lost one
     (folder / "model.safetensors").write_bytes(weights)
     prepare_run(config)
 

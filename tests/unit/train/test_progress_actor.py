@@ -1,4 +1,4 @@
-"""The board: what workers tell, and the lines that a user sees of it."""
+"""The progress actor: the messages of workers, and the lines that a user sees."""
 
 import logging
 import threading
@@ -25,7 +25,7 @@ def snapshot(step: int) -> Snapshot:
 
 
 def actor(state: ProgressActor) -> Any:
-    """As Ray has it, with `ray.get` replaced by nothing."""
+    """A stand-in for the Ray actor that calls `state` directly; `ray.get` has to return its argument."""
     names = ("take", "tell", "show")
     return SimpleNamespace(**{name: SimpleNamespace(remote=getattr(state, name)) for name in names})
 
@@ -53,8 +53,8 @@ def test_warnings_of_workers_are_told_as_such() -> None:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
-    """`seen(seconds, events)`: the lines of so many seconds; `events` maps a second to what is done to the board, and
-    `answers` one to the error with which Ray answers then."""
+    """`seen(seconds, events)`: the lines shown in that time; `events` maps a second to an action on the board, and
+    `answers` to an error that Ray raises then."""
 
     def show(
         seconds: int, events: dict[int, Callable[[ProgressActor], None]], answers: dict[int, Exception] | None = None
@@ -103,7 +103,7 @@ SLOW = ray.exceptions.GetTimeoutError("Get timed out: some object(s) not ready."
 )
 def test_a_slow_answer_ends_nothing_and_loses_no_line(seen: Callable[..., list[str]], error: Exception) -> None:
     events = {
-        1: lambda state: state.tell("resuming from step 4 with 2 workers"),  # and asked for while Ray is slow
+        1: lambda state: state.tell("resuming from step 4 with 2 workers"),  # requested while Ray is slow
         4: lambda state: state.tell("warning: tile 7 is masked out."),
         6: lambda state: state.show(snapshot(3)),
     }
@@ -121,7 +121,7 @@ def test_a_board_that_is_dead_is_said_to_be(seen: Callable[..., list[str]]) -> N
     dead = ray.exceptions.ActorDiedError()
     reason = "The actor died unexpectedly before finishing this task"
     assert seen(100, {}, {3: dead}) == [f"first: progress is no longer shown; the run continues ({reason})"]
-    assert seen(3, {}, {3: dead}) == []  # at the run's end it may be gone
+    assert seen(3, {}, {3: dead}) == []  # at the end of the run the actor may be gone
 
 
 def test_a_run_without_a_first_step_says_each_minute_what_it_is_at(seen: Callable[..., list[str]]) -> None:
@@ -135,7 +135,7 @@ def test_a_run_that_stands_still_says_for_how_long_and_is_silent_once_it_moves(
     events = {
         10: lambda state: state.show(snapshot(1)),
         40: lambda state: state.show(snapshot(2)),
-        45: lambda state: state.show(snapshot(2)),  # the same again is no step
+        45: lambda state: state.show(snapshot(2)),  # a repeated snapshot is no progress
         170: lambda state: state.show(snapshot(3)),
     }
     lines = seen(225, events)

@@ -1,4 +1,4 @@
-"""Kinds of runs: a file for each, a line in the table, and its sweep by itself."""
+"""Kinds of runs: one file each, one line in the table, and a sweep configuration generated from it."""
 
 import pickle
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_the_table_names_the_kinds_as_their_records_do(kind: str) -> None:
 
 
 def test_a_sweep_is_pickled_by_name(keys: dict[str, Any]) -> None:
-    """As Tune keeps it in its state, which a later process reads."""
+    """Tune pickles it into its state, which a later process reads."""
     space = {"loss.soft_cross_entropy.temperature": {"uniform": (1.0, 2.0)}}
     config = validate(SEARCHES.models["pretrain_student"], keys | {"space": space}, "the test")
     assert b"histill.search.configs" in pickle.dumps(config)
@@ -55,7 +55,7 @@ def test_tunes_state_of_another_version_is_refused_in_a_sentence(
     config = validate(SEARCHES.models["pretrain_student"], keys | {"space": space}, "the test")
 
     def restore(*_: Any, **__: Any) -> None:
-        pickle.loads(b"chistill.search.gone\nName\n.")  # noqa: S301 - a class that is nowhere
+        pickle.loads(b"chistill.search.gone\nName\n.")  # noqa: S301 - a class that does not exist
 
     monkeypatch.setattr(tune.Tuner, "restore", restore)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Resolution distillation: what it is refused for, what it is sent out with, and its loss of a batch."""
+"""Resolution distillation: its refusals, its checked run, and its loss of a batch."""
 
 import dataclasses
 import pkgutil
@@ -54,7 +54,7 @@ ALL_TERMS: dict[str, Any] = {name: {} for name in TERMS}
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
-    """Tiles of 128 px at 0.5 um/px, "stroma" and "tumour" by turns; four cases of four tiles to learn from."""
+    """Tiles of 128 px at 0.5 um/px, labeled "stroma" and "tumour" alternately; four training cases of four tiles."""
     return tile_set(tmp_path_factory.mktemp("tiles"), tiles=24, tile_px=128, labels=True)
 
 
@@ -225,7 +225,7 @@ def test_labels_are_seen_only_where_they_may_be(manifest: Manifest, teacher: str
     seen = labels[manifest.rows_of("train")] >= 0
     assert 0 < seen.sum() < len(seen)
     assert (labels[manifest.rows_of("val")] >= 0).all()
-    assert prepared.cases is None  # tiles of all cases are learned from
+    assert prepared.cases is None  # all cases are used for training
 
 
 def relabeled(manifest: Manifest, uri: Path, label: str | None) -> Manifest:
@@ -258,13 +258,13 @@ def test_the_queue_holds_the_teacher_s_keys_of_earlier_tiles(manifest: Manifest,
     model, task = prepared.build_model().train(), prepared.build_task()
     batch = first_batch(prepared, manifest)
     losses = [float(task.loss(model, batch).parts["contrastive"].detach()) for _ in range(3)]
-    assert losses[0] < losses[1] < losses[2]  # more keys to tell apart: 4, 8, 10
+    assert losses[0] < losses[1] < losses[2]  # more keys to discriminate: 4, 8, 10
     assert task._queue is not None
     assert len(task._queue) == 6
 
 
 def test_a_resumed_run_remembers_the_keys_of_earlier_tiles(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
-    """So that its losses are those of a run that was never stopped."""
+    """Its losses equal those of a run that never stopped."""
     config = configured(manifest, teacher, tmp_path, loss={"features": None, "contrastive": {"queue": 10}})
     prepared = prepare_run(config)
     batch, cpu = first_batch(prepared, manifest), torch.device("cpu")
@@ -293,9 +293,9 @@ def test_a_resumed_run_remembers_the_keys_of_earlier_tiles(manifest: Manifest, t
         return steps(resumed, again, 3)
 
     assert resume() == undisturbed
-    (tmp_path / TASK_NAME).unlink()  # as an earlier version has left it
+    (tmp_path / TASK_NAME).unlink()  # as in checkpoints of earlier versions
     forgot = resume()
-    assert forgot[0] < undisturbed[0]  # fewer keys to tell apart
+    assert forgot[0] < undisturbed[0]  # fewer keys to discriminate
 
 
 def test_every_worker_gets_its_own_memory_back(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
@@ -307,12 +307,12 @@ def test_every_worker_gets_its_own_memory_back(manifest: Manifest, teacher: str,
         assert task.state_dict()["queue"].tolist() == queue
     gathered = gather_task_state(task, 1, 3)
     assert {name: len(rows) for name, rows in gathered.items()} == {"0.queue": 0, "1.queue": 2, "2.queue": 0}
-    load_task_state(task, gathered, 7)  # a worker that is new
+    load_task_state(task, gathered, 7)  # a new worker
     assert task.state_dict() == {}
 
 
 def cached(manifest: Manifest, teacher: str, out: Path, **changes: Any) -> str:
-    """The folder of responses, as the job writes them, without Ray."""
+    """A response cache as the job writes it, made without Ray."""
     keys = {"tiles": manifest.uri, "teacher": {"model": teacher}, "output": str(out), **changes}
     config = validate(CacheConfig, keys, "the test")
     made = load_teacher(config.teacher, 0.5, STORAGE)
@@ -330,7 +330,7 @@ def test_cached_answers_to_whole_tiles_are_the_live_ones(manifest: Manifest, tea
     live = prepare_run(configured(manifest, teacher, tmp_path, **upright))
     responses = cached(manifest, teacher, tmp_path / "responses")
     stored = prepare_run(configured(manifest, teacher, tmp_path, responses=responses, **upright))
-    assert stored.views == Views(32)  # no view for a teacher that need not look
+    assert stored.views == Views(32)  # no view for the teacher, whose responses are cached
     batch = first_batch(stored, manifest)
     assert batch.response is not None
     assert batch.response.shape == (4, 1, 1, 1)
@@ -352,7 +352,7 @@ def test_cached_answers_to_views_are_to_what_the_student_sees(manifest: Manifest
     training, _ = build_streams(prepared, manifest, 0, 1)
     for epoch in (0, 1):
         batch = next(training.training_epoch(epoch, seed=0))
-        expected = high.respond(batch.student)  # the student sees 128 px as the teacher does
+        expected = high.respond(batch.student)  # the student sees 128 px, like the teacher
         stored = answer_of(task, batch)
         torch.testing.assert_close(stored[:, 1] - stored[:, 0], expected[:, 1] - expected[:, 0], atol=0.05, rtol=0)
 
@@ -485,7 +485,7 @@ def test_the_classes_of_cached_answers_can_be_balanced(manifest: Manifest, teach
     training, _ = build_streams(prepared, manifest, 0, 1)
     assert np.array_equal(training.groups, found)
     rows = manifest.rows_of("train")
-    some = np.arange(24) % 8 == 0  # two of the 16 tiles to learn from
+    some = np.arange(24) % 8 == 0  # two of the 16 training tiles
     uneven = dataclasses.replace(training, groups=np.where(some, 3, 1))
     epoch = uneven.tiles_of_epoch(0, seed=0)
     assert len(epoch) == len(rows)
@@ -518,7 +518,7 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_divided(
     prepared = prepare_run(config)
     torch.manual_seed(0)
     model, task, batch = prepared.build_model(), prepared.build_task(), first_batch(prepared, manifest)
-    model.train()  # CSAT drops no path and knows no batch statistics
+    model.train()  # CSAT has no drop-path here and no batch statistics
     assert batch.label is not None
     assert 0 < int((batch.label >= 0).sum()) < 8
 
@@ -570,7 +570,7 @@ def test_a_teacher_that_explains_itself_judges_without_gradients(
 def test_a_sweep_reads_its_tiles_and_loads_its_teacher_once(
     manifest: Manifest, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many ends its ranges have, each of which is checked as a run."""
+    """However many range ends are checked as runs."""
     counts = dict.fromkeys(("histill.tiles.manifest.pq.read_table", "histill.teachers.network.load"), 0)
 
     def count(name: str) -> None:

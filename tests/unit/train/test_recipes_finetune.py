@@ -1,4 +1,4 @@
-"""What a fine-tuning is refused for, before Ray starts, and what it is sent out with."""
+"""Fine-tuning: its refusals before Ray starts, and its checked run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ WEIGHTED = {"cross_entropy": {"class_weights": True}}
 
 @pytest.fixture(scope="module")
 def labeled(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
-    """Labels "stroma" and "tumour" by turns, and masks; four cases of four tiles to learn from."""
+    """Tiles with masks, labeled "stroma" and "tumour" alternately; four training cases of four tiles."""
     return tile_set(tmp_path_factory.mktemp("labeled"), tiles=24, tile_px=64, labels=True)
 
 
@@ -55,7 +55,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, labeled: Manifest) -> s
 
 
 def relabeled(manifest: Manifest, uri: Path, labels: list[str | None]) -> Manifest:
-    """The rows of `manifest` with other labels; its shards are not there."""
+    """`manifest` with other labels, without shards."""
     column = manifest.table.schema.get_field_index("label")
     table = manifest.table.set_column(column, "label", pa.array(labels, pa.string()))
     header = manifest.header

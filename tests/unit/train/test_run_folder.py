@@ -1,4 +1,4 @@
-"""A run's folder: what may change between two starts of one name, and what may not."""
+"""The run folder: which keys may change between two starts of a run, and which may not."""
 
 import shutil
 from pathlib import Path
@@ -118,7 +118,7 @@ def test_a_run_that_was_copied_or_moved_means_its_own_model(tmp_path: Path) -> N
     shutil.copytree(tmp_path / "first", kept)
     assert resolve(str(kept), Storage()) == str(kept / "step-1")
     shutil.copytree(kept, moved)
-    write_result(first, str(tmp_path / "first" / "step-2"), {})  # trained anew
+    write_result(first, str(tmp_path / "first" / "step-2"), {})  # trained again
     assert resolve(str(tmp_path / "first"), Storage()) == str(tmp_path / "first" / "step-2")
     assert resolve(str(moved), Storage()) == str(moved / "step-1")
 

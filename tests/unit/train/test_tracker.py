@@ -1,4 +1,4 @@
-"""How a tracked run ends whose work did not."""
+"""How a tracked run is closed when its job fails."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""A validation without foreground does not pass in silence."""
+"""A validation without foreground causes a warning."""
 
 import pytest
 

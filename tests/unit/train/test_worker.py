@@ -1,4 +1,4 @@
-"""What each worker does around its training."""
+"""What each worker does around the training loop."""
 
 import logging
 from types import SimpleNamespace
