@@ -44,7 +44,7 @@ C = TypeVar("C", bound=RunConfig)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a module's runs take place, all on one tile set."""
+    """The tile set and the folder of a module's runs."""
 
     manifest: Manifest
     folder: Path
@@ -60,7 +60,7 @@ class Place:
         return validate(kind, data | changes, "the test")
 
     def trained(self, prepared: RunSpec) -> tuple[str, dict[str, float]]:
-        """The model's folder and the last epoch's metrics."""
+        """Train; returns the model folder and the last epoch's metrics."""
         learner = build_learner(prepared, self.manifest, torch.device("cpu"))
         training, validation = build_streams(prepared, self.manifest, 0, 1)
         saved: list[dict[str, float]] = []
@@ -72,7 +72,7 @@ class Place:
         return str(folder), saved[-1]
 
     def boundary_iou(self, model: str) -> float:
-        """Of the raw decisions for the last class, on the split "test", which nothing here learns from."""
+        """Score the raw predictions of the last class on the split "test", which is not used for training."""
         network, card, _ = load(model, STORAGE)
         assert card.classes == CLASSES
         stream = TileStream(
@@ -97,7 +97,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Place:
     folder = tmp_path_factory.mktemp("boundary")
-    return Place(tile_set(folder / "tiles", tiles=24, tile_px=SIDE), folder)  # 16 to learn from
+    return Place(tile_set(folder / "tiles", tiles=24, tile_px=SIDE), folder)  # 16 for training
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def teacher(place: Place) -> tuple[str, dict[str, float]]:
 
 
 def cached(place: Place, model: str) -> str:
-    """The folder of the teacher's responses, as jobs/cache_responses.py writes them."""
+    """A response cache of the teacher, as jobs/cache_responses.py writes it."""
     uri = str(place.folder / "responses")
     data = {"tiles": place.manifest.uri, "teacher": {"model": model}, "output": uri}
     network = load_teacher(Teacher(model=model), 0.5, STORAGE)

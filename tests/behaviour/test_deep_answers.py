@@ -1,4 +1,4 @@
-"""Deep stages that answer by themselves, through a whole run: they learn the teacher, and what is kept lacks them."""
+"""Deep supervision through a whole run: its heads learn from the teacher, and the saved model lacks them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.behaviour
 
 
 def pretrained(manifest: Manifest, folder: Path, deep: float) -> list[dict[str, float]]:
-    """The parts of the loss, as they were shown at the end of each epoch."""
+    """The parts of the loss at the end of each epoch."""
     config = validate(
         PretrainConfig,
         {

@@ -1,4 +1,4 @@
-"""A student at a lower resolution learns what a teacher at a higher one knows, and needs no label."""
+"""A low-resolution student learns from a high-resolution teacher without labels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,14 +28,14 @@ STORAGE = Storage()
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
-    """48 tiles of 64 px with and without nuclei, named so by their labels; 32 to learn from."""
+    """48 tiles of 64 px with and without nuclei, labeled accordingly; 32 for training."""
     return tile_set(tmp_path_factory.mktemp("tiles"), tiles=48, tile_px=64, labels=True)
 
 
 def run(
     prepared: RunSpec, manifest: Manifest, *, learner: Learner | None = None, stop_after: int | None = None
 ) -> tuple[Learner, list[dict[str, float]]]:
-    """Train, at most for `stop_after` epochs; the learner, and what each epoch reported."""
+    """Train for at most `stop_after` epochs; returns the learner and each epoch's report."""
     learner = learner or build_learner(prepared, manifest, torch.device("cpu"))
     reports: list[dict[str, float]] = []
 
@@ -74,7 +74,7 @@ def configured(kind: type[RunConfig], data: dict[str, Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def teacher(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The paper's network, taught by the labels at full resolution."""
+    """The paper's network, trained on labels at full resolution."""
     folder = tmp_path_factory.mktemp("teacher")
     data = keys(manifest, folder, "teacher", target="classification", network={"encoder": "resnet_gn"})
     prepared = prepare_run(configured(TeacherConfig, data))
@@ -85,7 +85,7 @@ def teacher(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> str
 
 
 def without_labels(manifest: Manifest, folder: Path) -> Manifest:
-    """The same tiles, and no label but those of the validation."""
+    """The same tiles, with labels only in the validation split."""
     names = manifest.table["label"].to_pylist()
     for row in manifest.rows_of("train"):
         names[row] = None

@@ -1,4 +1,4 @@
-"""What the loop's options change, and what they must not: accumulation, averages, bfloat16, compilation, labels."""
+"""The effects of the loop's options: accumulation, weight averaging, bfloat16, compilation, labels."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ pytestmark = pytest.mark.behaviour
 BATCH, SIDE = 4, 32
 LABELS = ("stroma", "tumour")
 WEIGHTS = (0.5, 1.5)
-UNCLIPPED = 1e6  # a gradient of the wrong length would look right once it is clipped
+UNCLIPPED = 1e6  # clipping would hide a wrong gradient norm
 
 
 @pytest.fixture(scope="module")
 def labeled(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
-    """14 tiles to learn from: three steps of four tiles, and one of two with two rows of padding."""
+    """14 training tiles: three steps of four tiles, and one of two tiles with two padded rows."""
     return tile_set(tmp_path_factory.mktemp("tiles"), tiles=21, tile_px=SIDE, labels=True)
 
 
@@ -143,7 +143,7 @@ def run(
 
 
 def gradients_of(learns: Learner) -> list[dict[str, Tensor]]:
-    """Filled while it learns: the gradient of each step, as it reaches the optimizer."""
+    """A list that collects each step's gradients as the optimizer receives them."""
     seen: list[dict[str, Tensor]] = []
     named = list(learns.model.named_parameters())
 
@@ -164,7 +164,7 @@ def assert_close_gradients(found: list[dict[str, Tensor]], expected: list[dict[s
 
 
 def plain_descent(learns: Learner) -> Learner:
-    """`learns` with SGD: AdamW divides by the gradient's size, which makes steps of what is but rounding."""
+    """`learns` with SGD: AdamW divides by the gradient's magnitude, which amplifies rounding errors to full steps."""
     learns.optimizer = torch.optim.SGD([{"params": list(learns.model.parameters()), "lr_scale": 1.0}], lr=0.1)
     return learns
 
@@ -192,7 +192,7 @@ def test_accumulation_changes_neither_gradients_nor_weights(labeled: Manifest, t
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_the_terms_that_are_shown_are_means_over_tiles_as_the_loss_is(labeled: Manifest, accumulate: int) -> None:
-    """Also where a part of a batch holds nothing but padding."""
+    """Even if a part of a batch is only padding."""
     config = configured(labeled, target="segmentation", optimizer__accumulate=accumulate)
     learns, shown = learner(labeled, config), []
     streams = stream(labeled, config, "train"), stream(labeled, config, "val")
@@ -203,7 +203,7 @@ def test_the_terms_that_are_shown_are_means_over_tiles_as_the_loss_is(labeled: M
 
 @pytest.fixture
 def one_process() -> Iterator[None]:
-    """A process group of this process alone."""
+    """A process group with this process only."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield
@@ -245,7 +245,7 @@ def test_gradients_are_held_back_within_a_compiled_model_as_well() -> None:
 
 
 def weights_after_steps(learns: Learner) -> list[dict[str, Tensor]]:
-    """Filled while it learns: the weights after each step of the optimizer."""
+    """A list that collects the weights after each optimizer step."""
     seen: list[dict[str, Tensor]] = []
 
     def note(*_: Any) -> None:
@@ -256,7 +256,7 @@ def weights_after_steps(learns: Learner) -> list[dict[str, Tensor]]:
 
 
 def test_the_average_is_that_of_its_formula_and_is_what_ships(labeled: Manifest, tmp_path: Path) -> None:
-    """The decay of global step s is min(ema, 1 - s^(-2/3)), and 0 for the first two, where nothing is worth keeping."""
+    """The decay at global step s is min(ema, 1 - s^(-2/3)), and 0 for the first two steps."""
     config = configured(labeled, optimizer__epochs=3, optimizer__ema=0.6)
     learns = learner(labeled, config)
     seen = weights_after_steps(learns)
@@ -289,7 +289,7 @@ def test_without_an_average_the_model_itself_ships(labeled: Manifest, tmp_path: 
 
 
 class Lost(Exception):
-    """A machine is gone."""
+    """A machine was lost."""
 
 
 @pytest.mark.parametrize("lost_at", [3, 4, 6], ids=["in the first epoch", "between epochs", "in the second epoch"])
@@ -338,7 +338,7 @@ def test_each_depth_learns_at_its_own_rate(labeled: Manifest) -> None:
 
 @dataclass(frozen=True)
 class Watched:
-    """A task that notes in what precision it is asked; a live teacher would be, too."""
+    """A task that records the precision in which its loss is computed, as for a live teacher."""
 
     task: Task
     notes: list[tuple[torch.dtype, bool]]
@@ -378,7 +378,7 @@ def test_bfloat16_is_for_the_students_activations_alone(labeled: Manifest, targe
 
 
 def test_a_compiled_model_learns_alike_and_leaves_no_trace_in_checkpoints(labeled: Manifest, tmp_path: Path) -> None:
-    """Traced, but not turned into machine code, which takes minutes and is torch's own affair."""
+    """Traced but not compiled to machine code, which takes minutes and tests only torch."""
     config = configured(labeled, optimizer__ema=0.5)
     plain, compiled = plain_descent(learner(labeled, config)), plain_descent(learner(labeled, config))
     run(labeled, config, plain)

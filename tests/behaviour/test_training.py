@@ -1,4 +1,4 @@
-"""Training in one process: a student learns its teacher, and neither a stop nor the number of workers changes how."""
+"""Training in one process: a student learns from its teacher, unaffected by restarts and the number of workers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ BATCH = 4
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
-    return tile_set(tmp_path_factory.mktemp("tiles"), tiles=24, tile_px=64)  # 16 to train: 4 steps
+    return tile_set(tmp_path_factory.mktemp("tiles"), tiles=24, tile_px=64)  # 16 for training: 4 steps
 
 
 def configured(manifest: Manifest, **changes: Any) -> PretrainConfig:
@@ -98,7 +98,7 @@ def task(config: PretrainConfig) -> TrainingTask:
 
 @dataclass
 class Recorder:
-    """Hooks that note what the loop says; `on_save` may do more."""
+    """Hooks that record the loop's calls; `on_save` is called in addition."""
 
     snapshots: list[Snapshot] = field(default_factory=list)
     saved: list[dict[str, float]] = field(default_factory=list)
@@ -137,7 +137,7 @@ def test_a_student_learns_its_teacher(manifest: Manifest) -> None:
 
 
 class Lost(Exception):
-    """A machine is gone."""
+    """A machine was lost."""
 
 
 def stop_and_go_on(manifest: Manifest, config: PretrainConfig, folder: Path, lost_at: int) -> tuple[Learner, Recorder]:
@@ -195,7 +195,7 @@ def test_a_checkpoint_inside_an_epoch_says_what_was_consumed(manifest: Manifest)
 
 @pytest.mark.parametrize("change", [{"tiles": 7}, {"tally": 1}], ids=["count", "tally"])
 def test_a_ledger_that_does_not_add_up_stops_the_run(manifest: Manifest, change: dict[str, int]) -> None:
-    """As if other tiles had been consumed before the restart than the plan has."""
+    """As if tiles outside the plan had been consumed before the restart."""
     config = configured(manifest, optimizer__epochs=1)
     learns = learner(manifest, config)
     before = list(stream(manifest).training_epoch(0, seed=0))[:2]
@@ -212,7 +212,7 @@ def test_a_ledger_that_does_not_add_up_stops_the_run(manifest: Manifest, change:
 
 @pytest.fixture
 def spoilt(tmp_path: Path, tile_set: Callable[..., Manifest], spoil_tile: Callable[..., str]) -> Manifest:
-    """A set of which one tile can be decoded neither in the first nor in the second half of epoch 0."""
+    """A tile set with one undecodable tile in each half of epoch 0."""
     manifest = tile_set(tmp_path / "tiles", tiles=24, tile_px=32)
     order = [tile for batch in stream(manifest).training_epoch(0, seed=0) for tile in batch.index.tolist()]
     jpegs = [tile for tile in order if tile % 4 != 3]
@@ -237,7 +237,7 @@ def test_corrupt_tiles_over_the_limit_are_refused(spoilt: Manifest) -> None:
 
 
 def test_corrupt_tiles_are_counted_over_a_whole_epoch_in_spite_of_a_restart(spoilt: Manifest, tmp_path: Path) -> None:
-    """Each part of the epoch stays within the limit; together they do not."""
+    """Each half of the epoch is within the limit, but not both together."""
     config = configured(spoilt, optimizer__epochs=1, data__max_corrupt=1, checkpoint_every=2)
     with pytest.raises(InputError, match=r"2 tiles of epoch 0 could not be decoded and data\.max_corrupt allows 1"):
         stop_and_go_on(spoilt, config, tmp_path, 2)
@@ -258,11 +258,11 @@ def test_a_loss_that_is_not_a_number_stops_the_run(manifest: Manifest) -> None:
     recorder = Recorder()
     with pytest.raises(HistillError, match=r"not a number by step 3 of epoch 0.*lower optimizer\.lr"):
         run(manifest, config, broken, recorder)
-    assert recorder.saved == []  # what is saved stays usable
+    assert recorder.saved == []  # saved checkpoints stay usable
 
 
 def gradients(manifest: Manifest, config: PretrainConfig, worker: int, workers: int, step: int) -> dict[str, Any]:
-    """The gradient of one worker's share of a global batch, scaled as the loop scales it."""
+    """The gradient of one worker's share of a global batch, scaled as in the loop."""
     learns = learner(manifest, config)
     learns.model.eval()  # drop-path draws for a whole batch, so shares of it differ
     part = stream(manifest, "train", worker, workers)
@@ -277,7 +277,7 @@ def gradients(manifest: Manifest, config: PretrainConfig, worker: int, workers: 
 def test_the_gradient_does_not_depend_on_the_number_of_workers(
     tmp_path: Path, tile_set: Callable[..., Manifest], workers: int, padded: bool
 ) -> None:
-    manifest = tile_set(tmp_path, tiles=21, tile_px=32)  # 14 to train: two rows of padding, in the last batches
+    manifest = tile_set(tmp_path, tiles=21, tile_px=32)  # 14 for training: two padded rows in the last batches
     config = configured(
         manifest,
         loss__soft_dice__weight=0.5,
@@ -290,5 +290,5 @@ def test_the_gradient_does_not_depend_on_the_number_of_workers(
     alone = gradients(manifest, config, 0, 1, step)
     shares = [gradients(manifest, config, worker, workers, step) for worker in range(workers)]
     for name, expected in alone.items():
-        joined = torch.stack([share[name] for share in shares]).mean(0)  # as DDP joins them
+        joined = torch.stack([share[name] for share in shares]).mean(0)  # as DDP averages them
         assert (joined - expected).norm() < 2e-3 * expected.norm() + 1e-7, name

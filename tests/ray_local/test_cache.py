@@ -1,4 +1,4 @@
-"""A teacher's responses, cached in S3 by a pool of actors."""
+"""The response cache, written to S3 by a pool of actors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -95,7 +95,7 @@ def test_an_interrupted_cache_is_completed(tiles: Manifest, s3: S3Server) -> Non
     assert (again.uri, again.header, again.reused) == (whole.uri, whole.header, False)
     after = shards(whole.uri)
     assert {shard: groups_of(join(whole.uri, shard), "response") for shard in after} == answers
-    assert [after[shard].mtime for shard in kept] == [before[shard].mtime for shard in kept]  # not made twice
+    assert [after[shard].mtime for shard in kept] == [before[shard].mtime for shard in kept]  # not written again
 
 
 def test_another_teacher_has_another_address(
@@ -169,7 +169,7 @@ def test_bad_tiles_and_bad_shards(
 def test_a_run_learns_from_each_view_in_turn(
     tiles: Manifest, s3: S3Server, pretraining: Callable[..., PretrainConfig], cached: CachedResponses
 ) -> None:
-    """The teacher's answers to views that the run shows again; then interrupted, and completed."""
+    """A cache of the views that the run will show; interrupted, and then completed."""
     config = caching(tiles, s3, views=2, seed=4, augment=Augment(crop_px=32))
     several = cache_responses(config)
     assert several.uri != cached.uri
@@ -237,6 +237,6 @@ def test_a_cached_answer_teaches_as_a_live_one(
             float(TrainingTask(prepared.card.outputs, weights, Responses(who)).loss(model, what).loss)
             for who, what in ((teacher, live), (None, from_cache))
         ]
-    # The teacher's probability moves by at most 1/4 of its logit, and the loss by that times the student's logit.
+    # The teacher's probability changes by at most 1/4 of its logit's change, the loss by that times the student's logit.
     bound = 0.25 * STEP / 2 * float((student[:, 1] - student[:, 0]).abs().mean())
     assert abs(losses[0] - losses[1]) <= bound + 1e-6

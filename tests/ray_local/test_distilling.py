@@ -1,4 +1,4 @@
-"""Resolution distillation on Ray: a classifier as the teacher, live with every term, and from its cached answers."""
+"""Resolution distillation on Ray from a classifier: live with every term, and with cached responses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ Make = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def labeled(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -> Manifest:
-    """48 tiles of 64 px with labels, 32 of them to learn from, of four cases."""
+    """48 tiles of 64 px with labels; 32 for training, from four cases."""
     return tile_set(f"s3://{s3.bucket}/distilling/tiles", tiles=48, labels=True, masks=False)
 
 
@@ -51,7 +51,7 @@ def configured(small_run: dict[str, Any], labeled: Manifest) -> Make:
 def teacher(configured: Make) -> Trained:
     changes = {"target": "classification", "network": {"encoder": "resnet_gn"}, "optimizer.epochs": 8}
     trained = train_run(prepare_run(configured(TeacherConfig, "high", changes)), open_run)
-    assert trained.metrics["val_balanced_accuracy"] == 1.0  # nuclei or none
+    assert trained.metrics["val_balanced_accuracy"] == 1.0  # with or without nuclei
     return trained
 
 

@@ -26,7 +26,7 @@ STORAGE = Storage()
 
 @pytest.fixture(scope="module")
 def labeled(ray_local: RayHead, s3: S3Server, tile_set: Callable[..., Manifest]) -> Manifest:
-    """48 tiles with labels and masks, 32 of them to learn from, of four cases."""
+    """48 tiles with labels and masks; 32 for training, from four cases."""
     return tile_set(f"s3://{s3.bucket}/finetuning/tiles", tiles=48, labels=True)
 
 
@@ -52,7 +52,7 @@ def test_a_classifier_learns_from_a_pretrained_encoder_and_is_scored_alike_by_th
 ) -> None:
     changes = {"target": "classification", "encoder": pretrained.run, "optimizer.epochs": 12, "layer_decay": 0.8}
     trained = train_run(prepare_run(finetuning("classify", changes)), open_run)
-    assert trained.metrics["val_balanced_accuracy"] == 1.0  # nuclei or none
+    assert trained.metrics["val_balanced_accuracy"] == 1.0  # with or without nuclei
     _, card, _ = model_folder.load(trained.model, STORAGE)
     assert (card.kind, card.classes, card.decoder_channels) == ("classification", ("stroma", "tumour"), ())
     score = score_model(trained.run, HeldOut(tiles=labeled.uri, split="val", batch_size=3), STORAGE)

@@ -1,4 +1,4 @@
-"""A sweep: trials by Ray Tune, each a run of Ray Train, the hopeless ones stopped and their resources given back."""
+"""A sweep: Ray Tune trials that are Ray Train runs; poor ones are stopped early and release their resources."""
 
 import json
 import os
@@ -35,7 +35,7 @@ TEMPERATURE = "loss.soft_cross_entropy.temperature"
 STORAGE = Storage()
 TRIALS, MANY = 4, 8
 EPOCHS = 3
-EVERY = 10_000  # of Ray's lists, which else end after 100
+EVERY = 10_000  # limit of Ray's state API, which defaults to 100
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,11 @@ class Holder:
     """An actor or a placement group that holds resources of the cluster."""
 
     what: str
-    cpus: float  # 0 where a placement group holds them
+    cpus: float  # 0 if a placement group holds them
 
 
 def holders() -> dict[str, Holder]:
-    """Who holds resources, by the holder's id; tasks are left out, which end by themselves."""
+    """Holders of resources by id, without tasks, which end by themselves."""
     held = {}
     for actor in list_actors(filters=[("state", "!=", "DEAD")], detail=True, limit=EVERY):
         if actor.required_resources:
@@ -88,13 +88,13 @@ def holders() -> dict[str, Holder]:
 
 @pytest.fixture(scope="module")
 def held_before(tiles: Manifest) -> frozenset[str]:
-    """Who held resources before the first trial: what other tests have left."""
+    """Holders of resources before the first trial, left by other tests."""
     return frozenset(holders())
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the trials of `sweep` keep their tiles."""
+    """The tile cache of the trials of `sweep`."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -142,7 +142,7 @@ def test_the_resources_of_all_trials_are_given_back(sweep: Sweep, held_before: f
 
 
 def check_given_back(held_before: frozenset[str]) -> None:
-    """No actor or placement group of a trial is left, nor are CPUs taken that nobody seems to hold."""
+    """Wait until no actor or placement group of a trial is left and all other CPUs are free; fail otherwise."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         held = holders()
@@ -161,7 +161,7 @@ def check_given_back(held_before: frozenset[str]) -> None:
 
 @pytest.fixture(scope="module")
 def many(searching: Callable[..., SearchConfig], held_before: frozenset[str]) -> Sweep:
-    """Short trials that seek the front of quality and latency."""
+    """Short trials that optimize the front of quality and latency."""
     space = {"optimizer.lr": {"loguniform": (1e-6, 1e-2)}, "student.size_px": {"choice": (32, 64)}}
     keys = {"trials": MANY, "concurrent": 2, "objective": "front", "cost": "latency_ms", "sampler": "tpe"}
     config = searching("many", space=space, optimizer={"epochs": 2}, tracking={"uri": None}, **keys)
@@ -171,7 +171,7 @@ def many(searching: Callable[..., SearchConfig], held_before: frozenset[str]) ->
 def test_trials_that_seek_the_front_are_stopped_and_give_back_what_they_held(
     many: Sweep, held_before: frozenset[str]
 ) -> None:
-    """Five stopped trials that kept what they held would leave nothing for those after them."""
+    """If stopped trials kept their resources, five of them would leave nothing for later ones."""
     assert [trial.error for trial in many.trials] == [None] * MANY
     stopped = [trial for trial in many.trials if trial.epochs == 1]
     assert 0 < len(stopped) < MANY
@@ -191,7 +191,7 @@ def test_a_sweep_repeated_ranks_alike(searching: Callable[..., SearchConfig]) ->
 
 
 def test_the_trials_share_their_decoded_tiles(sweep: Sweep, cache: Path, tiles: Manifest) -> None:
-    """A file for each row group that is learned from or scored: all trials see tiles at the same side."""
+    """One file per row group of the training and validation splits, since all trials use one tile size."""
     groups = {(row["shard"], row["row_group"]) for row in tiles.table.to_pylist() if row["split"] in ("train", "val")}
     assert len(list(cache.rglob("*.arrow"))) == len(groups)
 

@@ -1,4 +1,4 @@
-"""Training runs on Ray Train: real workers, checkpoints in S3, one MLflow run whatever happens."""
+"""Training runs on Ray Train: real workers, checkpoints in S3, and a single MLflow run across restarts."""
 
 import os
 import re
@@ -111,11 +111,12 @@ def test_a_lost_worker_costs_no_tile_and_changes_no_figure(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of three, which share a batch of four tiles unevenly; two come to the same.
+    """Three workers, which share a batch of four tiles unevenly, give the same results as two.
 
-    But for the order of sums in float32, which Adam's first steps, of one size whatever the gradient's, make larger.
+    Up to the summation order in float32, which Adam's first steps amplify, since their size is independent of the
+    gradient's.
     """
-    # One is killed here; a second is allowed: a worker of the restarted group once died by itself, for no known cause.
+    # One worker is killed here; a second failure is allowed, since one of the restarted group once died without cause.
     config = pretraining("lost-worker", tiles.uri, {"max_failures": 2, "workers.count": 3})
     observer = observe(tmp_path / "reports", kill_after=1)
     trained, seen = train(config, observer.callback()), observer.reports()
@@ -123,7 +124,7 @@ def test_a_lost_worker_costs_no_tile_and_changes_no_figure(
     for found, expected in zip(seen, two.reports, strict=True):
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
         assert found["val_dice"] == pytest.approx(expected["val_dice"], abs=1e-3)
-    # from the newest checkpoint, also where Ray was still to be told of it
+    # from the newest checkpoint, even if Ray had not recorded it yet
     assert re.search(rf"resuming from step ({STEPS}|{2 * STEPS}) with 3 workers\n", capsys.readouterr().err)
     run = only_run(client, config.name)
     assert (run.info.run_id, run.info.status) == (trained.tracking_run, "FINISHED")
@@ -133,7 +134,7 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
     tiles: Manifest, pretraining: Make, client: MlflowClient, observe: Any, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Also where Ray has not noted that one: it notes one report of a worker at a time."""
+    """Even if Ray has not recorded it: it records one report of a worker at a time."""
     config = pretraining("is_interrupted", tiles.uri, {"checkpoint_every": 1, "optimizer.epochs": 12})
     command = [sys.executable, "jobs/pretrain_student.py", "-c", write_config(tmp_path / "run.yaml", config)]
     filesystem, folder = retrying_filesystem(config.runs, STORAGE)
@@ -165,8 +166,8 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
     went_on = re.search(r"resuming from step (\d+) with 1 worker\n", capsys.readouterr().err)
     assert went_on is not None
     begun = int(went_on[1])
-    assert begun >= newest  # an upload under way may have come to its end
-    steps = [report["step"] for report in second if report["step"] > begun]  # Ray may be told of that one again
+    assert begun >= newest  # an upload in progress may have finished
+    steps = [report["step"] for report in second if report["step"] > begun]  # that one may be reported to Ray again
     assert steps == list(range(begun + 1, 12 * STEPS + 1))
     assert {report["workers"] for report in second} == {1}
     assert second[-1]["tiles"] == TILES
@@ -177,7 +178,7 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
 
 @pytest.fixture
 def damaged(s3: S3Server, tile_set: Callable[..., Manifest], ray_local: Any, tmp_path: Path) -> Manifest:
-    """A tile set of the test's own, to be damaged."""
+    """A separate tile set, to be damaged."""
     return tile_set(f"s3://{s3.bucket}/ray-local/damaged/{tmp_path.name}")
 
 
@@ -219,7 +220,7 @@ def test_a_truncated_shard_ends_the_run_and_its_job(
 
 
 def test_what_frees_the_resources_of_a_dead_run_ends_by_itself(ray_local: RayHead) -> None:
-    """Whether the run's controller dies later, or before anybody has told the cleaner to look after it."""
+    """Whether the run's controller dies later, or before the cleaner's monitoring was requested."""
 
     class Controller:
         pass

@@ -1,7 +1,7 @@
 """Deep supervision: extra heads on the deepest stages of a segmenter's encoder during training.
 
 A U-Net finds small nuclei with its shallow stages, whose maps bypass the deep ones through the skip connections, so
-pretraining on nuclei leaves the deep stages nearly untrained; yet these are what a classifier is fine-tuned on.
+pretraining on nuclei leaves the deep stages nearly unchanged; yet these are what a classifier is fine-tuned on.
 Therefore each of them gets a head too (Lee et al., "Deeply-Supervised Nets", arXiv 1409.5185). The head is a linear
 function of one position's features, so that the knowledge of the tile's nuclei has to be in the features.
 """
