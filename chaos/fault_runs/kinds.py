@@ -169,7 +169,7 @@ def disk_full(context: FaultContext, run: Run, number: int) -> Iterator[None]:
     said = run.finish(180)
     for node in context.nodes:
         node.free_disk()
-    if run.process.returncode != 1 or "is full, and a checkpoint goes there" not in said or "Traceback" in said:
+    if run.process.returncode != 1 or "is full, and checkpoints are written there" not in said or "Traceback" in said:
         run.notes.append(f"said: {run.last_words()[-400:]}")
     run.start()
     yield

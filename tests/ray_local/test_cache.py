@@ -237,6 +237,6 @@ def test_a_cached_answer_teaches_as_a_live_one(
             float(TrainingTask(prepared.card.outputs, weights, Responses(who)).loss(model, what).loss)
             for who, what in ((teacher, live), (None, from_cache))
         ]
-    # The teacher's probability changes by at most 1/4 of its logit's change, the loss by that times the student's logit.
+    # The teacher's probability changes by at most 1/4 of its logit's change, the loss by that times the student's logit
     bound = 0.25 * STEP / 2 * float((student[:, 1] - student[:, 0]).abs().mean())
     assert abs(losses[0] - losses[1]) <= bound + 1e-6

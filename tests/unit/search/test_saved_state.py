@@ -63,6 +63,6 @@ def test_a_state_that_is_lost_is_said_to_be_with_the_mend(tmp_path: Path, name: 
     cut(tmp_path / name, 20)
     with pytest.raises(HistillError) as raised:
         goes_on(tmp_path)
-    assert "Tune's state in s3://runs/sweep/tune is cut short" in str(raised.value)
-    assert "remove that folder and give the same command again" in str(raised.value)
+    assert "Tune's state in s3://runs/sweep/tune is truncated" in str(raised.value)
+    assert "remove that folder and run the same command again" in str(raised.value)
     assert (tmp_path / name).exists()  # nothing is removed, so that it can be inspected

@@ -197,7 +197,7 @@ def test_slides_with_too_few_or_too_many_nuclei_are_named_in_one_line() -> None:
 def test_other_teachers_are_warned_of_when_they_say_one_thing_alone() -> None:
     assert list(shares({"a": 0.9, "b": 0.0}, classes=("background", "epithelium")).warnings()) == []
     (line,) = shares({"a": 1.0, "b": 1.0}, classes=("stroma", "tumour"), dense=False).warnings()
-    assert "'tumour' to all 80 tiles" in line
+    assert "'tumour' for all 80 tiles" in line
     assert list(shares({"a": 0.98, "b": 1.0}, classes=("stroma", "tumour"), dense=False).warnings()) == []
 
 

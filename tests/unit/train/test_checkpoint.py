@@ -162,7 +162,7 @@ def test_a_full_disk_is_named(small_disk: Callable[[int], Path], share: float) -
     with pytest.raises(HistillError) as caught:
         save_checkpoint(str(folder), trained, CARD)
     message = str(caught.value)
-    assert message.startswith(f"the disk below {disk} on {socket.gethostname()} is full")
+    assert message.startswith(f"the disk of {disk} on {socket.gethostname()} is full")
     assert "set TMPDIR" in message
     assert "the run resumes from its last checkpoint." in message
     assert "\n" not in message
@@ -173,7 +173,7 @@ def test_a_full_disk_is_named(small_disk: Callable[[int], Path], share: float) -
 @pytest.mark.parametrize("name", ["model.json", "position.json"])
 def test_a_disk_that_is_full_at_the_last_bytes_is_named_as_well(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("/dev/full")
-    with pytest.raises(HistillError, match=f"the disk below {tmp_path.parent} on .* is full"):
+    with pytest.raises(HistillError, match=f"the disk of {tmp_path.parent} on .* is full"):
         save_checkpoint(str(tmp_path), learner(0), CARD)
 
 
