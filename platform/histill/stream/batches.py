@@ -1,4 +1,4 @@
-"""Fixed-size batches: encoded rows are gathered in the plan's order and decoded here, next to their consumer."""
+"""Assemble fixed-size batches: collect encoded rows in plan order and decode them in the consuming process."""
 
 import logging
 from collections import deque
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DecodeSpec:
-    """How rows become a batch."""
+    """How encoded rows are decoded into a batch."""
 
     tile_px: int
     views: Views
@@ -49,27 +49,27 @@ class DecodeSpec:
     threads: int
     max_corrupt: int
     responses: CachedViews | None = None
-    maps: bool = False  # the teacher's feature maps beside its responses
+    maps: bool = False  # also decode the teacher's feature maps
 
     @property
     def answered(self) -> CachedViews | None:
-        """The views that the responses are to; None: upright whole tiles."""
+        """The cached views that the responses belong to; None if they belong to upright whole tiles."""
         return self.responses if self.responses is not None and self.responses.views > 1 else None
 
     @property
     def window_px(self) -> int:
-        """The side of what a batch shows of a tile."""
+        """Side of the window that a batch shows of a tile, in tile pixels."""
         return (self.answered or self).augment.crop_px or self.tile_px
 
     def response_shape(self, side_px: int) -> tuple[int, int, int]:
-        """[C, H, W] of a response to a tile or window of `side_px`."""
+        """Shape [C, H, W] of the response to a tile or window of `side_px`."""
         assert self.responses is not None
         side = side_px if self.responses.outputs.dense else 1
         return self.responses.outputs.packed_channels, side, side
 
     @property
     def map_shape(self) -> tuple[int, int, int] | None:
-        """[C, h, w] of the teacher's feature maps, if they are brought."""
+        """Shape [C, h, w] of the teacher's feature maps; None if they are not decoded."""
         return self.responses.map_shape if self.maps and self.responses is not None else None
 
 
@@ -83,11 +83,11 @@ class _Job:
     place: Placement
     answer: Placement  # within its stored response
     draws: np.ndarray
-    counts: bool  # False: it is shown where no tile is left
+    counts: bool  # False: it only fills a place that is not valid
 
 
 class _Arrays:
-    """The memory behind a batch, [B, ...] each, uint8 but for feature maps."""
+    """The arrays behind a batch, each [B, ...] and uint8, except for the feature maps in float32."""
 
     def __init__(self, buffers: Buffers, count: int, how: DecodeSpec) -> None:
         window = how.window_px
@@ -97,7 +97,7 @@ class _Arrays:
         self.response = buffers.lend((count, *how.response_shape(window))) if how.responses else None
         self.map = None if how.map_shape is None else np.zeros((count, *how.map_shape), np.float32)
         self.valid = np.ones(count, bool)
-        self.shown = np.ones(count, bool)  # whether there are pixels, if only of a tile that does not count
+        self.shown = np.ones(count, bool)  # whether the place has pixels, even of a tile that only fills it
 
     def clear(self, slot: int) -> None:
         self.valid[slot] = self.shown[slot] = False
@@ -108,7 +108,7 @@ class _Arrays:
             self.response[slot] = responses.ZERO
 
     def fill(self) -> None:
-        """Repeat the tiles that are shown in the places where none is."""
+        """Fill the places that are still empty with tiles from the other places."""
         empty, shown = np.flatnonzero(~self.shown), np.flatnonzero(self.shown)
         if len(empty) and len(shown):
             for view in self.views:
@@ -137,9 +137,9 @@ def decode_batches(
     buffers: Buffers,
     how: DecodeSpec,
 ) -> Iterator[TileBatch]:
-    """The batches of `steps` from `tables`, which bring the entries that the steps open, in that order.
+    """Yield the batches of `steps`, decoded from `tables`, which deliver the entries that the steps open, in order.
 
-    A tile that cannot be decoded is named in the log and masked out, with another of the batch in its place; the
+    A tile that cannot be decoded is named in the log, marked invalid and replaced by another tile of the batch; the
     (how.max_corrupt + 1)-th raises InputError.
     """
     waiting: dict[int, EncodedRow] = {}
@@ -169,16 +169,16 @@ def decode_batches(
                 if table is None:
                     raise RuntimeError(f"the stream ended before step {step.number} was filled")
                 waiting.update(list_encoded_rows(table))
-                missing -= table.num_rows  # below 0: it brought entries of later steps, too
+                missing -= table.num_rows  # below 0: the table also held entries of later steps
             arrays = _Arrays(buffers, len(step.entries), how)
             needed = dict.fromkeys(np.concatenate([step.entries[step.entries >= 0], step.fill]).tolist())
-            rows = {entry: rows.get(entry) or waiting.pop(entry) for entry in needed}  # what fills may be of the last
+            rows = {entry: rows.get(entry) or waiting.pop(entry) for entry in needed}  # filler may be of the last step
             jobs = _jobs(step, arrays, rows, places, how)
-            # A few tiles at a time: a task for each would cost as much as a tenth of a small view.
+            # Several tiles per task: one task per tile would add a tenth to the cost of a small view.
             size = max(1, len(jobs) // (2 * how.threads))
             parts = [jobs[start : start + size] for start in range(0, len(jobs), size)]
             decoding.append((arrays, step, [pool.submit(_decode, part, arrays, how) for part in parts]))
-            if len(decoding) > 1:  # one is being decoded while another is handed over
+            if len(decoding) > 1:  # decode one batch while another is consumed
                 yield finished()
         while decoding:
             yield finished()
@@ -189,7 +189,7 @@ def decode_batches(
 def _one_thread_each() -> None:
     import cv2
 
-    cv2.setNumThreads(1)  # the pool's threads are all that may run
+    cv2.setNumThreads(1)  # the pool already uses all threads that it may
 
 
 def _jobs(step: Step, arrays: _Arrays, rows: dict[int, EncodedRow], places: SampleIndex, how: DecodeSpec) -> list[_Job]:
@@ -210,9 +210,10 @@ def _jobs(step: Step, arrays: _Arrays, rows: dict[int, EncodedRow], places: Samp
 
 
 def _placements(tiles: np.ndarray, draws: np.ndarray, how: DecodeSpec) -> tuple[list[Placement], list[Placement]]:
-    """What a batch shows of each tile, and of its stored response.
+    """Return the placements of the tiles' views and of their stored responses.
 
-    Where the teacher has answered a view, that view is shown; flips turn view and answer further, both alike.
+    If the responses belong to cached views, the epoch's cached view is shown, and the run's own flips are applied on
+    top of it, to view and response alike.
     """
     if how.answered is None:
         places = draw_placements(how.augment, draws, how.tile_px, how.views)
@@ -266,7 +267,7 @@ def _decode_one(job: _Job, arrays: _Arrays, how: DecodeSpec) -> None:
 
 
 def _crop_levels(levels: np.ndarray, place: Placement) -> np.ndarray:
-    """What `place` shows of a stored response, [C, H, W]."""
+    """Crop a stored response, [C, H, W], to the window of `place` and apply its symmetry."""
     window = levels[:, place.top : place.top + place.side, place.left : place.left + place.side]
     return apply_symmetry_to_planes(window, place.symmetry)
 

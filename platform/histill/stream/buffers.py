@@ -1,4 +1,4 @@
-"""Memory for batches that is used again: fresh pages would cost a tenth of decoding a tile into them."""
+"""Reuse the memory of batches: faulting in fresh pages would cost a tenth of decoding a tile into them."""
 
 import weakref
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 class Buffers:
-    """Lends arrays; one comes back by itself when nobody refers to it, nor to a tensor made of it, any more."""
+    """A pool of arrays; an array returns to it once nothing refers to it, or to a tensor made from it, any more."""
 
     def __init__(self) -> None:
         self._free: dict[tuple[int, ...], list[np.ndarray]] = {}
 
     def lend(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A uint8 array whose contents are those of its last use."""
+        """Lend a uint8 array, which still holds the contents of its last use."""
         free = self._free.setdefault(shape, [])
         try:
             base = free.pop()

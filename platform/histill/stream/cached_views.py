@@ -1,8 +1,8 @@
-"""The views of each tile that a teacher has answered ahead of training, and how an epoch comes back to them.
+"""The augmented views for which a teacher's responses are cached, and how an epoch reproduces them.
 
-With one fixed view of each tile a student overfits, and with another view than the teacher's it learns wrong answers
-(Beyer et al. 2022, arXiv 2106.05237). So a cache may hold several views, whose geometry is not stored but drawn again
-from a seed, as in FKD (Shen & Xing 2022, arXiv 2112.01528) and TinyViT (Wu et al. 2022, arXiv 2207.10666).
+With a single fixed view of each tile a student overfits, and with a view that differs from the teacher's it learns from
+wrong targets (Beyer et al. 2022, arXiv 2106.05237). So a cache may hold several views. Their geometry is not stored but
+redrawn from a seed, as in FKD (Shen & Xing 2022, arXiv 2112.01528) and TinyViT (Wu et al. 2022, arXiv 2207.10666).
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from histill.storage.uris import folder_name
 from histill.stream.responses import map_columns, response_columns
 from histill.stream.views import UPRIGHT, Placement, Views, draw_numbers, draw_placements
 
-_STRIDE = 32  # of every network: the sides at which students see tiles are multiples of it
+_STRIDE = 32  # of every network: students see tiles at sides that are multiples of it
 _COARSEST = Views(_STRIDE)
-"""Windows that are whole pixels for a student of 32 px are so for every larger one, since its side is a multiple."""
+"""A window of whole pixels for a student of 32 px has whole pixels for every larger one, whose side is a multiple."""
 _THE_TEACHERS = 2**63 - 1
-"""Stands for the appearance of a tile: no epoch has as many, so that a run of the same seed draws other numbers."""
+"""Used as a tile's repeat number: no epoch has that many, so that a run with the same seed draws other numbers."""
 
 
 @dataclass(frozen=True)
 class CachedViews:
-    """A cache of responses and the views that it answers; the upright whole tile when there is one view only.
+    """A response cache and the views that it was computed for; a single view is the upright whole tile.
 
-    A view is a function of (seed, view, tile), like that of an epoch, whoever asks for it and when.
+    A view is a pure function of (seed, view, tile), as that of an epoch is of (seed, epoch, tile).
     """
 
     uri: str
@@ -35,43 +35,43 @@ class CachedViews:
     views: int = 1
     seed: int = 0
     augment: Augment = UPRIGHT  # windows and symmetries; no colors
-    map_shape: tuple[int, int, int] | None = None  # [C, h, w] of its feature maps, if any are kept
+    map_shape: tuple[int, int, int] | None = None  # [C, h, w] of the teacher's feature maps, if any are cached
 
     @property
     def name(self) -> str:
-        """The address of what they answer, which is their folder's name and stands in each shard."""
+        """The content address of the cache: the name of its folder, which is also recorded in each shard."""
         return folder_name(self.uri)
 
     def view_of(self, epoch: int) -> int:
-        """The view that `epoch` learns from: each in turn."""
+        """The view that `epoch` learns from; epochs cycle through the views."""
         return epoch % self.views
 
     def column(self, view: int) -> str:
-        """The shards' column with the responses to `view`."""
+        """Name of the shards' column with the responses to `view`."""
         return response_columns(self.views)[view]
 
     def map_column(self, view: int) -> str:
-        """The shards' column with the teacher's feature maps of `view`, if any are kept."""
+        """Name of the shards' column with the teacher's feature maps of `view`, if any are cached."""
         return map_columns(self.views)[view]
 
     def placements(self, view: int, tiles: np.ndarray, tile_px: int) -> list[Placement]:
-        """Where `view` lies in each of `tiles` (int64, rows of the manifest)."""
+        """The placement of `view` in each of `tiles` (int64, rows of the manifest)."""
         draws = draw_numbers(self.seed, view, tiles, np.full(len(tiles), _THE_TEACHERS))
         return draw_placements(self.augment, draws, tile_px, _COARSEST)
 
 
 def check_crop(augment: Augment, tile_px: int) -> None:
-    """Raises InputError when no student could learn from the window of `augment`, whatever the side it sees."""
+    """Raise InputError when no student, whatever its size, could learn from the window that `augment` crops."""
     side = augment.crop_px
     if side is None or side in (fitting := _learnable_sides(tile_px)):
         return
     raise InputError(
-        f"augment.crop_px is {side}, and at no size of a student is that part of a tile of {tile_px} px a multiple of "
-        f"{_STRIDE} px; choose one of {', '.join(map(str, fitting))}."
+        f"augment.crop_px is {side}, but no student, whatever its size, sees such a window of a tile of {tile_px} px "
+        f"at a multiple of {_STRIDE} px; choose one of {', '.join(map(str, fitting))}."
     )
 
 
 def _learnable_sides(tile_px: int) -> list[int]:
-    """Sides of windows that some student, at a multiple of the stride, sees at a multiple of the stride."""
+    """The window sides that some student, itself at a multiple of the stride, sees at a multiple of the stride."""
     most = tile_px // _STRIDE
     return [px for px in range(_STRIDE, tile_px + 1) if any(px * by % tile_px == 0 for by in range(1, most + 1))]

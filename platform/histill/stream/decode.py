@@ -1,4 +1,4 @@
-"""From encoded bytes to pixels; the codecs release the GIL, so threads decode side by side."""
+"""Decode tiles and masks to pixels; the codecs release the GIL, so threads decode in parallel."""
 
 import errno
 import io
@@ -15,17 +15,16 @@ _FAULTS = (ValueError, OSError, SyntaxError, Image.DecompressionBombError)  # wh
 
 
 class CorruptTile(ValueError):
-    """The bytes of one tile are no image of the expected size."""
+    """A tile's bytes do not decode to an image of the expected size."""
 
 
 def decode_image(
     data: bytes | memoryview, size_px: int, reduction: int = 1, *, into: np.ndarray | None = None
 ) -> np.ndarray:
-    """RGB, uint8 [size_px / reduction, size_px / reduction, 3], from the JPEG or PNG bytes of a tile of `size_px`.
+    """Decode a tile of `size_px`, JPEG or PNG, to RGB, uint8 [size_px / reduction, size_px / reduction, 3].
 
-    A JPEG is decoded at `reduction` (1, 2, 4 or 8) in the DCT domain, which saves the larger part of its inverse
-    transforms; a PNG is decoded, then shrunk. `into` (C-contiguous) takes the pixels of a JPEG without a copy.
-    Raises CorruptTile.
+    A JPEG is reduced by `reduction` (1, 2, 4 or 8) in the DCT domain, which saves most of the inverse transforms; a PNG
+    is decoded, then downscaled. A JPEG is decoded right into `into` (C-contiguous) if it is given. Raises CorruptTile.
     """
     try:
         if simplejpeg.is_jpeg(data):
@@ -46,7 +45,7 @@ def decode_image(
 
 
 def decode_mask(data: bytes | memoryview, size_px: int) -> np.ndarray:
-    """Class indices, uint8 [size_px, size_px], from PNG bytes. Raises CorruptTile."""
+    """Decode a PNG mask to class indices, uint8 [size_px, size_px]. Raises CorruptTile."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
             mask = np.asarray(opened)
@@ -63,8 +62,8 @@ def _check(height: int, width: int, size_px: int) -> None:
 
 
 def _corrupt(error: Exception, what: str) -> CorruptTile:
-    """The fault of a tile. Raises MemoryError where it is the machine's, which must not cost a tile."""
-    said = str(error).lower()  # the first is libjpeg's word for it, the second Pillow's
+    """Convert a codec's error to CorruptTile. Raises MemoryError when memory ran out, since the tile may be sound."""
+    said = str(error).lower()  # the first message is libjpeg's, the second Pillow's
     if "insufficient memory" in said or "out of memory" in said or getattr(error, "errno", None) == errno.ENOMEM:
         raise MemoryError(f"no memory is left to decode a tile ({error})") from None
     return CorruptTile(f"{what}{error or 'not an image'}")

@@ -1,4 +1,4 @@
-"""The encoded rows of a table that was read, as slices of its memory."""
+"""The encoded rows of a table, as slices of its memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from histill.tiles.contents import bytes_of
 class EncodedRow:
     """The bytes of one entry; slices of its row group's table, not copies."""
 
-    image: memoryview | None  # None: decoded already
+    image: memoryview | None  # None: already decoded
     pixels: memoryview | None  # of the whole tile, at the side of the larger view
     mask: memoryview | None
     response: memoryview | None
@@ -20,6 +20,6 @@ class EncodedRow:
 
 
 def list_encoded_rows(table: pa.Table) -> Iterator[tuple[int, EncodedRow]]:
-    """Each entry of `table` with its bytes."""
+    """Iterate over the entries of `table`, each with its bytes."""
     columns = [bytes_of(table, name) for name in ("image", "pixels", "mask", "response", "map")]
     return zip(table["entry"].to_pylist(), map(EncodedRow, *columns), strict=True)

@@ -1,4 +1,4 @@
-"""Flips, quarter turns and crops, drawn once for a tile and shared by its views, mask and response."""
+"""Flips and quarter turns, drawn once per tile and shared by its views, mask and response."""
 
 import numpy as np
 
@@ -18,12 +18,12 @@ def apply_symmetry(plane: np.ndarray, symmetry: int) -> np.ndarray:
 
 
 def compose_symmetries(first: int, second: int) -> int:
-    """The symmetry that does what `first` and, after it, `second` do."""
-    # A mirror that comes first turns the quarter turns after it round.
+    """The symmetry that is equivalent to `first` followed by `second`."""
+    # A mirror applied first reverses the direction of the quarter turns after it.
     quarters = first - second if first >= 4 else first + second
     return quarters % 4 + 4 * ((first >= 4) != (second >= 4))
 
 
 def apply_symmetry_to_planes(planes: np.ndarray, symmetry: int) -> np.ndarray:
-    """`apply_symmetry` for planes [C, H, W], each turned alike."""
+    """Apply a symmetry to each of the planes [C, H, W]."""
     return np.stack([apply_symmetry(plane, symmetry) for plane in planes]) if symmetry else planes

@@ -1,4 +1,4 @@
-"""Where the entries of a plan lie in the storage."""
+"""Locate the entries of a plan in the storage."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from histill.tiles.manifest import Manifest
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """The tiles of a split in the order of the storage, each once or, in a balanced epoch, as often as it is drawn."""
+    """The tiles of a split in storage order, each once or, in a balanced epoch, as often as it is drawn."""
 
     tiles: np.ndarray  # int64 [entries], ascending rows of the manifest
     rows: np.ndarray  # int64 [entries], positions within the row groups
@@ -23,18 +23,18 @@ class SampleIndex:
     shards: tuple[str, ...]  # of the tile set
     shard: np.ndarray  # int64 [groups], index into `shards`
     row_group: np.ndarray  # int64 [groups]
-    manifest: pa.Table | None = None  # tile_id and content, which what is read is held against
-    bounds: np.ndarray | None = None  # int64 [groups, 2], the first of its rows and the one after the last
+    manifest: pa.Table | None = None  # tile_id and content, to verify what is read
+    bounds: np.ndarray | None = None  # int64 [groups, 2], start and end of its rows in the manifest
 
     @classmethod
     def of(cls, manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> "SampleIndex":
-        """The tiles of `split`, or of those of its `cases`. Raises InputError when there are none."""
+        """Index the tiles of `split`, or of some of its `cases`. Raises InputError when there are none."""
         return cls.at(manifest, manifest.rows_of(split, cases))
 
     @classmethod
     def at(cls, manifest: Manifest, tiles: np.ndarray) -> "SampleIndex":
-        """The `tiles` themselves, int64, ascending rows of the manifest."""
-        # Coded before its chunks are combined: the names of 70 million tiles are more bytes than one array holds.
+        """Index the given `tiles` (int64, ascending rows of the manifest)."""
+        # Dictionary-encode before combining chunks: the names of 70 million tiles exceed the size of one array.
         coded = pc.dictionary_encode(manifest.table["shard"]).unify_dictionaries().combine_chunks()
         shard, row_group, rows = (
             column.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -72,15 +72,15 @@ class SampleIndex:
         )
 
     def tiles_of(self, entries: np.ndarray) -> np.ndarray:
-        """Rows of the manifest, int64; PADDING stays."""
+        """The rows of the manifest, int64, of `entries`; PADDING stays PADDING."""
         return np.where(entries == PADDING, PADDING, self.tiles[entries])
 
     def copies_of(self, entries: np.ndarray) -> np.ndarray:
-        """Which appearance of its tile each entry is, 0 for the first."""
+        """The repeat number of each entry among those of its tile, 0 for the first."""
         return entries - np.searchsorted(self.tiles, self.tiles[entries])
 
     def reads(self, entries: np.ndarray) -> list[ReadRequest]:
-        """What must be read for ascending `entries`, each row group once."""
+        """The requests that read ascending `entries`, one for each row group."""
         groups, first = np.unique(np.searchsorted(self.starts, entries, side="right") - 1, return_index=True)
         return [
             ReadRequest(
@@ -97,7 +97,7 @@ class SampleIndex:
 
 
 def _starts(shard: np.ndarray, row_group: np.ndarray) -> np.ndarray:
-    """Where each row group starts, and at last the number of rows."""
+    """The row at which each row group starts, followed by the number of rows."""
     new = np.flatnonzero((np.diff(shard) != 0) | (np.diff(row_group) != 0)) + 1
     return np.concatenate([[0], new, [len(shard)]])
 

@@ -1,9 +1,9 @@
-"""The run plan: which tile stands at which position of which epoch.
+"""The run plan: which tile is at which position of which epoch.
 
-A pure function of the tiles, the seed, the epoch and the global batch size. The number of workers does not enter, so a
-run that goes on with another number of workers sees the same global batches, and a place inside an epoch is one number:
-the step. It is evaluated where it is needed and no further: what an epoch costs in advance is a permutation of its row
-groups.
+The plan is a pure function of the tiles, the seed, the epoch and the global batch size. It does not depend on the
+number of workers, so a run that resumes with another number of them sees the same global batches, and a position in an
+epoch is a single number: the step. It is evaluated lazily: the only up-front cost of an epoch is a permutation of its
+row groups.
 """
 
 from collections.abc import Iterator
@@ -16,26 +16,26 @@ PADDING = -1
 _LANES = 128
 _GROUPS_PER_LANE = 8
 _NOTHING = np.zeros(0, np.int64)
-_OF_GROUPS, _OF_WINDOWS, _OF_BALANCE = 1, 2, 3  # what a generator is for: without it some would draw the same numbers
+_OF_GROUPS, _OF_WINDOWS, _OF_BALANCE = 1, 2, 3  # part of a generator's seed, so that no two draw the same numbers
 
 
 @dataclass(frozen=True)
 class EpochPlan:
     """The shuffled global batches of one epoch.
 
-    An entry is one appearance of a tile; entries are numbered in the order of the storage, and those of one row group
-    are neighbors: row group g holds the entries `starts[g]` to `starts[g + 1]`.
+    An entry is one occurrence of a tile. Entries are numbered in storage order: row group g holds the entries
+    `starts[g]` to `starts[g + 1] - 1`.
 
-    Two levels: row groups are permuted, then the entries within windows of consecutive row groups. The permuted
-    sequence is cut into lanes that advance side by side, so that a batch mixes tiles from all over the set while each
-    lane reads its row groups one after another.
+    Shuffling has two levels: the row groups are permuted, then the entries within windows of consecutive row groups.
+    The permuted sequence is cut into lanes that advance in parallel, so that a batch mixes tiles from all over the set
+    while each lane reads its row groups one after another.
     """
 
     starts: np.ndarray  # int64 [groups + 1]
     batch_size: int
     seed: int
     epoch: int
-    buffer_tiles: int  # held for mixing, over all lanes
+    buffer_tiles: int  # size of the shuffle buffer, over all lanes
 
     @property
     def entries(self) -> int:
@@ -48,10 +48,10 @@ class EpochPlan:
 
     @cached_property
     def lanes(self) -> int:
-        """A divisor of the batch size.
+        """The number of lanes, a divisor of the batch size.
 
-        Few when there are few row groups, since a lane's end tears one in two, and when they are large, since every
-        lane holds at least one.
+        It is small when there are few row groups, since the end of a lane splits one in two, and when they are large,
+        since every lane buffers at least one.
         """
         groups = len(self.starts) - 1
         held = self.buffer_tiles * groups // max(1, self.entries)  # row groups that fill the buffer
@@ -74,13 +74,13 @@ class EpochPlan:
 
     @cached_property
     def _lane_starts(self) -> np.ndarray:
-        """Where each lane of the permuted sequence starts, and the end; only the last batch is left to be padded."""
+        """Where each lane of the permuted sequence starts, and the end, such that only the last batch is padded."""
         full, rest = self.steps - 1, self.entries - (self.steps - 1) * self.batch_size
         last = np.clip(rest - np.arange(self.lanes) * self.lane_width, 0, self.lane_width)
         return np.concatenate([[0], np.cumsum(full * self.lane_width + last)])
 
     def windows(self, lane: int, position: int = 0) -> Iterator[np.ndarray]:
-        """The shuffled entries (int64) of `lane` from its `position` on, window by window."""
+        """Yield the shuffled entries (int64) of `lane` from `position` on, window by window."""
         first, last = int(self._lane_starts[lane]), int(self._lane_starts[lane + 1])
         length = max(1, self.buffer_tiles // self.lanes)
         phase = length * lane // self.lanes
@@ -98,7 +98,7 @@ class EpochPlan:
             number += 1
 
     def _window_end(self, lane: int, number: int, first: int, last: int, length: int, phase: int) -> int:
-        """A window ends with the row group that fills it: none is torn between two windows of a lane."""
+        """Where a window ends: with the row group that fills it, so that windows of a lane never split a row group."""
         cut = first + (number + 1) * length - phase
         return last if cut >= last else min(last, int(self._ends[np.searchsorted(self._ends, cut)]))
 
@@ -114,30 +114,30 @@ class Step:
     """One worker's part of one global batch."""
 
     number: int
-    entries: np.ndarray  # int64 [the worker's columns], PADDING where none is left
-    opened: np.ndarray  # int64, ascending: entries that this step or a later one of the same window needs
+    entries: np.ndarray  # int64 [the worker's columns], PADDING past the last entry
+    opened: np.ndarray  # int64, ascending: entries to be read now, for this step or later ones of the same window
     planned: int  # entries in the whole global batch
-    fill: np.ndarray = field(default_factory=lambda: _NOTHING)  # int64 [places where none is left], shown there instead
+    fill: np.ndarray = field(default_factory=lambda: _NOTHING)  # int64 [padded places], shown there instead
 
 
 def worker_slice(worker: int, workers: int, batch_size: int) -> tuple[int, int]:
-    """Where the columns of a global batch begin and end that are `worker`'s; no worker has two more than another."""
+    """Start and end of `worker`'s columns of a global batch; the shares of workers differ by one column at most."""
     return batch_size * worker // workers, batch_size * (worker + 1) // workers
 
 
 def plan_steps(plan: EpochPlan, worker: int, workers: int, from_step: int = 0) -> Iterator[Step]:
-    """What `worker` of `workers` consumes from `from_step` on: its columns of the global batches.
+    """Yield the steps of `worker` of `workers` from `from_step` on: its columns of the global batches.
 
-    The places that are left in the last batch show what stood there in the batch before, so that a network that
-    averages over its batch sees as many tiles as always, none of them twice. A lone batch repeats its own entries.
+    Padded places of the last batch show the entries that were there in the batch before, so that batch statistics are
+    of as many tiles as ever, none of them twice. If an epoch has only one batch, it repeats its own entries.
     """
     begin, end = worker_slice(worker, workers, plan.batch_size)
     last = plan.steps - 1
-    left = np.arange(begin, end) >= plan.entries - last * plan.batch_size  # in the last batch
+    left = np.arange(begin, end) >= plan.entries - last * plan.batch_size  # padded in the last batch
     first = max(0, min(from_step, last - 1)) if left.any() else from_step
     before = unread = _NOTHING
     for number, (entries, opened) in enumerate(_columns(plan, begin, end, first), start=first):
-        if number < from_step:  # which an earlier start has consumed
+        if number < from_step:  # already consumed
             before, unread = entries, np.setdiff1d(opened, entries[~left])
             continue
         fill = _NOTHING
@@ -150,13 +150,13 @@ def plan_steps(plan: EpochPlan, worker: int, workers: int, from_step: int = 0) -
 
 
 def _repeat_batch(plan: EpochPlan, columns: np.ndarray) -> np.ndarray:
-    """The entries of the only batch, over and over, in the `columns` beyond them."""
+    """Fill the `columns` past the entries of an epoch's only batch with these entries, repeated."""
     whole, _ = next(_columns(plan, 0, plan.batch_size, 0))
     return whole[columns % plan.entries]
 
 
 def _columns(plan: EpochPlan, begin: int, end: int, from_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each step the entries of the columns `begin` to `end`, and which entries are opened, ascending."""
+    """For each step, the entries of the columns `begin` to `end` and the entries that are opened, ascending."""
     width = plan.lane_width
     lanes = [
         _lane_steps(plan, lane, max(begin - lane * width, 0), min(end - lane * width, width), from_step)
@@ -171,12 +171,12 @@ def _columns(plan: EpochPlan, begin: int, end: int, from_step: int) -> Iterator[
 def _lane_steps(
     plan: EpochPlan, lane: int, begin: int, end: int, from_step: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each step the entries of the columns `begin` to `end` of a lane, and those of them in windows opened now."""
+    """For each step, the entries of a lane's columns `begin` to `end`, and all of theirs in newly opened windows."""
     width = plan.lane_width
     windows = plan.windows(lane, from_step * width)
     waiting, column = _NOTHING, 0  # `column` of the first entry of the next window
-    # Lanes that start with a row group would all need their next one at the same step. Each opens it earlier by another
-    # part of a row group, so that reading is even.
+    # Lanes that all begin with a row group would all need their next one at the same step. Each opens it earlier, by
+    # a different fraction of a row group, so that reads are spread evenly.
     needed = width + plan.entries * lane // (plan.lanes * (len(plan.starts) - 1))
     for _ in range(from_step, plan.steps):
         opened = []
@@ -193,9 +193,9 @@ def _lane_steps(
 def sequential_steps(
     starts: np.ndarray, worker: int, workers: int, batch_size: int, *, padded: bool = True
 ) -> Iterator[Step]:
-    """The steps of an evaluation: every entry in the order of the storage; `starts` as in a plan.
+    """Yield the steps of an evaluation: every entry in storage order; `starts` as in `EpochPlan`.
 
-    The tail is padded, and filled as in `plan_steps`; or it is shorter, if not `padded`.
+    The last batch is padded and filled as in `plan_steps`, or shorter if not `padded`.
     """
     begin, end = worker_slice(worker, workers, batch_size)
     entries, opened_to = int(starts[-1]), 0
@@ -207,7 +207,7 @@ def sequential_steps(
         fill = places[left] - batch_size if number else places[left] % entries
         mine = np.where(left, PADDING, places)
         opened = _NOTHING
-        if mine.max() >= opened_to:  # a row group is opened once, with all that this worker needs of it
+        if mine.max() >= opened_to:  # open a row group once, for all entries that this worker needs
             last = int(starts[np.searchsorted(starts, mine.max(), side="right")])
             opened = np.arange(opened_to, last)
             opened = opened[(opened % batch_size >= begin) & (opened % batch_size < end)]
@@ -217,11 +217,10 @@ def sequential_steps(
 
 
 def count_repeats(groups: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """How often each tile stands in a balanced epoch, int64 [tiles]; the sum is the number of tiles.
+    """How often each tile occurs in a balanced epoch, int64 [tiles]; the sum is the number of tiles.
 
-    `groups` (int64 [tiles], 0..G-1) are the classes or slides to be balanced: each gets an equal share of the epoch.
-    Within a group no tile stands more than once more often than another; which have the extra place is drawn anew
-    for each epoch.
+    `groups` (int64 [tiles], 0..G-1) are the classes or slides to balance: each gets an equal share of the epoch. Within
+    a group the counts of tiles differ by at most one; which tiles occur once more is redrawn for each epoch.
     """
     size = np.bincount(groups)
     present = np.flatnonzero(size)

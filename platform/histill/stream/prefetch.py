@@ -1,4 +1,4 @@
-"""An iterator that a thread keeps ahead of its consumer."""
+"""Prefetch the items of an iterator in a background thread."""
 
 import queue
 import threading
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """`items`, produced by a thread up to `depth` ahead of the consumer; its exceptions are raised here."""
+    """Yield `items`, produced by a thread up to `depth` ahead; its exceptions are re-raised in the consumer."""
     buffer: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
     stopped = threading.Event()
 
@@ -19,7 +19,7 @@ def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:
                 if not _put(buffer, ("item", item), stopped):
                     return
             _put(buffer, ("end", None), stopped)
-        except BaseException as error:  # handed to the consumer, whatever it is
+        except BaseException as error:  # re-raised in the consumer, whatever it is
             _put(buffer, ("error", error), stopped)
 
     thread = threading.Thread(target=produce, name="batches-ahead", daemon=True)

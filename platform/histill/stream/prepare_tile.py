@@ -1,33 +1,34 @@
-"""From a tile as it was cut to the pixels that a network sees; numpy, OpenCV and simplejpeg are all that it needs.
+"""Convert a stored tile to the pixels that a network sees; needs only numpy, OpenCV and simplejpeg.
 
-histill decodes by the rules of this file, and it lies beside every exported model, so that a program that runs the
-model can feed it the same pixels, digit for digit:
+histill itself decodes by these rules, and this file is shipped with every exported model, so that a program that runs
+the model can feed it exactly the same pixels:
 
     pixels = prepare_tile(open("tile.jpg", "rb").read(), tile_px=512, size_px=224)  # uint8 [224, 224, 3], RGB
     batch = pixels.transpose(2, 0, 1)[None].astype("float32")                       # float32 [1, 3, 224, 224]
 
-The steps are these; `list_steps(512, 224)` gives them with their sides.
-1. A JPEG is decoded by libjpeg-turbo at 1, 1/2, 1/4 or 1/8 of its side: the smallest that divides it and is no smaller
-   than what the network sees. That happens in the DCT domain (scale_num=1, scale_denom=2, 4 or 8), with the accurate
-   integer transform (JDCT_ISLOW) and smooth upsampling of chroma (do_fancy_upsampling). A PNG is decoded whole.
-2. While a half has no fewer pixels than what is seen: the mean of each 2 x 2 pixels, rounded half up.
-3. What is left, a factor below 2: the mean over areas, cv2.INTER_AREA.
-One area average over all pixels, without these steps, gives other values: up to tens of levels at single pixels.
+The steps are as follows; `list_steps(512, 224)` lists them for given sides.
+1. A JPEG is decoded by libjpeg-turbo at 1, 1/2, 1/4 or 1/8 of its side: the smallest that is a whole number of pixels
+   and at least the side that the network sees. Scaling happens in the DCT domain (scale_num=1, scale_denom=2, 4 or 8),
+   with the accurate integer transform (JDCT_ISLOW) and smooth upsampling of chroma (do_fancy_upsampling). A PNG is
+   decoded at full size.
+2. As long as half the side is at least what the network sees: the mean of each 2 x 2 pixels, rounded half up.
+3. For the remaining factor below 2: area averaging, cv2.INTER_AREA.
+A single area average in place of these steps gives other values, at some pixels by tens of levels.
 """
 
 import numpy as np
 
 
 def prepare_tile(tile: bytes | np.ndarray, tile_px: int, size_px: int) -> np.ndarray:
-    """What a network that sees tiles of `tile_px` at `size_px` is shown: RGB, uint8 [size_px, size_px, 3].
+    """Convert a tile to the input of a network that sees it at `size_px`: RGB, uint8 [size_px, size_px, 3].
 
     Args:
         tile: the bytes of a JPEG or PNG of 8 bits per channel, or pixels, RGB, uint8 [tile_px, tile_px, 3], which are
-            treated as those of a PNG. A PNG's orientation tag is applied, a JPEG's is not: tile sets hold none.
+            treated like those of a PNG. A PNG's orientation tag is applied, a JPEG's is not: tile sets hold none.
         tile_px: side of the tile.
         size_px: side at which the network sees it, `tile_px` or less.
 
-    Raises ValueError when the tile is no such image.
+    Raises ValueError when the tile is not such an image.
     """
     import simplejpeg
 
@@ -49,12 +50,12 @@ def prepare_tile(tile: bytes | np.ndarray, tile_px: int, size_px: int) -> np.nda
 
 
 def reduction_for(size_px: int, needed_px: int) -> int:
-    """The largest of 8, 4, 2 and 1 by which a tile of `size_px` divides and still has `needed_px` pixels."""
+    """The largest of 8, 4, 2 and 1 that divides `size_px` and leaves at least `needed_px`."""
     return next(by for by in (8, 4, 2, 1) if size_px % by == 0 and size_px // by >= needed_px)
 
 
 def downscale_area(image: np.ndarray, side: int) -> np.ndarray:
-    """`image` (uint8 [H, H, 3]) averaged over areas to [side, side, 3]; the image itself when it has that side."""
+    """Downscale `image` (uint8 [H, H, 3]) to [side, side, 3] by area averaging; return it as is if it has that side."""
     import cv2
 
     # Halving has a vectorized path that costs a third of averaging over 4 x 4 pixels at once.
@@ -64,7 +65,7 @@ def downscale_area(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def list_steps(tile_px: int, size_px: int) -> list[str]:
-    """What `prepare_tile` does to a JPEG, then to a PNG, of `tile_px` that is seen at `size_px`, in words."""
+    """Describe in words what `prepare_tile` does to a JPEG, and to a PNG, of `tile_px` that is seen at `size_px`."""
     reduction = reduction_for(tile_px, size_px)
     side = tile_px // reduction
     scale = "whole" if reduction == 1 else f"at 1/{reduction} in the DCT domain, to {side} px"

@@ -1,4 +1,4 @@
-"""Row groups of a tile set (and of its cached responses), read but not decoded."""
+"""Read row groups of a tile set, and of its cached responses, without decoding them."""
 
 import contextlib
 import threading
@@ -26,63 +26,63 @@ from histill.stream.views import decode_view
 from histill.tiles.contents import Expected, drop_damaged
 
 OPEN_SHARDS = 512
-_CLIENT_ATTEMPTS = 2  # of the client itself; what it hands on is tried again here, and said so in the log
+_CLIENT_ATTEMPTS = 2  # within the client itself; the errors that it raises are retried here, and logged
 
 
 @dataclass(frozen=True)
 class DecodedCacheSpec:
-    """Tiles that the storage's cache keeps decoded."""
+    """How the node's cache stores tiles that it keeps decoded."""
 
-    tile_px: int  # as they are stored
-    side: int  # as they are kept
+    tile_px: int  # side in the tile set
+    side: int  # side in the cache
 
 
 @dataclass(frozen=True)
 class TileSource:
-    """Where tiles, and cached responses if any, are read from. Small, and sent to every reading task."""
+    """Where tiles, and cached responses if any, are read from. Small, since it is sent to every read task."""
 
     tiles: str
     digest: str  # of the tile set
     storage: Storage
     masks: bool = False
     responses: CachedViews | None = None
-    view: int = 0  # of the cached ones, the one that is read
-    maps: bool = False  # whether the teacher's feature maps are read with its responses
-    kept: DecodedCacheSpec | None = None  # what the cache keeps decoded; None: row groups as they are
+    view: int = 0  # the cached view to read
+    maps: bool = False  # whether to read the teacher's feature maps with its responses
+    kept: DecodedCacheSpec | None = None  # None: the cache keeps row groups as they are stored
 
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """Some rows of one row group: `rows` (int64) are positions in the group, `entries` (int64) those of the plan."""
+    """Some rows of one row group: `rows` (int64) are positions in the group, `entries` (int64) numbers in the plan."""
 
     shard: str
     row_group: int
     rows: np.ndarray
     entries: np.ndarray
-    expected: Expected | None = None  # of every tile of the row group; None: what is read is not checked
+    expected: Expected | None = None  # for every tile of the row group; None: do not verify
 
 
 class ShardReader:
-    """Reads row groups in the order asked for, `threads` requests at a time; keeps the shards' footers.
+    """Reads row groups in the requested order, `threads` requests at a time; keeps the shards' footers.
 
-    One serves all epochs of a process: an open shard costs two requests, a row group one, and none at all when the
-    storage's cache has it. Failures that pass are tried again.
+    One reader serves all epochs of a process: opening a shard costs two requests, a row group one, or none if the
+    node's cache has it. Transient failures are retried.
     """
 
     def __init__(self, threads: int = 4) -> None:
         self.threads = threads
         self._shards: OrderedDict[tuple[Hashable, str], tuple[pa.NativeFile | None, pq.FileMetaData]] = OrderedDict()
-        self._clients: dict[Hashable, FileSystem] = {}  # kept, so that connections are used again
+        self._clients: dict[Hashable, FileSystem] = {}  # kept to reuse their connections
         self._caches: dict[str, RowGroupCache] = {}
         self._lock = threading.Lock()
 
     def __call__(self, source: TileSource, reads: Iterable[ReadRequest]) -> Generator[pa.Table]:
-        """For each read a table: `entry`, `image`, and `mask`, `response` and `map` if asked for, as they are stored.
+        """Yield a table for each request: `entry`, `image`, and `mask`, `response` and `map` if requested, as stored.
 
-        Where the cache keeps tiles decoded, `pixels` (see `decode_view`) stands in place of `image`, but for row groups
-        with a tile that cannot be decoded.
+        Where the cache keeps tiles decoded, `pixels` (see `decode_view`) replaces `image`, except for row groups with a
+        tile that cannot be decoded.
 
-        Raises InputError that names the shard when it is missing, truncated or refused by the storage.
+        Raises InputError, naming the shard, when it is missing, truncated or refused by the storage.
         """
         waiting: deque[Future[pa.Table]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="read")
@@ -97,7 +97,7 @@ class ShardReader:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def read(self, source: TileSource, read: ReadRequest) -> pa.Table:
-        """One row group's table."""
+        """Read the table of one request."""
         table = self._tiles(source, read)
         if source.responses is not None:
             answered = {"response": source.responses.column(source.view)}
@@ -123,11 +123,11 @@ class ShardReader:
         return self._row_group(uri, source.digest, read, columns, source.storage, fetch, decoded)
 
     def _sound(self, uri: str, read: ReadRequest, columns: list[str], storage: Storage) -> tuple[pa.Table, bool]:
-        """A row group of tiles without what is damaged, and whether nothing is."""
+        """Read a row group, with damaged tiles emptied; also return whether all are intact."""
         if read.expected is None:
             return self._fetched(uri, read.row_group, columns, storage), True
         place = f"row group {read.row_group} of shard {uri}"
-        for _ in range(2):  # the footer may be that of a shard which has been replaced since
+        for _ in range(2):  # the footer may be of a shard that has been replaced since
             table = self._fetched(uri, read.row_group, columns, storage)
             with contextlib.suppress(InputError):
                 if (found := drop_damaged(table, read.expected, place))[1]:
@@ -140,10 +140,10 @@ class ShardReader:
 
         def fetch() -> tuple[pa.Table, bool]:
             table = self._fetched(uri, read.row_group, columns, storage, belongs_to=cached.name)
-            # those without a response may be answered later, once their tiles are mended
+            # missing responses may be added later, once their tiles are repaired
             return table, all(pc.min(pc.binary_length(table[name])).as_py() for name in columns)
 
-        # The folder of cached responses is named by what they answer, so its URI stands for their content.
+        # The folder of a response cache is named by its content, so its URI identifies that content.
         return self._row_group(uri, cached.uri, read, columns, storage, fetch)
 
     def _row_group(
@@ -156,7 +156,7 @@ class ShardReader:
         fetch: Callable[[], tuple[pa.Table, bool]],
         kind: str = "",
     ) -> pa.Table:
-        """The rows of the row group that are asked for, from the cache or from `fetch`, which says if they may stay."""
+        """The requested rows, from the cache or from `fetch`, which also says whether the row group may be cached."""
         cache, key = self._cache(set_id, storage), f"{read.shard}/{read.row_group}/{','.join(columns)}{kind}"
         table = cache.get(key) if cache else None
         if table is None:
@@ -170,9 +170,9 @@ class ShardReader:
     def _fetched(
         self, uri: str, row_group: int, columns: list[str], storage: Storage, belongs_to: str | None = None
     ) -> pa.Table:
-        """Columns of a row group; those of responses, which belong to a cache, against their checksums.
+        """Read columns of a row group; for responses, which belong to a cache, page checksums are verified.
 
-        Once more when a footer kept from before does not fit, since the shard may have been replaced.
+        If that fails with a footer kept from before, read once more, since the shard may have been replaced.
         """
         with self._lock:
             kept = (client_key(uri, storage), uri) in self._shards
@@ -192,10 +192,10 @@ class ShardReader:
                 with self._shard(uri, storage) as (file, footer):
                     if belongs_to is not None and not is_part_of(footer.metadata, belongs_to):
                         raise InputError(
-                            f"responses {uri} are not of {belongs_to}, as their folder says; delete them and cache the "
+                            f"responses {uri} do not belong to the cache {belongs_to}; delete them and cache the "
                             "responses again."
                         )
-                    # Neighboring columns come with one request; the buffers go with this reader, not with the shard.
+                    # Adjacent columns are fetched by one request; the buffers are freed with this ParquetFile.
                     checked = belongs_to is not None
                     parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=True, page_checksum_verification=checked)
                     return parquet.read_row_group(row_group, columns=columns, use_threads=False)
@@ -221,7 +221,7 @@ class ShardReader:
         for column in columns:
             if column not in table.column_names:
                 raise InputError(
-                    f"shard {uri} has no column {column!r}; it is not of this tile set, so delete and make it again."
+                    f"shard {uri} has no column {column!r}; it is of another tile set, so delete and make it again."
                 )
         return table
 
@@ -235,7 +235,7 @@ class ShardReader:
 
     @contextlib.contextmanager
     def _shard(self, uri: str, storage: Storage) -> Iterator[tuple[pa.NativeFile, pq.FileMetaData]]:
-        """The open shard and its footer. Of a local file only the footer is kept, since open ones are limited."""
+        """The open shard and its footer. For a local file only the footer is kept, since open files are limited."""
         key = client_key(uri, storage)
         with self._lock:
             file, footer = self._shards.get((key, uri), (None, None))
@@ -259,7 +259,7 @@ class ShardReader:
                 file.close()
 
     def _forget(self, uri: str, storage: Storage) -> None:
-        """Next time with a new client: one that has failed often hands on every error without a second try."""
+        """Drop the shard and its client, since a client that has failed often raises every error without a retry."""
         key = client_key(uri, storage)
         with self._lock:
             self._shards.pop((key, uri), None)
@@ -267,9 +267,9 @@ class ShardReader:
 
 
 def _decode_kept(table: pa.Table, kept: DecodedCacheSpec) -> pa.Table:
-    """`table` with `pixels` in place of `image`; the same table where a tile cannot be decoded."""
+    """Replace `image` by the decoded `pixels`; return `table` unchanged if a tile cannot be decoded."""
     try:
         pixels = [decode_view(image.as_buffer().to_pybytes(), kept.tile_px, kept.side) for image in table["image"]]
-    except CorruptTile:  # named where it is used, if that is allowed at all
+    except CorruptTile:  # reported when it is used, if it is used at all
         return table
     return table.drop_columns(["image"]).append_column("pixels", pa.array(pixels, pa.binary()))

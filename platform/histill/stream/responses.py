@@ -1,10 +1,10 @@
-"""How a teacher's responses to a tile are stored: 8-bit logits, one row a tile, in shards like the tiles' own.
+"""The storage format of a teacher's responses: 8-bit logits, one row per tile, in shards that mirror the tiles'.
 
-The logits are packed (`OutputSpec.pack`): relative to class 0 where the classes exclude each other.
-A response to every pixel has the tile's size, one to the whole tile is a map of one pixel.
+The logits are packed (`OutputSpec.pack`): relative to class 0 where the classes are mutually exclusive. A dense
+response has the side of its tile, a response to the whole tile a side of 1.
 Logits relative to class 0 are clipped to +-10 and rounded to steps of 10 / 127: within these limits a stored logit is
-off by at most 0.039, and so a probability, of two classes, by at most 0.01. Raw logits serve every temperature. Each
-view of a tile has a column of its own, so that an epoch reads only the one it learns from.
+off by at most 0.039, and thus a probability of two classes by at most 0.01. Raw logits serve every temperature. Each
+view of a tile has its own column, so that an epoch reads only the one that it learns from.
 """
 
 import math
@@ -29,19 +29,19 @@ _CODEC = "zstd"
 
 
 def response_columns(views: int) -> tuple[str, ...]:
-    """The column of each of `views` views."""
+    """The names of the response columns of a cache with `views` views."""
     return ("response",) if views == 1 else tuple(f"response_{view}" for view in range(views))
 
 
 def map_columns(views: int) -> tuple[str, ...]:
-    """The column of each of `views` views with a feature map of the teacher."""
+    """The names of the feature map columns of a cache with `views` views."""
     return tuple(name.replace("response", "map") for name in response_columns(views))
 
 
 def response_schema(views: int, maps: bool = False) -> pa.Schema:
-    """A row for each tile; a response is zstd over uint8 [K - 1, H, W], empty where the tile cannot be decoded.
+    """One row per tile; a response is zstd over uint8 [K - 1, H, W], empty if the tile cannot be decoded.
 
-    `maps`: beside each response lies a feature map, see `encode_map`.
+    With `maps`, each response comes with a feature map, see `encode_map`.
     """
     names = response_columns(views) + (map_columns(views) if maps else ())
     columns = [pa.field(name, pa.binary(), nullable=False) for name in names]
@@ -49,16 +49,15 @@ def response_schema(views: int, maps: bool = False) -> pa.Schema:
 
 
 def encode_logits(logits: np.ndarray) -> bytes:
-    """Logits relative to class 0, float32 [K - 1, H, W], as bytes."""
+    """Encode logits relative to class 0, float32 [K - 1, H, W]."""
     levels = np.clip(np.rint(logits / STEP), -127, 127).astype(np.int16) + ZERO
     return bytes(pa.compress(levels.astype(np.uint8).tobytes(), _CODEC, asbytes=True))
 
 
 def decode_levels(data: bytes | memoryview, channels: int, size_px: int) -> np.ndarray:
-    """The levels, uint8 [channels, size_px, size_px], that `encode_logits` stored.
+    """Decode the levels, uint8 [channels, size_px, size_px], that `encode_logits` stored.
 
-    Raises CorruptTile when they are damaged. They stay 8 bits wide as far as the loss: see
-    `levels_to_logits`.
+    They stay 8 bits wide up to the loss, see `levels_to_logits`. Raises CorruptTile when they are damaged.
     """
     size = channels * size_px * size_px
     try:
@@ -69,9 +68,9 @@ def decode_levels(data: bytes | memoryview, channels: int, size_px: int) -> np.n
 
 
 def encode_map(feature_map: np.ndarray) -> bytes:
-    """A feature map, float32 [C, h, w], as bytes: its step, then each value in steps, 8 bits wide.
+    """Encode a feature map, float32 [C, h, w]: its quantization step, then each value as a multiple of it in int8.
 
-    The step is a 127th of the largest magnitude in the map, so a value is off by at most half of that.
+    The step is 1/127 of the largest magnitude in the map, so a value is off by at most half a step.
     """
     step = np.float32(max(float(np.abs(feature_map).max()) / 127, 1e-12))
     levels = np.rint(feature_map / step).astype(np.int8)
@@ -79,7 +78,7 @@ def encode_map(feature_map: np.ndarray) -> bytes:
 
 
 def decode_map(data: bytes | memoryview, shape: tuple[int, int, int]) -> np.ndarray:
-    """The map, float32 of `shape`, that `encode_map` stored. Raises CorruptTile when it is damaged."""
+    """Decode the map, float32 of `shape`, that `encode_map` stored. Raises CorruptTile when it is damaged."""
     try:
         raw = pa.decompress(data, 4 + math.prod(shape), _CODEC, asbytes=True)
     except (ValueError, OSError) as error:
@@ -88,5 +87,5 @@ def decode_map(data: bytes | memoryview, shape: tuple[int, int, int]) -> np.ndar
 
 
 def levels_to_logits(levels: "torch.Tensor") -> "torch.Tensor":
-    """Levels, uint8 [B, C, H, W], as packed logits, float32."""
+    """Convert levels, uint8 [B, C, H, W], to packed logits, float32."""
     return levels.float().sub_(ZERO).mul_(STEP)

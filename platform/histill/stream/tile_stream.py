@@ -23,14 +23,14 @@ from histill.tiles.manifest import Manifest
 from histill.tiles.shards import TileShard
 
 Read = Callable[[TileSource, Iterable[ReadRequest]], Generator[pa.Table]]
-"""What brings the encoded tables, in the order of the reads: a `ShardReader` in this process, or `read_by_ray_data`."""
+"""Reads the encoded tables in the order of the requests: a `ShardReader` in this process, or `read_by_ray_data`."""
 
 _LEAST_BUFFER_TILES, _BUFFERED_BATCHES = 4096, 64
 
 
 @dataclass(frozen=True)
 class TileStream:
-    """The tiles of one split as one worker sees them. A batch's memory is used again once nobody refers to it."""
+    """The tiles of one split as one worker sees them. A batch's memory is reused once nothing refers to it."""
 
     manifest: Manifest
     source: TileSource
@@ -39,19 +39,19 @@ class TileStream:
     batch_size: int  # global
     worker: int
     workers: int
-    cases: frozenset[str] | None = None  # of the split, those that are used; None: all
-    only: np.ndarray | None = None  # int64, ascending rows of the manifest: these alone, whatever their split
-    labels: np.ndarray | None = None  # int64 [tiles of the manifest], class indices that batches bring
+    cases: frozenset[str] | None = None  # the cases of the split to use; None: all
+    only: np.ndarray | None = None  # int64, ascending rows of the manifest: only these, in any split
+    labels: np.ndarray | None = None  # int64 [tiles of the manifest], class indices for the batches
     read: Read = field(default_factory=ShardReader)
     threads: int = 2
     max_corrupt: int = 0
-    buffer_tiles: int | None = None  # held for mixing, over all workers; None: enough for a good mix
-    balance: str | None = None  # the manifest's column whose values have an equal share of an epoch
-    groups: np.ndarray | None = None  # int64 [tiles of the manifest], groups to balance in place of a column's
+    buffer_tiles: int | None = None  # shuffle buffer over all workers; None: enough to mix well
+    balance: str | None = None  # the manifest's column whose values each get an equal share of an epoch
+    groups: np.ndarray | None = None  # int64 [tiles of the manifest], groups to balance instead of a column
 
     @cached_property
     def places(self) -> SampleIndex:
-        """Raises InputError when the split is empty."""
+        """The tiles to stream. Raises InputError when the split is empty."""
         if self.only is not None:
             return SampleIndex.at(self.manifest, self.only)
         return SampleIndex.of(self.manifest, self.split, self.cases)
@@ -62,12 +62,12 @@ class TileStream:
 
     @property
     def tiles(self) -> int:
-        """Tiles of the split, and of an epoch."""
+        """Number of tiles in the split, and in an epoch."""
         return len(self.places.tiles)
 
     @property
     def steps(self) -> int:
-        """Global batches in an epoch."""
+        """Number of global batches in an epoch."""
         return -(-self.tiles // self.batch_size)
 
     def tiles_of_epoch(self, epoch: int, *, seed: int) -> np.ndarray:
@@ -77,16 +77,16 @@ class TileStream:
     def training_epoch(
         self, epoch: int, *, seed: int, augment: Augment = UPRIGHT, from_step: int = 0
     ) -> Iterator[TileBatch]:
-        """This worker's part of the global batches `from_step`, ... of `epoch`; batch k is that of any world size."""
+        """This worker's part of the global batches of `epoch` from `from_step` on; any world size sees the same."""
         places = self._places_of(epoch, seed)
         buffer_tiles = self.buffer_tiles or max(_LEAST_BUFFER_TILES, _BUFFERED_BATCHES * self.batch_size)
         plan = EpochPlan(places.starts, self.batch_size, seed, epoch, buffer_tiles)
         return self._stream(plan_steps(plan, self.worker, self.workers, from_step), places, epoch, seed, augment)
 
     def exact_pass(self, *, padded: bool = True) -> Iterator[TileBatch]:
-        """Every tile of the split once, over all workers together; the tail is `padded` or shorter, never dropped.
+        """Every tile of the split once over all workers; the last batch is `padded` or shorter, never dropped.
 
-        A tile is shown as it is, or, where the cached responses are to several views, in the first of these.
+        Tiles are not augmented; if responses are cached for several views, each tile is shown in the first of these.
         """
         steps = sequential_steps(self.places.starts, self.worker, self.workers, self.batch_size, padded=padded)
         return self._stream(steps, self.places, 0, 0, UPRIGHT)
@@ -122,7 +122,7 @@ class TileStream:
         def batches() -> Iterator[TileBatch]:
             decoded, read = tee(steps)
             reads = (group for step in read for group in places.reads(step.opened))
-            with closing(self.read(source, reads)) as tables:  # ends its threads, also when the consumer leaves
+            with closing(self.read(source, reads)) as tables:  # stops its threads, even if the consumer leaves early
                 yield from decode_batches(decoded, tables, places, self.manifest, self._buffers, how)
 
         return prefetch(batches())
@@ -138,17 +138,17 @@ def stream_shard(
     batch_size: int,
     read: Read | None = None,
 ) -> Iterator[TileBatch]:
-    """The tiles of one shard for inference, each once and whole, in the order of the manifest; the tail is shorter.
+    """Stream whole tiles of one shard for inference, each once, in manifest order; the last batch may be shorter.
 
-    A tile that cannot be decoded is named in the log and not valid. Only the shard's part of the manifest is looked at.
+    A tile that cannot be decoded is named in the log and marked invalid. Only the shard's part of the manifest is used.
 
     Args:
-        rows: int64, ascending: those of the manifest that are wanted, all of this shard.
-        side_px: at which tiles are shown.
-        read: shared by the shards that one process reads; None: one of its own.
+        rows: int64, ascending: the rows of the manifest to show, all in this shard.
+        side_px: the side at which tiles are shown.
+        read: a reader to share between the shards of one process; None: create one.
 
     Raises:
-        InputError: the shard is missing, damaged, or holds other tiles than the manifest says.
+        InputError: the shard is missing, damaged, or does not hold the tiles that the manifest names.
     """
     part = replace(manifest, table=manifest.table.slice(shard.first, shard.tiles))
     stream = TileStream(
@@ -160,7 +160,7 @@ def stream_shard(
         batch_size=batch_size,
         worker=0,
         workers=1,
-        max_corrupt=len(rows),  # counted over all shards by who asked
+        max_corrupt=len(rows),  # the caller counts over all shards
         read=read or ShardReader(),
     )
     for batch in stream.exact_pass(padded=False):

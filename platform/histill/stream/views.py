@@ -14,12 +14,12 @@ from histill.stream.decode import decode_image, downscale_area, reduction_for
 from histill.stream.geometry import apply_symmetry
 
 UPRIGHT = Augment(flips=False)
-"""No variation at all."""
+"""No augmentation."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """The sides, in pixels, at which student and teacher see a whole tile; `teacher_px` is None when none runs beside.
+    """The sides, in pixels, at which student and teacher see a whole tile; `teacher_px` is None without a live teacher.
 
     A side of `size_px` shows a tile of `tile_px` pixels at `tile_px / size_px` times its microns per pixel.
     """
@@ -43,14 +43,14 @@ class Placement:
 
 
 def crop_grid(tile_px: int, views: Views) -> int:
-    """Tile pixels of which a window's side and offsets must be multiples, so that it is whole pixels in every view."""
+    """The grid, in tile pixels, for a window's side and offsets, so that it has whole pixels in every view."""
     return math.lcm(*(tile_px // math.gcd(tile_px, side) for side in views.sides))
 
 
 def check_window(augment: Augment, tile_px: int, views: Views, stride: int = 32) -> None:
-    """Raises InputError when the window that `augment` draws does not fit the tile or a view.
+    """Raise InputError when the window that `augment` crops does not fit the tile or a view.
 
-    `stride` is of the student's network: the windows that it sees have sides that are multiples of it.
+    `stride` is that of the student's network: the sides of its inputs must be multiples of it.
     """
     side = augment.crop_px
     if side is None:
@@ -61,14 +61,14 @@ def check_window(augment: Augment, tile_px: int, views: Views, stride: int = 32)
             px for px in range(grid, tile_px + 1, grid) if view_input_px(views.student_px, px, tile_px) % stride == 0
         ]
         raise InputError(
-            f"augment.crop_px is {side}, and of a tile of {tile_px} px that the network sees at {views.student_px} px "
+            f"augment.crop_px is {side}, but for a tile of {tile_px} px that the network sees at {views.student_px} px "
             f"only windows of {', '.join(map(str, fitting))} px are "
             f"{f'multiples of {stride}' if stride > 1 else 'whole pixels'} there; choose one of these."
         )
 
 
 def crop_and_orient(plane: np.ndarray, place: Placement) -> np.ndarray:
-    """What `place` shows of a whole tile's `plane`, [H, W] or [H, W, C]: its window, then turned."""
+    """Crop a whole tile's `plane`, [H, W] or [H, W, C], to the window of `place` and apply its symmetry."""
     window = plane[place.top : place.top + place.side, place.left : place.left + place.side]
     return apply_symmetry(window, place.symmetry)
 
@@ -79,7 +79,7 @@ def view_input_px(view_px: int, window_px: int, tile_px: int) -> int:
 
 
 def draw_placements(augment: Augment, draws: np.ndarray, tile_px: int, views: Views) -> list[Placement]:
-    """A placement for each row of `draws` (float64 [tiles, >= 3], of [0, 1))."""
+    """A placement for each row of `draws` (float64 [tiles, >= 3], in [0, 1))."""
     side, grid = augment.crop_px or tile_px, crop_grid(tile_px, views)
     offsets = (draws[:, 1:3] * ((tile_px - side) // grid + 1)).astype(int) * grid
     symmetries = (draws[:, 0] * 8).astype(int) if augment.flips else np.zeros(len(draws), int)
@@ -90,7 +90,7 @@ def draw_placements(augment: Augment, draws: np.ndarray, tile_px: int, views: Vi
 
 
 def draw_numbers(seed: int, epoch: int, tiles: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """The numbers that vary each tile, float64 [tiles, 3 + color.DRAWS]."""
+    """The random draws that augment each tile, float64 [tiles, 3 + color.DRAWS]."""
     return draw_uniform(seed, epoch, tiles, copies, 3 + color.DRAWS)
 
 
@@ -107,8 +107,8 @@ def view_into(
     """Decode a tile once and write its views into `out` (uint8 [side, side, 3] each): the student's, the teacher's.
 
     `data` are the bytes of a JPEG or PNG or, if `decoded_px` is not None, the pixels of the whole tile at that side,
-    which is that of the larger view. `colors` (draws and what they vary) is for the student's view alone, unless they
-    are shared. Raises CorruptTile.
+    which is that of the larger view. `colors` (draws and the jitter that they drive) applies to the student's view
+    only, unless colors are shared. Raises CorruptTile.
     """
     largest = max(views.sides)
     whole = place.side == tile_px
@@ -123,12 +123,12 @@ def view_into(
     else:
         shown_px = decoded_px
         shown = np.frombuffer(data, np.uint8).reshape(decoded_px, decoded_px, 3)
-    if not whole:  # whole pixels, as windows lie on the grid of the views
+    if not whole:  # whole pixels, since windows lie on the grid of the views
         top, left, side = (view_input_px(shown_px, value, tile_px) for value in (place.top, place.left, place.side))
         shown = shown[top : top + side, left : left + side]
     if colors is not None and colors[1].shared_colors:
         shown, colors = color.jitter_colors(shown, *colors), None
-    for number, view in reversed(list(enumerate(out))):  # the student's last: the tile may lie in its memory
+    for number, view in reversed(list(enumerate(out))):  # the student's last: its memory may hold the tile
         seen = apply_symmetry(downscale_area(shown, view.shape[0]), place.symmetry)
         if number == 0 and colors is not None:
             seen = color.jitter_colors(seen, *colors)
@@ -137,5 +137,5 @@ def view_into(
 
 
 def decode_view(data: bytes | memoryview, tile_px: int, side: int) -> bytes:
-    """A whole tile at `side`, as `view_into` takes it decoded. Raises CorruptTile."""
+    """Decode a whole tile at `side` to the pixels that `view_into` takes. Raises CorruptTile."""
     return downscale_area(decode_image(data, tile_px, reduction_for(tile_px, side)), side).tobytes()

@@ -1,4 +1,4 @@
-"""Batches of a fixed size from encoded rows: what is masked, what is named, what is refused."""
+"""Fixed-size batches from encoded rows: what is masked out, logged and refused."""
 
 import io
 import logging
@@ -101,7 +101,7 @@ def decoding(**changes: object) -> DecodeSpec:
 
 
 def steps_for(plan: list[list[int]], tables: list[list[int]], planned: list[int] | None = None) -> list[Step]:
-    """Steps that consume the rows of `plan`, and open of `tables` (entries each) what has not been opened before."""
+    """Steps that consume the rows of `plan` and open the entries of `tables` (a list each) that are not open yet."""
     steps, left = [], [list(entries) for entries in tables]
     waiting: set[int] = set()
     for number, entries in enumerate(plan):
@@ -145,7 +145,7 @@ def test_batches_follow_the_plan(manifest: Manifest) -> None:
 
 
 def test_a_table_may_bring_entries_of_later_steps(manifest: Manifest) -> None:
-    """A step waits for as many rows as it and those before it open, not for a number of tables."""
+    """A step waits for as many rows as it and the steps before it open, not for a number of tables."""
     steps = [Step(0, np.array([0]), np.array([0, 1]), 1), Step(1, np.array([2]), np.array([2]), 1)]
     steps.append(Step(2, np.array([1]), np.array([], np.int64), 1))
     made = running(manifest, steps, iter([table(0, 1, 2)]))
@@ -162,7 +162,7 @@ def test_padding_is_masked_out_and_shows_other_tiles(manifest: Manifest) -> None
     buffers = Buffers()
     lent = [buffers.lend((4, SIDE, SIDE, 3)), buffers.lend((4, SIDE, SIDE)), buffers.lend((4, 1, SIDE, SIDE))]
     for array in lent:
-        array[:] = 77  # what was there before must not show
+        array[:] = 77  # stale contents must not show
     del lent, array
     steps = steps_for([[0, 3, 1, 2], [4, -1, 6, -1]], [[0, 1, 2, 3], [4, 6]])
     steps[1] = replace(steps[1], fill=np.array([3, 2]))
@@ -212,7 +212,7 @@ def placed(plane: np.ndarray, place: Placement) -> np.ndarray:
 def test_views_mask_and_response_are_cropped_and_turned_alike(manifest: Manifest) -> None:
     augment = Augment.model_construct(
         flips=True, crop_px=2, brightness=0.0, contrast=0.0, saturation=0.0, stain=0.0
-    )  # a window smaller than a real one may be
+    )  # a window below the smallest valid size
     entries, views = list(range(8)), Views(2, SIDE)
     (batch,) = batches(manifest, [entries], [table(*entries)], augment=augment, seed=5, epoch=2, views=views)
     places = draw_placements(augment, draw_numbers(5, 2, TILES, np.zeros(8, np.int64)), SIDE, views)
@@ -261,7 +261,7 @@ def test_an_unusable_tile_is_named_and_masked_out(
         (batch,) = batches(manifest, [[0, 6, 2]], tables, max_corrupt=1)
     assert batch.valid.tolist() == [True, False, True]
     assert batch.index.tolist() == [10, 16, 12]  # it counts as seen
-    assert np.array_equal(batch.student[1].permute(1, 2, 0).numpy(), pixels(0))  # no black tile is averaged
+    assert np.array_equal(batch.student[1].permute(1, 2, 0).numpy(), pixels(0))  # batch statistics see no black tile
     assert batch.mask is not None
     assert batch.mask[1].sum() == 0
     assert batch.response is not None

@@ -1,4 +1,4 @@
-"""Memory that is used again, but never while anybody can still see it."""
+"""Memory of batches is reused, but never while anything still refers to it."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""Cached views: a batch's response is the teacher's answer to what the student sees, whatever was drawn."""
+"""Cached views: a batch's response is the teacher's response to what the student sees, whatever was drawn."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ HEADER = CacheHeader(teacher="t", classes=("background", "nucleus"), tiles_diges
 
 @dataclass(frozen=True)
 class Equivariant:
-    """Answers each pixel by its own color, so that a turned tile has the turned answer."""
+    """Answers each pixel by its own color, so that a turned tile gets the turned response."""
 
     outputs: OutputSpec = field(default=OutputSpec("segmentation", ("background", "pink", "blue")))
     digest: str = "equivariant"
@@ -62,7 +62,7 @@ class Equivariant:
 
 @dataclass(frozen=True)
 class Positional:
-    """Answers by color and place within what it is shown: only the very same view has the same answer."""
+    """Answers by color and position within its input: only the very same view gets the same response."""
 
     outputs: OutputSpec = field(default=OutputSpec("segmentation", ("background", "nucleus", "other")))
     digest: str = "positional"
@@ -87,7 +87,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., M
 
 
 def cached_by(teacher: Teacher, manifest: Manifest, folder: Path, views: int, augment: Augment) -> CachedViews:
-    """What the job does, without a cluster."""
+    """Cache responses as the job does, without a cluster."""
     cached = CachedViews(str(folder), teacher.outputs, views, SEED, augment)
     for shard in shards_of(manifest):
         write_shard_responses(teacher, manifest, shard, job_of(manifest, cached))
@@ -115,7 +115,7 @@ def stream(manifest: Manifest, cached: CachedViews | None, **changes: Any) -> Ti
 
 
 def shown(batches: Iterator[TileBatch]) -> Iterator[tuple[int, TileBatch, int]]:
-    """The tile, batch and slot of each."""
+    """The tile, batch and slot of each valid place."""
     for batch in batches:
         assert torch.equal(batch.valid, batch.index >= 0)
         for slot in np.flatnonzero(batch.valid):
@@ -123,7 +123,7 @@ def shown(batches: Iterator[TileBatch]) -> Iterator[tuple[int, TileBatch, int]]:
 
 
 def answer(teacher: Teacher, view: np.ndarray) -> np.ndarray:
-    """To one view, uint8 [S, S, 3], as it can be stored at best: float32 [K - 1, S, S]."""
+    """The response to one view, uint8 [S, S, 3], clipped but not quantized: float32 [K - 1, S, S]."""
     logits = teacher.respond(torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))[None]))
     return teacher.outputs.pack(logits)[0].clamp(-LIMIT, LIMIT).numpy()
 
@@ -144,12 +144,12 @@ def reference(plane: np.ndarray, symmetry: int) -> np.ndarray:
 
 
 def undone(plane: np.ndarray, symmetry: int) -> np.ndarray:
-    """What `reference` made `plane` of."""
+    """The inverse of `reference`."""
     return np.rot90(plane[:, ::-1] if symmetry >= 4 else plane, -(symmetry % 4))
 
 
 def window(plane: np.ndarray, place: Placement) -> np.ndarray:
-    """[H, W, ...]: what is shown of a whole tile."""
+    """Crop a whole tile, [H, W, ...], to the window of `place`."""
     part = plane[place.top : place.top + place.side, place.left : place.left + place.side]
     return reference(part, place.symmetry)
 
@@ -161,7 +161,7 @@ GEOMETRIES = pytest.mark.parametrize(
 
 
 def geometry(views: int, crop_px: int | None) -> Augment:
-    """Of the cache."""
+    """The augmentation of the cache."""
     return UPRIGHT if views == 1 else Augment(crop_px=crop_px)
 
 
@@ -190,9 +190,9 @@ def test_any_teachers_answer_is_that_to_the_view_it_was_shown(
         for tile, batch, slot in shown(mine.training_epoch(epoch, seed=1, augment=augment)):
             draws = draw_numbers(1, epoch, np.array([tile]), np.array([0]))
             (place,) = draw_placements(augment, draws, TILE, Views(TILE))
-            if views == 1:  # it was shown the whole tile; the batch shows a part of its answer
+            if views == 1:  # the teacher saw the whole tile; the batch has a crop of its response
                 answered = window(answer(teacher, whole[tile]).transpose(1, 2, 0), place).transpose(2, 0, 1)
-            else:  # it was shown this very view, before the run's own flip if there is one
+            else:  # the teacher saw this very view, before the run's own flip, if any
                 view = undone(pixels(batch, slot), place.symmetry)
                 answered = reference(answer(teacher, view).transpose(1, 2, 0), place.symmetry).transpose(2, 0, 1)
             assert np.abs(stored(batch, slot) - answered).max() <= STEP / 2 + 1e-5
@@ -231,7 +231,7 @@ def test_epochs_take_the_views_in_turn(manifest: Manifest, tmp_path: Path) -> No
     for first, second in ((0, 1), (1, 2), (0, 2)):
         assert all(turns[first][tile] != turns[second][tile] for tile in turns[0])
     flipped = [epoch(number, flips=True) for number in (0, 3)]
-    assert flipped[0] != flipped[1]  # the run's own flips are drawn anew
+    assert flipped[0] != flipped[1]  # the run's own flips are redrawn
 
 
 def test_an_exact_pass_shows_the_first_view(manifest: Manifest, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_run_of_the_caches_seed_draws_flips_of_its_own() -> None:
     views = CachedViews("", OUTPUTS, 2, SEED, Augment()).placements(1, tiles, TILE)
     drawn = (draw_numbers(SEED, 1, tiles, np.zeros(len(tiles), np.int64))[:, 0] * 8).astype(int)
     counts = np.bincount(np.array([place.symmetry for place in views]) * 8 + drawn, minlength=64)
-    assert ((counts - 250) ** 2 / 250).sum() < 116  # of 63 degrees of freedom: once in 20 000
+    assert ((counts - 250) ** 2 / 250).sum() < 116  # 63 degrees of freedom: exceeded once in 20 000
 
 
 def test_a_tile_is_decoded_once_for_all_views(
@@ -317,7 +317,7 @@ def test_a_tile_is_decoded_once_for_all_views(
 
 
 def count_undecodable(teacher: Teacher, manifest: Manifest, job: ResponseJob) -> list[int]:
-    """Of each shard, whose tiles all get a row."""
+    """The number of undecodable tiles in each shard, all of whose tiles get a row."""
     found = [write_shard_responses(teacher, manifest, shard, job) for shard in shards_of(manifest)]
     assert [len(responses) for responses in found] == [8, 8, 8]
     return [responses.count(b"") for responses in found]
@@ -348,7 +348,7 @@ def test_an_undecodable_tile_has_an_empty_response_in_all_views(
     manifest = tile_set(tmp_path / "tiles", tiles=24, tile_px=TILE)
     name = spoil_tile(manifest, 9)
     cached = CachedViews(str(tmp_path / "cache"), Equivariant().outputs, 3, SEED, Augment(crop_px=32))
-    for _ in range(2):  # answered, then found
+    for _ in range(2):  # computed, then reused
         assert count_undecodable(Equivariant(), manifest, job_of(manifest, cached)) == [0, 1, 0]
     empty = [
         (row["tile_id"], view)
@@ -378,7 +378,7 @@ def test_a_shard_of_another_length_than_the_manifest_says_is_refused(manifest: M
 
 def test_the_address_says_what_the_cache_holds(manifest: Manifest) -> None:
     plain = address("teacher", "tiles")
-    assert plain == hashlib.sha256(b"teacher:tiles:upright").hexdigest()[:16]  # caches of old are found
+    assert plain == hashlib.sha256(b"teacher:tiles:upright").hexdigest()[:16]  # caches of earlier versions are found
     others = [
         address("teacheR", "tiles"),
         address("teacher", "tileS"),

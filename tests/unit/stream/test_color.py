@@ -14,7 +14,7 @@ from histill.stream.color import DRAWS, color_matrix, jitter_colors, stain_matri
 pytestmark = pytest.mark.unit
 
 HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-MIDDLE = np.full(DRAWS, 0.5)  # draws of no change
+MIDDLE = np.full(DRAWS, 0.5)  # draws that change nothing
 
 signed = hnp.arrays(np.float64, 6, elements=st.floats(-1, 1))
 images = hnp.arrays(np.uint8, (5, 7, 3))
@@ -39,7 +39,7 @@ def colored(image: np.ndarray, numbers: np.ndarray, augment: Augment) -> np.ndar
 
 
 def draws_of(stains: Any = (0,) * 6, colors: Any = (0,) * 3) -> np.ndarray:
-    """The draws that stand for these numbers of -1..1."""
+    """The draws that map to these numbers in -1..1."""
     return (np.concatenate([stains, colors]) + 1) / 2
 
 

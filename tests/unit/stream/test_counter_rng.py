@@ -1,4 +1,4 @@
-"""Random numbers by counting: what they depend on, that they are even, and what a tally sees."""
+"""Counter-based random numbers: what they depend on, that they are uniform, and what a multiset hash detects."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_a_draw_is_a_function_of_seed_epoch_tile_and_copy() -> None:
     assert drawn.shape == (400, 12)
     assert drawn.dtype == np.float64
     assert np.array_equal(drawn, draw_uniform(1, 2, TILES, FIRST, 12))
-    chosen = np.array([17, 3, 3, 399])  # whoever asks, in whatever company
+    chosen = np.array([17, 3, 3, 399])  # in any order, whichever tiles are drawn together
     assert np.array_equal(draw_uniform(1, 2, chosen, np.zeros(4, np.int64), 12), drawn[chosen])
     assert np.array_equal(draw_uniform(1, 2, TILES, FIRST, 5), drawn[:, :5])
 
@@ -59,7 +59,7 @@ def test_draws_are_of_0_to_1(seed: int, epoch: int, tile: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_draws_are_even_and_independent(seed: int) -> None:
     drawn = draw_uniform(seed, 0, np.arange(20_000), np.zeros(20_000, np.int64), 12)
-    for column in drawn.T:  # chi-square of 16 cells, 15 degrees of freedom: 44.3 is passed once in 10 000
+    for column in drawn.T:  # chi-square of 16 cells, 15 degrees of freedom: 44.3 is exceeded once in 10 000
         counts = np.bincount((column * 16).astype(int), minlength=16)
         assert ((counts - 1250) ** 2 / 1250).sum() < 50
     between = np.corrcoef(

@@ -1,4 +1,4 @@
-"""Decoding: JPEG and PNG give pixels, everything else is a corrupt tile and nothing worse."""
+"""Decoding: JPEG and PNG give pixels; everything else raises CorruptTile and nothing else."""
 
 import contextlib
 import errno
@@ -108,7 +108,7 @@ def test_a_sound_jpeg_that_finds_no_memory_is_not_a_corrupt_tile() -> None:
     side = 1024
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(buffer, "JPEG", progressive=True)  # all of whose coefficients are held at once
+    Image.fromarray(noise).save(buffer, "JPEG", progressive=True)  # needs all coefficients in memory at once
     assert decode_image(buffer.getvalue(), side).shape == noise.shape
     done = subprocess.run([sys.executable, "-c", TIGHT, str(side)], input=buffer.getvalue(), capture_output=True)
     assert done.stdout.decode().startswith("no memory is left to decode a tile"), done.stderr.decode()
@@ -145,7 +145,7 @@ def test_any_other_fault_of_the_codecs_is_the_tiles(monkeypatch: pytest.MonkeyPa
 
 
 def area_averages(image: np.ndarray, by: int) -> np.ndarray:
-    """The means over by x by blocks, float64, not rounded."""
+    """The means of `by` x `by` blocks, float64, not rounded."""
     side = image.shape[0] // by
     return image.astype(np.float64).reshape(side, by, side, by, 3).mean((1, 3))
 
@@ -158,13 +158,13 @@ def deviations(data: bytes, size_px: int) -> list[float]:
 
 @pytest.mark.parametrize("subsampling", ["420", "444"])
 def test_scaled_decode_matches_area_downsampling(draw_tile: Draw, subsampling: str) -> None:
-    """Half of the difference is the rounding of the result, the rest that of the two ways to it."""
+    """Half of the difference comes from rounding the result, the rest from the different computation."""
     for seed in range(2):
         image = draw_tile(seed, 512)[0]
         data = simplejpeg.encode_jpeg(image, quality=90, colorsubsampling=subsampling)
         found = deviations(data, 512)
         assert max(found) < BOUND, dict(zip(SCALES, found, strict=True))
-        for by in SCALES:  # no shift of the colors either, which a mean over both signs would show
+        for by in SCALES:  # no color shift either, which a signed mean would show
             difference = decode_image(data, 512, by) - area_averages(decode_image(data, 512), by)
             assert np.abs(difference.mean((0, 1))).max() < 0.5
 
@@ -210,7 +210,7 @@ def test_a_tile_is_decoded_at_the_smallest_scale_that_is_large_enough(
 
 
 def weights(size: int, side: int) -> np.ndarray:
-    """How much of each of `side` equal parts of an edge each of its `size` pixels is, float64 [side, size]."""
+    """The weight of each of `size` pixels in each of `side` equal parts of an edge, float64 [side, size]."""
     start, end = np.arange(side)[:, None] * size / side, (np.arange(side)[:, None] + 1) * size / side
     pixel = np.arange(size)
     return np.clip(np.minimum(pixel + 1, end) - np.maximum(pixel, start), 0, None) * side / size
@@ -218,7 +218,7 @@ def weights(size: int, side: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("side", "bound"), [(384, 0.3), (256, 0.3), (128, 0.4), (64, 0.5), (192, 2.0), (96, 3.0)])
 def test_shrinking_averages_areas(draw_tile: Draw, side: int, bound: float) -> None:
-    """Where a side is no power of 2 of the tile's, halving first makes it a little softer."""
+    """Where the ratio of the sides is not a power of 2, halving first makes the result a little softer."""
     image = draw_tile(0, 512)[0]
     across = weights(512, side)
     expected = np.einsum("ai,bj,ijc->abc", across, across, image.astype(np.float64), optimize=True)

@@ -1,4 +1,4 @@
-"""Where entries lie: each row group is read once for what is opened of it, and balanced epochs stay consistent."""
+"""Locating entries: each row group is read once for its opened entries, and balanced epochs stay consistent."""
 
 import re
 from itertools import pairwise

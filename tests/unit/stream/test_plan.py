@@ -1,4 +1,4 @@
-"""The run plan: every entry once, in an order that depends on the seed and the epoch alone, evenly read, well mixed."""
+"""The run plan: every entry once, in an order that depends only on seed and epoch, evenly read and well mixed."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ seeds = st.integers(0, 2**40)
 
 @st.composite
 def worlds(draw: st.DrawFn, count: int = 1) -> tuple[int, ...]:
-    """A batch size, and `count` numbers of workers of which each has at least one of its columns."""
+    """A batch size, and `count` numbers of workers such that each worker has at least one column."""
     batch_size = draw(batch_sizes)
     return batch_size, *(draw(st.integers(1, min(batch_size, 9))) for _ in range(count))
 
@@ -57,7 +57,7 @@ def test_a_plan_is_a_function_of_its_five_values(
     sizes: list[int], batch_size: int, seed: int, epoch: int, buffer_tiles: int
 ) -> None:
     first = global_batches(planned(sizes, batch_size, seed, epoch, buffer_tiles))
-    np.random.seed(0)  # the global generator has no say
+    np.random.seed(0)  # the global generator has no influence
     assert np.array_equal(first, global_batches(planned(sizes, batch_size, seed, epoch, buffer_tiles)))
 
 
@@ -127,7 +127,7 @@ def test_what_a_step_needs_is_open_and_nothing_is_opened_twice_or_in_vain(
 
 def hold_against_what_is_open(steps: list[Step]) -> None:
     waiting: set[int] = set()
-    of_last: set[int] = set()  # what the step before needed is still at hand
+    of_last: set[int] = set()  # entries of the step before are still in memory
     opened: list[int] = []
     for step in steps:
         assert (np.diff(step.opened) > 0).all()
@@ -155,7 +155,7 @@ def test_places_that_are_left_show_the_batch_before_whatever_the_world_and_the_s
 
 
 def hold_fill_against(last: tuple[Step, ...], batches: np.ndarray) -> None:
-    """Of all workers' parts of the last of `batches`: the same columns of the one before, or its own, repeated."""
+    """All workers' fill in the last of `batches` is the same columns of the one before, or its own, repeated."""
     joined = np.concatenate([part.entries for part in last])
     left = joined == PADDING
     expected = batches[-2][left] if len(batches) > 1 else np.resize(joined[~left], len(joined))[left]
@@ -166,7 +166,7 @@ def hold_fill_against(last: tuple[Step, ...], batches: np.ndarray) -> None:
 @moderate
 @given(group_sizes, batch_sizes, buffers)
 def test_a_window_ends_where_a_row_group_ends(sizes: list[int], batch_size: int, buffer_tiles: int) -> None:
-    """A row group is torn only where a lane ends; else it would have to be read once for each of its windows."""
+    """A row group is split only where a lane ends; otherwise it would be read once for each of its windows."""
     plan = planned(sizes, batch_size, 1, 0, buffer_tiles)
     groups = np.repeat(np.arange(len(sizes)), sizes)
     torn = 0
@@ -192,7 +192,7 @@ def test_windows_go_on_from_any_position(
 
 
 def test_a_lane_reads_its_row_groups_one_after_another() -> None:
-    """Within a lane few row groups are open at once; an open one is one whose first tile is read, its last is not."""
+    """Within a lane few row groups are open at once, that is, their first tile has been read but not their last."""
     per_group, buffer_tiles = 64, 8192
     plan = planned([per_group] * 512, 32, seed=3, buffer_tiles=buffer_tiles)
     batches = global_batches(plan)
@@ -210,7 +210,7 @@ def test_a_lane_reads_its_row_groups_one_after_another() -> None:
 
 
 def test_what_is_held_for_mixing_is_bounded() -> None:
-    """Opened and not yet consumed: at most the buffer, and what rounding to row groups adds to each lane."""
+    """Opened entries that are not consumed yet fit the buffer, plus what rounding to row groups adds to each lane."""
     per_group, buffer_tiles, batch_size = 16, 2048, 64
     plan = planned([per_group] * 2000, batch_size, seed=1, buffer_tiles=buffer_tiles)
     held = most = 0
@@ -228,15 +228,15 @@ def test_what_is_held_for_mixing_is_bounded() -> None:
         (6401, 64, 64, 4096),
         (6405, 64, 32, 4096),
         (4000, 16, 64, 8192),
-        (6400, 64, 64, 4096),  # lanes that all start with a row group
+        (6400, 64, 64, 4096),  # all lanes start with a row group
         (6400, 64, 128, 8192),
     ],
 )
 def test_reading_is_even(groups: int, per_group: int, batch_size: int, buffer_tiles: int) -> None:
-    """Lanes turn to their next windows at different steps: over ten steps little more is opened than is consumed."""
+    """Lanes open their next windows at different steps: over ten steps little more is opened than is consumed."""
     plan = planned([per_group] * groups, batch_size, seed=2, buffer_tiles=buffer_tiles)
     opened = np.array([len(step.opened) for step in plan_steps(plan, 0, 1)])
-    assert opened[0] <= 0.6 * buffer_tiles + plan.lanes * per_group  # windows are at all stages, so half of the buffer
+    assert opened[0] <= 0.6 * buffer_tiles + plan.lanes * per_group  # windows are at all stages: half the buffer
     assert np.convolve(opened[1:], np.ones(10), "valid").max() <= 2 * 10 * batch_size
 
 
@@ -246,7 +246,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def mean_correlation(batches: np.ndarray) -> float:
-    """Mean over the batches of the absolute rank correlation of position and place in the storage."""
+    """Mean over the batches of the absolute rank correlation of position in the batch and in storage."""
     return float(np.mean([abs(rank_correlation(batch, np.arange(len(batch)))) for batch in batches]))
 
 
@@ -266,13 +266,13 @@ def plans_and_shuffles(batch_size: int, buffer_tiles: int) -> Iterator[tuple[np.
 
 @pytest.mark.parametrize("batch_size", [32, 64, 96, 128])
 def test_a_batch_mixes_tiles_from_all_over_the_set(batch_size: int) -> None:
-    """Place in the storage says as little of a tile's place in its batch, or of its batch, as under a true shuffle."""
+    """Storage order predicts a tile's batch, and its place in it, no better than under a true shuffle."""
     correlation, slides, spread = [], [], []
     for batches, truly in plans_and_shuffles(batch_size, max(4096, 64 * batch_size)):
         correlation.append([mean_correlation(batches), mean_correlation(truly)])
         slides.append([slides_per_batch(batches, 400), slides_per_batch(truly, 400)])
         spread.append([batches.mean(1).std(), truly.mean(1).std()])
-        # five deviations of a shuffle of so many row groups
+        # five standard deviations of a shuffle of this many row groups
         assert abs(rank_correlation(batches.ravel(), np.arange(batches.size))) < 5 / 1200**0.5
     for measured, bound in ((correlation, 1.2), (spread, 1.2)):
         ours, shuffled = np.mean(measured, axis=0)
@@ -307,11 +307,11 @@ def test_sequential_steps_keep_the_order_and_drop_nothing(sizes: list[int], worl
     for steps in shares:
         hold_against_what_is_open(steps)
         if len(steps) == 1:
-            continue  # it opens what fills it, too
-        # A row group is read once, however many steps it lasts.
+            continue  # it opens its fill, too
+        # A row group is read once, however many steps it spans.
         groups = [np.unique(np.searchsorted(starts, step.opened, side="right")) for step in steps]
         assert len(np.concatenate(groups)) == len(np.unique(np.concatenate(groups)))
-    for worker, steps in enumerate(shares):  # what is not padded ends with the last entry
+    for worker, steps in enumerate(shares):  # unpadded steps end with the last entry
         shorter = list(sequential_steps(starts, worker, workers, batch_size, padded=False))
         present = [step.entries[step.entries != PADDING].tolist() for step in steps]
         assert [step.entries.tolist() for step in shorter] == [entries for entries in present if entries]
@@ -341,5 +341,5 @@ def test_which_tiles_stand_more_often_is_drawn_anew_for_each_epoch() -> None:
     drawn = np.stack([count_repeats(groups, seed=4, epoch=epoch) for epoch in range(40)])
     assert set(np.unique(drawn[:, :10])) == {5}
     assert len(np.unique(drawn, axis=0)) == 40
-    assert drawn[:, 10:].sum(0).min() > 0  # none is left out for ever
+    assert drawn[:, 10:].sum(0).min() > 0  # none is left out forever
     assert not np.array_equal(drawn[0], count_repeats(groups, seed=5, epoch=0))

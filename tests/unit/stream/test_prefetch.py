@@ -1,4 +1,4 @@
-"""A thread that keeps ahead of its consumer: in order, no further than asked, and gone when it is not needed."""
+"""Prefetching: in order, no further ahead than asked, and its thread ends when it is no longer needed."""
 
 import threading
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def test_ahead_runs_ahead_but_no_further_than_asked() -> None:
     def items() -> Iterator[int]:
         for number in range(100):
             produced.append(number)
-            if number == 3:  # one handed over, two waiting, one in the producer's hand
+            if number == 3:  # one consumed, two waiting, one held by the producer
                 full.set()
             yield number
 

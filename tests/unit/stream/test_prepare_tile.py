@@ -1,4 +1,4 @@
-"""The program that exported models are shipped with gives the pixels that the stream shows."""
+"""The preparation code shipped with exported models gives the pixels that the stream shows."""
 
 import contextlib
 import io
@@ -34,7 +34,7 @@ SIZES = [(512, 224), (512, 256), (256, 224), (64, 64), (500, 112), (512, 64), (3
 
 @pytest.fixture(scope="module")
 def prepare(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarray]:
-    """The shipped file's function: the file alone, as a program outside has it."""
+    """The shipped file's function, loaded from the file alone, as an outside program would."""
     (name, source), *others = exports.read_preparation().items()
     assert (name, others) == ("prepare_tile.py", [])
     path = tmp_path_factory.mktemp("exports") / name
@@ -44,7 +44,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarra
 
 
 def drawn(side: int) -> np.ndarray:
-    """Sharp edges in every channel, where ways of shrinking differ most."""
+    """Sharp edges in every channel, where downscaling methods differ most."""
     random = np.random.default_rng(side)
     blobs = random.integers(0, 256, (side // 3 + 1, side // 3 + 1, 3)).repeat(3, 0).repeat(3, 1)[:side, :side]
     return np.ascontiguousarray((blobs + random.integers(-9, 10, blobs.shape)).clip(0, 255).astype(np.uint8))
@@ -75,7 +75,7 @@ def test_the_pixels_are_the_streams(prepare: Callable[..., np.ndarray], tile_px:
 
 
 def test_the_steps_are_those_that_are_told(prepare: Callable[..., np.ndarray]) -> None:
-    """Each step by numpy: halves are means of 2 x 2 rounded half up, the rest is an exact mean over areas."""
+    """Each step in numpy: halves are means of 2 x 2 rounded half up, the rest is an exact area average."""
     pixels = drawn(500)
     told = exports.prepare_tile.list_steps(500, 112)
     assert told[1] == (
@@ -156,7 +156,7 @@ def test_the_shipped_file_needs_neither_histill_nor_pillow() -> None:
 
 @pytest.fixture(scope="module")
 def examiner(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Evaluator:
-    """Of tiles of 64 px, JPEG and PNG, that the model sees at 32."""
+    """An evaluator of tiles of 64 px, JPEG and PNG, that the model sees at 32."""
     tiles, folder = tile_set(tmp_path_factory.mktemp("tiles"), labels=True), tmp_path_factory.mktemp("model")
     card = ModelCard(
         kind="classification", encoder="csat_tiny", decoder_channels=(), classes=("stroma", "tumour"), mean=(0.5,) * 3,
@@ -169,7 +169,7 @@ def examiner(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., M
 
 @contextlib.contextmanager
 def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
-    """The ids of the modules that are moved to a device, or to another type, meanwhile."""
+    """The ids of the modules that are moved to another device or dtype during the test."""
     moved: set[int] = set()
     apply = torch.nn.Module._apply
 
@@ -205,7 +205,7 @@ def test_parity_begins_at_the_cut_tiles_bytes(
     pixels = np.stack([prepare(data, 64, 32) for data in cut]).transpose(0, 3, 1, 2).astype(np.float32)
     (said,) = onnxruntime.InferenceSession(formats["model.onnx"]).run(None, {"pixels": pixels})
     np.testing.assert_allclose(said, expected, atol=1e-4)
-    monkeypatch.setattr(  # a preparation that is another's shows in the figure
+    monkeypatch.setattr(  # a different preparation shows in the figure
         exports.prepare_tile, "prepare_tile", lambda data, *_: np.array(Image.open(io.BytesIO(data)).resize((32, 32)))
     )
     assert min(exports.measure_differences(network, formats, tiles, examiner.card, cut).values()) > 1e-2

@@ -1,4 +1,4 @@
-"""Reading row groups: each once, and a clear refusal of shards that are missing, cut short or not the manifest's."""
+"""Reading row groups: each once, and a clear error for shards that are missing, truncated or not the manifest's."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Cached responses: what 8 bits keep of a logit, and that a softmax does not see the shift by class 0."""
+"""Cached responses: the precision of 8-bit logits, and that softmax ignores the shift by class 0."""
 
 import numpy as np
 import pytest

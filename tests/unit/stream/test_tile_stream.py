@@ -1,4 +1,4 @@
-"""The stream of one worker: what an epoch brings does not depend on how many workers share it, nor on a restart."""
+"""The stream of one worker: an epoch's batches depend neither on the number of workers nor on restarts."""
 
 import gc
 import threading
@@ -70,7 +70,7 @@ def tiles_of(batches: list[TileBatch]) -> list[int]:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_an_exact_pass_brings_every_tile_once(manifest: Manifest, workers: int, split: str) -> None:
     passes = [list(stream(manifest, worker, workers, split=split).exact_pass()) for worker in range(workers)]
-    assert len({len(batches) for batches in passes}) == 1  # workers that meet at each step must have equally many
+    assert len({len(batches) for batches in passes}) == 1  # workers that synchronize each step need equal counts
     seen = np.concatenate([batch.index[batch.valid].numpy() for batches in passes for batch in batches])
     assert sorted(seen) == manifest.rows_of(split).tolist()
     assert sum(batch.planned for batch in passes[0]) == len(seen) == stream(manifest, split=split).tiles
@@ -95,7 +95,7 @@ def test_an_exact_pass_shows_tiles_as_they_are_in_the_manifests_order(
 @pytest.mark.parametrize("workers", [2, 4])
 @pytest.mark.parametrize("augment", [FLIPS, VARIED], ids=["flips", "crops, color and stain"])
 def test_the_global_batches_are_those_of_one_worker(manifest: Manifest, workers: int, augment: Augment) -> None:
-    """Pixels included: how a tile is varied depends on seed, epoch and tile alone."""
+    """Pixels included: how a tile is augmented depends only on seed, epoch and tile."""
     alone = list(stream(manifest).training_epoch(3, seed=1, augment=augment))
     assert len(alone) == stream(manifest).steps == 5
     shares = [
@@ -110,7 +110,7 @@ def test_the_global_batches_are_those_of_one_worker(manifest: Manifest, workers:
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_places_that_are_left_show_tiles_and_count_nowhere(manifest: Manifest, workers: int) -> None:
-    """18 tiles in batches of 4: two places are left, and with 4 workers two of these have no tile at all."""
+    """18 tiles in batches of 4: two places are padded, so that two of 4 workers have no tile at all."""
 
     def last_two(batches: list[list[TileBatch]]) -> tuple[TileBatch, ...]:
         joined = []
@@ -129,7 +129,7 @@ def test_places_that_are_left_show_tiles_and_count_nowhere(manifest: Manifest, w
             assert torch.equal(parts(last)[name][2:], parts(before)[name][2:]), name
         assert last.mask is not None
         assert not last.mask[2:].any()
-    for each, epoch in zip(streams, epochs, strict=True):  # a run that goes on at the last step sees the same
+    for each, epoch in zip(streams, epochs, strict=True):  # a run resumed at the last step sees the same
         (again,) = each.training_epoch(1, seed=2, augment=VARIED, from_step=4)
         assert same(again, epoch[-1])
 
@@ -271,7 +271,7 @@ def test_a_balanced_epoch_shows_each_case_equally_often(longer: Manifest, worker
 
 
 def test_the_copies_of_a_tile_are_varied_each_by_itself(tmp_path: Path, tile_set: Callable[..., Manifest]) -> None:
-    """A slide with a single tile has half of an epoch, each time in other flips and colors."""
+    """A slide with a single tile makes up half of an epoch, each time with other flips and colors."""
     manifest = tile_set(tmp_path, tiles=40, tile_px=32, masks=False)
     table = manifest.table
     slides = ["rare" if row == 0 else "common" for row in range(40)]
@@ -349,7 +349,7 @@ def test_a_spoilt_tile_is_masked_out_in_every_view(
     batch, slot = bad
     assert batch.teacher is not None
     assert not batch.valid[slot]
-    shown = int(np.flatnonzero(batch.valid)[0])  # in its place, since a black one would enter batch norms
+    shown = int(np.flatnonzero(batch.valid)[0])  # shown instead, since a black tile would enter batch norm
     assert torch.equal(batch.student[slot], batch.student[shown])
     assert torch.equal(batch.teacher[slot], batch.teacher[shown])
     with pytest.raises(InputError, match="max_corrupt allows 0"):
@@ -376,12 +376,12 @@ def test_tiles_kept_decoded_look_the_same(
         )
         for number, (one, other) in enumerate(pairs):
             assert same(one, other), (augment, number)
-    monkeypatch.setattr("histill.stream.views.decode_image", None)  # nothing is decoded once more, in no epoch
+    monkeypatch.setattr("histill.stream.views.decode_image", None)  # nothing is decoded again, in any epoch
     assert len(list(kept.training_epoch(1, seed=3, augment=VARIED))) == kept.steps
 
 
 def test_smaller_tiles_kept_decoded_look_nearly_the_same(tmp_path: Path, manifest: Manifest) -> None:
-    """A window of a smaller tile, or the smaller of a smaller window: the same areas, rounded twice."""
+    """Crop the downscaled tile, or downscale the crop: the same areas, rounded twice."""
     source = replace(keeping(manifest, tmp_path), kept=DecodedCacheSpec(64, 32))
     for augment in (FLIPS, replace_colors(VARIED)):
         kept = stream(manifest, views=Views(32), source=source).training_epoch(0, seed=3, augment=augment)

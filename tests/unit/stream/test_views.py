@@ -1,4 +1,4 @@
-"""Paired views: one decode, one geometry for everything that belongs to a tile, color for the student alone."""
+"""Paired views: one decode, one geometry for all data of a tile, color jitter for the student only."""
 
 import io
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def test_both_views_come_from_one_decode(
     monkeypatch.setattr(module, "decode_image", counted)
     seen(encode(draw_tile(0, TILE)[0]), views, place, (np.full(DRAWS, 0.7), JITTER))
     assert len(calls) == 1
-    if place.side == TILE:  # no more is decoded than the larger view needs
+    if place.side == TILE:  # decodes no more than the larger view needs
         assert calls == [TILE // max(views.sides)]
 
 
@@ -100,7 +100,7 @@ def test_the_students_view_is_the_teachers_averaged_over_areas(
 coordinates = np.stack(
     [*np.mgrid[:TILE, :TILE] * 4, np.add.outer(np.arange(TILE), np.arange(TILE)) * 2], axis=-1
 ).astype(np.uint8)
-"""A tile whose colors say where each pixel lies."""
+"""A tile whose colors encode the position of each pixel."""
 
 positions = st.tuples(st.integers(0, 4), st.integers(0, 4), st.sampled_from([32, 64]), st.integers(0, 7)).map(
     lambda drawn: (
@@ -183,7 +183,7 @@ def test_windows_that_do_not_fit_are_refused(crop_px: int, student_px: int) -> N
     with pytest.raises(InputError) as caught:
         check_window(Augment(crop_px=crop_px), 512, Views(student_px, 512))
     message = str(caught.value)
-    assert message.startswith(f"augment.crop_px is {crop_px}, and of a tile of 512 px")
+    assert message.startswith(f"augment.crop_px is {crop_px}, but for a tile of 512 px")
     assert "\n" not in message
     offered = [int(px) for px in message.partition("only windows of ")[2].partition(" px")[0].split(", ")]
     assert offered[-1] == 512
@@ -215,7 +215,7 @@ def test_placements_are_even() -> None:
         np.bincount([place.top // 4 for place in places], minlength=9),
     ):
         expected = 8000 / len(counts)
-        assert ((counts - expected) ** 2 / expected).sum() < 32  # of 8 degrees of freedom: once in 10 000
+        assert ((counts - expected) ** 2 / expected).sum() < 32  # 8 degrees of freedom: exceeded once in 10 000
     pairs = {(place.left, place.top, place.symmetry) for place in places}
     assert len(pairs) == 9 * 9 * 8
 

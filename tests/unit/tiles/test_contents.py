@@ -209,7 +209,7 @@ def test_responses_of_another_cache_are_refused(manifest: Manifest, tmp_path: Pa
     cached, _ = (answer(manifest, tmp_path / name) for name in ("mine", "yours"))
     assert lost(manifest, responses=cached) == []
     swap(tmp_path / "mine" / ONE, tmp_path / "yours" / ONE)
-    with pytest.raises(InputError, match=r"responses .*/mine/.*0000\.parquet are not of mine"):
+    with pytest.raises(InputError, match=r"responses .*/mine/.*0000\.parquet do not belong to the cache mine"):
         lost(manifest, responses=cached)
     (tmp_path / "mine" / ONE).unlink()
     answer(manifest, tmp_path / "mine")
