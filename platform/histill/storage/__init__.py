@@ -1,5 +1,5 @@
-"""Local paths and the URIs of object storage behind one set of functions.
+"""One set of functions for local paths and object storage.
 
-Control files (manifests, configs, reports) go through fsspec; shards and checkpoints, where bytes matter, through
-pyarrow's own client if the kind of storage has one.
+Control files (manifests, configs, reports) go through fsspec; shards and checkpoints, where throughput matters, go
+through pyarrow's own client if it has one for the scheme.
 """

@@ -1,7 +1,8 @@
-"""A bounded cache of row groups on a node's own disk, shared by the processes of the node.
+"""A bounded cache of row groups on a node's local disk, shared by the processes of the node.
 
-Layout: one folder for each tile set, one file for each row group in it (an Arrow IPC file and its CRC-32), and above
-them a lock and the accounts. Names are hashes. Sizes in bytes are the files'.
+Layout: one folder per tile set, in it one file per row group (an Arrow IPC file followed by its CRC-32), and next to
+the folders a lock and the accounts, which hold the size of each folder. Names are hashes. Sizes are file sizes in
+bytes.
 """
 
 import contextlib
@@ -30,24 +31,23 @@ _TOUCH_EVERY_S = 60.0
 
 
 class RowGroupCache:
-    """The cached row groups of one tile set. Safe to use from several threads and processes; not to be pickled.
+    """The cached row groups of one tile set. Safe across threads and processes, but not picklable.
 
-    An epoch reads everything once, so that dropping the least recently used row group would always drop the one
-    that is needed next. Within a set, therefore, what is there stays, and once the cache is full nothing more is
-    added. Other sets leave when room is needed, the one that was out of use for longest first; a set that
-    any process has open stays.
+    An epoch reads everything once, so evicting the least recently used row group would always evict the one that is
+    needed next. Therefore nothing is evicted within a set: once the cache is full, nothing more is added. Other sets
+    are evicted when room is needed, the least recently used first, unless a process has them open.
 
-    Files are readable by their owner only, so that each user of a node needs a folder. A cache that cannot be used (no
-    permission, a full disk) warns once and from then on keeps nothing more; it never raises.
+    Files are readable by their owner only, so each user of a node needs a folder of their own. A cache that cannot be
+    used (no permission, a full disk) warns once and stores nothing more from then on; it never raises.
     """
 
     def __init__(self, folder: str, max_bytes: int, set_id: str) -> None:
         """Open the cache.
 
         Args:
-            folder: a local folder; made if missing.
-            max_bytes: what all sets in `folder` may hold together.
-            set_id: names the tile set, such as its manifest's digest; whatever changes the content must change it.
+            folder: a local folder; created if missing.
+            max_bytes: limit for all sets in `folder` together.
+            set_id: identifies the tile set, such as its manifest's digest; must change with the content.
         """
         self._root = Path(folder)
         self._max_bytes = max_bytes
@@ -67,9 +67,9 @@ class RowGroupCache:
             self._give_up(error)
 
     def get(self, key: str) -> pa.Table | None:
-        """The table that was put under `key`, mapped from its file without a copy; None when there is none.
+        """The table stored under `key`, memory-mapped without a copy; None if there is none.
 
-        A file is checked against its checksum the first time that this object reads it; a damaged one is removed.
+        A file's checksum is verified the first time that this object reads it; a damaged file is removed.
         """
         if not self._usable:
             return None
@@ -83,14 +83,14 @@ class RowGroupCache:
         except pa.ArrowException:
             self._remove(path)
             return None
-        except OSError:  # mostly that there is none
+        except OSError:  # usually that there is none
             return None
         self._checked.add(path)
         self._touch()
         return table
 
     def put(self, key: str, table: pa.Table) -> bool:
-        """Keep `table` under `key`; whether it is kept. A key that is there already stays as it is."""
+        """Store `table` under `key` and return whether it is stored now. An existing entry is left as it is."""
         if not self._usable or not self._adding:
             return False
         path = self._path(key)
@@ -105,7 +105,7 @@ class RowGroupCache:
                     return False
             sink = pa.BufferOutputStream()
             _write(table, sink)
-            body = sink.getvalue()  # most of the work, and done outside the lock
+            body = sink.getvalue()  # most of the work, so done outside the lock
             with self._locked():
                 return self._add(path, body, size)
         except OSError as error:
@@ -137,7 +137,7 @@ class RowGroupCache:
         return True
 
     def _shrink(self) -> None:
-        """Hold to the bound when it is lower than it was."""
+        """Evict until the limit holds, which may be lower than before."""
         sizes = self._sizes()
         if sum(sizes.values()) <= self._max_bytes:
             return
@@ -149,14 +149,14 @@ class RowGroupCache:
                 file.unlink()
 
     def _drop(self, names: list[str], sizes: dict[str, int]) -> None:
-        """Remove sets, and the accounts: if this process ends before it writes new ones, the files are measured."""
+        """Remove sets and the accounts; if this process dies before it writes new ones, files are measured again."""
         (self._root / _ACCOUNTS).unlink(missing_ok=True)
         for name in names:
             shutil.rmtree(self._root / name)
             del sizes[name]
 
     def _leaving(self, sizes: dict[str, int], size: int) -> tuple[list[str], int]:
-        """The sets that must leave to make room for `size` bytes, and how many bytes are missing all the same."""
+        """The sets to evict to make room for `size` bytes, and how many bytes are still missing then."""
         missing = size - (self._max_bytes - sum(sizes.values()))
         leaving = []
         for name in sorted(sizes, key=lambda name: _last_used(self._root / name)):
@@ -166,7 +166,7 @@ class RowGroupCache:
         return leaving, max(0, missing)
 
     def _sizes(self) -> dict[str, int]:
-        """The bytes of each set by its folder's name; measured where the accounts are absent or older than it."""
+        """The bytes of each set by folder name, measured where the accounts are missing or outdated."""
         try:
             accounts = json.loads((self._root / _ACCOUNTS).read_bytes())
         except (OSError, ValueError):
@@ -203,7 +203,7 @@ class RowGroupCache:
     def _give_up(self, error: OSError) -> None:
         if self._adding:
             self._adding = False
-            _logger.warning("the cache %s keeps nothing more: %s", self._root, error.strerror or error)
+            _logger.warning("the cache %s stores nothing more: %s", self._root, error.strerror or error)
 
 
 def _hash(text: str) -> str:
@@ -211,7 +211,7 @@ def _hash(text: str) -> str:
 
 
 def _open(path: Path, flags: int) -> int:
-    """A descriptor of a file that only this user can read, made if missing; no link is followed."""
+    """Open a file that only this user can read, created if missing, without following links; return its descriptor."""
     return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
@@ -231,7 +231,7 @@ def _is_idle(folder: Path) -> bool:
     try:
         with (folder / _IN_USE).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # some process holds it; or it is none of this cache's folders
+    except OSError:  # a process holds it, or it is not a folder of this cache
         return False
     return True
 
@@ -244,7 +244,7 @@ def _last_used(folder: Path) -> float:
 
 
 def _measure(folder: Path) -> int:
-    """The bytes of a set's row groups. Parts, left by processes that ended while they wrote, are removed."""
+    """Measure the bytes of a set's row groups, and remove parts left by processes that died while writing."""
     size = 0
     for entry in os.scandir(folder):
         if entry.name.endswith(".part"):

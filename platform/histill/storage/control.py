@@ -1,4 +1,4 @@
-"""Small files, read and written whole: manifests' headers, run records, reports."""
+"""Control files, read and written whole: manifest headers, run records, reports."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from histill.storage.uris import is_remote, join, local_path
 
 
 def read_bytes(uri: str, storage: Storage) -> bytes:
-    """The file's bytes. Raises FileNotFoundError, and InputError when the storage refuses."""
+    """Read a file. Raises FileNotFoundError, and InputError when the storage refuses."""
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
         data: bytes = filesystem.cat_file(path)
@@ -22,18 +22,18 @@ def read_bytes(uri: str, storage: Storage) -> bytes:
 
 
 def write_bytes(uri: str, data: bytes, storage: Storage) -> None:
-    """Write the file whole: a reader sees the old one or the new one, never a part."""
+    """Write a file atomically: a reader sees the old one or the new one, never a part."""
     filesystem, path = control_filesystem(uri, storage)
     with writing_errors(uri, storage):
         scheme_of(uri).overwrite(filesystem, path, data)
 
 
 def create_bytes(uri: str, data: bytes, storage: Storage) -> bool:
-    """Write the file whole if there is none; whether it holds `data` now.
+    """Create a file atomically unless it exists; return whether it holds `data` now.
 
-    Of several writers at once one prevails. Those that write the same `data` all succeed, so whoever wants to be the
-    only one puts something of their own into it. (And a writer whose request was repeated, since only the reply was
-    lost, finds their own.)
+    Of several concurrent writers one wins. All that write the same `data` succeed, so a writer that must be the only
+    one has to include something unique. (A writer whose request was retried because the reply was lost thus finds its
+    own data, and succeeds.)
     """
     filesystem, path = control_filesystem(uri, storage)
     with writing_errors(uri, storage):
@@ -41,7 +41,7 @@ def create_bytes(uri: str, data: bytes, storage: Storage) -> bool:
 
 
 def swap_bytes(uri: str, expected: bytes, data: bytes, storage: Storage) -> bool:
-    """Write the file whole if it holds `expected`; whether it holds `data` now. Of several at once one prevails."""
+    """Replace a file atomically if it holds `expected`; return whether it holds `data` now. Of several, one wins."""
     filesystem, path = control_filesystem(uri, storage)
     with writing_errors(uri, storage):
         return scheme_of(uri).swap(filesystem, path, expected, data) or _holds(uri, data, storage)
@@ -55,7 +55,7 @@ def _holds(uri: str, data: bytes, storage: Storage) -> bool:
 
 
 def exists(uri: str, storage: Storage) -> bool:
-    """Whether the file is there. Raises InputError when the storage refuses."""
+    """Whether the file exists. Raises InputError when the storage refuses."""
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
         try:
@@ -68,12 +68,12 @@ def exists(uri: str, storage: Storage) -> bool:
 
 
 def list_files(uri: str, storage: Storage) -> list[str]:
-    """The files right below the folder `uri`, ascending; none where there is no such folder."""
+    """The files directly below the folder `uri`, ascending; empty if there is no such folder."""
     return sorted(f"{uri.rstrip('/')}/{name}" for name in list_sizes(uri, storage))
 
 
 def measure_files(uri: str, names: Iterable[str], storage: Storage) -> dict[str, int]:
-    """The bytes of those of `names`, paths below the folder `uri`, that are there. One listing for each folder."""
+    """The sizes in bytes of those of `names`, paths below the folder `uri`, that exist. Lists each folder once."""
     folders: dict[str, list[str]] = {}
     for name in names:
         folders.setdefault(name.rpartition("/")[0], []).append(name)
@@ -85,19 +85,19 @@ def measure_files(uri: str, names: Iterable[str], storage: Storage) -> dict[str,
 
 
 def list_folders(uri: str, storage: Storage) -> list[str]:
-    """The folders right below the folder `uri`, ascending; none where there is no such folder."""
+    """The folders directly below the folder `uri`, ascending; empty if there is no such folder."""
     found = (each["name"] for each in _below(uri, storage) if each["type"] == "directory")
     return sorted(f"{uri.rstrip('/')}/{name.rstrip('/').rpartition('/')[2]}" for name in found)
 
 
 def list_sizes(uri: str, storage: Storage) -> dict[str, int]:
-    """The bytes of the files right below the folder `uri`, by their names; none where there is no such folder."""
+    """The sizes in bytes of the files directly below the folder `uri`, by name; empty if there is no such folder."""
     found = _below(uri, storage)
     return {each["name"].rpartition("/")[2]: int(each["size"]) for each in found if each["type"] == "file"}
 
 
 def _below(uri: str, storage: Storage) -> list[dict[str, Any]]:
-    """What fsspec says of each file and folder right below `uri`."""
+    """fsspec's description of each file and folder directly below `uri`."""
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
         try:
@@ -115,18 +115,18 @@ def remove(uri: str, storage: Storage) -> None:
 
 
 def write_json(uri: str, value: Any, storage: Storage) -> None:
-    """`value` as indented JSON with a stable order of keys."""
+    """Write `value` as indented JSON with sorted keys."""
     write_bytes(uri, json_bytes(value), storage)
 
 
 def json_bytes(value: Any) -> bytes:
-    """`value` as `write_json` writes it."""
+    """The file that `write_json` writes for `value`."""
     text = json.dumps(json_value(value), indent=2, sort_keys=True, allow_nan=False)
     return f"{text}\n".encode()
 
 
 def json_value(value: Any) -> Any:
-    """`value` with None for nan and infinity, for which JSON has no words."""
+    """`value` with None in place of nan and infinity, which JSON cannot represent."""
     if isinstance(value, Mapping):
         return {key: json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -135,17 +135,17 @@ def json_value(value: Any) -> Any:
 
 
 def probe(uri: str, storage: Storage) -> None:
-    """Write and remove something below `uri`, before a long job starts to write there.
+    """Check that a job can write below `uri`, by writing and removing something there.
 
-    Of local folders that are missing none is made, so that a job that is refused later leaves nothing. Raises
-    InputError in one sentence when the storage cannot be reached, or refuses the credentials or the writing.
+    Missing local folders are not created, so that a job that is refused later leaves nothing behind. Raises InputError
+    when the storage cannot be reached, or refuses the credentials or the write.
     """
     if not is_remote(uri):
         with writing_errors(uri, storage):
             probe_folder(local_path(uri))
         return
     filesystem, path = control_filesystem(join(uri, ".probe"), storage)
-    # Reading comes first: a server that makes a missing bucket at the first write would hide a misspelt name.
+    # Read first: a server that creates missing buckets on the first write would hide a misspelt name.
     with contextlib.suppress(FileNotFoundError), storage_errors(uri, storage):
         filesystem.cat_file(path)
     with storage_errors(uri, storage):

@@ -1,4 +1,4 @@
-"""Open file systems for a URI, pyarrow's for bytes and fsspec's for control files; explain their errors."""
+"""Open the file systems of a URI, pyarrow's for data and fsspec's for control files, and explain their errors."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def arrow_filesystem(uri: str, storage: Storage, *, attempts: int | None = None) -> tuple["fs.FileSystem", str]:
     """pyarrow's file system for `uri`, and the path within it (`bucket/key`, or an absolute local path).
 
-    `attempts` stands for the storage's own, where the caller repeats what fails.
+    `attempts` overrides the storage's own setting, for a caller that retries by itself.
     """
     path, open_bytes = path_within(uri), scheme_of(uri).open_bytes
     if open_bytes is not None:
@@ -41,9 +41,9 @@ def control_filesystem(uri: str, storage: Storage) -> tuple["fsspec.AbstractFile
 
 
 _NEXT_STEPS = {
-    errno.EACCES: "give this user the right to it, or name another place",
-    errno.EPERM: "give this user the right to it, or name another place",
-    errno.ENOENT: "no folder can be made there, so name another place",
+    errno.EACCES: "give this user access to it, or name another place",
+    errno.EPERM: "give this user access to it, or name another place",
+    errno.ENOENT: "no folder can be created there, so name another place",
     errno.ENOTDIR: "a file stands where a folder is needed, so correct the path",
     errno.EISDIR: "a folder stands where a file is needed, so correct the path",
     errno.EEXIST: "a file stands where a folder is needed, so correct the path",
@@ -55,15 +55,15 @@ _NEXT_STEPS = {
 
 
 def client_key(uri: str, storage: Storage) -> Hashable:
-    """The same for two URIs that one client can read, and another once its keys are to be renewed."""
+    """A key that is equal for URIs that can share a client, and changes once the client's keys must be renewed."""
     return bucket_of(uri), storage.model_dump_json(), scheme_of(uri).keys(uri, storage)
 
 
 @contextlib.contextmanager
 def storage_errors(uri: str, storage: Storage) -> Iterator[None]:
-    """Turn what a scheme's clients raise about credentials, buckets and connections into one sentence about `uri`.
+    """Turn a client's errors about credentials, buckets and connections into an InputError about `uri`.
 
-    Raises InputError. A missing object stays FileNotFoundError, since the caller knows what it was for.
+    A missing object stays FileNotFoundError, since the caller knows what it was for.
     """
     try:
         yield
@@ -79,9 +79,9 @@ def storage_errors(uri: str, storage: Storage) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing_errors(uri: str, storage: Storage) -> Iterator[None]:
-    """`storage_errors` for a writer of `uri`, to whom nothing can be missing but a folder that cannot be made.
+    """`storage_errors` for a writer of `uri`: a missing local path is an InputError, too.
 
-    Raises InputError.
+    A writer creates its folders, so only one that cannot be created can be missing.
     """
     with storage_errors(uri, storage):
         try:
@@ -93,7 +93,7 @@ def writing_errors(uri: str, storage: Storage) -> Iterator[None]:
 
 
 def storage_error(uri: str, storage: Storage, error: Exception) -> InputError:
-    """The sentence for an error of either client."""
+    """The InputError for an error of either client."""
     if is_remote(uri):
         scheme, text = scheme_of(uri), f"{type(error).__name__}: {error}"
         where = scheme.server(storage)
@@ -108,7 +108,7 @@ def storage_error(uri: str, storage: Storage, error: Exception) -> InputError:
             )
         if isinstance(error, OSError) and (reason := scheme.transient_reason(error)) is not None:
             return UnavailableError(
-                f"{where} does not serve {uri} at present ({reason}); look after the server, and give the same command "
+                f"{where} does not serve {uri} at present ({reason}); check the server, and give the same command "
                 "again."
             )
     if isinstance(error, OSError) and not is_remote(uri):
@@ -118,12 +118,12 @@ def storage_error(uri: str, storage: Storage, error: Exception) -> InputError:
 
 
 def _local_error(uri: str, error: OSError) -> InputError:
-    """The sentence for what the operating system says of a local path."""
-    if error.errno is None:  # pyarrow's own words
+    """The InputError for an error of the operating system about a local path."""
+    if error.errno is None:  # pyarrow's own message
         said = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
     else:
         said = os.strerror(error.errno).lower()
         if isinstance(error.filename, str) and error.filename.rstrip("/") != path_within(uri):
             said += f" at {error.filename}"
-    step = _NEXT_STEPS.get(error.errno or 0, "look after what it names, or name another place")
+    step = _NEXT_STEPS.get(error.errno or 0, "check what it names, or name another place")
     return InputError(f"{uri} cannot be used ({said}); {step}.")

@@ -1,18 +1,18 @@
-"""Local folders: whether one can be made, and removing those to which nothing was written."""
+"""Local folders: check whether one can be created, and remove those that stayed empty."""
 
 import os
 import tempfile
 
 
 def find_nearest_folder(path: str) -> str:
-    """The innermost folder above `path`, or `path` itself, that there is."""
+    """The innermost existing folder above `path`, or `path` itself if it exists."""
     while not os.path.lexists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
     return path
 
 
 def probe_folder(path: str) -> None:
-    """Raise an OSError unless a folder can be made in `path`, or in the innermost folder above it that there is."""
+    """Raise an OSError unless a folder can be created in `path`, or in the innermost existing folder above it."""
     above = find_nearest_folder(path)
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".probe-", dir=above))
@@ -22,7 +22,7 @@ def probe_folder(path: str) -> None:
 
 
 def remove_empty_folders(path: str, *, below: str) -> None:
-    """Remove the folder `path` and those above it, up to `below`, which stays, as far as nothing is in them."""
+    """Remove the folder `path` and its parents, up to but not including `below`, as long as they are empty."""
     while path != below and path.startswith(f"{below.rstrip('/')}/"):
         try:
             os.rmdir(path)

@@ -12,24 +12,24 @@ from histill.storage.control import json_bytes, read_bytes, write_bytes
 
 
 class Record(Strict):
-    """What a JSON file holds; its fields are the file's keys. Lists become tuples, unknown keys are refused."""
+    """The content of a JSON file; its fields are the file's keys. Lists become tuples, unknown keys are refused."""
 
     noun: ClassVar[str]
-    """What the file is, as `a manifest`."""
+    """What errors call the file, such as `a manifest`."""
     remedy: ClassVar[str]
-    """What to do about a file that is none, as `ingest the tiles again`."""
+    """What to do about an invalid file, such as `ingest the tiles again`."""
 
 
 R = TypeVar("R", bound=Record)
 
 
 def read_record(kind: type[R], uri: str, storage: Storage) -> R:
-    """The record in the file `uri`. Raises FileNotFoundError, and InputError where it is cut short or another."""
+    """Read the record in file `uri`. Raises FileNotFoundError, and InputError if it is truncated or of another kind."""
     return parse_record(kind, read_bytes(uri, storage), uri)
 
 
 def parse_record(kind: type[R], data: bytes, uri: str) -> R:
-    """The record in `data`, the bytes of the file `uri`. Raises InputError where it is cut short or another."""
+    """Parse `data`, the bytes of the file `uri`. Raises InputError if it is truncated or of another kind."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
@@ -37,7 +37,7 @@ def parse_record(kind: type[R], data: bytes, uri: str) -> R:
 
 
 def parse_records(kind: type[R], data: bytes, uri: str) -> tuple[R, ...]:
-    """As `parse_record`, of a file that holds a list of records."""
+    """Like `parse_record`, for a file that holds a list of records."""
     try:
         return TypeAdapter(tuple[kind, ...]).validate_json(data)  # type: ignore[valid-type]
     except ValidationError as error:
@@ -45,7 +45,7 @@ def parse_records(kind: type[R], data: bytes, uri: str) -> tuple[R, ...]:
 
 
 def write_record(record: Record, uri: str, storage: Storage) -> None:
-    """Write the file whole: a reader sees the old one or the new one."""
+    """Write the file atomically: a reader sees the old one or the new one."""
     write_bytes(uri, record_bytes(record), storage)
 
 
@@ -55,7 +55,7 @@ def record_bytes(record: Record) -> bytes:
 
 
 def _refuse(kind: type[Record], uri: str, error: ValidationError) -> InputError:
-    """A sentence with the first fault, its key and value."""
+    """An InputError with the first fault, its key and its value."""
     fault = error.errors(include_url=False)[0]
     key = ".".join(map(str, fault["loc"]))
     value = f" is {fault['input']!r}" if key and fault["type"] != "missing" else ""

@@ -1,9 +1,9 @@
 """Retry requests to object storage.
 
-Two things make tries above those of pyarrow's S3 client necessary, of which schemes/s3.py tells. Each client has a
-budget for retries, which 100 that did not help use up; from then on it hands every error on at once. And its few
-seconds of waiting are less than a server's restart takes.
-The two multiply: a request that never succeeds is made `attempts` squared times.
+Retries on top of those of pyarrow's S3 client (see schemes/s3.py) are needed for two reasons. Each client has a retry
+budget, which 100 unsuccessful retries use up; from then on it raises every error at once. And it waits for a few
+seconds only, which is less than a server restart takes.
+The two levels multiply: a request that never succeeds is made `attempts` squared times.
 """
 
 import logging
@@ -20,22 +20,22 @@ T = TypeVar("T")
 LONGEST_WAIT_S = 20.0
 
 _logger = logging.getLogger(__name__)
-_jitter = random.SystemRandom()  # training's own generators stay as they were
+_jitter = random.SystemRandom()  # leaves training's own generators untouched
 
 
 def with_retries(action: Callable[[], T], storage: Storage, *, uri: str) -> T:
-    """`action()`, tried up to `storage.attempts` times while it fails in ways that pass.
+    """Return `action()`, called up to `storage.attempts` times while it fails with transient errors.
 
-    Between tries it waits for a random time below `storage.retry_base_s`, doubled with every try. A missing object or
-    bucket, refused credentials and denied access are raised at once, as is every error that is not an OSError; so
-    call it inside `storage_errors`, which would hide the original error from it.
+    Between attempts it waits for a random time below `storage.retry_base_s`, doubled with every attempt. A missing
+    object or bucket, refused credentials and denied access are raised at once, as is every error that is not an
+    OSError; so call it inside `storage_errors`, which would hide the original error from it.
 
     Args:
-        action: reads or writes something whole; must be safe to repeat.
-        uri: where it reads or writes: for the log, and its scheme tells which errors pass.
+        action: reads or writes something whole; must be idempotent.
+        uri: what it reads or writes, for the log and since its scheme tells which errors are transient.
 
     Raises:
-        whatever the last try raised.
+        the error of the last attempt.
     """
     attempt = 1
     while True:

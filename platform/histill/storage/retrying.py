@@ -1,8 +1,8 @@
 """A file system with retries, for the files that Ray Train writes itself.
 
-Ray Train writes its state and the checkpoints itself, through the file system that it is given, and one request that
-fails for good ends the run: in a worker one of its replacements is used up, in the controller all is over. The S3
-client's own tries cover a second or two, a server's restart takes longer.
+Ray Train writes its state and the checkpoints through the file system that it is given. A request that fails for good
+in a worker uses up one of its replacements, and in the controller it ends the run. The S3 client's own retries cover a
+second or two; a server restart takes longer.
 """
 
 import io
@@ -22,15 +22,15 @@ from histill.storage.scheme import scheme_of
 from histill.storage.uris import is_remote, path_within, uri_like
 
 T = TypeVar("T")
-_ATTEMPTS = 12  # with the waits between them about a minute, since nothing else waits for the controller's files
-_CLIENT_ATTEMPTS = 2  # tries of the client itself
+_ATTEMPTS = 12  # about a minute with the waits between them, since nothing else retries the controller's requests
+_CLIENT_ATTEMPTS = 2  # within the client itself
 
 
 def retrying_filesystem(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]:
-    """pyarrow's file system for `uri` and the path within it; in object storage, one that bears a server's restart.
+    """pyarrow's file system for `uri` and the path within it; in object storage, one that survives a server restart.
 
-    A request is tried for about a minute, or as often as `storage.attempts` says if that is more. A file is read and
-    written whole, by way of the memory: it is for checkpoints of small models, not for tiles.
+    A request is retried for about a minute, or `storage.attempts` times if that is more. Files are read and written
+    whole, in memory: it is for checkpoints of small models, not for tiles.
     """
     if not is_remote(uri):
         return arrow_filesystem(uri, storage)
@@ -39,21 +39,21 @@ def retrying_filesystem(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]
 
 
 def _put(uri: str, content: bytes, storage: Storage) -> None:
-    """Write the object `uri`. Not by a stream of pyarrow's: it completes an upload even as an exception closes it."""
+    """Write the object `uri`, without a pyarrow stream, which completes an upload even when an exception closes it."""
     impatient = storage.model_copy(update={"attempts": _CLIENT_ATTEMPTS})
     filesystem, path = control_filesystem(uri, impatient)
     try:
         scheme_of(uri).overwrite(filesystem, path, content)
     except OSError:
         raise
-    except Exception as error:  # some clients' words for a server that is away are no OSErrors
+    except Exception as error:  # some clients raise no OSError for an unreachable server
         if isinstance(storage_error(uri, storage, error), UnavailableError):
             raise ConnectionError(type(error).__name__) from None
         raise
 
 
 class _RetryingFileSystem(fs.FileSystemHandler):
-    """Every operation of the file system of `root`, repeated while it fails in ways that pass."""
+    """The file system of `root`, with every operation retried while it fails with transient errors."""
 
     def __init__(self, storage: Storage, root: str) -> None:
         self.storage = storage
@@ -66,7 +66,7 @@ class _RetryingFileSystem(fs.FileSystemHandler):
 
     @property
     def inner(self) -> fs.FileSystem:
-        """The file system, opened again once its keys are to be renewed."""
+        """The file system, reopened once its keys must be renewed."""
         if self._key != client_key(self.root, self.storage):
             self._open()
         return self._inner
@@ -81,7 +81,7 @@ class _RetryingFileSystem(fs.FileSystemHandler):
         return with_retries(partial(action, *arguments, **options), self.storage, uri=uri_like(self.root, path))
 
     def _tried_once_done(self, path: str, action: Callable[..., None], *arguments: str) -> None:
-        """For what takes `path` away: an earlier try may have done it, and only its reply been lost."""
+        """Retry a removal of `path`, which an earlier attempt may have done although its reply was lost."""
         tries = 0
 
         def remove() -> None:
@@ -147,7 +147,7 @@ class _RetryingFileSystem(fs.FileSystemHandler):
 
 
 class _Whole:
-    """Hands all that was written to `write` when it is closed, unless an exception closes it or nobody does."""
+    """A file that passes its content to `write` when it is closed, unless an exception closes it."""
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self._write = write
@@ -162,7 +162,7 @@ class _Whole:
         return self._content.tell()
 
     def flush(self) -> None:
-        """Nothing is there before all is."""
+        """Do nothing: the content is written whole, on close."""
 
     def close(self) -> None:
         if not self.closed:

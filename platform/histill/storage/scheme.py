@@ -1,7 +1,7 @@
-"""What is special about one kind of storage: how it is opened, written and swapped, and what its errors mean.
+"""The interface of a storage scheme: how it is opened, written and swapped, and what its errors mean.
 
-Each kind is one file in `schemes/`, which is named as its URIs begin and holds an entry `SCHEME`. Nothing else in
-histill knows one kind from another, but for `is_remote`.
+Each scheme is one file in `schemes/`, named after the beginning of its URIs, which defines `SCHEME`. Nothing else in
+histill distinguishes between schemes, except for `is_remote`.
 """
 
 import functools
@@ -23,12 +23,12 @@ LOCAL = "file"
 
 @dataclass(frozen=True)
 class ErrorTexts:
-    """Texts that tell what an error of a scheme's clients means, where its type does not."""
+    """Substrings that tell what an error of a scheme's clients means, where its type does not."""
 
     missing_bucket: tuple[str, ...] = ()
-    refused: tuple[tuple[tuple[str, ...], str], ...] = ()  # texts, and what the server did, as in "denied access"
+    refused: tuple[tuple[tuple[str, ...], str], ...] = ()  # substrings, and what the server did, as in "denied access"
     unreachable: tuple[str, ...] = ()
-    client: tuple[str, ...] = ()  # those that tell any error of the client from one of the Parquet reader
+    client: tuple[str, ...] = ()  # tell errors of the client from those of the Parquet reader
 
 
 def overwrite_by_fsspec(filesystem: "fsspec.AbstractFileSystem", path: str, data: bytes) -> None:
@@ -37,7 +37,7 @@ def overwrite_by_fsspec(filesystem: "fsspec.AbstractFileSystem", path: str, data
 
 
 def create_by_fsspec(filesystem: "fsspec.AbstractFileSystem", path: str, data: bytes) -> bool:
-    """Write an object whole if there is none, where fsspec's file system knows how; whether it was written."""
+    """Create an object unless it exists, if fsspec's file system can do so; return whether it was written."""
     try:
         filesystem.pipe_file(path, data, mode="create")
     except FileExistsError:
@@ -46,23 +46,23 @@ def create_by_fsspec(filesystem: "fsspec.AbstractFileSystem", path: str, data: b
 
 
 def walk_by_fsspec(filesystem: "fsspec.AbstractFileSystem", uri: str, storage: Storage) -> Iterator[str]:
-    """The URIs of the files below `uri`, one folder after the other."""
+    """The URIs of the files below `uri`, folder by folder."""
     for folder, _, names in filesystem.walk(uri, on_error="raise"):
         yield from (f"{uri.partition('://')[0]}://{folder.strip('/')}/{name}" for name in names)
 
 
 def transient_by_type(error: OSError) -> str | None:
-    """The name of an error that a second try may mend; None of any other."""
+    """The name of an error that a retry may overcome; None for any other."""
     return type(error).__name__ if isinstance(error, ConnectionError | TimeoutError) else None
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One kind of storage. What it leaves out is done through fsspec, whose file system `open_control` gives.
+    """One kind of storage. The defaults go through fsspec, with the file system that `open_control` returns.
 
-    `overwrite`, `create` and `swap` are given that file system and a path in it, and write a file whole or not at all:
-    whatever is there before, only if there is none, and only if it holds what is expected. Of several writers that
-    create or swap one file at once, one alone may be told that it has written.
+    `overwrite`, `create` and `swap` get that file system and a path in it, and write a file atomically: always, only if
+    it does not exist, and only if it holds the expected bytes. Of several writers that create or swap one file at the
+    same time, only one may be told that it has written.
     """
 
     name: str
@@ -71,25 +71,25 @@ class Scheme:
     create: Callable[["fsspec.AbstractFileSystem", str, bytes], bool] = create_by_fsspec
     overwrite: Callable[["fsspec.AbstractFileSystem", str, bytes], None] = overwrite_by_fsspec
     open_bytes: Callable[[str, Storage, int], "fs.FileSystem"] | None = None
-    """pyarrow's own file system for shards, and the tries that it makes of one request."""
+    """Opens pyarrow's own file system for shards, given the number of attempts that it makes per request."""
     walk: Callable[["fsspec.AbstractFileSystem", str, Storage], Iterator[str]] = walk_by_fsspec
-    """URIs of files below one, to find any; it may end after a few."""
+    """URIs of files below one, to find out if there are any; may stop after a few."""
     keys: Callable[[str, Storage], Hashable] = lambda uri, storage: None
-    """What changes once the clients opened before must not be used any more, as when their keys expire."""
+    """A value that changes once earlier clients must not be used any more, for example because their keys expire."""
 
-    package: str = ""  # what to install, should an import fail
-    packages: tuple[str, ...] = ()  # those whose errors are the storage's
+    package: str = ""  # what to install if an import fails
+    packages: tuple[str, ...] = ()  # packages whose errors are the storage's
     server: Callable[[Storage], str] = lambda storage: "the storage"
-    """What sentences call the server."""
-    setting: str = "the network"  # what says where the server is
-    credentials: str = "look after the credentials"
+    """What errors call the server."""
+    setting: str = "the network"  # the setting that says where the server is
+    credentials: str = "check the credentials"
     errors: ErrorTexts = field(default_factory=ErrorTexts)
     transient_reason: Callable[[OSError], str | None] = transient_by_type
-    """A word for why a second try may succeed, free of addresses and credentials; None when it would not."""
+    """The reason why a retry may succeed, without addresses or credentials; None if it would not."""
 
 
 def scheme_of(uri: str) -> Scheme:
-    """The entry for `uri`."""
+    """The scheme of `uri`."""
     return _entry(remote_scheme(uri) or LOCAL)
 
 
@@ -100,6 +100,6 @@ def _entry(name: str) -> Scheme:
 
 
 def missing_package(uri: str) -> InputError:
-    """The sentence for a `uri` whose scheme needs a package that is not installed."""
+    """The error for a `uri` whose scheme needs a package that is not installed."""
     package = scheme_of(uri).package
     return InputError(f"{uri} needs the package {package}, which is not installed; `pip install {package}` everywhere.")

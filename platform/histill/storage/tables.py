@@ -1,4 +1,4 @@
-"""Parquet files that are whole or absent, name what they belong to, and are verified when read."""
+"""Parquet files that are written atomically, name what they belong to, and are verified when read."""
 
 import io
 from collections.abc import Iterable
@@ -23,10 +23,10 @@ def write_table(
     compression: str = "none",
     belongs_to: str | None = None,
 ) -> int:
-    """Write a file with a row group for each of `groups`, whole or not at all; how many bytes.
+    """Write a file with one row group for each of `groups`, atomically; return its size in bytes.
 
-    It is made in memory, since a stream that an exception closes completes an upload. `belongs_to` names what the
-    file is a part of, so that it is not taken for a part of something else.
+    It is assembled in memory, since a stream completes its upload even when an exception closes it. `belongs_to` names
+    what the file is a part of, so that it is not mistaken for a part of something else.
 
     Raises InputError when the storage refuses.
     """
@@ -43,7 +43,7 @@ def write_table(
 
 
 def read_columns(uri: str, columns: list[str], storage: Storage, *, belongs_to: str | None = None) -> pa.Table | None:
-    """Some columns of a file; None when it is not there, not whole, damaged, or a part of something else."""
+    """Read some columns of a file; None when it is missing, truncated, damaged, or a part of something else."""
     filesystem, path = arrow_filesystem(uri, storage)
 
     def read() -> pa.Table | None:
@@ -66,12 +66,12 @@ def read_columns(uri: str, columns: list[str], storage: Storage, *, belongs_to: 
 
 
 def is_part_of(metadata: dict[bytes, bytes] | None, belongs_to: str) -> bool:
-    """Whether a file with this metadata is a part of what it should be a part of."""
+    """Whether a file with this metadata is a part of `belongs_to`."""
     return (metadata or {}).get(_BELONGS_TO) == belongs_to.encode()
 
 
 def is_damage(error: Exception, uri: str) -> bool:
-    """Whether the Parquet reader found fault with the bytes of `uri`, and not the storage with the request."""
+    """Whether the Parquet reader rejected the bytes of `uri`, rather than the storage the request."""
     if isinstance(error, pa.ArrowInvalid):
         return True
     of_client = any(text in str(error) for text in scheme_of(uri).errors.client)

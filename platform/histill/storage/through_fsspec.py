@@ -1,4 +1,4 @@
-"""pyarrow's view of a file system of fsspec's, for kinds of storage that pyarrow has no client for."""
+"""Adapt an fsspec file system to pyarrow, for schemes that pyarrow has no client for."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from pyarrow import fs
 
 
 class FsspecHandler(fs.FSSpecHandler):
-    """As pyarrow's, which first asks `isfile`, to which fsspec says no whatever fails: refused credentials, a reset."""
+    """pyarrow's handler without its `isfile` check, which fsspec fails on any error: refused credentials, a reset."""
 
     def open_input_file(self, path: str) -> Any:
         return pa.PythonFile(self.fs.open(path, mode="rb"), mode="r")

@@ -8,12 +8,12 @@ from histill.errors import InputError
 
 
 def is_remote(uri: str) -> bool:
-    """Whether `uri` lies in object storage, where folders, links and dots mean nothing."""
+    """Whether `uri` is in object storage, where folders, links and dots have no meaning."""
     return remote_scheme(uri) is not None
 
 
 def bucket_of(uri: str) -> str | None:
-    """The bucket that `uri` lies in; None where it is a local path."""
+    """The bucket of `uri`; None for a local path."""
     return path_within(uri).partition("/")[0] if is_remote(uri) else None
 
 
@@ -23,18 +23,18 @@ def path_within(uri: str) -> str:
 
 
 def uri_like(uri: str, path: str) -> str:
-    """The URI of `path`, which is one within the file system of `uri`."""
+    """The URI of `path`, a path within the file system of `uri`."""
     scheme = remote_scheme(uri)
     return path if scheme is None else f"{scheme}://{path}"
 
 
 def absolute(uri: str) -> str:
-    """`uri`, whatever folder a process works in."""
+    """`uri`, made independent of the working directory."""
     return uri if is_remote(uri) else local_path(uri)
 
 
 def without_dots(uri: str) -> str:
-    """`uri` without `.` and `..` in object storage, which does not resolve them; doubled slashes mean something."""
+    """`uri` without `.` and `..` in object storage, which does not resolve them; doubled slashes are kept."""
     if not is_remote(uri):
         return uri
     kept: list[str] = []
@@ -60,7 +60,7 @@ def join(uri: str, *parts: str) -> str:
 def beside(uri: str, relative: str) -> str:
     """The URI of `relative`, a path as written in the file `uri`; absolute ones stay as they are.
 
-    Raises InputError for a path of Windows, and for an address of a kind that is neither read nor written.
+    Raises InputError for a Windows path, and for an address of an unsupported kind.
     """
     relative = _path_or_remote(relative)
     if is_remote(relative) or os.path.isabs(relative):
@@ -75,7 +75,7 @@ def folder_of(uri: str) -> str:
 
 
 def name_within(folder: str, uri: str) -> str | None:
-    """What `uri` is called from within `folder`; None where it lies elsewhere."""
+    """The path of `uri` relative to `folder`; None if it is not below it."""
     root, place = (each.rstrip("/") if is_remote(each) else os.path.abspath(each) for each in (folder, uri))
     return place.removeprefix(f"{root}/") if place.startswith(f"{root}/") else None
 
@@ -86,7 +86,7 @@ def folder_name(uri: str) -> str:
 
 
 def stem(uri: str) -> str:
-    """The file's name without folder and extension."""
+    """The file's name without its folder and extension."""
     return os.path.splitext(uri.rstrip("/").rpartition("/")[2])[0]
 
 

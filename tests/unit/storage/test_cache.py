@@ -1,4 +1,4 @@
-"""The node-local cache: what is put comes back, the bound holds, and nothing that goes wrong stops the reading."""
+"""The node-local cache: what is put comes back, the size limit holds, and no failure stops reading."""
 
 import fcntl
 import logging
@@ -18,7 +18,7 @@ from histill.storage.cache import RowGroupCache
 pytestmark = pytest.mark.unit
 
 TILES_BYTES = 40_000
-FILE_BYTES = 41_000  # with the framing; checked below
+FILE_BYTES = 41_000  # framing included; checked below
 
 
 def table(number: int) -> pa.Table:
@@ -77,7 +77,7 @@ def test_a_full_cache_keeps_what_it_has(tmp_path: Path) -> None:
     kept = [cache.put(str(number), table(number)) for number in range(6)]
     assert kept == [True, True, True, False, False, False]
     assert [cache.get(str(number)) is not None for number in range(6)] == kept
-    assert cache.put("0", table(0))  # is there already
+    assert cache.put("0", table(0))  # exists already
     assert held(tmp_path) <= 3 * FILE_BYTES
 
 
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_a_miss(tmp_path: Path, damage: str, caplog: pytest.Lo
     assert cache.get("a") is None
     assert files(tmp_path) == []
     assert "damaged" in caplog.text
-    assert cache.put("a", table(1))  # there is room again
+    assert cache.put("a", table(1))  # there is room for it again
     assert cache.get("a") is not None
 
 
@@ -180,7 +180,7 @@ def test_accounts_follow_what_others_do_to_the_folder(tmp_path: Path) -> None:
     assert not cache.put("c", table(3))
     files(tmp_path)[0].unlink()
     assert cache.put("c", table(3))
-    leftover = files(tmp_path)[0].with_suffix(".0.part")  # of a process that was killed as it wrote
+    leftover = files(tmp_path)[0].with_suffix(".0.part")  # of a process that was killed while writing
     leftover.write_bytes(b"x" * FILE_BYTES)
     assert not cache.put("d", table(4))
     assert not leftover.exists()
@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be_written_warns_once(tmp_path: Path, caplog: pyte
     assert cache.get("a") is None
     assert not cache.put("a", table(1))
     assert not cache.put("b", table(1))
-    assert caplog.text.count("keeps nothing more") == 1
+    assert caplog.text.count("stores nothing more") == 1
 
 
 def test_a_folder_that_others_can_read_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -224,7 +224,7 @@ def test_a_full_disk_warns_once_and_reading_goes_on(
 
 def fill(folder: str, max_bytes: int, worker: int, kept: "multiprocessing.Queue[list[int]]") -> None:
     cache = RowGroupCache(folder, max_bytes, "set")
-    numbers = [(worker * 7 + step) % 20 for step in range(20)]  # each in another order
+    numbers = [(worker * 7 + step) % 20 for step in range(20)]  # each worker in another order
     done = [number for number in numbers if cache.put(str(number), table(number))]
     for number in done:
         got = cache.get(str(number))
@@ -243,7 +243,7 @@ def test_the_bound_holds_with_several_processes(tmp_path: Path) -> None:
         worker.start()
     largest = 0
     while any(worker.is_alive() for worker in workers):
-        with (tmp_path / ".lock").open() as lock:  # else files could move while they are counted
+        with (tmp_path / ".lock").open() as lock:  # otherwise files could change while they are counted
             fcntl.flock(lock, fcntl.LOCK_EX)
             largest = max(largest, held(tmp_path))
         time.sleep(0.005)

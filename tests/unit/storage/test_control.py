@@ -100,11 +100,11 @@ def test_a_place_where_no_folder_can_be_made_is_said(write: Callable[[str], obje
 @pytest.mark.parametrize(
     ("number", "step"),
     [
-        (errno.EACCES, r"\(permission denied\); give this user the right"),
+        (errno.EACCES, r"\(permission denied\); give this user access"),
         (errno.EROFS, r"\(read-only file system\); name a place that can be written"),
         (errno.ENOSPC, r"\(no space left on device\); make room there"),
         (errno.ENAMETOOLONG, r"\(file name too long\); choose a shorter name"),
-        (errno.EIO, r"; look after what it names, or name another place"),
+        (errno.EIO, r"; check what it names, or name another place"),
     ],
 )
 def test_what_the_system_says_of_a_write_is_a_sentence(tmp_path: Path, number: int, step: str) -> None:
@@ -153,14 +153,14 @@ def test_errors_of_object_storage_are_sentences(raised: str, said: str) -> None:
     ids=str,
 )
 def test_a_server_that_is_away_is_told_from_one_that_refuses(raised: OSError, away: bool) -> None:
-    """The first may pass by itself, so workers are replaced; the second ends the run."""
+    """The first may be transient, so workers are replaced; the second ends the run."""
     error = storage_error("s3://bucket/key", Storage(endpoint="http://127.0.0.1:1"), raised)
     assert isinstance(error, InputError)
     assert type(error) is (UnavailableError if away else InputError)
 
 
 def test_nothing_listens_there() -> None:
-    """What the two clients really raise."""
+    """Errors that the two clients really raise."""
     storage = Storage(endpoint="http://127.0.0.1:1", attempts=1, connect_timeout_s=1, request_timeout_s=1)
     environment = {
         "AWS_ACCESS_KEY_ID": "someone",
@@ -182,7 +182,7 @@ def test_a_local_file_is_never_away() -> None:
 def test_a_file_is_made_once_and_by_one(tmp_path: Path) -> None:
     uri = str(tmp_path / "new" / "claim.json")
     assert control.create_bytes(uri, b"mine", STORAGE)
-    assert control.create_bytes(uri, b"mine", STORAGE)  # as when only the reply was lost
+    assert control.create_bytes(uri, b"mine", STORAGE)  # as after a lost reply
     assert not control.create_bytes(uri, b"yours", STORAGE)
     assert control.read_bytes(uri, STORAGE) == b"mine"
     with ThreadPoolExecutor(8) as pool:
@@ -248,7 +248,7 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_p
 
 
 def test_no_write_lists_the_folder(tmp_path: Path) -> None:
-    """Or each would cost as much as there are files beside."""
+    """Otherwise the cost of a write would grow with the number of files next to it."""
     with patch("os.scandir", side_effect=AssertionError), patch("os.listdir", side_effect=AssertionError):
         control.write_bytes(str(tmp_path / "a"), b"1", STORAGE)
         assert control.create_bytes(str(tmp_path / "b"), b"1", STORAGE)
@@ -276,7 +276,7 @@ def test_more_writers_of_one_file_than_names_that_are_swept(tmp_path: Path) -> N
 
 
 def test_a_writer_killed_after_it_has_created_a_file_leaves_no_part(tmp_path: Path) -> None:
-    """The file and the part are one for a moment, and the next writer finds the file there."""
+    """For a moment file and part are the same inode, and the next writer finds the file."""
     path = tmp_path / "ingest.json"
     path.write_bytes(b"mine")
     os.link(path, f"{path}.00000000.part")

@@ -1,4 +1,4 @@
-"""Records: every kind reads what earlier versions wrote, keeps its digest, and refuses what is cut short or another's.
+"""Records: every kind reads what earlier versions wrote, keeps its digest, and refuses truncated or foreign files.
 
 `data/records` holds files as they were written before records had one format (`histill.storage.records`), and the
 digests that were computed then.
@@ -36,12 +36,12 @@ STORAGE = Storage()
 KINDS: dict[str, type[Record]] = {
     "manifest": Header,
     "model": ModelCard,
-    "model-first": ModelCard,  # of a version that knew segmenters alone
+    "model-first": ModelCard,  # of a version that knew only segmenters
     "responses": CacheHeader,
     "shares": Shares,
     "run": RunRecord,
     "finished": FinishedRun,
-    "finished-first": FinishedRun,  # of a version that did not note the name within the folder
+    "finished-first": FinishedRun,  # of a version that did not record the name within the folder
     "position": DataState,
     "teacher": OnnxCard,
     "unsent": UnsentMetrics,
@@ -50,7 +50,7 @@ KINDS: dict[str, type[Record]] = {
     "predictions": PredictionsHeader,
     "claim": ClaimRecord,
 }
-RELAID = {"model", "model-first", "position", "teacher", "finished-first", "part", "claim"}  # had another layout
+RELAID = {"model", "model-first", "position", "teacher", "finished-first", "part", "claim"}  # had a different layout
 every_kind = pytest.mark.parametrize("name", KINDS)
 
 
@@ -68,7 +68,7 @@ def test_what_an_earlier_version_wrote_is_read_and_written_again(name: str, tmp_
     write_record(record, uri, STORAGE)
     assert read_record(KINDS[name], uri, STORAGE) == record
     written = json.loads(Path(uri).read_bytes())
-    assert written == written | json.loads(file_of(name))  # nothing is lost; fields that are newer are added
+    assert written == written | json.loads(file_of(name))  # nothing is lost; newer fields are added
     if name not in RELAID:
         assert Path(uri).read_bytes() == file_of(name)
 
@@ -110,7 +110,7 @@ def test_slides_are_a_list_of_records_that_keeps_its_bytes(tmp_path: Path) -> No
     (record,) = parse_records(SlideRecord, file_of("slides"), "slides.json")
     assert (record.cases, record.origin, record.tile_side) == (("case-1", "case-2"), (128, 256), 443.5643564356436)
     digest = write_slides(str(tmp_path), [record], STORAGE)
-    assert digest == "cb38b11f966578fdb4adcacf97886d38de15851e23a5c806d3fc36bec839f76f"  # which a header names
+    assert digest == "cb38b11f966578fdb4adcacf97886d38de15851e23a5c806d3fc36bec839f76f"  # named by a header
     assert (tmp_path / "slides.json").read_bytes() == file_of("slides")
     with pytest.raises(
         InputError, match=r"^there/slides.json is not the record of a tile set's slides of this version"

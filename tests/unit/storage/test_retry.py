@@ -1,4 +1,4 @@
-"""What is tried again, how often, and what the log says about it. The sentences are pyarrow's and s3fs' own."""
+"""What is retried, how often, and what the log says about it. The error messages are those of pyarrow and s3fs."""
 
 import errno
 import logging
@@ -42,7 +42,7 @@ LASTING = [
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that were waited for, without waiting."""
+    """The recorded waits in seconds, without waiting."""
     seconds: list[float] = []
     monkeypatch.setattr(retry.time, "sleep", seconds.append)
     return seconds

@@ -1,4 +1,4 @@
-"""The file system for Ray Train's own files: every request is tried again, and a file is there whole or not at all."""
+"""The file system for Ray Train's own files: every request is retried, and files are written atomically."""
 
 import errno
 import gc
@@ -26,7 +26,7 @@ DENIED = "AWS Error ACCESS_DENIED during PutObject operation: Access Denied"
 
 
 class Flaky:
-    """A local folder that fails each kind of request `times` times before it is served; files when they are closed."""
+    """A local folder that fails each kind of request `times` times before serving it; files fail when closed."""
 
     type_name = "flaky"
 
@@ -41,7 +41,7 @@ class Flaky:
             raise OSError(self._message)
 
     def normalize_path(self, path: str) -> str:
-        return path  # asks nobody
+        return path  # makes no request
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def request(*arguments: Any, **options: Any) -> Any:
@@ -51,7 +51,7 @@ class Flaky:
         return request
 
     def pipe_file(self, uri: str, content: bytes, **_: Any) -> None:
-        """fsspec's word for writing a file whole."""
+        """fsspec's method for writing a whole file."""
         self._ask("pipe_file")
         with self._files.open_output_stream(uri.removeprefix("s3://")) as stream:
             stream.write(content)
@@ -59,21 +59,21 @@ class Flaky:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that were waited for, without waiting."""
+    """The recorded waits in seconds, without waiting."""
     seconds: list[float] = []
     monkeypatch.setattr(retry.time, "sleep", seconds.append)
     return seconds
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, inner: Any) -> None:
-    """Let `inner` stand for the server, whichever client asks it."""
+    """Let `inner` stand in for the server, for either client."""
     monkeypatch.setattr(retrying, "arrow_filesystem", lambda uri, storage, **_: (inner, uri.removeprefix("s3://")))
     monkeypatch.setattr(retrying, "control_filesystem", lambda uri, storage: (inner, uri))
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> Callable[..., Any]:
-    """`files(times, message)`: a steady file system whose server is a `Flaky`, and that."""
+    """`files(times, message)`: a retrying file system whose server is a `Flaky`, and that `Flaky`."""
 
     def make(times: int, message: str = AWAY) -> tuple[fs.FileSystem, Flaky]:
         inner = Flaky(tmp_path, times, message)
@@ -92,7 +92,7 @@ def test_local_files_need_no_second_try(tmp_path: Path) -> None:
 
 
 class Forgetful(Flaky):
-    """Does what it is asked, and breaks off before it says so."""
+    """Does what it is asked, then fails instead of replying."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def request(*arguments: Any, **options: Any) -> Any:
@@ -115,7 +115,7 @@ def test_what_is_gone_already_since_only_the_reply_was_lost_is_no_error(
     getattr(filesystem, name)(*arguments)
     assert not (tmp_path / arguments[0]).exists()
     assert len(waits) == 1
-    with pytest.raises(FileNotFoundError):  # what was never there
+    with pytest.raises(FileNotFoundError):  # it never existed
         getattr(filesystem, name)(*arguments)
 
 
@@ -217,7 +217,7 @@ def test_what_an_exception_closes_is_not_there(
     assert (os.listdir(tmp_path), inner.asked) == ([], {})
     try:
         raise raised
-    except raised:  # a note of what has gone wrong is written whole
+    except raised:  # a report of the error is written whole
         with filesystem.open_output_stream("file") as stream:
             stream.write(b"whole")
     assert (tmp_path / "file").read_bytes() == b"whole"
@@ -240,7 +240,7 @@ def test_a_server_that_is_away_is_asked_again_by_the_other_client_too(
 
 
 def test_folders_are_copied_there_and_back(files: Callable[..., Any], tmp_path: Path) -> None:
-    """As Ray Train does, by pyarrow's own threads."""
+    """As Ray Train does, with pyarrow's own threads."""
     filesystem, inner = files(2)
     source, target = tmp_path / "source", tmp_path / "back"
     (source / "below").mkdir(parents=True)
@@ -254,7 +254,7 @@ def test_folders_are_copied_there_and_back(files: Callable[..., Any], tmp_path: 
 
 
 def test_it_reaches_workers_as_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Ray pickles it, and holds what came back against what it has."""
+    """Ray pickles it and compares the result with the original."""
     local = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     monkeypatch.setattr(retrying, "arrow_filesystem", lambda uri, storage, **_: (local, "runs"))
     filesystem, _ = retrying_filesystem("s3://runs", STORAGE)

@@ -1,4 +1,4 @@
-"""One file is a whole kind of storage: the example of docs/extend.md goes through all that histill keeps."""
+"""One file is a whole storage scheme: the example in docs/extend.md supports everything that histill stores."""
 
 import importlib
 import re
@@ -53,7 +53,7 @@ EXTEND = Path(__file__).parents[3] / "docs" / "extend.md"
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[ModuleType]:
-    """The example's file, as if it lay beside the others."""
+    """The example's module, as if it were in `schemes/`."""
     section = EXTEND.read_text().split("\n## A storage scheme\n")[1].split("\n## ")[0]
     (tmp_path / "memory.py").write_text(re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0])
     folders = histill.storage.schemes.__path__
@@ -298,4 +298,4 @@ def test_clients_are_opened_again_once_their_keys_are_others(
         for _ in range(2):
             filesystem.get_file_info(path)
             assert reader.read(source, request).num_rows == 1
-    assert opened == ["first", "first", "second", "second"]  # one of each for either
+    assert opened == ["first", "first", "second", "second"]  # one of each per client

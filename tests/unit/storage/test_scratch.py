@@ -1,4 +1,4 @@
-"""Temporary folders: gone with the block, with the process, or with the next process where one was killed."""
+"""Temporary folders: removed with the block, with the process, or by the next process after a kill."""
 
 import os
 import subprocess

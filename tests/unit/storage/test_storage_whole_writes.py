@@ -1,4 +1,4 @@
-"""Whatever ends a writer, and wherever: the file is there whole or not at all, in a folder and in a store like S3."""
+"""Wherever a writer is interrupted, the file is whole or absent, in a folder and in a store like S3."""
 
 import io
 import os
@@ -23,7 +23,7 @@ GROUPS = [pa.table([[f"{group}/{row}" for row in range(4)], [bytes(100)] * 4], s
 
 
 class Store:
-    """Objects in memory, behind fsspec's words. Like S3's, its streams complete an object when they are closed."""
+    """Objects in memory, behind fsspec's interface. Like S3's, its streams complete an object when they are closed."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -58,7 +58,7 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def interrupted(action: Callable[[], object], at: int, error: type[BaseException]) -> bool:
-    """Run `action`, and raise at the `at`-th line of the storage's code that it comes to; whether it came so far."""
+    """Run `action`, and raise at the `at`-th line of storage code that it reaches; return whether it got that far."""
     lines = 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:

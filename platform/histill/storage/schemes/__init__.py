@@ -1,1 +1,1 @@
-"""One file for each scheme of URIs, named like it; `file` stands for local paths."""
+"""One module per URI scheme, named after it; `file` is for local paths."""

@@ -1,8 +1,8 @@
-"""Local paths: files that are there whole or not at all, whoever writes beside and whatever ends the writer.
+"""Local paths: atomic writes, whatever other writers do and whenever the writer is killed.
 
-A file is written under a name of its own beside its target, `<target>.<number in 8 hex digits>.part`, brought to the
-disk, and then renamed. The writer holds a lock on it, so that whoever writes the same target later can tell what a
-killed writer has left, and removes it.
+A file is written next to its target, as `<target>.<number in 8 hex digits>.part`, synced to disk, and then renamed. The
+writer holds a lock on it, so that later writers of the same target can tell what killed writers have left, and remove
+it.
 """
 
 import contextlib
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-_NAMES = 8  # of parts that are looked at before each write: as many writers of one target at once are swept up after
+_NAMES = 8  # names of parts checked before each write: leftovers of up to this many concurrent writers are removed
 
 
 def open_bytes(uri: str, storage: Storage, attempts: int) -> "fs.FileSystem":
-    """pyarrow's file system of this machine."""
+    """pyarrow's local file system."""
     from pyarrow import fs
 
     return fs.LocalFileSystem()
 
 
 def open_control(uri: str, storage: Storage) -> "fsspec.AbstractFileSystem":
-    """fsspec's file system of this machine."""
+    """fsspec's local file system."""
     import fsspec
 
     return fsspec.filesystem("file")
 
 
 def walk(filesystem: "fsspec.AbstractFileSystem", uri: str, storage: Storage) -> Iterator[str]:
-    """The files below the folder `uri`; none where there is no such folder."""
+    """The files below the folder `uri`; empty if there is no such folder."""
     return (os.path.join(folder, name) for folder, _, names in os.walk(local_path(uri)) for name in names)
 
 
 def put_file(path: str, data: bytes) -> None:
-    """Write `path` whole: a reader sees the old file or the new one, never a part."""
+    """Write `path` atomically: a reader sees the old file or the new one, never a part."""
     with _part(path) as part:
         _write(part, data)
         os.replace(part, path)
@@ -53,7 +53,7 @@ def put_file(path: str, data: bytes) -> None:
 
 
 def create_file(path: str, data: bytes) -> bool:
-    """Write `path` whole if there is no such file; whether it was written."""
+    """Create `path` atomically unless it exists; return whether it was written."""
     with _part(path) as part:
         _write(part, data)
         try:
@@ -69,7 +69,7 @@ def create_file(path: str, data: bytes) -> bool:
 
 
 def swap_file(path: str, expected: bytes, data: bytes) -> bool:
-    """Write `path` whole if it holds `expected`; whether it was written. Of several at once one does it."""
+    """Replace `path` atomically if it holds `expected`; return whether it was written. Of several writers one wins."""
     try:
         with open(path, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -83,16 +83,16 @@ def swap_file(path: str, expected: bytes, data: bytes) -> bool:
 
 @contextlib.contextmanager
 def _part(path: str) -> Iterator[str]:
-    """A locked, empty file beside `path`, which is removed in the end if it is still there."""
+    """A locked, empty file next to `path`, which is removed at the end if it still exists."""
     while True:
         part = _free_name(path)
         descriptor = _create(part)
         if descriptor is None:  # another writer was faster
             continue
         try:
-            with contextlib.suppress(OSError):  # a file system without locks: what is left there stays
+            with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(descriptor, part):  # not swept between the two lines above
+            if _is_at(descriptor, part):  # not removed between the two lines above
                 yield part
                 return
         finally:
@@ -104,24 +104,24 @@ def _part(path: str) -> Iterator[str]:
 
 
 def _free_name(path: str) -> str:
-    """The first name of a part of `path` that nobody writes under; what killed writers have left under it goes.
+    """The first name of a part of `path` that is not in use; leftovers of killed writers are removed.
 
-    The names are few and known, so that no folder is listed: a look costs the same among ten files and a million.
+    The names are few and known, so the folder need not be listed: the cost is the same for ten files and a million.
     """
     names = (f"{path}.{number:08x}.part" for number in itertools.count())
     looked_at = list(itertools.islice(names, _NAMES))
-    free = [name for name in looked_at if _is_free(name)]  # of all, since a killed writer may have had any
+    free = [name for name in looked_at if _is_free(name)]  # check all, since a killed writer may have used any
     return free[0] if free else next(name for name in names if _is_free(name))
 
 
 def _is_free(part: str) -> bool:
-    """Whether there is no such part; one whose writer is no more is removed."""
+    """Whether `part` is not in use; it is removed if its writer has died."""
     try:
         descriptor = os.open(part, os.O_RDWR)
     except FileNotFoundError:
         return True
     except PermissionError:
-        if not os.path.lexists(part):  # it is the folder that cannot be looked into
+        if not os.path.lexists(part):  # the folder cannot be accessed
             raise
         return False
     try:
@@ -130,21 +130,21 @@ def _is_free(part: str) -> bool:
             os.unlink(part)
             return True
         return False
-    except OSError:  # its writer is at work
+    except OSError:  # its writer is alive
         return False
     finally:
         os.close(descriptor)
 
 
 def _create(part: str) -> int | None:
-    """A descriptor of the new file `part`; None where there is one."""
+    """Create the file `part` and return its descriptor; None if it exists."""
     for last in (False, False, True):
         os.makedirs(os.path.dirname(part), exist_ok=True)
         try:
             return os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             return None
-        except FileNotFoundError:  # a job that has ended removed its empty folder between the two lines
+        except FileNotFoundError:  # another job removed its empty folder between the two lines
             if last:
                 raise
     return None
@@ -158,7 +158,7 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _create_in_place(path: str, data: bytes) -> bool:
-    """For file systems without hard links: one creates it, though a reader may see a part."""
+    """Create a file on a file system without hard links: only one writer succeeds, but a reader may see a part."""
     try:
         with open(path, "xb") as file:
             file.write(data)
@@ -174,10 +174,10 @@ def _is_at(descriptor: int, path: str) -> bool:
 
 
 def _sync_folder(path: str) -> None:
-    """The name itself on the disk, so that no later file outlives it."""
+    """Sync the folder entry of `path` to disk, so that no later file outlives it."""
     descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some file systems know no such thing
+        with contextlib.suppress(OSError):  # some file systems do not support it
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,12 +1,12 @@
-"""s3://: AWS S3 and all that speaks its protocol; shards by pyarrow's client, control files by s3fs.
+"""s3://: AWS S3 and compatible servers; shards through pyarrow's client, control files through s3fs.
 
-Objects are there whole or not at all: one request, or several that are completed by the last. pyarrow's streams
-complete an upload whenever they are closed, and a `with` closes them when an exception or Ctrl-C leaves it; the object
-is then there, and short. So nothing here is written through a stream.
+Objects are written atomically, by one request or by a multipart upload that its last request completes. pyarrow's
+streams complete an upload whenever they are closed, and a `with` closes them even when an exception or Ctrl-C leaves
+it; the object then exists, truncated. So nothing here is written through a stream.
 
 Measured against broken replies with pyarrow 25: with `AwsStandardS3RetryStrategy(max_attempts=n)` the SDK itself
-repeats a request after a 503, a reset, a stall and a body shorter than its Content-Length: n tries in all, with waits
-in between that come to about 5 seconds for n = 4. What it lets through is a plain OSError whose text alone says why:
+retries a request after a 503, a reset, a stall and a body shorter than its Content-Length: n attempts in all, with
+waits that add up to about 5 seconds for n = 4. What it lets through is a plain OSError; only its text gives the cause:
 
     503           AWS Error SLOW_DOWN (GET); AWS Error UNKNOWN (HTTP status 503) (HEAD)
     reset         AWS Error NETWORK_CONNECTION ... curlCode: 56
@@ -44,13 +44,13 @@ _TRANSIENT = re.compile(
     r"AWS Error (?P<name>NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT"
     r")\b|(?P<status>HTTP status (?:408|429|5\d\d))\b"
 )
-_OF_S3FS = {errno.EBUSY: "SLOW_DOWN", errno.EREMOTEIO: "INTERNAL_FAILURE"}  # its words for them
+_OF_S3FS = {errno.EBUSY: "SLOW_DOWN", errno.EREMOTEIO: "INTERNAL_FAILURE"}  # how s3fs reports these errors
 
 
 def endpoint_of(storage: Storage) -> str | None:
     """The configured S3 endpoint, or the environment's, or None for AWS itself.
 
-    Raises InputError when the environment's is no http(s) address, or holds credentials.
+    Raises InputError when the environment's is not an http(s) address, or contains credentials.
     """
     if storage.endpoint:
         return storage.endpoint
@@ -64,7 +64,7 @@ def endpoint_of(storage: Storage) -> str | None:
 
 
 def server_of(storage: Storage) -> str:
-    """What sentences call the server."""
+    """What errors call the server."""
     return endpoint_of(storage) or "AWS S3"
 
 
@@ -106,19 +106,19 @@ def open_control(uri: str, storage: Storage) -> "fsspec.AbstractFileSystem":
         config_kwargs=config,
         use_listings_cache=False,
         default_fill_cache=False,
-        max_concurrency=1,  # or reading would begin with a HEAD, whose refusals have no body to say why
+        max_concurrency=1,  # otherwise a read begins with a HEAD, and refusing one sends no body with the reason
         **dict(zip(("key", "secret", "token"), keys, strict=True)),
     )
     if storage.attempts == 1:
-        filesystem.retries = 1  # of s3fs itself, which repeats what its client has given up
+        filesystem.retries = 1  # s3fs's own, on top of those of its client
     return filesystem
 
 
 def keys_of(uri: str, storage: Storage) -> tuple[str, str, str | None] | None:
-    """The keys of the AWS profile that is named for the bucket of `uri`, still good for a while; None: the usual chain.
+    """Unexpired keys of the AWS profile that is configured for the bucket of `uri`; None: the default chain.
 
-    pyarrow knows no profiles, but that of $AWS_PROFILE. Raises InputError for a profile without keys, and for one whose
-    keys expire and are not renewed.
+    pyarrow supports no profile but $AWS_PROFILE. Raises InputError for a profile without keys, and for one whose keys
+    expire and are not renewed.
     """
     profile = storage.profiles.get(uri.removeprefix("s3://").partition("/")[0])
     if profile is None:
@@ -136,7 +136,7 @@ def keys_of(uri: str, storage: Storage) -> tuple[str, str, str | None] | None:
 
 @functools.lru_cache(maxsize=64)
 def _credentials_of(profile: str, files: tuple[Any, ...]) -> Any:
-    """What botocore finds, and renews in time, as long as the user's files stay as they are."""
+    """botocore's credentials of a profile, renewed by it in time; cached as long as `files` do not change."""
     import botocore.exceptions
     import botocore.session
 
@@ -153,7 +153,7 @@ def _credentials_of(profile: str, files: tuple[Any, ...]) -> Any:
 
 
 def _state_of(file: tuple[str, str]) -> tuple[str, int | None]:
-    """The path of a file that botocore reads, and when it was changed."""
+    """The path and modification time of a file that botocore reads."""
     variable, usual = file
     path = os.path.expanduser(os.environ.get(variable) or usual)
     try:
@@ -163,22 +163,22 @@ def _state_of(file: tuple[str, str]) -> tuple[str, int | None]:
 
 
 def overwrite(filesystem: "fsspec.AbstractFileSystem", uri: str, data: bytes) -> None:
-    """Write the object whole: a reader sees the old one or the new one, never a part."""
+    """Write the object atomically: a reader sees the old one or the new one, never a part."""
     filesystem.pipe_file(uri, data, chunksize=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
 
 
 def create(filesystem: "fsspec.AbstractFileSystem", uri: str, data: bytes) -> bool:
-    """Write a small object if there is none (`If-None-Match: *`); whether it was written."""
-    with contextlib.suppress(FileNotFoundError):  # for servers that do not know conditional writes
+    """Create a small object unless it exists (`If-None-Match: *`); return whether it was written."""
+    with contextlib.suppress(FileNotFoundError):  # for servers that do not support conditional writes
         filesystem.cat_file(uri)
         return False
     return _put_if(filesystem, uri, data, IfNoneMatch="*")
 
 
 def swap(filesystem: "fsspec.AbstractFileSystem", uri: str, expected: bytes, data: bytes) -> bool:
-    """Write a small object if it holds `expected` (`If-Match`); whether it was written."""
+    """Replace a small object if it holds `expected` (`If-Match`); return whether it was written."""
     try:
-        # If it changes in between, what is read is newer than the tag, and the tag is refused.
+        # If the object changes in between, the content is newer than the tag, and the write is refused.
         tag = filesystem.info(uri)["ETag"]
         if filesystem.cat_file(uri) != expected:
             return False
@@ -193,7 +193,7 @@ def _put_if(filesystem: "fsspec.AbstractFileSystem", uri: str, data: bytes, **co
         try:
             filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
         except OSError as error:
-            # s3fs makes a FileExistsError of it only where the server names the condition
+            # s3fs raises FileExistsError only if the server names the condition
             said = _code(error)
             if isinstance(error, FileExistsError) or said in _REFUSED:
                 return False
@@ -210,7 +210,7 @@ def _code(error: OSError) -> Any:
 
 
 def walk(filesystem: "fsspec.AbstractFileSystem", uri: str, storage: Storage) -> Iterator[str]:
-    """A few objects below `uri`, by one request."""
+    """A few of the objects below `uri`, listed by one request."""
     bucket, _, key = uri.removeprefix("s3://").rstrip("/").partition("/")
     prefix = f"{key}/" if key else ""
     try:
@@ -226,7 +226,7 @@ def walk(filesystem: "fsspec.AbstractFileSystem", uri: str, storage: Storage) ->
 
 
 def transient_reason(error: OSError) -> str | None:
-    """A word for why a second try may succeed; None when it would not."""
+    """The reason why a retry may succeed; None if it would not."""
     if (reason := transient_by_type(error)) is not None or error.errno in _OF_S3FS:
         return reason or _OF_S3FS[error.errno or 0]
     found = _TRANSIENT.search(str(error))
