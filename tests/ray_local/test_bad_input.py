@@ -88,7 +88,7 @@ def mask_of_another_size(desk: Desk) -> Fault:
 def label_of_no_class(desk: Desk) -> Fault:
     tiles = desk.tiles(labels=True)
     keys = desk.run(tiles) | {"target": "classification", "classes": "[stroma, fat]"}
-    said = f"tile case-4/8 of {tiles.uri} has the label 'tumour' (1 tiles are like it); expected one of stroma, fat: "
+    said = f"tile case-4/8 of {tiles.uri} has the label 'tumour' (such tiles: 1); expected one of stroma, fat: "
     return Fault("jobs/finetune_student.py", keys, said)
 
 

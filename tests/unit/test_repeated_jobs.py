@@ -146,7 +146,7 @@ def test_a_failed_ingest_goes_on_where_it_was(images: Path, tmp_path: Path) -> N
 def test_after_a_failure_a_changed_index_is_taken_in_anew(images: Path, tmp_path: Path) -> None:
     kept = (images / "5.jpg").read_bytes()
     (images / "5.jpg").unlink()
-    with pytest.raises(InputError, match=r"repeat, which keeps what is done \(a changed index is taken in anew\)"):
+    with pytest.raises(InputError, match=r"again, which keeps finished parts \(with a changed index it starts over\)"):
         ingest(config(images, tmp_path / "t"))
     (images / "5.jpg").write_bytes(kept)
     with (images / "index.csv").open("a") as index:

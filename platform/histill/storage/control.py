@@ -32,8 +32,8 @@ def create_bytes(uri: str, data: bytes, storage: Storage) -> bool:
     """Create a file atomically unless it exists; return whether it holds `data` now.
 
     Of several concurrent writers one wins. All that write the same `data` succeed, so a writer that must be the only
-    one has to include something unique. (A writer whose request was retried because the reply was lost thus finds its
-    own data, and succeeds.)
+    one has to include something unique. (This also lets a writer succeed whose request was retried because only the
+    reply was lost.)
     """
     filesystem, path = control_filesystem(uri, storage)
     with writing_errors(uri, storage):

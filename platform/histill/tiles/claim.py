@@ -1,8 +1,9 @@
 """Claim an output folder for one ingest configuration at a time.
 
-The record of an ingest, `ingest.json`, is made once and by one, before anything else. An ingest that fails gives the
-folder up by changing it, so that the next may have another configuration; one that was interrupted or killed keeps it.
-What each has made lies below its own name, `Claim.stamp`, so that a straggler of an earlier one mixes with nothing.
+The record of an ingest, `ingest.json`, is created before anything else, and only one ingest can create it. An ingest
+that fails releases the folder by changing the record, so that the next may have another configuration; one that is
+interrupted or killed keeps it. Each ingest writes to folders with its own name, `Claim.stamp`, so that a straggler of
+an earlier one cannot interfere.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from histill.storage.uris import join, stem
 from histill.tiles.index import read_index_bytes
 
 RECORD_NAME = "ingest.json"
-# Keys that change no tile.
+# Keys that do not affect any tile.
 _NOT_CONTENT: Any = {"storage": True, "output": True, "max_unreadable": True, "slides": {"split_within_slide"}}
 _PLACES = ("index", "paths")
 _FAILED = "failed"
@@ -28,10 +29,10 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class Claim:
-    """A configuration's right to an output."""
+    """A configuration's claim to an output folder."""
 
     output: str
-    record: dict[str, Any]  # what decides the tiles: the configuration, and the contents of the index that it names
+    record: dict[str, Any]  # what determines the tiles: the configuration, and the content of its index
     storage: Storage
 
     @property
@@ -41,7 +42,7 @@ class Claim:
 
     @property
     def stamp(self) -> str:
-        """The folder of what it makes, below those of parts and shards: the same wherever the sources lie."""
+        """The name of its folders for parts and shards, which does not depend on where the sources are."""
         sources = {key: self.record[key] or {} for key in ("slides", "images")}
         names = [stem(path) for path in sources["slides"].get("paths", ())]
         bare = {key: {name: source[name] for name in source if name not in _PLACES} for key, source in sources.items()}
@@ -49,15 +50,15 @@ class Claim:
 
     @property
     def uri(self) -> str:
-        """Of the record."""
+        """The URI of the record."""
         return join(self.output, RECORD_NAME)
 
     def look(self) -> bool:
-        """Whether the record is there already and is this one's. Raises InputError if it is another's, at work."""
+        """Whether the record exists and is this one's. Raises InputError if it is another's that has not failed."""
         return self._found()[1]
 
     def take(self) -> None:
-        """Make the record, or take the folder over from an ingest that failed. Raises InputError if it is another's."""
+        """Create the record, or take the folder over from a failed ingest. Raises InputError if it is another's."""
         mine = json_bytes(self.record)
         for _ in range(_TRIES):
             if create_bytes(self.uri, mine, self.storage):
@@ -67,10 +68,10 @@ class Claim:
                 continue
             if found == mine or swap_bytes(self.uri, found, mine, self.storage):
                 return
-        raise InputError(f"{self.uri} changes all the time; give only one ingest this output at a time.")
+        raise InputError(f"{self.uri} keeps changing; run only one ingest into this output at a time.")
 
     def give_up(self) -> None:
-        """Leave the folder to whoever comes next."""
+        """Release the folder for the next ingest."""
         swap_bytes(self.uri, json_bytes(self.record), json_bytes({**self.record, _FAILED: True}), self.storage)
 
     def _found(self) -> tuple[bytes | None, bool]:
@@ -94,12 +95,12 @@ class Claim:
         key = next(key for key in [*now, *before] if before.get(key) != now.get(key))
         return InputError(
             f"{self.output} holds tiles of another configuration ({key} was {before.get(key, 'unset')!r} and is "
-            f"{now.get(key)!r}); name another output, or empty this one once nobody works on it."
+            f"{now.get(key)!r}); name another output, or empty this one once no job uses it."
         )
 
 
 def claim_of(config: IngestConfig) -> Claim:
-    """The claim of a configuration, which is still to be taken. Raises InputError when its index cannot be read."""
+    """The claim of a configuration, not taken yet. Raises InputError when its index cannot be read."""
     source = config.slides or config.images
     index = source.index if source else None
     content = hashlib.sha256(read_index_bytes(index, config.storage)).hexdigest() if index else None

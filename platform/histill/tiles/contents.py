@@ -1,7 +1,7 @@
-"""Hash a tile's content, and verify what is read against the manifest.
+"""Hash the content of tiles, and verify what is read against the manifest.
 
-XXH3 (https://xxhash.com) is no cryptographic hash: it tells damage and mistakes, at the speed of the memory, and not
-a forger's tile. Checking a tile costs about a 300th of streaming it (benchmarks/check_contents.py).
+XXH3 (https://xxhash.com) is not a cryptographic hash: at memory speed it detects damage and mistakes, but not forgery.
+Checking a tile costs about 1/300 of streaming it (benchmarks/check_contents.py).
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,21 +18,21 @@ _DIGITS = 32
 
 
 def content_hash(image: bytes | memoryview, mask: bytes | memoryview | None) -> str:
-    """32 hex digits, the image's XXH3-128, and 32 more of the mask's where there is one."""
+    """XXH3-128 of the image in 32 hex digits, followed by that of the mask, if there is one."""
     digits = xxhash.xxh3_128_hexdigest(image)
     return digits + xxhash.xxh3_128_hexdigest(mask) if mask else digits
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the manifest says of tiles that follow each other in a shard."""
+    """Ids and content hashes of consecutive tiles of a shard, as in the manifest."""
 
     tile_ids: Sequence[str] | pa.Array
     contents: Sequence[str] | pa.Array
 
     @classmethod
     def of(cls, rows: pa.Table, first: int, count: int) -> "Expected":
-        """Of `count` rows of a manifest, from `first` on."""
+        """Those of `count` rows of a manifest, from `first` on."""
         part = rows.slice(first, count)
         return cls(part["tile_id"].combine_chunks(), part["content"].combine_chunks())
 
@@ -40,24 +40,24 @@ class Expected:
         return len(self.contents)
 
     def part(self, first: int, count: int) -> "Expected":
-        """Of `count` of these tiles, from `first` on."""
+        """Those of `count` of these tiles, from `first` on."""
         return Expected(self.tile_ids[first : first + count], self.contents[first : first + count])
 
     def lists(self) -> tuple[list[str], list[str]]:
-        """Both as plain values."""
+        """Ids and hashes as lists of str."""
         return _listed(self.tile_ids), _listed(self.contents)
 
 
 def drop_damaged(table: pa.Table, expected: Expected, place: str) -> tuple[pa.Table, bool]:
-    """`table` of tiles as they were read, with no byte of those whose content is another; whether all are the same.
+    """Empty the images of tiles whose content does not match; also return whether all of them match.
 
     Args:
         table: `tile_id`, `image`, and `mask` if it was read.
-        expected: of each of its rows.
-        place: names shard and row group for an error.
+        expected: ids and hashes of its rows.
+        place: shard and row group, for errors.
 
     Raises:
-        InputError: they are other tiles altogether.
+        InputError: the table holds other tiles.
     """
     ids, contents = expected.lists()
     if len(table) != len(contents):
@@ -82,9 +82,9 @@ def drop_damaged(table: pa.Table, expected: Expected, place: str) -> tuple[pa.Ta
 
 
 def bytes_of(table: pa.Table, name: str) -> Iterable[memoryview | None]:
-    """The bytes of each row of a binary column, None where there are none.
+    """The bytes of each row of a binary column, None for null or if there is no such column.
 
-    Slices of Arrow's own buffer: a scalar for each row would cost a twentieth of decoding it.
+    They are slices of Arrow's buffer: creating a scalar for each row would cost a twentieth of decoding it.
     """
     if name not in table.column_names:
         return repeat(None, table.num_rows)
@@ -100,7 +100,7 @@ def bytes_of(table: pa.Table, name: str) -> Iterable[memoryview | None]:
 
 
 def _differing(table: pa.Table, contents: list[str]) -> list[int]:
-    """The rows whose image or mask is not the one that is meant."""
+    """The rows whose image or mask does not match `contents`."""
     digest = xxhash.xxh3_128_hexdigest
     wrong = [
         row

@@ -1,4 +1,4 @@
-"""Detect one slide under several names."""
+"""Detect slides that are listed under several names."""
 
 from itertools import combinations
 
@@ -8,13 +8,13 @@ from histill.tiles.slide_index import SlideRow
 from histill.tiles.splits import assign_split
 
 Sightings = dict[str, list[SlideRow]]
-"""The rows of each slide, by what is the same for all its names."""
+"""The rows of each slide, by an identity that is the same for all its names."""
 
 
 def add_sighting(seen: Sightings, identity: str, row: SlideRow, config: IngestConfig) -> None:
     """Add a row to those of its slide.
 
-    Raises InputError when tissue of one slide goes to two splits. Regions that do not overlap may, where
+    Raises InputError when tissue of one slide would be in two splits. Only regions that do not overlap may be, if
     `slides.split_within_slide` says that they are of different patients.
     """
     earlier = seen.setdefault(identity, [])
@@ -42,7 +42,7 @@ def _check_pair(one: SlideRow, other: SlideRow, config: IngestConfig) -> None:
 
 
 def note_doubles(seen: Sightings) -> tuple[str, ...]:
-    """A sentence for each slide that is in the set twice, or whose regions count as several cases."""
+    """A note for each slide that is in the set twice, or whose regions count as several cases."""
     notes = []
     for rows in seen.values():
         files = tuple(dict.fromkeys(row.uri for row in rows))

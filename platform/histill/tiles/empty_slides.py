@@ -1,4 +1,4 @@
-"""Explain why a slide gave no tile."""
+"""Explain why a slide yielded no tiles."""
 
 import numpy as np
 
@@ -7,13 +7,13 @@ from histill.tiles.slide_index import SlideRow
 from histill.tiles.tiling import Layout
 from histill.tiles.tissue import CHROMA_BOUNDS, DARKEST
 
-MOST = 0.5  # share of a picture that makes it black or gray
+MOST = 0.5  # share of dark pixels above which a picture is called black
 GLASS = 200  # brightest channel above which a colorless pixel is empty glass
-COLORED = 0.01  # share of colored pixels that are no tissue: ink
+COLORED = 0.01  # share of colored pixels without tissue, or of gray ones, above which they are the reason
 
 
 def explain_empty(row: SlideRow, extent: tuple[int, int], layout: Layout, source: SlideSource, tile_px: int) -> str:
-    """One sentence: the slide or region, what it lacks for a tile, and what to do.
+    """One sentence with the slide or region, the reason why it has no tile, and what to do.
 
     Args:
         extent: width and height of level 0.
@@ -35,11 +35,11 @@ def explain_empty(row: SlideRow, extent: tuple[int, int], layout: Layout, source
             "smaller slides.min_tissue."
         )
     look = _look_of(layout.overview_of(row.region))
-    return f"{name} shows no tissue: {look}; set slides.min_tissue=0 to cut it all the same."
+    return f"{name} shows no tissue: {look}; set slides.min_tissue=0 to cut it anyway."
 
 
 def _look_of(picture: np.ndarray) -> str:
-    """What an overview without tissue, uint8 [H, W, 3], looks like."""
+    """Describe what an overview without tissue, uint8 [H, W, 3], looks like."""
     brightest = picture.max(axis=-1).astype(int)
     chroma = brightest - picture.min(axis=-1)
     if (chroma > CHROMA_BOUNDS[0]).mean() > COLORED:

@@ -1,4 +1,4 @@
-"""Check whether the tile set at an output is finished and whole, and which shards exist."""
+"""Check whether the tile set at an output is finished and complete, and which shards exist."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +13,13 @@ from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest
 from histill.tiles.parts import SHARDS, Unit
 from histill.tiles.slide_records import SlideRecord, find_replaced, read_slides
 
-_ASKED_AT_ONCE = 8  # slides
+_ASKED_AT_ONCE = 8  # slides checked concurrently
 
 
 def find_finished(claim: Claim, *, begun: bool) -> Manifest | None:
-    """The tile set at the output with all its shards; None when there is something to be made.
+    """The tile set at the output if it is finished and has all its shards; None when there is work to do.
 
-    What cannot be read of a set that this configuration has `begun` is made again.
+    If this configuration has `begun` the set, unreadable files of it are made again.
     Raises InputError when the output belongs to another configuration, or a slide has been replaced.
     """
     folder = ShardedFolder(claim.output, HEADER_NAME, claim.storage)
@@ -29,7 +29,7 @@ def find_finished(claim: Claim, *, begun: bool) -> Manifest | None:
     manifest, records = found
     if manifest.header.ingest != claim.digest:
         raise InputError(f"{claim.output} holds tiles of another configuration; name another output or empty this one.")
-    # Its tiles would be the old slide's.
+    # The tiles of a replaced slide would be those of the old one.
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
         replaced = pool.map(lambda record: find_replaced(record, claim.storage), records)
         for record, other in zip(records, replaced, strict=True):
@@ -49,7 +49,7 @@ def _read(claim: Claim) -> tuple[Manifest, list[SlideRecord]]:
 
 
 def add_shard_sizes(units: Sequence[Unit], claim: Claim) -> list[Unit]:
-    """The units, with the sizes of those of their shards that are there."""
+    """The units, with the sizes of their shards that exist already."""
     folder = join(SHARDS, claim.stamp)
     there: dict[str, dict[str, int]] = {}
     for name, size in list_sizes(join(claim.output, folder), claim.storage).items():

@@ -12,14 +12,14 @@ from histill.errors import InputError
 from histill.storage.uris import beside, is_remote, without_dots
 from histill.tiles.index import Index, lines_named, plain, read_index
 
-# What a column of labels or masks is called elsewhere.
+# Other common names of the columns with labels and masks.
 LIKE_LABEL = ("label", "labels", "class", "classes", "category", "target", "diagnosis", "subtype", "y")
 LIKE_MASK = ("mask", "masks", "segmentation", "annotation")
 
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image of an index; `name` is its path as the index writes it, on `line`."""
+    """One image of an index; `name` is its path as written in the index, on `line`."""
 
     name: str
     uri: str
@@ -31,7 +31,7 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The images, and a sentence for everything in the index that has no part in them."""
+    """The images, and a note for everything in the index that is not used or looks wrong."""
 
     rows: list[ImageRow]
     notes: tuple[str, ...]
@@ -43,11 +43,10 @@ def image_rows(source: ImageSource, storage: Storage) -> list[ImageRow]:
 
 
 def read_image_index(source: ImageSource, storage: Storage) -> ImageIndex:
-    """The index that `source` names. Cases and labels come in Unicode's composed form.
+    """Read the index that `source` names. Cases and labels are normalized to Unicode NFC.
 
-    Raises InputError naming the lines of a missing column, of one file named twice (also by another path, such as
-    `a.png` and `./a.png`, or a link), of an image that is its own mask, and of labels that differ only in case or
-    spaces.
+    Raises InputError, with the lines, for a missing column, a file that is named twice (also by another path, such as
+    `a.png` and `./a.png`, or a link), an image that is its own mask, and labels that differ only in case or spaces.
     """
     columns = source.columns
     index = read_index(source.index, storage, needed=[columns.image, columns.case])
@@ -85,7 +84,7 @@ def _row(source: ImageSource, values: dict[str, str], line: int) -> ImageRow:
 
 
 class _Files:
-    """What is equal for two names of one file. A folder is resolved once: millions of files may lie in it."""
+    """Resolves all names of a file to one. Folders are resolved once, since they may hold millions of files."""
 
     def __init__(self) -> None:
         self._folders: dict[str, str] = {}
@@ -133,7 +132,7 @@ def _check_labels(uri: str, rows: Sequence[ImageRow]) -> None:
 
 @lru_cache(4096)
 def _alike(name: str) -> str:
-    """What is equal for names that one cannot tell apart, or only by case or spaces."""
+    """A key that is equal for names that look alike or differ only in case or spaces."""
     seen = "".join(letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
     return " ".join(seen.casefold().split())
 

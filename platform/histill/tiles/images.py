@@ -13,17 +13,17 @@ from histill.tiles.pixels import PROFILED, PictureError, check_png, open_picture
 from histill.tiles.shards import Tile
 from histill.tiles.sources import Unreadable, check_size, read_file, unreadable_as
 
-READERS = 4  # threads of one task: decoding and waiting for storage both release the interpreter
+READERS = 4  # threads of one task: decoding and waiting for storage both release the GIL
 KEPT_FORMATS = ("JPEG", "PNG")
-SAME_LEVELS = 8  # how far two decoders of one JPEG may be apart, of 255
+SAME_LEVELS = 8  # how much the pixels of two JPEG decoders may differ, of 255
 
 
 def read_images(
     rows: Sequence[ImageRow], tile_px: int, mpp: float, storage: Storage, meaning: Mapping[int, int] | None = None
 ) -> list[Tile | Unreadable]:
-    """Each row as a tile, or the reason why not, in order. Raises InputError when the storage refuses.
+    """Read each row as a tile, or the reason why it cannot be, in order. Raises InputError when the storage refuses.
 
-    `meaning` is the class of each value of a mask, found for the whole set; None: each mask is a set of its own.
+    `meaning` is the class of each mask value in the whole set; None: each mask is interpreted by itself.
     """
 
     def attempt(row: ImageRow) -> Tile | Unreadable:
@@ -39,7 +39,7 @@ def read_images(
 def read_tile(
     row: ImageRow, tile_px: int, mpp: float, storage: Storage, meaning: Mapping[int, int] | None = None
 ) -> Tile:
-    """One row as a tile. Raises Unreadable naming the image or the mask and what was expected."""
+    """Read one row as a tile. Raises Unreadable, naming the image or the mask and what was expected."""
     image, notes = take_image(read_file(row.uri, storage), row.uri, tile_px)
     mask, counts = None, {}
     if row.mask is not None:
@@ -49,14 +49,14 @@ def read_tile(
 
 
 def check_image(data: bytes, name: str, tile_px: int) -> bytes:
-    """The bytes of `take_image`."""
+    """The bytes that `take_image` returns."""
     return take_image(data, name, tile_px)[0]
 
 
 def take_image(data: bytes, name: str, tile_px: int) -> tuple[bytes, tuple[str, ...]]:
-    """The picture as tiles are stored, and what was done to it; `tiles/pixels.py` says what that is.
+    """The image as tiles are stored, and the conversions that were applied (see `tiles/pixels.py`).
 
-    `data` itself when it is an RGB JPEG or PNG that shows the picture as it is, else that picture as an RGB PNG. It is
+    An RGB JPEG or PNG that needs no conversion is kept as it is; everything else becomes an RGB PNG. Every image is
     decoded once, a JPEG by two decoders, so that a corrupt file is found here and not in the middle of training.
 
     Raises Unreadable when the picture is damaged, refused, or not `tile_px` by `tile_px`.
@@ -81,9 +81,9 @@ def take_image(data: bytes, name: str, tile_px: int) -> tuple[bytes, tuple[str, 
 
 
 def _check_jpeg(data: bytes, pixels: np.ndarray | None) -> None:
-    """Raises PictureError when the stream's decoder finds damage, or sees other pixels than Pillow's `pixels`.
+    """Raise PictureError when the stream's decoder finds damage, or its pixels differ from Pillow's `pixels`.
 
-    It is the stricter one of the two: Pillow passes over damaged entropy data.
+    It is the stricter of the two: Pillow ignores damaged entropy-coded data.
     """
     import simplejpeg
 

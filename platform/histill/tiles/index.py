@@ -10,31 +10,31 @@ from histill.config.common import Storage
 from histill.errors import InputError
 from histill.storage.control import read_bytes
 
-NAMED_LINES = 5  # of the index, in a sentence
+NAMED_LINES = 5  # lines of the index that a sentence lists
 
 
 @dataclass(frozen=True)
 class Index:
-    """The rows of a CSV file as text, `007` being `007`, without the spaces around values."""
+    """The rows of a CSV file as text, so that `007` stays `007`, without spaces around values."""
 
     uri: str
     columns: tuple[str, ...]
     rows: list[dict[str, str]]
-    lines: list[int]  # of the file, counted from 1, on which each row stands
+    lines: list[int]  # the line of each row in the file, counted from 1
     notes: tuple[str, ...]  # a sentence for what was left out
 
     def unused(self, used: Iterable[str | None]) -> tuple[str, ...]:
-        """The columns that are none of `used`, in their order."""
+        """The columns that are not in `used`, in order."""
         names = set(used)
         return tuple(column for column in self.columns if column and column not in names)
 
 
 def read_index(uri: str, storage: Storage, *, needed: Iterable[str]) -> Index:
-    """The index at `uri`: UTF-8, comma-separated, with a header.
+    """Read the index at `uri`: UTF-8, comma-separated, with a header.
 
-    Raises InputError, with the line, when the file is missing, is no such table, names a column twice, lacks one of
-    the `needed` columns, a value in one of them, or all rows; when a row is shorter or longer than the header; and when
-    a quoted value runs over the end of its line, which is how one stray quote swallows the rows below it.
+    Raises InputError, with the line, when the file is missing, is not such a table, names a column twice, lacks one of
+    the `needed` columns or a value in one of them, or has no rows; when a row is shorter or longer than the header; and
+    when a quoted value continues on the next line, which is how one stray quote swallows the rows below it.
     """
     table = _records(uri, _text_of(uri, storage))
     _, header = next(table, (1, []))
@@ -63,18 +63,18 @@ def read_index(uri: str, storage: Storage, *, needed: Iterable[str]) -> Index:
 
 
 def plain(name: str) -> str:
-    """`name` without spaces around it, in Unicode's composed form: a macOS and a Linux file then write it alike."""
+    """`name` without surrounding spaces, in Unicode NFC, so that files from macOS and Linux spell it alike."""
     return unicodedata.normalize("NFC", name.strip())
 
 
 def lines_named(lines: Sequence[int]) -> str:
-    """The lines as words, not more than a few of them: `line 3`, `lines 3, 5`, `lines 3, 5, 6, 7, 9 and 12 more`."""
+    """The first few lines in words: `line 3`, `lines 3, 5`, `lines 3, 5, 6, 7, 9 and 12 more`."""
     more = f" and {len(lines) - NAMED_LINES} more" if len(lines) > NAMED_LINES else ""
     return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines[:NAMED_LINES]))}{more}"
 
 
 def read_index_bytes(uri: str, storage: Storage) -> bytes:
-    """The file of an index. Raises InputError when there is none."""
+    """The bytes of an index file. Raises InputError when there is none."""
     try:
         return read_bytes(uri, storage)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Ingest slides or images into a tile set, in parts that are each done once, whatever interrupts."""
+"""Ingest slides or images into a tile set, in parts, so that an interrupted ingest resumes where it was."""
 
 import contextlib
 import re
@@ -30,15 +30,15 @@ from histill.tiles.splits import check_pinned
 from histill.tiles.summary import describe_images, find_equal_tiles
 
 NAMED = 5  # unreadable files that an error lists
-OPENERS = 8  # slides opened at once to ask for their resolution
+OPENERS = 8  # slides opened concurrently to check their resolution
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did.
+    """The result of an ingest.
 
-    `skipped` holds a sentence for each slide or image that gave no tile, `notes` one for whatever else of the sources
-    a user should know; both stand in the header as well.
+    `skipped` holds a sentence for each slide or image without a tile, `notes` one for everything else that a user
+    should know about the sources; both are in the header as well.
     """
 
     manifest: Manifest
@@ -53,9 +53,9 @@ def ingest(config: IngestConfig) -> IngestReport:
     """Make the tile set that `config` describes, or resume it; a finished one with all its shards is only read.
 
     The work is divided into parts (a slide, or `rows_per_shard` images), each marked as done when its shards are
-    written; repeating an ingest does the others, and those whose shards have been lost. Parts with unreadable files
-    are done again, in case the files have been replaced. The tile set that results does not depend on interruptions.
-    Ray is joined only when the sources are in order and there is work to do.
+    written. Repeating an ingest makes the parts that are missing or whose shards are lost. Parts with unreadable files
+    are made again, in case the files have been replaced. The resulting tile set does not depend on interruptions. Ray
+    is connected only once the sources have been checked and there is work to do.
 
     Raises InputError when the sources or the storage cannot be used, when the output holds tiles of another
     configuration, and when more than `max_unreadable` files cannot be read.
@@ -70,28 +70,28 @@ def ingest(config: IngestConfig) -> IngestReport:
     try:
         return _make(claim, config, units, notes)
     except Exception:
-        with contextlib.suppress(InputError):  # storage is unreachable; the error itself says more
+        with contextlib.suppress(InputError):  # if the storage is unreachable, the original error says more
             if not exists(join(config.output, HEADER_NAME), config.storage):
                 claim.give_up()
         raise
 
 
 def _make(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]) -> IngestReport:
-    """Cut what is missing, and put it together."""
+    """Make the missing parts, and assemble the tile set."""
     seen: Sightings = {}
     with connect_cluster():
         meaning = find_set_meaning(units)
         units = [replace(unit, meaning=meaning) for unit in add_shard_sizes(units, claim)]
-        title, unit = ("cutting tiles", "slides") if config.slides else ("taking in images", "parts")
+        title, unit = ("cutting tiles", "slides") if config.slides else ("ingesting images", "parts")
         found = run_sharded(_checked_parts(units, config, seen), len(units), title=title, unit=unit)
     parts = {part.name: part for part in found}
-    ordered = [parts[unit.name] for unit in units]  # the order of completion is chance
+    ordered = [parts[unit.name] for unit in units]  # parts complete in any order
     skipped = tuple(reason for part in ordered for reason in (*part.unreadable, *part.empty))
     rows = pa.concat_tables([part.rows for part in ordered])
     if not rows.num_rows:
         raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}")
     notes = (*notes, *note_doubles(seen), *describe_images(ordered, meaning), *find_equal_tiles(rows))
-    claim.take()  # it is still this one's, or another ingest of the same configuration has failed
+    claim.take()  # still ours, unless another ingest of the same configuration has failed
     manifest = write_rows(
         config.output,
         rows,
@@ -116,7 +116,7 @@ def _tile_mpp(config: IngestConfig) -> float:
 
 
 def _units(config: IngestConfig, claim: Claim) -> tuple[list[Unit], tuple[str, ...]]:
-    """The pieces of work, in the order of their tiles, and what is to be said of the index.
+    """The units of work, in the order of their tiles, and the notes on the index.
 
     Raises InputError for a wrong index or pinned case.
     """
@@ -124,7 +124,7 @@ def _units(config: IngestConfig, claim: Claim) -> tuple[list[Unit], tuple[str, .
         listed = read_slide_index(config.slides, config.storage)
         slides = listed.rows
         check_pinned(config.split, (row.case for row in slides))
-        # Names of slides may hold anything; the number keeps them apart and the rest is for those who look.
+        # Slide names may hold any character; the number makes them unique and the rest is for readers.
         names = [
             f"{claim.stamp}/{number:05d}-{re.sub(r'[^A-Za-z0-9._-]', '_', row.name)}"
             for number, row in enumerate(slides)
@@ -150,22 +150,22 @@ def _units(config: IngestConfig, claim: Claim) -> tuple[list[Unit], tuple[str, .
 
 
 def _checked_parts(units: list[Unit], config: IngestConfig, seen: Sightings) -> Iterator[Part]:
-    """The parts as they are done; `seen` gets the slides of each.
+    """Yield the parts as they complete, and add their slides to `seen`.
 
-    Raises InputError once more files are unreadable than the limit allows, or a slide would lie in two splits.
+    Raises InputError once more files are unreadable than the limit allows, or a slide would be in two splits.
     """
     unreadable: list[str] = []
     by_name = {unit.name: unit for unit in units}
     for part in map_tasks(make_part, units):
         unit = by_name[part.name]
         unreadable += part.unreadable
-        if part.unreadable and unit.meaning is not None:  # its files will be replaced
+        if part.unreadable and unit.meaning is not None:  # its files are going to be replaced
             forget_survey(unit)
         if len(unreadable) > config.max_unreadable:
             raise InputError(
                 f"{len(unreadable)} of the sources cannot be used and max_unreadable is {config.max_unreadable}; "
-                "replace them where they lie or raise the limit, and repeat, which keeps what is done (a changed index "
-                f"is taken in anew): {_first_of(unreadable)}"
+                "replace them in place or raise the limit, and run it again, which keeps finished parts (with a "
+                f"changed index it starts over): {_first_of(unreadable)}"
             )
         if unit.slide and part.slide and part.slide.tiles:
             add_sighting(seen, part.slide.identity, unit.slide, config)
@@ -178,9 +178,9 @@ def _first_of(reasons: Sequence[str]) -> str:
 
 
 def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
-    """Ask every slide for its resolution, and whether it is another's twin, before one ends the job hours later.
+    """Check the resolution of every slide, and find duplicates, before one of them ends the job hours later.
 
-    Slides in object storage are asked when they are fetched. Unreadable ones are left to their part.
+    Slides in object storage are checked when they are fetched. Unreadable ones are reported by their part.
     """
     source = config.slides
     assert source is not None

@@ -1,4 +1,4 @@
-"""The manifest: what a tile set holds and where, so that nothing has to be listed."""
+"""The manifest: what a tile set holds and where, so that no folder has to be listed."""
 
 import hashlib
 import io
@@ -28,25 +28,25 @@ HEADER_NAME = "manifest.json"
 
 
 class Header(Record):
-    """What one must know of a tile set before reading its rows."""
+    """What a reader must know of a tile set before reading its rows."""
 
     noun: ClassVar[str] = "a manifest"
     remedy: ClassVar[str] = "ingest the tiles again"
 
     version: Literal[3] = 3
-    digest: str = Field(description="SHA-256 over the rows, contents included: the name of the tile set")
-    table: str = Field(description="SHA-256 of the bytes of the rows' file, which is quicker to check")
+    digest: str = Field(description="SHA-256 over the rows, content hashes included; it identifies the tile set")
+    table: str = Field(description="SHA-256 of the file with the rows, which is quicker to check")
     tiles: int
     tile_px: int
     mpp: float
     labels: tuple[str, ...]
-    splits: dict[str, int] = Field(description="tiles of each split")
-    masks: int = Field(description="tiles that have a mask")
+    splits: dict[str, int] = Field(description="number of tiles in each split")
+    masks: int = Field(description="number of tiles with a mask")
     ingest: str = Field(description="digest of the configuration that cut the tiles")
-    skipped: tuple[str, ...] = Field((), description="a sentence for each slide or image that gave no tile")
-    notes: tuple[str, ...] = Field((), description="a sentence for whatever else a user should know of the sources")
-    shard_bytes: int | None = Field(None, description="of all shards together, by which lost ones are noticed")
-    slides: str | None = Field(None, description="SHA-256 of the record of the slides; none in a set of images")
+    skipped: tuple[str, ...] = Field((), description="a sentence for each slide or image without a tile")
+    notes: tuple[str, ...] = Field((), description="sentences on what else a user should know about the sources")
+    shard_bytes: int | None = Field(None, description="total size of the shards, to detect lost ones")
+    slides: str | None = Field(None, description="SHA-256 of the record of the slides; null for images")
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Manifest:
     table: pa.Table
 
     def shards(self, split: str | None = None) -> list[str]:
-        """The names of all shards, or of those that hold a tile of `split`."""
+        """The names of all shards, or of those with a tile of `split`."""
         table = self.table if split is None else self.table.filter(pc.equal(self.table["split"], split))
         names: list[str] = table["shard"].unique().to_pylist()
         return names
 
     def rows_of(self, split: str, cases: frozenset[str] | None = None) -> np.ndarray:
-        """Indices (int64, ascending) of the tiles of `split`, or of those of its `cases`.
+        """Indices (int64, ascending) of the tiles of `split`, or of some of its `cases`.
 
         Raises InputError when there are none.
         """
@@ -87,7 +87,7 @@ class Manifest:
     def labels_among(self, classes: Sequence[str], tiles: np.ndarray, *, needed: bool = True) -> np.ndarray:
         """The index in `classes` of every tile's label, int64 [all tiles]; -1 for a tile without one.
 
-        Raises InputError naming the first of `tiles` that has no label, if that is `needed`, or one that is no class.
+        Raises InputError, naming the first of `tiles` that has no label, if one is `needed`, or one not in `classes`.
         """
         indices = pc.fill_null(pc.index_in(self.table["label"], pa.array(classes)), -1).to_numpy().astype(np.int64)
         wrong = tiles[indices[tiles] < 0]
@@ -101,12 +101,12 @@ class Manifest:
         row = self.table.slice(int(wrong[0]), 1).to_pylist()[0]
         said = "no label" if row["label"] is None else f"the label {row['label']!r}"
         return InputError(
-            f"tile {row['tile_id']} of {self.uri} has {said} ({len(wrong)} tiles are like it); expected one of "
+            f"tile {row['tile_id']} of {self.uri} has {said} (such tiles: {len(wrong)}); expected one of "
             f"{', '.join(classes)}: correct the index and ingest again, or name the classes."
         )
 
     def label_names(self, *, multi_label: bool) -> tuple[str, ...]:
-        """The labels of the set, ascending; with `multi_label` the parts of those that are several."""
+        """The labels of the set, ascending; with `multi_label`, combined labels are split into their parts."""
         if not multi_label:
             return self.header.labels
         return tuple(sorted({part for label in self.header.labels for part in _parts(label)}))
@@ -114,10 +114,10 @@ class Manifest:
     def multi_labels_among(self, classes: Sequence[str], tiles: np.ndarray, *, needed: bool = True) -> np.ndarray:
         """Which of `classes` each tile has, int64 [all tiles, K] of 0 and 1; -1 in the row of a tile without a label.
 
-        Several labels of a tile stand in one, separated by |. Raises InputError as `labels_among` does.
+        A tile's labels are stored as one string, separated by |. Raises InputError as `labels_among` does.
         """
         labels = self.header.labels
-        rows = np.full((len(labels) + 1, len(classes)), -1, np.int64)  # the last for tiles without one
+        rows = np.full((len(labels) + 1, len(classes)), -1, np.int64)  # last row: tiles without a label
         unknown = np.array([*(not set(_parts(label)) <= set(classes) for label in labels), needed])
         for number, label in enumerate(labels):
             rows[number] = [name in _parts(label) for name in classes]
@@ -129,29 +129,29 @@ class Manifest:
         return rows[index]
 
     def counts_of(self, split: str) -> tuple[int, int, int]:
-        """Tiles, cases and masks of `split`, all 0 when it is empty."""
+        """The numbers of tiles, cases and masks in `split`, all 0 when it is empty."""
         rows = self.table.filter(pc.equal(self.table["split"], split))
         return rows.num_rows, pc.count_distinct(rows["case"]).as_py(), pc.sum(rows["has_mask"]).as_py() or 0
 
 
 def case_digests(manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> tuple[str, ...]:
-    """12 digits of the SHA-256 of the name of each case of a split, or of those that are in `cases`; ascending."""
+    """The digests (`digest_case`) of the cases of a split, or of those that are in `cases`; ascending."""
     names = manifest.table["case"].take(pa.array(manifest.rows_of(split, cases))).unique().to_pylist()
     return tuple(sorted({digest_case(name) for name in names}))
 
 
 def digest_case(name: str) -> str:
-    """12 digits of the SHA-256 of a case's name, the same in both Unicode forms."""
+    """12 digits of the SHA-256 of a case's name, equal for its composed and decomposed Unicode forms."""
     return hashlib.sha256(normalize("NFC", name).encode()).hexdigest()[:12]
 
 
 def _parts(label: str) -> list[str]:
-    """The labels that stand in one, separated by |."""
+    """Split a combined label at |."""
     return [part.strip() for part in label.split("|") if part.strip()]
 
 
 def digest_table(table: pa.Table) -> str:
-    """SHA-256 of the rows as CSV: text is the same whatever the chunks and buffers of the table."""
+    """SHA-256 of the rows as CSV, which does not depend on the chunks and buffers of the table."""
     text = io.BytesIO()
     pyarrow.csv.write_csv(table.select(MANIFEST.names), text)
     return hashlib.sha256(text.getvalue()).hexdigest()
@@ -193,7 +193,7 @@ def write_rows(
 
 
 def write_manifest(uri: str, table: pa.Table, *, storage: Storage, **values: Any) -> Manifest:
-    """Write the rows and then the header, for shards that are there already; `values` are those of `write_rows`."""
+    """Write the rows and then the header, for shards that exist already; `values` are passed to `write_rows`."""
     manifest = write_rows(uri, table, storage=storage, **values)
     write_record(manifest.header, join(uri, HEADER_NAME), storage)
     return manifest
@@ -206,13 +206,13 @@ def read_header(uri: str, storage: Storage) -> Header:
     except FileNotFoundError:
         index = join(uri, "index.csv")
         call = "jobs/ingest_tiles.py"
-        if exists(index, storage):  # a folder of images: all that it does not tell is their resolution
+        if exists(index, storage):  # a folder of images: only their resolution is unknown
             call += f" output=<folder> images.index={index} images.mpp=<um/px> tile_px=<side>, and name that folder"
         raise InputError(f"{uri} holds no tile set ({HEADER_NAME} is missing); make one with {call}.") from None
 
 
 def read_manifest(uri: str, storage: Storage) -> Manifest:
-    """Header and rows, checked against the digest.
+    """Read header and rows, verified against the digest.
 
     Raises InputError when one is missing or they do not belong together.
     """

@@ -1,4 +1,4 @@
-"""A first pass over all masks of a set, so that their values mean the same in every part of its ingest."""
+"""A first pass over all masks of a set, so that values have the same meaning in every part of its ingest."""
 
 import contextlib
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from histill.tiles.sources import Unreadable, read_file
 
 
 def find_set_meaning(units: Sequence[Unit]) -> dict[int, int] | None:
-    """The class of each value of the masks of `units`; None where there is no mask. Ray is joined.
+    """The class of each value of the masks of `units`; None if there are no masks. Needs a connection to Ray.
 
-    What `images.mask_values` says, else what all masks together tell (`find_meaning`), whatever the number of units and
-    the order in which they are read. An interrupted pass resumes; after a refusal, here or of a part, it begins anew,
-    since the masks will have been changed. Masks that cannot be read are left to their part.
+    It is given by `images.mask_values`, else derived from all masks together (`find_meaning`), independent of the
+    number of units and the order in which they are read. An interrupted pass resumes; after an error, here or in a
+    part, it starts over, since the masks are going to be changed. Unreadable masks are reported by their part.
     """
     source = units[0].config.images
     masked = [unit for unit in units if any(row.mask for row in unit.images)]
@@ -47,7 +47,7 @@ def forget_survey(unit: Unit) -> None:
 
 
 def _survey(unit: Unit) -> tuple[str, Values]:
-    """The name of the unit and what its masks hold; runs as a task on the cluster."""
+    """The name of the unit and the values of its masks; runs as a task on the cluster."""
     storage = unit.config.storage
     with contextlib.suppress(FileNotFoundError, InputError):
         return unit.name, read_record(Values, _record_uri(unit), storage)

@@ -1,8 +1,8 @@
-"""Masks as PNGs of class indices; what their values mean is found once, for all masks of a set.
+"""Masks as PNGs of class indices; the meaning of their values is determined once, for all masks of a set.
 
-Two conventions are in use: masks of 0 and 255 mark a foreground, and in masks of class indices 255 marks pixels that
-nobody labeled (void, ignore). One mask cannot tell which: a tile without any class and with a void border holds 0 and
-255 as well. So all masks are read first, and IGNORED stands for what counts nowhere in what is stored.
+Two conventions are in use: in masks of 0 and 255, 255 is a foreground; in masks of class indices, 255 marks unlabeled
+pixels (void, ignore). A single mask cannot tell which: a tile without any class but with a void border holds 0 and 255
+as well. So all masks are read first. In stored masks, IGNORED marks the pixels that count nowhere.
 """
 
 import io
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 IGNORED = 255
-"""Class of the pixels that have no part in any loss or figure."""
+"""Class of the pixels that are ignored in every loss and figure."""
 
 _KEPT_EXACTLY = ("PNG", "TIFF", "BMP", "GIF")
-_EXACT_TIFF = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}  # compressions that change no value
+_EXACT_TIFF = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}  # lossless compressions
 _COMPRESSION, _PHOTOMETRIC, _WHITE_IS_ZERO = 259, 262, 0
-_HIGHEST_CLASS = 200  # beside an ignored 255; above it values are rather shades than classes
-_SHADES_PER_CLASS = 8  # likewise, of the highest value by the number of them
+_HIGHEST_CLASS = 200  # next to an ignored 255; higher values are more likely shades than classes
+_SHADES_PER_CLASS = 8  # likewise, the ratio of the highest value to the number of values
 
 
 class Values(Record):
-    """What some masks hold: their values, and the first mask that holds 255 beside classes, either of them alone."""
+    """The values of some masks, and the first mask that holds both 255 and other classes, or only one of the two."""
 
     noun: ClassVar[str] = "the survey of some masks"
     remedy: ClassVar[str] = "remove it, and it is made again"
@@ -44,7 +44,7 @@ class Values(Record):
 
     @classmethod
     def of(cls, values: Iterable[int], name: str) -> "Values":
-        """Those of one mask."""
+        """The values of one mask."""
         found = frozenset(values)
         classes, full = bool(found - {0, IGNORED}), IGNORED in found
         return cls(
@@ -70,9 +70,9 @@ class Values(Record):
 def find_meaning(values: Values, index: str) -> dict[int, int]:
     """The class of each value that the masks of `index` may hold.
 
-    Without 255, values are classes. With 0 and 255 alone, 255 is class 1. Where one mask holds 255 beside other
-    classes, 255 is IGNORED in all. Raises InputError, with the key that decides it, when no mask holds both, or when
-    the classes look like the shades of masks that were resized or compressed.
+    Without 255, values are classes. With only 0 and 255, 255 is class 1. If any mask holds both 255 and other classes,
+    255 is IGNORED in all masks. Raises InputError, with the key that decides it, when no mask holds both, or when the
+    classes look like the shades of masks that were resized or compressed.
     """
     classes = sorted(values.found - {0, IGNORED})
     if IGNORED not in values.found:
@@ -86,9 +86,9 @@ def find_meaning(values: Values, index: str) -> dict[int, int]:
     key += ", ..." if len(classes) > 3 else ""
     if shades:
         raise InputError(
-            f"the masks of {index} hold 255 beside values up to {classes[-1]} ({len(classes)} of them, first: "
-            f"{values.both or values.only_classes}), as masks do that were resized or compressed; make them anew, or "
-            f"give each value its class with {key}, 255: 255}}, where a class of 255 is ignored."
+            f"the masks of {index} hold 255 and values up to {classes[-1]} ({len(classes)} of them, first: "
+            f"{values.both or values.only_classes}), as in masks that were resized or compressed; export them again, "
+            f"or give each value its class with {key}, 255: 255}}, where a class of 255 is ignored."
         )
     raise InputError(
         f"the masks of {index} hold 255 (first: {values.only_255}) and other classes (first: {values.only_classes}), "
@@ -104,13 +104,13 @@ def mask_values(data: bytes, name: str) -> Values:
 
 
 def normalize_mask(data: bytes, name: str, image: str, tile_px: int, meaning: Mapping[int, int] | None = None) -> bytes:
-    """The mask as a PNG of class indices, uint8, upright, IGNORED where it is to be ignored.
+    """Convert a mask to an upright PNG of class indices, uint8, with IGNORED for the pixels to ignore.
 
-    `meaning` is the class of each value, as `find_meaning` tells of a whole set; None: of a set of this mask alone.
+    `meaning` is the class of each value, as `find_meaning` returns it for a whole set; None: for this mask alone.
 
-    Raises Unreadable when it is damaged, is not of its image's size, holds a value without a meaning, or when what it
-    holds is no class index for each pixel: colors, fractions, values above 255 (unless `meaning` has them), shades that
-    a compression has changed, a palette of grays in another order, or what only its transparency shows.
+    Raises Unreadable when the mask is damaged, does not have the size of its image, holds a value without a meaning, or
+    does not hold one class index per pixel: colors, fractions, values above 255 (unless `meaning` has them), lossy
+    compression, a gray palette in another order, or content that only its transparency shows.
     """
     from PIL import Image
 
@@ -131,7 +131,7 @@ def normalize_mask(data: bytes, name: str, image: str, tile_px: int, meaning: Ma
         said = "colors or values above 255" if wrong > IGNORED else f"the value {wrong}"
         raise Unreadable(
             f"the mask {name} holds {said} ({wrong}), and {_spans(meaning)} was expected; give a PNG of class indices "
-            "from 0 to 255 (numbers of instances are none), or set images.mask_values."
+            "from 0 to 255 (not instance numbers), or set images.mask_values."
         )
     encoded = io.BytesIO()
     with Image.fromarray(classes.astype(np.uint8)) as plain:
@@ -140,7 +140,7 @@ def normalize_mask(data: bytes, name: str, image: str, tile_px: int, meaning: Ma
 
 
 def class_pixels(mask: bytes) -> dict[int, int]:
-    """How many pixels of each class a mask holds that `normalize_mask` made."""
+    """The number of pixels of each class in a mask made by `normalize_mask`."""
     from PIL import Image
 
     counts = np.bincount(np.asarray(Image.open(io.BytesIO(mask))).ravel())
@@ -148,7 +148,7 @@ def class_pixels(mask: bytes) -> dict[int, int]:
 
 
 def _distinct(values: np.ndarray) -> list[int]:
-    """Ascending; counting small ones is ten times as fast as sorting."""
+    """The distinct values, ascending; for small ones counting is ten times as fast as sorting."""
     if values.max() < 2**16:
         return np.flatnonzero(np.bincount(values.ravel())).tolist()
     return np.unique(values).tolist()
@@ -160,14 +160,14 @@ def _spans(meaning: Mapping[int, int]) -> str:
 
 
 def _read_classes(data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
-    """The value of each pixel, int64 [H, W] from 0 on, upright, and the size (width, height)."""
+    """The value of each pixel, int64 [H, W], upright and not negative, and the size (width, height)."""
     picture = open_picture(data)
     bits = bits_per_channel(picture, data)
     if picture.format not in _KEPT_EXACTLY or not _is_exact(picture):
         raise PictureError("is compressed in a way that may change its values; give a PNG of class indices")
     if picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
         raise PictureError("is a TIFF whose 0 is white; save it as a PNG of class indices")
-    if bits in (2, 4) and picture.mode == "L":  # a reader scales them to 0..255, the writer may have meant indices
+    if bits in (2, 4) and picture.mode == "L":  # decoders scale them to 0..255; the writer may have meant indices
         raise PictureError(
             f"is gray with {bits} bits a pixel, where indices and shades look alike; save it with 8 bits"
         )
@@ -188,7 +188,7 @@ def _is_exact(picture: "ImageFile") -> bool:
 
 
 def _gray(shown: "Image") -> np.ndarray:
-    """The one value of each pixel, int64 [H, W]. Raises PictureError where there are several, or transparent ones."""
+    """The single value of each pixel, int64 [H, W]. Raises PictureError for colors, or content in the transparency."""
     if shown.mode == "1":
         return np.asarray(shown).astype(np.int64) * 255
     if shown.mode not in ("L", "P", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L"):
@@ -214,7 +214,7 @@ def _gray(shown: "Image") -> np.ndarray:
 
 
 def _check_palette(shown: "Image") -> None:
-    """Raises PictureError unless the indices are what the palette shows, or have colors, which have no order."""
+    """Raise PictureError unless the palette shows the indices in order, or in colors, which have no order."""
     palette = np.array(shown.getpalette("RGB"), np.int64).reshape(-1, 3)
     used = np.unique(np.asarray(shown))
     used = used[used < len(palette)]

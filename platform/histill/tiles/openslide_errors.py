@@ -1,10 +1,10 @@
-"""Explain OpenSlide's errors to the slide's owner: a slide that it cannot read is not damaged."""
+"""Explain OpenSlide's errors to the slide's owner: a slide that it does not support is not damaged."""
 
 import re
 
 
 def explain_error(said: str) -> str:
-    """What an error of OpenSlide means for who has the slide: the rest of a sentence that begins with its name."""
+    """Explain an error of OpenSlide, as the rest of a sentence that begins with the slide's name."""
     codec = re.search(r"Unsupported TIFF compression: (\d+)", said)
     if codec:
         return (
@@ -12,7 +12,7 @@ def explain_error(said: str) -> str:
             "pyramidal TIFF with JPEG tiles."
         )
     count = re.search(r"Invalid tile byte count.* Expected (\d+), got (\d+)", said)
-    if count and int(count[2]) == -(-int(count[1]) // 1024) * 1024:  # libtiff 4.7's fault with a sound file
+    if count and int(count[2]) == -(-int(count[1]) // 1024) * 1024:  # libtiff 4.7 rejects such sound files
         return (
             "has uncompressed tiles whose bytes are no multiple of 1,024, which OpenSlide does not read; convert it "
             "to a pyramidal TIFF with JPEG tiles."

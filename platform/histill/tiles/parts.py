@@ -31,7 +31,7 @@ from histill.tiles.thumbnail import draw_thumbnail
 from histill.tiles.tiling import iter_layout_tiles, lay_out
 
 SHARDS = "shards"
-NOTE_KEY = b"histill.part"  # metadata of a part's record: JSON, so that it is one file and done at once
+NOTE_KEY = b"histill.part"  # Parquet metadata of a part's record, in JSON, so that the record is one file
 
 THUMBNAILS = "thumbnails"  # folder in the tile set
 
@@ -42,30 +42,30 @@ class Unit:
 
     name: str
     config: IngestConfig
-    ingest: str  # digest of the configuration, which its record must bear
+    ingest: str  # digest of the configuration, which its record must have
     slide: SlideRow | None = None
     images: tuple[ImageRow, ...] = ()
-    there: Mapping[str, int] = field(default_factory=dict)  # bytes of its shards that an earlier run wrote, by name
-    meaning: Mapping[int, int] | None = None  # the class of each value of a mask
+    there: Mapping[str, int] = field(default_factory=dict)  # sizes in bytes of its existing shards, by name
+    meaning: Mapping[int, int] | None = None  # the class of each mask value
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a unit gave: its rows of the manifest, and a sentence for each source that gave none."""
+    """The result of a unit: its rows of the manifest, and a sentence for each source without any."""
 
     name: str
     rows: pa.Table
     unreadable: tuple[str, ...]
     empty: tuple[str, ...]
-    shards: Mapping[str, int]  # bytes of each, by name
+    shards: Mapping[str, int]  # sizes in bytes, by name
     slide: SlideRecord | None = None  # None: the slide could not be read
-    done: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # to how many images what was, and the first
+    done: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # conversions: number of images, and the first
     class_pixels: Mapping[int, int] = field(default_factory=dict)  # pixels of each class in the masks
     reused: bool = False
 
 
 class PartNote(Record):
-    """What the record of a part says beside its rows."""
+    """The metadata in the record of a part, next to its rows."""
 
     noun: ClassVar[str] = "the record of a part of an ingest"
     remedy: ClassVar[str] = "remove it, and the part is made again"
@@ -92,8 +92,8 @@ class _Found:
 def make_part(unit: Unit) -> Part:
     """Write the unit's shards and then its record, unless an earlier run did; runs as a task on the cluster.
 
-    A part with unreadable sources is made again, since they may have been replaced, as is one whose slide has been, or
-    whose masks were read in another meaning, or whose shards are gone.
+    A part is made again if it has unreadable sources, since they may have been replaced, if its slide has been
+    replaced, if its masks were read with another meaning, or if shards are missing.
 
     Raises InputError when the storage refuses or a slide's resolution cannot be used.
     """
@@ -103,7 +103,7 @@ def make_part(unit: Unit) -> Part:
     found = _Found()
     tiles = _slide_tiles(unit, found) if unit.slide else _image_tiles(unit, found)
     rows, shards = _write_shards(tiles, unit)
-    if unit.slide and found.unreadable:  # what could be read of a damaged slide is no slide
+    if unit.slide and found.unreadable:  # a partly readable slide is not used
         rows, shards = rows.slice(0, 0), {}
     part = Part(
         unit.name,
@@ -145,7 +145,7 @@ def _recorded(unit: Unit) -> Part | None:
         note = parse_record(PartNote, (table.schema.metadata or {})[NOTE_KEY], uri)
     except (pa.ArrowInvalid, OSError, KeyError, InputError):
         return None
-    # of sources that lay elsewhere, or with other masks
+    # of sources in another place, or with other masks
     if note.ingest != unit.ingest or note.meaning != _pairs(unit.meaning):
         return None
     return Part(
@@ -162,12 +162,12 @@ def _recorded(unit: Unit) -> Part | None:
 
 
 def _pairs(meaning: Mapping[int, int] | None) -> tuple[tuple[int, int], ...] | None:
-    """As the record of a part has it."""
+    """`meaning` as stored in the record of a part."""
     return None if meaning is None else tuple(sorted(meaning.items()))
 
 
 def _is_outdated(part: Part, unit: Unit) -> bool:
-    """Whether a shard of the part is gone, or its slide has been replaced since."""
+    """Whether a shard of the part is missing, or its slide has been replaced since."""
     if not part.shards.items() <= unit.there.items():
         return True
     return part.slide is not None and find_replaced(part.slide, unit.config.storage)

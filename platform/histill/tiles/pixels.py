@@ -1,11 +1,11 @@
-"""From the bytes of a picture to RGB pixels: what is applied and what is refused, decided here for ingest and stream.
+"""Convert the bytes of a picture to RGB pixels; ingest and stream share the rules of what is applied and refused.
 
-Applied: an EXIF orientation (of JPEG, PNG, TIFF and WebP) is turned upright; transparent pixels, by an alpha channel or
-a transparent color, are laid over white, the color of glass; gray, two-valued and palette pictures become RGB. A color
-profile is not applied: pixels are taken as they are stored.
+Applied: the EXIF orientation (of JPEG, PNG, TIFF and WebP); transparent pixels, by an alpha channel or a transparent
+color, are composited over white, the color of glass; gray, bilevel and palette pictures become RGB. A color profile is
+not applied: pixels are taken as they are stored.
 
-Refused: more than 8 bits a channel, since nobody knows which of them hold the picture; CMYK, YCbCr and LAB, which need
-a profile; numbers that are no whole ones above 0; files of several pictures; and other formats than FORMATS.
+Refused: more than 8 bits per channel, since it is unknown which of them hold the picture; CMYK, YCbCr and LAB, which
+need a profile; signed and fractional values; files of several pictures; and formats other than FORMATS.
 """
 
 import io
@@ -23,7 +23,7 @@ TURNED = "turned upright, as the orientation in the file says"
 LAID_OVER_WHITE = "transparent in part and laid over white"
 PROFILED = "stored with a color profile or gamma other than sRGB's, which is not applied"
 
-_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 274, 258, 262, 277, 338, 339  # tags of TIFF
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 274, 258, 262, 277, 338, 339  # TIFF tags
 _COMPRESSION, _PLANAR = 259, 284
 _COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # channels by photometric interpretation
 _ALPHA = {1, 2}  # kinds of extra channels: associated and unassociated alpha
@@ -32,14 +32,14 @@ _RGB_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
 
 
 class PictureError(ValueError):
-    """A picture that is refused; the message goes on after its name: `has ...; convert it ...`."""
+    """A picture that is refused; the message follows its name in a sentence: `has ...; convert it ...`."""
 
 
 def open_picture(data: bytes | memoryview, formats: tuple[str, ...] = FORMATS) -> "ImageFile":
-    """The picture, not decoded yet.
+    """Open a picture without decoding it.
 
-    Raises PictureError for a file of several pictures, or of fractions or bytes with a sign, and whatever Pillow raises
-    for what it cannot read.
+    Raises PictureError for a file of several pictures, or of fractional or signed values, and whatever Pillow raises
+    for files that it cannot read.
     """
     from PIL import Image
 
@@ -58,14 +58,14 @@ def _check_tiff(tags: Any, bits: int) -> None:
         raise PictureError("holds fractions or numbers with a sign; convert it to whole ones from 0 to 255")
     extra = tags.get(_SAMPLES, 1) - _COLORS.get(tags.get(_PHOTOMETRIC, 1), tags.get(_SAMPLES, 1))
     said = tags.get(_EXTRA, ())
-    if extra > 0 and (len(said) != extra or set(said) - _ALPHA):  # Pillow takes it for alpha, or leaves it out
-        raise PictureError("has a channel beside its colors that is not said to be alpha; convert it to RGB")
+    if extra > 0 and (len(said) != extra or set(said) - _ALPHA):  # Pillow treats it as alpha, or drops it
+        raise PictureError("has an extra channel that is not marked as alpha; convert it to RGB")
     if 1 in said and tags.get(_PLANAR, 1) == 2 and tags.get(_COMPRESSION, 1) == 1:  # Pillow 13 has no reader for it
         raise PictureError("has colors multiplied by alpha in separate planes, not compressed; convert it to RGB")
 
 
 def bits_per_channel(picture: "ImageFile", data: bytes | memoryview) -> int:
-    """Of the file, which Pillow's mode does not tell: it cuts 16-bit RGB to 8 bits without a word."""
+    """Bits per channel of the file. Pillow's mode does not tell them: it silently reduces 16-bit RGB to 8 bits."""
     if picture.format == "PNG":
         return data[24] if data[12:16] == b"IHDR" else 16
     if picture.format == "TIFF":
@@ -78,7 +78,7 @@ def bits_per_channel(picture: "ImageFile", data: bytes | memoryview) -> int:
 
 
 def check_png(picture: "ImageFile", data: bytes) -> None:
-    """Compare the checksums of a PNG, which decoding passes over; Pillow raises for a wrong one."""
+    """Verify the checksums of a PNG, which decoding ignores; Pillow raises for a wrong one."""
     from PIL import Image
 
     if picture.format == "PNG":
@@ -86,21 +86,21 @@ def check_png(picture: "ImageFile", data: bytes) -> None:
 
 
 def is_turned(picture: "ImageFile") -> bool:
-    """Whether the file asks to be shown in another orientation than it is stored in; ask before it is decoded."""
+    """Whether the EXIF orientation differs from the stored one; must be called before decoding."""
     return picture.getexif().get(_ORIENTATION, 1) in range(2, 9)
 
 
 def turn_upright(picture: "ImageFile") -> "Image":
-    """The decoded picture as its orientation says that it is shown."""
+    """Decode the picture and apply its EXIF orientation."""
     from PIL import ImageOps
 
-    picture.load()  # turns a TIFF by itself, and forgets its orientation then
+    picture.load()  # applies a TIFF's orientation by itself, and then drops the tag
     ImageOps.exif_transpose(picture, in_place=True)
     return picture
 
 
 def read_rgb(picture: "ImageFile", data: bytes | memoryview) -> tuple[np.ndarray, tuple[str, ...]]:
-    """RGB, uint8 [H, W, 3], and what was done: TURNED, LAID_OVER_WHITE, PROFILED.
+    """Decode to RGB, uint8 [H, W, 3]; also return what was done: TURNED, LAID_OVER_WHITE, PROFILED.
 
     `data` are the bytes that `picture` was opened from. Raises PictureError for what is refused, and whatever Pillow
     raises for damage.
@@ -111,7 +111,7 @@ def read_rgb(picture: "ImageFile", data: bytes | memoryview) -> tuple[np.ndarray
     if picture.mode not in _RGB_MODES:
         raise PictureError(f"has the color mode {picture.mode}; convert it to RGB")
     clear_gray = picture.format == "PNG" and picture.mode == "L" and bits < 8 and "transparency" in picture.info
-    if clear_gray:  # Pillow scales the grays to 8 bits and the transparent one not
+    if clear_gray:  # Pillow scales the grays to 8 bits, but not the transparent one
         raise PictureError(f"has a transparent color among grays of {bits} bits; convert it to 8-bit RGB")
     notes: tuple[str, ...] = (TURNED,) if is_turned(picture) else ()
     if not _is_srgb(picture.info):
@@ -126,7 +126,7 @@ def read_rgb(picture: "ImageFile", data: bytes | memoryview) -> tuple[np.ndarray
 
 
 def _is_srgb(info: Mapping[Any, Any]) -> bool:
-    """Also where nothing is said."""
+    """Whether the picture is in sRGB, which is assumed if the file does not say."""
     if profile := info.get("icc_profile"):
         return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
     return "srgb" in info or "gamma" not in info or _SRGB_GAMMA[0] < info["gamma"] < _SRGB_GAMMA[1]

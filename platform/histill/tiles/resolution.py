@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from histill.tiles.slide_index import SlideRow
 
 PLAUSIBLE_MPP = (0.01, 20.0)  # a TIFF's default of 72 dots per inch would be 353 um/px
-SAME_MPP = 0.02  # relative difference of two statements about one slide
-SAME_SCALE = 0.01  # relative difference below which pixels are taken as they are
+SAME_MPP = 0.02  # allowed relative difference of two statements about a slide
+SAME_SCALE = 0.01  # relative difference below which pixels are not resampled
 OME_MICRONS = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25_400.0}
 TIFF_MICRONS = {"inch": 25_400.0, "centimeter": 10_000.0}
 
@@ -23,10 +23,10 @@ TIFF_MICRONS = {"inch": 25_400.0, "centimeter": 10_000.0}
 def resolve_mpp(slide: "OpenSlide", row: "SlideRow", fallback: float | None) -> float:
     """Microns per pixel of level 0: what the slide records, else what its row declares, else `fallback`.
 
-    It is never guessed, not even from the objective power, which says nothing of the camera. Where the slide's own
-    records contradict each other, row or fallback says which is right.
+    It is never guessed, not even from the objective power, which does not account for the camera. If the slide's own
+    records contradict each other, row or fallback decides which is right.
 
-    Raises InputError when nobody states it, when the slide's pixels are not square, and when slide and row, or two
+    Raises InputError when it is stated nowhere, when the slide's pixels are not square, and when slide and row, or two
     records of the slide, disagree.
     """
     recorded = _recorded_mpp(slide, row.uri)
@@ -61,13 +61,13 @@ def _same(one: float, other: float) -> bool:
 
 
 def _recorded_mpp(slide: "OpenSlide", uri: str) -> dict[str, float]:
-    """What the slide records, um/px, by where it stands; implausible values are none.
+    """The um/px that the slide records, by where it records them; implausible values are left out.
 
     Raises InputError for pixels that are not square.
     """
     properties = slide.properties
     vendor = properties.get("openslide.vendor")
-    generic = vendor == "generic-tiff"  # then OpenSlide's are those of the tags
+    generic = vendor == "generic-tiff"  # then OpenSlide's values are those of the tags
     sides = {
         "its TIFF tags" if generic else "the scanner's record": (
             _number(properties.get("openslide.mpp-x")),
@@ -75,7 +75,7 @@ def _recorded_mpp(slide: "OpenSlide", uri: str) -> dict[str, float]:
         ),
         "its OME-XML": _ome_sides(properties.get("tiff.ImageDescription", ""), slide.dimensions),
     }
-    if vendor == "aperio":  # in other scanners' files the tags may be those of a macro picture
+    if vendor == "aperio":  # in other scanners' files the tags may be those of a macro image
         sides["its TIFF tags"] = _tiff_sides(properties)
     found = {}
     for where, (across, down) in sides.items():
@@ -91,7 +91,7 @@ def _recorded_mpp(slide: "OpenSlide", uri: str) -> dict[str, float]:
 
 
 def _number(text: str | None) -> float:
-    """The number, nan for none."""
+    """Parse a number; nan if it is none."""
     try:
         return float(text or "nan")
     except ValueError:
@@ -99,16 +99,16 @@ def _number(text: str | None) -> float:
 
 
 def _tiff_sides(properties: Mapping[str, str]) -> tuple[float, float]:
-    """Microns per pixel across and down by XResolution and YResolution, nan where they say nothing."""
+    """Microns per pixel across and down from XResolution and YResolution, nan if they are missing."""
     microns = TIFF_MICRONS.get(properties.get("tiff.ResolutionUnit", ""), math.nan)
     across, down = (_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
     return microns / (across or math.nan), microns / (down or math.nan)
 
 
 def _ome_sides(description: str, extent: tuple[int, int]) -> tuple[float, float]:
-    """Microns per pixel across and down by the OME-XML of a TIFF's first page, nan where it says nothing.
+    """Microns per pixel across and down from the OME-XML of a TIFF's first page, nan if they are missing.
 
-    Of several images it is the one of the slide's extent, else the first. Units as in the OME schema, 2016-06.
+    Of several images, the one with the slide's extent is used, else the first. Units as in the OME schema, 2016-06.
     """
     if "PhysicalSize" not in description:
         return math.nan, math.nan
@@ -130,8 +130,7 @@ def _ome_sides(description: str, extent: tuple[int, int]) -> tuple[float, float]
 def scale_factor(tile_mpp: float, level0_mpp: float, uri: str) -> float:
     """Level-0 pixels per tile pixel; exactly 1 where they differ by less than a hundredth.
 
-    Raises InputError when the tiles would be finer than the slide: there is nothing to see between its
-    pixels.
+    Raises InputError when the tiles would be finer than the slide, which has no detail between its pixels.
     """
     scale = tile_mpp / level0_mpp
     if scale < 1 - SAME_SCALE:

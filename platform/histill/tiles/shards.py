@@ -18,7 +18,7 @@ __all__ = ["Tile", "TileShard", "content_hash", "shards_of", "write_shard"]
 
 @dataclass(frozen=True)
 class Tile:
-    """One encoded tile and what the manifest says of it; `x` and `y` are level-0 pixels, `mpp` is um/px."""
+    """One encoded tile and its entries in the manifest; `x` and `y` are level-0 pixels, `mpp` is um/px."""
 
     tile_id: str
     slide: str
@@ -29,20 +29,19 @@ class Tile:
     label: str | None
     image: bytes
     mask: bytes | None
-    notes: tuple[str, ...] = ()  # what was done to the image
+    notes: tuple[str, ...] = ()  # conversions applied to the image
     class_pixels: Mapping[int, int] = field(default_factory=dict)  # of each class in the mask
 
 
 def write_shard(uri: str, tiles: Sequence[Tile], rows_per_group: int, storage: Storage) -> int:
-    """Write `tiles` as one Parquet file, whole or not at all; its bytes. Raises InputError when the storage refuses."""
+    """Write `tiles` to one Parquet file, atomically; return its bytes. Raises InputError when the storage refuses."""
     columns = {
         "tile_id": [tile.tile_id for tile in tiles],
         "image": [tile.image for tile in tiles],
         "mask": [tile.mask for tile in tiles],
     }
     table = pa.Table.from_pydict(columns, schema=SHARD)
-    # JPEG and PNG do not shrink further, and a row group that needs no unpacking is one copy less for the
-    # reader.
+    # JPEG and PNG do not compress further, and uncompressed row groups save the reader a copy.
     groups = (table.slice(start, rows_per_group) for start in range(0, len(tiles), rows_per_group))
     return write_table(uri, groups, SHARD, storage)
 
@@ -54,15 +53,15 @@ class TileShard:
     shard: str
     first: int
     tiles: int
-    expected: Expected | None = field(default=None, compare=False, repr=False)  # None: what is read is not checked
+    expected: Expected | None = field(default=None, compare=False, repr=False)  # None: do not verify what is read
 
     def plain(self) -> dict[str, Any]:
-        """It without what is expected, as plain values."""
+        """The shard as plain values, without `expected`."""
         return {"shard": self.shard, "first": self.first, "tiles": self.tiles}
 
 
 def shards_of(manifest: Manifest) -> list[TileShard]:
-    """The shards in the order of the manifest, which is that of their tiles."""
+    """The shards in manifest order, which is the order of their tiles."""
     shards, firsts, counts = np.unique(
         manifest.table["shard"].to_numpy(zero_copy_only=False), return_index=True, return_counts=True
     )

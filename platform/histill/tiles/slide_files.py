@@ -1,4 +1,4 @@
-"""Open the file of a slide wherever it lies, refuse it with the right reason, and identify it."""
+"""Open local and remote slide files, explain why one is refused, and identify slides."""
 
 import contextlib
 import hashlib
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 CHUNK = 16 * 2**20  # bytes read at once
 SEVERAL_FILES = {".mrxs": "MIRAX", ".dcm": "DICOM", ".vms": "Hamamatsu VMS", ".vmu": "Hamamatsu VMU"}
-GENERIC = "generic-tiff"  # OpenSlide's name for a TIFF that is no scanner's format
-_TAGS = ("ETag", "etag", "created")  # where fsspec's file systems tell a version of an object, the surest first
-DESCRIPTORS = "/proc/self/fd"  # where Linux shows open files under a name, those without one too
+GENERIC = "generic-tiff"  # OpenSlide's name for a TIFF that is not in a scanner's format
+_TAGS = ("ETag", "etag", "created")  # where fsspec's file systems report an object's version, the most reliable first
+DESCRIPTORS = "/proc/self/fd"  # where Linux gives open files a path, even those without a name
 
 
 @contextlib.contextmanager
 def open_slide(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
-    """The slide, open; one in object storage is fetched into a temporary file without a name, gone with the process.
+    """Open a slide; one in object storage is fetched into an unnamed temporary file, which vanishes with the process.
 
-    Raises Unreadable when OpenSlide cannot use it, be it on opening or inside the block.
+    Raises Unreadable when OpenSlide cannot use it, on opening or inside the block.
     """
     import openslide
 
@@ -52,7 +52,7 @@ def open_slide(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
 
 
 def _check_file(path: str, uri: str) -> None:
-    """Raise Unreadable for what OpenSlide would call by another name, or would open although it is not the slide."""
+    """Raise Unreadable for files whose fault OpenSlide would misreport, or that are not the slide but open anyway."""
     if os.path.isdir(path):
         raise Unreadable(f"slide {uri} is a folder; name the slide's file (of DICOM any one of them) in it.")
     if not os.path.isfile(path):
@@ -72,7 +72,7 @@ def _check_file(path: str, uri: str) -> None:
 
 
 def consists_of_several(uri: str) -> bool:
-    """Whether the name of a slide's file is of a format of several files."""
+    """Whether a slide is in a multi-file format, by the extension of its file."""
     return os.path.splitext(uri)[1].lower() in SEVERAL_FILES
 
 
@@ -85,13 +85,13 @@ def _of_several(uri: str, kind: str) -> Unreadable:
 
 @contextlib.contextmanager
 def _local_copy(uri: str, storage: Storage) -> Iterator[str]:
-    """The path of a copy that no kill leaves behind; of SQLite, or without /proc, the next process removes it."""
+    """The path of a copy that no kill leaves behind; for SQLite, or without /proc, the next process removes it."""
     if consists_of_several(uri):
         raise _of_several(uri, SEVERAL_FILES[os.path.splitext(uri)[1].lower()])
     with tempfile.TemporaryFile(prefix="histill-slide-") as copy:
         _fetch(uri, copy, storage)
         copy.seek(0)
-        # SQLite (Sakura's slides) resolves links, and finds nothing where a file has no name.
+        # SQLite (Sakura's slides) resolves links, which fails for a file without a name.
         if os.path.isdir(DESCRIPTORS) and copy.read(15) != b"SQLite format 3":
             yield f"{DESCRIPTORS}/{copy.fileno()}"
             return
@@ -125,10 +125,10 @@ def _write(into: IO[bytes], chunk: bytes, uri: str) -> None:
 
 
 def identify_slide(slide: "OpenSlide", uri: str, storage: Storage) -> str:
-    """What tells an open slide from all others, and is the same for each copy and each file of it.
+    """The identity of an open slide, which is the same for each copy and each file of it.
 
-    It is OpenSlide's quickhash-1 (over the smallest level and the scanner's records), or the SHA-256 of the file
-    where OpenSlide makes none, since the smallest level is large.
+    It is OpenSlide's quickhash-1 (over the smallest level and the scanner's metadata), or the SHA-256 of the file if
+    OpenSlide computes none because the smallest level is too large.
     """
     known = slide.properties.get("openslide.quickhash-1")
     if known:
@@ -142,9 +142,9 @@ def identify_slide(slide: "OpenSlide", uri: str, storage: Storage) -> str:
 
 
 def fingerprint_source(uri: str, storage: Storage) -> str:
-    """What changes when the slide at `uri` is replaced, without reading it: sizes and times, or size and ETag.
+    """A value that changes when the slide at `uri` is replaced, without reading it: sizes and times, or size and ETag.
 
-    A folder beside the file that has its name (MIRAX) and the other DICOM files of its folder count as well.
+    It includes the folder with the file's name (MIRAX), or the other DICOM files in the file's folder.
 
     Raises FileNotFoundError when there is none, and InputError when the storage refuses.
     """
@@ -162,7 +162,7 @@ def fingerprint_source(uri: str, storage: Storage) -> str:
 
 
 def _companions(path: str) -> list[str]:
-    """The other files of a slide of several, ascending."""
+    """The other files of a multi-file slide, ascending."""
     base, extension = os.path.splitext(path)
     folder = {".mrxs": base, ".dcm": os.path.dirname(path)}.get(extension.lower())
     if folder is None or not os.path.isdir(folder):

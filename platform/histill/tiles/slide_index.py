@@ -15,7 +15,7 @@ from histill.tiles.resolution import PLAUSIBLE_MPP
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 SIDES = ("left", "top", "right", "bottom")
 COLUMNS = ("slide", "case", "mpp", *SIDES)
-# What a column of cases is called elsewhere, without `_`, `-` and spaces.
+# Other common names of the column with cases, without `_`, `-` and spaces.
 LIKE_CASE = ("patient", "patientid", "caseid", "subject", "subjectid", "participant", "participantid", "donor")
 
 
@@ -35,18 +35,18 @@ class SlideRow:
 
     @property
     def whole(self) -> bool:
-        """Whether the row takes in all of the slide."""
+        """Whether the row is for the whole slide."""
         return self.region == WHOLE
 
     def overlaps(self, other: "SlideRow") -> bool:
-        """Whether a tile of one row's region can show what one of the other's shows, if both are of one slide."""
+        """Whether the two regions overlap, provided that both are of the same slide."""
         one, two = self.region, other.region
         return max(one[0], two[0]) < min(one[2], two[2]) and max(one[1], two[1]) < min(one[3], two[3])
 
 
 @dataclass(frozen=True)
 class SlideIndex:
-    """The slides, and a sentence for everything in the index that has no part in them."""
+    """The slides, and a note for everything in the index that is not used."""
 
     rows: list[SlideRow]
     notes: tuple[str, ...]
@@ -58,10 +58,10 @@ def slide_rows(source: SlideSource, storage: Storage) -> list[SlideRow]:
 
 
 def read_slide_index(source: SlideSource, storage: Storage) -> SlideIndex:
-    """The slides that `source` names.
+    """Read the slides that `source` names.
 
-    Raises InputError for a row that cannot be understood, two slides of one name, and regions that overlap:
-    their tiles could not be told apart.
+    Raises InputError for a row that cannot be parsed, and for slides of the same name or regions that overlap, whose
+    tiles could not be told apart.
     """
     notes: tuple[str, ...] = ()
     if source.index is None:
@@ -85,9 +85,9 @@ def read_slide_index(source: SlideSource, storage: Storage) -> SlideIndex:
 
 
 def _case_notes(uri: str, columns: Sequence[str], unused: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
-    """A column that looks like cases, where none is called so, and a sentence for it.
+    """A column that looks like cases, if there is no column `case`, and a note on it.
 
-    Raises InputError for an unused column that is called like one that is read, but for upper case.
+    Raises InputError for an unused column whose name differs from a known one only in upper case.
     """
     for name in unused:
         if name.casefold() in COLUMNS and name.casefold() not in columns:

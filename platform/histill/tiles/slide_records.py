@@ -35,18 +35,18 @@ class SlideRecord(Record):
     cases: tuple[str, ...] = Field(description="one, or those of its regions")
     source: str = Field(description="path or URI of the file")
     identity: str = Field(description="the same for every copy and every file of one slide, see `identify_slide`")
-    fingerprint: str = Field(description="size and time of the file, or ETag of the object; cheap to ask for again")
+    fingerprint: str = Field(description="size and time of the file, or ETag of the object; cheap to check again")
     mpp: float = Field(description="microns per pixel of level 0")
     width: int
     height: int
-    origin: tuple[int, int] = Field(description="x, y of what the scanner took in (OpenSlide's bounds), else 0, 0")
+    origin: tuple[int, int] = Field(description="x, y of the scanned area (OpenSlide's bounds), else 0, 0")
     tile_side: float = Field(description="side of a tile in pixels of level 0; may be fractional")
-    tiles: int = Field(description="tiles of the set; 0 for a slide that gave none")
+    tiles: int = Field(description="number of its tiles; may be 0")
     tissue: float = Field(description="share of the slide that is tissue, 0 to 1")
 
 
 def record_slide(slide: "OpenSlide", row: SlideRow, layout: "Layout", tiles: int, storage: Storage) -> SlideRecord:
-    """The record of an open slide, or of a region, that gave so many tiles."""
+    """The record of an open slide, or of a region, from which `tiles` tiles were cut."""
     width, height = slide.dimensions
     left, top = (int(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
     return SlideRecord(
@@ -66,7 +66,7 @@ def record_slide(slide: "OpenSlide", row: SlideRow, layout: "Layout", tiles: int
 
 
 def join_regions(records: Iterable[SlideRecord]) -> tuple[SlideRecord, ...]:
-    """One record for each slide from those of its regions, in the order of their first."""
+    """Merge the records of regions into one for each slide, in order of first appearance."""
     slides: dict[str, SlideRecord] = {}
     for record in records:
         earlier = slides.get(record.name)
@@ -78,16 +78,16 @@ def join_regions(records: Iterable[SlideRecord]) -> tuple[SlideRecord, ...]:
 
 
 def find_replaced(record: SlideRecord, storage: Storage) -> bool:
-    """Whether another slide, or the same with other records, lies where this one lay; one that is gone does not.
+    """Whether the slide has been replaced by another one, or by itself with other metadata; a missing one has not been.
 
-    An object with another ETag is another slide, and so is a file of another size. Of others identity, resolution and
-    extent are asked, since copying a file changes its time, and a folder of DICOM files may get those of more slides.
+    An object with another ETag is another slide, and so is a file of another size. Otherwise identity, resolution and
+    extent are compared, since copying a file changes its time, and files of more slides may be added to a DICOM folder.
     """
     try:
         now = fingerprint_source(record.source, storage)
     except UnavailableError:
         raise
-    except (FileNotFoundError, InputError):  # an object that is gone is denied to who may not list the bucket
+    except (FileNotFoundError, InputError):  # without the right to list a bucket, a missing object is denied
         return False
     if now == record.fingerprint:
         return False
@@ -105,7 +105,7 @@ def find_replaced(record: SlideRecord, storage: Storage) -> bool:
 
 
 def write_slides(uri: str, records: Iterable[SlideRecord], storage: Storage) -> str:
-    """Keep the records beside the manifest of the tile set `uri`; the SHA-256 of the file, for its header."""
+    """Write the records next to the manifest of the tile set `uri`; return the SHA-256 of the file, for the header."""
     values = [json_value(record.model_dump(mode="json")) for record in records]
     data = f"{json.dumps(values, indent=1, sort_keys=True)}\n".encode()
     write_bytes(join(uri, RECORDS_NAME), data, storage)
@@ -113,7 +113,7 @@ def write_slides(uri: str, records: Iterable[SlideRecord], storage: Storage) -> 
 
 
 def read_slides(manifest: "Manifest", storage: Storage) -> Mapping[str, SlideRecord]:
-    """The record of each slide by its name, in the order of the manifest.
+    """Read the record of each slide by name, in the order of the manifest.
 
     Raises InputError when the set has none (it was made of images, or by an earlier version), and when the file is
     missing or not the one that the header names.

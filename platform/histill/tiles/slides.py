@@ -1,4 +1,4 @@
-"""Pixels of a whole slide; the names of what else concerns one stand here too, for those who use them together."""
+"""Read the pixels of a whole slide; also re-exports the other functions for slides, which are used together."""
 
 import math
 from typing import TYPE_CHECKING
@@ -18,14 +18,14 @@ from histill.tiles.slide_index import slide_rows as slide_rows
 if TYPE_CHECKING:
     from openslide import OpenSlide
 
-BLOCK_PX = 4096  # side of what is read at once for the overview; a slide may have no small level
+BLOCK_PX = 4096  # side of the blocks read for the overview, since a slide may have no small level
 
 
 def read_square(slide: "OpenSlide", x: int, y: int, side: float, px: int) -> np.ndarray:
-    """The square of `side` level-0 pixels at (x, y), as uint8 [px, px, 3] RGB.
+    """Read the square of `side` level-0 pixels at (x, y), as uint8 [px, px, 3] RGB.
 
-    It is read from the coarsest level that is not coarser than asked for, and reduced by a Lanczos filter;
-    the edge may lie between two pixels, so that the scale is exact.
+    It is read from the coarsest level that is fine enough, and downscaled with a Lanczos filter. Its edge may lie
+    between two pixels, so that the scale is exact.
     """
     from PIL import Image
 
@@ -41,7 +41,7 @@ def read_square(slide: "OpenSlide", x: int, y: int, side: float, px: int) -> np.
 
 
 def read_overview(slide: "OpenSlide", step: float) -> np.ndarray:
-    """The whole slide, `step` level-0 pixels per pixel: uint8 [ceil(H / step), ceil(W / step), 3], RGB."""
+    """Read the whole slide at `step` level-0 pixels per pixel: uint8 [ceil(H / step), ceil(W / step), 3], RGB."""
     from PIL import Image
 
     width, height = slide.dimensions
@@ -70,14 +70,14 @@ def read_overview(slide: "OpenSlide", step: float) -> np.ndarray:
 def find_level(slide: "OpenSlide", step: float) -> int:
     """The coarsest level with at most `step` level-0 pixels per pixel.
 
-    A hundredth more is allowed, since levels are rounded to whole pixels (16.002 for 16).
+    1 % more is allowed, since levels are rounded to whole pixels (16.002 for 16).
     """
     fitting = [level for level, factor in enumerate(slide.level_downsamples) if factor <= step * (1 + SAME_SCALE)]
     return max(fitting, key=lambda level: slide.level_downsamples[level], default=0)
 
 
 def _rgb(slide: "OpenSlide", x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
-    """uint8 [height, width, 3]; what the scanner left out becomes glass (white)."""
+    """Read pixels, uint8 [height, width, 3]; what the scanner left out becomes white, like glass."""
     from PIL import Image
 
     with slide.read_region((x, y), level, (width, height)) as region:

@@ -1,4 +1,4 @@
-"""What both kinds of source share: fetching files, and the error for a bad one."""
+"""Shared by both kinds of source: reading files, and the error for an unusable one."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from histill.tiles.pixels import PictureError
 
 
 class Unreadable(InputError):
-    """One slide or image cannot be used; the message names it. A job skips a stated number of them."""
+    """A slide or image cannot be used; the message names it. A job skips up to `max_unreadable` of them."""
 
 
 def read_file(uri: str, storage: Storage) -> bytes:
-    """The bytes of a source. Raises Unreadable when it is not there, InputError when the storage refuses."""
+    """Read a source. Raises Unreadable when it does not exist, InputError when the storage refuses."""
     filesystem, path = arrow_filesystem(uri, storage)
     try:
         with storage_errors(uri, storage), filesystem.open_input_stream(path) as stream:
@@ -26,7 +26,7 @@ def read_file(uri: str, storage: Storage) -> bytes:
 
 @contextlib.contextmanager
 def unreadable_as(name: str) -> Iterator[None]:
-    """Raises Unreadable, naming the file, for whatever a decoder says of a picture; its decoders are not ours."""
+    """Raise Unreadable, naming the file, for whatever a third-party decoder raises for a picture."""
     from PIL import UnidentifiedImageError
 
     try:
@@ -42,7 +42,7 @@ def unreadable_as(name: str) -> Iterator[None]:
 
 
 def check_size(size: tuple[int, int], name: str, tile_px: int) -> None:
-    """Raises Unreadable unless an image is `tile_px` by `tile_px`."""
+    """Raise Unreadable unless an image is `tile_px` by `tile_px`."""
     if size != (tile_px, tile_px):
         raise Unreadable(
             f"{name} is {size[0]} x {size[1]} px and {tile_px} x {tile_px} was expected; "

@@ -11,10 +11,10 @@ from histill.errors import InputError
 
 
 def assign_split(case: str, rule: SplitRule) -> Split:
-    """The split of `case`: where it is pinned, else by a hash of the seed and its name.
+    """The split of `case`: the one it is pinned to, else one chosen by a hash of the seed and its name.
 
-    The answer does not depend on the other cases, so cases that come later move none of those already placed;
-    for the same reason the fractions hold only on average, and a handful of cases is better pinned.
+    It does not depend on the other cases, so cases that are added later move none of those already assigned. For the
+    same reason the fractions hold only on average; it is better to pin the cases if there are only a handful.
     """
     name = normalize("NFC", case)
     for split, cases in rule.pinned.items():

@@ -12,9 +12,9 @@ from histill.tiles.manifest import Manifest
 def subsample_cases(manifest: Manifest, split: str, fraction: float, seed: int) -> frozenset[str]:
     """About `fraction` (above 0, at most 1) of the cases of `split`, at least one for each label.
 
-    Cases are taken label by label (a case's most frequent one), in an order that is a hash of the seed and the case,
-    so a smaller fraction is a part of a larger one. The first case with a label that is nowhere the most frequent is
-    always taken.
+    Cases are grouped by their most frequent label and taken in the order of a hash of the seed and the case, so a
+    smaller fraction is a subset of a larger one. For a label that is nowhere the most frequent, the first case with it
+    is always taken.
     """
     table = manifest.table.select(["case", "label"]).take(manifest.rows_of(split))
     labels: dict[str, Counter[str]] = defaultdict(Counter)
@@ -31,7 +31,7 @@ def subsample_cases(manifest: Manifest, split: str, fraction: float, seed: int) 
 
 
 def balance_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
-    """Weights that give each class the same say, 1 on average over `labels` (int64 [N]); 0 for an absent class."""
+    """Weights that balance the classes, 1 on average over `labels` (int64 [N]); 0 for an absent class."""
     counts = np.bincount(labels, minlength=classes)
     present = counts > 0
     weights = np.zeros(classes)

@@ -11,12 +11,12 @@ from histill.tiles.masks import IGNORED
 from histill.tiles.parts import Part
 from histill.tiles.slide_records import SlideRecord
 
-NAMED = 5  # classes in a sentence
-SLIDES = 30  # in a table; those with the least tissue
+NAMED = 5  # classes that a sentence lists
+SLIDES = 30  # slides that a table lists: those with the least tissue
 
 
 def describe_slides(records: Iterable[SlideRecord]) -> list[tuple[str, str, int, str, str]]:
-    """Name, cases, tiles, tissue and um/px of each slide, in their order; of many, those that show the least tissue."""
+    """Name, cases, tiles, tissue and um/px of each slide, in order; of many, those with the least tissue."""
     shown = list(records)
     if len(shown) > SLIDES:
         shown = sorted(shown, key=lambda record: record.tissue)[:SLIDES]
@@ -27,7 +27,7 @@ def describe_slides(records: Iterable[SlideRecord]) -> list[tuple[str, str, int,
 
 
 def count_labels(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Tiles of each class by split, classes ascending; several of one tile, separated by |, count each.
+    """Tiles of each class by split, classes ascending; each of a tile's labels, separated by |, counts.
 
     Empty when no tile has a label.
     """
@@ -41,7 +41,7 @@ def count_labels(manifest: Manifest) -> dict[str, dict[str, int]]:
 
 
 def find_missing_classes(manifest: Manifest) -> list[str]:
-    """A sentence for each split, of those that hold tiles, in which a class has none."""
+    """A sentence for each split with tiles in which a class has none."""
     counts = count_labels(manifest)
     sentences = []
     for split in manifest.header.splits:
@@ -53,7 +53,7 @@ def find_missing_classes(manifest: Manifest) -> list[str]:
 
 
 def describe_images(parts: Sequence[Part], meaning: Mapping[int, int] | None) -> list[str]:
-    """A sentence for each thing that was done to images, and one for what the masks hold in this `meaning`."""
+    """A sentence for each conversion that was applied to images, and one for the classes of the masks."""
     done: dict[str, tuple[int, str]] = {}
     pixels: Counter[int] = Counter()
     for part in parts:
@@ -73,7 +73,7 @@ def describe_images(parts: Sequence[Part], meaning: Mapping[int, int] | None) ->
 
 
 def find_warnings(manifest: Manifest) -> list[str]:
-    """A sentence for each thing about the set that spoils what is trained or scored on it."""
+    """A sentence for each property of the set that harms training or distorts scores."""
     return [*find_missing_classes(manifest), *find_shared_tiles(manifest.table)]
 
 

@@ -11,22 +11,22 @@ import pyarrow as pa
 from histill.cluster.sharded import run_sharded
 from histill.tiles.manifest import Manifest
 
-NO_CLASS = "none"  # what a tile of no class is counted as
+NO_CLASS = "none"  # name under which tiles without a class are counted
 
 
 @dataclass(frozen=True)
 class SlideTally:
-    """What is said of one slide, or of a part of its tiles."""
+    """The predictions for one slide, or for a part of its tiles."""
 
     slide: str
-    tiles: int  # those that could not be decoded among them
+    tiles: int  # including those that could not be decoded
     undecodable: int
     area_mm2: float  # of the tiles that could be decoded
-    said: dict[str, int]  # tiles by what they are said to be; several classes joined by |, "" for none
-    sums: Sequence[float]  # of each class's probability, or share, over the decoded tiles
+    said: dict[str, int]  # tiles by predicted class; several classes joined by |, "" for none
+    sums: Sequence[float]  # sum of each class's probability, or share, over the decoded tiles
 
     def add(self, other: "SlideTally") -> "SlideTally":
-        """Both together."""
+        """Add up the tallies of two parts of one slide."""
         return SlideTally(
             slide=self.slide,
             tiles=self.tiles + other.tiles,
@@ -38,26 +38,26 @@ class SlideTally:
 
     @property
     def means(self) -> tuple[float, ...]:
-        """Of each class's probability, or share, over the decoded tiles, of which there must be one."""
+        """The mean of each class's probability, or share, over the decoded tiles; there must be at least one."""
         return tuple(total / (self.tiles - self.undecodable) for total in self.sums)
 
     def tiles_of(self, name: str) -> int:
-        """The tiles that are said to be of the class `name`, by itself or with others."""
+        """The number of tiles predicted to be of the class `name`, alone or with others."""
         return sum(count for said, count in self.said.items() if said == name or name in said.split("|"))
 
 
 def measure_areas(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-    """float64 [rows]: mm2 of each of `rows`, int64, of the manifest."""
+    """The area in mm2, float64 [rows], of each of `rows` (int64) of the manifest."""
     table = manifest.table.select(["mpp", "size_px"]).take(pa.array(rows))
     return np.asarray((table["mpp"].to_numpy() * table["size_px"].to_numpy() / 1000) ** 2)
 
 
 def tally_tiles(predicted: pa.Table, areas: np.ndarray, classes: int) -> list[SlideTally]:
-    """The slides of `predicted` (columns slide, class and probabilities, one row a tile), in their order.
+    """Tally `predicted` (columns slide, class and probabilities, one row per tile) by slide, in order.
 
     Args:
         areas: float64 [rows], mm2 of each tile.
-        classes: how many the probabilities are of.
+        classes: number of classes with a probability.
     """
     slides = predicted["slide"].to_pylist()
     number = {slide: index for index, slide in enumerate(dict.fromkeys(slides))}
@@ -83,7 +83,7 @@ def tally_tiles(predicted: pa.Table, areas: np.ndarray, classes: int) -> list[Sl
 
 
 def tally_shards(shards: Iterable[Sequence[Mapping[str, Any]]], tiles: int, title: str) -> list[SlideTally]:
-    """The tallies of all `shards`, each a list of their values, as workers send them; they must come to `tiles`.
+    """Collect the tallies of all `shards`, sent by workers as plain values; they must add up to `tiles` tiles.
 
     Shows progress under `title`; see `run_sharded`.
     """
@@ -94,7 +94,7 @@ def tally_shards(shards: Iterable[Sequence[Mapping[str, Any]]], tiles: int, titl
 
 
 def join_tallies(parts: Iterable[SlideTally]) -> dict[str, SlideTally]:
-    """One for each slide from those of its parts, ascending by name."""
+    """Merge the tallies of parts into one for each slide, ascending by name."""
     slides: dict[str, SlideTally] = {}
     for part in parts:
         slides[part.slide] = slides[part.slide].add(part) if part.slide in slides else part
@@ -102,7 +102,7 @@ def join_tallies(parts: Iterable[SlideTally]) -> dict[str, SlideTally]:
 
 
 def count_classes(tallies: Iterable[SlideTally]) -> dict[str, int]:
-    """How many tiles are said to be what, ascending by name."""
+    """The number of tiles of each predicted class, ascending by name."""
     counts: Counter[str] = Counter()
     for tally in tallies:
         counts.update({name or NO_CLASS: count for name, count in tally.said.items()})

@@ -1,4 +1,4 @@
-"""Draw what was cut: the slide, where tissue was found, and the tiles that were kept."""
+"""Draw what was cut: the slide, the tissue that was found, and the tiles that were kept."""
 
 import io
 
@@ -9,8 +9,8 @@ from histill.tiles.slide_index import WHOLE, SlideRow
 from histill.tiles.tiling import Layout
 
 LONGEST_PX = 800
-LARGEST_ZOOM = 3.0  # of the overview, for slides that are small
-SMALL_TILE_PX = 16  # in the picture
+LARGEST_ZOOM = 3.0  # of the overview, for small slides
+SMALL_TILE_PX = 16  # in the thumbnail; the lines of smaller tiles are drawn fainter
 GRID = (20, 60, 200)
 TISSUE = (0, 230, 90)
 REGION = (0, 0, 0)
@@ -38,7 +38,7 @@ def draw_thumbnail(row: SlideRow, layout: Layout, min_tissue: float) -> bytes:
             extent = np.array(size) - 1
             pen.rectangle([*((left, top) * extent), *((right, bottom) * extent)], outline=REGION)
         file = io.BytesIO()
-        # Lines of many small tiles would hide what lies below.
+        # Lines of many small tiles would hide the slide.
         shown = Image.blend(plain, drawn, min(1.0, max(0.4, layout.side * scale[0] / SMALL_TILE_PX)))
         shown.quantize(COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
     return file.getvalue()

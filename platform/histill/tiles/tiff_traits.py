@@ -5,10 +5,10 @@ UNSPECIFIED = 0  # of the tag ExtraSamples
 
 
 def find_misread(path: str) -> str | None:
-    """A phrase for what of the TIFF at `path` OpenSlide would misread, and what to do; None for nothing.
+    """What OpenSlide would misread in the TIFF at `path`, and what to do, as a phrase; None if nothing.
 
-    Of 16 bits per channel it keeps the upper 8; an orientation it applies to each tile by itself; an unspecified
-    channel beyond RGB it takes for transparency; and it takes the first page for the slide, if a later one is larger.
+    OpenSlide keeps only the upper 8 of 16 bits per channel, applies an orientation to each tile separately, treats an
+    unspecified channel beyond RGB as transparency, and reads the first page even if a later one is larger.
     """
     import tifffile
 
@@ -19,7 +19,7 @@ def find_misread(path: str) -> str | None:
             tag = page.tags.get("Orientation")
             orientation = UPRIGHT if tag is None else int(tag.value)
             sizes = [(each.imagewidth, each.imagelength) for each in (page.aspage() for page in tiff.pages)]
-    except Exception:  # what is damaged is OpenSlide's to name
+    except Exception:  # OpenSlide reports damage
         return None
     if bits > 8:
         return f"has {bits} bits per channel; convert it to 8-bit RGB."

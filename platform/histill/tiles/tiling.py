@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openslide import OpenSlide
 
 OVERVIEW_PER_TILE = 16  # pixels of the overview along a tile's side
-ROUNDING = 1e-9  # relative; a fraction as text has nine digits or more, or means another pixel
+ROUNDING = 1e-9  # relative; a fraction written with fewer than nine digits means another pixel
 SINGLE = 2.0**-23  # relative precision of a 32-bit float
 COARSEST_UM = 16.0  # microns per pixel of the overview at which small pieces of tissue are still found
 
@@ -24,8 +24,8 @@ COARSEST_UM = 16.0  # microns per pixel of the overview at which small pieces of
 def tile_grid(extent: tuple[int, int], region: tuple[float, float, float, float], side: float) -> list[tuple[int, int]]:
     """Top left corners (x, y) of the squares of `side` pixels that tile a region without overlap, row by row.
 
-    What decimals of a fraction, or a resolution in a TIFF's 32-bit floats, lose costs no row and no column: a tile
-    may reach beyond the region's edge by so much.
+    The rounding of decimal fractions, or of a resolution in a TIFF's 32-bit floats, never costs a row or a column: a
+    tile may extend beyond the region's edge by that much.
 
     Args:
         extent: width and height in pixels.
@@ -51,7 +51,7 @@ def tissue_fractions(mask: np.ndarray, step: float, corners: list[tuple[int, int
         mask: bool [h, w], one value for each `step` x `step` level-0 pixels.
         corners: (x, y) of the squares, level-0 pixels.
     """
-    # A sum over any square is four look-ups in the table of sums.
+    # Summed-area table: the sum over any square is four look-ups.
     sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
     sums[1:, 1:] = mask.cumsum(axis=0).cumsum(axis=1)
     near = np.array(corners, dtype=np.float64).reshape(-1, 2) / step
@@ -65,7 +65,7 @@ def tissue_fractions(mask: np.ndarray, step: float, corners: list[tuple[int, int
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tiles of a slide, or of a region of one, lie. Pixels are those of level 0 unless said otherwise."""
+    """Where the tiles of a slide, or of a region of one, lie. Pixels are those of level 0 unless stated otherwise."""
 
     level0_mpp: float
     scale: float  # level-0 pixels per pixel of a tile
@@ -82,7 +82,7 @@ class Layout:
         return [corner for corner, fraction in pairs if fraction >= min_tissue]
 
     def overview_of(self, region: tuple[float, float, float, float]) -> np.ndarray:
-        """The part of the overview that shows a region, at least a pixel."""
+        """The part of the overview that shows a region, at least one pixel."""
         height, width = self.tissue.shape
         left, top = int(region[0] * width), int(region[1] * height)
         right, bottom = (math.ceil(end * size) for end, size in zip(region[2:], (width, height), strict=True))
@@ -115,7 +115,7 @@ def iter_layout_tiles(
 ) -> Iterator[Tile]:
     """The tiles of a layout that show enough tissue, row by row.
 
-    JPEGs keep full color resolution (4:4:4): halved, it smears the hematoxylin of small nuclei.
+    JPEGs keep full chroma resolution (4:4:4): subsampling smears the hematoxylin of small nuclei.
     """
     import simplejpeg
 

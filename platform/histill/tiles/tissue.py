@@ -7,17 +7,17 @@ import numpy as np
 # bounds stop it there: glass has a tint and JPEG noise below the first, stain even of pale eosin lies mostly
 # above the second.
 CHROMA_BOUNDS = (12.0, 30.0)
-DARKEST = 50  # no channel above it: black pen, scanner border, holes of a mosaic
+DARKEST = 50  # pixels with no channel above it are black pen, scanner border or holes of a mosaic
 SMALLEST_PX = 16  # specks and holes up to this area, in pixels of the overview, are closed
 
 
 def find_tissue(overview: np.ndarray) -> np.ndarray:
-    """Where there is tissue.
+    """Find the pixels that show tissue.
 
-    Blue, green and black pen and black borders do not count; red pen is too near to eosin to be told from it.
+    Blue, green and black pen and black borders are excluded; red pen is too similar to eosin to be told from it.
 
     Args:
-        overview: uint8 [H, W, 3], RGB, some 4 to 20 microns per pixel.
+        overview: uint8 [H, W, 3], RGB, about 4 to 20 microns per pixel.
 
     Returns:
         bool [H, W].

@@ -1,4 +1,4 @@
-"""What is read is what the manifest names: other tiles are refused, and damage is never learned from nor kept."""
+"""Tiles are those that the manifest names: others are refused, and damaged ones are neither used nor cached."""
 
 import io
 import os
@@ -64,7 +64,7 @@ def lost(manifest: Manifest, storage: Storage = Storage(), **changes: Any) -> li
 
 
 def change(manifest: Manifest, shard: str, row: int, column: str, value: Callable[[bytes], bytes]) -> bytes:
-    """Change one tile in a shard that stays a whole file; what the file was."""
+    """Change one tile in a shard, which stays a valid file; return the original file."""
     path = Path(manifest.uri, shard)
     before = path.read_bytes()
     table = pq.read_table(path)
@@ -81,7 +81,7 @@ def swap(one: Path, two: Path) -> None:
 
 
 def another(image: bytes) -> bytes:
-    """An image that can be decoded and is of nothing that was cut."""
+    """An image that can be decoded but is of no tile of the set."""
     side = simplejpeg.decode_jpeg_header(image)[0] if image[:2] == b"\xff\xd8" else 32
     return simplejpeg.encode_jpeg(np.full((side, side, 3), 77, np.uint8), quality=90)
 
@@ -149,7 +149,7 @@ def test_a_shard_that_is_mended_under_a_reader_is_read_anew(manifest: Manifest, 
     tiles = stream(manifest, max_corrupt=TILES, batch_size=TILES, read=ShardReader(threads))
     before = change(manifest, ONE, 1, "image", another)
     assert [int(batch.valid.sum()) for batch in tiles.exact_pass()] == [TILES - 1]
-    Path(manifest.uri, ONE).write_bytes(before)  # another footer than the one that is remembered
+    Path(manifest.uri, ONE).write_bytes(before)  # a footer other than the cached one
     assert [int(batch.valid.sum()) for batch in tiles.exact_pass()] == [TILES]
 
 
@@ -271,6 +271,6 @@ def test_a_folder_may_have_any_name(tmp_path: Path, tile_set: Callable[..., Mani
     assert not create_bytes(f"{root}/claim {name}", b"2", Storage())
     assert swap_bytes(f"{root}/claim {name}", b"1", b"2", Storage())
     assert list_files(root, Storage()) == [f"{root}/claim {name}"]
-    Path(root, f"claim {name}.00000000.part").touch()  # of a killed writer
+    Path(root, f"claim {name}.00000000.part").touch()  # left by a killed writer
     write_bytes(f"{root}/claim {name}", b"3", Storage())
     assert list_files(root, Storage()) == [f"{root}/claim {name}"]

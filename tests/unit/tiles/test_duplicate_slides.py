@@ -36,7 +36,7 @@ def test_a_slide_under_two_names_is_not_put_into_two_splits(
         InputError, match=r"a\.tiff and .*b\.tiff are one slide and the cases 'x' \(train\) and 'y' \(te"
     ):
         ingest_slides(tmp_path, index, **TWO_SPLITS)
-    assert not (tmp_path / "set").exists()  # said before anything is cut
+    assert not (tmp_path / "set").exists()  # refused before anything is cut
     report = ingest_slides(tmp_path, index)
     assert any("are one slide: its tiles are in the set more than once" in note for note in report.notes)
     assert any("16 tiles are equal byte for byte" in note for note in report.notes)
@@ -125,7 +125,7 @@ def test_a_slide_replaced_under_its_path(
     write_slide(path, mpp=0.25)  # the same pixels
     with pytest.raises(InputError, match="has been replaced"):
         ingest_slides(tmp_path, index)
-    path.unlink()  # slides may be moved away when they are cut
+    path.unlink()  # slides may be moved away once they are cut
     assert ingest_slides(tmp_path, index).manifest.header == first.manifest.header
 
 
@@ -160,7 +160,7 @@ def test_a_slide_replaced_before_an_ingest_goes_on(
 def test_different_slides_with_equal_tiles_are_told_apart(
     tmp_path: Path, write_slide: Callable[..., str], ingest_slides: Callable[..., Any]
 ) -> None:
-    """A slide pasted into another is no copy by OpenSlide's hash; its tiles are."""
+    """By OpenSlide's hash, a slide pasted into another is not a copy; by their content, its tiles are."""
     one = tifffile.imread(write_slide(tmp_path / "a.tiff"))
     both = np.concatenate([one, one[::-1]])
     how = {"tile": (256, 256), "photometric": "rgb", "resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}

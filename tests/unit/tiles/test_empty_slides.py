@@ -1,4 +1,4 @@
-"""A slide that gives no tile is named with the right reason, and every slide has its picture."""
+"""A slide without tiles is reported with the right reason, and every slide has a thumbnail."""
 
 import importlib.util
 import io
@@ -22,7 +22,7 @@ GREEN, BLUE = (0, 230, 90), (20, 60, 200)
 
 
 def write_flat(path: Path, color: tuple[int, int, int], spot: tuple[int, int, int] | None = None) -> None:
-    """A slide of one color with some noise that has no color, and maybe a spot of 200 x 200 px."""
+    """A slide of one color with some gray noise, and optionally a spot of 200 x 200 px."""
     pixels = np.full((512, 512, 3), color, np.int64) + np.random.default_rng(0).integers(-3, 3, (512, 512, 1))
     if spot is not None:
         pixels[100:300, 100:300] = spot
@@ -130,7 +130,7 @@ def test_the_picture_shows_tissue_and_tiles_where_they_are(
         return np.stack([columns, rows], -1) / scale
 
     tiles, tissue = near(BLUE), near(GREEN)
-    # Tiles of 128 px stand in the upper half of the tissue, which is 256 px wide.
+    # Tiles of 128 px are drawn in the upper half of the tissue, which is 256 px wide.
     assert tiles.min(axis=0) == pytest.approx((0, 0), abs=3)
     assert tiles.max(axis=0) == pytest.approx((256, 256), abs=6)  # the region's own line lies on the last
     assert np.abs(tiles % 128 - 64).max(axis=-1).min() > 64 - 4  # every line is near a multiple of 128

@@ -1,4 +1,4 @@
-"""Drawn indexes: each row comes out as it was meant, or the index is refused in one sentence with the line.
+"""Generated indexes: each row is read as it was meant, or the index is refused in one sentence with the line.
 
 The files are written here value by value, not by a CSV library. HISTILL_FUZZ=20 tries twenty times as many.
 """
@@ -33,10 +33,10 @@ def many(examples: int) -> Any:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The rows as they are meant, and how they are written."""
+    """The intended rows, and how they are written."""
 
     rows: list[tuple[str, ...]]
-    quoted: list[bool]  # of each value in turn, whether it is quoted without need
+    quoted: list[bool]  # for each value in turn, whether it is quoted needlessly
     end: str
     mark: str
     gap: str  # a line without any value after the header
@@ -127,7 +127,7 @@ FAULTS: dict[str, Callable[[Sheet, int], tuple[str | bytes, str]]] = {
 
 
 def changed(sheet: Sheet, at: int, how: Callable[[str], str]) -> list[str]:
-    """The lines, of which that of row `at` is written without quotes and then changed."""
+    """The lines, with that of row `at` written without quotes and then changed."""
     lines = sheet.lines()
     lines[at] = how(f"{at}.png,x,1,")
     return lines
@@ -149,7 +149,7 @@ def lines_of(sheet: Sheet, at: int) -> str:
 @many(150)
 @given(sheets(), st.sampled_from(sorted(FAULTS)), st.integers(0, 5))
 def test_a_fault_is_refused_with_its_line(tmp_path: Path, sheet: Sheet, fault: str, at: int) -> None:
-    if fault.startswith("doubled by"):  # the path stands unquoted behind the dots
+    if fault.startswith("doubled by"):  # the path follows the dots unquoted
         sheet = Sheet([(f"{row[0][0]}.png", *row[1:]) for row in sheet.rows], sheet.quoted, sheet.end, "", sheet.gap)
     data, said = FAULTS[fault](sheet, 1 + at % len(sheet.rows))
     found = read(tmp_path, data)
@@ -161,7 +161,7 @@ def test_a_fault_is_refused_with_its_line(tmp_path: Path, sheet: Sheet, fault: s
 @many(150)
 @given(sheets(), st.sampled_from(['"', ",", "\n", "\r", '""', '",', "\x85", "\u2028"]), st.integers(0, 10**6))
 def test_a_stray_character_never_loses_a_row(tmp_path: Path, sheet: Sheet, stray: str, place: int) -> None:
-    """A quote may end anywhere below it: every line that has none comes out as it is written, or nothing does."""
+    """A quote may be closed anywhere below: either all lines without one are read as written, or none is."""
     text = sheet.text()
     place = len(sheet.mark + sheet.lines()[0]) + place % (len(text) - len(sheet.mark + sheet.lines()[0]))
     text = text[:place] + stray + text[place:]

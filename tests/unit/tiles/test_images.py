@@ -1,4 +1,4 @@
-"""Images and masks: kept, normalized or refused by name."""
+"""Images and masks: kept, converted or refused by name."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Drawn images and masks in many formats: each comes out as its format's specification shows it, or is refused.
+"""Generated images and masks in many formats: each is read as its format's specification says, or refused.
 
 The files are written here byte by byte (PNG, BMP) or by tifffile and simplejpeg, and what they must show is computed
 from what was written, never by the code under test. HISTILL_FUZZ=20 tries twenty times as many.
@@ -38,7 +38,7 @@ def many(examples: int) -> Any:
 
 @dataclass(frozen=True)
 class File:
-    """Bytes and what they show: RGB, or the values of a mask; None: to be refused. `near` is a decoder's leeway."""
+    """Bytes and what they show (RGB or mask values); None: to be refused. `near` is a tolerance between decoders."""
 
     data: bytes = field(repr=False)
     shown: np.ndarray | None = field(repr=False)
@@ -56,7 +56,7 @@ def exif(orientation: int) -> bytes:
 
 
 def shown_as(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """EXIF 2.32, table 6: where row 0 and column 0 of what is stored are when it is shown."""
+    """EXIF 2.32, table 6: where row 0 and column 0 of the stored picture are when it is shown."""
     by = {
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
@@ -139,7 +139,7 @@ def tiff_images(draw: st.DrawFn) -> File:
     pixels = (rng.random(shape) * (2 if dtype == "?" else 120)).astype(dtype)
     if dtype == "?" and channels > 1:
         dtype, pixels = "u1", pixels.astype("u1")
-    if extra == "assocalpha":  # colors are multiplied by alpha already
+    if extra == "assocalpha":  # colors are premultiplied by alpha
         pixels[..., :3] = np.minimum(pixels[..., :3], pixels[..., 3:])
     photometric = ("miniswhite" if inverted else "minisblack") if channels == 1 else "rgb"
     buffer = io.BytesIO()
@@ -170,7 +170,7 @@ def tiff_images(draw: st.DrawFn) -> File:
 
 @st.composite
 def jpeg_images(draw: st.DrawFn) -> File:
-    """Held against OpenCV's decoder; encoded by simplejpeg, and by Pillow what that cannot."""
+    """Compared with OpenCV's decoder; encoded by simplejpeg, or by Pillow where simplejpeg cannot."""
     seed, orientation = draw(st.integers(0, 2**32)), draw(st.integers(0, 9))
     pixels = cv2.resize(np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8), (SIDE, SIDE))
     how = draw(st.sampled_from(["444", "420", "422", "440", "gray", "progressive", "adobe", "cmyk"]))
@@ -198,7 +198,7 @@ def other_images(draw: st.DrawFn) -> File:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     pixels = rng.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
     how = draw(st.sampled_from(["bmp", "webp", "gif", "two gifs", "ppm", "text", "nothing", "tall"]))
-    if how == "bmp":  # rows from below, BGR
+    if how == "bmp":  # rows from the bottom up, BGR
         header = b"BM" + struct.pack("<IHHI", 54 + pixels.size, 0, 0, 54)
         header += struct.pack("<IiiHHIIiiII", 40, SIDE, SIDE, 1, 24, 0, pixels.size, 2835, 2835, 0, 0)
         return File(header + pixels[::-1, :, ::-1].tobytes(), pixels)
@@ -224,7 +224,7 @@ def other_images(draw: st.DrawFn) -> File:
 
 
 def attempt(take: Callable[[], bytes]) -> bytes | str:
-    """What it gives, or the sentence of its refusal."""
+    """The result, or the sentence of the refusal."""
     try:
         return take()
     except Unreadable as refusal:
@@ -232,7 +232,7 @@ def attempt(take: Callable[[], bytes]) -> bytes | str:
 
 
 def check(file: File, taken: bytes | str, decoders: list[Callable[[bytes], np.ndarray]]) -> None:
-    """`taken` shows what `file` does, whoever decodes it, or is the sentence that refuses what must be."""
+    """`taken` shows what `file` shows, with any decoder, or is the refusal of a file that must be refused."""
     if isinstance(taken, str):
         assert SENTENCE.fullmatch(taken), taken
         assert file.shown is None, taken
@@ -255,11 +255,11 @@ def test_images(file: File) -> None:
     check(file, attempt(lambda: check_image(file.data, "f.x", SIDE)), IMAGE_DECODERS)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of what is cut short in EXIF
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about truncated EXIF
 @many(150)
 @given(st.one_of(png_images(), jpeg_images(), tiff_images(), other_images()), st.data())
 def test_damaged_images(file: File, draw: st.DataObject) -> None:
-    """A PNG with a byte changed is refused, or shows the same; no file that is cut short becomes half a picture."""
+    """A PNG with a changed byte is refused or shows the same; no truncated file becomes half a picture."""
     data = bytearray(file.data or b"\0")
     place = draw.draw(st.integers(0, len(data) - 1))
     if data.startswith(b"\x89PNG") and draw.draw(st.booleans()):
@@ -272,7 +272,7 @@ def test_damaged_images(file: File, draw: st.DataObject) -> None:
 
 @st.composite
 def masks(draw: st.DrawFn) -> tuple[File, dict[int, int] | None]:
-    """A mask and the meaning of its values that is given, if any."""
+    """A mask, and the meaning that is given for its values, if any."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     values = draw(
         st.sampled_from([(0, 1), (0, 255), (0, 1, 2), (0, 1, 255), (255,), (0, 254), (0, 3, 300), (0, 65535)])
@@ -293,7 +293,7 @@ def masks(draw: st.DrawFn) -> tuple[File, dict[int, int] | None]:
 
 
 def own_meaning(values: np.ndarray) -> dict[int, int] | None:
-    """Of a set of this mask alone, as the documentation has it; None: no class index for each pixel."""
+    """The meaning for this mask alone, as documented; None: it has no class index for each pixel."""
     found = set(values.ravel().tolist())
     if max(found) > 255:
         return None
@@ -303,7 +303,7 @@ def own_meaning(values: np.ndarray) -> dict[int, int] | None:
 def mask_file(
     how: str, stored: np.ndarray, orientation: int, rng: np.random.Generator
 ) -> tuple[bytes, np.ndarray | None]:
-    """A file with these values in it, and the values that it says its pixels have; None: they cannot be told."""
+    """A file with these values, and the values that a reader should get from it; None: they are ambiguous."""
     fits, turn = int(stored.max()) < 256, chunk(b"eXIf", exif(orientation))
     low = np.minimum(stored, 255)
     gray, opaque = low[..., None], np.full((SIDE, SIDE, 1), 255)

@@ -1,4 +1,4 @@
-"""An index in CSV: every row is taken in as it is written, or refused with its line; nothing falls away unsaid."""
+"""An index in CSV: every row is read as written, or refused with its line; nothing is dropped silently."""
 
 import os
 from pathlib import Path
@@ -209,7 +209,7 @@ def test_classes_by_split_and_those_that_are_missing(tmp_path: Path) -> None:
 
 
 def test_equal_tiles_are_said_and_whether_splits_share_them(tmp_path: Path) -> None:
-    """Those that are named of different splits lie in such."""
+    """The tiles named as being in different splits are in different splits."""
     tiles = [("x", "train", "1"), ("y", "train", "1"), ("x", "train", "2"), ("z", "val", "3"), ("z", "val", "3")]
     tiles.append(("z", "test", "4"))
     manifest = manifest_of(tmp_path, tiles)

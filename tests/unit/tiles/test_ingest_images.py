@@ -1,4 +1,4 @@
-"""Whole sets of images and masks, taken in by this process: one meaning for all masks, and what was done is said."""
+"""Whole sets of images and masks, ingested in this process: one meaning for all masks, and conversions are reported."""
 
 import io
 import json
@@ -78,7 +78,7 @@ def stored(report: IngestReport) -> list[dict[str, Any]]:
 
 
 def test_255_means_the_same_in_every_mask(tmp_path: Path) -> None:
-    """In the second mask alone it looks like a foreground, and the fourth is one of those that most tools write."""
+    """The second mask by itself looks like a foreground, and the fourth is as most tools write them."""
     write_set(
         tmp_path,
         {
@@ -100,7 +100,7 @@ def test_255_means_the_same_in_every_mask(tmp_path: Path) -> None:
     assert report.notes[
         -1
     ] == "pixels of the masks: class 0 {:.2%}, class 1 {:.2%}, class 2 {:.2%}; {:.2%} ignored.".format(*shares)
-    assert take_in(tmp_path).notes == report.notes  # which a finished set says again
+    assert take_in(tmp_path).notes == report.notes  # a finished set repeats its notes
 
 
 def test_0_and_255_alone_are_0_and_1(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_what_cannot_be_told_is_refused_with_the_key_that_decides(tmp_path: Path
     assert set(stored_masks(ignored)["b.png"].ravel().tolist()) == {0, IGNORED}
     foreground = take_in(tmp_path, "foreground", mask_values={0: 0, 1: 1, 255: 1})
     assert set(stored_masks(foreground)["b.png"].ravel().tolist()) == {0, 1}
-    (tmp_path / "b-mask").write_bytes(png(mask_of(0, 1)))  # a refused set may be mended, and is looked at anew
+    (tmp_path / "b-mask").write_bytes(png(mask_of(0, 1)))  # a refused set may be fixed, and is read again
     assert set(stored_masks(take_in(tmp_path))["b.png"].ravel().tolist()) == {0, 1}
 
 
@@ -133,7 +133,7 @@ def test_shades_of_a_mask_that_was_resized_are_no_classes(tmp_path: Path) -> Non
     for name, mask in (("smooth", smooth.rotate(90)), ("blurred", blurred)):
         write_set(tmp_path, {"hard": png(mask_of(0, 255)), name: png(mask)})
         if len(set(np.asarray(mask).ravel().tolist())) > 2:
-            with pytest.raises(InputError, match="as masks do that were resized or compressed"):
+            with pytest.raises(InputError, match="as in masks that were resized or compressed"):
                 take_in(tmp_path, name)
 
 
@@ -149,7 +149,7 @@ def test_masks_of_16_bits_and_values_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_parts_that_were_read_in_another_meaning_are_made_again(tmp_path: Path) -> None:
-    """Only a mask that could not be read at first tells that 255 is void."""
+    """Only a mask that could not be read at first shows that 255 is void."""
     masks = {"c": png(mask_of(0, 1, 255)), "a": png(mask_of(0, 255)), "b": png(mask_of(0, 255))}
     write_set(tmp_path, {**masks, "c": masks["c"][:40]})
     with pytest.raises(InputError, match="c-mask cannot be decoded"):
@@ -163,7 +163,7 @@ def test_parts_that_were_read_in_another_meaning_are_made_again(tmp_path: Path) 
 
 
 def test_masks_that_are_replaced_after_a_refusal_are_read_again(tmp_path: Path) -> None:
-    """What the first ones held would make the new ones' foreground pixels to ignore."""
+    """The first masks' values would turn the new ones' foreground into ignored pixels."""
     write_set(tmp_path, {"a": png(mask_of(0, 1, 255)), "b": png(mask_of(0, 1))})
     (tmp_path / "a.png").write_bytes(png(tissue(0))[:60])
     with pytest.raises(InputError, match=r"a\.png cannot be decoded"):

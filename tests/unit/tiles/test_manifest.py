@@ -1,4 +1,4 @@
-"""The manifest: its digest, and what is refused on reading."""
+"""The manifest: its digest, and what reading refuses."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Microns per pixel by what a slide records in several places, and by what is declared."""
+"""Microns per pixel, as recorded in several places of a slide, or as declared."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,8 +50,8 @@ def ome(x: float, unit: str | None = None, y: float | None = None) -> dict[str, 
         (None, ome(500, "nm"), 0.5),
         (None, ome(0.0005, "mm"), 0.5),
         (None, ome(5000, "Å"), 0.5),
-        ((72, "INCH"), ome(0.25), 0.25),  # the tags say nothing of the slide
-        ((20_000, "CENTIMETER"), ome(1, "pixel"), 0.5),  # the XML says nothing
+        ((72, "INCH"), ome(0.25), 0.25),  # the tags are not about the slide
+        ((20_000, "CENTIMETER"), ome(1, "pixel"), 0.5),  # the XML has no physical unit
         ((20_000, "CENTIMETER"), ome(0), 0.5),
         ((20_000, "CENTIMETER"), ome(500, "nm"), 0.5),
     ],
@@ -75,7 +75,7 @@ def test_records_that_contradict_each_other_are_asked_about(tmp_path: Path) -> N
 
 
 def test_an_aperio_record_and_tags_that_contradict_each_other(tmp_path: Path) -> None:
-    """What a tool leaves that halves a slide and keeps its description."""
+    """The result of a tool that halves a slide and keeps its description."""
     path = tmp_path / "a.svs"
     said = "Aperio Image Library v11.2.1 \r\n256x256 (256x256) JPEG/RGB Q=30|AppMag = 20|MPP = 0.25"
     how = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", "description": said, "metadata": None}

@@ -1,4 +1,4 @@
-"""What is said of a slide that cannot be used, and that a fetched one leaves no file."""
+"""The reasons given for slides that cannot be used; fetched slides leave no file behind."""
 
 import os
 import shutil
@@ -108,7 +108,7 @@ def test_files_that_are_no_slides(tmp_path: Path, write_slide: Callable[..., str
     stripes = tmp_path / "stripes.tiff"
     tifffile.imwrite(stripes, np.zeros((64, 64, 3), np.uint8), photometric="rgb")
     assert "not in a format that OpenSlide reads" in reason(stripes)
-    bits = tmp_path / "bits.tiff"  # whose number per channel may be left out, since it is 1
+    bits = tmp_path / "bits.tiff"  # the tag for bits per channel may be missing, since it is 1
     tifffile.imwrite(bits, np.zeros((256, 256), bool), tile=(256, 256), photometric="minisblack")
     assert "holds what OpenSlide does not read (Cannot get required TIFF tag: 258)" in reason(bits)
 
@@ -132,7 +132,7 @@ def test_damage_is_damage(tmp_path: Path, write_slide: Callable[..., str]) -> No
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for a bucket, and a temporary folder of the test's own beside it."""
+    """A folder that stands in for a bucket, next to a temporary folder of the test."""
 
     def in_folder(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(tmp_path / "bucket" / uri.removeprefix("s3://b/"))

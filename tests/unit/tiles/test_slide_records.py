@@ -1,4 +1,4 @@
-"""The record of every slide: what ingest keeps of a slide beside the tiles, and when it is refused."""
+"""The record of every slide: what ingest stores about a slide besides its tiles, and when it is refused."""
 
 import json
 import os

@@ -91,7 +91,7 @@ def test_coarser_tiles_show_the_same_place(tmp_path: Path, mpp: float) -> None:
         assert pixels(tile).shape == (64, 64, 3)
         assert tile.mpp == pytest.approx(mpp)
         if tile.x + side >= SIDE / 2 - 8:
-            continue  # its edge to the glass rings
+            continue  # ringing at the edge to the glass
         centers = (np.arange(64) + 0.5) * side / 64 - 0.5
         rows, columns = np.round(tile.y + centers).astype(int), np.round(tile.x + centers).astype(int)
         assert np.abs(pixels(tile) - picture()[np.ix_(rows, columns)]).mean() < 4

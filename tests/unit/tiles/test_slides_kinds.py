@@ -1,4 +1,4 @@
-"""Any TIFF is cut as it looks to an independent decoder, or refused in one sentence."""
+"""Tiles of any TIFF look as in an independent decoder, or it is refused in one sentence."""
 
 import io
 from pathlib import Path
@@ -36,7 +36,7 @@ def picture(width: int, height: int, seed: int) -> np.ndarray:
 
 
 def write(path: Path, kind: str, rgb: np.ndarray, options: dict[str, Any]) -> np.ndarray:
-    """Write `rgb` as a TIFF of that kind; how it looks on white, uint8 [height, width, 3]."""
+    """Write `rgb` as a TIFF of that kind; return how it looks on white, uint8 [height, width, 3]."""
     height, width = rgb.shape[:2]
     gray = rgb[..., 0]
     if kind == "gray":

@@ -1,4 +1,4 @@
-"""Splits: by case, the same everywhere, pinned where asked."""
+"""Splits: by case, reproducible, pinned where requested."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A few cases of a split, and weights that give classes the same say."""
+"""Subsampled cases of a split, and weights that balance the classes."""
 
 from collections import Counter
 
@@ -39,7 +39,7 @@ def manifest_of(tiles: list[Tile]) -> Manifest:
 
 
 def one_label_each(cases: int, labels: int) -> Manifest:
-    """Cases of three tiles that share a label, and as many cases of another split."""
+    """Cases of three tiles with the same label, and as many cases in another split."""
     return manifest_of(
         [
             (f"{split}-{case}", split, f"label {case % labels}")

@@ -65,12 +65,12 @@ def test_regions_of_whole_pixels_lose_no_row_and_no_column(
 
 
 def test_two_thousand_regions_of_whole_pixels_by_chance() -> None:
-    """Small numbers, which hypothesis likes, seldom round the wrong way; of these a twelfth did."""
+    """Small numbers, which hypothesis prefers, rarely round the wrong way; of these, one in twelve did."""
     rng = np.random.default_rng(0)
     for _ in range(2000):
         extent = int(rng.integers(1000, 100_000))
         begin, end = sorted(int(edge) for edge in rng.integers(0, extent + 1, 2))
-        side = Fraction(end - begin, int(rng.integers(1, 40))) or Fraction(1)  # fits a whole number of times
+        side = Fraction(end - begin, int(rng.integers(1, 40))) or Fraction(1)  # a whole number of them fits
         region = (Fraction(begin, extent), Fraction(0), Fraction(end, extent), Fraction(1))
         assert_exact((extent, math.ceil(side)), region, side, float(side))
 

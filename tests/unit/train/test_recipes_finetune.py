@@ -168,7 +168,7 @@ def test_a_label_that_is_missing_or_no_class_is_refused_with_its_tile(
     manifest = relabeled(labeled, tmp_path / "tiles", labels)
     message = refused(manifest, tmp_path / "runs", classes=("stroma", "tumour"))
     tile = labeled.table["tile_id"][row].as_py()
-    assert message.startswith(f"tile {tile} of {manifest.uri} has {said} (1 tiles are like it)")
+    assert message.startswith(f"tile {tile} of {manifest.uri} has {said} (such tiles: 1)")
     assert "expected one of stroma, tumour" in message
 
 
