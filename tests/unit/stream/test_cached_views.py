@@ -451,7 +451,7 @@ def test_a_run_of_other_windows_is_refused(cached: int | None, run: int | None, 
     with pytest.raises(InputError) as caught:
         check_views("there", header, Augment(crop_px=run))
     message = str(caught.value)
-    assert message.startswith(f"data.augment.crop_px is {run or 'null (whole tiles)'}, and responses there answer")
+    assert message.startswith(f"data.augment.crop_px is {run or 'null (whole tiles)'}, and responses there are to")
     assert f"crop_px {said}" in message
     assert "\n" not in message
 
