@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
-Kind = Literal["segmentation", "classification"]
-Form = Literal["segmentation", "classification", "multi_label"]
+Kind = Literal["segmentation", "classification", "encoder"]
+Form = Literal["segmentation", "classification", "multi_label", "encoder"]
 MAIN_METRIC: dict[Form, str] = {
     "segmentation": "dice",
     "classification": "balanced_accuracy",
     "multi_label": "balanced_accuracy",
+    "encoder": "cka",
 }
 
 
@@ -29,8 +30,9 @@ class OutputSpec:
     """
 
     kind: Kind
-    classes: tuple[str, ...]  # of the channels; a segmenter's background first, its boundary last
+    classes: tuple[str, ...] = ()  # of the channels; a segmenter's background first, its boundary last; no encoder's
     multi_label: bool = False  # a classifier's classes do not exclude each other
+    width: int | None = None  # of an encoder's embeddings
 
     @property
     def dense(self) -> bool:
@@ -39,7 +41,7 @@ class OutputSpec:
 
     @property
     def form(self) -> Form:
-        """Which of the three forms of answers it gives: of a class per pixel, a class per tile, or several per tile."""
+        """Which form of answers it gives: a class per pixel, a class per tile, several per tile, or an embedding."""
         return "multi_label" if self.multi_label else self.kind
 
     @property

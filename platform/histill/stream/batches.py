@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -50,11 +50,13 @@ class DecodeSpec:
     max_corrupt: int
     responses: CachedViews | None = None
     maps: bool = False  # also decode the teacher's feature maps
+    embeddings: tuple[tuple[str, CachedViews], ...] = ()  # caches of embeddings by teacher, all of the same views
 
     @property
     def answered(self) -> CachedViews | None:
         """The cached views that the responses belong to; None if they belong to upright whole tiles."""
-        return self.responses if self.responses is not None and self.responses.views > 1 else None
+        cached = self.responses or next((cached for _, cached in self.embeddings), None)
+        return cached if cached is not None and cached.views > 1 else None
 
     @property
     def window_px(self) -> int:
@@ -96,12 +98,16 @@ class _Arrays:
         self.mask = buffers.lend((count, window, window)) if how.masks else None
         self.response = buffers.lend((count, *how.response_shape(window))) if how.responses else None
         self.map = None if how.map_shape is None else np.zeros((count, *how.map_shape), np.float32)
+        self.embeddings = {name: np.zeros((count, _width(each)), np.float32) for name, each in how.embeddings}
+        self.tokens = {
+            name: np.zeros((count, *each.map_shape), np.float32) for name, each in how.embeddings if each.map_shape
+        }
         self.valid = np.ones(count, bool)
         self.shown = np.ones(count, bool)  # whether the place has pixels, even of a tile that only fills it
 
     def clear(self, slot: int) -> None:
         self.valid[slot] = self.shown[slot] = False
-        for array in (*self.views, self.mask, self.map):
+        for array in (*self.views, self.mask, self.map, *self.embeddings.values(), *self.tokens.values()):
             if array is not None:
                 array[slot] = 0
         if self.response is not None:
@@ -125,6 +131,8 @@ class _Arrays:
             mask=None if self.mask is None else torch.from_numpy(self.mask),
             response=None if self.response is None else torch.from_numpy(self.response),
             map=None if self.map is None else torch.from_numpy(self.map),
+            embeddings={name: torch.from_numpy(each) for name, each in self.embeddings.items()},
+            tokens={name: torch.from_numpy(each) for name, each in self.tokens.items()},
             planned=planned,
         )
 
@@ -264,6 +272,26 @@ def _decode_one(job: _Job, arrays: _Arrays, how: DecodeSpec) -> None:
         arrays.map[job.slot] = apply_symmetry_to_planes(
             responses.decode_map(row.map, how.map_shape), job.answer.symmetry
         )
+
+    for name, array in arrays.embeddings.items():
+        array[job.slot] = responses.decode_embedding(_answer_of(name, row.embeddings), array.shape[1])
+    for name, array in arrays.tokens.items():
+        shape: tuple[int, int, int] = array.shape[1:]
+        array[job.slot] = apply_symmetry_to_planes(
+            responses.decode_map(_answer_of(name, row.tokens), shape), job.answer.symmetry
+        )
+
+
+def _answer_of(teacher: str, answers: Mapping[str, memoryview | None]) -> memoryview:
+    data = answers[teacher]
+    if not data:
+        raise CorruptTile(f"the teacher {teacher} had no embedding of it; cache_responses tries it again")
+    return data
+
+
+def _width(cached: CachedViews) -> int:
+    assert cached.outputs.width is not None
+    return cached.outputs.width
 
 
 def _crop_levels(levels: np.ndarray, place: Placement) -> np.ndarray:

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from histill.storage.tables import is_damage, is_part_of
 from histill.storage.uris import is_remote, join, path_within
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile
+from histill.stream.encoded import embedding_column, token_column
 from histill.stream.views import decode_view
 from histill.tiles.contents import Expected, drop_damaged
 
@@ -48,6 +49,7 @@ class TileSource:
     responses: CachedViews | None = None
     view: int = 0  # the cached view to read
     maps: bool = False  # whether to read the teacher's feature maps with its responses
+    embeddings: tuple[tuple[str, CachedViews], ...] = ()  # caches of embeddings by teacher, read with their maps if any
     kept: DecodedCacheSpec | None = None  # None: the cache keeps row groups as they are stored
 
 
@@ -103,13 +105,25 @@ class ShardReader:
             answered = {"response": source.responses.column(source.view)}
             if source.maps:
                 answered["map"] = source.responses.map_column(source.view)
-            answers = self._answers(source.responses, source.storage, read, list(answered.values()))
-            if answers["tile_id"] != table["tile_id"]:
-                uri = join(source.responses.uri, read.shard)
-                raise InputError(f"responses {uri} belong to other tiles; delete them and cache the responses again.")
-            for name, column in answered.items():
-                table = table.append_column(name, answers[column])
+            table = self._append(table, source.responses, source.storage, read, answered)
+        for name, cached in source.embeddings:
+            answered = {embedding_column(name): cached.column(source.view)}
+            if cached.map_shape is not None:
+                answered[token_column(name)] = cached.map_column(source.view)
+            table = self._append(table, cached, source.storage, read, answered)
         return table.drop_columns(["tile_id"]).append_column("entry", pa.array(read.entries, pa.int64()))
+
+    def _append(
+        self, table: pa.Table, cached: CachedViews, storage: Storage, read: ReadRequest, columns: Mapping[str, str]
+    ) -> pa.Table:
+        """`table` with these columns of the responses, by the names that they get."""
+        answers = self._answers(cached, storage, read, list(columns.values()))
+        if answers["tile_id"] != table["tile_id"]:
+            uri = join(cached.uri, read.shard)
+            raise InputError(f"responses {uri} belong to other tiles; delete them and cache the responses again.")
+        for name, column in columns.items():
+            table = table.append_column(name, answers[column])
+        return table
 
     def _tiles(self, source: TileSource, read: ReadRequest) -> pa.Table:
         uri, kept = join(source.tiles, read.shard), source.kept

@@ -86,6 +86,25 @@ def decode_map(data: bytes | memoryview, shape: tuple[int, int, int]) -> np.ndar
     return np.frombuffer(raw, np.int8, offset=4).reshape(shape) * np.frombuffer(raw, np.float32, count=1)
 
 
+def encode_embedding(embedding: np.ndarray) -> bytes:
+    """An embedding, float [D], as float16: a relative error of at most 2^-11 where it is within +-65504.
+
+    Raises ValueError when it is not finite as float16.
+    """
+    with np.errstate(over="ignore"):
+        stored = embedding.astype("<f2")
+    if not np.isfinite(stored).all():
+        raise ValueError("an embedding is not finite as float16")
+    return stored.tobytes()
+
+
+def decode_embedding(data: bytes | memoryview, width: int) -> np.ndarray:
+    """The embedding, float16 [width], that `encode_embedding` stored. Raises CorruptTile when it is damaged."""
+    if len(data) != 2 * width:
+        raise CorruptTile(f"its embedding has {len(data)} bytes instead of {2 * width}")
+    return np.frombuffer(data, "<f2")
+
+
 def levels_to_logits(levels: "torch.Tensor") -> "torch.Tensor":
     """Convert levels, uint8 [B, C, H, W], to packed logits, float32."""
     return levels.float().sub_(ZERO).mul_(STEP)

@@ -1,6 +1,8 @@
 """What a stream yields: one worker's tiles of one global batch, with their labels, masks and responses."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -23,7 +25,19 @@ class TileBatch:
     response: torch.Tensor | None  # uint8 [B, K - 1, H, W] levels, [B, K - 1, 1, 1] of whole tiles; see responses.py
     planned: int  # tiles in the whole global batch, over all workers
     map: torch.Tensor | None = None  # float32 [B, C, h, w], a cached feature map of the teacher
+    embeddings: Mapping[str, torch.Tensor] = field(default_factory=dict)  # cached, float32 [B, D], by teacher
+    tokens: Mapping[str, torch.Tensor] = field(default_factory=dict)  # their feature maps, float32 [B, C, h, w]
     labeled: "Labeled | None" = None  # fractions of the global batch that masks label
+
+    def map_rows(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "TileBatch":
+        """The batch with `change` made to every tensor that has a row for each tile."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: change(tensor) for name, tensor in value.items()}
+            return change(value) if torch.is_tensor(value) else value
+
+        return TileBatch(**{name: changed(value) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)

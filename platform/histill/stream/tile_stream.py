@@ -103,8 +103,9 @@ class TileStream:
     def _stream(
         self, steps: Iterator[Step], places: SampleIndex, epoch: int, seed: int, augment: Augment
     ) -> Iterator[TileBatch]:
-        cached = self.source.responses
-        source = self.source if cached is None else replace(self.source, view=cached.view_of(epoch))
+        cached, embeddings = self.source.responses, self.source.embeddings
+        answered = cached or next((each for _, each in embeddings), None)
+        source = self.source if answered is None else replace(self.source, view=answered.view_of(epoch))
         how = DecodeSpec(
             tile_px=self.manifest.header.tile_px,
             views=self.views,
@@ -117,6 +118,7 @@ class TileStream:
             max_corrupt=self.max_corrupt,
             responses=cached,
             maps=source.maps,
+            embeddings=embeddings,
         )
 
         def batches() -> Iterator[TileBatch]:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import torch
@@ -151,8 +152,7 @@ def _parts(batch: TileBatch, count: int) -> Iterator[tuple[TileBatch, bool]]:
     rows = len(batch.index)
     for number in range(count):
         part = slice(rows * number // count, rows * (number + 1) // count)
-        tensors = {name: value[part] for name, value in vars(batch).items() if torch.is_tensor(value)}
-        yield TileBatch(**(vars(batch) | tensors)), number == count - 1
+        yield batch.map_rows(itemgetter(part)), number == count - 1
 
 
 def _skip_sync(parallel: nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -164,10 +164,7 @@ def _skip_sync(parallel: nn.Module) -> contextlib.AbstractContextManager[None]:
 def _to_device(batch: TileBatch, device: torch.device) -> TileBatch:
     if device.type == "cpu":
         return batch
-    tensors = {
-        name: value.to(device, non_blocking=True) for name, value in vars(batch).items() if torch.is_tensor(value)
-    }
-    return TileBatch(**(vars(batch) | tensors))
+    return batch.map_rows(lambda each: each.to(device, non_blocking=True))
 
 
 @dataclass
