@@ -59,7 +59,7 @@ class ModelCard(Record):
     noun: ClassVar[str] = "a model card"
     remedy: ClassVar[str] = "export the model again"
 
-    kind: Literal["segmentation", "classification"] = "segmentation"
+    kind: Literal["segmentation", "classification", "encoder"] = "segmentation"
     multi_label: bool = Field(False, description="whether a classifier's classes are not mutually exclusive")
     encoder: str = Field(description="timm name of the encoder")
     decoder_channels: tuple[int, ...] = Field(description="widths of a segmenter's decoder; empty for a classifier")
@@ -86,10 +86,12 @@ class ModelCard(Record):
         (), description="teachers whose training data are not on record, such as ONNX teachers and published weights"
     )
 
+    width: int | None = Field(None, description="length of an encoder's embeddings; null: of any other model")
+
     @property
     def outputs(self) -> OutputSpec:
         """The kind and classes of the model's outputs."""
-        return OutputSpec(self.kind, self.classes, self.multi_label)
+        return OutputSpec(self.kind, self.classes, self.multi_label, self.width)
 
     @property
     def mpp(self) -> float:
@@ -98,16 +100,22 @@ class ModelCard(Record):
 
 
 def build(card: ModelCard) -> "Model":
-    """Build the model of `card` with new weights: pixels [B, 3, S, S] in 0..255 -> logits [B, K, S, S] or [B, K]."""
+    """Build the model of `card` with new weights: pixels [B, 3, S, S] in 0..255 -> logits [B, K, S, S] or [B, K].
+
+    An encoder gives embeddings, [B, D].
+    """
     import torch
 
     from histill.models.classifiers import build_classifier
+    from histill.models.encoders import build_encoder
     from histill.models.segmenter import build_segmenter
 
     classes = len(card.classes)
     model: Model
     if card.outputs.dense:
         model = build_segmenter(card.encoder, classes, card.decoder_channels, mean=card.mean, std=card.std)
+    elif card.kind == "encoder":
+        model = build_encoder(card.encoder, mean=card.mean, std=card.std)
     else:
         model = build_classifier(card.encoder, classes, mean=card.mean, std=card.std)
     return model.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
@@ -190,7 +198,7 @@ def digest_of(card: ModelCard, weights: bytes) -> str:
 
     Fields that older cards lack are left out when empty, so that models keep their digests.
     """
-    absent = {name for name in ("val_cases", "taught_on", "unknown_teachers") if not getattr(card, name)}
+    absent = {name for name in ("val_cases", "taught_on", "unknown_teachers", "width") if not getattr(card, name)}
     return hashlib.sha256(card.model_dump_json(exclude=absent).encode() + weights).hexdigest()
 
 

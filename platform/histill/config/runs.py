@@ -1,7 +1,7 @@
 """What the configurations of all training runs share: tiles, network, optimizer, workers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from histill.config.augment import Augment
 from histill.config.base import Strict, Uri
 from histill.config.common import Name, Split, Storage, Teacher, Tracking, WorkerGroup
+from histill.config.embeddings import EmbeddingTeacher
 from histill.losses.loss import Loss
 from histill.losses.terms.cross_entropy import CrossEntropy
 from histill.losses.terms.dice import Dice
@@ -111,6 +112,7 @@ class Sources:
     network_key: str = "student"
     teacher: Teacher | None = None
     responses: str | None = None  # of that teacher; None: it runs beside the student
+    embeddings: Mapping[str, EmbeddingTeacher] = field(default_factory=dict)  # by name
     encoder: str | None = None  # model folder or run whose encoder is the start
 
 

@@ -10,12 +10,18 @@ from histill.losses.terms.cross_entropy import CrossEntropy
 from histill.losses.terms.decoupled import Decoupled
 from histill.losses.terms.dice import Dice
 from histill.losses.terms.divergence import Divergence
+from histill.losses.terms.embedding_contrastive import EmbeddingContrastive
+from histill.losses.terms.embedding_cosine import EmbeddingCosine
+from histill.losses.terms.embedding_mse import EmbeddingMse
+from histill.losses.terms.embedding_relational import EmbeddingRelational
+from histill.losses.terms.embedding_smooth_l1 import EmbeddingSmoothL1
 from histill.losses.terms.features import Features
 from histill.losses.terms.hard_cross_entropy import HardCrossEntropy
 from histill.losses.terms.many_features import ManyFeatures
 from histill.losses.terms.relational import Relational
 from histill.losses.terms.soft_cross_entropy import SoftCrossEntropy
 from histill.losses.terms.soft_dice import SoftDice
+from histill.losses.terms.tokens import Tokens
 from histill.strict import Strict
 
 
@@ -38,6 +44,12 @@ class Loss(Strict):
     attention: Attention | None = None
     contrastive: Contrastive | None = None
     relational: Relational | None = None
+    embedding_cosine: EmbeddingCosine | None = None
+    embedding_mse: EmbeddingMse | None = None
+    embedding_smooth_l1: EmbeddingSmoothL1 | None = None
+    embedding_relational: EmbeddingRelational | None = None
+    embedding_contrastive: EmbeddingContrastive | None = None
+    tokens: Tokens | None = None
     deep: DeepSupervision | None = None
 
     @property
@@ -60,6 +72,11 @@ class Loss(Strict):
         """The union of what the terms need."""
         return frozenset(need for term in self.terms.values() for need in term.needs)
 
+    @property
+    def of_answers(self) -> dict[str, Term]:
+        """The terms on the model's logits, which need neither feature maps nor embeddings."""
+        return {name: term for name, term in self.terms.items() if not term.needs & {"maps", "embeddings"}}
+
     def select(self, need: Need) -> dict[str, Term]:
         """The terms that need `need`."""
         return {name: term for name, term in self.terms.items() if need in term.needs}
@@ -79,7 +96,9 @@ def _is_of_answers(annotation: object) -> bool:
     return any(isinstance(kind, type) and issubclass(kind, Term) and "maps" not in kind.needs for kind in kinds)
 
 
-def check_terms(loss: Loss, *, teacher: bool, live: bool, dense: bool, multi_label: bool) -> None:
+def check_terms(
+    loss: Loss, *, teacher: bool, live: bool, dense: bool, multi_label: bool, embeddings: bool = False
+) -> None:
     """Raise InputError, naming the term, for a term that needs what the run does not have.
 
     Args:
@@ -87,6 +106,7 @@ def check_terms(loss: Loss, *, teacher: bool, live: bool, dense: bool, multi_lab
         live: whether the teacher runs alongside the student, so that it can be differentiated.
         dense: whether the model predicts pixels rather than whole tiles.
         multi_label: whether its classes are not mutually exclusive.
+        embeddings: whether the run has teachers of embeddings.
     """
     lacking: dict[Need, tuple[bool, str]] = {
         "teacher": (not teacher, "compares with a teacher, and this job has none"),
@@ -94,6 +114,7 @@ def check_terms(loss: Loss, *, teacher: bool, live: bool, dense: bool, multi_lab
         "gradients": (not live, "needs a live teacher: set responses=null"),
         "pixels": (not dense, "is for segmentation, and the model classifies whole tiles"),
         "tiles": (dense, "explains the class of a tile, which is for classifiers"),
+        "embeddings": (not embeddings, "is on embeddings, and the run has no teacher of any: name one in embeddings"),
         "one_class": (multi_label, "is for classes that exclude each other, and these do not"),
     }
     for need, (is_lacking, reason) in lacking.items():

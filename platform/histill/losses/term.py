@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from histill.losses.inputs import LossInputs
 
-Need = Literal["teacher", "labels", "maps", "gradients", "pixels", "tiles", "one_class"]
+Need = Literal["teacher", "labels", "maps", "gradients", "pixels", "tiles", "one_class", "embeddings", "tokens"]
 """A teacher's logits; labels or masks; feature maps; a live, differentiable teacher; outputs for pixels; outputs for
-whole tiles; mutually exclusive classes."""
+whole tiles; mutually exclusive classes; embeddings of teachers; their token maps."""
 
 
 def _zero_for_null(weight: Any) -> Any:

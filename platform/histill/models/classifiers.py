@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 
 from histill.errors import InputError
 from histill.models.segmenter import check_encoder
+
+if TYPE_CHECKING:
+    from histill.models.encoders import Encoder
 
 
 class Classifier(nn.Module):
@@ -42,7 +46,7 @@ def build_classifier(encoder: str, classes: int, *, mean: Sequence[float], std: 
     return Classifier(timm.create_model(encoder, num_classes=classes), encoder, mean, std)
 
 
-def check_side(classifier: Classifier, side_px: int) -> None:
+def check_side(classifier: "Classifier | Encoder", side_px: int) -> None:
     """Raise InputError when tiles of `side_px` pixels are too small for the encoder's last stage."""
     shadow = copy.deepcopy(classifier).to("meta").eval()
     try:

@@ -5,14 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
-from histill.models.classifiers import Classifier
 from histill.models.segmenter import Segmenter
 from histill.models.transfer import Model
 
 
 def layer_channels(model: Model) -> dict[str, int]:
     """Channels of each layer's feature map, by layer name."""
-    network: Any = model.network if isinstance(model, Classifier) else model.network.encoder.model
+    network: Any = model.network.encoder.model if isinstance(model, Segmenter) else model.network
     return {str(layer["module"]): int(layer["num_chs"]) for layer in network.feature_info}
 
 
@@ -24,7 +23,7 @@ def forward_with_features(model: Model, tiles: Tensor, layers: tuple[str, ...]) 
     if not layers:
         return model(tiles), {}
     names = list(layer_channels(model))
-    if isinstance(model, Classifier):
+    if not isinstance(model, Segmenter):
         network: Any = model.network
         indices = sorted(names.index(layer) for layer in layers)
         last, maps = network.forward_intermediates(model.normalized(tiles), indices=indices)

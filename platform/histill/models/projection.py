@@ -1,11 +1,15 @@
 """Training-only modules around a network, left out of the saved model: layer projections and deep-supervision heads."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn, ones
 
 from histill.losses.layers import Layers, Pair
 from histill.models.deep_supervision import answer_deep, deep_heads
+from histill.models.embedding_heads import EmbeddingHeads, EmbeddingShape
+from histill.models.encoders import embedding_width, pool
 from histill.models.feature_maps import choose_maps, forward_with_features, layer_channels
 from histill.models.segmenter import Segmenter
 from histill.models.transfer import Model
@@ -19,6 +23,9 @@ class StudentOutput(NamedTuple):
     projected: dict[Pair, Tensor]  # by pair, with the teacher's number of channels
     mixture: Tensor | None  # [len(mixed)]
     deep: tuple[Tensor, ...] = ()  # logits of deep stages, [B, K, h, w]
+    embedding: Tensor | None = None  # float [B, D], where teachers of embeddings are learned from
+    projected_embeddings: dict[str, Tensor] = {}  # noqa: RUF012 - never changed; by teacher, [B, its D]
+    projected_tokens: dict[str, Tensor] = {}  # noqa: RUF012 - by teacher, [B, its C, h, w]
 
 
 class ProjectedStudent(nn.Module):
@@ -31,7 +38,14 @@ class ProjectedStudent(nn.Module):
     model: Model
     heads: nn.ModuleList | None
 
-    def __init__(self, model: Model, layers: Layers, *, deep_classes: int = 0) -> None:
+    def __init__(
+        self,
+        model: Model,
+        layers: Layers,
+        *,
+        deep_classes: int = 0,
+        embeddings: Mapping[str, EmbeddingShape] = MappingProxyType({}),
+    ) -> None:
         """`deep_classes`: number of classes of a segmenter's deep-supervision heads; 0: no heads."""
         super().__init__()
         self.model, self.layers = model, layers
@@ -42,13 +56,18 @@ class ProjectedStudent(nn.Module):
         )
         self.mixture = nn.Parameter(ones(len(layers.mixed))) if layers.mixed else None
         self.heads = deep_heads(model, deep_classes) if deep_classes and isinstance(model, Segmenter) else None
+        self.last = list(own)[-1]
+        width = embedding_width(model) if embeddings else 0
+        self.embedding_heads = EmbeddingHeads(width, own[self.last], embeddings) if embeddings else None
 
     def forward(self, tiles: Tensor) -> Tensor | StudentOutput:
         if not self.training:
             logits: Tensor = self.model(tiles)
             return logits
         pairs = [pair for pair, _ in self.layers.pairs]
-        seen = tuple(dict.fromkeys((*self.layers.student, *(layer for layer, _ in pairs))))
+        heads, dense = self.embedding_heads, isinstance(self.model, Segmenter)
+        pooled = () if heads is None or not (dense or heads.tokens) else (self.last,)
+        seen = tuple(dict.fromkeys((*self.layers.student, *(layer for layer, _ in pairs), *pooled)))
         deep: tuple[Tensor, ...] = ()
         if self.heads is None or not isinstance(self.model, Segmenter):
             logits, maps = forward_with_features(self.model, tiles, seen)
@@ -58,4 +77,10 @@ class ProjectedStudent(nn.Module):
             deep = answer_deep(self.heads, features)
         projected = {pair: project(maps[pair[0]]) for pair, project in zip(pairs, self.projections, strict=True)}
         own = {layer: maps[layer] for layer in self.layers.student}
-        return StudentOutput(logits, own, projected, self.mixture, deep)
+        output = StudentOutput(logits, own, projected, self.mixture, deep)
+        if heads is None:
+            return output
+        last = maps.get(self.last)
+        embedding = pool(last) if dense and last is not None else logits
+        embeddings, tokens = heads(embedding, last if heads.tokens else None)
+        return output._replace(embedding=embedding, projected_embeddings=embeddings, projected_tokens=tokens)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from histill.errors import InputError
 from histill.models.classifiers import Classifier
+from histill.models.encoders import Encoder
 from histill.models.segmenter import Segmenter
 
-Model = Segmenter | Classifier
+Model = Segmenter | Classifier | Encoder
 
 
 def find_encoder(model: Model) -> nn.Module:

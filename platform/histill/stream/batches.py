@@ -273,13 +273,12 @@ def _decode_one(job: _Job, arrays: _Arrays, how: DecodeSpec) -> None:
             responses.decode_map(row.map, how.map_shape), job.answer.symmetry
         )
 
-    for name, array in arrays.embeddings.items():
-        array[job.slot] = responses.decode_embedding(_answer_of(name, row.embeddings), array.shape[1])
-    for name, array in arrays.tokens.items():
-        shape: tuple[int, int, int] = array.shape[1:]
-        array[job.slot] = apply_symmetry_to_planes(
-            responses.decode_map(_answer_of(name, row.tokens), shape), job.answer.symmetry
-        )
+    for name, cached in how.embeddings:
+        embedding = _answer_of(name, row.embeddings)
+        arrays.embeddings[name][job.slot] = responses.decode_embedding(embedding, _width(cached))
+        if cached.map_shape is not None:
+            tokens = responses.decode_map(_answer_of(name, row.tokens), cached.map_shape)
+            arrays.tokens[name][job.slot] = apply_symmetry_to_planes(tokens, job.answer.symmetry)
 
 
 def _answer_of(teacher: str, answers: Mapping[str, memoryview | None]) -> memoryview:

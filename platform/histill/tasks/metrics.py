@@ -1,11 +1,12 @@
 """Metric accumulators: exact over a split, whatever the batch size and the number of workers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from histill.metrics.alignment import linear_cka
 from histill.metrics.overlap import count_confusion
 from histill.metrics.weighted import compute_figures, overlap_metrics
 from histill.models.resample import resize_logits
@@ -70,6 +71,44 @@ class ClassificationMetric:
         logits, labels = seen[:, :classes].numpy(), seen[:, classes:-1].long().numpy()
         labels = labels if self._outputs.multi_label else labels[:, 0]
         return _plain(compute_figures(self._outputs, logits, labels, np.ones((1, len(seen)))))
+
+
+class EncoderMetric:
+    """Linear CKA of an encoder's embeddings with each teacher's, and the mean over teachers."""
+
+    def __init__(self, width: int, teachers: Mapping[str, int], reference: Callable[[TileBatch], dict[str, Tensor]]):
+        """`width` of the encoder and of each teacher, by name; `reference` gives the teachers' embeddings of a batch."""
+        self._width, self._teachers, self._reference = width, dict(teachers), reference
+        wide = sum(self._teachers.values())
+        sizes = [1, width + wide, width * width, *(each * each + each * width for each in self._teachers.values())]
+        self.state = torch.zeros(sum(sizes), dtype=torch.float64)
+
+    def update(self, output: Tensor, batch: TileBatch) -> None:
+        valid = batch.valid.cpu()
+        own = output.cpu()[valid].double()
+        others = {name: each.cpu()[valid].double() for name, each in self._reference(batch).items()}
+        parts = [own.new_tensor([len(own)]), own.sum(0), *(others[name].sum(0) for name in self._teachers)]
+        parts.append(own.T @ own)
+        for name in self._teachers:
+            parts += [others[name].T @ others[name], others[name].T @ own]
+        self.state += torch.cat([each.flatten() for each in parts])
+
+    def compute(self) -> dict[str, float]:
+        parts = iter(self._split())
+        count, x = float(next(parts)[0]), next(parts)
+        sums = {name: next(parts) for name in self._teachers}
+        own = next(parts).reshape(self._width, self._width)
+        by_teacher = {}
+        for name, width in self._teachers.items():
+            products = own, next(parts).reshape(width, width), next(parts).reshape(width, self._width)
+            by_teacher[f"cka_{name}"] = linear_cka(max(count, 1), (x, sums[name]), products)
+        return {"cka": float(np.mean(list(by_teacher.values()))), **by_teacher}
+
+    def _split(self) -> list[np.ndarray]:
+        widths = list(self._teachers.values())
+        sizes = [1, self._width, *widths, self._width**2]
+        sizes += [size for each in widths for size in (each * each, each * self._width)]
+        return np.split(self.state.numpy(), np.cumsum(sizes)[:-1])
 
 
 def _plain(figures: dict[str, np.ndarray]) -> dict[str, float]:

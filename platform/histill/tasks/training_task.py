@@ -17,16 +17,19 @@ from torch import Tensor
 
 from histill.losses.inputs import LossInputs
 from histill.losses.loss import Loss
-from histill.losses.term import Term
+from histill.losses.term import Need, Term
 from histill.models.projection import StudentOutput
 from histill.models.resample import resize_logits
 from histill.outputs import OutputSpec
 from histill.stream.tile_batch import TileBatch
 from histill.tasks.boundary import add_boundary
+from histill.tasks.embeddings import Embeddings
 from histill.tasks.masks import measure_labeled, read_masks, sample_nearest
-from histill.tasks.metrics import ClassificationMetric, SegmentationMetric
+from histill.tasks.metrics import ClassificationMetric, EncoderMetric, SegmentationMetric
 from histill.tasks.responses import Responses
 from histill.tasks.task import LossOutput, Metric, Student, weighted_sum
+
+_QUEUE = "queue"
 
 
 @dataclass
@@ -36,11 +39,13 @@ class TrainingTask:
     outputs: OutputSpec  # of the model
     objective: Loss
     responses: Responses | None = None  # of a teacher, if there is one
+    embeddings: Embeddings | None = None  # of teachers of embeddings, if there are any
     class_weights: tuple[float, ...] | None = None  # 1 on average over the training tiles
     boundary_px: int = 0  # above 0 the last output class is the boundary, generated from the masks
     scored_by_teacher: bool = False  # instead of labels or masks
     name_of: Callable[[int], str] = field(default=lambda row: f"tile {row}", compare=False)  # by manifest row
     _queue: Tensor | None = field(default=None, compare=False)
+    _embedding_queues: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     def loss(self, model: Student, batch: TileBatch) -> LossOutput:
         """The weighted sum of the terms; `deep` sums the terms on logits over the deep stages.
@@ -51,23 +56,31 @@ class TrainingTask:
         inputs, terms = self._inputs(output, batch), self.objective.terms
         parts = _evaluate(terms, inputs)
         if output.deep:
-            of_answers = {name: term for name, term in terms.items() if "maps" not in term.needs}
+            of_answers = self.objective.of_answers
             stages = [weighted_sum(_evaluate(of_answers, _at_stage(inputs, logits))).loss for logits in output.deep]
             parts["deep"] = (self.objective.deep_weight, torch.stack(stages).sum())
         return weighted_sum(parts)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The teacher's keys of earlier tiles, float [Q, D], newest first."""
-        return {} if self._queue is None else {"queue": self._queue}
+        """The teachers' keys of earlier tiles, float [Q, D], newest first."""
+        queues = {f"{_QUEUE}.{name}": queue for name, queue in self._embedding_queues.items()}
+        return queues if self._queue is None else {_QUEUE: self._queue, **queues}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore these keys."""
-        self._queue = state.get("queue")
+        self._queue = state.get(_QUEUE)
+        prefix = f"{_QUEUE}."
+        self._embedding_queues = {
+            name.removeprefix(prefix): queue for name, queue in state.items() if name.startswith(prefix)
+        }
 
     def build_metric(self, tiles: np.ndarray) -> Metric:
         """The metric against labels or masks, or against the teacher's decisions."""
         if self.outputs.dense:
             return SegmentationMetric(self.outputs, self.reference)
+        if self.embeddings is not None and self.outputs.width is not None:
+            widths = {name: source.width for name, source in self.embeddings.sources.items()}
+            return EncoderMetric(self.outputs.width, widths, lambda batch: self._embed(batch)[0])
         return ClassificationMetric(self.outputs, tiles, self._decisions if self.scored_by_teacher else None)
 
     def reference(self, batch: TileBatch) -> Tensor:
@@ -94,6 +107,18 @@ class TrainingTask:
             layers = self.responses.layers
             queue = self._remember(maps, batch.valid)
             inputs = replace(inputs, teacher=teacher, teacher_maps=maps, layers=layers, queue=queue)
+        if self.embeddings is not None:
+            embeddings, tokens = self._embed(batch)
+            inputs = replace(
+                inputs,
+                embedding=output.embedding,
+                embeddings=embeddings,
+                projected_embeddings=output.projected_embeddings,
+                embedding_weights=self.embeddings.weights,
+                embedding_queues=self._remember_embeddings(embeddings, batch.valid),
+                tokens=tokens,
+                projected_tokens=output.projected_tokens,
+            )
         if "labels" in needs and self.outputs.dense:
             labeled = batch.labeled or measure_labeled(batch)
             inputs = replace(
@@ -105,6 +130,10 @@ class TrainingTask:
         elif "labels" in needs:
             inputs = replace(inputs, target=batch.label)
         return inputs
+
+    def _embed(self, batch: TileBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        assert self.embeddings is not None
+        return self.embeddings.answer(batch)
 
     def _target(self, batch: TileBatch, side: int) -> Tensor:
         """The mask at the network's size, int64 [B, side, side], with the boundary class if it is learned."""
@@ -122,13 +151,30 @@ class TrainingTask:
     def _remember(self, maps: dict[str, Tensor], valid: Tensor) -> Tensor | None:
         """Return the teacher's pooled last maps of earlier batches, [Q, D], and queue this batch's for the next."""
         assert self.responses is not None
-        kept = [term.queue_tiles for term in self.objective.terms.values() if term.queue_tiles is not None]
+        kept = self._queue_tiles("maps")
         if not kept:
             return None
         keys = maps[self.responses.layers.last[1]].detach().mean((2, 3))[valid]
         earlier = keys[:0] if self._queue is None else self._queue.to(keys.device)
-        self._queue = torch.cat([keys, earlier])[: max(kept)]
+        self._queue = torch.cat([keys, earlier])[:kept]
         return earlier
+
+    def _remember_embeddings(self, embeddings: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
+        """Each teacher's embeddings of earlier batches, [Q, D]; this batch's are added for the next."""
+        kept = self._queue_tiles("embeddings")
+        if kept is None:
+            return {}
+        earlier = {}
+        for name, each in embeddings.items():
+            keys = each.detach()[valid]
+            earlier[name] = self._embedding_queues.get(name, keys[:0]).to(keys.device)
+            self._embedding_queues[name] = torch.cat([keys, earlier[name]])[:kept]
+        return earlier
+
+    def _queue_tiles(self, need: Need) -> int | None:
+        """How many earlier tiles the terms with this need want; None: no term reads a queue."""
+        kept = [term.queue_tiles for term in self.objective.select(need).values() if term.queue_tiles is not None]
+        return max(kept, default=None)
 
 
 def _evaluate(terms: Mapping[str, Term], inputs: LossInputs) -> dict[str, tuple[float, Tensor]]:

@@ -24,6 +24,7 @@ from histill.stream.cached_views import CachedViews, check_crop
 from histill.stream.read import ShardReader
 from histill.stream.responses import ZERO, decode_levels
 from histill.stream.views import UPRIGHT
+from histill.teachers.embedding_statistics import measure_embeddings
 from histill.teachers.shard_responses import ResponseJob, read_first_responses, write_shard_responses
 from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares, tally_responses
 from histill.teachers.teacher import Teacher, load_teacher
@@ -53,11 +54,16 @@ class CacheHeader(Record):
     multi_label: bool = False  # whether classes have independent logits
     layer: str | None = None  # the teacher's layer whose feature map is stored with each response
     map_shape: tuple[int, int, int] | None = None  # of that map, [C, h, w]
+    width: int | None = None  # of the embeddings of a teacher of kind encoder; None: classes are predicted
+    mean: tuple[float, ...] | None = None  # [width], of a sample of the embeddings
+    scale: float | None = None  # factor that brings the centered sample to a mean variance of 1 over its dimensions
     shard_bytes: int | None = None  # total of all shards, to detect missing ones
 
     @property
     def outputs(self) -> OutputSpec:
         """The outputs that the responses stand for."""
+        if self.width is not None:
+            return OutputSpec("encoder", width=self.width)
         return OutputSpec("segmentation" if self.dense else "classification", self.classes, self.multi_label)
 
     @property
@@ -139,6 +145,10 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
 
 def finish_cache(job: ResponseJob, teacher: Teacher, manifest: Manifest, undecodable: int) -> CacheHeader:
     """Write the header of a cache whose shards are complete; `undecodable` of its rows are empty."""
+    mean = scale = None
+    if teacher.outputs.kind == "encoder":
+        center, scale = measure_embeddings(job.cached, manifest, job.config.storage)
+        mean = tuple(center.tolist())
     header = CacheHeader(
         teacher=teacher.digest,
         classes=teacher.outputs.classes,
@@ -153,6 +163,9 @@ def finish_cache(job: ResponseJob, teacher: Teacher, manifest: Manifest, undecod
         multi_label=teacher.outputs.multi_label,
         layer=job.config.layer,
         map_shape=_map_shape(teacher, job.config, manifest.header.tile_px),
+        width=teacher.outputs.width,
+        mean=mean,
+        scale=scale,
     )
     return _folder(job.cached.uri, job.config.storage).finish(header, manifest.shards())
 
@@ -209,14 +222,19 @@ class ResponseWorker:
 
 def check_cache(uri: str, header: CacheHeader, manifest: Manifest, teacher: Teacher) -> None:
     """Raise InputError unless the cache at `uri` holds the responses of `teacher` to the tiles of `manifest`."""
+    check_tiles(uri, header, manifest)
+    if header.teacher != teacher.digest:
+        raise InputError(
+            f"responses {uri} come from another teacher than the configured one; cache this one's instead."
+        )
+
+
+def check_tiles(uri: str, header: CacheHeader, manifest: Manifest) -> None:
+    """Raise InputError unless the cache at `uri` is of the tiles of `manifest`."""
     if header.tiles_digest != manifest.header.digest:
         raise InputError(
             f"responses {uri} are to another tile set than {manifest.uri}; "
             "cache them again with jobs/cache_responses.py."
-        )
-    if header.teacher != teacher.digest:
-        raise InputError(
-            f"responses {uri} come from another teacher than the configured one; cache this one's instead."
         )
 
 

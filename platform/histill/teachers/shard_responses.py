@@ -10,11 +10,12 @@ import torch
 
 from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
+from histill.outputs import OutputSpec
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews
 from histill.stream.read import ShardReader
-from histill.stream.responses import encode_logits, encode_map, response_columns, response_schema
+from histill.stream.responses import encode_embedding, encode_logits, encode_map, response_columns, response_schema
 from histill.stream.tile_stream import stream_shard
 from histill.stream.views import crop_and_orient
 from histill.teachers.teacher import Teacher
@@ -95,9 +96,16 @@ def _respond(
             assert teacher.features is not None
             logits, by_layer = teacher.features.respond_with_maps(shown, (layer,))
             maps.append([encode_map(each) for each in by_layer[layer].cpu().numpy()])
-        logits = logits if teacher.outputs.dense else logits[:, :, None, None]
-        yield [encode_logits(each) for each in teacher.outputs.pack(logits).cpu().numpy()]
+        yield _encode(logits, teacher.outputs)
     yield from maps
+
+
+def _encode(responses: torch.Tensor, outputs: OutputSpec) -> list[bytes]:
+    """Logits, float [B, K, S, S] or [B, K], or embeddings, [B, D], as they are stored."""
+    if outputs.kind == "encoder":
+        return [encode_embedding(each) for each in responses.float().cpu().numpy()]
+    logits = responses if outputs.dense else responses[:, :, None, None]
+    return [encode_logits(each) for each in outputs.pack(logits).cpu().numpy()]
 
 
 def read_first_responses(cached: CachedViews, shard: TileShard, storage: Storage) -> list[bytes] | None:

@@ -66,8 +66,10 @@ class Shares(Record):
         decoded = sum(map(_decoded, self.tallies))
         if decoded < _LEAST_TILES:
             return
+        if len(self.classes) < 2:
+            return
         means = np.array([each.sums for each in self.tallies if _decoded(each)]).sum(0) / decoded
-        if len(self.classes) > 1 and means.max() >= _ALL and not odd:
+        if means.max() >= _ALL and not odd:
             yield f"the teacher predicts {self.classes[int(means.argmax())]!r} for all {decoded} tiles: {cause}"
 
     def table(self) -> str:
@@ -117,6 +119,8 @@ def tally_responses(
 
 def _shares_of(answer: bytes, outputs: OutputSpec, side: int) -> np.ndarray | None:
     """Class shares of one tile, float64 [K], 0 or 1 for a whole-tile response; None if it could not be decoded."""
+    if outputs.kind == "encoder":
+        return np.zeros(0) if answer else None
     channels = outputs.packed_channels
     try:
         levels = decode_levels(answer, channels, side if outputs.dense else 1) if answer else None
@@ -136,6 +140,8 @@ def _shares_of(answer: bytes, outputs: OutputSpec, side: int) -> np.ndarray | No
 
 
 def _name(shares: np.ndarray, outputs: OutputSpec) -> str:
+    if outputs.kind == "encoder":
+        return ""
     return "|".join(outputs.names(shares if outputs.multi_label else shares.argmax()))
 
 

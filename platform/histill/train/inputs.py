@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from histill.artifacts.encoder_weights import EncoderWeights, read_weights
@@ -35,6 +36,8 @@ class Inputs:
     responses: CacheHeader | None = None
     encoder: Encoder | None = None
     weights: EncoderWeights | None = None
+    embedding_caches: Mapping[str, CacheHeader] = field(default_factory=dict)  # by the teacher's name
+    embedding_teachers: Mapping[str, Teacher] = field(default_factory=dict)  # live ones, on the CPU
 
     @property
     def teacher_layers(self) -> Mapping[str, int]:
@@ -49,7 +52,11 @@ class Inputs:
         if self.teacher is not None:
             digests["teacher.model"] = self.teacher.digest
         if self.responses is not None:
-            digests["responses"] = hashlib.sha256(self.responses.model_dump_json().encode()).hexdigest()
+            digests["responses"] = _digest_header(self.responses)
+        for name, header in self.embedding_caches.items():
+            digests[f"embeddings.{name}"] = _digest_header(header)
+        for name, teacher in self.embedding_teachers.items():
+            digests[f"embeddings.{name}"] = teacher.digest
         if self.encoder is not None:
             digests["encoder"] = self.encoder.digest
         if self.weights is not None:
@@ -78,6 +85,15 @@ def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
     assert manifest is not None
     mpp = manifest.header.mpp
     model = teacher.value if teacher and teacher.kind.trained_on == "its card" else None
+    caches = {
+        name: once("responses", each.responses, partial(read_header, str(each.responses), storage))
+        for name, each in sources.embeddings.items()
+    }
+    live = {
+        name: once("teacher", each.teacher, partial(load_teacher, each.teacher, mpp, storage))
+        for name, each in sources.embeddings.items()
+        if each.teacher is not None
+    }
     return Inputs(
         manifest=manifest,
         teacher=once("teacher", teacher, lambda: load_teacher(teacher, mpp, storage)) if teacher else None,
@@ -85,7 +101,15 @@ def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
         responses=once("responses", responses, lambda: read_header(str(responses), storage)),
         encoder=once("encoder", encoder, lambda: _read_encoder(str(encoder), storage)),
         weights=once("weights", weights, lambda: read_weights(str(weights), storage)),
+        embedding_caches={name: header for name, header in caches.items() if header is not None},
+        embedding_teachers={name: each for name, each in live.items() if each is not None},
     )
+
+
+def _digest_header(header: CacheHeader) -> str:
+    """SHA-256 of a cache's header; fields of embeddings are left out where they are null, as in older versions."""
+    absent = {name for name in ("width", "mean", "scale") if getattr(header, name) is None}
+    return hashlib.sha256(header.model_dump_json(exclude=absent).encode()).hexdigest()
 
 
 def _read_encoder(uri: str, storage: Storage) -> Encoder:

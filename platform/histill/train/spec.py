@@ -71,13 +71,25 @@ class RunSpec(ABC):
             )
         return teacher
 
+    def load_embedding_teacher(self, name: str) -> Teacher:
+        """The live teacher of embeddings of this name. Raises InputError when it has changed since the run was checked."""
+        config, gpu = self.config.sources.embeddings[name].teacher, self.config.workers.gpus > 0
+        assert config is not None
+        teacher = load_teacher(config, self.card.tile_mpp, self.config.storage, gpu=gpu)
+        if teacher.digest != self.inputs[f"embeddings.{name}"]:
+            raise InputError(
+                f"embeddings.{name}.teacher is not what it was when the run was started; restore the original, or use "
+                "another run name."
+            )
+        return teacher
+
     def read_labels(self, manifest: Manifest) -> np.ndarray | None:
         """Each tile's class, int64 [tiles of the manifest], or multi-hot classes, [tiles, K]; None for masks."""
         return self.find_labels(manifest, needed=True)
 
     def find_labels(self, manifest: Manifest, *, needed: bool) -> np.ndarray | None:
         """As `read_labels`, with -1 for no label. With `needed`, raises InputError for an unlabeled training tile."""
-        if self.card.outputs.dense:
+        if self.card.kind != "classification":
             return None
         return manifest.labels_of(
             self.card.outputs, manifest.rows_of(self.config.data.train, self.cases), needed=needed

@@ -11,8 +11,8 @@ from histill.artifacts.model_folder import ModelCard, TaughtOn, build
 from histill.config.runs import Data, Network, RunConfig
 from histill.errors import InputError
 from histill.losses.loss import Loss
-from histill.models.classifiers import Classifier, check_side
-from histill.models.segmenter import STRIDE, check_encoder
+from histill.models.classifiers import check_side
+from histill.models.segmenter import STRIDE, Segmenter, check_encoder
 from histill.models.transfer import Model, load_encoder
 from histill.outputs import OutputSpec
 from histill.storage.uris import absolute
@@ -119,6 +119,7 @@ def make_card(
         encoder=network.encoder,
         decoder_channels=network.decoder_channels if outputs.dense else (),
         classes=outputs.classes,
+        width=outputs.width,
         mean=mean,
         std=std,
         tile_px=manifest.header.tile_px,
@@ -135,6 +136,8 @@ def make_card(
     ancestors += [inputs.teacher_card] if inputs.teacher_card else []
     teacher = sources.teacher
     unknown = [f"{teacher.key} teacher {teacher.value}"] if teacher and teacher.kind.trained_on == "unknown" else []
+    unknown += [f"embedding teacher {name} {each.teacher[:12]}" for name, each in inputs.embedding_caches.items()]
+    unknown += [f"embedding teacher {name} {each.digest[:12]}" for name, each in inputs.embedding_teachers.items()]
     unknown += [f"encoder weights {network.weights}"] if network.weights is not None else []
     return inherit(card, *ancestors, unknown=tuple(unknown))
 
@@ -145,7 +148,7 @@ def check_network(card: ModelCard, config: RunConfig, inputs: Inputs) -> Model:
     Raises InputError when the network cannot take tiles of its size, or the pretrained weights are of another encoder.
     """
     model, sources = build(card), config.sources
-    if isinstance(model, Classifier):
+    if not isinstance(model, Segmenter):
         check_side(model, card.size_px)
     if inputs.weights is not None:
         load_encoder(model, inputs.weights.tensors, str(sources.network.weights))
@@ -165,11 +168,14 @@ def make_source(
     masks: bool = False,
     responses: CachedViews | None = None,
     maps: bool = False,
+    embeddings: tuple[tuple[str, CachedViews], ...] = (),
 ) -> TileSource:
     """The tile source that the run's streams read."""
     kept = DecodedCacheSpec(manifest.header.tile_px, max(views.sides)) if config.data.cache_decoded else None
     tiles, digest = config.data.tiles, manifest.header.digest
-    return TileSource(tiles, digest, config.storage, masks=masks, responses=responses, maps=maps, kept=kept)
+    return TileSource(
+        tiles, digest, config.storage, masks=masks, responses=responses, maps=maps, embeddings=embeddings, kept=kept
+    )
 
 
 def select_cases(config: Subsampled, manifest: Manifest) -> frozenset[str] | None:
