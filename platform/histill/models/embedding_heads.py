@@ -15,7 +15,7 @@ class EmbeddingShape:
 
 
 class EmbeddingHeads(nn.Module):
-    """For each teacher a linear layer on the embedding, and a 1x1 convolution on the last map where tokens are learned."""
+    """A linear layer on the embedding for each teacher, and a 1x1 convolution on the last map for its tokens."""
 
     def __init__(self, width: int, channels: int, teachers: Mapping[str, EmbeddingShape]) -> None:
         """Heads for embeddings [B, width] and last maps [B, channels, h, w]."""

@@ -1,4 +1,4 @@
-"""Encoders of whole tiles: any timm network without a classifier, and the embedding that every model's encoder gives."""
+"""Encoders of whole tiles, which are timm networks without a classifier, and the embeddings of any model."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

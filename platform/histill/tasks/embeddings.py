@@ -47,18 +47,17 @@ class Embeddings:
             if source.live is None:
                 found = batch.embeddings[name]
             else:
-                found, maps = self._ask(source.live, batch)
-                tokens |= {name: each for each in maps.values()}
+                found, token_map = self._ask(source.live, batch)
+                if token_map is not None:
+                    tokens[name] = token_map
             embeddings[name] = source.normalize(found)
         return embeddings, tokens
 
-    def _ask(self, teacher: Teacher, batch: TileBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _ask(self, teacher: Teacher, batch: TileBatch) -> tuple[Tensor, Tensor | None]:
         if batch.teacher is None:
             raise RuntimeError("the batch has no view for a live teacher of embeddings")
         with torch.no_grad():
             if self.tokens and teacher.features is not None:
                 found, maps = teacher.features.respond_with_maps(batch.teacher, ("tokens",))
-            else:
-                found, maps = teacher.respond(batch.teacher), {}
-        device = batch.teacher.device
-        return found.to(device), {name: each.to(device) for name, each in maps.items()}
+                return found.to(batch.teacher.device), maps["tokens"].to(batch.teacher.device)
+            return teacher.respond(batch.teacher).to(batch.teacher.device), None
