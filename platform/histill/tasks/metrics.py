@@ -77,7 +77,7 @@ class EncoderMetric:
     """Linear CKA of an encoder's embeddings with each teacher's, and the mean over teachers."""
 
     def __init__(self, width: int, teachers: Mapping[str, int], reference: Callable[[TileBatch], dict[str, Tensor]]):
-        """`width` of the encoder and of each teacher, by name; `reference` gives the teachers' embeddings of a batch."""
+        """`width` of the encoder and of each teacher; `reference` gives the teachers' embeddings of a batch."""
         self._width, self._teachers, self._reference = width, dict(teachers), reference
         wide = sum(self._teachers.values())
         sizes = [1, width + wide, width * width, *(each * each + each * width for each in self._teachers.values())]

@@ -72,7 +72,7 @@ class RunSpec(ABC):
         return teacher
 
     def load_embedding_teacher(self, name: str) -> Teacher:
-        """The live teacher of embeddings of this name. Raises InputError when it has changed since the run was checked."""
+        """Load a live teacher of embeddings. Raises InputError when it has changed since the run was checked."""
         config, gpu = self.config.sources.embeddings[name].teacher, self.config.workers.gpus > 0
         assert config is not None
         teacher = load_teacher(config, self.card.tile_mpp, self.config.storage, gpu=gpu)
