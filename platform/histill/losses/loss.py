@@ -114,7 +114,7 @@ def check_terms(
         "gradients": (not live, "needs a live teacher: set responses=null"),
         "pixels": (not dense, "is for segmentation, and the model classifies whole tiles"),
         "tiles": (dense, "explains the class of a tile, which is for classifiers"),
-        "embeddings": (not embeddings, "is on embeddings, and the run has no teacher of any: name one in embeddings"),
+        "embeddings": (not embeddings, "compares embeddings, and this job has no teacher of any"),
         "one_class": (multi_label, "is for classes that exclude each other, and these do not"),
     }
     for need, (is_lacking, reason) in lacking.items():

@@ -48,7 +48,8 @@ pytestmark = pytest.mark.unit
 
 STORAGE = Storage()
 OF_PIXELS = ("soft_dice", "dice")
-TERMS = [name for name in Loss.model_fields if name not in ("deep", *OF_PIXELS)]  # for whole tiles
+OF_EMBEDDINGS = [name for name in Loss.model_fields if name.startswith("embedding_") or name == "tokens"]
+TERMS = [name for name in Loss.model_fields if name not in ("deep", *OF_PIXELS, *OF_EMBEDDINGS)]  # for whole tiles
 ALL_TERMS: dict[str, Any] = {name: {} for name in TERMS}
 
 
