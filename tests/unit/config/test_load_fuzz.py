@@ -244,7 +244,8 @@ def test_json_means_what_it_says(file: Path, chosen: tuple[type[Strict], str], v
         if config is not None:
             given_value = found_at(config, key)
             resolved = isinstance(value, str) and value.startswith(("~", "file:"))
-            assert resolved or same(given_value, value), (key, value, given_value)
+            left_out = value is None and key.endswith(".weight") and given_value == 0  # null leaves a term out
+            assert resolved or left_out or same(given_value, value), (key, value, given_value)
     assert (by_file is None) == (by_override is None)
 
 

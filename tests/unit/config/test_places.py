@@ -136,7 +136,7 @@ def texts(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]
     for name, field in model.model_fields.items():
         for below in _models(field.annotation):
             yield from texts(below, f"{prefix}{name}.")
-        if field.annotation == dict[str, float]:
+        if field.annotation == dict[str, float] or name == "embeddings":  # names of teachers, of a pattern of their own
             continue
         if field.annotation is str or str in get_args(field.annotation) or "Annotated[str" in str(field.annotation):
             yield f"{prefix}{name}", field

@@ -406,7 +406,7 @@ def test_all_terms_of_pixels_teach_in_any_job_with_a_teacher(
     dense = saved_teacher(
         tmp_path / "teacher", kind="segmentation", decoder_channels=decoder, classes=classes, size_px=64
     )
-    terms = [name for name in Loss.model_fields if name != "attention"]
+    terms = [name for name in Loss.model_fields if name not in ("attention", *OF_EMBEDDINGS)]
     keys = configured(manifest, dense, tmp_path).model_dump(include={"name", "runs", "data", "teacher"})
     student = {"encoder": "csat_tiny", "size_px": 32, "decoder_channels": decoder}
     loss: dict[str, Any] = {name: {} for name in terms}
