@@ -1,4 +1,4 @@
-"""Prepare a candidate for promotion: scored, exported, and with its lineage compared."""
+"""Prepare a candidate for promotion: score it, export it, and check its lineage."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ _TILES_COMPARED = 16
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model and what was found out about it."""
+    """A candidate model with its score and its exports."""
 
     model: str  # its folder
     examiner: Evaluator
     answers: Predictions
     score: Score
-    files: dict[str, bytes]  # path -> content of the formats it is exported in
-    differences: dict[str, float]  # of these formats, on real tiles
+    files: dict[str, bytes]  # exported formats: path -> content
+    differences: dict[str, float]  # largest logit difference of each exported format, on real tiles
 
 
 def examine_candidate(model: str, held_out: HeldOut, config: PromoteConfig) -> Candidate:
-    """Score the model folder `model` on the held-out tiles, export it, and compare the exports with it."""
+    """Score the model folder `model` on the held-out tiles, export it, and compare its exports' logits."""
     examiner = Evaluator.load(model, held_out, config.storage)
     answers = predict_split(examiner, model, config.workers)
     formats = exports.export_model(examiner.network, examiner.card)
@@ -47,7 +47,7 @@ def examine_candidate(model: str, held_out: HeldOut, config: PromoteConfig) -> C
 def trace_provenance(
     examiner: Evaluator, differences: dict[str, float], answers: Predictions | None = None
 ) -> Provenance:
-    """What the model's card says of its origin, beside the held-out tiles."""
+    """Compare the lineage on the model's card with the held-out tiles."""
     card = examiner.card
     seen = find_seen(card, examiner.manifest, examiner.held_out.split, examiner.storage)
     return Provenance(
@@ -61,7 +61,7 @@ def trace_provenance(
 
 
 def collect_evidence(candidate: Candidate, config: PromoteConfig) -> dict[str, bytes]:
-    """What lies beside a version's model, path -> content: how it scored, the formats it is exported in, its card."""
+    """The files stored beside a version's model, path -> content: score, picture, exported formats, model card."""
     examiner, score, card = candidate.examiner, candidate.score, candidate.examiner.card
     told = exports.describe_interface(card, score.model_digest, candidate.differences, config.license)
     scored_on = f"{score.tiles} held-out tiles of {score.cases} cases ({score.tiles_digest[:12]}, {score.split})"

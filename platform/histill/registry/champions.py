@@ -1,10 +1,10 @@
-"""The champion history of a registered model: of two promotions at once, only one can append to it.
+"""The champion history of a registered model, which only one of two concurrent promotions can append to.
 
-MLflow moves an alias for whoever asks last. A parameter of a run, though, never changes once it is set, and the
-server's database enforces that. Entry n is therefore the parameter `champion.<n>` of one run
-(registry/champions_run.py): of two promotions that both saw entry n - 1, the first to write is the champion, and the
-other is told so. The aliases `champion` and `previous` follow the history; a process that ends between the two leaves
-them to the next one. A version that was deleted by hand is skipped, wherever it stands.
+An MLflow alias is last-writer-wins. A run parameter, though, never changes once it is set, and the server's database
+enforces that. Entry n is therefore the parameter `champion.<n>` of one run (registry/champions_run.py): of two
+promotions that both read entry n - 1, the first to write wins and the other fails. The aliases `champion` and
+`previous` are set from the history; if a process dies in between, the next one sets them. Versions deleted by hand are
+skipped throughout.
 """
 
 import json
@@ -26,42 +26,41 @@ _PARAM, _SETTLED = "champion.", "champion.settled"
 
 @dataclass(frozen=True)
 class ChampionEntry:
-    """Since term `number` the champion is `version`, after `former` (None: it was the first)."""
+    """Entry `number` of the history: `version` became champion after `former` (None: it is the first)."""
 
     number: int
     version: str
     former: str | None
     rollback: bool = False
-    model: str | None = None  # digest of the version's model, where a deleted version's number may come back
+    model: str | None = None  # digest of the version's model: the number of a deleted version may be reused
 
 
 @dataclass(frozen=True)
 class ChampionHistory:
-    """All terms of a registered model, and its champion now."""
+    """All entries of a registered model's history, and its current champion."""
 
-    run_id: str  # that holds the terms
+    run_id: str  # the run that holds the entries
     terms: tuple[ChampionEntry, ...]
-    champion: str | None  # whom a candidate is judged against
-    crowned: bool = True  # whether it has the alias; else it was the last champion that is still there
-    deleted: tuple[str, ...] = ()  # champions after it that were deleted, the last one first
-    living: frozenset[str] = frozenset()  # versions that are there
+    champion: str | None  # version that a candidate is judged against
+    crowned: bool = True  # whether it has the alias; else it is the last champion that still exists
+    deleted: tuple[str, ...] = ()  # later champions that were deleted, newest first
+    living: frozenset[str] = frozenset()  # versions that exist
 
     @property
     def way_back(self) -> str | None:
         """The version that a rollback makes champion, or None."""
         if self.champion is None or self.deleted:
-            return self.champion  # of a deleted champion the last one before it
+            return self.champion  # if the champion was deleted, this is the last one before it
         former = predecessor(self.terms, self.champion, self.living)
-        moved = self.terms and self.champion not in {term.version for term in self.terms}  # by hand, to a newcomer
+        moved = self.terms and self.champion not in {term.version for term in self.terms}  # alias moved by hand
         return _last(self.terms, self.living) if moved else former
 
 
 def read_history(client: "MlflowClient", name: str, *, settle: bool = True) -> ChampionHistory:
-    """The ledger of `name`, which has a version.
+    """Read the history of the registered model `name`, which must have a version.
 
-    With `settle` it first ends what an interrupted promotion has begun; else nothing is changed. An alias that was
-    moved by hand is believed: its version is the champion. Where there is no alias, the last champion that is still
-    there stands for it.
+    With `settle`, first completes an interrupted promotion; otherwise changes nothing. If the alias was moved by hand,
+    the version it points to is the champion. Without an alias, the last champion that still exists is.
     """
     living = list_living_versions(client, name)
     run_id = find_history_run(client, name, living)
@@ -86,10 +85,10 @@ def read_history(client: "MlflowClient", name: str, *, settle: bool = True) -> C
 def append_champion(
     client: "MlflowClient", name: str, ledger: ChampionHistory, version: str, *, rollback: bool = False
 ) -> ChampionEntry:
-    """Make `version` the champion after the one in `ledger`, and move the aliases.
+    """Make `version` the successor of the champion in `ledger`, and move the aliases.
 
-    Raises InputError when there is no such version, HistillError when another has become champion since the ledger was
-    read, or the version was deleted meanwhile.
+    Raises InputError when there is no such version, HistillError when another version has become champion since
+    `ledger` was read or the version is deleted meanwhile.
     """
     from mlflow.exceptions import MlflowException
 
@@ -120,7 +119,7 @@ def append_champion(
 
 
 def predecessor(terms: Sequence[ChampionEntry], version: str, living: Collection[str] | None = None) -> str | None:
-    """Who was champion before `version` last became it by promotion, and is among the `living` (None: any)."""
+    """The champion before the last promotion of `version`, skipping those not in `living` (None: skip none)."""
     passed: set[str] = set()
     found: str | None = version
     while found is not None and found not in passed:
@@ -141,7 +140,7 @@ def _terms(client: "MlflowClient", run_id: str) -> tuple[ChampionEntry, ...]:
 
 
 def _alive(terms: Sequence[ChampionEntry], living: Mapping[str, str]) -> frozenset[str]:
-    """The versions that are there and, where the ledger knows their model, have it still."""
+    """The versions that exist and, where the history records their model's digest, still hold that model."""
     models = {term.version: term.model for term in terms}
     return frozenset(each for each in living if models.get(each) in (None, living[each]))
 
@@ -151,9 +150,9 @@ def _last(terms: Sequence[ChampionEntry], living: Collection[str]) -> str | None
 
 
 def _settle(client: "MlflowClient", name: str, run_id: str) -> tuple[ChampionEntry, ...]:
-    """Let the aliases say what the last term says, which may be a newer one than the caller knows; the terms.
+    """Set the aliases from the last entry, which may be newer than the caller's; return the entries.
 
-    A term whose version was deleted gives way to the one before it.
+    Entries whose version was deleted are skipped.
     """
     terms: tuple[ChampionEntry, ...] = ()
     while terms != (found := _terms(client, run_id)):

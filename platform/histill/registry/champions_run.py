@@ -1,7 +1,7 @@
-"""Where the ledger of a registered model is kept: a run, which the registered model's tag `ledger_run` names.
+"""Find the run that holds a registered model's champion history, named by the registered model's tag `ledger_run`.
 
-It is the run of the lowest version when the ledger is first asked for. The tag lets it outlive the deletion of that
-version and follow a model that is renamed; a model that is deleted and made anew begins a ledger of its own.
+It is the run of the version that is lowest when the history is first read. Thanks to the tag, the history survives
+deletion of that version and renaming of the model; a model that is deleted and recreated starts a new history.
 """
 
 import logging
@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def find_history_run(client: "MlflowClient", name: str, living: Mapping[str, str]) -> str:
-    """The id of the run that holds the ledger of `name`, of which the versions `living` are there, one at least."""
+    """The id of the run that holds the history of `name`; `living` are its existing versions, at least one."""
     known = client.get_registered_model(name).tags.get(LEDGER_TAG)
     if known is not None:
         if _readable(client, known):
@@ -31,11 +31,11 @@ def find_history_run(client: "MlflowClient", name: str, living: Mapping[str, str
 
 
 def remember_history_run(client: "MlflowClient", name: str, run_id: str) -> None:
-    """Let the tag of `name` say where its ledger is, and undo the deletion of that run."""
+    """Tag `name` with the run of its history, and restore that run if it was deleted."""
     if client.get_registered_model(name).tags.get(LEDGER_TAG) != run_id:
         client.set_registered_model_tag(name, LEDGER_TAG, run_id)
     if client.get_run(run_id).info.lifecycle_stage != "active":
-        client.restore_run(run_id)  # a deleted run takes no parameter
+        client.restore_run(run_id)  # parameters cannot be logged to a deleted run
 
 
 def _readable(client: "MlflowClient", run_id: str) -> bool:
@@ -55,7 +55,7 @@ def _has_terms(run: "Run") -> bool:
 
 
 def _find_earlier_history(client: "MlflowClient", name: str) -> str | None:
-    """The run with the ledger of a model whose first version was deleted before there was a tag to name it."""
+    """The run with the history of a model whose first version was deleted before the tag was set."""
     from mlflow.entities import ViewType
 
     born = client.get_registered_model(name).creation_timestamp

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: PromoteConfig) -> ChampionComparison:
-    """The candidate beside a registered version. Raises InputError when that decides among other classes."""
+    """Compare the candidate with a registered version. Raises InputError when that has other classes."""
     with scratch_folder() as folder:
         model = versions.download_version(config.registered_name, version, Path(folder), config.tracking)
         examiner = Evaluator.load(model, held_out, config.storage)
@@ -31,7 +31,7 @@ def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: 
                 f"{', '.join(own.scored)} and the candidate among {', '.join(wanted.scored)}; "
                 "register it under another name."
             )
-        # downloaded to this process alone, so not by the cluster's workers
+        # scored in this process: only it has the downloaded model, the cluster's workers do not
         answers = predict_split(examiner, model, None)
     score, main = compute_score(examiner, answers, bootstrap_samples=0), candidate.score.main
     cases = read_column(examiner, answers, "case")
@@ -42,9 +42,9 @@ def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: 
 def best_earlier(
     client: "MlflowClient", name: str, ledger: ChampionHistory, score: Score, champion: float
 ) -> str | None:
-    """The version of an earlier champion that scored best on these held-out tiles, and better than the champion.
+    """The best-scoring earlier champion on these held-out tiles, if it beats the current one; its version.
 
-    `champion` is the figure of the one that stands. Known are the figures that stand in the versions' tags.
+    `champion` is the current champion's figure. Earlier figures are read from the versions' tags.
     """
     found: dict[str, float] = {}
     same = {"tiles_digest": score.tiles_digest, "split": score.split, "reference": score.reference}
@@ -62,7 +62,8 @@ def best_earlier(
 def count_tries(client: "MlflowClient", name: str, score: Score, *, keep: bool) -> int:
     """How many models were judged on these held-out tiles under this name, the scored one included.
 
-    Each leaves a tag with the registered model, which outlives its version; without `keep` this one leaves none.
+    Each one is recorded as a tag of the registered model, which survives deletion of its version; without `keep` this
+    one is not recorded.
     """
     prefix = f"judged.{score.tiles_digest[:12]}.{score.split}."
     own = f"{prefix}{score.model_digest[:12]}"

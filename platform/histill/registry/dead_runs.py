@@ -16,14 +16,15 @@ _DAY_MS = 86_400_000
 
 
 def owner() -> str:
-    """This process, as no other on any machine: host, process namespace, number, and when it began."""
+    """A globally unique identity of this process: host, PID namespace, PID and start time."""
     return " ".join((*_host(), str(os.getpid()), _began(os.getpid())))
 
 
 def close_dead_runs(client: "MlflowClient", experiment_id: str, name: str, kind: str) -> None:
-    """Set the runs of this name and kind to KILLED whose process is gone.
+    """Set runs of this name and kind to KILLED if their process is gone.
 
-    Of a process on another machine nothing is known: its run is closed after a day where its kind never takes so long.
+    Processes on other machines cannot be checked: their runs are closed after a day if their kind never takes that
+    long.
     """
     found = client.search_runs(
         [experiment_id], f"attributes.status = 'RUNNING' AND attributes.run_name = '{name}' AND tags.kind = '{kind}'"
@@ -35,7 +36,7 @@ def close_dead_runs(client: "MlflowClient", experiment_id: str, name: str, kind:
 
 
 def _is_gone(tags: Mapping[str, str]) -> bool:
-    """Whether the process that a run belongs to was of this machine and has ended."""
+    """Whether the process that owns a run was on this machine and has ended."""
     parts = tags.get(OWNER_TAG, "").rsplit(" ", 2)
     if len(parts) < 3 or parts[0] != " ".join(_host()):
         return False
@@ -45,12 +46,12 @@ def _is_gone(tags: Mapping[str, str]) -> bool:
 def _host() -> tuple[str, str]:
     try:
         return socket.gethostname(), os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return socket.gethostname(), "-"
 
 
 def _began(pid: int) -> str:
-    """When process `pid` began, in the kernel's ticks; "gone" where there is none."""
+    """The start time of process `pid` in kernel ticks; "gone" if there is no such process."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -60,7 +61,7 @@ def _began(pid: int) -> str:
 
 
 def _alive_elsewhere(pid: int) -> str:
-    """As `_began` where there is no /proc, which says no more than that it is there."""
+    """As `_began` on systems without /proc, where only the existence of `pid` can be told."""
     if os.path.exists("/proc/self"):
         return "gone"
     try:

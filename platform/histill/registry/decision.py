@@ -1,4 +1,4 @@
-"""The outcome of a promotion, and how it is written to the version."""
+"""The outcome of a promotion, and its record on the registered version."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ _GOOD = (PASSED, PROMOTED, ALREADY, ROLLED_BACK, WOULD[PASSED])
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of a candidate; `former` is the champion's version before.
+    """The outcome for a candidate; `former` is the version that was champion before.
 
-    `version` is None where nothing was registered. A candidate that is the champion already, and a former champion that
-    comes back, are not judged.
+    `version` is None if nothing was registered. A candidate that is already the champion, or a former champion restored
+    by a rollback, is not judged.
     """
 
     registered_name: str
@@ -36,16 +36,16 @@ class Promotion:
     score: Score | None = None
     rivalry: ChampionComparison | None = None
     gates: tuple[GateResult, ...] = ()
-    differences: dict[str, float] = dataclasses.field(default_factory=dict)  # of the exported formats
+    differences: dict[str, float] = dataclasses.field(default_factory=dict)  # of logits, by exported format
     copied: str | None = None  # version in the production registry
 
     @property
     def ok(self) -> bool:
-        """Whether the candidate is champion now, or would be."""
+        """Whether the candidate is now champion, or would be in a dry run."""
         return self.decision in _GOOD
 
     def values(self) -> dict[str, Any]:
-        """As plain values, without the slides."""
+        """As plain values, without the per-slide scores."""
         found = dataclasses.asdict(self)
         if found["score"] is not None:
             del found["score"]["by_slide"]

@@ -1,6 +1,6 @@
-"""The gates: what a candidate must meet to become the champion, as pure functions of figures.
+"""The gates that a candidate must pass to become champion, as pure functions of figures.
 
-A gate is a function and an entry of GATES, both in this file.
+To add a gate, write a function and list it in GATES, both in this file.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ ONE_SIDED = 0.025  # the level of "surely better"
 
 @dataclass(frozen=True)
 class ChampionComparison:
-    """A candidate beside the champion, on the same tiles: the candidate's main figure less the champion's.
+    """A candidate compared with the champion on the same tiles: its main figure minus the champion's.
 
-    `low` and `high` are the ends of its 95 % interval over cases; NaN where there is none.
+    `low` and `high` are the ends of the difference's 95 % interval over cases; NaN if there is none.
     """
 
     champion: str  # its version
@@ -34,28 +34,28 @@ class ChampionComparison:
     high: float
     gmacs: float
     cases: int | None = None  # held-out cases; None: not counted
-    tries: int = 1  # candidates that were judged on these held-out tiles, this one included
-    note: str = ""  # what else there is to say of the champion
+    tries: int = 1  # candidates judged on these held-out tiles, this one included
+    note: str = ""  # further remarks on the champion
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is known of a candidate beside its score."""
+    """A candidate's lineage, the accuracy of its exports, and the constant baseline."""
 
-    missing: tuple[str, ...]  # digests that its card should hold and does not
-    seen_cases: int  # held-out cases that it, or what taught it, has seen
-    difference: float  # most that the logits of its exported formats differ from its own
-    seen_tiles: int = 0  # held-out tiles whose image is, byte for byte, one that it has learned from
-    unknown: tuple[str, ...] = ()  # what could not be compared with the held-out tiles
-    constant: float | None = None  # main figure of the best answer that is the same for all tiles; None: not known
+    missing: tuple[str, ...]  # digests missing from its card
+    seen_cases: int  # held-out cases that it, its encoder or its teacher was trained on
+    difference: float  # largest difference between logits of its exported formats and its own
+    seen_tiles: int = 0  # held-out tiles that are byte-identical to a training tile
+    unknown: tuple[str, ...] = ()  # parts of the lineage that could not be compared with the held-out tiles
+    constant: float | None = None  # main figure of the best constant answer; None: not known
 
 
 @dataclass(frozen=True)
 class GateResult:
     """One gate's decision.
 
-    `name` is the gate, `required` what passes it in words, `value` what was found. `shortfall` says by how much it is
-    missed: 0 when the gate is passed, nan where no figure can tell.
+    `name` is the gate, `required` its condition in words, `value` the measured value. `shortfall` is how far the value
+    misses the condition: 0 if the gate is passed, nan if that cannot be expressed as a number.
     """
 
     name: str
@@ -64,15 +64,15 @@ class GateResult:
     value: float
     shortfall: float
     note: str = ""
-    warning: bool = False  # passed, but not for certain: the note says why
+    warning: bool = False  # passed with reservations, given in the note
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a gate may look at.
+    """The inputs of a gate.
 
-    `best` is the candidate beside the best of the earlier champions, where that is not the champion; `missing` says why
-    there is no champion where there was one.
+    `best` compares the candidate with the best earlier champion, if that is not the current one; `missing` says why a
+    model that had a champion has none.
     """
 
     score: Score
@@ -87,7 +87,7 @@ class Evidence:
         return self.score.figures | {name: float(getattr(self.score, name)) for name in COSTS}
 
 
-Gate = Callable[[Evidence, Gates], Iterable[GateResult]]  # no result: the gate has nothing to check
+Gate = Callable[[Evidence, Gates], Iterable[GateResult]]  # no result: the gate does not apply
 
 
 def evaluate_gates(
@@ -98,9 +98,9 @@ def evaluate_gates(
     best: ChampionComparison | None = None,
     missing: str = "",
 ) -> tuple[GateResult, ...]:
-    """Put a candidate through every gate: nan fails, a figure that equals its limit passes.
+    """Evaluate every gate for a candidate: nan fails, a figure equal to its limit passes.
 
-    Raises InputError for a floor or ceiling of a figure that the model does not have.
+    Raises InputError for a floor or ceiling on a figure that the model does not have.
     """
     evidence = Evidence(score, comparison, provenance, best, missing)
     for name in (*gates.floors, *gates.ceilings):
@@ -111,23 +111,23 @@ def evaluate_gates(
 
 
 def format_gates(results: tuple[GateResult, ...]) -> str:
-    """The decisions as text, a row each: what was required, what was found, and by how much it failed."""
+    """Format the decisions as text, one row per gate: condition, value, and by how much it failed."""
     rows = [(each.name, each.required, _number(each.value), _result_of(each), each.note) for each in results]
     return tabulate(rows, headers=("gate", "required", "candidate", "result", ""), disable_numparse=True)
 
 
 def check_floors(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
-    """Figures and costs reach their floors."""
+    """Require figures and costs to reach their floors."""
     return [_at_least(name, evidence.figures[name], limit) for name, limit in gates.floors.items()]
 
 
 def check_ceilings(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
-    """Figures and costs stay below their ceilings."""
+    """Require figures and costs not to exceed their ceilings."""
     return [_at_most(name, evidence.figures[name], limit) for name, limit in gates.ceilings.items()]
 
 
 def check_constant(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
-    """Better than the best answer that is the same for all tiles."""
+    """Require the main figure to beat the best constant answer."""
     constant, value = evidence.provenance.constant, evidence.score.figures[evidence.score.main]
     if constant is None or not gates.beat_constant:
         return
@@ -138,7 +138,7 @@ def check_constant(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
 
 
 def check_champion(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
-    """On enough cases not worse than the champion by more than the margin; and surely better, or cheaper."""
+    """Require, on enough cases, no regression beyond the margin, and a significant gain or a lower cost."""
     score, rivalry = evidence.score, evidence.comparison
     if rivalry is None:
         note = evidence.missing or "no champion yet"
@@ -160,19 +160,19 @@ def check_champion(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
 
 
 def check_best_earlier(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
-    """Not worse than the best earlier champion either: many small losses must not add up."""
+    """Require no regression from the best earlier champion: small losses must not accumulate."""
     if evidence.best is not None:
         yield _not_worse("not worse than the best", evidence.best, evidence.score, gates)
 
 
 def check_exports(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
-    """Exported formats answer as the model does."""
+    """Require the exported formats to reproduce the model's logits."""
     difference = evidence.provenance.difference
     return [_at_most("exported formats", difference, gates.max_difference, "logits differ by at most")]
 
 
 def check_lineage(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
-    """No held-out case or tile was learned from, as far as that is known."""
+    """Require that no held-out case or tile is known to have been trained on."""
     provenance = evidence.provenance
     tiles = provenance.seen_tiles
     note = f"{tiles} held-out tiles are, byte for byte, ones that it has learned from" if tiles else ""
@@ -185,12 +185,12 @@ def check_lineage(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
 
 
 def check_digests(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
-    """The card names its tiles and cases."""
+    """Require the card to record the training tiles and cases."""
     missing = evidence.provenance.missing
     return [_none("digests", len(missing), "tiles and cases on record", ", ".join(missing))]
 
 
-GATES: tuple[Gate, ...] = (  # in the order of the table
+GATES: tuple[Gate, ...] = (  # in table order
     check_floors,
     check_ceilings,
     check_constant,
@@ -216,7 +216,7 @@ def _not_worse(name: str, rivalry: ChampionComparison, score: Score, gates: Gate
 
 
 def _tries(tries: int) -> GateResult:
-    """How likely one of as many equal models passes "surely better" by luck."""
+    """Warn how likely one of that many equally good models passes "surely better" by chance."""
     lucky = 1 - (1 - ONE_SIDED) ** tries
     note = f"of {tries} models no better than the champion, one seems surely better with a chance of up to {lucky:.0%}"
     return GateResult("tries", True, "candidates on these tiles", float(tries), 0.0, note, warning=True)

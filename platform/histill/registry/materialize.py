@@ -12,11 +12,11 @@ from histill.storage.uris import join
 
 
 def materialize_model(uri: str, tracking: Tracking, folder_uri: str, storage: Storage, *, name: str) -> str:
-    """A place for the model `uri` that needs no registry.
+    """Return a URI of the model `uri` that can be read without the registry.
 
-    A model `models:/name@alias` or `models:/name/3` is copied to `<folder_uri>/<name>-<12 digits of its digest>`: the
-    place depends on the model alone, so that a run that is started again finds the configuration it was started with,
-    unless the alias has moved to another model meanwhile. Any other URI is returned as it is.
+    A model `models:/name@alias` or `models:/name/3` is copied to `<folder_uri>/<name>-<12 digits of its digest>`. The
+    path depends on the model alone, so a restarted run gets the same configuration, unless the alias has moved to
+    another model meanwhile. Any other URI is returned unchanged.
 
     Raises InputError when there is no such version, or `folder_uri` cannot be written.
     """
@@ -34,7 +34,7 @@ def materialize_model(uri: str, tracking: Tracking, folder_uri: str, storage: St
 
 
 def materialize_teacher(teacher: Teacher, tracking: Tracking, folder_uri: str, storage: Storage) -> Teacher:
-    """`teacher` with its model settled, if it has one. Raises InputError as `materialize_model` does."""
+    """`teacher` with its model, if any, materialized. Raises InputError as `materialize_model` does."""
     if teacher.model is None:
         return teacher
     model = materialize_model(teacher.model, tracking, folder_uri, storage, name="teacher")
@@ -42,7 +42,7 @@ def materialize_teacher(teacher: Teacher, tracking: Tracking, folder_uri: str, s
 
 
 def materialize_reference(held_out: HeldOut, tracking: Tracking, folder_uri: str, storage: Storage) -> HeldOut:
-    """`held_out` with its reference settled, if there is one."""
+    """`held_out` with its reference, if any, materialized."""
     if held_out.reference is None:
         return held_out
     return held_out.model_copy(

@@ -24,7 +24,7 @@ AT_ONCE = 500
 
 
 class UnsentMetrics(Record):
-    """What one run could not send at one time."""
+    """One batch of metrics that a run could not send."""
 
     noun: ClassVar[str] = "a file of metrics that were not sent"
     remedy: ClassVar[str] = "move it elsewhere, and send the others"
@@ -39,13 +39,13 @@ class UnsentMetrics(Record):
 
 @dataclass(frozen=True)
 class MetricSpool:
-    """A folder for what a run could not send."""
+    """A folder of unsent metrics."""
 
     uri: str
     storage: Storage
 
     def keep(self, server: str, run_id: str, values: Sequence[Value], status: Status | None) -> None:
-        """Write values and status into a new file. Raises InputError when the storage refuses."""
+        """Write values and status to a new file. Raises InputError when the storage refuses."""
         rows = tuple((name, str(value), ms, step) for name, value, ms, step in values)
         record = UnsentMetrics(server=server, run_id=run_id, values=rows, status=status)
         write_record(record, join(self.uri, f"{uuid.uuid4().hex}.json"), self.storage)
@@ -53,23 +53,23 @@ class MetricSpool:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What was sent, and to how many runs."""
+    """How many metrics were sent, and to how many runs."""
 
     metrics: int
     runs: int
 
 
 def sync_metrics(config: SyncConfig) -> SyncReport:
-    """Send what runs have kept in `config.unsent`, each value once, and remove what is sent.
+    """Send the metrics that runs have spooled in `config.unsent`, each value once, and remove the files sent.
 
-    Raises InputError when a server still does not answer, or refuses; what is left is kept then.
+    Raises InputError when a server still does not answer, or refuses; unsent files are kept.
     """
     metrics, runs = 0, set()
     for file in list_files(config.unsent, config.storage):
         try:
             record = read_record(UnsentMetrics, file, config.storage)
         except FileNotFoundError:
-            continue  # another has sent it meanwhile
+            continue  # another process has sent it meanwhile
         uri, run_id = record.server, record.run_id
         check_reachable(uri)
         client = connect(uri)
@@ -86,10 +86,10 @@ def sync_metrics(config: SyncConfig) -> SyncReport:
 
 @dataclass(frozen=True)
 class KnownSteps:
-    """What the server had of a run's metrics when it was asked."""
+    """The steps of a run's metrics that the server had when asked."""
 
-    last: dict[str, int]  # the newest step of each
-    all: dict[str, set[int]] = field(default_factory=dict)  # every step of those that needed it
+    last: dict[str, int]  # newest step of each metric
+    all: dict[str, set[int]] = field(default_factory=dict)  # all steps, for metrics that needed the lookup
 
     @classmethod
     def of(cls, client: "MlflowClient", run_id: str) -> "KnownSteps":
@@ -97,9 +97,9 @@ class KnownSteps:
 
 
 def send_missing_values(client: "MlflowClient", run_id: str, values: Sequence[Value], known: KnownSteps) -> int:
-    """Send the values of which the server had none at their step, and return how many these were.
+    """Send the values that the server does not have at their step; return their number.
 
-    Every step of a metric is asked for only where one lies below its newest: values that were held back come late.
+    All steps of a metric are fetched only if a value is older than its newest step, as values sent late are.
     """
     from mlflow.entities import Metric
 

@@ -1,4 +1,4 @@
-"""Connect to the tracking server, and explain what its refusals mean."""
+"""Connect to the tracking server, and explain its errors."""
 
 import contextlib
 import http.client
@@ -22,15 +22,15 @@ UNREACHABLE = "cannot be reached"
 UNAUTHORISED = "refused the credentials"
 _ANSWER_WITHIN_S = 10.0
 _DEFAULTS = {
-    # MLflow's own tries take minutes before they admit that nobody is there
+    # MLflow's default retries take minutes to give up on an unreachable server
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    # stdout belongs to the job's JSON line, stderr to its progress
+    # stdout is for the job's JSON line, stderr for its progress
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    # a hospital's jobs report to nobody
+    # jobs in a hospital must not phone home
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
@@ -38,7 +38,7 @@ _DEFAULTS = {
 def server_uri(tracking: Tracking) -> str | None:
     """The tracking server's address: the configured one, $MLFLOW_TRACKING_URI, or None for no tracking.
 
-    Raises InputError when it is not an http(s) address, or holds credentials.
+    Raises InputError when it is not an http(s) address, or contains credentials.
     """
     uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     if uri is None:
@@ -58,7 +58,7 @@ def server_uri(tracking: Tracking) -> str | None:
 
 
 def require_server_uri(tracking: Tracking) -> str:
-    """The address of a server that answers, for what cannot be done without one. Raises InputError."""
+    """The address of a tracking server that answers. Raises InputError if none is configured or it does not answer."""
     uri = server_uri(tracking)
     if uri is None:
         raise InputError(
@@ -69,14 +69,14 @@ def require_server_uri(tracking: Tracking) -> str:
 
 
 def check_tracking(tracking: Tracking) -> None:
-    """Raise InputError when a server is configured and does not answer; jobs ask before they start Ray."""
+    """Raise InputError when a server is configured and does not answer; jobs call this before they start Ray."""
     uri = server_uri(tracking)
     if uri is not None:
         check_reachable(uri)
 
 
 def check_reachable(uri: str) -> None:
-    """Raise InputError when nobody answers at `uri` within 10 s; any answer at all is one."""
+    """Raise InputError when `uri` does not answer within 10 s; any HTTP response counts as an answer."""
     try:
         with urllib.request.urlopen(f"{uri}/health", timeout=_ANSWER_WITHIN_S):
             return
@@ -87,7 +87,7 @@ def check_reachable(uri: str) -> None:
 
 
 def check_accepted(uri: str) -> None:
-    """Raise InputError when nobody answers at `uri`, or the server refuses whoever asks; nothing is written."""
+    """Raise InputError when `uri` does not answer or refuses the credentials; nothing is written."""
     check_reachable(uri)
     client = connect(uri)
     with server_errors(uri):
@@ -95,10 +95,10 @@ def check_accepted(uri: str) -> None:
 
 
 def connect(uri: str) -> "MlflowClient":
-    """A client of the server at `uri`; nothing is asked of it yet."""
+    """A client of the server at `uri`; sends no request yet."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    # it warns at each try, and the error that follows the last one says it all
+    # it warns at each attempt; the error after the last one is enough
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
@@ -106,13 +106,13 @@ def connect(uri: str) -> "MlflowClient":
 
 
 def error_code(error: Exception) -> str:
-    """MLflow's code of an error, such as RESOURCE_DOES_NOT_EXIST; empty for errors of other libraries."""
+    """MLflow's error code, such as RESOURCE_DOES_NOT_EXIST; empty for errors of other libraries."""
     return str(getattr(error, "error_code", ""))
 
 
 @contextlib.contextmanager
 def server_errors(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises about the server at `uri` into InputError, one sentence each."""
+    """Turn MLflow's exceptions about the server at `uri` into one-sentence InputErrors."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
@@ -129,7 +129,7 @@ def server_errors(uri: str) -> Iterator[None]:
 
 
 def explain_error(error: Exception) -> str:
-    """What an error means, as the end of a sentence that begins with the server."""
+    """Explain an error, as the predicate of a sentence whose subject is the server."""
     text = strip_userinfo(str(error))
     if "failed with error code 401" in text or "401 Client Error" in text:
         return UNAUTHORISED
@@ -150,7 +150,7 @@ def log_file(client: "MlflowClient", run_id: str, path: str, data: bytes) -> Non
 
 
 def strip_userinfo(text: str) -> str:
-    """`text` without the secrets in it, such as the `user:password@` and the query of every address."""
+    """`text` without secrets, such as the `user:password@` and the query of every address."""
     return redact(text)
 
 

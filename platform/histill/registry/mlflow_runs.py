@@ -1,4 +1,4 @@
-"""MLflow runs: one for each logical run, however often its job is restarted."""
+"""MLflow runs: one per logical run, however often its job is restarted."""
 
 import json
 import logging
@@ -44,21 +44,21 @@ def open_run(
     unsent: str | None = None,
     storage: Storage = Storage(),  # noqa: B008 - frozen
 ) -> MlflowTracker | None:
-    """Begin the MLflow run of a logical run, or take it up again.
+    """Start the MLflow run of a logical run, or resume it.
 
     Args:
-        tracking: the server and the experiment, which is made if missing.
+        tracking: the server and the experiment, which is created if missing.
         name: the run's name.
         kind: what the run does (`train_teacher`, `pretrain`, `search`, `trial`, ...); becomes a tag.
-        config: flattened into parameters. When a resumed run's configuration has changed, the parameters stay, since
-            MLflow never changes one, and the new values become tags `resumed.<key>`.
-        run_id: the run to take up again; None begins one. The caller keeps `run_id` of what is returned, since a run
+        config: flattened into parameters. If a resumed run's configuration has changed, the parameters stay, since
+            MLflow's are immutable, and the new values become tags `resumed.<key>`.
+        run_id: the run to resume; None starts one. The caller keeps the `run_id` of the returned tracker, since a run
             that the server has lost is replaced by a new one.
-        parent: id of the run that this one is a part of.
+        parent: id of the parent run.
         tags: further tags.
-        unsent: folder in `storage` for metrics that the server was not there to take; what earlier runs have left in it
-            is sent now. None: such metrics are lost.
-        storage: how `unsent` is reached.
+        unsent: folder in `storage` for metrics that could not be sent; those that earlier runs left in it are sent
+            now. None: such metrics are lost.
+        storage: access to `unsent`.
 
     Returns:
         The run's tracker, or None when no server is configured.
@@ -92,7 +92,7 @@ def open_run(
 
 
 def _send_earlier(kept: MetricSpool) -> None:
-    """What earlier runs have left; that it is refused is no reason for this one to stop."""
+    """Send the metrics that earlier runs have left; a failure does not stop this run."""
     try:
         sent = sync_metrics(SyncConfig(unsent=kept.uri, storage=kept.storage))
     except HistillError as error:
@@ -103,9 +103,9 @@ def _send_earlier(kept: MetricSpool) -> None:
 
 
 def begin_run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str]) -> str:
-    """Make a run in `experiment`, which is made if missing; returns the run's id.
+    """Create a run in `experiment`, which is created if missing; returns the run's id.
 
-    Runs of the same name and kind that a killed process has left running are closed.
+    Runs of the same name and kind that a killed process left running are closed.
     """
     clean = {key: strip_userinfo(value) for key, value in tags.items()} | {OWNER_TAG: owner()}
     experiment_id = _experiment_id(client, experiment)
@@ -114,12 +114,12 @@ def begin_run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[
 
 
 def end_dead_runs(client: "MlflowClient", experiment: str, name: str, kind: str) -> None:
-    """Close the runs of this name and kind in `experiment` that a killed process has left running."""
+    """Close runs of this name and kind in `experiment` that a killed process left running."""
     close_dead_runs(client, _experiment_id(client, experiment), name, kind)
 
 
 def flatten_params(config: Strict) -> dict[str, str]:
-    """A configuration as dotted key -> text of at most 500 characters, without any URL's user and password."""
+    """A configuration as dotted key -> text of at most 500 characters, without user and password in URLs."""
     return dict(_flat(config.model_dump(mode="json"), ""))
 
 
@@ -133,7 +133,7 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
-    """The run, or None when the server does not know it or it was deleted."""
+    """The run, or None if it is unknown to the server or was deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -146,7 +146,7 @@ def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
 
 
 def _resume_run(client: "MlflowClient", run: "Run", params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-    """Set the run back to running, with the tags of today and the parameters that have changed."""
+    """Set the run to RUNNING again, with current tags and the changed parameters."""
     client.update_run(run.info.run_id, status="RUNNING")
     known = run.data.params
     changed = {f"resumed.{key}": value for key, value in params.items() if key in known and known[key] != value}
@@ -165,13 +165,13 @@ def _experiment_id(client: "MlflowClient", name: str) -> str:
         except MlflowException as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise
-            experiment = client.get_experiment_by_name(name)  # another job was faster
+            experiment = client.get_experiment_by_name(name)  # another job has created it
     if experiment is None or experiment.lifecycle_stage != "active":
         raise InputError(f"tracking.experiment {name!r} was deleted; restore it in MLflow or name another.")
     return str(experiment.experiment_id)
 
 
 def _versions() -> dict[str, str]:
-    """The code's versions, read from the installed packages: importing Ray or torch would take seconds."""
+    """Package versions, read from the installed metadata: importing Ray or torch would take seconds."""
     installed = {package: metadata.version(package) for package in ("torch", "ray")}
     return {"histill": __version__, "python": platform.python_version(), **installed}

@@ -19,35 +19,35 @@ if TYPE_CHECKING:
 FLUSH_VALUES = AT_ONCE
 FLUSH_S = 5.0
 CLOSE_S = 30.0
-MOST_HELD = 100_000  # values, while a server is away
-_TABLES_TAG = "mlflow.loggedArtifacts"  # of what MLflow's page shows as tables
+MOST_HELD = 100_000  # values held while the server is unreachable
+_TABLES_TAG = "mlflow.loggedArtifacts"  # lists the artifacts that MLflow's UI shows as tables
 _PARAMS_AT_ONCE = 100  # MLflow's limit
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass
 class _Outbox:
-    """What a tracker holds in the process that uses it, and only there."""
+    """A tracker's state in the process that uses it; never pickled."""
 
     waiting: list[Value] = field(default_factory=list)
-    known: KnownSteps | None = None  # what the server had before us; None: not asked
+    known: KnownSteps | None = None  # steps the server had before this process; None: not asked yet
     flushed_at: float = field(default_factory=time.monotonic)
     sender: threading.Thread | None = None
     client: "MlflowClient | None" = None
     warned: bool = False
-    held: int = 0  # values that were refused once
+    held: int = 0  # values refused at least once
 
 
 @dataclass(frozen=True)
 class MlflowTracker:
-    """Records metrics, parameters and pictures in the run `run_id` of the server at `uri`.
+    """Log metrics, parameters and pictures to the run `run_id` of the server at `uri`.
 
-    It is made on the driver and may be sent to another process: its pickle holds where it writes and nothing
-    else. No method raises because of the server: the first failure is logged as one warning. Metrics are sent in
-    batches by a thread, so that a slow server does not slow training. While the server is away they are held, and sent
-    when it answers again; what is left in the end goes into a file below `unsent`, for `sync_metrics`. Pictures and
-    parameters that are refused are lost. What an earlier process has recorded of the run stands: a resumed run repeats
-    the steps since its last checkpoint, and of these the server gets only what it has not.
+    The tracker is created on the driver and may be sent to another process: its pickle holds its destination only. No
+    method raises because of the server: the first failure is logged as a warning. A thread sends metrics in batches,
+    so a slow server does not slow training. While the server is unreachable they are held, and sent when it answers
+    again; those left at the end go to a file below `unsent`, for `sync_metrics`. Pictures and parameters that are
+    refused are lost. Values logged by an earlier process are kept: a resumed run repeats the steps since its last
+    checkpoint, and sends only those that the server does not have.
     """
 
     uri: str
@@ -59,7 +59,7 @@ class MlflowTracker:
         return MlflowTracker, (self.uri, self.run_id, self.unsent)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record `values` at `step`; they are sent every 5 s, or as soon as 500 have gathered."""
+        """Record `values` at `step`; they are sent every 5 s, or once there are 500."""
         outbox = self._outbox
         now_ms = int(time.time() * 1000)
         outbox.waiting += [(name, float(value), now_ms, step) for name, value in values.items()]
@@ -76,16 +76,16 @@ class MlflowTracker:
         self._attempt(path, lambda client: log_file(client, self.run_id, path, data))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Record rows that share their columns as the table `<name>.json`, which MLflow's page shows."""
+        """Record rows with the same columns as the table `<name>.json`, which MLflow's UI shows."""
         path, columns = f"{name}.json", list(rows[0])
         data = {"columns": columns, "data": [[row[key] for key in columns] for row in rows]}
-        # MLflow's own log_table would add the rows to those that an interrupted job has recorded.
+        # MLflow's own log_table would append to the rows that an interrupted job has recorded.
         self.file(path, json.dumps(json_value(data)).encode())
         shown = json.dumps([{"path": path, "type": "table"}])
         self._attempt("a table", lambda client: client.set_tag(self.run_id, _TABLES_TAG, shown))
 
     def params(self, values: Mapping[str, str]) -> None:
-        """Record parameters; MLflow refuses to change one that is there already."""
+        """Record parameters; MLflow refuses to change an existing one."""
 
         def send(client: "MlflowClient") -> None:
             from mlflow.entities import Param
@@ -97,11 +97,11 @@ class MlflowTracker:
         self._attempt("parameters", send)
 
     def flush(self) -> None:
-        """Begin to send what is held back, unless something is being sent."""
+        """Start sending the held values, unless a send is in progress."""
         self._flush(patience_s=0.0)
 
     def close(self) -> None:
-        """Send what is left, for at most about 30 s; more may be recorded afterwards."""
+        """Send the remaining values, for at most about 30 s; more may be recorded afterwards."""
         self._flush(patience_s=CLOSE_S)
         outbox = self._outbox
         if outbox.sender is not None and outbox.sender.is_alive():
@@ -111,13 +111,13 @@ class MlflowTracker:
             self._keep(values, None)
 
     def finish(self, status: Status) -> None:
-        """Send what is left and set the run's status."""
+        """Send the remaining values and set the run's status."""
         self.close()
         if not self._attempt("the run's status", lambda client: client.set_terminated(self.run_id, status)):
             self._keep([], status)
 
     def _keep(self, values: list[Value], status: Status | None) -> None:
-        """Leave what could not be sent where `sync_metrics` finds it."""
+        """Spool the unsent values for `sync_metrics`."""
         if self.unsent is None:
             return
         try:
@@ -156,7 +156,7 @@ class MlflowTracker:
         outbox.held = len(outbox.waiting)
 
     def _client(self) -> "MlflowClient | None":
-        # Made by the caller's thread, never by the sender's: MLflow's import beside another can deadlock.
+        # Created in the caller's thread, never in the sender's: importing MLflow concurrently can deadlock.
         if self._outbox.client is None:
             try:
                 self._outbox.client = connect(self.uri)
@@ -170,7 +170,7 @@ class MlflowTracker:
             return False
         try:
             send(client)
-        except Exception as error:  # whatever a server does, training outlives it
+        except Exception as error:  # training must survive any server failure
             self._warn(what, explain_error(error))
             return False
         return True

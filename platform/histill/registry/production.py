@@ -14,10 +14,10 @@ from histill.storage.scratch import scratch_folder
 
 
 def copy_champion(promotion: Promotion, config: PromoteConfig) -> Promotion:
-    """Let the registry of production have the same champion, if there is one to have it.
+    """Copy the champion to the production registry, if one is configured.
 
-    Raises InputError when it cannot: the champion stands in its own registry then, and the sentence says how to copy
-    it later.
+    Raises InputError when that fails: the champion remains in its own registry, and the message says how to copy it
+    later.
     """
     if config.copy_to is None or not promotion.ok:
         return promotion
@@ -35,9 +35,9 @@ def copy_champion(promotion: Promotion, config: PromoteConfig) -> Promotion:
 
 
 def copy_version(name: str, version: str, source: Tracking, target: Tracking, *, rollback: bool = False) -> str:
-    """Copy a version, with all that lies beside it, to another server and make it the champion there; its number.
+    """Copy a version and its evidence files to another server, make it champion there, and return its number there.
 
-    With `rollback` it is a former champion that comes back. Both servers are asked with the credentials in
+    With `rollback` the version is a former champion being restored. Both servers get the credentials in
     MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
     """
     uri, storage = require_server_uri(target), Storage()

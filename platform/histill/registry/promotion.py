@@ -1,4 +1,4 @@
-"""Promote a candidate: score it beside the champion, evaluate the gates, move the alias last."""
+"""Promote a candidate: score it and the champion, evaluate the gates, move the alias last."""
 
 import dataclasses
 import logging
@@ -28,12 +28,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def promote(config: PromoteConfig) -> Promotion:
-    """Score the candidate and the champion on the same held-out tiles, register the candidate, and make it the champion
-    when it passes every gate; the former champion becomes `previous`.
+    """Score the candidate and the champion on the same held-out tiles, register the candidate, and make it champion if
+    it passes every gate; the former champion becomes `previous`.
 
-    The version carries the decision and each gate's figures as tags, its run `decision.json`. It says "promoted" only
-    once the ledger has it. With `rollback` the former champion comes back without being judged. Of two promotions at
-    once one is told to judge again. A champion that was deleted by hand is stood for by the last one before it.
+    The version gets the decision and each gate's figures as tags, its run `decision.json`. It is tagged "promoted" only
+    once it is in the champion history. With `rollback` the former champion is restored without being judged. Of two
+    concurrent promotions one fails and must be repeated. If the champion was deleted by hand, the last one before it
+    takes its place.
 
     Raises:
         InputError: no registry, no such model, no former champion, held-out tiles unlike the model's.
@@ -68,7 +69,7 @@ def promote(config: PromoteConfig) -> Promotion:
         with server_errors(uri):
             ledger = read_history(client, name)
             if version == ledger.champion:
-                if not ledger.crowned:  # its alias, or a champion after it, was deleted
+                if not ledger.crowned:  # its alias, or a later champion, was deleted
                     append_champion(client, name, ledger, version)
                 promotion = Promotion(name, version, ALREADY, version, candidate.score)
             else:
@@ -85,7 +86,7 @@ def _judge(
     held_out: HeldOut,
     config: PromoteConfig,
 ) -> Promotion:
-    """The gates' decision, before anything is moved; `version` is None in a dry run."""
+    """Evaluate the gates, before any alias is moved; `version` is None in a dry run."""
     name, score = config.registered_name, candidate.score
     rivalry, best, missing = None, None, "" if ledger is None else _missing(ledger)
     champion = None if ledger is None else ledger.champion
@@ -102,7 +103,7 @@ def _judge(
 
 
 def _missing(ledger: ChampionHistory) -> str:
-    """What is missing where no version has the champion's alias; empty where one has it, or there never was one."""
+    """Why no version has the alias `champion`; empty if one has it, or there never was a champion."""
     if ledger.crowned or not ledger.terms:
         return ""
     if ledger.champion is None:
@@ -115,14 +116,14 @@ def _missing(ledger: ChampionHistory) -> str:
 def _crown(
     client: "MlflowClient", promotion: Promotion, ledger: ChampionHistory, version: str, config: PromoteConfig
 ) -> Promotion:
-    """Make a candidate that has passed champion, and let its version say so then. Raises HistillError if too late."""
+    """Make a candidate that passed champion, then tag its version so. Raises HistillError if another was faster."""
     record_decision(client, promotion, config)
     if not promotion.ok:
         return promotion
     try:
         append_champion(client, promotion.registered_name, ledger, version)
     except HistillError:
-        if versions.champion_version(client, promotion.registered_name) != version:  # else of another job, alike
+        if versions.champion_version(client, promotion.registered_name) != version:  # else another job did it
             if version in versions.list_living_versions(client, promotion.registered_name):
                 record_decision(client, dataclasses.replace(promotion, decision=LATE), config)
             raise
@@ -156,11 +157,11 @@ def _go_back(client: "MlflowClient", config: PromoteConfig) -> Promotion:
 
 
 def _has_gone_back(ledger: ChampionHistory, version: int | None) -> bool:
-    """Whether the last that has happened is a rollback from `version`, as by an earlier start of the same command."""
+    """Whether the last entry is a rollback from `version`, as after an earlier run of the same command."""
     last = ledger.terms[-1] if ledger.terms else None
     return last is not None and last.rollback and (last.version, last.former) == (ledger.champion, str(version))
 
 
 def _provenance(candidate: Any) -> Provenance:
-    """Of anything that has an `examiner` and the `measure_differences` of its exports."""
+    """The provenance of anything with an `examiner` and the `differences` of its exports."""
     return trace_provenance(candidate.examiner, candidate.differences)

@@ -1,4 +1,4 @@
-"""Score a model as a job: figures, a page, a picture, and a tracked run."""
+"""Score a model as a job: figures, an HTML report, a picture, and a tracked run."""
 
 import dataclasses
 import math
@@ -33,13 +33,13 @@ REPORT_PATH = "report.html"
 
 
 def run_scoring(config: ScoreConfig) -> Score:
-    """Score the model of `config`, write what it asks for, and record it where runs are tracked.
+    """Score the model of `config`, write the report and picture it names, and track the score if a server is set.
 
-    Raises InputError as `Evaluator.load` does, for workers that could not find the model, and for a tracking server
-    that does not answer.
+    Raises InputError as `Evaluator.load` does, for a model that workers cannot read, and for a tracking server that
+    does not answer.
     """
     _check_workers(config)
-    check_tracking(config.tracking)  # before the work
+    check_tracking(config.tracking)  # fail before the work starts
     for written in filter(None, (config.report, config.picture)):
         probe(folder_of(written), config.storage)
     with scratch_folder() as folder:
@@ -74,7 +74,7 @@ def _check_workers(config: ScoreConfig) -> None:
 
 
 def _report(config: ScoreConfig, examiner: Evaluator, answers: Predictions, score: Score) -> None:
-    """Write the page and record the score, where either is asked for."""
+    """Write the HTML report and track the score, if either is configured."""
     if config.report is None and server_uri(config.tracking) is None:
         return
     pictures = _pictures(examiner, answers, score, config.picture_rows)
@@ -98,7 +98,7 @@ def _report(config: ScoreConfig, examiner: Evaluator, answers: Predictions, scor
 
 
 def _pictures(examiner: Evaluator, answers: Predictions, score: Score, count: int) -> dict[str, bytes]:
-    """By the title that they have on the page."""
+    """The report's pictures (PNG) by title."""
     found = {"The worst tiles": draw_tiles(examiner, find_worst_tiles(answers, count))}
     found["Tiles from all over the split"] = draw_tiles(examiner, spread_tiles(examiner, count))
     if score.confusion:
@@ -109,7 +109,7 @@ def _pictures(examiner: Evaluator, answers: Predictions, score: Score, count: in
 
 
 def _metrics(score: Score) -> dict[str, float]:
-    """What a tracking server can plot and compare."""
+    """The score's numbers as flat MLflow metrics; nan is left out."""
     ends = {
         f"{name}/{end}": value
         for name, both in score.intervals.items()

@@ -1,4 +1,4 @@
-"""Train one run of any kind: its models fetched from the registry, its metrics tracked."""
+"""Train one run of any kind, with models from the registry and metrics sent to MLflow."""
 
 from typing import Any, TypeVar
 
@@ -14,9 +14,9 @@ C = TypeVar("C", bound=RunConfig)
 
 
 def train_tracked(config: RunConfig) -> Trained:
-    """Check the run of `config`, join or start Ray, and train it to its end, or on from its newest checkpoint.
+    """Check the run of `config`, join or start Ray, and train to the end, resuming from the newest checkpoint.
 
-    Raises InputError for what it cannot be made from, before Ray starts; else as `train_run` does.
+    Raises InputError for unusable inputs, before Ray starts; otherwise as `train_run` does.
     """
     spec = prepare_run(fetch_sources(config))
     check_tracking(config.tracking)

@@ -1,4 +1,4 @@
-"""Versions of registered models: the model folder, its score and its origin."""
+"""Versions of registered models: the model folder, its score and its lineage."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
-KIND = "register"  # of the run that holds a version's files
+KIND = "register"  # kind of the run that holds a version's files
 MODEL_FOLDER = "model"
 SCORE_PATH = "score.json"
 PICTURE_PATH = "pictures/comparison.png"
@@ -35,17 +35,16 @@ def register(
     storage: Storage,
     expected_digest: str | None = None,
 ) -> str:
-    """Put a model folder into the registry; a model that is there already (same digest) is not put there
-    twice.
+    """Register a model folder; a model that is already registered (same digest) keeps its version.
 
-    The version's MLflow run holds `model/` (the folder's two files) and the files of `read_evidence` (path -> content):
-    how the model scored, or the search that found it.
+    The version's MLflow run holds `model/` (the folder's two files) and the files of `evidence` (path -> content): the
+    model's score, or the search that found it.
 
     Returns:
         The version's number.
 
     Raises:
-        InputError: the folder holds no sound model, or not the one with the `expected_digest`; the server refuses.
+        InputError: the folder holds no valid model, or its digest is not `expected_digest`; the server refuses.
     """
     uri = require_server_uri(tracking)
     client = connect(uri)
@@ -64,7 +63,7 @@ def register(
             if known is not None:
                 run = client.get_run(client.get_model_version(registered_name, known).run_id)
                 _log(client, run.info.run_id, evidence)
-                if run.info.status == "RUNNING":  # of a job that was killed once the version was there
+                if run.info.status == "RUNNING":  # a job was killed after it created the version
                     client.set_terminated(run.info.run_id)
                 end_dead_runs(client, tracking.experiment, run_name, KIND)
                 return known
@@ -87,9 +86,9 @@ def register(
 
 
 def _the_only_one(client: "MlflowClient", name: str, digest: str, version: str, run_id: str) -> str:
-    """The version that another job has made of the same model meanwhile, if there is one; ours is taken back then.
+    """The version that another job has meanwhile created for the same model, if any; ours is then deleted.
 
-    The server numbers versions one after another: of several the lowest stays, and whoever made another one sees it.
+    The server numbers versions consecutively: the lowest one stays, and every job that created a later one sees it.
     """
     lowest = min(_of_model(client, name, digest), key=int, default=version)
     if int(lowest) < int(version):
@@ -100,7 +99,7 @@ def _the_only_one(client: "MlflowClient", name: str, digest: str, version: str, 
 
 
 def _of_model(client: "MlflowClient", name: str, digest: str) -> list[str]:
-    """The versions of a model."""
+    """The versions whose model has this digest."""
     found = client.search_model_versions(f"name = '{name}' and tag.model_digest = '{digest}'")
     return [str(each.version) for each in found]
 
@@ -118,7 +117,7 @@ def _log(client: "MlflowClient", run_id: str, evidence: Mapping[str, bytes]) -> 
 
 
 def find_champion(registered_name: str, tracking: Tracking) -> str | None:
-    """The number of the version that has the alias `find_champion`, or None when there is none."""
+    """The number of the version with the alias `champion`, or None if there is none."""
     uri = require_server_uri(tracking)
     client = connect(uri)
     with server_errors(uri):
@@ -126,19 +125,19 @@ def find_champion(registered_name: str, tracking: Tracking) -> str | None:
 
 
 def champion_version(client: "MlflowClient", registered_name: str) -> str | None:
-    """As `find_champion`, by a client that is there already; raises MLflow's own errors."""
+    """As `find_champion`, with an existing client; raises MLflow's own errors."""
     version = _find(client, registered_name, CHAMPION)
     return None if version is None else str(version.version)
 
 
 def download_version(registered_name: str, alias_or_version: str, folder: Path, tracking: Tracking) -> str:
-    """Fetch a version's model folder into the existing local `folder`; returns the model folder's path.
+    """Download a version's model folder into the existing local `folder`; returns the model folder's path.
 
-    Raises InputError when there is no such version, or its files are not those that were registered.
+    Raises InputError when there is no such version, or its files are not the registered ones.
     """
     uri = require_server_uri(tracking)
     client = connect(uri)
-    import mlflow.artifacts  # after `connect`, which sets what MLflow reads when it is imported
+    import mlflow.artifacts  # after `connect`, which sets environment variables that MLflow reads on import
 
     with server_errors(uri):
         version = _find(client, registered_name, alias_or_version)
@@ -162,7 +161,7 @@ def download_version(registered_name: str, alias_or_version: str, folder: Path, 
 
 
 def read_evidence(registered_name: str, version: str, folder: Path, tracking: Tracking) -> dict[str, bytes]:
-    """What lies beside a version's model, path -> content; `folder` is an existing local one for the meantime."""
+    """The evidence files of a version, path -> content; `folder` is an existing local folder to download into."""
     uri = require_server_uri(tracking)
     client = connect(uri)
     import mlflow.artifacts
@@ -176,21 +175,21 @@ def read_evidence(registered_name: str, version: str, folder: Path, tracking: Tr
 
 
 def list_living_versions(client: "MlflowClient", registered_name: str) -> dict[str, str]:
-    """The digest of the model of each version that is there, by the version's number."""
+    """The model digest of each existing version, by version number."""
     found = client.search_model_versions(f"name = '{registered_name}'")
     return {str(each.version): each.tags.get("model_digest", "") for each in found}
 
 
 def has_versions(client: "MlflowClient", registered_name: str) -> bool:
-    """Whether there is any version."""
+    """Whether the registered model has a version."""
     return bool(client.search_model_versions(f"name = '{registered_name}'", max_results=1))
 
 
 def fetch_model(uri: str, tracking: Tracking, into: Path) -> str:
-    """A URI that the model folder's reader understands.
+    """Resolve `uri` to a model folder that can be read without the registry.
 
     `models:/name@alias` and `models:/name/3` are downloaded into the existing local folder `into`; any other
-    URI is returned as it is. Raises InputError when there is no such version.
+    URI is returned unchanged. Raises InputError when there is no such version.
     """
     if not uri.startswith("models:"):
         return uri
@@ -212,7 +211,7 @@ def _find(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVer
             return None
         if error_code(error) == "INVALID_PARAMETER_VALUE" and "not found" in str(
             error
-        ):  # MLflow's word for no such alias
+        ):  # MLflow's answer for an unknown alias
             return None
         raise
 
