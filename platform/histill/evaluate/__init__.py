@@ -1,1 +1,1 @@
-"""Evaluation: predictions of a split, scores with intervals, pictures, the report."""
+"""Evaluation: predictions for a split, scores with confidence intervals, pictures, HTML report."""

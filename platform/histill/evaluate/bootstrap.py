@@ -1,7 +1,7 @@
 """Confidence intervals of figures over cases, because tiles of one case are not independent.
 
-A single model's figures are resampled over cases (the bootstrap, Efron 1979). Two models are compared on subsets of the
-cases, which gives an interval that keeps its level from six cases on (Hartigan 1969).
+A single model's figures are bootstrapped over cases (Efron 1979). Two models are compared on subsets of the cases,
+which gives an interval with the nominal coverage from six cases on (Hartigan 1969).
 """
 
 import math
@@ -13,17 +13,17 @@ from histill.evaluate.predictions import Predictions
 from histill.metrics.weighted import Figures
 
 Interval = tuple[float, float]
-LEAST_CASES = 6  # with fewer, all differences have one sign by chance in more than 2.5 %: 1/2^5 = 3.1 %
+LEAST_CASES = 6  # with 5, all differences are positive by chance with probability 1/2^5 = 3.1 % > 2.5 %
 _LEVEL = 95.0
 _WEIGHTS_AT_ONCE = 20_000_000
-_DIGITS = 9  # of a difference, so that equal models do not differ by rounding
+_DIGITS = 9  # decimals of a difference, so that rounding does not make equal models differ
 _NONE: Interval = (float("nan"), float("nan"))
 
 
 def bootstrap_metrics(answers: Predictions, cases: np.ndarray, samples: int, seed: int) -> Figures:
-    """Each figure of `samples` sets of as many cases, drawn with replacement, [samples].
+    """Each figure of `samples` bootstrap resamples of the cases, [samples].
 
-    `cases` names the case of each answered tile. The same seed draws the same cases for every model.
+    `cases` names the case of each predicted tile. The same seed draws the same cases for every model.
     """
     names, case = np.unique(cases, return_inverse=True)
     counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
@@ -33,15 +33,15 @@ def bootstrap_metrics(answers: Predictions, cases: np.ndarray, samples: int, see
 def paired_difference(
     one: Predictions, other: Predictions, cases: np.ndarray, figure: str, samples: int
 ) -> tuple[float, Interval]:
-    """How far `figure` of `one` lies above that of `other`, and the 95 % interval of that over cases.
+    """The difference `one` - `other` in `figure`, and its 95 % interval over cases.
 
-    Both must have answered the same tiles, of which `cases` names the cases. The interval is made of the difference on
-    subsets of the cases, pooled over each subset's tiles: on all of them, or on `samples` where there are more. Of
-    independent cases whose differences are symmetric about one center, that center lies below the least of the m
-    ordered values with a chance of 1/(m + 1), and so on for each further one (Hartigan 1969, "Using subsample values as
-    typical values"); it is the sign-flip test of every center, inverted. Differences of two models that are alike are
-    symmetric about 0, however many tiles a case has and whatever its quality. A subset on which the figure has no value
-    shows no difference. Fewer than 6 cases have no interval: NaN.
+    Both must be predictions for the same tiles; `cases` names the case of each. The interval comes from the differences
+    on m subsets of the cases, each pooled over its tiles: all subsets, or `samples` random ones if there are more. For
+    independent cases with differences symmetric about a common center, that center lies in each of the m + 1 gaps
+    around the sorted values with probability 1/(m + 1) (Hartigan 1969, "Using subsample values as typical values");
+    this inverts the sign-flip test of every center. For two equally good models the differences are symmetric about 0,
+    whatever the size and quality of the cases. A subset without a value for the figure counts as no difference. Fewer
+    than 6 cases give no interval: NaN.
     """
     if not np.array_equal(one.rows, other.rows):
         raise ValueError("two models are compared on different tiles")
@@ -57,12 +57,12 @@ def paired_difference(
 
 
 def percentile_interval(values: np.ndarray, cases: int) -> Interval:
-    """The expanded percentile interval (95 %) of resampled figures of `cases` cases; NaN when none is known.
+    """The expanded percentile interval (95 %) of bootstrapped figures of `cases` cases; NaN if none is known.
 
-    Resamples of n cases vary too little, by sqrt((n - 1) / n), and their quantiles are a normal's where the spread is
-    estimated from n cases. The interval therefore reaches to the quantile Phi(sqrt(n / (n - 1)) t), t being the 2.5 %
-    point of Student's distribution with n - 1 degrees of freedom, and as far above (Hesterberg, "What Teachers Should
-    Know about the Bootstrap", arXiv 1411.5279). At 6 cases that is 0.24 %, at 70 cases 2.2 %.
+    Bootstrap resamples of n cases vary too little, by sqrt((n - 1) / n), and have normal quantiles although the spread
+    is estimated from n cases. The lower end is therefore the quantile Phi(sqrt(n / (n - 1)) t), where t is the 2.5 %
+    point of Student's distribution with n - 1 degrees of freedom, and the upper end its mirror image (Hesterberg, "What
+    Teachers Should Know about the Bootstrap", arXiv 1411.5279). At 6 cases that is 0.24 %, at 70 cases 2.2 %.
     """
     known = values[~np.isnan(values)]
     if not len(known) or cases < 2:
@@ -73,7 +73,7 @@ def percentile_interval(values: np.ndarray, cases: int) -> Interval:
 
 
 def _figures_under(answers: Predictions, weights: np.ndarray, case: np.ndarray) -> Figures:
-    """Each figure under weights of cases, [samples, cases], where `case` numbers the case of each tile; [samples]."""
+    """Each figure, [samples], under case weights [samples, cases]; `case` is the case index of each tile."""
     at_once = max(1, _WEIGHTS_AT_ONCE // max(1, len(case)))
     parts = [
         answers.figures(weights[start : start + at_once, case].astype(np.float64))
@@ -83,7 +83,7 @@ def _figures_under(answers: Predictions, weights: np.ndarray, case: np.ndarray) 
 
 
 def _subsets(size: int, samples: int) -> np.ndarray:
-    """Non-empty subsets of `size` cases, [subsets, size] of 0 and 1: all of them or, where they are more, `samples`."""
+    """Non-empty subsets of `size` cases, [subsets, size] of 0 and 1: all, or `samples` of them if there are more."""
     if 2**size - 1 <= max(samples, 2**LEAST_CASES - 1):
         return np.arange(1, 2**size)[:, None] >> np.arange(size) & 1
     member = np.random.default_rng(0).integers(0, 2, (2 * samples, size))

@@ -30,12 +30,12 @@ from histill.tasks.masks import read_masks, tile_name
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 
-_PARTS_PER_WORKER = 4  # a part is a task: more of them even out what is left, fewer load the model less often
+_PARTS_PER_WORKER = 4  # tasks per worker: more balance the load better, fewer load the model less often
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A model, the held-out tiles, and what it is held against."""
+    """A model, the held-out tiles, and the reference that it is scored against."""
 
     network: Model
     card: ModelCard
@@ -48,10 +48,10 @@ class Evaluator:
 
     @classmethod
     def load(cls, model: str, held_out: HeldOut, storage: Storage, *, gpu: bool | None = None) -> "Evaluator":
-        """From a model folder or finished run; on a GPU, if there is one, unless `gpu` says otherwise.
+        """Load a model folder or finished run; onto a GPU if there is one, unless `gpu` says otherwise.
 
-        Raises InputError for a model of other classes or another resolution than the tiles, an empty split, missing
-        masks, and labels that are missing or no class of the model.
+        Raises InputError if the model's classes or resolution do not match the tiles, the split is empty, masks are
+        missing, or labels are missing or not among the model's classes.
         """
         network, card, digest = load(resolve(model, storage), storage)
         manifest = read_manifest(held_out.tiles, storage)
@@ -61,31 +61,31 @@ class Evaluator:
             teacher = _reference(card.outputs, manifest, held_out, storage)
         elif held_out.reference is not None:
             raise InputError(
-                "held_out.reference is for models that mark pixels, and a classifier is held against labels; leave it "
-                "out."
+                "held_out.reference is for models that mark pixels, and a classifier is scored against labels; leave "
+                "it out."
             )
         device = torch.device("cuda" if (torch.cuda.is_available() if gpu is None else gpu) else "cpu")
         found = cls(network.to(device), card, digest, manifest, held_out, storage, teacher, device)
-        found.labels  # noqa: B018 - refuses what it must
+        found.labels  # noqa: B018 - raises for missing or unknown labels
         return found
 
     @property
     def outputs(self) -> OutputSpec:
-        """What the model answers."""
+        """The model's output specification."""
         return self.card.outputs
 
     @property
     def rows(self) -> np.ndarray:
-        """The tiles of the split, int64, ascending rows of the manifest."""
+        """The split's tiles: ascending manifest rows, int64."""
         return self.manifest.rows_of(self.held_out.split)
 
     @property
     def labels(self) -> np.ndarray | None:
-        """As the stream brings them, for a classifier."""
+        """A classifier's labels in the stream's format; None for a segmenter."""
         return None if self.outputs.dense else self.manifest.labels_of(self.outputs, self.rows)
 
     def batches(self, rows: np.ndarray, *, whole: bool = False) -> Iterator[TileBatch]:
-        """The tiles in `rows` of the manifest, each once; with `whole` at their own side, too: the teacher's view."""
+        """Stream the tiles at manifest `rows`, each once; with `whole` also at full size, as the teacher's view."""
         teacher_px = self.card.tile_px if self.teacher is not None or whole else None
         stream = TileStream(
             manifest=self.manifest,
@@ -108,19 +108,19 @@ class Evaluator:
 
     @torch.inference_mode()
     def logits(self, seen: Tensor) -> Tensor:
-        """float32 [B, K], or [B, K, H, W] at the tiles' own side, for uint8 [B, 3, s, s] at the side that is seen."""
+        """float32 [B, K], or [B, K, H, W] at the tiles' own size, for uint8 [B, 3, s, s] at the model's input size."""
         said = self.network(seen.to(self.device).float()).float().cpu()
         return resize_logits(said, self.card.tile_px) if self.outputs.dense else said
 
     def reference(self, batch: TileBatch) -> Tensor:
-        """What a segmenter is held against, int64 [B, H, W] among the scored classes."""
+        """A segmenter's reference, int64 [B, H, W] among the scored classes."""
         if self.teacher is None:
             return read_masks(batch, self.outputs.scored, partial(tile_name, self.manifest))
         assert batch.teacher is not None
         return self.teacher.outputs.decide(self.teacher.respond(batch.teacher).cpu())
 
     def answers(self, batch: TileBatch, seen: Tensor | None = None) -> Predictions:
-        """The answers to the tiles of a batch, or to `seen` in their place."""
+        """Predict the tiles of a batch, or `seen` in their place."""
         valid = batch.valid
         logits = self.logits(batch.student if seen is None else seen)[valid]
         if self.outputs.dense:
@@ -142,9 +142,9 @@ class Evaluator:
 
 
 def predict_split(examiner: Evaluator, model: str, workers: Workers | None) -> Predictions:
-    """The answers of `examiner`'s model to its whole split, every tile counted once; `model` is where it lies.
+    """Predict the whole split with `examiner`'s model, counting every tile once; `model` is the model's URI.
 
-    In this process, or with `workers` by tasks of the connected cluster, which need to find `model` themselves.
+    Runs in this process or, with `workers`, as tasks on the connected cluster, which read `model` themselves.
     """
     rows, title = examiner.rows, f"scoring {examiner.held_out.split}"
     collect = partial(
@@ -170,7 +170,7 @@ def predict_split(examiner: Evaluator, model: str, workers: Workers | None) -> P
 
 
 def split_by_row_group(manifest: Manifest, rows: np.ndarray, parts: int) -> list[np.ndarray]:
-    """`rows` (int64, ascending) cut into at most `parts` of about as many, none of which tears a row group."""
+    """Split `rows` (int64, ascending) into at most `parts` of about equal size, keeping row groups whole."""
     starts = SampleIndex.at(manifest, rows).starts
     cuts = np.unique(starts[np.searchsorted(starts, len(rows) * np.arange(1, parts) / parts)])
     return [part for part in np.split(rows, cuts) if len(part)]
@@ -182,7 +182,7 @@ def _part(model: str, held_out: HeldOut, storage: Storage, gpu: bool, rows: np.n
 
 
 def _reference(outputs: OutputSpec, manifest: Manifest, held_out: HeldOut, storage: Storage) -> Teacher | None:
-    """The teacher that a segmenter is held against, or None for masks, which then are there."""
+    """The teacher that a segmenter is scored against, or None for masks, which are then checked to exist."""
     if held_out.reference is None:
         rows = manifest.rows_of(held_out.split)
         without = int((~manifest.table["has_mask"].to_numpy(zero_copy_only=False)[rows]).sum())

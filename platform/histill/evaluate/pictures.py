@@ -1,4 +1,4 @@
-"""Draw the figures of a score; each picture is the bytes of a PNG."""
+"""Draw the pictures of a score, each returned as PNG bytes."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -15,25 +15,25 @@ from histill.outputs import OutputSpec
 from histill.stream.tile_batch import TileBatch
 
 COLORS = ((0.0, 0.75, 0.25), (0.9, 0.3, 0.0), (0.1, 0.35, 0.9), (0.8, 0.0, 0.7), (0.0, 0.7, 0.8))
-_ACROSS, _NAME = 4, 26  # tiles of a classifier in a row, letters of their names
+_ACROSS, _NAME = 4, 26  # a classifier's tiles per row, characters shown of their names
 
 
 def spread_tiles(examiner: Evaluator, count: int) -> np.ndarray:
-    """Rows of the manifest, int64: `count` tiles of the split, or all, that lie evenly in it."""
+    """Manifest rows, int64, of at most `count` tiles spread evenly over the split."""
     rows = examiner.rows
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
 
 
 def find_worst_tiles(answers: Predictions, count: int) -> np.ndarray:
-    """Rows of the manifest, int64, ascending: the `count` tiles that are answered worst."""
+    """Manifest rows, int64, ascending, of the `count` tiles with the worst predictions."""
     return np.sort(answers.rows[np.argsort(answers.per_tile(), kind="stable")[:count]])
 
 
 def draw_tiles(examiner: Evaluator, tiles: np.ndarray) -> bytes:
-    """`tiles` (rows of the manifest) and what the model says of them.
+    """Draw `tiles` (manifest rows) with the model's predictions.
 
-    A segmenter's in rows tile | reference | model, classes outlined, Dice in the titles; a classifier's with the class
-    and the probability of what it decided. Raises InputError when none can be decoded.
+    For a segmenter, rows of tile | reference | model with outlined classes and Dice in the titles; for a classifier,
+    tiles with the predicted class, its probability, and the label. Raises InputError when none can be decoded.
     """
     shown = [each for batch in examiner.batches(tiles, whole=True) for each in _read_shown(examiner, batch)]
     if not shown:
@@ -48,7 +48,7 @@ def draw_tiles(examiner: Evaluator, tiles: np.ndarray) -> bytes:
 
 
 def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
-    """Shares of each reference class, decided class by decided class, with the counts."""
+    """Draw a confusion matrix: counts, and shares of each reference class by decided class."""
     from matplotlib.figure import Figure
 
     table = np.array(counts, np.float64)
@@ -69,7 +69,7 @@ def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> b
 
 
 def draw_reliability(answers: Predictions) -> bytes:
-    """How often the model is right at each confidence, and how many tiles there are of it (DeGroot & Fienberg 1983)."""
+    """Draw a reliability diagram: accuracy and number of tiles by confidence (DeGroot & Fienberg 1983)."""
     from matplotlib.figure import Figure
 
     probabilities = answers.probabilities()
@@ -94,7 +94,7 @@ def draw_reliability(answers: Predictions) -> bytes:
 
 
 def _read_shown(examiner: Evaluator, batch: TileBatch) -> Iterator[tuple[Any, ...]]:
-    """The name of each tile, its pixels, a title, and for a segmenter the reference and the decisions."""
+    """Yield each tile's name, pixels and title and, for a segmenter, its reference and decisions."""
     assert batch.teacher is not None
     logits = examiner.logits(batch.student)
     pixels, dense = batch.teacher.permute(0, 2, 3, 1).numpy(), examiner.outputs.dense
@@ -112,12 +112,12 @@ def _read_shown(examiner: Evaluator, batch: TileBatch) -> Iterator[tuple[Any, ..
 
 
 def _title_tiles(outputs: OutputSpec, logits: torch.Tensor, label: torch.Tensor) -> str:
-    """For a classifier's logits, [K], and a label, [] or [K]."""
+    """A tile's title from a classifier's logits, [K], and its label, [] or [K]."""
     decision = outputs.decide(logits[None])[0]
     said, there = (", ".join(outputs.names(each)) or "none" for each in (decision, label))
     if not outputs.multi_label:
         said += f" {float(outputs.probabilities(logits[None])[0, decision]):.0%}"
-    return f"said {said}\nis {there}"
+    return f"predicted {said}\nlabel {there}"
 
 
 def _rows(shown: Sequence[tuple[Any, ...]], names: tuple[str, str], classes: int) -> bytes:
@@ -148,14 +148,14 @@ def _grid(shown: Sequence[tuple[str, np.ndarray, str]]) -> bytes:
 
 
 def show_tile(axis: Any, image: np.ndarray, title: str) -> None:
-    """A tile, uint8 [H, W, 3], with a title and without axes."""
+    """Draw a tile, uint8 [H, W, 3], with a title and without axes."""
     axis.imshow(image)
-    axis.set_title(title, fontsize=9, parse_math=False)  # a name may hold any sign
+    axis.set_title(title, fontsize=9, parse_math=False)  # names may contain $, which would start math mode
     axis.set_axis_off()
 
 
 def draw_outlines(axis: Any, decided: torch.Tensor, classes: int) -> None:
-    """Where each class but the background begins, in its color; `decided` is int64 [H, W]."""
+    """Outline each class except the background in its color; `decided` is int64 [H, W]."""
     for index in range(1, classes):
         inside = torch.eq(decided, index).numpy()
         if inside.any():
@@ -163,7 +163,7 @@ def draw_outlines(axis: Any, decided: torch.Tensor, classes: int) -> None:
 
 
 def _dice(said: torch.Tensor, reference: torch.Tensor) -> float:
-    """Dice of the foreground of one tile, where the reference is known; 1 when both are empty."""
+    """Foreground Dice of one tile, without ignored pixels; 1 when both are empty."""
     one, other = torch.logical_and(said > 0, reference >= 0), reference > 0
     total = int(one.sum() + other.sum())
     return 2 * int(torch.logical_and(one, other).sum()) / total if total else 1.0
@@ -174,7 +174,7 @@ def _count(count: int) -> str:
 
 
 def write_png(figure: Any) -> bytes:
-    """The figure as the bytes of a PNG."""
+    """Render the figure as PNG bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=90, format="png")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A model's predictions for each tile of a split, from which every figure and subgroup is computed."""
+"""A model's predictions for the tiles of a split, from which all figures are computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from histill.outputs import OutputSpec
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of N tiles that could be decoded, in the order of the manifest."""
+    """Predictions for the N decodable tiles, in manifest order."""
 
-    spec: OutputSpec  # of the model
-    rows: np.ndarray  # int64 [N], of the manifest
-    said: np.ndarray  # float32 [N, K] logits; of a segmenter int64 [N, K, K] pixels, reference by decided class
-    truth: np.ndarray  # int64 [N] classes, [N, K] of 0 and 1 for several labels, [N] of 0 where `said` counts already
+    spec: OutputSpec  # the model's
+    rows: np.ndarray  # int64 [N], manifest rows
+    said: np.ndarray  # classifier: float32 [N, K] logits; segmenter: int64 [N, K, K] pixels, reference by decided class
+    truth: np.ndarray  # int64 [N] classes; [N, K] of 0 and 1 for multiple labels; [N] of 0 for a segmenter (unused)
     stains: np.ndarray  # float32 [N, 2], mean density of hematoxylin and eosin
     corrupt: int  # tiles that could not be decoded
 
     @classmethod
     def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
-        """The answers of several parts of a split, in any order; there is one at least."""
+        """Concatenate the predictions of one or more parts of a split, given in any order."""
         order = np.argsort(np.concatenate([part.rows for part in parts]))
 
         def column(name: str) -> np.ndarray:
@@ -33,28 +33,28 @@ class Predictions:
         return cls(spec=parts[0].spec, corrupt=sum(part.corrupt for part in parts), **columns)
 
     def figures(self, weights: np.ndarray | None = None) -> Figures:
-        """Each figure under weights, float64 [D, N], as [D]; None: that of all tiles, as [1]."""
+        """Each figure, [D], under tile weights, float64 [D, N]; None weights all tiles equally and gives [1]."""
         if weights is None:
             weights = np.ones((1, len(self.rows)))
         return compute_figures(self.spec, self.said, self.truth, weights)
 
     def decide(self) -> np.ndarray:
-        """A classifier's decisions, int64 [N], or [N, K] of 0 and 1 for several labels."""
+        """A classifier's decisions, int64 [N], or [N, K] of 0 and 1 for multiple labels."""
         import torch
 
         return self.spec.decide(torch.from_numpy(self.said)).numpy()
 
     def probabilities(self) -> np.ndarray:
-        """A classifier's, float64 [N, K]."""
+        """A classifier's class probabilities, float64 [N, K]."""
         import torch
 
         return self.spec.probabilities(torch.from_numpy(self.said).double()).numpy()
 
     def per_tile(self) -> np.ndarray:
-        """How well each tile is answered, float64 [N] in 0..1, to find the worst.
+        """A quality score for each tile, float64 [N] in 0..1, for finding the worst.
 
-        A segmenter's Dice of the foreground, or 1 where there is none and none was found; a classifier's probability
-        of the class; with several labels, the least probability of a class being as it is.
+        For a segmenter the foreground Dice, 1 if reference and decision have none; for a classifier the probability of
+        the true class; with multiple labels the lowest probability of a class's true state.
         """
         if self.spec.dense:
             wrong = self.said.sum((1, 2)) - np.trace(self.said, axis1=1, axis2=2)

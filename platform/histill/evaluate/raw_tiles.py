@@ -1,4 +1,4 @@
-"""Draw tiles as they were cut beside what a model sees of them."""
+"""Read tiles both as a model sees them and as they were encoded."""
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from histill.stream.views import Views
 
 
 def read_cut_tiles(examiner: Evaluator, tiles: np.ndarray) -> tuple[Tensor, list[bytes]]:
-    """Those of `tiles` (int64, ascending rows of the manifest) that can be decoded: what the model sees, uint8
-    [N, 3, S, S], as predictions bring them, and their encoded bytes.
+    """The decodable ones of `tiles` (int64, ascending manifest rows): the model's input, uint8 [N, 3, S, S], prepared
+    as for predictions, and their encoded bytes.
 
     Raises InputError when none can be decoded.
     """

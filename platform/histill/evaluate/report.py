@@ -27,7 +27,7 @@ _TITLES = {
 
 
 def render_report(score: Score, card: ModelCard, model: str, tiles: str, pictures: Mapping[str, bytes]) -> str:
-    """HTML of `score`, with `pictures` (title -> PNG) in it; `model` and `tiles` say what was scored on what."""
+    """Render `score` as HTML with embedded `pictures` (title -> PNG); `model` and `tiles` are the scored URIs."""
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -50,7 +50,7 @@ def _title(name: str) -> str:
 
 
 def _figure(value: object) -> str:
-    """A number as it is read: shares with three digits, counts with commas; what is not known as a dash."""
+    """Format a number: shares with three digits, counts with commas, unknown values as a dash."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int):
@@ -61,5 +61,5 @@ def _figure(value: object) -> str:
 
 
 def _share(value: float, of: float) -> str:
-    """The width of a bar, in per cent."""
+    """The width of a bar in per cent."""
     return "0" if math.isnan(value) or not of else f"{100 * max(0.0, min(1.0, value / of)):.0f}"

@@ -1,4 +1,4 @@
-"""Measure a model's main figure on degraded tiles: other stains, blur, JPEG, half the resolution."""
+"""Measure a model's main figure on degraded tiles: stain shift, blur, JPEG, half the resolution."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from histill.stream.counter_rng import draw_uniform
 from histill.stream.decode import downscale_area
 
 Change = Callable[[np.ndarray, int], np.ndarray]
-"""From a whole tile, RGB, uint8 [H, W, 3], and its row of the manifest to another of that size."""
+"""Maps a whole tile, RGB uint8 [H, W, 3], and its manifest row to a degraded tile of the same size."""
 
 UNCHANGED = "unchanged"
 _STAIN, _BLUR_SIGMA_PX, _JPEG_QUALITY = 0.2, 1.5, 30
@@ -51,7 +51,7 @@ def _halve(tile: np.ndarray, row: int) -> np.ndarray:
 EXPLAINED: Mapping[str, str] = MappingProxyType(
     {
         UNCHANGED: "as they are",
-        "stain": f"hematoxylin and eosin drawn anew, within {_STAIN:.0%}",
+        "stain": f"hematoxylin and eosin jittered, within {_STAIN:.0%}",
         "blur": f"blurred, Gaussian of {_BLUR_SIGMA_PX:g} px",
         "jpeg": f"JPEG of quality {_JPEG_QUALITY}",
         "half_resolution": "half the resolution",
@@ -69,7 +69,7 @@ CHANGES: Mapping[str, Change] = MappingProxyType(
 
 
 def measure_robustness(examiner: Evaluator, tiles: int) -> dict[str, float]:
-    """The main figure under each change, on `tiles` tiles of the split that lie evenly in it."""
+    """The main figure under each change, on at most `tiles` tiles spread evenly over the split."""
     rows = examiner.rows
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(tiles, len(rows))).round().astype(int))]
     found: dict[str, list[Predictions]] = {name: [] for name in CHANGES}

@@ -23,24 +23,24 @@ class Score:
     model_digest: str
     kind: Form
     split: str
-    tiles: int  # counted: the split's tiles less `corrupt`
+    tiles: int  # scored: the split's tiles minus `corrupt`
     corrupt: int
     cases: int
     slides: int
     reference: str  # "labels", "masks" or "teacher <first digits of its digest>"
     tiles_digest: str
     figures: dict[str, float]
-    intervals: dict[str, Interval]  # the middle 95 % over redrawn cases; empty for a single case
+    intervals: dict[str, Interval]  # 95 %, bootstrapped over cases; empty for a single case
     classes: dict[str, dict[str, float]]  # each class's own figures
-    confusion: tuple[tuple[int, ...], ...]  # tiles, or pixels, reference by decided class; empty with several labels
+    confusion: tuple[tuple[int, ...], ...]  # tiles or pixels, reference by decided class; empty for multi-label
     by_stain: dict[str, Subgroup]
-    by_slide: dict[str, Subgroup]  # the worst first
+    by_slide: dict[str, Subgroup]  # worst first
     parameters: int
-    gmacs: float  # convolutions and linear layers, one tile
+    gmacs: float  # of convolutions and linear layers, per tile
     gmacs_with_attention: float
     size_px: int
-    robustness: dict[str, float] = field(default_factory=dict)  # the main figure on changed tiles, if asked for
-    speed: dict[str, float | str] = field(default_factory=dict)  # on the machine that scored, if asked for
+    robustness: dict[str, float] = field(default_factory=dict)  # main figure by kind of degradation, if measured
+    speed: dict[str, float | str] = field(default_factory=dict)  # on the scoring machine, if measured
 
     @property
     def main(self) -> str:
@@ -53,15 +53,15 @@ def score_model(
 ) -> Score:
     """Score the model folder or finished run `model` on every tile of `held_out`, each counted once.
 
-    `bootstrap_samples` redrawn sets of cases give the intervals, 0 none. Raises InputError as `Evaluator.load` does,
-    and for more undecodable tiles than are allowed.
+    The intervals come from `bootstrap_samples` resamples of the cases; 0 gives none. Raises InputError as
+    `Evaluator.load` does, and for more undecodable tiles than allowed.
     """
     examiner = Evaluator.load(model, held_out, storage)
     return compute_score(examiner, predict_split(examiner, model, workers), bootstrap_samples=bootstrap_samples)
 
 
 def compute_score(examiner: Evaluator, answers: Predictions, *, bootstrap_samples: int) -> Score:
-    """The score that the answers of the whole split amount to."""
+    """Compute the score from the predictions for the whole split."""
     cases, slides = (read_column(examiner, answers, name) for name in ("case", "slide"))
     cost = measure_cost(examiner.network, examiner.card.size_px)
     count = len(np.unique(cases))  # a single case has no bootstrap spread
@@ -91,7 +91,7 @@ def compute_score(examiner: Evaluator, answers: Predictions, *, bootstrap_sample
 
 
 def read_column(examiner: Evaluator, answers: Predictions, name: str) -> np.ndarray:
-    """The manifest's column `name` for each answered tile."""
+    """The manifest's column `name` for each predicted tile."""
     values: np.ndarray = examiner.manifest.table[name].take(pa.array(answers.rows)).to_numpy(zero_copy_only=False)
     return values
 

@@ -13,14 +13,14 @@ STAIN_GROUPS = ("most eosin", "between", "most hematoxylin")
 
 @dataclass(frozen=True)
 class Subgroup:
-    """One part of a split and its main figure."""
+    """The size and main figure of a part of a split."""
 
     tiles: int
     figure: float
 
 
 def score_slides(answers: Predictions, slides: np.ndarray) -> dict[str, Subgroup]:
-    """The main figure of each slide, the worst first; `slides` names the slide of each answered tile."""
+    """The main figure of each slide, worst first; `slides` names the slide of each predicted tile."""
     names, slide = np.unique(slides, return_inverse=True)
     parts = _parts(answers, dict(enumerate(names.tolist())), slide)
     return dict(sorted(parts.items(), key=lambda item: (math.isnan(item[1].figure), item[1].figure)))
@@ -29,8 +29,8 @@ def score_slides(answers: Predictions, slides: np.ndarray) -> dict[str, Subgroup
 def score_stain_groups(answers: Predictions, slides: np.ndarray) -> dict[str, Subgroup]:
     """The main figure of three groups of slides, by the share of hematoxylin in their mean optical density.
 
-    Labs and scanners stain and see differently: a model that holds for one group alone fails elsewhere. Empty with
-    fewer than three slides.
+    Stains differ between labs and scanners: a model that works for only one group will fail elsewhere. Empty for fewer
+    than three slides.
     """
     names, slide = np.unique(slides, return_inverse=True)
     if len(names) < len(STAIN_GROUPS):

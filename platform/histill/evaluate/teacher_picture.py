@@ -19,15 +19,14 @@ from histill.tiles.manifest import Manifest
 
 CONTOURS_NAME = "contours.png"
 _TILES, _ACROSS = 12, 4
-_NAME = 30  # letters of a name
+_NAME = 30  # characters shown of a name
 
 
 def draw_contours(uri: str, header: CacheHeader, manifest: Manifest, storage: Storage) -> bytes:
-    """A PNG of tiles of up to 12 slides with the outlines of each class of the responses at `uri`.
+    """Draw, as a PNG, tiles of up to 12 slides with outlines of the classes in the responses at `uri`.
 
-    Over a tile stand its slide or case, its name and the share of each class; of a teacher that answers to whole tiles
-    the classes and their probabilities. Of several views the first is shown. Raises InputError when no tile can be
-    shown.
+    Each title has the tile's slide or case, its name and the two largest class shares or, for a teacher of whole tiles,
+    class probabilities. Of several views the first is shown. Raises InputError when no tile can be shown.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -56,7 +55,7 @@ def draw_contours(uri: str, header: CacheHeader, manifest: Manifest, storage: St
 def read_responses(
     uri: str, header: CacheHeader, manifest: Manifest, storage: Storage
 ) -> Iterator[tuple[int, np.ndarray, torch.Tensor]]:
-    """Of some tiles: the manifest's row, the pixels of the first view, uint8 [H, W, 3], and the logits, [K, H, W]."""
+    """Yield, for a sample of tiles, manifest row, pixels of the first view, uint8 [H, W, 3], and logits, [K, H, W]."""
     stream = TileStream(
         manifest=manifest,
         source=TileSource(manifest.uri, manifest.header.digest, storage, responses=header.at(uri)),
@@ -72,12 +71,12 @@ def read_responses(
         assert batch.response is not None
         logits = header.outputs.unpack(levels_to_logits(batch.response))
         for slot in torch.nonzero(batch.valid).flatten().tolist():
-            # A batch's memory is used again once nobody refers to it.
+            # The stream reuses a batch's memory, so copy.
             yield int(batch.index[slot]), batch.student[slot].permute(1, 2, 0).numpy().copy(), logits[slot].clone()
 
 
 def name_tile(manifest: Manifest, row: int) -> str:
-    """Two lines: the slide of the tile in a `row`, or the case where each image is a slide of its own, and the tile."""
+    """Two lines for the tile at manifest `row`: its slide (its case, if each image is its own slide) and its name."""
     place = manifest.table.slice(row, 1).to_pylist()[0]
     within = place["tile_id"].removeprefix(place["slide"]).lstrip("_/")
     return f"{_shorten(place[group_by(manifest)])}\n{_shorten(within or place['tile_id'])}"
@@ -88,7 +87,7 @@ def _shorten(name: str) -> str:
 
 
 def spread_over_slides(manifest: Manifest, count: int) -> np.ndarray:
-    """Rows of the manifest, int64, ascending: at most `count`, evenly among and in as many slides as can be."""
+    """Manifest rows, int64, ascending, of at most `count` tiles, spread evenly over and within as many slides."""
     _, owner = np.unique(manifest.table["slide"].to_numpy(zero_copy_only=False), return_inverse=True)
     slides = _spread(np.arange(owner.max() + 1), count)
     each = -(-count // len(slides))
@@ -96,7 +95,7 @@ def spread_over_slides(manifest: Manifest, count: int) -> np.ndarray:
 
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of `values`, evenly, the middle one if it is one."""
+    """At most `count` of `values`, evenly spaced; for `count` 1 the middle one."""
     if len(values) <= count:
         return values
     return values[((np.arange(count) + 0.5) * len(values) / count).astype(int)]

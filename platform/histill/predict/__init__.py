@@ -1,1 +1,1 @@
-"""Batch prediction: predictions for every tile of a set, and heatmaps of its slides."""
+"""Batch prediction for every tile of a set, and heatmaps of its slides."""

@@ -30,12 +30,12 @@ _ENDINGS = (".png", ".geojson")
 
 @dataclass(frozen=True)
 class Drawing:
-    """A slide to be drawn. Small: it is sent to a task."""
+    """A slide to draw. Small, because it is sent to a task."""
 
     slide: str
-    file: str  # name of its files, without ending
-    shards: tuple[str, ...]  # those that hold tiles of it
-    record: SlideRecord | None  # None: of a set without records
+    file: str  # base name of its files, without extension
+    shards: tuple[str, ...]  # shards with tiles of it
+    record: SlideRecord | None  # None: the set has no slide records
     uri: str  # folder of the predictions
     classes: tuple[str, ...]
     segmenter: bool
@@ -44,10 +44,10 @@ class Drawing:
 
 
 def plan_drawings(job: PredictionJob, manifest: Manifest, card: ModelCard) -> list[Drawing]:
-    """The slides that can be drawn, ascending. In a set without records they are those of several tiles: others are
-    single images.
+    """The slides that can be drawn, ascending. In a set without slide records these are the slides with several tiles:
+    the others are single images.
 
-    Raises InputError when the records of the slides are not those of the set.
+    Raises InputError when the slide records do not belong to the set.
     """
     storage, split = job.config.storage, job.config.split
     records = read_slides(manifest, storage) if manifest.header.slides is not None else {}
@@ -70,7 +70,7 @@ def plan_drawings(job: PredictionJob, manifest: Manifest, card: ModelCard) -> li
 
 
 def find_undrawn(drawings: Sequence[Drawing]) -> list[Drawing]:
-    """Those of which a file is missing."""
+    """The drawings with a missing file."""
     if not drawings:
         return []
     names = [each.file + ending for each in drawings for ending in _ENDINGS]
@@ -79,19 +79,19 @@ def find_undrawn(drawings: Sequence[Drawing]) -> list[Drawing]:
 
 
 def warn_of_unrecorded(drawings: Sequence[Drawing], tiles: str) -> None:
-    """Say so where the set `tiles` does not record how large a tile is on its slide."""
+    """Warn about slides of the set `tiles` without a record of a tile's size on the slide."""
     unknown = [drawing for drawing in drawings if drawing.record is None]
     if unknown:
         print(
-            f"warning: {tiles} has no record of {len(unknown)} of its slides, whose heatmaps take a tile for "
-            f"{unknown[0].tile_px} px of level 0, which is wrong where they were cut at another resolution than the "
-            "slide's own; ingest the slides again for squares in their places.",
+            f"warning: {tiles} has no record of {len(unknown)} of its slides; their heatmaps assume that a tile is "
+            f"{unknown[0].tile_px} px of level 0, which is wrong if it was cut at another resolution than the slide's "
+            "own; ingest the slides again for correctly placed squares.",
             file=sys.stderr,
         )
 
 
 def _find_shards(manifest: Manifest, split: str | None, *, alone: bool) -> dict[str, tuple[str, ...]]:
-    """The shards that hold tiles of each slide of `split`, or of all; slides of one tile only if `alone`."""
+    """The shards with tiles of each slide of `split` (None: all); slides with a single tile only if `alone`."""
     table = manifest.table.select(["slide", "shard"])
     if split is not None:
         table = table.take(pa.array(manifest.rows_of(split)))
@@ -104,7 +104,7 @@ def _find_shards(manifest: Manifest, split: str | None, *, alone: bool) -> dict[
 
 
 def draw_slide(drawing: Drawing) -> bool:
-    """Write the slide's heatmap, a PNG and a GeoJSON; False where no tile could be decoded."""
+    """Write the slide's heatmap as PNG and GeoJSON; False if no tile could be decoded."""
     found = read_slide_map(drawing)
     if found is None:
         return False
@@ -115,9 +115,9 @@ def draw_slide(drawing: Drawing) -> bool:
 
 
 def read_slide_map(drawing: Drawing) -> SlideMap | None:
-    """The predictions of a slide, as its record says where they lie; None where no tile could be decoded.
+    """Read the predictions of a slide, placed by its record; None if no tile could be decoded.
 
-    Raises InputError when a part of them is missing.
+    Raises InputError when some of them are missing.
     """
     table = pa.concat_tables([_read_predictions(shard, drawing) for shard in drawing.shards])
     table = table.filter(pc.and_(pc.equal(table["slide"], drawing.slide), pc.is_valid(table["class"])))
@@ -144,6 +144,6 @@ def _read_predictions(shard: str, drawing: Drawing) -> pa.Table:
     if found is None:
         raise InputError(
             f"predictions {join(drawing.uri, shard)} are missing or damaged; delete {join(drawing.uri, HEADER_NAME)} "
-            "and give the same command again, which makes those that are missing."
+            "and run the same command again, which makes the missing ones."
         )
     return found

@@ -1,20 +1,20 @@
-"""File names for slides: readable, safe on every store and system, and unique to one slide."""
+"""File names for slides: readable, safe on every store and system, and unique."""
 
 import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-_MOST_BYTES = 150  # of the 255 that file systems allow; endings and parts of temporary names need some
-_DIGITS = 8  # of a name's digest
+_MOST_BYTES = 150  # of the 255 that file systems allow; extensions and temporary names need the rest
+_DIGITS = 8  # of the digest appended to a name
 
 
 def name_files(slides: Iterable[str]) -> dict[str, str]:
-    """A name without ending for the files of each of `slides`.
+    """A base name, without extension, for the files of each of `slides`.
 
-    Letters and digits of every script stay, what a path, a URL or a shell reads otherwise becomes an underscore.
-    Where two names would then be one file, also for systems that know no case or no composed letters, each has digits
-    of its slide's digest behind it.
+    Letters and digits of every script are kept; characters special to paths, URLs or shells become underscores. Names
+    that would then collide, also on systems that ignore case or Unicode composition, get digits of the slide's digest
+    appended.
     """
     plain = {slide: _make_safe(slide) for slide in slides}
     count = Counter(_fold(name) for name in plain.values())

@@ -1,4 +1,4 @@
-"""Write a slide's predictions as GeoJSON, which QuPath and other viewers overlay on the slide."""
+"""Write a slide's predictions as GeoJSON, for QuPath and other viewers to overlay on the slide."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ _COLORS: tuple[Color, ...] = (
     (217, 95, 2), (27, 158, 119), (117, 112, 179), (231, 41, 138), (102, 166, 30), (230, 171, 2),
 )  # fmt: skip
 _BACKGROUND: Color = (200, 200, 200)
-_SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)  # of a tile, where its class is divided
+_SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)  # of a tile: bin edges by which a segmenter's classes are subdivided
 
 
 def heatmap_geojson(found: SlideMap) -> bytes:
-    """A FeatureCollection: a square for each tile, its class, and the probabilities as measurements.
+    """A FeatureCollection with a square for each tile, its class, and its probabilities as measurements.
 
-    Coordinates are level-0 pixels from the corner of OpenSlide's bounds, as QuPath counts them; the member `slide`
-    says so. Each feature is a tile object as QuPath exports them, so that its measurement maps color the slide. A
-    segmenter's measurements are the classes' shares of the tile, and its classes are divided by share.
+    Coordinates are level-0 pixels relative to the corner of OpenSlide's bounds, as in QuPath; the member `slide` states
+    this. Each feature is a tile object as QuPath exports them, so QuPath's measurement maps can color the slide. A
+    segmenter's measurements are the classes' shares of the tile, and its classes are subdivided by share.
     """
     colors = class_colors(found.classes)
     measured = np.round(found.probabilities.astype(np.float64), 4).tolist()
@@ -29,7 +29,7 @@ def heatmap_geojson(found: SlideMap) -> bytes:
     features = []
     for square, said, values in zip(squares, found.names, measured, strict=True):
         properties: dict[str, Any] = {"objectType": "tile"}
-        if said:  # else it is of no class, which QuPath calls unclassified
+        if said:  # else it has no class: unclassified in QuPath
             name, color = _classify(found, colors, said, np.array(values))
             properties["classification"] = {"name": name, "color": color}
         properties["measurements"] = dict(zip(found.classes, values, strict=True))
@@ -52,7 +52,7 @@ def class_colors(classes: Sequence[str]) -> dict[str, Color]:
 
 
 def _classify(found: SlideMap, colors: Mapping[str, Color], name: str, values: np.ndarray) -> tuple[str, Color]:
-    """What QuPath calls a tile, and its color: `a: b` of several classes, `nucleus: 10-20 %` of a segmenter's."""
+    """A tile's QuPath class name and color: `a: b` for several classes, `nucleus: 10-20 %` for a segmenter."""
     if not found.segmenter:
         parts = [name] if name in colors else name.split("|")
         return ": ".join(parts), _mix([colors[part] for part in parts if part])
@@ -60,7 +60,7 @@ def _classify(found: SlideMap, colors: Mapping[str, Color], name: str, values: n
         return name, _BACKGROUND
     edges = (0.0, *_SHARES, 1.0)
     step = int(np.searchsorted(_SHARES, values[found.classes.index(name)], side="right"))
-    strength = 0.25 + 0.75 * min(1.0, edges[step + 1] / _SHARES[-1])  # the less there is, the paler
+    strength = 0.25 + 0.75 * min(1.0, edges[step + 1] / _SHARES[-1])  # a smaller share is paler
     return f"{name}: {100 * edges[step]:.0f}-{100 * edges[step + 1]:.0f} %", _mix(
         [colors[name], _BACKGROUND], [strength, 1 - strength]
     )

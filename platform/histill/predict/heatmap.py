@@ -10,16 +10,16 @@ from histill.predict.geojson import class_colors, heatmap_geojson
 from histill.predict.slide_map import SlideMap
 
 __all__ = ["SlideMap", "class_colors", "heatmap_geojson", "heatmap_png"]
-_PANELS = 6  # classes with a picture of their own
-_MOST_SHOWN = 480  # pixels along a side of the picture: more would be left out when it is drawn
+_PANELS = 6  # at most this many classes are shown
+_MOST_SHOWN = 480  # pixels along a panel's side: more could not be resolved when drawn
 _PANEL_INCHES, _LEAST_INCHES = 4.6, 1.6
 _DOTS_PER_INCH = 110
 
 
 def heatmap_png(found: SlideMap) -> bytes:
-    """The probability of each class over the slide; of a segmenter the share of each tile that is of the class.
+    """Draw each class's probability over the slide or, for a segmenter, its share of each tile.
 
-    The axes are level-0 pixels as QuPath counts them.
+    The axes are level-0 pixels in QuPath's coordinates.
     """
     from matplotlib.figure import Figure
 
@@ -47,20 +47,20 @@ def heatmap_png(found: SlideMap) -> bytes:
     figure.supxlabel("pixels of level 0, as QuPath counts them", fontsize=7)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the file's name says what the title cannot
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the file name shows it instead
         figure.savefig(buffer, dpi=_DOTS_PER_INCH, format="png")
     return buffer.getvalue()
 
 
 def _shown(found: SlideMap) -> list[int]:
-    """The classes with a picture: not a segmenter's background, and of many those that are seen most."""
+    """The classes to draw: without a segmenter's background, at most the most frequent ones."""
     classes = np.arange(1 if found.segmenter and len(found.classes) > 1 else 0, len(found.classes))
     order = np.argsort(-found.probabilities.mean(0)[classes], kind="stable")[:_PANELS]
     return sorted(classes[order].tolist())
 
 
 def _highest(found: SlideMap, shown: list[int]) -> float:
-    """The end of the scale: shares may all be small."""
+    """The upper end of the color scale, adapted to shares because all may be small."""
     if not found.segmenter:
         return 1.0
     return max(0.05, math.ceil(float(found.probabilities[:, shown].max()) * 20) / 20)

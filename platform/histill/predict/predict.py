@@ -1,7 +1,7 @@
-"""A model over every tile of a set, exactly once across crashes and restarts, and heatmaps of its slides.
+"""Predict every tile of a set exactly once, across crashes and restarts, and draw heatmaps of its slides.
 
-Predictions lie at an address made of the model's digest, the tiles' and the slides they were cut from: each shard of
-tiles has a file of its own, which is written whole or not at all, and a repeated run adds those that are missing.
+The predictions' folder is named by a digest of the model, the tiles and the slides they were cut from. Each shard of
+tiles gets a file, written whole or not at all; a repeated run adds the missing ones.
 """
 
 import hashlib
@@ -40,14 +40,14 @@ from histill.tiles.slide_records import read_slides
 from histill.tiles.tally import SlideTally, count_classes, join_tallies, tally_shards
 
 __all__ = ["HEADER_NAME", "Predicted", "predict"]
-FORM = 2  # of what lies at an address; another one gets addresses of its own
+FORM = 2  # version of the file format; part of the folder's name
 
 
 def predict(config: PredictConfig) -> Predicted:
-    """Let the model answer every tile; a finished run is only read, and drawn if that is still to be done.
+    """Predict every tile; finished predictions are reused, and only missing heatmaps drawn.
 
-    Raises InputError for an output that cannot be written, a model unlike the tiles, an empty split, more undecodable
-    tiles than are allowed, and a model or tile set that is replaced meanwhile.
+    Raises InputError for an output that cannot be written, a model that does not match the tiles, an empty split, more
+    undecodable tiles than allowed, and a model or tile set that is replaced meanwhile.
     """
     probe(config.output, config.storage)
     model = resolve(config.model, config.storage)
@@ -94,9 +94,9 @@ def predict(config: PredictConfig) -> Predicted:
 
 
 def _find_finished(folder: ShardedFolder, manifest: Manifest, config: PredictConfig) -> PredictionsHeader | None:
-    """The header of predictions of which nothing is missing; None when there is something to be made.
+    """The header of complete predictions; None if anything remains to be done.
 
-    What could not be decoded is tried again, since the tiles may have been mended.
+    Undecodable tiles are retried, since they may have been repaired.
     """
     uri = join(folder.uri, HEADER_NAME)
     header = folder.read_header(lambda: read_record(PredictionsHeader, uri, folder.storage))
@@ -106,7 +106,7 @@ def _find_finished(folder: ShardedFolder, manifest: Manifest, config: PredictCon
 
 
 def _reuse(header: PredictionsHeader, drawings: Sequence[Drawing], job: PredictionJob) -> Predicted:
-    """What an earlier run has found; heatmaps that it was not to draw, or that are gone, are drawn now."""
+    """Return an earlier run's result, after drawing heatmaps that it skipped or that are gone."""
     found = header.found
     missing = find_undrawn(drawings) if job.config.heatmaps else []
     if missing:
@@ -118,7 +118,7 @@ def _reuse(header: PredictionsHeader, drawings: Sequence[Drawing], job: Predicti
 
 
 def _draw(drawings: Sequence[Drawing], tiles: str) -> int:
-    """Draw each slide; how many were: others have no tile that was decoded."""
+    """Draw each slide; return how many were drawn: the others have no decodable tile."""
     warn_of_unrecorded(drawings, tiles)
     if not drawings:
         return 0
@@ -126,7 +126,7 @@ def _draw(drawings: Sequence[Drawing], tiles: str) -> int:
 
 
 def _address(digest: str, manifest: Manifest, config: PredictConfig) -> str:
-    """16 hex digits that change with the model, the tiles, the slides that they lie on, and what is asked for."""
+    """16 hex digits that change with the model, the tiles, their slides, and the options that affect the output."""
     records = read_slides(manifest, config.storage).values() if manifest.header.slides is not None else ()
     slides = [[each.name, each.identity, each.mpp, each.tile_side, each.origin] for each in records]
     parts = [FORM, digest, manifest.header.digest, config.split, config.masks, slides]
@@ -134,7 +134,7 @@ def _address(digest: str, manifest: Manifest, config: PredictConfig) -> str:
 
 
 def _ingest_slides(config: PredictConfig, card: ModelCard) -> str:
-    """The slides' tiles, cut at the model's resolution; where they lie: files that were replaced are cut anew."""
+    """Cut the slides at the model's resolution and return the tile set's URI, which changes if a file is replaced."""
     source = SlideSource(
         paths=config.slides, mpp=card.tile_mpp, slide_mpp=config.slide_mpp, min_tissue=config.min_tissue
     )
@@ -148,7 +148,7 @@ def _ingest_slides(config: PredictConfig, card: ModelCard) -> str:
 
 
 def _fingerprint(slide: str, storage: Storage) -> str | None:
-    """None for a slide that is not there; ingest says so."""
+    """The slide's fingerprint; None for a missing slide, which ingest reports."""
     try:
         return fingerprint_source(slide, storage)
     except FileNotFoundError:
@@ -156,10 +156,10 @@ def _fingerprint(slide: str, storage: Storage) -> str | None:
 
 
 def _join(tallies: list[SlideTally], manifest: Manifest, config: PredictConfig) -> dict[str, SlideTally]:
-    """What is said of each slide, ascending by name, from what is said of those in each shard.
+    """Merge the shards' tallies into one per slide, ascending by name.
 
-    The slides that gave no tile are among them, unless a split is asked for. Raises InputError when more tiles are
-    undecodable than are allowed.
+    Slides without tiles are included, unless a split was chosen. Raises InputError when more tiles are undecodable than
+    allowed.
     """
     corrupt = sum(tally.undecodable for tally in tallies)
     if corrupt > config.max_corrupt:
@@ -177,7 +177,7 @@ def _slides_without_tiles(manifest: Manifest, storage: Storage) -> list[SlideTal
 
 
 def _cases(manifest: Manifest, slides: Mapping[str, SlideTally]) -> dict[str, list[str]]:
-    """The cases that each of `slides` has tiles of."""
+    """The cases of each of `slides`, from its tiles."""
     cases: dict[str, list[str]] = {}
     for row in manifest.table.group_by(["slide", "case"], use_threads=False).aggregate([]).to_pylist():
         if row["slide"] in slides:

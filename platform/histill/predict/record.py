@@ -11,24 +11,24 @@ HEADER_NAME = "predictions.json"
 
 @dataclass(frozen=True)
 class Predicted:
-    """Finished predictions."""
+    """The result of finished predictions."""
 
     predictions: str  # folder
     tiles: int
     corrupt: int
-    classes: dict[str, int]  # tiles of each
-    slides: str  # a CSV of each slide's tiles and shares
-    skipped: tuple[str, ...]  # a sentence for each of the slides that gave no tile
-    heatmaps: int  # slides that have one
-    seconds: float  # that the tiles took
+    classes: dict[str, int]  # tiles per class
+    slides: str  # CSV of each slide's tiles and class shares
+    skipped: tuple[str, ...]  # one sentence per slide without tiles
+    heatmaps: int  # slides with a heatmap
+    seconds: float  # spent on the tiles
     reused: bool
 
 
 class PredictionsHeader(Record):
-    """By what model and of which tiles the predictions are; written last, so those without it are not finished."""
+    """The model and tiles that the predictions are for; written last, so that it marks them as complete."""
 
     noun: ClassVar[str] = "a header of predictions"
-    remedy: ClassVar[str] = "remove it and give the same command again"
+    remedy: ClassVar[str] = "remove it and run the same command again"
 
     model: str
     tiles: str

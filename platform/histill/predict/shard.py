@@ -1,4 +1,4 @@
-"""Write the predictions for one shard of tiles as one file."""
+"""Write the predictions for each shard of tiles as one file."""
 
 import io
 from collections.abc import Iterator
@@ -24,35 +24,35 @@ from histill.tiles.shards import TileShard, shards_of
 from histill.tiles.tally import measure_areas, tally_tiles
 
 PLACE = ("tile_id", "slide", "case", "x", "y")
-FOREGROUND = 0.01  # of a segmenter's tile: with less of all classes together it counts as background
+FOREGROUND = 0.01  # share of a segmenter's tile: with less of all classes together, the tile is background
 
 
 def prediction_schema(masks: bool) -> pa.Schema:
-    """The columns of a prediction file; a tile that could not be decoded has a place and nothing else."""
+    """The schema of a prediction file; undecodable tiles have only the PLACE columns."""
     strings = [pa.field(name, pa.string(), nullable=False) for name in PLACE[:3]]
     numbers = [pa.field(name, pa.int32(), nullable=False) for name in PLACE[3:]]
     said = [
-        # the likeliest; several joined by |; of a segmenter the one of most pixels beside the background
+        # the most probable; multiple labels joined by |; for a segmenter the most frequent foreground class
         pa.field("class", pa.string()),
-        pa.field("probabilities", pa.list_(pa.float32())),  # of each class; of a segmenter its share of the pixels
+        pa.field("probabilities", pa.list_(pa.float32())),  # per class; for a segmenter its share of the pixels
     ]
     return pa.schema([*strings, *numbers, *said, *([pa.field("mask", pa.binary())] if masks else [])])
 
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """What to predict with. Small: it is sent to every actor."""
+    """The inputs of an actor. Small, because it is sent to every one."""
 
     config: PredictConfig
     model: str  # a model folder that every node can read
     tiles: str  # the tile set
     uri: str  # folder of the predictions
-    model_digest: str  # of both, when the folder was named by them
+    model_digest: str  # digests that the folder was named by
     tiles_digest: str
 
 
 class PredictionWorker:
-    """One actor: holds the network, and writes the predictions for shard after shard."""
+    """An actor that holds the network and writes the predictions shard by shard."""
 
     def __init__(self, job: PredictionJob) -> None:
         config = job.config
@@ -69,7 +69,7 @@ class PredictionWorker:
         self._shards = {shard.shard: shard for shard in shards_of(self._manifest)}
 
     def __call__(self, name: str) -> list[dict[str, Any]]:
-        """Write the predictions for a shard, unless an earlier run has; the tallies of its slides, as plain values."""
+        """Write the predictions for a shard, unless an earlier run has; return its slides' tallies as plain values."""
         shard, folder = self._shards[name], folder_name(self._job.uri)
         target, rows = join(self._job.uri, name), self._rows(shard)
         found = self._earlier(target, rows)
@@ -80,7 +80,7 @@ class PredictionWorker:
         return [asdict(tally) for tally in tallies]
 
     def _earlier(self, uri: str, rows: np.ndarray) -> pa.Table | None:
-        """What an earlier run wrote for these tiles; None if some could not be decoded: they may have been mended."""
+        """An earlier run's predictions for these tiles; None if some were undecodable, since they may be repaired."""
         storage, name = self._job.config.storage, folder_name(self._job.uri)
         found = read_columns(uri, ["tile_id", "slide", "class", "probabilities"], storage, belongs_to=name)
         if found is None or found["class"].null_count:
@@ -88,7 +88,7 @@ class PredictionWorker:
         return found if found["tile_id"].equals(self._manifest.table["tile_id"].take(pa.array(rows))) else None
 
     def _rows(self, shard: TileShard) -> np.ndarray:
-        """Its tiles, of the split that is asked for, as rows of the manifest."""
+        """The manifest rows of the shard's tiles in the chosen split."""
         rows = np.arange(shard.first, shard.first + shard.tiles)
         split = self._job.config.split
         if split is None:
@@ -119,7 +119,7 @@ class PredictionWorker:
         return pa.Table.from_pydict(columns, schema=prediction_schema(config.masks))
 
     def _said(self, batch: TileBatch) -> Iterator[tuple[int, tuple[str, np.ndarray, bytes | None]]]:
-        """Of each tile of the batch that could be decoded: its row, class, probabilities and mask."""
+        """Yield row, class, probabilities and mask of each decodable tile of the batch."""
         outputs = self._card.outputs
         logits = self._network(batch.student.to(self._device).float()).float()
         masks: list[bytes | None] = [None] * len(logits)

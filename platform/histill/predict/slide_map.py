@@ -6,52 +6,52 @@ from functools import cached_property
 import numpy as np
 
 USUAL_SIDE = 512.0  # level-0 pixels: tiles of 256 px at 0.5 um/px, cut from a scan of 0.25 um/px
-MOST_PIXELS = 2048  # along a side of an image of tiles
-_OFF_GRID = 0.25  # of a tile's side: tiles that are further from a common grid are drawn in finer pixels
+MOST_PIXELS = 2048  # along a side of the image
+_OFF_GRID = 0.25  # of a tile's side: tiles further off a common grid are drawn with finer pixels
 _FINER = 4
 
 
 @dataclass(frozen=True)
 class SlideMap:
-    """The predictions of one slide's tiles. Pixels are those of the slide's level 0.
+    """The predictions of one slide's tiles, in pixels of the slide's level 0.
 
-    `side` is that of a tile as it was recorded when the slide was cut; nothing derives it from where the tiles lie,
-    since they may be sparse. Who draws tiles without such a record states theirs, or has the `USUAL_SIDE`.
+    `side` is a tile's side as recorded when the slide was cut. It is never inferred from the tiles' positions, since
+    they may be sparse; without a record, pass it or accept `USUAL_SIDE`.
     """
 
     slide: str
     classes: tuple[str, ...]
-    x: np.ndarray  # [N], left edges, from the left edge of level 0
+    x: np.ndarray  # [N], left edges, relative to the left edge of level 0
     y: np.ndarray  # [N], top edges
-    probabilities: np.ndarray  # float32 [N, K]; of a segmenter the classes' shares of a tile
-    names: tuple[str, ...]  # the class of each tile; several joined by |, "" for none
+    probabilities: np.ndarray  # float32 [N, K]; for a segmenter the classes' shares of a tile
+    names: tuple[str, ...]  # class of each tile; several joined by |, "" for none
     side: float = USUAL_SIDE  # may be fractional
-    origin: tuple[int, int] = (0, 0)  # x, y of OpenSlide's bounds, from which QuPath counts
-    segmenter: bool = False  # the first class is the background then
+    origin: tuple[int, int] = (0, 0)  # x, y of OpenSlide's bounds, the origin of QuPath's coordinates
+    segmenter: bool = False  # if so, the first class is the background
     mpp: float | None = None  # um/px of level 0
 
     @cached_property
     def left(self) -> np.ndarray:
-        """float64 [N]: left edges as QuPath counts them."""
+        """float64 [N]: left edges in QuPath's coordinates."""
         return self.x.astype(np.float64) - self.origin[0]
 
     @cached_property
     def top(self) -> np.ndarray:
-        """float64 [N]: top edges as QuPath counts them."""
+        """float64 [N]: top edges in QuPath's coordinates."""
         return self.y.astype(np.float64) - self.origin[1]
 
     def squares(self) -> np.ndarray:
-        """float64 [N, 4]: left, top, right, bottom of each tile as QuPath counts them.
+        """float64 [N, 4]: left, top, right, bottom of each tile in QuPath's coordinates.
 
-        Tiles begin at whole pixels while `side` may be a fraction: one that ends within a pixel of where others begin
-        ends there, so that neighbors neither overlap nor leave a gap, and no error adds up.
+        Tiles start at whole pixels while `side` may be fractional. An edge less than a pixel from the start of other
+        tiles is snapped to it, so that neighbors neither overlap nor leave a gap and no error accumulates.
         """
         edges = [_snap_to(first + self.side, np.unique(first)) for first in (self.left, self.top)]
         return np.stack([self.left, self.top, *edges], axis=1)
 
     @cached_property
     def pitch(self) -> float:
-        """What the closest two tiles are apart: `side`, or less where tiles overlap by more than their rounding."""
+        """The distance between the closest two tiles: `side`, or less if they overlap by more than rounding."""
         from scipy.spatial import KDTree
 
         places = np.unique(np.stack([self.left, self.top], axis=1), axis=0)
@@ -61,18 +61,18 @@ class SlideMap:
         if near >= self.side - 1:
             return self.side
         steps = np.concatenate([np.diff(np.unique(each)) for each in (self.left, self.top)])
-        rounded = steps[abs(steps - near) <= 1]  # of a stride that is no whole number
+        rounded = steps[abs(steps - near) <= 1]  # steps of a fractional stride
         return float(rounded.mean()) if len(rounded) else near
 
     def grid(self, values: np.ndarray, most: int = MOST_PIXELS) -> np.ndarray:
-        """`values`, [N], as an image, NaN where there is no tile: see `image`."""
+        """`values`, [N], as an image with NaN where there is no tile: see `image`."""
         return self.image(values, most)[0]
 
     def image(self, values: np.ndarray, most: int = MOST_PIXELS) -> tuple[np.ndarray, tuple[float, float, float]]:
-        """`values`, [N], as an image, NaN where there is no tile, and where it lies: left, top, and a pixel's side.
+        """`values`, [N], as an image with NaN where there is no tile, and its position: left, top, and a pixel's side.
 
-        A tile is one pixel (the middle of it where tiles overlap), or several where the tiles lie on no common grid.
-        No side has more than `most` pixels: on a larger slide a pixel is the mean of the tiles that it shows.
+        A tile becomes one pixel (its center if tiles overlap), or several if the tiles are not on a common grid. No
+        side has more than `most` pixels: on a larger slide each pixel is the mean of the tiles that it covers.
         """
         begin = [float(each.min()) + (self.side - self.pitch) / 2 for each in (self.left, self.top)]
         offsets = [each - each.min() for each in (self.left, self.top)]
@@ -94,7 +94,7 @@ class SlideMap:
 
 
 def _snap_to(ends: np.ndarray, begins: np.ndarray) -> np.ndarray:
-    """`ends`, each moved onto the nearest of `begins` (ascending) if that is less than a pixel away."""
+    """`ends`, each snapped to the nearest of `begins` (ascending) if that is less than a pixel away."""
     after = np.searchsorted(begins, ends).clip(0, len(begins) - 1)
     before = (after - 1).clip(0)
     nearest = np.where(abs(begins[after] - ends) < abs(begins[before] - ends), begins[after], begins[before])
@@ -102,8 +102,8 @@ def _snap_to(ends: np.ndarray, begins: np.ndarray) -> np.ndarray:
 
 
 def _spans(offsets: np.ndarray, side: float, pixel: float, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """First pixel, and the one after the last, of each square; one that is smaller than a pixel has one, too."""
-    # An edge that lies half way goes to one side whatever its rounding.
+    """First pixel, and one past the last, of each square; squares smaller than a pixel get one pixel."""
+    # An edge at half a pixel is always rounded to the same side, whatever its floating-point error.
     first, last = (np.rint((offsets + moved) / pixel - 1e-3).astype(int) for moved in (0.0, side))
     first = first.clip(0, most - 1)
     return first, np.maximum(first + 1, last.clip(0, most))

@@ -1,4 +1,4 @@
-"""Write a table of the predicted slides, for spreadsheets and statistics."""
+"""Write a CSV of the predicted slides, for spreadsheets and statistics."""
 
 import csv
 import io
@@ -14,11 +14,11 @@ def write_csv(
     cases: Mapping[str, Sequence[str]],
     files: Mapping[str, str],
 ) -> bytes:
-    """A table of one line a slide, UTF-8: its tiles and their area, each class's share and tiles, its files' name.
+    """A UTF-8 CSV with one line per slide: its tiles and their area, each class's share and tiles, its files' name.
 
-    The share is the mean over the tiles: `share_<class>` of their area, of a classifier `mean_probability_<class>`;
-    empty where no tile could be decoded. `tiles_<class>` are those said to be of the class. Where classes do not
-    exclude each other a tile may be of several, and `tiles_none` are those of none.
+    The share is a mean over the tiles, `share_<class>` of a segmenter and `mean_probability_<class>` of a classifier;
+    empty if no tile could be decoded. `tiles_<class>` counts the tiles predicted as the class. With multiple labels a
+    tile may count for several classes, and `tiles_none` counts those without any.
     """
     classes, mean = outputs.scored, "share" if outputs.dense else "mean_probability"
     text = io.StringIO(newline="")
