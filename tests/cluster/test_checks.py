@@ -125,7 +125,7 @@ def test_a_wrong_token_and_a_wrong_secret_key(head: RayHead, store: Store) -> No
 def test_a_reader_cannot_write_and_mlflow_is_away(store: Store) -> None:
     env = {**store.environment_of_reader(), "MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
     probed = probe(env=env, secrets=[store.reader.secret_key])
-    assert probed.table.startswith("RAY_ADDRESS is not set: a Ray is started on this machine, and checked.\n")
+    assert probed.table.startswith("RAY_ADDRESS is not set: starting Ray on this machine to check it.\n")
     red = probed.red()
     assert set(red) == {"write", "MLflow"}
     assert list(probed.states("read").values()) == ["ok"]
@@ -148,7 +148,7 @@ def test_a_node_with_another_histill_and_a_missing_bucket(store: Store, tmp_path
     probed = probe(f"read={missing}", f"write={missing}", env=env, secrets=[], python=("-I",), storage=False)
     red = probed.red()
     assert set(red) == {"histill", "read", "write"}
-    assert red["histill"][0] == f"{tmp_path}/histill is another histill than the driver's"
+    assert red["histill"][0] == f"{tmp_path}/histill differs from the driver's histill"
     assert "py_modules" in red["histill"][1]
     for check in ("read", "write"):
         assert red[check][0].startswith(f"the bucket of {missing} does not exist")

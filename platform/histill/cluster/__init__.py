@@ -1,1 +1,1 @@
-"""The Ray cluster: join it, run tasks on it, show their progress."""
+"""The Ray cluster: join it, run tasks on it, show progress."""

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 from histill.config.common import Worker
 
-_EXACT = 1e-9  # 0.3 goes into 0.9 three times
+_EXACT = 1e-9  # so that three workers of 0.3 fit into 0.9
 
 
 def workers_per_node(node: Mapping[str, float], worker: Worker) -> int:
-    """How many such workers an idle node (its resources, as Ray names them) holds; parts of a GPU are of one GPU."""
+    """How many such workers fit on an idle node with these Ray resources; a fraction comes from a single GPU."""
     on_cpus = math.floor(node.get("CPU", 0.0) / worker.cpus + _EXACT)
     if not worker.gpus:
         return on_cpus

@@ -16,11 +16,11 @@ from histill.errors import InputError, UnavailableError
 
 OWN_TOKEN = "~/.ray/auth_token"  # where Ray keeps one
 CONNECT_S = 5.0  # seconds to wait for the cluster's port to answer
-LOCAL = "local"  # Ray's own word for "start one here"
+LOCAL = "local"  # Ray's name for "start a cluster here"
 _MAY_PASS = ("timed out", "Timed out", "TimeoutError", "Failed to connect", "UNAVAILABLE")
 _BUSY: tuple[type[InputError], str] = (
     UnavailableError,
-    "end what else keeps its processors, memory or /dev/shm busy (`free -h`, `df -h /dev/shm /tmp`) and give the same "
+    "end other programs that use up its CPUs, memory or /dev/shm (`free -h`, `df -h /dev/shm /tmp`) and run the same "
     "command again, or join a cluster by RAY_ADDRESS",
 )
 _STARTS: tuple[tuple[tuple[str, ...], type[InputError], str], ...] = (
@@ -38,18 +38,18 @@ _STARTS: tuple[tuple[tuple[str, ...], type[InputError], str], ...] = (
         "unset RAY_AUTH_MODE, or set RAY_AUTH_TOKEN_PATH to a file that holds one",
     ),
 )
-_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")  # in what Ray says of a mismatch: the cluster's, and its own
+_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")  # in Ray's message about a mismatch: the cluster's, then its own
 
 
 @contextlib.contextmanager
 def connect_cluster(*, hook: bool = True) -> Iterator[None]:
-    """Connect to the cluster at $RAY_ADDRESS, or start Ray on this machine and end it afterwards.
+    """Connect to the cluster at $RAY_ADDRESS, or start Ray on this machine and stop it afterwards.
 
-    A connection that is already open is used and left open. With HISTILL_VERBOSE=1 the workers' output is
-    shown. Without `hook` the workers do not run `tell_address`, and may be on nodes without histill.
+    An existing connection is used and left open. With HISTILL_VERBOSE=1 the workers' output is shown. Without `hook`
+    the workers do not run `tell_address`, and may run on nodes without histill.
 
-    Raises InputError when the address does not answer, the token is missing or wrong, or the cluster is of other
-    versions.
+    Raises InputError when the address does not answer, the token is missing or wrong, or the versions of Ray or Python
+    differ.
     """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
@@ -67,7 +67,7 @@ def connect_cluster(*, hook: bool = True) -> Iterator[None]:
 
     try:
         _init(address, hook)
-        reinstall_handlers()  # Ray answers SIGTERM in its own way
+        reinstall_handlers()  # Ray installs its own SIGTERM handler
         yield
     finally:
         ray.shutdown()
@@ -80,25 +80,25 @@ def _init(address: str, hook: bool) -> None:
         with silence_ray_start():
             ray.init(
                 address,
-                # Without the dashboard, placement groups of trials that Tune stops early are never given back.
+                # Without the dashboard, placement groups of trials that Tune stops early are never released.
                 include_dashboard=True if address == LOCAL else None,
                 log_to_driver=is_verbose(),
                 logging_level=logging.INFO if is_verbose() else logging.ERROR,
                 runtime_env={"worker_process_setup_hook": "histill.cluster.connect.tell_address"} if hook else None,
             )
-    except Exception as error:  # Ray raises plain ones
+    except Exception as error:  # Ray raises plain exceptions
         if is_verbose():
             print_trace(error)
         raise _start_error(address, error) from None
 
 
 def _start_error(address: str, error: Exception) -> InputError:
-    """What Ray's failure to start or to join means, in one sentence."""
+    """Explain in one sentence why Ray failed to start or to join."""
     text = redact(str(error))
     if len(found := _VERSIONS.findall(text)) == 2:
         theirs, ours = (f"Ray {version}, Python {python}" for version, python in found)
         return InputError(
-            f"Ray at {redact(address)} is of other versions ({theirs}) than this process ({ours}); install the same "
+            f"Ray at {redact(address)} has other versions ({theirs}) than this process ({ours}); install the same ones "
             "here and there, or submit the job to the cluster with `ray job submit`."
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -115,10 +115,10 @@ def _start_error(address: str, error: Exception) -> InputError:
 
 
 def tell_address() -> None:
-    """Run by Ray in each new worker: name the cluster in RAY_ADDRESS.
+    """Set RAY_ADDRESS to the cluster; Ray runs this in each new worker.
 
-    Drivers inside workers, as Tune's trials are, otherwise look for a cluster on the machine, find none or
-    another one, and leave the placement groups of stopped trials reserved.
+    Otherwise drivers inside workers, such as Tune's trials, look for a cluster on the machine, find none or the wrong
+    one, and leave the placement groups of stopped trials reserved.
     """
     import ray
 
@@ -126,11 +126,10 @@ def tell_address() -> None:
 
 
 def _prepare_own_cluster() -> None:
-    """Choose how the new cluster is protected, before Ray is imported and reads it.
+    """Configure authentication of the new cluster, before Ray is imported and reads the environment.
 
-    Ray would turn token authentication on by itself and leave a token that everyone on the machine can read
-    in the home folder. Unless the user has one, the token here lives and ends with this process and its
-    children.
+    Ray would enable token authentication by itself and leave a world-readable token in the home folder. Unless the user
+    has a token, the one made here exists only in the environment of this process and its children.
     """
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -144,7 +143,7 @@ def _prepare_own_cluster() -> None:
 
 
 def _check_address(address: str) -> None:
-    """Raise InputError at once where Ray would try for long, and say little, about an address or a token."""
+    """Raise InputError at once for an address or token on which Ray would retry for long and explain little."""
     shown = redact(address)
     if "://" in address:
         raise InputError(
@@ -170,9 +169,9 @@ def _check_address(address: str) -> None:
 
 
 def asks_for_token(address: str) -> bool | None:
-    """Whether the cluster whose GCS is at `address` (host:port) refuses who shows no token; None: it says neither.
+    """Whether the cluster whose GCS is at `address` (host:port) refuses clients without a token; None: unknown.
 
-    Raises nothing. With RAY_USE_TLS=1 it is not asked: who has no certificate is refused before.
+    Raises nothing. With RAY_USE_TLS=1 it is not asked: clients without a certificate are refused earlier.
     """
     refusal = _refusal(address, None)
     if refusal is None:
@@ -181,10 +180,10 @@ def asks_for_token(address: str) -> bool | None:
 
 
 def _refusal(target: str, token: str | None) -> str | None:
-    """The gRPC status with which the GCS answers a harmless question, or None when it answers it."""
+    """The gRPC error status of a harmless request to the GCS, or None if it succeeds."""
     import grpc
 
-    if os.environ.get("RAY_USE_TLS") == "1":  # Ray's certificates are needed; leave it to Ray
+    if os.environ.get("RAY_USE_TLS") == "1":  # needs Ray's certificates; leave it to Ray
         return None
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     with grpc.insecure_channel(target) as channel:
@@ -197,7 +196,7 @@ def _refusal(target: str, token: str | None) -> str | None:
 
 
 def _token() -> str | None:
-    """The token that Ray would use, in its order of precedence, when tokens are on."""
+    """The token that Ray would use, in Ray's order of precedence, if token authentication is on."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return None
     if given := os.environ.get("RAY_AUTH_TOKEN"):

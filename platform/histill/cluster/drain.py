@@ -2,10 +2,10 @@
 
   python -m histill.cluster.drain 90    # on the node, once the cloud has given notice; the seconds that are left
 
-The node is drained, as Ray calls it: nothing new is placed there, and the runs that have workers on it write a
-checkpoint. The command ends when the node is gone, which is at once if nothing runs there, or when the time is up. The
-cluster is the one at $RAY_ADDRESS, or this machine's. `ray start --block` does the same by itself when it is sent
-SIGTERM, for $RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S; this is for notices that come in another way.
+Ray places nothing new on a draining node, and runs with workers on it write a checkpoint. The command ends when the
+node is gone, which is at once if nothing runs there, or when the time is up. The cluster is the one at $RAY_ADDRESS, or
+this machine's. `ray start --block` drains its node by itself on SIGTERM, for $RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S;
+this command is for preemption notices that arrive in another way.
 """
 
 import os
@@ -22,9 +22,9 @@ _POLL_S = 1.0
 
 
 def drain_this_node(seconds: int) -> None:
-    """Drain this machine's node, and wait until it is gone, but no longer than `seconds`.
+    """Drain this machine's node and wait at most `seconds` until it is gone.
 
-    Raises HistillError when there is no node of a cluster here, or Ray does not drain it.
+    Raises HistillError when this machine has no node of a cluster, or Ray does not drain it.
     """
     begun = time.monotonic()
     node, gcs_address = _this_node()
@@ -32,13 +32,13 @@ def drain_this_node(seconds: int) -> None:
     about = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the machine is about to be taken away"]
     deadline = ["--deadline-remaining-seconds", str(seconds)]
     if subprocess.run([*command, "--node-id", node["NodeID"], *about, *deadline], stdout=sys.stderr).returncode:
-        raise HistillError(f"Ray at {gcs_address} does not drain the node {node['NodeID']}; see what it said above.")
+        raise HistillError(f"Ray at {gcs_address} does not drain the node {node['NodeID']}; see its output above.")
     while time.monotonic() - begun < seconds and _answers(node["NodeManagerAddress"], node["NodeManagerPort"]):
         time.sleep(_POLL_S)
 
 
 def _this_node() -> tuple[dict[str, Any], str]:
-    """This machine's node as Ray describes it, and the address of its cluster's GCS."""
+    """This machine's node as listed by Ray, and the address of its cluster's GCS."""
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "auto")
@@ -46,9 +46,9 @@ def _this_node() -> tuple[dict[str, Any], str]:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise HistillError(f"no node of Ray's is found here ({reason}); set RAY_ADDRESS to the cluster's.") from None
+        raise HistillError(f"no Ray node was found here ({reason}); set RAY_ADDRESS to the cluster's.") from None
     try:
-        # not the node that the driver was given, which may be another's where hosts share their folders
+        # not the driver's own node, which may be on another machine if hosts share their folders
         here = [node for node in ray.nodes() if node["Alive"] and _is_here(node["NodeManagerAddress"])]
         gcs_address = str(ray.get_runtime_context().gcs_address)
     finally:

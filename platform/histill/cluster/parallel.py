@@ -1,8 +1,8 @@
 """Run one function over many items on the Ray cluster.
 
-`map_tasks` is for work that needs nothing but its item: Ray starts a task for each, and leaving the loop cancels what
-is under way. `map_actors` is for work that holds a network: a fixed number of actors load it once and take items in
-turn. (To ask every node one question, whatever its load, see `histill.preflight.nodes`.)
+`map_tasks` is for stateless work: Ray starts a task for each item, and leaving the loop cancels running tasks.
+`map_actors` is for work that holds a network: a fixed number of actors load it once and process items in turn. (To run
+a probe on every node, whatever its load, see `histill.preflight.nodes`.)
 """
 
 import json
@@ -20,20 +20,19 @@ from histill.errors import HistillError
 T = TypeVar("T")
 R = TypeVar("R")
 
-WAITING_PER_CPU = 2  # tasks handed to Ray for each CPU: enough that none idles, few enough to stop soon
+WAITING_PER_CPU = 2  # tasks submitted per CPU: enough to keep all busy, few enough to stop soon
 
 
 def map_tasks(function: Callable[[T], R], items: Sequence[T], *, cpus: float = 1.0, gpus: float = 0.0) -> Iterator[R]:
-    """`function(item)` for every item, as Ray tasks of `cpus` CPUs and `gpus` GPUs; results come as they are done.
+    """Run `function(item)` for every item in Ray tasks of `cpus` CPUs and `gpus` GPUs; yields results as completed.
 
-    Lost workers are replaced and their items tried again by Ray. Leaving the loop early cancels what is under
-    way.
+    Ray replaces lost workers and retries their items. Leaving the loop early cancels running tasks.
 
-    Raises whatever HistillError `function` raised, as it was raised.
+    A HistillError from `function` is raised unwrapped.
     """
     import ray
 
-    def work(item: T) -> R:  # Ray takes functions, and `function` may be a partial one
+    def work(item: T) -> R:  # Ray needs a function, and `function` may be a partial
         return function(item)
 
     task = ray.remote(work).options(num_cpus=cpus, num_gpus=gpus)
@@ -54,7 +53,7 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], *, cpus: float = 1
                 raise
             yield result
     finally:
-        # A process that ends takes its tasks along; Ray 2.60 aborts it when one ends just as it is cancelled.
+        # A driver's exit ends its tasks anyway, and Ray 2.60 aborts it if a task ends just as it is cancelled.
         for reference in [] if is_interrupted() else running:
             ray.cancel(reference, recursive=True)
 
@@ -62,10 +61,10 @@ def map_tasks(function: Callable[[T], R], items: Sequence[T], *, cpus: float = 1
 def map_actors(
     make: Callable[..., Callable[[str], Any]], arguments: tuple[Any, ...], items: Sequence[str], workers: Workers
 ) -> Iterator[Any]:
-    """What `make(*arguments)`, called once in each actor, makes of every item; results come as they are done.
+    """Apply the callable that each actor makes by `make(*arguments)` to every item; yields results as completed.
 
-    They are values that JSON can hold. Ray Data runs at most `workers.count` actors, and repeats what a lost one had
-    begun. Errors of the work are raised as they were.
+    Results must be JSON-serializable. Ray Data runs at most `workers.count` actors, and retries the items of lost ones.
+    Errors of the work are raised unwrapped.
     """
     data = import_ray_data()
     dataset = data.from_items(list(items), override_num_blocks=len(items))
@@ -74,12 +73,12 @@ def map_actors(
         fn_constructor_args=(make, arguments),
         batch_size=1,
         batch_format="pyarrow",
-        # all at once where there is room: a pool that grows by itself keeps the others waiting
+        # start all actors at once if they fit: a pool that scales up on its own keeps work waiting
         compute=data.ActorPoolStrategy(
             min_size=1,
             max_size=workers.count,
             initial_size=min(workers.count, max(1, len(items))),
-            max_tasks_in_flight_per_actor=2,  # one waits while one is worked on; more, and the last ones lie unevenly
+            max_tasks_in_flight_per_actor=2,  # one running, one queued; with more, the last items are spread unevenly
         ),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,

@@ -23,7 +23,7 @@ def _figure(rate: float) -> str:
 
 @dataclass
 class Progress:
-    """Shows `done` of `total` units of work, with the rate and the time left.
+    """Show `done` of `total` units of work, with the rate and the time left.
 
     On a terminal one line is redrawn; elsewhere (a job's log) a line is printed every `every_s` seconds.
     """
@@ -39,11 +39,11 @@ class Progress:
     _width: int = 0
 
     def start_at(self, done: int) -> None:
-        """Count what an earlier run did as done, but not into the rate."""
+        """Count an earlier run's work as done, without including it in the rate."""
         self.done = self._resumed_at = done
 
     def update(self, done: int, detail: str = "", rate: float | None = None) -> None:
-        """Set the amount done and show it when it is time to. `rate`: units/s, where the caller knows it better."""
+        """Set the amount done, and show it if due. `rate` overrides the measured units/s."""
         self.done = done
         now = time.monotonic()
         wait = 0.2 if sys.stderr.isatty() else self.every_s
@@ -78,7 +78,7 @@ class Progress:
 def track(
     items: Iterable[T], total: int, *, title: str, unit: str, count: Callable[[T], int] = lambda _: 1
 ) -> Iterator[T]:
-    """`items`, with their progress shown as they come; each counts as `count` of the `total` units."""
+    """Yield `items` and show their progress; each item counts as `count(item)` of the `total` units."""
     progress = Progress(title, total, unit)
     done = 0
     try:

@@ -1,4 +1,4 @@
-"""Find the error of ours inside Ray's exception wrappers."""
+"""Find the HistillError inside Ray's exception wrappers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from histill.errors import HistillError
 
 
 def unwrap_error(error: BaseException | None) -> HistillError | None:
-    """The HistillError at the bottom of what Ray has wrapped around it, if there is one."""
+    """The HistillError inside Ray's exception wrappers, if any."""
     seen: set[int] = set()
     queue: list[Any] = [error]
     while queue:
@@ -15,9 +15,9 @@ def unwrap_error(error: BaseException | None) -> HistillError | None:
         if not isinstance(current, BaseException) or id(current) in seen:
             continue
         seen.add(id(current))
-        cause = getattr(current, "cause", None)  # ray's RayTaskError, whose class derives from its cause's as well
+        cause = getattr(current, "cause", None)  # a RayTaskError, whose class also derives from its cause's
         if isinstance(current, HistillError) and cause is None:
-            # Ray Data appends lines of advice to whatever a task of its own raises
+            # Ray Data appends lines of advice to errors of its tasks
             return type(current)(str(current).partition("\n")[0])
         failures = getattr(current, "worker_failures", None)  # ray.train's WorkerGroupError
         of_controller = getattr(current, "controller_failure", None)  # ray.train's ControllerError

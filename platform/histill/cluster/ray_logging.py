@@ -9,15 +9,15 @@ from types import ModuleType
 
 
 def is_verbose() -> bool:
-    """Whether the user asked for everything that Ray and the workers print (`--verbose`)."""
+    """Whether the user asked for all output of Ray and the workers (`--verbose`)."""
     return os.environ.get("HISTILL_VERBOSE") == "1"
 
 
 def import_ray_data() -> ModuleType:
-    """`ray.data`, its console logging silenced unless `is_verbose()`; its log files keep everything."""
+    """Import `ray.data`, with console logging silenced unless `is_verbose()`; its log files keep everything."""
     import ray.data
 
-    # Else a task's own error arrives as a UserCodeException without its cause, and what was wrong is lost.
+    # Otherwise a task's error arrives as a UserCodeException without its cause.
     ray.data.DataContext.get_current().raise_original_map_exception = True
     if not is_verbose():
         for handler in logging.getLogger("ray.data").handlers:
@@ -28,7 +28,7 @@ def import_ray_data() -> ModuleType:
 
 @contextlib.contextmanager
 def silence_ray_start() -> Iterator[None]:
-    """Drop what is written to stderr unless `is_verbose()`: Ray's C++ core announces its log level."""
+    """Discard stderr unless `is_verbose()`, because Ray's C++ core announces its log level there."""
     if is_verbose():
         yield
         return

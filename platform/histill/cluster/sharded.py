@@ -1,8 +1,8 @@
-"""Make a folder of shards in parallel, such that the job can be killed at any write and run again.
+"""Write a folder of shards in parallel, by a job that can be killed at any write and run again.
 
-Each shard is written whole by its worker, which keeps one that an earlier run has written. The header is written last:
-it says that all shards are there and how many bytes they have together, so that a repeated job lists them and is done,
-and looks into each only where the listing differs. Ingest, response caches and predictions are such folders.
+Each worker writes its shard whole, and keeps one that an earlier run has written. The header is written last: it marks
+the folder complete and records the total size of the shards, so that a repeated job only lists the folder, and reads
+the shards only if the listing differs. Tile sets, response caches and predictions are such folders.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShardedFolder:
-    """A folder of shards, and the name of its header."""
+    """A folder of shards with a header."""
 
     uri: str
     header: str
     storage: Storage
 
     def read_header(self, read: Callable[[], T], *, repair: bool = True) -> T | None:
-        """What `read` returns of a header that is there; None when there is none, or none that can be read.
+        """The header as returned by `read`; None if it is missing or, with `repair`, unreadable.
 
-        Raises InputError as `read` does, unless what cannot be read is to be made again (`repair`).
+        Without `repair`, raises InputError as `read` does.
         """
         if not exists(join(self.uri, self.header), self.storage):
             return None
@@ -48,43 +48,43 @@ class ShardedFolder:
             return None
 
     def is_whole(self, shards: Iterable[str], shard_bytes: int | None) -> bool:
-        """Whether all `shards` are there, with as many bytes together as the header says."""
+        """Whether all `shards` exist with the total size recorded in the header."""
         if shard_bytes is not None and self._measure(shards) == shard_bytes:
             return True
         _logger.warning("shards of %s are missing or cut short and are made again", self.uri)
         return False
 
     def finish(self, header: H, shards: Iterable[str]) -> H:
-        """Write the header, whose `shard_bytes` are those of all shards together; nothing is written after it."""
+        """Write the header with the shards' total size as `shard_bytes`; nothing is written after it."""
         header = header.model_copy(update={"shard_bytes": self._measure(shards)})
         write_record(header, join(self.uri, self.header), self.storage)
         return header
 
     def _measure(self, shards: Iterable[str]) -> int | None:
-        """The bytes of all shards together; None when one is missing."""
+        """The total size of all shards in bytes; None if one is missing."""
         names = set(shards)
         found = measure_files(self.uri, names, self.storage)
         return sum(found.values()) if len(found) == len(names) else None
 
 
 def name_by_content(*parts: str) -> str:
-    """The name of a folder, 16 hex digits, that changes with each of what decides its content."""
+    """A folder name of 16 hex digits that changes with any of `parts`, which determine its content."""
     return hashlib.sha256(":".join(parts).encode()).hexdigest()[:16]
 
 
 def run_sharded(
     results: Iterable[R], expected: int, *, title: str, unit: str, count: Callable[[R], int] = lambda _: 1
 ) -> list[R]:
-    """The workers' results, one a shard, in any order; shows progress and checks that no unit of work is amiss.
+    """Collect the workers' results, one per shard, in any order; shows progress and checks the amount of work.
 
     Args:
-        results: begins the workers when it is iterated, as `map_tasks` and `map_actors` do.
-        expected: the units of work that the results must come to.
-        title, unit: of the progress.
-        count: the units of work of one result.
+        results: starts the workers when iterated, as `map_tasks` and `map_actors` do.
+        expected: total units of work of all results.
+        title, unit: labels of the progress.
+        count: units of work of one result.
 
     Raises:
-        RuntimeError: a unit is missing or doubled.
+        RuntimeError: units are missing or duplicated.
     """
     found = list(track(results, expected, title=title, unit=unit, count=count))
     if (done := sum(map(count, found))) != expected:
@@ -93,9 +93,8 @@ def run_sharded(
 
 
 def check_unchanged(uri: str, expected: str, found: str) -> None:
-    """Raises InputError when what a worker finds at `uri` has another digest than what the job began with."""
+    """Raise InputError if the digest that a worker finds at `uri` is not the one that the job started with."""
     if found != expected:
         raise InputError(
-            f"{uri} was replaced while this job was reading it; give the same command again, which is for what is "
-            "there now."
+            f"{uri} was replaced while this job was reading it; run the same command again, which uses the new content."
         )

@@ -1,6 +1,6 @@
-"""Handle Ctrl-C and SIGTERM: report at once and shut down in order, or end immediately when asked again.
+"""Handle Ctrl-C and SIGTERM: report at once and shut down in order, or end immediately on the second signal.
 
-A thread that finds that the process may not go on ends it in the same way, for a reason of its own.
+A thread can end the process in the same way with `end_for`.
 """
 
 import contextlib
@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_said_to_stay = ["what is written stays"]  # the innermost block's last
-_heeding: list[int] = []  # where to say so, while signals are heeded
+_said_to_stay = ["what is written stays"]  # the innermost block's entry is last
+_heeding: list[int] = []  # file descriptor for the message, while signals are handled
 _instead: list[Callable[[int, Any], None]] = []
 _received: list[int] = []
-_reasons: list[Exception] = []  # why the process ends, where it is not for a signal from outside
+_reasons: list[Exception] = []  # why the process ends, if not because of a signal from outside
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the process to end; `status` is the exit status that says so, 130 for Ctrl-C."""
+    """A signal asked the process to end; `status` is the corresponding exit status, 130 for Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -28,22 +28,22 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def handle_signals() -> Iterator[None]:
-    """Raise `Interrupted` where the main thread is when the first signal comes; end the process at the second.
+    """Raise `Interrupted` in the main thread on the first signal; end the process on the second.
 
-    In another thread than the main one it does nothing.
+    Does nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     earlier = [signal.getsignal(number) for number in _SIGNALS]
-    stderr = os.dup(2)  # Ray's start is silenced
+    stderr = os.dup(2)  # a duplicate, since stderr is silenced while Ray starts
     for number in _SIGNALS:
         signal.signal(number, _answer)
     _heeding.append(stderr)
     try:
         yield
     except (KeyboardInterrupt, Exception):
-        raise_if_interrupted()  # a library may raise one of its own in its place, or stumble over it
+        raise_if_interrupted()  # a library may have replaced it by its own exception, or failed because of it
         raise
     finally:
         _heeding.clear()
@@ -56,9 +56,10 @@ def handle_signals() -> Iterator[None]:
 
 
 def reinstall_handlers(instead: Callable[[int, Any], None] | None = None) -> None:
-    """Put the handlers of `handle_signals` back in place, where a library has put in its own.
+    """Reinstall the handlers of `handle_signals` after a library has replaced them.
 
-    With `instead` that is called in place of raising, where a library knows how to end; `raise_if_interrupted` follows.
+    `instead` is called in place of raising, for libraries with a shutdown of their own; the caller follows it with
+    `raise_if_interrupted`.
     """
     if _heeding and threading.current_thread() is threading.main_thread():
         _instead[:] = [] if instead is None else [instead]
@@ -68,7 +69,7 @@ def reinstall_handlers(instead: Callable[[int, Any], None] | None = None) -> Non
 
 @contextlib.contextmanager
 def keep_handlers() -> Iterator[None]:
-    """Put back, after the block, the handlers of signals in whose place a library has put its own."""
+    """Restore, after the block, signal handlers that a library has replaced."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -78,12 +79,12 @@ def keep_handlers() -> Iterator[None]:
     finally:
         _instead.clear()
         for number, handler in earlier.items():
-            if handler is not None:  # one that was not put in by Python
+            if handler is not None:  # None: not installed from Python
                 signal.signal(number, handler)
 
 
 def raise_if_interrupted() -> None:
-    """Raise `Interrupted`, without what is being handled, if a signal has come; or the reason given to `end_for`."""
+    """Raise `Interrupted` without context if a signal has arrived, or the reason given to `end_for`."""
     if _reasons:
         raise _reasons[0] from None
     if _received:
@@ -91,20 +92,20 @@ def raise_if_interrupted() -> None:
 
 
 def end_for(reason: Exception) -> None:
-    """From any thread: interrupt the main one as Ctrl-C does, such that `handle_signals` ends with `reason`."""
+    """Interrupt the main thread as Ctrl-C does, from any thread, so that `handle_signals` raises `reason`."""
     if _heeding and not _received:
         _reasons.append(reason)
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # which wakes it from a wait, too
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # also wakes it from a wait
 
 
 def is_interrupted() -> bool:
-    """Whether a signal has come, from which the process is now ending."""
+    """Whether a signal has arrived and the process is ending."""
     return bool(_received)
 
 
 @contextlib.contextmanager
 def keep_on_interrupt(what: str) -> Iterator[None]:
-    """While in the block, the line of an interrupted process says that `what` stays."""
+    """Within the block, say `what` in the message of an interrupted process, as in "... stays"."""
     _said_to_stay.append(what)
     try:
         yield
@@ -127,5 +128,5 @@ def _answer(number: int, frame: Any) -> None:
 def _say_so(number: int) -> None:
     again = "Ctrl-C" if number == signal.SIGINT else "the signal"
     line = f"stopping; {_said_to_stay[-1]}, and the same command resumes from it ({again} once more ends it at once).\n"
-    on_a_line = os.isatty(_heeding[0])  # of the progress, perhaps
+    on_a_line = os.isatty(_heeding[0])  # perhaps behind a progress bar
     os.write(_heeding[0], f"\n{line}".encode() if on_a_line else line.encode())

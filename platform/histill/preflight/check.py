@@ -15,11 +15,11 @@ from histill.preflight.nodes import Node, ask_nodes, list_alive_nodes, pickle_by
 from histill.preflight.results import DRIVER, Row, Verdict, gather_rows, row, run_isolated, verdict_of
 from histill.registry.mlflow_client import server_uri
 
-# Whose versions must agree: they read what the others write, and unpickle what the others send.
+# Versions must agree: processes unpickle each other's messages and read each other's files.
 PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "pydantic", "safetensors", "s3fs", "mlflow")
-CLUSTER = "cluster"  # the place of what is true of all nodes together
+CLUSTER = "cluster"  # place of a verdict on the whole cluster
 _CLOCK_SAMPLES = 5
-_SHARE_OF_A_PROGRAM = 0.3  # of the time for an answer, in which two programs may be run
+_SHARE_OF_A_PROGRAM = 0.3  # of the timeout, in which a node may run two programs
 _NOT_NAMED = {
     READ: "read=<folder> names what jobs will read, such as a tile set",
     WRITE: "write=<folder> names where jobs will write, such as runs",
@@ -28,13 +28,12 @@ _NOT_NAMED = {
 
 
 def check_cluster(config: CheckConfig) -> list[Row]:
-    """The rows of all checks. Joins the cluster at $RAY_ADDRESS, or starts a Ray on this machine for the while.
+    """Run all checks and return their rows. Joins the cluster at $RAY_ADDRESS, or starts a temporary local Ray.
 
-    It takes seconds; a node may take `config.timeout_s` for each question. What is wrong becomes a row and is not
-    raised.
+    Takes seconds; a node has `config.timeout_s` to answer each request. Failures become rows and are not raised.
     """
     if os.environ.get("RAY_ADDRESS", "") in ("", LOCAL):
-        print("RAY_ADDRESS is not set: a Ray is started on this machine, and checked.", file=sys.stderr)
+        print("RAY_ADDRESS is not set: starting Ray on this machine to check it.", file=sys.stderr)
     nodes: list[Node] = []
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
@@ -66,7 +65,7 @@ def _of_the_cluster(config: CheckConfig, nodes: Sequence[Node]) -> list[Row]:
 
 
 def _facts(config: CheckConfig, nodes: Sequence[Node]) -> tuple[dict[str, Facts], dict[str, Exception]]:
-    """What the driver and the nodes say of themselves, and why nodes do not."""
+    """The facts of the driver and the nodes, and the errors of nodes without them."""
     patience_s = config.timeout_s * _SHARE_OF_A_PROGRAM
     cache = {} if config.storage.cache is None else {"storage.cache": config.storage.cache.folder}
 
@@ -77,7 +76,7 @@ def _facts(config: CheckConfig, nodes: Sequence[Node]) -> tuple[dict[str, Facts]
     pickle_by_value(node_probe)
     try:
         answers, silent = ask_nodes(nodes, node_probe.gather_facts, arguments, config.timeout_s)
-    except Exception as error:  # Ray itself has gone meanwhile
+    except Exception as error:  # Ray itself went down meanwhile
         answers, silent = {}, {each.name: error for each in nodes}
     return {DRIVER: node_probe.gather_facts(PACKAGES, {}, 0, patience_s)} | answers, silent
 
@@ -98,7 +97,7 @@ def _of_the_places(config: CheckConfig, nodes: Sequence[Node], answers: Mapping[
 def _clocks(config: CheckConfig, nodes: Sequence[Node]) -> list[Row]:
     offsets: dict[str, rules.Offset] = {}
     failed: dict[str, Verdict] = {}
-    for each in nodes:  # one after the other: a round trip that waits for another's tells little
+    for each in nodes:  # one at a time: a round trip delayed by another says little
         samples = []
         for _ in range(_CLOCK_SAMPLES):
             before = time.time()
@@ -119,7 +118,7 @@ def _of_the_reach(config: CheckConfig, nodes: Sequence[Node], answers: Mapping[s
     except Exception as error:
         uri = None
         verdicts[TRACKING][DRIVER] = verdict_of(error)
-    # The nodes take the server's address from the driver, as in a run, and the credentials from where they are.
+    # As in a run, nodes get the server's address from the driver and the credentials from their own environment.
     config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})
     found = {DRIVER: check_connectivity(config)}
     rows: list[Row] = []
@@ -149,5 +148,5 @@ def _of_the_reach(config: CheckConfig, nodes: Sequence[Node], answers: Mapping[s
 
 
 def _left_out(nodes: Sequence[Node], asked: Sequence[Node]) -> dict[str, Verdict]:
-    verdict = Verdict("skipped", "not tried from here, where histill is none or another")
+    verdict = Verdict("skipped", "not checked: histill is missing here or differs from the driver's")
     return {each.name: verdict for each in nodes if each not in asked}

@@ -1,4 +1,4 @@
-"""Check what this process can read and write: object storage and the tracking server. Runs in driver and nodes."""
+"""Check that this process can reach object storage and the tracking server. Runs on the driver and on nodes."""
 
 import contextlib
 import uuid
@@ -19,17 +19,17 @@ CHECKS = READ, WRITE, CONDITIONAL, TRACKING = "read", "write", "conditional writ
 _ADVICE = {
     READ: "check `read`, storage.endpoint (or AWS_ENDPOINT_URL) and the storage server's log",
     WRITE: "check `write`, storage.endpoint (or AWS_ENDPOINT_URL) and the storage server's log",
-    CONDITIONAL: "look into the storage server's log",
+    CONDITIONAL: "check the storage server's log",
     TRACKING: "check tracking.uri (or MLFLOW_TRACKING_URI) and the tracking server's log",
 }
 _SOON_S = 10.0
-_OURS = ".check-"  # how the names of the probe's own files begin
+_OURS = ".check-"  # prefix of the probe's own files
 
 
 def check_connectivity(config: CheckConfig, written: str | None = None) -> dict[str, Verdict]:
-    """Check -> verdict, for what `config` names; never raises.
+    """Run the checks for the places that `config` names: check -> verdict; never raises.
 
-    `written` is the name of a file that the driver has put below `config.write`: it must be there.
+    `written` is the name of a file that the driver has written below `config.write`: it must exist.
     """
     verdicts: dict[str, Verdict] = {}
     for check, look in _looks(config, written).items():
@@ -58,22 +58,22 @@ def _looks(config: CheckConfig, written: str | None) -> dict[str, Callable[[], V
 
 @contextlib.contextmanager
 def probe_marker(uri: str, storage: Storage) -> Iterator[str]:
-    """While the block lasts, the name of a file below `uri`. Raises InputError when the storage refuses."""
+    """Keep a file below `uri` for the duration of the block, and yield its name. Raises InputError if that fails."""
     storage = _impatient(storage)
     name = _name()
     _write(uri, name, storage)
     try:
         yield name
     finally:
-        with contextlib.suppress(OSError, HistillError):  # what was found meanwhile is worth more than an empty file
+        with contextlib.suppress(OSError, HistillError):  # a leftover empty file must not hide the results
             _remove(uri, name, storage)
 
 
 def check_reading(uri: str, storage: Storage) -> Verdict:
-    """Find a file below `uri` by the client for control files, and read of it by the one for tiles."""
+    """Find a file below `uri` with the client for control files, and read from it with the one for tiles."""
     found = _first_file(uri, storage)
     if found is None:
-        return Verdict("failed", f"there is no file below {uri}", "correct `read`, or make what belongs there first")
+        return Verdict("failed", f"there is no file below {uri}", "correct `read`, or create its content first")
     filesystem, path = arrow_filesystem(found, storage)
     with storage_errors(found, storage), filesystem.open_input_stream(path) as stream:
         stream.read(1)
@@ -81,7 +81,7 @@ def check_reading(uri: str, storage: Storage) -> Verdict:
 
 
 def check_writing(uri: str, storage: Storage, written: str | None) -> Verdict:
-    """Write a file below `uri` by the client for tiles, read and remove it by the other; find the driver's, too."""
+    """Write a file below `uri` with the client for tiles, read and remove it with the other; find the driver's file."""
     _refuse_a_missing_bucket(uri, storage)
     mine = _name()
     _write(uri, mine, storage)
@@ -90,49 +90,49 @@ def check_writing(uri: str, storage: Storage, written: str | None) -> Verdict:
     finally:
         _remove(uri, mine, storage)
     if not same:
-        found = f"a file written to {uri} does not come back as it was written"
-        return Verdict("failed", found, "look into the storage server's log")
+        found = f"a file written to {uri} reads back differently"
+        return Verdict("failed", found, "check the storage server's log")
     if written is None or _holds_its_name(uri, written, storage):
         return Verdict("ok", f"{uri} can be written")
     if is_remote(uri):
         scheme = scheme_of(uri)
         found = f"what the driver wrote to {uri} is not there at {scheme.server(storage)}"
         return Verdict("failed", found, f"set {scheme.setting} everywhere to the same server")
-    found = f"what the driver wrote to {uri} is not there: the folder is another one here"
+    found = f"what the driver wrote to {uri} is not there: the path is a different folder here"
     return Verdict("failed", found, "name a folder that all nodes share by its absolute path, or an s3:// one")
 
 
 def check_conditional_writing(uri: str, storage: Storage) -> Verdict:
-    """Whether the server refuses to write over an object when asked not to (`If-None-Match: *`).
+    """Whether the server supports conditional writes, refusing to overwrite an object (`If-None-Match: *`).
 
-    Without it two jobs that begin one output at the same time may not see each other, which is a warning.
+    Without them two jobs that start the same output at the same time may not notice each other, hence a warning.
     """
     mine = _name()
     scheme = scheme_of(uri)
     filesystem, path = control_filesystem(join(uri, mine), storage)
     where = scheme.server(storage)
-    fix = "update the server, or never give two jobs one output or name at the same time"
+    fix = "update the server, or never run two jobs with the same output or name at the same time"
     try:
         if not scheme.create(filesystem, path, b""):
-            return Verdict("warning", f"{where} refuses to write a new object if there is none (If-None-Match)", fix)
+            return Verdict("warning", f"{where} refuses a conditional write of a new object (If-None-Match)", fix)
         if scheme.create(filesystem, path, b""):
-            return Verdict("warning", f"{where} writes over an object in spite of If-None-Match", fix)
+            return Verdict("warning", f"{where} overwrites an object in spite of If-None-Match", fix)
     except OSError as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return Verdict("warning", f"{where} does not know conditional writes ({reason[:100]})", fix)
+        return Verdict("warning", f"{where} does not support conditional writes ({reason[:100]})", fix)
     finally:
         _remove(uri, mine, storage)
     return Verdict("ok", "a second writer of one object is refused")
 
 
 def check_tracking_server(uri: str) -> Verdict:
-    """Whether the tracking server answers, and takes the credentials."""
+    """Whether the tracking server answers and accepts the credentials."""
     check_accepted(uri)
     return Verdict("ok", f"{uri} answers")
 
 
 def _refuse_a_missing_bucket(uri: str, storage: Storage) -> None:
-    # Some servers make a missing bucket at the first write, which would hide a misspelt name.
+    # Some servers create a missing bucket on the first write, which would hide a misspelt name.
     if is_remote(uri):
         _first_file(uri, storage)
 
@@ -144,7 +144,7 @@ def _write(uri: str, name: str, storage: Storage) -> None:
 
 
 def _holds_its_name(uri: str, name: str, storage: Storage) -> bool:
-    """Whether the file `name` below `uri` is there, and whole."""
+    """Whether the file `name` below `uri` exists with its full content."""
     filesystem, path = control_filesystem(join(uri, name), storage)
     try:
         with storage_errors(uri, storage):
@@ -171,7 +171,7 @@ def _is_ours(path: str) -> bool:
 
 
 def _impatient(storage: Storage) -> Storage:
-    """`storage` with one try and short waits: a probe is to answer soon."""
+    """`storage` with a single attempt and short timeouts, so that probes answer soon."""
     return storage.model_copy(update={"attempts": 1, "request_timeout_s": min(_SOON_S, storage.request_timeout_s)})
 
 

@@ -1,7 +1,7 @@
-"""What one node says of itself.
+"""Gather a node's facts, on the node.
 
-The functions are sent to the nodes by value, so that one without histill, or with another, answers as well. They
-therefore use the standard library alone, and import nothing of histill.
+The functions are pickled by value, so that nodes without histill, or with another version, answer as well. They
+therefore use the standard library only and import nothing from histill.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import TypedDict
 
 
 class Disk(TypedDict):
-    """A folder's disk: bytes free for this user and in all, and whether the folder can be written."""
+    """A folder's disk: free bytes for this user, total bytes, and whether the folder is writable."""
 
     folder: str
     free: int
@@ -35,26 +35,26 @@ class Token(TypedDict):
 
 
 class Facts(TypedDict):
-    """What is so on a node (or for the driver)."""
+    """The facts of a node (or of the driver)."""
 
     versions: dict[str, str | None]  # None: not installed
-    code: str | None  # digest of histill's source; None: it cannot be imported
+    code: str | None  # digest of histill's source; None: not importable
     code_at: str  # its folder, or why it cannot be imported
-    token: Token | None  # None: tokens are off, or Ray's token is not found
-    disks: dict[str, Disk]  # by what the folder is for
-    shm_bytes: int | None  # None: there is no /dev/shm
-    gpus_listed: int | None  # by nvidia-smi; None: there is none, or it fails
-    gpus_usable: int | None  # by torch; None: it was not asked, or did not say
+    token: Token | None  # None: token auth is off, or Ray's token was not found
+    disks: dict[str, Disk]  # by purpose of the folder
+    shm_bytes: int | None  # None: no /dev/shm
+    gpus_listed: int | None  # by nvidia-smi; None: not installed, or it failed
+    gpus_usable: int | None  # by torch; None: not asked, or no answer
 
 
 def gather_facts(packages: Sequence[str], folders: Mapping[str, str], gpus: float, patience_s: float) -> Facts:
-    """Gather everything.
+    """Gather all facts.
 
     Args:
-        packages: distributions whose versions are asked for.
-        folders: purpose -> folder whose disk is looked at, beside the one for temporary files.
-        gpus: how many GPUs Ray hands out here; only if there are any torch is asked.
-        patience_s: seconds for each of the programs that are run.
+        packages: distributions to report versions of.
+        folders: purpose -> folder whose disk to measure, in addition to the one for temporary files.
+        gpus: number of GPUs that Ray offers here; torch is asked only if there are any.
+        patience_s: timeout in seconds for each program that is run.
     """
     code, code_at = _code()
     return {
@@ -85,7 +85,7 @@ def digest_folder(folder: str) -> str:
 
 
 def measure_disk(folder: str) -> Disk:
-    """The disk of `folder`, or of the nearest folder above it that is there."""
+    """Measure the disk of `folder`, or of its nearest existing parent."""
     there = Path(folder).absolute()
     while not os.path.exists(there):
         there = there.parent
@@ -95,7 +95,7 @@ def measure_disk(folder: str) -> Disk:
 
 
 def _temporary_folder() -> str:
-    # not by `tempfile`, which goes elsewhere when that disk is full
+    # not `tempfile`, which picks another folder when that disk is full
     return next((each for name in ("TMPDIR", "TEMP", "TMP") if (each := os.environ.get(name))), "/tmp")
 
 
@@ -111,12 +111,12 @@ def _code() -> tuple[str | None, str]:
         package = importlib.import_module("histill")
         folder = os.path.dirname(str(package.__file__))
         return digest_folder(folder), folder
-    except Exception as error:  # whatever it is, it is the answer
+    except Exception as error:  # any failure to import is the answer
         return None, f"{type(error).__name__}: {error}"
 
 
 def _token() -> Token | None:
-    """As Ray looks for it."""
+    """Locate the token as Ray does."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return None
     if os.environ.get("RAY_AUTH_TOKEN"):
@@ -145,7 +145,7 @@ def _gpus_usable(patience_s: float) -> int | None:
 
 
 def _said(command: Sequence[str], patience_s: float) -> str | None:
-    """What a program prints, None if it is missing, fails or takes too long."""
+    """A program's stdout; None if it is missing, fails or times out."""
     # Ray hides the GPUs from tasks that reserve none.
     env = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     try:

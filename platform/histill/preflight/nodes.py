@@ -1,4 +1,4 @@
-"""List the nodes of the cluster, and run a probe on all of them at once."""
+"""List the nodes of the cluster, and run a probe on all of them concurrently."""
 
 import sys
 import time
@@ -15,17 +15,17 @@ _SAY_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Node:
-    """A node as Ray knows it."""
+    """A node as listed by Ray."""
 
     name: str
     node_id: str
     address: str
-    session: str  # folder of Ray's session on it
+    session: str  # Ray's session folder on the node
     resources: Mapping[str, float]
 
 
 def list_alive_nodes() -> list[Node]:
-    """The nodes that Ray takes for alive, the head first. Ray must be connected."""
+    """The nodes that Ray reports alive, head first. Ray must be connected."""
     import ray
 
     found = [each for each in ray.nodes() if each["Alive"]]
@@ -48,7 +48,7 @@ def list_alive_nodes() -> list[Node]:
 
 
 def pickle_by_value(module: ModuleType) -> None:
-    """Send the functions of `module` to nodes whole from now on, not by their names."""
+    """Pickle the functions of `module` by value, not by name, from now on."""
     import ray.cloudpickle
 
     ray.cloudpickle.register_pickle_by_value(module)
@@ -57,10 +57,10 @@ def pickle_by_value(module: ModuleType) -> None:
 def ask_nodes(
     nodes: Sequence[Node], function: Callable[..., Any], arguments: Callable[[Node], tuple[Any, ...]], timeout_s: float
 ) -> tuple[dict[str, Any], dict[str, Exception]]:
-    """What `function(*arguments(node))` returns on each node, by the node's name, and the errors of those without.
+    """Call `function(*arguments(node))` on each node; return results and errors by the node's name.
 
-    All are asked at once, and take no CPU from anything. After 5 s it says on stderr whom it still waits for. Whoever
-    has not answered after `timeout_s` has an error that says so.
+    All nodes are asked concurrently, without reserving CPUs. After 5 s the nodes still pending are printed on stderr;
+    those without an answer after `timeout_s` get an error.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -80,13 +80,13 @@ def ask_nodes(
             name = waiting.pop(reference)
             try:
                 answers[name] = ray.get(reference)
-            except Exception as error:  # of the task, its worker or its node
+            except Exception as error:  # from the task, its worker or its node
                 errors[name] = error
         if not ready:
             spent = time.monotonic() - begun
             print(f"waiting for {', '.join(waiting.values())} ({spent:.0f} of {timeout_s:g} s)", file=sys.stderr)
     for name in waiting.values():
         errors[name] = HistillError(
-            f"no answer within {timeout_s:g} s; look into Ray's logs on the node, and restart Ray there."
+            f"no answer within {timeout_s:g} s; check Ray's logs on the node, and restart Ray there."
         )
     return {node.name: answers[node.name] for node in nodes if node.name in answers}, errors

@@ -1,4 +1,4 @@
-"""Verdicts on single places, and the rows that group equal verdicts."""
+"""Verdicts on single places, and table rows that group equal verdicts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from histill.cluster.ray_logging import is_verbose
 from histill.config.redact import print_trace
 from histill.registry.mlflow_client import strip_userinfo
 
-DRIVER = "driver"  # the process that this is, among the names of nodes
+DRIVER = "driver"  # this process, as a place beside the nodes' names
 State = Literal["ok", "warning", "failed", "skipped"]
 _NAMES_SHOWN = 3
-_LOOK_CLOSER = "run it again with --verbose, which shows all that was said"
+_LOOK_CLOSER = "run it again with --verbose, which shows all logs and tracebacks"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one check went in one place; `fix` says what to do about a failure or a warning."""
+    """The outcome of one check in one place; `fix` says how to resolve a failure or a warning."""
 
     state: State
     found: str
@@ -26,7 +26,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: one verdict, and the places that it is true of."""
+    """A line of the table: one verdict and the places it applies to."""
 
     check: str
     where: str
@@ -36,17 +36,17 @@ class Row:
 
 
 def row(check: str, where: str, verdict: Verdict) -> Row:
-    """The row of one verdict."""
+    """Make the row of one verdict."""
     return Row(check, where, verdict.state, verdict.found, verdict.fix)
 
 
 def gather_rows(check: str, verdicts: Mapping[str, Verdict], nodes: int) -> list[Row]:
-    """One row for each different verdict on the driver or a node, in the order of the first place.
+    """Group verdicts on the driver and nodes into one row per distinct verdict, in order of first place.
 
     Args:
         check: the check's name.
         verdicts: place -> verdict.
-        nodes: how many nodes there are, so that all of them need not be named.
+        nodes: number of nodes, so that a row for all of them need not name each.
     """
     by_verdict: dict[Verdict, list[str]] = {}
     for place, verdict in verdicts.items():
@@ -57,16 +57,16 @@ def gather_rows(check: str, verdicts: Mapping[str, Verdict], nodes: int) -> list
 def judge_places(
     places: Sequence[str], bad: Mapping[str, Verdict], well: Callable[[list[str]], Verdict]
 ) -> dict[str, Verdict]:
-    """Place -> its verdict in `bad`, or what `well` says of all the others."""
+    """Place -> its verdict in `bad`, or the verdict that `well` returns for all the others."""
     good = [place for place in places if place not in bad]
     verdict = well(good) if good else None
     return {place: bad[place] if place in bad or verdict is None else verdict for place in places}
 
 
 def verdict_of(error: BaseException, advice: str = "") -> Verdict:
-    """The red verdict for an error: the sentence of a known one, else its kind and first line.
+    """The `failed` verdict for an error: the message of a HistillError, else the type and first line.
 
-    `advice` is the fix where the error names none.
+    `advice` is the fix if the error names none.
     """
     if is_verbose():
         print_trace(error)
@@ -82,7 +82,7 @@ def verdict_of(error: BaseException, advice: str = "") -> Verdict:
 
 
 def run_isolated(check: str, where: str, look: Callable[[], list[Row]]) -> list[Row]:
-    """The rows of one check; a red one if it breaks."""
+    """The rows of one check; a `failed` row if it raises."""
     try:
         return look()
     except Exception as error:

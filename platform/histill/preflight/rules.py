@@ -1,4 +1,4 @@
-"""Judge the nodes' facts by pure functions; `answers` holds the driver's facts under DRIVER."""
+"""Judge the nodes' facts with pure functions; `answers` holds the driver's facts under DRIVER."""
 
 import stat
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from histill.preflight.node_probe import Disk, Facts
 from histill.preflight.nodes import Node
 from histill.preflight.results import DRIVER, Row, Verdict, gather_rows, judge_places
 
-RAY_SESSION = "Ray's session"  # as the purpose of a folder
-RAY_STOPS_AT = 0.95  # of a disk: Ray does not spill objects to a fuller one
+RAY_SESSION = "Ray's session"  # purpose of a folder
+RAY_STOPS_AT = 0.95  # of a disk: Ray does not spill objects to a disk that is fuller
 _INSTALL = "`pip install -c constraints.txt -e .` there, in the Python that Ray runs in"
 _BRING_ALONG = (
     'install this one there, or submit the job with --runtime-env-json \'{"py_modules": ["platform/histill"]}\''
@@ -20,23 +20,23 @@ _BRING_ALONG = (
 
 @dataclass(frozen=True)
 class Offset:
-    """A clock against the driver's, in seconds: how much it is ahead, and how much that may be off."""
+    """A clock's offset from the driver's: seconds ahead, and the error bound of that in seconds."""
 
     ahead_s: float
     within_s: float
 
 
 def estimate_offset(samples: Sequence[tuple[float, float, float]]) -> Offset:
-    """The clock of a node from samples (driver's time before, the node's time, driver's time after), each in seconds.
+    """Estimate a node's clock offset from samples (driver before, node, driver after), each in seconds.
 
-    The node read its clock at some time between the two, so the sample of the shortest round trip says it best.
+    The node reads its clock between the driver's two readings, so the shortest round trip gives the tightest bound.
     """
     before, there, after = min(samples, key=lambda sample: sample[2] - sample[0])
     return Offset(there - (before + after) / 2, max(0.0, after - before) / 2)
 
 
 def check_node_count(nodes: Sequence[Node], least: int) -> Verdict:
-    """Whether there are as many as were asked for."""
+    """Whether at least `least` nodes are alive."""
     if len(nodes) >= least:
         return Verdict("ok", f"{_count(len(nodes), 'node')} alive")
     fix = "start Ray on the others (`ray start --address=...`), or wait until they have joined"
@@ -44,22 +44,22 @@ def check_node_count(nodes: Sequence[Node], least: int) -> Verdict:
 
 
 def check_token_auth(asked_for: bool | None, address: str, nodes: Sequence[Node]) -> Verdict:
-    """Whether the cluster asks for a token; None: it did not say."""
+    """Whether the cluster requires a token; `asked_for` None: it did not say."""
     if asked_for is None:
         return Verdict("warning", f"{address} did not say whether it asks for a token", "run the same command again")
     if asked_for:
-        return Verdict("ok", "strangers are refused")
+        return Verdict("ok", "clients without the token are refused")
     open_to_others = any(not node.address.startswith("127.") for node in nodes)
     return Verdict(
         "failed" if open_to_others else "warning",
-        f"{address} asks for no token: who {'reaches it' if open_to_others else 'is on this machine'} may run code",
+        f"{address} asks for no token: anyone {'who reaches it' if open_to_others else 'on this machine'} may run code",
         "start it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, set for every node and client "
         "(`ray get-auth-token --generate` makes a token)",
     )
 
 
 def check_token_files(answers: Mapping[str, Facts]) -> list[Row]:
-    """Whether Ray's token is its owner's alone."""
+    """Whether Ray's token is readable by its owner only."""
     verdicts = {}
     for place, facts in answers.items():
         token = facts["token"]
@@ -76,7 +76,7 @@ def check_token_files(answers: Mapping[str, Facts]) -> list[Row]:
 
 
 def check_versions(answers: Mapping[str, Facts]) -> list[Row]:
-    """Whether Python and the packages are everywhere those of the driver; local labels (`+cu130`) may differ."""
+    """Whether Python and the packages match the driver's everywhere; local version labels (`+cu130`) may differ."""
     ours = answers[DRIVER]["versions"]
     bad = {}
     for place, facts in answers.items():
@@ -96,20 +96,20 @@ def check_versions(answers: Mapping[str, Facts]) -> list[Row]:
 
 
 def check_code(answers: Mapping[str, Facts]) -> list[Row]:
-    """Whether histill can be imported everywhere and is the driver's, file by file."""
+    """Whether histill can be imported everywhere and is identical to the driver's, file by file."""
     ours = answers[DRIVER]["code"]
     bad = {}
     for place, facts in answers.items():
         if facts["code"] is None:
             bad[place] = Verdict("failed", f"histill cannot be imported ({facts['code_at']})", _BRING_ALONG)
         elif facts["code"] != ours:
-            bad[place] = Verdict("failed", f"{facts['code_at']} is another histill than the driver's", _BRING_ALONG)
+            bad[place] = Verdict("failed", f"{facts['code_at']} differs from the driver's histill", _BRING_ALONG)
     well = Verdict("ok", f"the same code ({(ours or '')[:8]})")
     return gather_rows("histill", judge_places(list(answers), bad, lambda _: well), _nodes(answers))
 
 
 def check_clocks(offsets: Mapping[str, Offset], max_skew_s: float) -> list[Row]:
-    """Whether the nodes' clocks show the driver's time."""
+    """Whether the nodes' clocks agree with the driver's."""
     bad = {}
     for place, each in offsets.items():
         if abs(each.ahead_s) - each.within_s > max_skew_s:
@@ -128,12 +128,12 @@ def check_clocks(offsets: Mapping[str, Offset], max_skew_s: float) -> list[Row]:
 
 
 def check_disks(answers: Mapping[str, Facts], min_free_gb: float) -> list[Row]:
-    """Whether there is space left, and folders can be written."""
+    """Whether disks have free space and folders are writable."""
     bad = {}
     for place, facts in answers.items():
         faults = [fault for use, disk in facts["disks"].items() if (fault := _fault_of_disk(use, disk, min_free_gb))]
         if faults:
-            bad[place] = min(faults, key=lambda fault: fault.state)  # failed before warning
+            bad[place] = min(faults, key=lambda fault: fault.state)  # "failed" sorts before "warning"
 
     def well(good: list[str]) -> Verdict:
         least = min(disk["free"] for place in good for disk in answers[place]["disks"].values())
@@ -157,7 +157,7 @@ def _fault_of_disk(use: str, disk: Disk, min_free_gb: float) -> Verdict | None:
 
 
 def check_shared_memory(answers: Mapping[str, Facts], nodes: Sequence[Node]) -> list[Row]:
-    """Whether Ray's object store fits into /dev/shm; where it does not, Ray keeps objects on the disk."""
+    """Whether Ray's object store fits into /dev/shm; otherwise Ray keeps objects on disk."""
     verdicts = {}
     for node in nodes:
         held = answers[node.name]["shm_bytes"] if node.name in answers else None
@@ -176,7 +176,7 @@ def check_shared_memory(answers: Mapping[str, Facts], nodes: Sequence[Node]) -> 
 
 
 def check_gpus(answers: Mapping[str, Facts], nodes: Sequence[Node]) -> list[Row]:
-    """Whether the GPUs that Ray hands out are there, and torch can use them."""
+    """Whether the GPUs that Ray offers exist and torch can use them."""
     asked = [node for node in nodes if node.name in answers]
     bad = {node.name: fault for node in asked if (fault := _fault_of_gpus(node, answers[node.name]))}
     handed = {node.name: int(node.resources.get("GPU", 0)) for node in asked}
@@ -210,7 +210,7 @@ def _fault_of_gpus(node: Node, facts: Facts) -> Verdict | None:
 
 
 def check_capacity(nodes: Sequence[Node], workers: WorkerGroup) -> Verdict:
-    """Whether the workers of a training run find room, if the cluster were idle."""
+    """Whether a training run's workers would fit into the idle cluster."""
     fitting = min(workers.most, sum(workers_per_node(node.resources, workers) for node in nodes))
     each = _count(workers.cpus, "CPU") + (f" and {_count(workers.gpus, 'GPU')}" if workers.gpus else "")
     found = f"room for {fitting} of {workers.most} workers of {each}"

@@ -1,4 +1,4 @@
-"""Format the rows as a table: always in words, in color on a terminal that wants it."""
+"""Format the rows as a table: always in words, with color on terminals that support it."""
 
 import os
 import shutil
@@ -11,26 +11,26 @@ from tabulate import tabulate
 
 from histill.preflight.results import Row, State
 
-WIDTH = 120  # columns, where there is no narrower terminal
-_LEAST_FOUND = 30  # columns for what was found, however narrow the terminal is
-_GAP = 2  # columns that tabulate leaves between two, and adds to a header
+WIDTH = 120  # columns, unless the terminal is narrower
+_LEAST_FOUND = 30  # columns for findings, however narrow the terminal
+_GAP = 2  # spaces that tabulate puts between columns and adds to a header
 _COLORS: dict[State, str] = {"ok": "32", "warning": "33", "failed": "31", "skipped": "2"}
 
 
 def wants_color(stream: TextIO) -> bool:
-    """Whether colors are shown on `stream`: it is a terminal, and NO_COLOR is not set."""
+    """Whether to use colors on `stream`: it is a terminal and NO_COLOR is not set."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def terminal_width(stream: TextIO) -> int:
-    """The columns to fill on `stream`."""
+    """The number of columns to fill on `stream`."""
     return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if stream.isatty() else WIDTH
 
 
 def format_table(rows: Sequence[Row], width: int = WIDTH, colors: bool = False) -> str:
-    """The rows, with the fix below what was found, and a line on how many are not green.
+    """Format the rows, each fix below its finding, and a summary line.
 
-    Only words that no line holds (addresses) go beyond `width` columns.
+    Only words longer than a line (addresses) exceed `width` columns.
     """
     headers = ("check", "where", "state")
     cells = [(each.check, each.where, each.state) for each in rows]
@@ -44,7 +44,7 @@ def format_table(rows: Sequence[Row], width: int = WIDTH, colors: bool = False) 
 
 
 def summarize(rows: Sequence[Row]) -> str:
-    """How many rows are of which state, and what follows from it."""
+    """Count the rows by state, with advice if any failed."""
     counts = Counter(each.state for each in rows)
     told = ", ".join(f"{counts[state]} {state}" for state in _COLORS if counts[state])
     advice = "; fix what failed, and run the same command again" if counts["failed"] else ""

@@ -27,7 +27,7 @@ def test_other_versions_are_named_with_ours() -> None:
     ):
         pass
     said = str(caught.value)
-    assert said.startswith("Ray at auto is of other versions (Ray 2.1.0, Python 3.9.1) than this process (Ray ")
+    assert said.startswith("Ray at auto has other versions (Ray 2.1.0, Python 3.9.1) than this process (Ray ")
     assert f"Ray {ray.__version__}, " in said
     assert said.endswith("`ray job submit`.")
     assert "\n" not in said
@@ -48,7 +48,7 @@ def test_who_does_not_answer_says_nothing_of_tokens() -> None:
         (
             RuntimeError("Failed to start GCS.  Last 0 lines of error files:"),
             UnavailableError,
-            "give the same command again",
+            "run the same command again",
         ),
         (OSError(28, "No space left on device"), InputError, "make room below $RAY_TMPDIR (or /tmp) and in /dev/shm"),
         (OSError("validate_socket_filename failed: AF_UNIX path length"), InputError, "a shorter path"),

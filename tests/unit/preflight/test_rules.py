@@ -72,7 +72,7 @@ def test_another_version_is_named_with_the_drivers() -> None:
 @pytest.mark.parametrize(
     ("there", "said"),
     [
-        (facts(code="9876543210"), "/opt/histill is another histill than the driver's"),
+        (facts(code="9876543210"), "/opt/histill differs from the driver's histill"),
         (facts(code=None, code_at="ModuleNotFoundError: No module named 'histill'"), "histill cannot be imported"),
     ],
 )

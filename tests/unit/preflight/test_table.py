@@ -62,7 +62,7 @@ def test_the_good_places_share_a_verdict() -> None:
         (InputError("the bucket is gone; make it."), "look", "the bucket is gone", "make it"),
         (InputError("the server refused."), "look", "the server refused", "look"),
         (ValueError("first\nsecond"), "look", "ValueError: first", "look"),
-        (ValueError(), "", "ValueError", "run it again with --verbose, which shows all that was said"),
+        (ValueError(), "", "ValueError", "run it again with --verbose, which shows all logs and tracebacks"),
     ],
 )
 def test_an_error_is_found_and_mend(error: Exception, advice: str, found: str, fix: str) -> None:
