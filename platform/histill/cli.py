@@ -1,4 +1,4 @@
-"""What every job does around its one call: the command line, the errors, the closing JSON line."""
+"""The command line of every job: parse the configuration, report errors, print the closing JSON line."""
 
 import argparse
 import contextlib
@@ -27,7 +27,7 @@ C = TypeVar("C", bound=Strict)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job found: printed as one JSON line. `ok=False` ends the job with status 1."""
+    """A job's result, printed as one JSON line. `ok=False` ends the job with status 1."""
 
     values: Mapping[str, Any]
     ok: bool = True
@@ -35,7 +35,7 @@ class Outcome:
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Whatever prints meanwhile, libraries in other languages included: stdout is for the outcome alone."""
+    """Redirect all stdout to stderr, also that of native libraries: stdout is for the outcome alone."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -52,8 +52,7 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
 
     A top-level key of the configuration may also be given as an option: `--register-best NAME` is register_best=NAME.
 
-    0: done. 1: a gate refused, or the job could not go on. 2: bad input. 130: interrupted by Ctrl-C, 143 by
-    SIGTERM.
+    0: done. 1: a gate refused, or the job failed. 2: bad input. 130: interrupted by Ctrl-C, 143 by SIGTERM.
     """
     sys.excepthook = lambda kind, error, trace: print_trace(error)
     given = sys.argv[1:] if argv is None else argv
@@ -68,7 +67,7 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
                 os.environ["HISTILL_VERBOSE"] = "1"
             with _stdout_to_stderr():
                 outcome = main(config)
-    except Interrupted as interruption:  # who interrupted has been answered
+    except Interrupted as interruption:  # the signal handler has already printed a message
         return interruption.status
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume.", file=sys.stderr)
@@ -86,7 +85,7 @@ def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Seque
 
 
 class _Parser(argparse.ArgumentParser):
-    """Knows no abbreviated options, and does not repeat what was given with one that it does not know."""
+    """Accepts no abbreviated options, and does not repeat the value of an unknown one, which may be a secret."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how, allow_abbrev=False)
@@ -100,7 +99,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _choose_model(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Strict]:
-    """The model whose keys are shown and known as options; a wrong choice is refused once all is read."""
+    """The model whose keys are shown in --help and accepted as options; a wrong choice is refused later."""
     if not isinstance(model, OneOf):
         return model
     named = [value for key, _, value in (each.partition("=") for each in given) if key.lstrip("-") == model.key]
@@ -127,7 +126,7 @@ def _parser(model: type[Strict]) -> argparse.ArgumentParser:
 
 
 class _Once(argparse.Action):
-    """A file that may be given once: of two, argparse would drop the first without a word."""
+    """A file that may be given once: argparse would silently drop the first of two."""
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
@@ -138,7 +137,7 @@ class _Once(argparse.Action):
 
 
 class _Option(argparse.Action):
-    """`--some-key VALUE` is the override some_key=VALUE."""
+    """`--some-key VALUE` means the override some_key=VALUE."""
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
@@ -148,7 +147,7 @@ class _Option(argparse.Action):
 
 
 class _Flag(_Option):
-    """`--some-key` is some_key=true."""
+    """`--some-key` means the override some_key=true."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how, nargs=0)
@@ -163,7 +162,7 @@ def _key_lines(model: type[BaseModel], prefix: str = "") -> list[str]:
     lines = []
     for name, field in model.model_fields.items():
         below = nested_models(field.annotation)
-        if below and not field.is_required() and field.get_default() is None:  # what follows applies once one is set
+        if below and not field.is_required() and field.get_default() is None:  # the keys below apply once one is set
             purpose = field.description or (below[0].__doc__ or "").strip().splitlines()[0].rstrip(".")
             lines.append(f"{f'  {prefix}{name}':<32} {purpose} (default null)")
         for sub in below:

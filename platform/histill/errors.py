@@ -2,7 +2,7 @@
 
 
 class HistillError(Exception):
-    """A job could not go on; the message is meant for its user. Jobs exit with status 1."""
+    """A job failed; the message is meant for its user. Jobs exit with status 1."""
 
 
 class InputError(HistillError):
@@ -10,4 +10,4 @@ class InputError(HistillError):
 
 
 class UnavailableError(InputError):
-    """A server does not answer, which may pass by itself."""
+    """A server does not answer, which may be temporary."""

@@ -1,4 +1,4 @@
-"""What a model or teacher answers: for pixels or whole tiles, among which classes, and how logits become decisions."""
+"""The output of a model or teacher: per pixel or per tile, its classes, and how logits become decisions."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -25,38 +25,38 @@ MAIN_METRIC: dict[Form, str] = {
 class OutputSpec:
     """The channels of a network's logits and what they mean.
 
-    The one place where logits become probabilities and decisions. Files keep it as the keys `kind` (or `dense`),
-    `classes` and `multi_label`; a segmenter's boundary class is known by its name.
+    The only place where logits become probabilities and decisions. Files store it in the keys `kind` (or `dense`),
+    `classes` and `multi_label`; a segmenter's boundary class is recognized by its name.
     """
 
     kind: Kind
-    classes: tuple[str, ...] = ()  # of the channels; a segmenter's background first, its boundary last; no encoder's
-    multi_label: bool = False  # a classifier's classes do not exclude each other
+    classes: tuple[str, ...] = ()  # by channel; a segmenter's background first, its boundary last; none of an encoder
+    multi_label: bool = False  # a classifier's classes are not mutually exclusive
     width: int | None = None  # of an encoder's embeddings
 
     @property
     def dense(self) -> bool:
-        """Whether it answers for every pixel; else for the whole tile or window."""
+        """Whether the output is per pixel, rather than for the whole tile or window."""
         return self.kind == "segmentation"
 
     @property
     def form(self) -> Form:
-        """Which form of answers it gives: a class per pixel, a class per tile, several per tile, or an embedding."""
+        """The form of the output: a class per pixel, a class per tile, several per tile, or an embedding."""
         return "multi_label" if self.multi_label else self.kind
 
     @property
     def boundary(self) -> bool:
-        """Whether the last class is the edge of the others, which decisions merge into what it bounds."""
+        """Whether the last class is the boundary, which decisions merge into the class it bounds."""
         return self.dense and len(self.classes) > 2 and self.classes[-1] == BOUNDARY
 
     @property
     def scored(self) -> tuple[str, ...]:
-        """The classes that decisions are made among: all but a boundary."""
+        """The classes that decisions choose from: all except a boundary."""
         return self.classes[:-1] if self.boundary else self.classes
 
     @property
     def packed_channels(self) -> int:
-        """Channels of `pack`ed logits."""
+        """Number of channels of `pack`ed logits."""
         return len(self.classes) - (not self.multi_label)
 
     @property
@@ -66,18 +66,18 @@ class OutputSpec:
 
     @property
     def activation(self) -> Literal["softmax", "sigmoid"]:
-        """What makes probabilities of logits."""
+        """The activation that turns logits into probabilities."""
         return "sigmoid" if self.multi_label else "softmax"
 
     def probabilities(self, logits: "Tensor") -> "Tensor":
-        """Of each class in 0..1, [B, K, ...] from logits [B, K, ...]."""
+        """Class probabilities in 0..1, [B, K, ...], from logits [B, K, ...]."""
         return logits.sigmoid() if self.multi_label else logits.softmax(1)
 
     def decide(self, logits: "Tensor") -> "Tensor":
-        """Decisions among `scored` from logits [B, K, ...], int64 [B, ...]; with several labels 0 and 1, [B, K].
+        """Decisions among `scored` from logits [B, K, ...], int64 [B, ...]; with multiple labels 0 and 1, [B, K].
 
-        The most probable class, where a boundary's probability is added to that of the most probable foreground class:
-        a pixel of one nucleus is a pixel of a nucleus, inside or at its edge. Of several labels those above 1/2.
+        The most probable class, after adding a boundary's probability to that of the most probable foreground class: a
+        pixel of a nucleus counts as such both inside and at its edge. With multiple labels, those above 1/2.
         """
         if self.multi_label:
             return (logits > 0).long()
@@ -90,16 +90,16 @@ class OutputSpec:
         return torch.where(foreground > logits[:, 0], likeliest + 1, 0)
 
     def names(self, decision: "ArrayLike") -> tuple[str, ...]:
-        """The classes of one decision: of an index, or with several labels of those that are above 0, [K]."""
+        """The class names of one decision: of an index or, with multiple labels, of the entries above 0, [K]."""
         found = np.asarray(decision)
         if self.multi_label:
             return tuple(name for name, held in zip(self.classes, found > 0, strict=True) if held)
         return (self.classes[int(found)],)
 
     def pack(self, logits: "Tensor") -> "Tensor":
-        """[B, K, ...] -> [B, packed_channels, ...]: z_k - z_0 where classes exclude each other, else as they are.
+        """[B, K, ...] -> [B, packed_channels, ...]: z_k - z_0 if classes are mutually exclusive, else unchanged.
 
-        A softmax does not see the shift, and a channel is saved.
+        Softmax is invariant to the shift, and a channel is saved.
         """
         return logits if self.multi_label else logits[:, 1:] - logits[:, :1]
 

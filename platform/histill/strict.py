@@ -1,4 +1,4 @@
-"""The base of every model that a person or a file fills in: configurations, options of loss terms, records."""
+"""The base of every model filled in by a user or from a file: configurations, loss term options, records."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -1,4 +1,4 @@
-"""How training tiles are varied."""
+"""Configuration of augmentation."""
 
 from pydantic import Field
 
@@ -6,17 +6,17 @@ from histill.config.base import Strict
 
 
 class Augment(Strict):
-    """What is drawn anew for each tile and epoch.
+    """Random augmentations, drawn for each tile and epoch.
 
-    Geometry is shared by everything that belongs to a tile; color is the student's alone, so that it learns to answer
-    the same whatever the stain, unless `shared_colors`.
+    Geometry applies to everything that belongs to a tile. Color applies only to the student's view, so that it learns
+    to be invariant to stain, unless `shared_colors`.
     """
 
     flips: bool = Field(True, description="one of the 8 flips and quarter turns")
     crop_px: int | None = Field(
         None,
         ge=32,
-        description="side of a square window at a random place, in pixels of the tile; null: the whole tile",
+        description="side of a square random crop, in pixels of the tile; null: the whole tile",
     )
     brightness: float = Field(0.0, ge=0, lt=1, description="largest relative change of brightness")
     contrast: float = Field(0.0, ge=0, lt=1, description="largest relative change of contrast about mid-gray")
@@ -27,11 +27,11 @@ class Augment(Strict):
 
     shared_colors: bool = Field(
         False,
-        description="color the view of a teacher that runs beside alike, as the resolution paper does; false: the "
-        "student's alone",
+        description="apply the same colors to the view of a live teacher, as in the resolution paper; false: only to "
+        "the student's",
     )
 
     @property
     def colors(self) -> bool:
-        """Whether any color is varied."""
+        """Whether there is any color augmentation."""
         return bool(self.brightness or self.contrast or self.saturation or self.stain)

@@ -1,4 +1,4 @@
-"""The model that every configuration derives from, and the types of keys that name a place."""
+"""The base model of all configurations, and the types of keys that hold a path, URI or server address."""
 
 from typing import Annotated
 
@@ -8,8 +8,8 @@ from histill.config.places import read_model_place, read_place, read_server
 from histill.strict import Strict as Strict
 
 Uri = Annotated[str, AfterValidator(read_place)]
-"""A local path or an `s3://bucket/key`, never with credentials inside."""
+"""A local path or `s3://bucket/key`, without credentials."""
 ModelUri = Annotated[str, AfterValidator(read_model_place)]
-"""A place, or a registered model: `models:/name@alias` or `models:/name/3`."""
+"""A `Uri`, or a registered model: `models:/name@alias` or `models:/name/3`."""
 ServerUri = Annotated[str, AfterValidator(read_server)]
-"""The `http(s)://` address of a server, without a login or a query."""
+"""The `http(s)://` address of a server, without login or query."""

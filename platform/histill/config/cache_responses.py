@@ -8,25 +8,25 @@ from histill.config.common import Storage, Teacher, Tracking, Workers
 
 
 class CacheConfig(Strict):
-    """A teacher's responses to a whole tile set, written once."""
+    """A teacher's cached responses to a whole tile set."""
 
     tiles: Uri = Field(description="folder of the tile set")
     teacher: Teacher
     output: Uri = Field(description="folder of response caches; each gets a sub-folder named by its content")
     views: int = Field(
-        1, ge=1, description="views answered of each tile, of which epochs take turns; 1: the upright whole tile"
+        1, ge=1, description="cached views of each tile, which epochs cycle through; 1: the upright whole tile"
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the windows and symmetries of several views")
     augment: Augment = Augment(flips=False)
     layer: str | None = Field(
         None,
-        description="layer of a network teacher, by timm's name, whose feature map is kept beside each answer, for "
+        description="layer of a network teacher, by timm's name, whose feature map is cached with each response, for "
         "distill_student.py; null: none",
     )
-    batch_size: int = Field(16, ge=1, description="tiles at once")
+    batch_size: int = Field(16, ge=1, description="tiles per batch")
     workers: Workers = Workers(count=2)
     storage: Storage = Storage()
-    tracking: Tracking = Tracking()  # where a registered teacher is found
+    tracking: Tracking = Tracking()  # registry of a registered teacher
 
     @model_validator(mode="after")
     def _views_of_a_teacher(self) -> "CacheConfig":

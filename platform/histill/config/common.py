@@ -10,15 +10,15 @@ from histill.config.base import ModelUri, ServerUri, Strict, Uri
 from histill.config.places import BUCKET
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-"""A run's or model's name: letters, digits, `.`, `_` and `-`; it becomes part of paths."""
+"""A run's or model's name: letters, digits, `.`, `_` and `-`, since it becomes part of paths."""
 Split = Literal["train", "val", "test"]
 
 
 class ShardCache(Strict):
-    """A cache of row groups on every node, so that epochs after the first do not read object storage again."""
+    """A cache of row groups on every node, so that later epochs do not read object storage again."""
 
-    folder: str = Field(description="absolute path of a folder on the nodes' own disks; made if missing")
-    max_gb: float = Field(gt=0, description="gigabytes (10^9 bytes) that the folder may hold on one node")
+    folder: str = Field(description="absolute path of a folder on the nodes' own disks; created if missing")
+    max_gb: float = Field(gt=0, description="largest size of the folder on one node, in gigabytes (10^9 bytes)")
 
     @field_validator("folder")
     @classmethod
@@ -31,23 +31,23 @@ class ShardCache(Strict):
 
     @property
     def max_bytes(self) -> int:
-        """The bound in bytes."""
+        """The largest size in bytes."""
         return int(self.max_gb * 1e9)
 
 
 class Storage(Strict):
-    """How object storage is reached. Credentials come from the environment or the usual AWS chain, never from here."""
+    """Access to object storage. Credentials come from the environment or the usual AWS chain, never from here."""
 
     endpoint: ServerUri | None = Field(None, description="S3 endpoint URL; null: $AWS_ENDPOINT_URL, else AWS itself")
     region: str | None = Field(None, description="S3 region; null: the AWS chain's")
     connect_timeout_s: float = Field(5.0, gt=0, description="seconds to wait for a connection")
-    request_timeout_s: float = Field(30.0, gt=0, description="seconds to wait for an answer")
-    attempts: int = Field(5, ge=1, description="tries of one request, with exponential backoff")
-    retry_base_s: float = Field(0.5, gt=0, description="longest wait before the second try, doubled with every further")
+    request_timeout_s: float = Field(30.0, gt=0, description="seconds to wait for a response")
+    attempts: int = Field(5, ge=1, description="attempts of one request, with exponential backoff")
+    retry_base_s: float = Field(0.5, gt=0, description="longest wait before the second attempt, doubled for each later")
     profiles: dict[str, str] = Field(
         {},
-        description="bucket: AWS profile whose keys are used for it, e.g. {tiles: reader, runs: writer}; each node has "
-        "them in ~/.aws/credentials; other buckets: the usual chain",
+        description="bucket -> AWS profile whose keys are used for it, e.g. {tiles: reader, runs: writer}; each node "
+        "needs them in ~/.aws/credentials; other buckets use the usual chain",
     )
     cache: ShardCache | None = Field(None, description="keep row groups on the nodes' own disks; null: read them again")
 
@@ -61,7 +61,7 @@ class Storage(Strict):
 
 
 class Tracking(Strict):
-    """Where runs are recorded."""
+    """Where runs are tracked."""
 
     uri: ServerUri | None = Field(
         None, description="MLflow tracking server; null: $MLFLOW_TRACKING_URI, else no tracking"
@@ -70,20 +70,20 @@ class Tracking(Strict):
 
 
 class Worker(Strict):
-    """What one worker is given."""
+    """Resources of one worker."""
 
     cpus: float = Field(1.0, gt=0, description="CPUs reserved for each worker; leave some for reading tiles")
     gpus: float = Field(0.0, ge=0, description="GPUs reserved for each worker")
 
 
 class Workers(Worker):
-    """The pool of a batch job."""
+    """The worker pool of a batch job."""
 
     count: int = Field(2, ge=1, description="number of workers")
 
 
 class Elastic(Strict):
-    """A worker group that shrinks with lost nodes and grows with new ones."""
+    """Bounds of a worker group that shrinks when nodes are lost and grows when nodes join."""
 
     min: int
     max: int
@@ -109,34 +109,34 @@ class WorkerGroup(Worker):
 
     count: Annotated[int | Elastic, BeforeValidator(_a_number_or_a_span)] = Field(
         2,
-        description="number of workers, or {min: 1, max: 4}: go on with fewer while nodes are lost, and with more once "
-        "they are back",
+        description="number of workers, or {min: 1, max: 4}: continue with fewer while nodes are lost, and with more "
+        "once they are back",
     )
 
     @property
     def fewest(self) -> int:
-        """The smallest world that may train."""
+        """The smallest world size that may train."""
         return self.count.min if isinstance(self.count, Elastic) else self.count
 
     @property
     def most(self) -> int:
-        """The largest world that may train."""
+        """The largest world size that may train."""
         return self.count.max if isinstance(self.count, Elastic) else self.count
 
 
 @dataclass(frozen=True)
 class TeacherKind:
-    """How a teacher is made of the value of its key, and what is on record of its own training."""
+    """How a teacher is loaded from the value of its key, and what is known about its own training."""
 
-    module: str  # of histill.teachers: its `load_teacher(value, tile_mpp, storage, gpu=...)` makes one
-    example: str  # of a value
+    module: str  # module of histill.teachers whose `load_teacher(value, tile_mpp, storage, gpu=...)` loads one
+    example: str  # an example value
     trained_on: Literal["nothing", "its card", "unknown"] = "unknown"
 
 
 class Teacher(Strict):
-    """The teacher: the classical one, a network from a model folder, or an ONNX file. Exactly one.
+    """The teacher: exactly one of the classical one, a network from a model folder, or an ONNX file.
 
-    This is the table of teachers: a new kind is a module of `histill.teachers` and a line here.
+    This is the registry of teachers: a new kind is a module of `histill.teachers` and a line here.
     """
 
     classical: Annotated[bool, TeacherKind("classical", "true", "nothing")] = Field(
@@ -147,12 +147,12 @@ class Teacher(Strict):
     )
     onnx: Annotated[Uri | None, TeacherKind("onnx", "<file>")] = Field(
         None,
-        description="an .onnx file, with its card (a .json of the same name) and maybe a file of weights beside it",
+        description="an .onnx file, with its card (a .json of the same name) and any external weights beside it",
     )
 
     @classmethod
     def kinds(cls) -> dict[str, TeacherKind]:
-        """By key."""
+        """All kinds of teachers by key."""
         return {
             name: kind
             for name, field in cls.model_fields.items()
@@ -162,7 +162,7 @@ class Teacher(Strict):
 
     @property
     def key(self) -> str:
-        """The one that is set."""
+        """The key that is set."""
         return next(name for name in self.kinds() if getattr(self, name) not in (None, False))
 
     @property
@@ -171,7 +171,7 @@ class Teacher(Strict):
 
     @property
     def value(self) -> Any:
-        """That of the key that is set: where its files are, say."""
+        """The value of the key that is set, such as the location of its files."""
         return getattr(self, self.key)
 
     @model_validator(mode="after")

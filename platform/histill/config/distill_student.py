@@ -11,14 +11,14 @@ from histill.losses.terms.features import Features
 
 
 class DistillLoss(Loss):
-    """Terms of resolution distillation; the first two are the resolution paper's."""
+    """Loss terms of resolution distillation; the first two are those of the resolution paper."""
 
     divergence: Divergence | None = Divergence()
     features: Features | None = Features()
 
 
 class DistillConfig(RunConfig):
-    """A student at low resolution that mimics a teacher at high resolution, on labeled and unlabeled tiles alike."""
+    """A low-resolution student that mimics a high-resolution teacher, on labeled and unlabeled tiles alike."""
 
     kind = "distill_student"
 
@@ -26,18 +26,18 @@ class DistillConfig(RunConfig):
     teacher: Teacher
     responses: Uri | None = Field(
         None,
-        description="folder of cached responses, with feature maps (cache_responses.py layer=...) if terms ask; "
-        "null: the teacher runs beside the student",
+        description="folder of cached responses, with feature maps (cache_responses.py layer=...) if terms need them; "
+        "null: the teacher runs live",
     )
     loss: DistillLoss = DistillLoss()
     encoder: ModelUri | None = Field(
-        None, description="where the student starts: a run, model folder or models:/name@alias; null: fresh weights"
+        None, description="initial weights: a run, model folder or models:/name@alias; null: random weights"
     )
-    fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use")
-    fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
-    labeled: float = Field(1.0, gt=0, le=1, description="part of the training cases whose labels the loss may see")
+    fraction: float = Field(1.0, gt=0, le=1, description="fraction of the training cases to use")
+    fraction_seed: int = Field(0, ge=0, description="seed of their choice; a smaller fraction is a subset of a larger")
+    labeled: float = Field(1.0, gt=0, le=1, description="fraction of the training cases whose labels the loss may use")
     allow_fractional_ratio: bool = Field(
-        False, description="let the student's resolution be one that the teacher's is no whole multiple of"
+        False, description="allow a student's resolution that does not divide the teacher's evenly"
     )
 
     @property
@@ -49,5 +49,5 @@ class DistillConfig(RunConfig):
         if self.encoder is not None and self.student.weights is not None:
             raise ValueError("encoder and student.weights both bring pretrained weights; name one of them")
         if self.labeled < 1 and "labels" not in self.loss.needs:
-            raise ValueError("labeled says whose labels are seen, and no term of loss uses labels; leave it out")
+            raise ValueError("labeled says whose labels are used, and no term of loss uses labels; leave it out")
         return self

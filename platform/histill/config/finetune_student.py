@@ -9,7 +9,7 @@ from histill.config.runs import Network, RunConfig, Sources, SupervisedLoss, dro
 
 
 class FinetuneConfig(RunConfig):
-    """A pretrained encoder with a new head, taught a task of its own by labels or masks."""
+    """A pretrained encoder with a new head, trained on labels or masks."""
 
     kind = "finetune_student"
 
@@ -26,13 +26,13 @@ class FinetuneConfig(RunConfig):
     multi_label: bool = Field(
         False, description="classification: a tile may have several labels, separated by | in the index"
     )
-    frozen: bool = Field(False, description="learn the head or decoder only")
+    frozen: bool = Field(False, description="train only the head or decoder")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="factor on the learning rate for each stage towards the stem"
     )
     loss: SupervisedLoss = SupervisedLoss()
-    fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use, as when few are labeled")
-    fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
+    fraction: float = Field(1.0, gt=0, le=1, description="fraction of the training cases to use, to mimic few labels")
+    fraction_seed: int = Field(0, ge=0, description="seed of their choice; a smaller fraction is a subset of a larger")
 
     @property
     def sources(self) -> Sources:

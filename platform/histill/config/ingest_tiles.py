@@ -10,11 +10,11 @@ from histill.config.base import Strict, Uri
 from histill.config.common import Split, Storage
 
 CaseName = Annotated[str, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]
-"""A case, in Unicode's composed form, as cases of an index are."""
+"""A case in Unicode's composed form (NFC), like the cases of an index."""
 
 
 class SlideSource(Strict):
-    """Whole slides, cut into tiles on a grid at one declared resolution."""
+    """Whole slides, cut into tiles on a grid at a declared resolution."""
 
     paths: tuple[Uri, ...] = Field((), description="slide files; each is its own case")
     index: Uri | None = Field(
@@ -24,13 +24,13 @@ class SlideSource(Strict):
     )
     split_within_slide: bool = Field(
         False,
-        description="whether regions of one slide that are cases of their own, such as the cores of a tissue "
-        "microarray, may go to different splits; else one slide in two splits is refused",
+        description="whether regions of one slide that are separate cases, such as the cores of a tissue microarray, "
+        "may go to different splits; otherwise one slide in two splits is refused",
     )
     mpp: float | None = Field(None, gt=0, description="microns per pixel of the tiles")
-    magnification: float | None = Field(None, gt=0, description="instead of mpp; 40 means 0.25 um/px, 20 means 0.5")
+    magnification: float | None = Field(None, gt=0, description="alternative to mpp; 40 means 0.25 um/px, 20 means 0.5")
     slide_mpp: float | None = Field(
-        None, gt=0, description="microns per pixel of slides that do not record it, or contradict themselves"
+        None, gt=0, description="microns per pixel of slides that do not record it, or record it inconsistently"
     )
     min_tissue: float = Field(0.25, ge=0, le=1, description="smallest tissue fraction of a tile that is kept")
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of the tiles")
@@ -45,7 +45,7 @@ class SlideSource(Strict):
 
     @property
     def tile_mpp(self) -> float:
-        """Microns per pixel of the tiles; by convention an M x objective is 10 / M um/px."""
+        """Microns per pixel of the tiles; by convention, magnification M is 10 / M um/px."""
         return self.mpp if self.mpp is not None else 10.0 / (self.magnification or 1.0)
 
 
@@ -53,7 +53,7 @@ class Columns(Strict):
     """Names of the columns of an `index.csv`."""
 
     image: str = Field("image", description="image path, relative to the index")
-    case: str = Field("case", description="patient or case; splits never cut through one")
+    case: str = Field("case", description="patient or case, never divided between splits")
     label: str | None = Field(
         "label",
         description="class name, or several separated by |; an index may lack this column unless it is named here",
@@ -73,8 +73,8 @@ class ImageSource(Strict):
     mpp: float = Field(gt=0, description="microns per pixel of the images")
     mask_values: dict[int, int] | None = Field(
         None,
-        description="class (0 to 254) of each value that a mask may hold, 255 for what is to be ignored, such as "
-        "{0: 0, 255: 1} or {0: 0, 1: 1, 255: 255}; null: found from all masks together",
+        description="class (0 to 254) of each value in the masks, 255 for ignored pixels, such as {0: 0, 255: 1} or "
+        "{0: 0, 1: 1, 255: 255}; null: determined from all masks together",
     )
 
     @model_validator(mode="after")
@@ -91,7 +91,7 @@ class ImageSource(Strict):
 
 
 class SplitRule(Strict):
-    """Which case goes where. Pinned cases first; the others by a seeded hash of the case's name."""
+    """Assigns cases to splits: pinned cases first, the others by a seeded hash of the case's name."""
 
     train: float = Field(0.8, ge=0, le=1, description="fraction of the cases")
     val: float = Field(0.1, ge=0, le=1, description="fraction of the cases")
@@ -121,10 +121,10 @@ class IngestConfig(Strict):
     images: ImageSource | None = None
     split: SplitRule = SplitRule()
     max_unreadable: int = Field(
-        0, ge=0, description="how many unreadable slides or images are skipped before the job fails"
+        0, ge=0, description="number of unreadable slides or images to skip before the job fails"
     )
-    rows_per_shard: int = Field(1024, ge=1, description="tiles in a shard file")
-    rows_per_group: int = Field(64, ge=1, description="tiles in a row group, the unit of one read")
+    rows_per_shard: int = Field(1024, ge=1, description="tiles per shard file")
+    rows_per_group: int = Field(64, ge=1, description="tiles per row group, the unit of one read")
     storage: Storage = Storage()
 
     @model_validator(mode="after")

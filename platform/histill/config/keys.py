@@ -1,4 +1,4 @@
-"""The keys of a configuration's model, dotted, and which of them was meant by a wrong one."""
+"""The dotted keys of a configuration's model, and suggestions for misspelt ones."""
 
 import difflib
 import re
@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-_NEAR = 0.6  # least likeness of a key that is suggested
-_FORMER = {  # what keys of earlier versions are now
+_NEAR = 0.6  # least similarity of a suggested key
+_FORMER = {  # renamed keys of earlier versions
     "dice": "loss.dice.weight",
     "deep": "loss.deep.weight",
     "loss.soft": "loss.soft_cross_entropy.weight",
@@ -26,7 +26,7 @@ _SPELLINGS = (  # American for British
     (re.compile(r"(tre|nce)(?=s?(?:\b|_|\.))"), {"tre": "ter", "nce": "nse"}),
     (re.compile(r"grey"), {"grey": "gray"}),
 )
-_FORMER_PARTS = {  # what parts of keys were called in earlier versions
+_FORMER_PARTS = {  # renamed parts of keys of earlier versions
     "aim": "objective",
     "cheaper": "max_cost_ratio",
     "draws": "bootstrap_samples",
@@ -41,7 +41,7 @@ _FORMER_PARTS = {  # what parts of keys were called in earlier versions
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
-    """Every leaf key of `model`, dotted, in the order of declaration."""
+    """Every dotted leaf key of `model`, in order of declaration."""
     for name, field in model.model_fields.items():
         below = nested_models(field.annotation)
         if not below:
@@ -68,10 +68,10 @@ def sections(names: Iterable[str]) -> list[str]:
 
 
 def nearest_key(key: str, names: Sequence[str]) -> str | None:
-    """The full key among `names` that was most likely meant by `key`, or None when none is near.
+    """The full key among `names` that `key` most likely stands for, or None if none is similar.
 
-    British and American spellings are one; the right name in a wrong section, or in none, counts as near. A former key
-    is answered with what it has become.
+    British and American spellings are equivalent; the right name in a wrong section, or in none, counts as similar. A
+    key of an earlier version gives its new name.
     """
     names = [*names, *sections(names)]
     if (renamed := ".".join(_FORMER_PARTS.get(part, part) for part in key.split("."))) in names:
@@ -83,7 +83,7 @@ def nearest_key(key: str, names: Sequence[str]) -> str | None:
 
 
 def _likeness(key: str, name: str) -> float:
-    """0 to 1; the right name in a wrong section counts, and more in one that is alike."""
+    """Similarity, 0 to 1; the right name in a wrong section counts, more so in a similar one."""
     section, _, last = key.rpartition(".")
     its_section, _, its_last = name.rpartition(".")
     abbreviated = its_last == _initials(last) or last == _initials(its_last)
@@ -93,7 +93,7 @@ def _likeness(key: str, name: str) -> float:
 
 
 def _initials(name: str) -> str | None:
-    """`wd` of `weight_decay`; None of a single word."""
+    """`wd` for `weight_decay`; None for a single word."""
     return "".join(part[:1] for part in name.split("_")) if "_" in name else None
 
 

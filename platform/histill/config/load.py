@@ -1,4 +1,4 @@
-"""From a YAML file and dotted overrides to a validated model; every refusal is one sentence."""
+"""Load a YAML file and dotted overrides into a validated model; every error is one sentence."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ C = TypeVar("C", bound=Strict)
 
 @dataclass(frozen=True)
 class OneOf(Generic[C]):
-    """Models of which the value of one key of the configuration chooses; without it the first."""
+    """Alternative models, chosen by the value of one key of the configuration; by default the first."""
 
     key: str
     models: Mapping[str, type[C]]
 
     def chosen(self, data: Mapping[str, Any]) -> type[C]:
-        """The model for `data`. Raises InputError naming those there are."""
+        """The model for `data`. Raises InputError listing the valid values."""
         named = data.get(self.key, next(iter(self.models)))
         if not isinstance(named, str) or named not in self.models:
             shown = redact(repr(named)) if isinstance(named, str) else "no text"
@@ -78,10 +78,10 @@ def read_yaml(path: str) -> dict[str, Any]:
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str], known: Collection[str] = ()) -> dict[str, Any]:
-    """`data` with each `dotted.key=value` set; values are read as YAML (`3`, `[1, 2]`, `null`, `text`).
+    """`data` with each `dotted.key=value` applied; values are parsed as YAML (`3`, `[1, 2]`, `null`, `text`).
 
-    Raises InputError for one that is of another form (repeated in the sentence only if it is a key in `known`), and
-    for one that takes back what another has set.
+    Raises InputError for a malformed override (repeated in the message only if it is a key in `known`), and for one
+    that conflicts with another.
     """
     given: list[tuple[tuple[str, ...], set[tuple[str, ...]]]] = []
     for position, override in enumerate(overrides, start=1):
@@ -122,13 +122,13 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
 
 
 def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether one is the other, or lies below it."""
+    """Whether one equals the other or lies below it."""
     shorter = min(len(one), len(other))
     return one[:shorter] == other[:shorter]
 
 
 def set_value(data: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """A copy of `data` in which the dotted `key` holds `value`; missing levels are made."""
+    """A copy of `data` with the dotted `key` set to `value`; missing levels are created."""
     head, _, rest = key.partition(".")
     below = data.get(head)
     if not rest:
@@ -137,7 +137,7 @@ def set_value(data: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def validate(model: type[C], data: Mapping[str, Any], source: str) -> C:
-    """`data` as a `model`, or InputError with every fault in one sentence each."""
+    """Validate `data` as a `model`. Raises InputError with one sentence per fault."""
     _refuse_credentials(data, source)
     try:
         return model.model_validate(_tuples_for_lists(data))
@@ -154,7 +154,7 @@ def _refuse_credentials(data: Any, source: str, path: Sequence[str] = ()) -> Non
 
 
 def _tuples_for_lists(value: Any) -> Any:
-    """YAML knows lists only, frozen models hold tuples, and strict mode does not convert."""
+    """Convert lists to tuples: YAML has only lists, frozen models hold tuples, and strict mode does not convert."""
     if isinstance(value, Mapping):
         return {key: _tuples_for_lists(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What keys that name a place may hold: a path, scheme://bucket/key, a registered model, or a server's address."""
+"""Parse the values of location keys: a path, scheme://bucket/key, a registered model, or a server's address."""
 
 import functools
 import importlib.util
@@ -10,7 +10,7 @@ from histill.config.redact import begins_with_login, holds_credentials
 
 MODEL = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))$")
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<rest>.*)", re.DOTALL)
-# Those that are taken for one without a slash as well: a file may be called 12:30.svs, but not gs:bucket.
+# Recognized as schemes even without slashes: a file may be called 12:30.svs, but not gs:bucket.
 _SCHEMES = re.compile(
     "s3[an]?|gc?s|az|abfss?|adl|wasbs?|azureml|hdfs|viewfs|dbfs|https?|ftps?|sftp|ssh|scp|smb|nfs|webdavs?|davs?|file|"
     "arn|oss|cosn?|obs|r2|b2|minio|swift|hf|mlflow-artifacts|models"
@@ -24,18 +24,18 @@ EXPECTED = "a local path or s3://bucket/key"
 
 
 def read_place(text: str) -> str:
-    """`text` as a local path or `scheme://bucket/key`: `~` and `file://` are resolved, other addresses refused.
+    """Parse `text` as a local path or `scheme://bucket/key`; resolves `~` and `file://`, refuses other addresses.
 
     Raises ValueError, whose message says what was expected and repeats nothing that could be a secret.
     """
     _refuse_credentials(text)
     _refuse_what_nobody_meant(text)
     if is_windows(text):
-        raise ValueError(f"a path of Windows, which is not read here; give {EXPECTED}")
+        raise ValueError(f"a Windows path, which is not supported; give {EXPECTED}")
     if "\\" in text:
         raise ValueError("it holds a backslash; separate folders by /")
     if _VARIABLE.search(text):
-        raise ValueError("a variable in it was not replaced, as only a shell does; write the place itself")
+        raise ValueError("it contains a variable, which only a shell expands; write the path itself")
     if (scheme := remote_scheme(text)) is not None:
         return _remote_address(text, scheme)
     if (said := describe_foreign(text)) is not None:
@@ -49,7 +49,7 @@ def read_place(text: str) -> str:
     if begun is not None and _is_remote(begun[1]):
         raise ValueError(f"a colon is missing; write {begun[1]}://bucket/key")
     if text.startswith("//"):
-        raise ValueError(f"it begins with //, as a share of Windows; give {EXPECTED}")
+        raise ValueError(f"it begins with //, like a Windows share; give {EXPECTED}")
     return _without_tilde(text)
 
 
@@ -75,7 +75,7 @@ def read_server(text: str) -> str:
 
 
 def describe_foreign(text: str) -> str | None:
-    """What to say of an address of a kind that is neither read nor written; None: it is a path, or one that is."""
+    """The error message for an unsupported kind of address; None for a path or a supported one."""
     match = _SCHEME.match(text.lstrip())
     if remote_scheme(text) is not None or match is None:
         return None
@@ -88,14 +88,14 @@ def describe_foreign(text: str) -> str | None:
             f"{scheme}://bucket/key"
         )
     if scheme == "models":
-        return f"registered models are no place here; give {EXPECTED}"
+        return f"registered models are not accepted here; give {EXPECTED}"
     if scheme == "file":
-        return "of file: addresses only file:///folder/name is read, without % escapes; give the path itself"
+        return "the only form of file: address is file:///folder/name, without % escapes; give the path itself"
     return f"{scheme}: addresses are neither read nor written; give {EXPECTED}"
 
 
 def is_windows(text: str) -> bool:
-    """Whether it is an absolute path of Windows."""
+    """Whether `text` is an absolute Windows path."""
     return re.match(r"[A-Za-z]:[\\/]|\\\\", text) is not None
 
 
@@ -117,14 +117,14 @@ def _refuse_what_nobody_meant(text: str) -> None:
 
 
 def remote_scheme(text: str) -> str | None:
-    """The scheme of an address in object storage, as in `s3`; None of any other text."""
+    """The scheme of an object storage address, such as `s3`; None for any other text."""
     scheme, separator, _ = text.partition("://")
     return scheme if separator and scheme.isalnum() and _is_remote(scheme) else None
 
 
 @functools.cache
 def _is_remote(scheme: str) -> bool:
-    """Whether `storage/schemes/` has an entry for it. The file's name tells: its content is above this layer."""
+    """Whether `storage/schemes/` has a file for the scheme, going by its name, since this layer may not import it."""
     return scheme != "file" and importlib.util.find_spec(f"histill.storage.schemes.{scheme}") is not None
 
 
@@ -138,16 +138,16 @@ def _remote_address(text: str, scheme: str) -> str:
 
 
 def parse_file_url(text: str) -> str | None:
-    """The path of file:/path, file:///path and file://localhost/path; None of any other address."""
+    """The path of file:/path, file:///path and file://localhost/path; None for any other address."""
     match = re.fullmatch(r"file:(?://(?:localhost)?)?(?P<path>/[^/%?#].*|/)", text, re.IGNORECASE | re.DOTALL)
     return None if match is None or "%" in match["path"] else match["path"]
 
 
 def _without_tilde(text: str) -> str:
-    """`~/...` as a path of this machine's user."""
+    """`~/...` expanded to the current user's home folder."""
     if not text.startswith("~"):
         return text
     path = os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
     if path.startswith("~"):
-        raise ValueError("~ is replaced for a folder of your own only; write the path itself")
+        raise ValueError("~ is expanded only for your own home folder; write the path itself")
     return path

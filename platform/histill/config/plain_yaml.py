@@ -1,4 +1,4 @@
-"""YAML as plain values, in which nothing is lost or read as another thing than what was typed."""
+"""Parse YAML into plain values, refusing whatever YAML would silently drop or reinterpret."""
 
 import re
 from collections.abc import Hashable
@@ -10,16 +10,16 @@ from histill.config.redact import HIDDEN, names_secret
 
 _INT, _FLOAT, _STR = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "str"))
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
-_SIGNS = {"tag:yaml.org,2002:value": "=", "tag:yaml.org,2002:merge": "<<"}  # which mean nothing as values
+_SIGNS = {"tag:yaml.org,2002:value": "=", "tag:yaml.org,2002:merge": "<<"}  # meaningless as values
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
-# Readers of YAML 1.1 and 1.2 make different values of these, and people mean a name or a number as it stands.
-_OCTAL = re.compile(r"[-+]?0o?[0-9_]+")  # 08 and 0o17 are texts by YAML 1.1, and numbers by 1.2
+# YAML 1.1 and 1.2 read these as different values, and people mean a name or a number as written.
+_OCTAL = re.compile(r"[-+]?0o?[0-9_]+")  # 08 and 0o17 are strings in YAML 1.1, and numbers in 1.2
 _AMBIGUOUS = re.compile(r"[-+]?(0o?[0-9_]+|0b[01_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|.*_.*)")
-_MOST_NODES = 100_000  # aliases count as what they stand for
+_MOST_NODES = 100_000  # with aliases expanded
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 and -.5 as strings; everyone who types a learning rate means the number, as does YAML 1.2."""
+    """Reads 1e-3 and -.5 as numbers, like YAML 1.2, as meant in a learning rate; in YAML 1.1 they are strings."""
 
     def construct_document(self, node: Any) -> Any:
         _count(node)
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
         try:
             value = super().construct_object(node, deep=deep)
             return _joined(value) if isinstance(value, str) else value
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of PyYAML's own conversions
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # from PyYAML's own conversions
             raise _refused(node, "a value is not what its form promises; put it in quotes") from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -59,7 +59,7 @@ _Loader.add_implicit_resolver(
 
 
 def has_comment(text: str) -> bool:
-    """Whether YAML would leave a part of `text` unread, since it begins with # as a comment."""
+    """Whether YAML would ignore a part of `text` as a # comment."""
     if "#" not in text:
         return False
     scalars = [token for token in yaml.scan(text, Loader=_Loader) if isinstance(token, yaml.ScalarToken)]
@@ -68,16 +68,15 @@ def has_comment(text: str) -> bool:
 
 
 def _joined(text: str) -> str:
-    """`text` with the two escapes by which JSON writes a character such as an emoji as that character."""
+    """`text` with JSON's surrogate pair escapes, as for an emoji, replaced by the character."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le") if re.search("[\ud800-\udfff]", text) else text
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """YAML text as plain Python values: None, bool, int, float, str, list, and dict with texts as keys.
+    """Parse YAML into plain Python values: None, bool, int, float, str, list, and dict with str keys.
 
-    Raises yaml.YAMLError, whose `problem` repeats no value but a number or a date: for a key that is given twice in one
-    mapping, a key that is no text, a tag, a scalar that other programs read otherwise (007, 1_000, 12:30, a date), and
-    what is no YAML at all.
+    Raises yaml.YAMLError, whose `problem` repeats no value except a number or a date: for a duplicate key, a key that
+    is not a string, a tag, an ambiguous scalar (007, 1_000, 12:30, a date), and invalid YAML.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -86,7 +85,7 @@ def parse_yaml(text: str | bytes) -> Any:
 
 
 def describe_problem(error: yaml.YAMLError) -> str:
-    """What is wrong, and where, to go on with after the name of what was read; no word of it that could be a secret."""
+    """Describe the error and its line, as a predicate for the name of the source; repeats no possible secret."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     where = f" at line {mark.line + 1}" if mark else ""
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
@@ -100,7 +99,7 @@ def describe_problem(error: yaml.YAMLError) -> str:
 
 
 class _Refusal(yaml.constructor.ConstructorError):
-    """What the loader refuses in words of its own."""
+    """An error that the loader itself raises."""
 
 
 def _refused(node: Any, problem: str) -> _Refusal:
@@ -108,7 +107,7 @@ def _refused(node: Any, problem: str) -> _Refusal:
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
-    """Refuse keys that are no texts, since 1 and '1' would be two, and those given twice; the last would win."""
+    """Refuse keys that are not strings, since 1 and '1' would differ, and duplicates, of which the last would win."""
     lines: dict[str, int] = {}
     for key, _ in node.value:
         merged = key.tag == "tag:yaml.org,2002:merge"
@@ -129,7 +128,7 @@ def _shown(key: str) -> str:
 
 
 def _count(root: Any) -> None:
-    """Refuse what aliases make larger than any configuration, or endless."""
+    """Refuse aliases that expand to an unreasonable or infinite size."""
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
 

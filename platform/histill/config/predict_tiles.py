@@ -7,7 +7,7 @@ from histill.config.common import Split, Storage, Tracking, Workers
 
 
 class PredictConfig(Strict):
-    """A model over a tile set, or over slides, which are cut as the model's tiles were."""
+    """A model to run over a tile set, or over slides, which are cut like the model's tiles."""
 
     model: ModelUri = Field(
         description="model folder, a finished run's folder, or models:/name@champion, which is copied to `output`"
@@ -15,16 +15,16 @@ class PredictConfig(Strict):
     tiles: Uri | None = Field(None, description="folder of a tile set")
     slides: tuple[Uri, ...] = Field((), description="slide files instead, local or s3://; their tiles go to `output`")
     slide_mpp: float | None = Field(None, gt=0, description="microns per pixel of slides that do not record it")
-    min_tissue: float = Field(0.25, ge=0, le=1, description="smallest tissue fraction of a slide's tile to look at")
-    split: Split | None = Field(None, description="of a tile set, the split to predict; null: every tile")
+    min_tissue: float = Field(0.25, ge=0, le=1, description="smallest tissue fraction of a slide's tile to predict")
+    split: Split | None = Field(None, description="split of the tile set to predict; null: every tile")
     output: Uri = Field(description="folder of predictions; each model and tile set gets a sub-folder")
-    masks: bool = Field(False, description="keep a segmenter's decisions for pixels, a PNG for each tile")
-    heatmaps: bool = Field(True, description="a PNG and a GeoJSON for QuPath of each slide")
-    batch_size: int = Field(32, ge=1, description="tiles at once")
-    max_corrupt: int = Field(0, ge=0, description="how many undecodable tiles are left out before the job fails")
+    masks: bool = Field(False, description="save a segmenter's pixel decisions, one PNG per tile")
+    heatmaps: bool = Field(True, description="draw each slide as PNG, and as GeoJSON for QuPath")
+    batch_size: int = Field(32, ge=1, description="tiles per batch")
+    max_corrupt: int = Field(0, ge=0, description="number of undecodable tiles to leave out before the job fails")
     workers: Workers = Workers(count=2)
     storage: Storage = Storage()
-    tracking: Tracking = Tracking()  # where a registered model is found
+    tracking: Tracking = Tracking()  # registry of a registered model
 
     @model_validator(mode="after")
     def _one_source(self) -> "PredictConfig":

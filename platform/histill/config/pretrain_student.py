@@ -17,7 +17,7 @@ TeacherName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
 
 class RckdLoss(Loss):
-    """Terms of RCKD pretraining."""
+    """Loss terms of RCKD pretraining."""
 
     soft_cross_entropy: SoftCrossEntropy | None = SoftCrossEntropy()
     deep: DeepSupervision | None = DeepSupervision()
@@ -39,12 +39,10 @@ class PretrainConfig(RunConfig):
     teacher: Teacher | None = Field(
         None, description="teacher of pixels, such as nuclei (RCKD); null: learn from embeddings alone"
     )
-    responses: Uri | None = Field(
-        None, description="folder of cached responses; null: the teacher runs beside the student"
-    )
+    responses: Uri | None = Field(None, description="folder of cached responses; null: the teacher runs live")
     embeddings: dict[TeacherName, EmbeddingTeacher] = Field(
         {},
-        description="teachers of embeddings by a name of your own; without a teacher of pixels the run's product is an "
+        description="teachers of embeddings, by a name of your choice; without a teacher of pixels the result is an "
         "encoder",
     )
     loss: RckdLoss = RckdLoss()

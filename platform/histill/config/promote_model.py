@@ -12,58 +12,58 @@ class Gates(Strict):
 
     floors: dict[str, float] = Field({}, description="least value of a figure, e.g. {dice: 0.6}")
     ceilings: dict[str, float] = Field(
-        {}, description="most of a figure or a cost (gmacs, parameters), e.g. {calibration_error: 0.1, gmacs: 6}"
+        {}, description="largest value of a figure or cost (gmacs, parameters), e.g. {calibration_error: 0.1, gmacs: 6}"
     )
     max_regression: float = Field(
         0.02,
         ge=0,
         le=1,
-        description="how far the main figure (dice, balanced_accuracy) may lie below the champion's: the lower end of "
-        "the paired 95 % interval over cases must not; 1: they are not compared",
+        description="margin by which the main figure (dice, balanced_accuracy) may lie below the champion's, judged by "
+        "the lower end of the paired 95 % interval over cases; 1: not compared",
     )
     min_cases: int = Field(
         6,
         ge=6,
-        description="least held-out cases on which a champion is replaced; of fewer than 6 there is no 95 % interval",
+        description="least number of held-out cases for replacing a champion; below 6 there is no 95 % interval",
     )
     max_cost_ratio: float | None = Field(
         0.9,
         gt=0,
         le=1,
-        description="a candidate that is not surely better than the champion must cost at most this part of its GMACs; "
-        "null: it need be neither",
+        description="a candidate that is not surely better than the champion must cost at most this fraction of its "
+        "GMACs; null: it need be neither better nor cheaper",
     )
     max_difference: float = Field(
-        0.01, ge=0, description="most that the logits of the exported formats may differ from the model's on real tiles"
+        0.01, ge=0, description="largest difference between the exported formats' logits and the model's on real tiles"
     )
     beat_constant: bool = Field(
-        True, description="whether the main figure must be above that of the best answer that is the same for all tiles"
+        True, description="whether the main figure must exceed that of the best constant prediction"
     )
     refuse_unknown: bool = Field(
         False,
-        description="refuse a candidate when it is not known whether something that taught it has seen the held-out "
+        description="refuse a candidate if it is unknown whether its encoder or teacher was trained on the held-out "
         "tiles; false: warn",
     )
-    bootstrap_samples: int = Field(1000, ge=100, description="sets of cases that are drawn behind the intervals")
+    bootstrap_samples: int = Field(1000, ge=100, description="resamples of the cases for the intervals")
 
 
 class PromoteConfig(Strict):
-    """A candidate, the champion's name, and the gates between them; or the way back to the former champion."""
+    """A candidate, the registered model's name and the gates; or a rollback to the former champion."""
 
     model: ModelUri | None = Field(None, description="the candidate's model folder, run folder, or models:/name/3")
     registered_name: Name = Field(description="name in the model registry")
     held_out: HeldOut | None = None
     gates: Gates = Gates()
-    dry_run: bool = Field(False, description="score and judge, and change nothing")
+    dry_run: bool = Field(False, description="score and judge, but change nothing")
     rollback: bool = Field(False, description="make the former champion the champion again; needs no model")
     rollback_from: int | None = Field(
-        None, ge=1, description="the version to go back from, so that the command may be given again; null: any"
+        None, ge=1, description="the version to roll back from, so that repeating the command is safe; null: any"
     )
     copy_to: ServerUri | None = Field(
-        None, description="tracking server of production, into whose registry the champion is copied; null: none"
+        None, description="tracking server to whose registry the champion is copied, such as production; null: none"
     )
     license: str | None = Field(None, description="license of the weights, for the model card, e.g. CC-BY-NC-4.0")
-    picture_rows: int = Field(6, ge=1, le=32, description="tiles of the picture")
+    picture_rows: int = Field(6, ge=1, le=32, description="number of tiles in the picture")
     workers: Workers | None = Field(
         None, description="score the candidate on the cluster, in tasks of this size; null: in the job's own process"
     )

@@ -1,4 +1,4 @@
-"""Secrets in texts: found, so that they are refused, and taken out of all that is shown or kept."""
+"""Find secrets in text, to refuse them in inputs and to remove them from everything shown or stored."""
 
 import base64
 import json
@@ -26,12 +26,12 @@ _BEARER = re.compile(r"(?P<kind>\bBearer|\bAuthorization[\"']?:\s*[\"']?\w+)\s+[
 _SECRET_NAME = re.compile(_SECRET_WORD, re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|API_?KEY|PRIVATE_?KEY", re.IGNORECASE)
 _NO_SECRET = re.compile(r"(PATH|FILE|FILES|DIR|MODE|URI|URL|ENDPOINT|EXPIRATION)$", re.IGNORECASE)
-_SHORTEST = 6  # of a variable's value that is looked for in texts
+_SHORTEST = 6  # characters: shorter values of variables are not searched for
 
 
 def redact(text: str) -> str:
-    """`text` without secrets: logins and queries of addresses, values of passwords and tokens, and the values that the
-    process has in its environment under names such as AWS_SECRET_ACCESS_KEY."""
+    """`text` without secrets: logins and queries of addresses, values of passwords and tokens, and the values of
+    environment variables such as AWS_SECRET_ACCESS_KEY."""
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and is_secret_variable(name):
             for form in _forms(value, os.environ.get(re.sub("PASSWORD|PASSWD", "USERNAME", name), "")):
@@ -41,7 +41,7 @@ def redact(text: str) -> str:
 
 
 def _forms(secret: str, user: str) -> list[str]:
-    """How a secret stands in texts, longest first: as it is, in quotes, in an address, with its user in a header."""
+    """The forms of a secret in text, longest first: plain, quoted, URL-encoded, with its user in a header."""
     raw = os.fsencode(secret)
     written = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(raw), quote(raw, ""), quote_plus(raw)}
     header = base64.b64encode(os.fsencode(f"{user}:{secret}")).decode()
@@ -49,12 +49,12 @@ def _forms(secret: str, user: str) -> list[str]:
 
 
 def print_trace(error: BaseException) -> None:
-    """The traceback of `error` on stderr, without the secrets that what failed may have told in its message."""
+    """Print the traceback of `error` to stderr, with secrets removed from its messages."""
     print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
 def redact_all(value: Any) -> Any:
-    """Plain data with every text in it redacted."""
+    """Plain data with every string redacted."""
     if isinstance(value, Mapping):
         return {redact_all(key): redact_all(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -63,17 +63,17 @@ def redact_all(value: Any) -> Any:
 
 
 def names_secret(name: str) -> bool:
-    """Whether a key of this name would hold a secret."""
+    """Whether a key of this name holds a secret."""
     return _SECRET_NAME.search(name) is not None
 
 
 def is_secret_variable(name: str) -> bool:
-    """Whether an environment variable of this name holds a secret itself, rather than where one lies."""
+    """Whether an environment variable of this name holds a secret itself, rather than the path of one."""
     return _SECRET_VARIABLE.search(name) is not None and _NO_SECRET.search(name) is None
 
 
 def find_credentials(value: Any, key: Sequence[str] = ()) -> tuple[str, ...] | None:
-    """The keys that lead to the first address in plain data that holds a login, or a query as signed addresses have."""
+    """The key path of the first address in plain data with a login or, as in presigned URLs, a query."""
     if isinstance(value, Mapping):
         items = [(str(name), item) for name, item in value.items()]
         if named := next((name for name, _ in items if holds_credentials(name)), None):
@@ -86,7 +86,7 @@ def find_credentials(value: Any, key: Sequence[str] = ()) -> tuple[str, ...] | N
 
 
 def holds_credentials(text: str) -> bool:
-    """Whether an address in `text` holds a user, a password, or a query such as `?token=...`."""
+    """Whether an address in `text` contains a user, a password, or a query such as `?token=...`."""
     return any(_shown(match) != match[0] for match in _ADDRESS.finditer(text))
 
 

@@ -1,4 +1,4 @@
-"""What the configurations of all training runs share: tiles, network, optimizer, workers."""
+"""The configuration that all training runs share: tiles, network, optimizer, workers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,39 +15,39 @@ from histill.losses.terms.cross_entropy import CrossEntropy
 from histill.losses.terms.dice import Dice
 
 STRIDE = 32
-"""Of a U-Net: the sides of what it sees are multiples of it."""
+"""A U-Net's input sides must be multiples of this."""
 BOUNDARY = "boundary"
-"""Name of the class that `TeacherConfig.boundary_px` adds as the last one."""
+"""Name of the last class, which `TeacherConfig.boundary_px` adds."""
 
 
 class Data(Strict):
-    """The tiles of a run and the order in which they come."""
+    """The tiles of a run and their order."""
 
     tiles: Uri = Field(description="folder of the tile set")
-    train: Split = Field("train", description="split to learn from")
+    train: Split = Field("train", description="split to train on")
     val: Split = Field("val", description="split that is scored after each epoch")
-    batch_size: int = Field(32, ge=1, description="global batch size, whatever the number of workers")
+    batch_size: int = Field(32, ge=1, description="global batch size, independent of the number of workers")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the order and of the augmentation")
     balance: Literal["label", "slide", "case", "response"] | None = Field(
         None,
-        description="give each label, slide or case, or each class of cached responses to whole tiles, an equal share "
-        "of an epoch; null: each tile once",
+        description="give each label, slide or case, or each class of cached whole-tile responses, an equal share of "
+        "an epoch; null: each tile once",
     )
     shuffle_tiles: int | None = Field(
-        None, ge=1, description="encoded tiles held for mixing, over all workers; null: 64 batches, at least 4096"
+        None, ge=1, description="encoded tiles in the shuffle buffers of all workers; null: 64 batches, at least 4096"
     )
     augment: Augment = Augment()
     reader: Literal["worker", "ray_data"] = Field(
         "worker", description="who reads shards: threads of each worker, or Ray Data tasks anywhere in the cluster"
     )
-    read_threads: int = Field(4, ge=1, description="requests for tiles at once, in each worker")
-    decode_threads: int = Field(2, ge=1, description="threads that decode tiles in each worker")
+    read_threads: int = Field(4, ge=1, description="concurrent read requests of each worker")
+    decode_threads: int = Field(2, ge=1, description="decoding threads of each worker")
     cache_decoded: bool = Field(
         False,
-        description="let storage.cache keep tiles decoded, at the side that is seen: for sweeps and many epochs",
+        description="keep tiles in storage.cache decoded, at the network's input size: for sweeps and many epochs",
     )
     max_corrupt: int = Field(
-        0, ge=0, description="how many undecodable tiles an epoch may mask out before the run fails"
+        0, ge=0, description="number of undecodable tiles that an epoch may mask out before the run fails"
     )
 
 
@@ -56,17 +56,15 @@ class Network(Strict):
 
     encoder: str = Field("csat", description="any timm encoder with feature maps, e.g. csat, csat_tiny, resnet18")
     weights: Uri | None = Field(
-        None, description="pretrained weights of the encoder: safetensors by timm's names; null: fresh ones"
+        None, description="pretrained weights of the encoder: safetensors with timm's names; null: random weights"
     )
     decoder_channels: tuple[int, ...] = Field((96, 64, 48, 32, 16), min_length=5, max_length=5)
     size_px: int | None = Field(
         None,
         ge=8,
-        description="side at which the network sees a whole tile, for a U-Net a multiple of 32; null: the tile's own",
+        description="input side of the network for a whole tile, for a U-Net a multiple of 32; null: the tile's own",
     )
-    mpp: float | None = Field(
-        None, gt=0, description="microns per pixel at which the network sees tiles, in place of size_px"
-    )
+    mpp: float | None = Field(None, gt=0, description="microns per pixel of the network's input, instead of size_px")
 
     @model_validator(mode="after")
     def _one_resolution(self) -> "Network":
@@ -76,14 +74,14 @@ class Network(Strict):
 
 
 class SupervisedLoss(Loss):
-    """Terms of learning from labels or masks; `dice` is left out for whole tiles."""
+    """Loss terms of supervised training; `dice` is left out for whole tiles."""
 
     cross_entropy: CrossEntropy | None = CrossEntropy()
     dice: Dice | None = Dice()
 
 
 def drop_dice_for_tiles(data: Any) -> Any:
-    """The keys of a run, in which the default of `loss.dice` is null where whole tiles are classified."""
+    """The keys of a run with `loss.dice` null by default for classification of whole tiles."""
     if not isinstance(data, Mapping) or data.get("target") != "classification":
         return data
     loss = data.get("loss", {})
@@ -93,53 +91,53 @@ def drop_dice_for_tiles(data: Any) -> Any:
 class Optimizer(Strict):
     """AdamW with a linear warm-up and a cosine decay to zero."""
 
-    epochs: int = Field(10, ge=1, description="passes over the training tiles")
+    epochs: int = Field(10, ge=1, description="number of passes over the training tiles")
     lr: float = Field(1e-3, gt=0, description="peak learning rate, for the global batch")
-    weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay; norms and biases are left out")
-    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the steps that warm up")
-    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    accumulate: int = Field(1, ge=1, description="parts in which a worker takes its share of a batch, to save memory")
+    weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay, not applied to norms and biases")
+    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the steps with linear warm-up")
+    clip_norm: float = Field(1.0, gt=0, description="gradient clipping norm")
+    accumulate: int = Field(1, ge=1, description="gradient accumulation steps per batch, to save memory")
     ema: float = Field(
-        0.0, ge=0, lt=1, description="decay of an average of the weights, which is then scored and kept; 0: none"
+        0.0, ge=0, lt=1, description="decay of an EMA of the weights, which is then scored and kept; 0: none"
     )
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run's model is made from, beside its tiles, and where it lies."""
+    """The sources of a run's model, besides its tiles."""
 
     network: Network  # with its published weights, if any
     network_key: str = "student"
     teacher: Teacher | None = None
-    responses: str | None = None  # of that teacher; None: it runs beside the student
+    responses: str | None = None  # cached responses of that teacher; None: it runs live
     embeddings: Mapping[str, EmbeddingTeacher] = field(default_factory=dict)  # by name
-    encoder: str | None = None  # model folder or run whose encoder is the start
+    encoder: str | None = None  # model folder or run that provides the initial encoder
 
 
 class RunConfig(Strict):
-    """What every training run has."""
+    """The configuration of every training run."""
 
     kind: ClassVar[str]
-    """Name of the job: it stands in the run's record."""
+    """Name of the job in the run's record."""
 
-    name: Name = Field(description="name of the run; the same name again goes on where it stopped")
+    name: Name = Field(description="name of the run; the same name again resumes it")
     runs: Uri = Field(description="folder that holds the runs, local or s3://")
     data: Data
     optimizer: Optimizer = Optimizer()
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the initial weights")
     checkpoint_every: int = Field(
-        500, ge=1, description="steps between checkpoints inside an epoch; every epoch ends with one"
+        500, ge=1, description="steps between checkpoints within an epoch; every epoch ends with one"
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the student's activations")
     compile: bool = Field(False, description="torch.compile the student; costs a minute or two before the first step")
-    max_failures: int = Field(2, ge=0, description="how often lost workers are replaced before the run gives up")
+    max_failures: int = Field(2, ge=0, description="number of worker failures to recover from before the run fails")
     workers: WorkerGroup = WorkerGroup()
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
 
     @property
     def sources(self) -> Sources:
-        """What the model is made from."""
+        """The sources of the model."""
         raise NotImplementedError
 
     @model_validator(mode="after")

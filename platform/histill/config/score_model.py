@@ -7,13 +7,13 @@ from histill.config.common import Split, Storage, Teacher, Tracking, Workers
 
 
 class HeldOut(Strict):
-    """Tiles that no training has seen, and what they are judged against."""
+    """Held-out tiles and the reference to score against."""
 
     tiles: Uri = Field(description="folder of the tile set")
     split: Split = Field("test", description="split to score")
-    reference: Teacher | None = Field(None, description="judge agreement with this teacher; null: the tile set's masks")
-    batch_size: int = Field(16, ge=1, description="tiles at once")
-    max_corrupt: int = Field(0, ge=0, description="how many undecodable tiles are left out before the job fails")
+    reference: Teacher | None = Field(None, description="score agreement with this teacher; null: with the set's masks")
+    batch_size: int = Field(16, ge=1, description="tiles per batch")
+    max_corrupt: int = Field(0, ge=0, description="number of undecodable tiles to leave out before the job fails")
 
 
 class ScoreConfig(Strict):
@@ -23,14 +23,14 @@ class ScoreConfig(Strict):
         description="model folder (model.safetensors + model.json), a run's folder, or models:/name@alias"
     )
     held_out: HeldOut
-    bootstrap_samples: int = Field(1000, ge=0, description="redrawn sets of cases behind the 95 % intervals; 0: none")
+    bootstrap_samples: int = Field(1000, ge=0, description="resamples of the cases for the 95 % intervals; 0: none")
     robustness_tiles: int = Field(
-        256, ge=0, description="tiles that are scored again in other stains, blurred, compressed, halved; 0: none"
+        256, ge=0, description="tiles to score again with stain jitter, blur, JPEG and half the resolution; 0: none"
     )
-    speed: bool = Field(True, description="measure how fast the model is on this machine, which takes some seconds")
-    report: Uri | None = Field(None, description="an .html file for the whole score, which needs no server; null: none")
-    picture: Uri | None = Field(None, description="PNG of tiles and what the model says of them; null: none")
-    picture_rows: int = Field(6, ge=1, le=32, description="tiles of the picture")
+    speed: bool = Field(True, description="measure the model's speed on this machine, which takes some seconds")
+    report: Uri | None = Field(None, description="self-contained .html file with the whole score; null: none")
+    picture: Uri | None = Field(None, description="PNG of tiles with the model's predictions; null: none")
+    picture_rows: int = Field(6, ge=1, le=32, description="number of tiles in the picture")
     workers: Workers | None = Field(
         None, description="score on the cluster, in tasks of this size; null: in the job's own process"
     )

@@ -14,12 +14,12 @@ class SearchRange(Strict):
 
     uniform: tuple[float, float] | None = Field(None, description="between two bounds")
     loguniform: tuple[float, float] | None = Field(
-        None, description="between two bounds above 0, even in the logarithm"
+        None, description="between two bounds above 0, uniform in the logarithm"
     )
     integer: tuple[int, int] | None = Field(None, description="a whole number between two bounds, both included")
     choice: tuple[Any, ...] | None = Field(None, min_length=1, description="one of a list")
     conditions: dict[str, tuple[Any, ...]] | None = Field(
-        None, description="only in trials whose keys here, drawn before, have one of the values; null: in all"
+        None, description="draw only if each key here, drawn before, has one of the listed values; null: always"
     )
 
     @property
@@ -43,7 +43,7 @@ class SearchRange(Strict):
 
 
 class SearchConfig(RunConfig):
-    """A sweep: each trial is a run whose keys in `space` are drawn; `search/configs.py` makes one for each kind."""
+    """A sweep: each trial is a run with the keys in `space` drawn; `search/configs.py` derives one for each kind."""
 
     kind = "search_students"
 
@@ -51,7 +51,7 @@ class SearchConfig(RunConfig):
     space: dict[str, SearchRange] = Field(min_length=1, description="dotted key -> how its value is drawn")
     trials: int = Field(8, ge=1, description="number of trials")
     concurrent: int | None = Field(
-        None, ge=1, description="trials at once; null: as many as the nodes hold that are up"
+        None, ge=1, description="concurrent trials; null: as many as fit on the nodes that are up"
     )
     sampler: Literal["tpe", "random"] = Field("tpe", description="Optuna's TPE, or random")
     scheduler: Literal["asha", "none", "pbt"] = Field(
@@ -59,17 +59,17 @@ class SearchConfig(RunConfig):
     )
     objective: Literal["quality", "front"] = Field(
         "quality",
-        description="what draws and stops follow: quality alone, or the front of quality against cost",
+        description="what sampling and stopping optimize: quality alone, or the front of quality against cost",
     )
     cost: Literal["gmacs", "latency_ms"] = Field(
         "gmacs",
-        description="what quality stands against: GMACs of one tile, or milliseconds for one tile, measured on one "
-        "thread of the node that runs the trial",
+        description="cost in the front: GMACs of one tile, or milliseconds for one tile, measured on one thread of the "
+        "node that runs the trial",
     )
     grace_epochs: int = Field(1, ge=1, description="epochs before ASHA may stop a trial")
     reduction: int = Field(2, ge=2, description="ASHA keeps one in this many at each rung")
     register_best: Name | None = Field(
-        None, description="name of the registered model of which the best student becomes a version; null: of none"
+        None, description="registered model to which the best student is added as a version; null: none"
     )
 
     @model_validator(mode="after")

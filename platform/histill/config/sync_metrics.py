@@ -7,7 +7,7 @@ from histill.config.common import Storage
 
 
 class SyncConfig(Strict):
-    """Metrics that a tracking server was not there to take."""
+    """Metrics that could not be sent to a tracking server."""
 
     unsent: Uri = Field(description="folder that the run's warning names: <runs>/_unsent")
     storage: Storage = Storage()

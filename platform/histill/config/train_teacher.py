@@ -8,13 +8,13 @@ from histill.config.runs import BOUNDARY, Network, RunConfig, Sources, Supervise
 
 
 class TeacherNetwork(Network):
-    """As a student's, with another encoder unless one is named."""
+    """As a student's network, with another default encoder."""
 
     encoder: str = Field("resnet18", description="any timm encoder with feature maps, e.g. resnet18, resnet50")
 
 
 class TeacherConfig(RunConfig):
-    """A network teacher, trained on the masks of a tile set, or on its labels."""
+    """A network teacher, trained on the masks or labels of a tile set."""
 
     kind = "train_teacher"
 
@@ -30,13 +30,13 @@ class TeacherConfig(RunConfig):
     multi_label: bool = Field(
         False, description="classification: a tile may have several labels, separated by | in the index, or none"
     )
-    fraction: float = Field(1.0, gt=0, le=1, description="part of the training cases to use")
-    fraction_seed: int = Field(0, ge=0, description="which cases; a smaller fraction is a part of a larger one")
+    fraction: float = Field(1.0, gt=0, le=1, description="fraction of the training cases to use")
+    fraction_seed: int = Field(0, ge=0, description="seed of their choice; a smaller fraction is a subset of a larger")
     boundary_px: int = Field(
         0,
         ge=0,
-        description="width of the foreground's edges that become a further class, boundary, in pixels at the size that "
-        "the network sees; 0: none",
+        description="width of the foreground's edges that become an extra class, boundary, in pixels of the network's "
+        "input; 0: none",
     )
     loss: SupervisedLoss = SupervisedLoss()
 

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong in a configuration, in sentences that name the key, the value and the remedy."""
+"""Describe pydantic's errors in a configuration in sentences that name the key, the value and the remedy."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _EXPECTED = {
 
 
 def describe_errors(model: type[BaseModel], faults: Sequence[Any]) -> str:
-    """The faults of a ValidationError, a sentence each; those that follow from another one are left out."""
+    """The faults of a ValidationError, one sentence each; consequences of other faults are left out."""
     faults = [fault for fault in faults if not _follows(fault, faults)]
     texts = [fault for fault in faults if fault["type"] == "string_type"]
     by_list: dict[tuple[Any, ...], list[Any]] = {}
@@ -32,7 +32,7 @@ def describe_errors(model: type[BaseModel], faults: Sequence[Any]) -> str:
 
 
 def _follows(fault: Any, faults: Sequence[Any]) -> bool:
-    """Whether a list is called too short for the elements that were refused."""
+    """Whether the fault is a list reported as too short because elements of it were refused."""
     where = fault["loc"]
     return fault["type"] == "too_short" and any(
         other["loc"][:-1] == where and isinstance(other["loc"][-1], int) for other in faults if other["loc"]
@@ -44,7 +44,7 @@ def _in_list(fault: Any) -> bool:
 
 
 def _no_names(loc: tuple[Any, ...], values: list[Any]) -> str:
-    """What is said where texts were expected: YAML makes other things of words and digits without quotes."""
+    """The sentence for values that should be strings but that YAML, without quotes, read as something else."""
     key = ".".join(map(str, loc))
     described = list(dict.fromkeys(_describe(key, value) for value in values))
     listed = described[0] if len(described) == 1 else f"{', '.join(described[:-1])} and {described[-1]}"
@@ -87,7 +87,7 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
 
 
 def is_shown(key: str) -> bool:
-    """Whether a wrong key has the form of one, and may be repeated; a secret that was given in its place may not."""
+    """Whether a wrong key looks like a key, so that it may be repeated; a secret given in its place may not."""
     return _KEY.fullmatch(key) is not None and not holds_credentials(key)
 
 
@@ -125,7 +125,7 @@ def _show_key(key: str) -> str:
 
 
 def _show(key: str, value: Any) -> str:
-    """A value for a sentence: never a secret, nor so much that the sentence is lost in it."""
+    """A value for use in a sentence: never a secret, and shortened if long."""
     if isinstance(value, BaseModel | Mapping):
         return "a mapping"
     text = repr(list(value) if isinstance(value, tuple) else value)

@@ -1,7 +1,7 @@
-"""The whole way of a tile on one machine: `make demo`.
+"""Run the whole pipeline on one machine: `make demo`.
 
-Starts a real S3 server, MLflow server and Ray head, and runs the jobs on them as a user would, each as a command of
-its own. Everything lies in `.demo`; a second run finds there what the first has made.
+Starts a real S3 server, MLflow server and Ray head, and runs each job on them as a user would, by its command line. All
+files are in `.demo`; a second run reuses the results of the first.
 """
 
 import argparse
@@ -40,14 +40,14 @@ _TEACHER = "teacher.classical=true"
 
 @dataclass
 class Demo:
-    """The running demo: the environment its jobs get, and what they found."""
+    """The running demo: the environment of its jobs, and their results."""
 
     environment: Mapping[str, str]
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     storage: Storage = field(default_factory=Storage)
 
     def job(self, name: str, arguments: str, *, may_refuse: bool = False) -> dict[str, Any]:
-        """Run `python jobs/<name>.py <arguments>` and return the JSON line that it ends with."""
+        """Run `python jobs/<name>.py <arguments>` and return the JSON line that it prints last."""
         command = ["python", f"jobs/{name}.py", *shlex.split(arguments)]
         print(f"\n$ {shlex.join(command)}", flush=True)
         done = subprocess.run(
@@ -75,7 +75,7 @@ class Demo:
 
 
 def run_demo(slide: Path, mpp: float | None) -> None:
-    """Run every stage on `slide` and print what came of it; `mpp` (um/px) of a slide that does not record it.
+    """Run every stage on `slide` and print the results; pass `mpp` (um/px) if the slide does not record it.
 
     Raises HistillError when a job fails.
     """
@@ -94,7 +94,7 @@ def run_demo(slide: Path, mpp: float | None) -> None:
             **ray.environment(),
             "MLFLOW_TRACKING_URI": tracking.uri,
             "OMP_NUM_THREADS": "1",
-            "MPLCONFIGDIR": str((FOLDER / "matplotlib").resolve()),  # else it leaves a font cache in the home folder
+            "MPLCONFIGDIR": str((FOLDER / "matplotlib").resolve()),  # keeps the font cache out of the home folder
         }
         demo = Demo(environment)
         picture = _stages(demo, slide, mpp, f"s3://{BUCKET}/{_safe(slide.stem)}", pictures)
@@ -174,7 +174,7 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Refuse a second demo in the same folder, whose servers would fight over their data."""
+    """Refuse a second demo in the same folder, whose servers would share data files."""
     with (FOLDER / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,8 +192,8 @@ def _close(demo: Demo, picture: Path) -> None:
         "model generalizes. The teacher is classical image analysis; Dice is agreement with it, as there are no labels."
     )
     print(f"\npictures: {picture} (tile | teacher | student), also in MLflow")
-    print(f"the whole score: {picture.with_suffix('.html')}")
-    print("open MLflow on what was left: make ui")
+    print(f"report: {picture.with_suffix('.html')}")
+    print("to see the runs in MLflow: make ui")
 
 
 def _index(slide: Path) -> Path:
@@ -221,7 +221,7 @@ def main() -> int:
             raise InputError(f"slide {slide} does not exist; give the path of a whole slide image.")
         run_demo(slide or sample_slide(FOLDER), arguments.slide_mpp)
     except KeyboardInterrupt:
-        print("\ninterrupted; `make demo` goes on from what is written.", file=sys.stderr)
+        print("\ninterrupted; run `make demo` again to resume.", file=sys.stderr)
         return 130
     except HistillError as error:
         print(f"error: {error}", file=sys.stderr)

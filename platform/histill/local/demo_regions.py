@@ -1,4 +1,4 @@
-"""Where the demo cuts a slide: a window that a demo can learn from in minutes, in three bands."""
+"""Choose the regions of a slide for the demo: a window small enough to train on in minutes, in three bands."""
 
 import csv
 import math
@@ -11,11 +11,11 @@ from histill.errors import InputError
 from histill.tiles.slides import SlideRow, open_slide, read_overview, resolve_mpp
 from histill.tiles.tissue import find_tissue
 
-# One slide is one case. To have tiles to validate and test on, the demo declares three separate bands of the window to
-# be cases: top and bottom edge of each, as fractions of the window.
+# One slide is one case. To get tiles for validation and test, the demo declares three disjoint bands of the window as
+# cases: top and bottom edge of each, as fractions of the window.
 BANDS = {"train": (0.0, 0.62), "val": (0.64, 0.80), "test": (0.82, 1.0)}
 _WINDOW_UM = (1120.0, 1490.0)  # width and height: about a hundred tiles of 80 um
-_OVERVIEW_UM = 16.0  # microns per pixel of the overview on which tissue is looked for
+_OVERVIEW_UM = 16.0  # microns per pixel of the overview used for tissue detection
 
 Box = tuple[float, float, float, float]
 
@@ -36,14 +36,14 @@ def write_regions(slide: Path, mpp: float | None, index: Path, cases: dict[str, 
 
 
 def densest_window(slide: Path, mpp: float | None) -> Box:
-    """The window with most tissue, as fractions (left, top, right, bottom) of the slide."""
+    """The window with the most tissue, as fractions (left, top, right, bottom) of the slide."""
     with open_slide(str(slide), Storage()) as image:
         try:
             level0_mpp = resolve_mpp(image, SlideRow(str(slide), case=slide.stem), mpp)
         except InputError:
             raise InputError(
                 f"slide {slide} does not record its microns per pixel; "
-                f"look it up and say so: make demo SLIDE={slide} MPP=0.25"
+                f"look it up and pass it: make demo SLIDE={slide} MPP=0.25"
             ) from None
         tissue = find_tissue(read_overview(image, _OVERVIEW_UM / level0_mpp))
     height, width = tissue.shape
@@ -51,6 +51,6 @@ def densest_window(slide: Path, mpp: float | None) -> Box:
     sums = np.pad(tissue.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     inside = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
     if not inside.max():
-        raise InputError(f"slide {slide} shows no tissue; give another one.")
+        raise InputError(f"slide {slide} shows no tissue; choose another one.")
     y, x = np.unravel_index(int(inside.argmax()), inside.shape)
     return float(x / width), float(y / height), float((x + wide) / width), float((y + high) / height)

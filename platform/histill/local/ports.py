@@ -5,19 +5,18 @@ import socket
 
 LOOPBACK = "127.0.0.1"
 GRPC_OFFSET = 10_000
-# Above the ports that Ray gives to its workers (10002-19999); with GRPC_OFFSET added still below the range
-# from which Linux takes the ports of outgoing connections (from 32768).
+# Above Ray's worker ports (10002-19999) and, with GRPC_OFFSET added, below Linux's ephemeral ports (from 32768).
 FIRST_PORT = 20_000
 LAST_PORT = 22_767
 
 
 def free_ports(count: int) -> range:
-    """Find `count` consecutive ports that are free, as are the ports GRPC_OFFSET above them.
+    """Find `count` consecutive free ports such that those GRPC_OFFSET above them are free as well.
 
-    The block starts at a random place, so that two callers at the same time hardly ever get the same one.
+    The block starts at a random port, so that concurrent callers hardly ever get the same one.
 
     Raises:
-        OSError: no such block is left between FIRST_PORT and LAST_PORT.
+        OSError: there is no such block between FIRST_PORT and LAST_PORT.
     """
     starts = list(range(FIRST_PORT, LAST_PORT - count + 2))
     random.SystemRandom().shuffle(starts)

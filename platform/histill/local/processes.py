@@ -1,13 +1,12 @@
-"""Run a server as a child process and end it with everything it started.
+"""Run a server as a child process and end it together with everything it started.
 
-A server's processes are known by two signs: the session that the server leads, and a tag in their
-environment. Both are needed: the drivers of submitted Ray jobs leave the session, and Ray's workers overwrite
-their environment with a process title. The processes are found in /proc; where there is none (macOS), the
-process group is ended.
+A server's processes are identified by two marks: the session that the server leads, and a tag in their environment.
+Both are needed: drivers of submitted Ray jobs leave the session, and Ray's workers overwrite their environment with a
+process title. The processes are found in /proc; without it (macOS), the process group is ended.
 
-Run as a program (`python -m histill.local.processes SESSION TAG PATH...`) this module is the guard of one
-server: it reads from a pipe that its parent holds open, and when the parent is gone, be it by SIGKILL, it
-ends the server and removes its scratch paths.
+Run as a program (`python -m histill.local.processes SESSION TAG PATH...`) this module guards one server: it reads from
+a pipe that its parent holds open and, when the parent is gone, even by SIGKILL, ends the server and removes its scratch
+paths.
 """
 
 import os
@@ -45,7 +44,7 @@ def run_server(
         log: file that stdout and stderr are appended to.
         env: the whole environment of the process.
         cwd: working directory of the process.
-        scratch: files and folders that are of no use without the process; removed at the end.
+        scratch: temporary files and folders of the process; removed at the end.
         grace_s: seconds between SIGTERM and SIGKILL at the end.
     """
     tag = uuid.uuid4().hex
@@ -85,7 +84,7 @@ def wait_until_ready(
     """Wait until `ready()` is true.
 
     Raises:
-        HistillError: the process ended or the time was up; the message names the log and its last line.
+        HistillError: the process ended or the timeout expired; the message has the log's path and last line.
     """
     deadline = time.monotonic() + timeout_s
     while not ready():
@@ -100,16 +99,16 @@ def wait_until_ready(
 
 
 def end(session: int, tag: str, *, grace_s: float, leader: "subprocess.Popen[bytes] | None" = None) -> None:
-    """End the processes of a server: SIGTERM to its leader, then to the rest, then SIGKILL to what is left.
+    """End the processes of a server: SIGTERM to its leader, then to the others, then SIGKILL to survivors.
 
-    The leader goes first, so that a server which ends its own children (Ray) does not report them as crashed.
+    The leader goes first, so that a server that ends its own children (Ray) does not report them as crashed.
     """
     for step, patience_s in ((_end_leader, grace_s), (_end_rest, grace_s), (_kill, 5.0)):
         step(session, tag)
         deadline = time.monotonic() + patience_s
         while True:
             if leader is not None:
-                leader.poll()  # reaps it, a zombie would count as alive
+                leader.poll()  # reaps it; a zombie would count as alive
             alive = members(session, tag)
             if not alive or (step is _end_leader and session not in alive):
                 break
@@ -132,14 +131,14 @@ def members(session: int, tag: str) -> list[int]:
 
 def _belongs(pid: int, session: int, tag: str) -> bool:
     try:
-        # state and session follow the program's name, which is in brackets and may hold spaces
+        # state and session follow the program's name, which is in parentheses and may contain spaces
         state, _, _, its_session = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[:4]
         if state in "ZX":
             return False
         if int(its_session) == session:
             return True
         return f"{TAG_VARIABLE}={tag}".encode() in (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except (OSError, ValueError):  # it ended meanwhile, or it is another user's
+    except (OSError, ValueError):  # ended meanwhile, or another user's process
         return False
 
 

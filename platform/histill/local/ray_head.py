@@ -1,4 +1,4 @@
-"""A real one-node Ray cluster with its dashboard and job server, in processes of its own."""
+"""Run a real one-node Ray cluster, with dashboard and job server, in separate processes."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from histill.local.processes import run_server, wait_until_ready
 
 @dataclass(frozen=True)
 class RayHead:
-    """A running head: GCS address (host:port), URL of dashboard and job server, file that holds the token."""
+    """A running head: GCS address (host:port), URL of the dashboard and job server, token file."""
 
     address: str
     dashboard_url: str
     token_path: Path | None
 
     def environment(self) -> dict[str, str]:
-        """The variables that let `ray.init()` and `ray job submit` reach this head and no other."""
+        """The environment variables that make `ray.init()` and `ray job submit` use this head and no other."""
         return {
             "RAY_ADDRESS": self.address,
             "RAY_API_SERVER_ADDRESS": self.dashboard_url,
@@ -43,20 +43,20 @@ def ray_head(
     token_auth: bool = True,
     timeout_s: float = 180.0,
 ) -> Iterator[RayHead]:
-    """Run a head until the block is left, and end it with its workers and the jobs on it.
+    """Run a head until the block is left, then end it with its workers and jobs.
 
-    `ray stop` is not used, because it ends every Ray of the machine.
+    `ray stop` is not used because it stops every Ray on the machine.
 
     Args:
-        folder: gets `ray.log`, the token (`ray_token`, readable by the owner only), and at the end Ray's own
-            logs in `ray_logs/`, in place of those of the time before.
-        cpus: CPUs that Ray may hand out.
-        env: variables for Ray and all its workers, such as the credentials of the object store.
+        folder: gets `ray.log`, the token (`ray_token`, readable by the owner only) and, at the end, Ray's own
+            logs in `ray_logs/`, replacing those of the previous run.
+        cpus: CPUs that Ray offers.
+        env: environment variables for Ray and all its workers, such as the credentials of the object store.
         token_auth: refuse clients without the token.
-        timeout_s: seconds until the dashboard must have answered.
+        timeout_s: seconds within which the dashboard must answer.
 
     Raises:
-        HistillError: the head did not come up.
+        HistillError: the head did not start.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,12 +83,12 @@ def ray_head(
         f"--dashboard-agent-grpc-port={agent_grpc}",
         f"--runtime-env-agent-port={envs}",
         f"--metrics-export-port={metrics[0]}",
-        *("--min-worker-port=0", "--max-worker-port=0"),  # 0: the system chooses
+        *("--min-worker-port=0", "--max-worker-port=0"),  # 0: chosen by the system
     ]
     log = folder / "ray.log"
     whole_env = {
         **base_environment(),
-        "TMPDIR": str(temp),  # the processes that are killed do not tidy up
+        "TMPDIR": str(temp),  # killed processes do not clean up
         "DASHBOARD_METRIC_PORT": str(metrics[1]),
         "AUTOSCALER_METRIC_PORT": str(metrics[2]),
         **(env or {}),
@@ -103,12 +103,12 @@ def ray_head(
 
 
 def base_environment() -> dict[str, str]:
-    """What every Ray that is started here has: this environment's programs, one thread a process, no reports."""
+    """The environment of every Ray started here: our own programs first, one thread per process, no usage stats."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     scripts = sysconfig.get_path("scripts")
     return {
         **inherited,
-        # `python` in a submitted job's entrypoint is this environment's
+        # makes `python` in a submitted job's entrypoint this environment's
         "PATH": os.pathsep.join([scripts, inherited.get("PATH", os.defpath)]),
         "OMP_NUM_THREADS": "1",
         "RAY_worker_niceness": "0",
@@ -117,7 +117,7 @@ def base_environment() -> dict[str, str]:
 
 
 def token_environment(token_path: Path | None) -> dict[str, str]:
-    """The variables by which Ray asks for the token in the file, or for none."""
+    """The environment variables that make Ray require the token in the file, or none."""
     # Set in both cases: when it is unset, Ray decides by whether ~/.ray/auth_token exists.
     if token_path is None:
         return {"RAY_AUTH_MODE": "disabled"}
@@ -125,14 +125,14 @@ def token_environment(token_path: Path | None) -> dict[str, str]:
 
 
 def write_token(path: Path) -> None:
-    """Make a new token that the file's owner alone can read."""
+    """Create a new token that only the file's owner can read."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
 
 
 def _answers(head: RayHead) -> bool:
-    """Whether the job server answers and the node has joined, without which a job would wait."""
+    """Whether the job server answers and the node has joined; without a node, jobs would wait."""
     jobs = ask_dashboard(head, "/api/jobs/")
     nodes = ask_dashboard(head, "/nodes?view=summary")
     if jobs is None or nodes is None:
@@ -142,14 +142,14 @@ def _answers(head: RayHead) -> bool:
 
 
 def ask_dashboard(head: RayHead, path: str) -> Any:
-    """What the dashboard answers, as JSON; None while it does not."""
+    """The dashboard's JSON response; None while there is none."""
     request = urllib.request.Request(head.dashboard_url + path)
     if head.token_path is not None:
         request.add_header("Authorization", f"Bearer {head.token_path.read_text()}")
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)
-    except (OSError, ValueError):  # not up yet: refused, reset, 500, or no JSON
+    except (OSError, ValueError):  # not up yet: refused, reset, 500, or invalid JSON
         return None
 
 

@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS), kept in one folder."""
+"""Run a real S3 server (SeaweedFS) that keeps its data in one folder."""
 
 import json
 import os
@@ -20,7 +20,7 @@ _OWNER_ACTIONS = ("Admin", "Read", "List", "Tagging", "Write")
 
 @dataclass(frozen=True)
 class Identity:
-    """A name, its credentials, and what it may do, in SeaweedFS's words ("Read:bucket")."""
+    """A name, its credentials, and its permissions in SeaweedFS's terms ("Read:bucket")."""
 
     name: str
     actions: tuple[str, ...]
@@ -38,7 +38,7 @@ class S3Server:
     secret_key: str = field(repr=False)
 
     def environment(self) -> dict[str, str]:
-        """The variables by which AWS clients, pyarrow and s3fs find this server and its credentials."""
+        """The environment variables from which AWS clients, pyarrow and s3fs get this server and its credentials."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -48,7 +48,7 @@ class S3Server:
 
 
 def reader(bucket: str) -> Identity:
-    """An identity that may read and list one bucket and do nothing else."""
+    """An identity that may only read and list one bucket."""
     return Identity(name=f"reader-of-{bucket}", actions=(f"Read:{bucket}", f"List:{bucket}"))
 
 
@@ -63,19 +63,19 @@ def s3_server(
 ) -> Iterator[S3Server]:
     """Run a server on the objects in `folder` until the block is left.
 
-    The objects stay in `folder` and are there again at the next start; ports and credentials are new each
-    time, unless it goes on as an `earlier` one.
+    Objects in `folder` persist across starts; ports and credentials are new each time, unless taken over from an
+    `earlier` server.
 
     Args:
-        folder: where objects, settings (`s3.json`, readable by the owner only) and the log (`s3.log`) lie.
-        bucket: made if missing.
+        folder: holds the objects, the settings (`s3.json`, readable by the owner only) and the log (`s3.log`).
+        bucket: created if missing.
         identities: further credentials that the server accepts.
-        timeout_s: seconds until the server must have answered a signed request.
+        timeout_s: seconds within which the server must answer a signed request.
         host: address that the server listens on.
-        earlier: a server of before, whose endpoint and credentials this one takes over.
+        earlier: a previous server whose endpoint and credentials this one takes over.
 
     Raises:
-        HistillError: the server's binary is missing, or the server did not come up.
+        HistillError: the server's binary is missing, or the server did not start.
     """
     folder = folder.resolve()
     data = folder / "objects"
@@ -92,7 +92,7 @@ def s3_server(
     server = S3Server(f"http://{host}:{s3}", bucket, owner.access_key, owner.secret_key)
     command = [
         _weed(),
-        "-logtostderr",  # else it writes its logs to /tmp
+        "-logtostderr",  # by default it logs to /tmp
         "mini",
         f"-dir={data}",
         f"-ip={host}",
@@ -104,7 +104,7 @@ def s3_server(
         f"-admin.port={admin}",
         f"-s3.config={settings}",
         f"-bucket={bucket}",
-        "-disableHttp",  # else the filer's port reads and writes any object without credentials
+        "-disableHttp",  # otherwise the filer's port serves every object without credentials
         "-s3.allowDeleteBucketNotEmpty=false",
         "-master.telemetry=false",
         "-webdav=false",
@@ -135,7 +135,7 @@ def _write_settings(path: Path, identities: Sequence[Identity]) -> None:
 
 
 def _sockets(ports: Sequence[int]) -> list[Path]:
-    """What SeaweedFS leaves in /tmp, a place that it does not let one choose."""
+    """The sockets that SeaweedFS leaves in /tmp, which cannot be configured."""
     s3, master, volume, filer, admin = ports
     names = [f"s3-{s3}", f"filer-{filer}"]
     servers = {"s3": s3, "master": master, "volume": volume, "filer": filer, "admin": admin}

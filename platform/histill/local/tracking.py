@@ -1,4 +1,4 @@
-"""A real MLflow tracking server, kept in one folder."""
+"""Run a real MLflow tracking server that keeps its data in one folder."""
 
 import os
 import secrets
@@ -32,14 +32,14 @@ def mlflow_server(
     """Run a server on the runs, models and artifacts in `folder` until the block is left.
 
     Args:
-        folder: holds `mlflow.db`, `artifacts/` and the log `mlflow.log`; the next start goes on from them.
+        folder: holds `mlflow.db`, `artifacts/` and the log `mlflow.log`, which persist across starts.
         port: its port; None takes a free one.
-        timeout_s: seconds until the server must have answered.
-        admin_password: ask everybody for a name and a password, and know `admin` by this one (12 letters or more).
+        timeout_s: seconds within which the server must answer.
+        admin_password: require a login, with this password for `admin` (12 characters or more).
         host: address that the server listens on.
 
     Raises:
-        HistillError: the server did not come up.
+        HistillError: the server did not start.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)

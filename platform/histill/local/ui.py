@@ -11,11 +11,11 @@ FOLDER = Path(".demo") / "mlflow"
 
 
 def serve(folder: Path) -> None:
-    """Serve the runs in `folder` and print where, until a signal ends the process.
+    """Serve the runs in `folder` and print the address, until a signal ends the process.
 
     Raises:
-        InputError: the folder holds no runs.
-        HistillError: the server did not come up.
+        InputError: the folder contains no runs.
+        HistillError: the server did not start.
     """
     if not (folder / "mlflow.db").is_file():
         raise InputError(f"{folder} holds no MLflow runs; run `make demo` first")
