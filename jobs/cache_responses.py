@@ -1,11 +1,11 @@
-"""Write a teacher's responses to a whole tile set, once, for every later run and trial.
+"""Cache a teacher's responses to a whole tile set, once, for all later runs and trials.
 
-The cache lies in a sub-folder of `output` named by its content (teacher, tiles and views), in shards like the tiles'
-own. A repeated run finds it there; an interrupted one goes on.
+The cache is a sub-folder of `output` named by its content (teacher, tiles and views), with shards like the tile set's.
+A repeated run reuses it; an interrupted one resumes.
 
-A table says what share of each slide the teacher takes for each class (of each case, in a set of images); shares of
-nuclei below 0.5 or above 60 % and one class in all tiles are warned of, since a wrong resolution or stain is behind
-most. `shares.json` beside the responses has the figures, `contours.png` shows some tiles with the outlines.
+A table shows the share of each class in each slide (each case, in a set of images), with warnings if nuclei cover less
+than 0.5 % or more than 60 %, or if all tiles have one class: usually the resolution or stain is wrong. `shares.json`
+beside the responses has the figures, `contours.png` shows some tiles with outlines.
 
   python jobs/cache_responses.py -c jobs/configs/cache_responses.yaml tiles=s3://tiles/liver output=s3://tiles/responses
 """

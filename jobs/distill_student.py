@@ -1,7 +1,7 @@
-"""Distil a student that sees tiles at low resolution from a teacher that sees them at high resolution.
+"""Distil a low-resolution student from a high-resolution teacher.
 
-It mimics the teacher's answers and feature maps on tiles with and without labels (resolution distillation, arXiv
-2101.04170). The same name again goes on where the run stopped, and a finished name is refused.
+The student mimics the teacher's logits and feature maps on tiles with and without labels (resolution distillation,
+arXiv 2101.04170). The same name again resumes the run; a finished name is refused.
 
   python jobs/distill_student.py -c jobs/configs/distill_student.yaml teacher.model=s3://runs/high student.size_px=56
 """

@@ -1,8 +1,8 @@
-"""Cut whole slides, or take in a folder of images, into a tile set: Parquet shards and a manifest.
+"""Cut whole slides, or import a folder of images, into a tile set: Parquet shards and a manifest.
 
-Slides are cut on a grid at one declared resolution and background is left out; images are named by an
-index.csv. Splits are by case. thumbnails/ of the tile set shows what was cut of each slide. The same command
-again goes on after an interruption, and only reads a finished tile set.
+Slides are cut on a grid at one declared resolution, leaving out background; images are listed in an index.csv. Splits
+are by case. thumbnails/ of the tile set shows which tiles were cut from each slide. The same command again resumes an
+interrupted ingest, and reuses a finished tile set.
 
   python jobs/ingest_tiles.py -c jobs/configs/ingest_slides.yaml output=s3://bucket/tiles slides.index=slides.csv
 """
@@ -45,7 +45,7 @@ def main(config: IngestConfig) -> Outcome:
 
 
 def summary(report: "IngestReport", config: IngestConfig) -> str:
-    """The splits as a table, empty ones named, classes by split, slides, what was skipped and what is worth knowing."""
+    """Format the report: tables of splits (flagging empty ones) and classes, slides, what was skipped, and notes."""
     from tabulate import tabulate
 
     from histill.tiles.parts import THUMBNAILS

@@ -1,11 +1,11 @@
-"""Let a model, such as the champion, answer every tile of a set or of slides, and draw heatmaps of the slides.
+"""Predict every tile of a tile set or of slides with a model, such as the champion, and draw heatmaps of the slides.
 
-The predictions are Parquet files, one for each shard of tiles, which are there whole or not at all: a run that was
-interrupted goes on when the same command is given again, and no tile is there twice. Slides are cut as the model's
-tiles were. A heatmap is a PNG, and a GeoJSON that QuPath opens on the slide: both count pixels of level 0 from the
-corner of OpenSlide's bounds, as QuPath does, while the Parquet files count from the corner of level 0. `slides.csv` has
-a line for each slide: its tiles and their area, the mean share of each class (of a classifier the mean probability),
-and the tiles of each class; a segmenter's tile counts as background where less than 1 % of it is anything else.
+The predictions are Parquet files, one per shard of tiles, each written whole or not at all: the same command again
+resumes an interrupted run, and no tile is predicted twice. Slides are cut like the model's tiles. A heatmap is a PNG,
+and a GeoJSON that QuPath opens on the slide: both use level-0 pixels from the corner of OpenSlide's bounds, as QuPath
+does, while the Parquet files count from the corner of level 0. `slides.csv` has a line per slide: its tiles and their
+area, the mean share of each class (for a classifier the mean probability), and the tiles of each class; a segmenter's
+tile counts as background if less than 1 % of it is foreground.
 
     python jobs/predict_tiles.py model=models:/nuclei-student@champion tiles=s3://bucket/tiles output=s3://bucket/out
     python jobs/predict_tiles.py model=s3://bucket/runs/first 'slides=[s3://bucket/a.svs]' output=s3://bucket/out

@@ -1,8 +1,7 @@
 """RCKD: pretrain a student on a nuclei teacher's responses, without labels.
 
-Workers stream the tiles from the tile set's manifest; the teacher answers from its cached responses
-(jobs/cache_responses.py) or live. Checkpoints go to <runs>/<name>; the same name again goes on where the run
-stopped, and a finished name is refused.
+Workers stream the tiles in the tile set's manifest; the teacher's responses are cached (jobs/cache_responses.py) or
+computed live. Checkpoints go to <runs>/<name>; the same name again resumes the run; a finished name is refused.
 
   python jobs/pretrain_student.py -c jobs/configs/pretrain_student.yaml name=first data.tiles=s3://tiles/liver
 """

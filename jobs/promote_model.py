@@ -1,10 +1,10 @@
-"""Make a model the champion, if it passes the gates; or go back to the former one.
+"""Make a model the champion if it passes the gates, or roll back to the former one.
 
 Scores the candidate and the current champion on the same held-out tiles, registers the candidate in MLflow with its
-exported formats and its card, and moves the alias `champion` to it only when every gate is passed; the former champion
-gets the alias `previous`. The decision and its figures are kept on the registered version.
+exported formats and its card, and moves the alias `champion` to it only if it passes every gate; the former champion
+gets the alias `previous`. The decision and its figures are recorded on the registered version.
 
-Prints the table of gates on stderr and one JSON line on stdout. Exit status: 0 promoted (or champion already, or rolled
+Prints the table of gates on stderr and one JSON line on stdout. Exit status: 0 promoted (or already champion, or rolled
 back), 1 a gate refused or another promotion was faster, 2 bad input.
 
     python jobs/promote_model.py -c jobs/configs/promote_model.yaml model=s3://bucket/runs/student --dry-run

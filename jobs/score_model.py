@@ -1,8 +1,8 @@
 """Score a model on held-out tiles: every tile counted once, with 95 % intervals over cases.
 
-A segmenter by Dice and mIoU over the whole set, against masks or a teacher; a classifier by balanced accuracy, macro
-F1, AUROC and calibration error, against labels; by slide and stain; on worse tiles; and what it costs here. The page
-that `report` names needs no server.
+Segmenters get Dice and mIoU over the whole set, against masks or a teacher; classifiers get balanced accuracy, macro
+F1, AUROC and calibration error, against labels. Figures are also given by slide and stain and on degraded tiles, and
+the model's cost is measured on this machine. The HTML page that `report` names is self-contained.
 
     python jobs/score_model.py model=s3://runs/first held_out.tiles=s3://tiles/liver report=first.html
 """

@@ -1,9 +1,9 @@
-"""Search students: Ray Tune over any keys of a run, each trial a Ray Train run, hopeless ones stopped early.
+"""Sweep any keys of a run with Ray Tune: each trial is a Ray Train run, and hopeless ones are stopped early.
 
-`job` says what each trial is a run of: pretrain_student, distill_student, finetune_student or train_teacher, all of
-whose keys hold.
+`job` is the kind of run of each trial, whose keys are all accepted: pretrain_student, distill_student, finetune_student
+or train_teacher.
 `space` maps dotted keys to how they are drawn: {optimizer.lr: {loguniform: [1e-4, 1e-2]}, student.size_px: {choice:
-[128, 256]}}. The finished sweep's folder is a run folder: score or promote it, and its best trial is meant.
+[128, 256]}}. The finished sweep's folder is a run folder: scoring or promoting it uses the best trial.
 
   python jobs/search_students.py -c jobs/configs/search_students.yaml name=sweep data.tiles=s3://tiles/liver
   python jobs/search_students.py -c sweep.yaml job=distill_student objective=front --register-best csat

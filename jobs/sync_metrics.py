@@ -1,7 +1,7 @@
-"""Send metrics that the tracking server was not there to take.
+"""Send metrics that could not be sent while the tracking server was unreachable.
 
-A run goes on without its server, and sends what it holds when the server answers again. What is left at its end lies in
-the folder `_unsent` beside the runs; the next run there sends it, or this job does.
+A run continues without its server, and sends held metrics when the server answers again. Those left at its end are
+spooled in the folder `_unsent` beside the runs; the next run there sends them, or this job does.
 
     python jobs/sync_metrics.py unsent=s3://bucket/runs/_unsent
 """
@@ -11,7 +11,7 @@ from histill.config.sync_metrics import SyncConfig
 
 
 def main(config: SyncConfig) -> Outcome:
-    """Send what is kept in `config.unsent`."""
+    """Send the metrics spooled in `config.unsent`."""
     from histill.registry.metric_spool import sync_metrics
 
     return Outcome(vars(sync_metrics(config)))

@@ -1,7 +1,7 @@
 """Train a network teacher over any timm encoder: a U-Net on the nuclei masks of a tile set, or a classifier on labels.
 
-The finished run's folder is what other jobs take as teacher.model. The same name again goes on where the run
-stopped, and a finished name is refused.
+Other jobs take the finished run's folder as teacher.model. The same name again resumes the run; a finished name is
+refused.
 
   python jobs/train_teacher.py -c jobs/configs/train_teacher.yaml name=teacher data.tiles=s3://tiles/nuclei
 """
