@@ -77,7 +77,7 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
     if report.reused:
         state = "was there already"
         if report.skipped:
-            state += "; what it skips is not looked at again, so name another output once that is mended"
+            state += "; skipped inputs are not tried again, so name another output once they are repaired"
     return "\n".join([*lines, f"{config.output}: {state}"])
 
 

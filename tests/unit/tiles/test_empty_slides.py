@@ -161,6 +161,6 @@ def test_the_jobs_table_and_line_name_every_skipped_slide(
         assert "gray.tiff shows no tissue: it is gray" in outcome["skipped_reasons"][0]
         table = capsys.readouterr().err
         assert f"skipped: {outcome['skipped_reasons'][0]}" in table
-        assert ("what it skips is not looked at again, so name another output" in table) is reused
+        assert ("skipped inputs are not tried again, so name another output" in table) is reused
         rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith(("good", "gray"))}
         assert rows == {"good": ["good", "8", "40%", "0.5"], "gray": ["gray", "0", "0%", "0.5"]}
