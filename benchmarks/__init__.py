@@ -1,1 +1,1 @@
-"""Measure what costs how much: each file is a command, `python -m benchmarks.NAME`; figures in docs/results/."""
+"""Measure costs: each file is a command, `python -m benchmarks.NAME`; results in docs/results/."""

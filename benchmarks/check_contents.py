@@ -1,9 +1,9 @@
-"""What it costs to hold the tiles that are read against the manifest's digests, beside what streaming them costs.
+"""The cost of comparing tiles with the manifest's hashes when they are read, relative to streaming them.
 
     python -m benchmarks.check_contents
 
-One process and one thread, from the local disk: CPU microseconds for each tile of an exact pass over JPEG tiles of
-512 px seen at 224, and of 128 px seen at 128; and of the check alone, on row groups as they come from the reader.
+One process and one thread, from the local disk: CPU microseconds per tile of an exact pass over JPEG tiles of
+512 px seen at 224, and of 128 px seen at 128; and of the check alone, on row groups as the reader returns them.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def tiles_of(uri: str, count: int, tile_px: int) -> Manifest:
-    """Tiles whose bytes are about as many as those of stained tissue: smooth color and grain."""
+    """Tiles with about as many bytes as stained tissue: smooth color and grain."""
     rng = np.random.default_rng(0)
     tiles = []
     for number in range(count):
@@ -62,7 +62,7 @@ def tiles_of(uri: str, count: int, tile_px: int) -> Manifest:
 
 
 def stream(manifest: Manifest, seen_px: int) -> None:
-    """One exact pass as a worker makes it, with the check."""
+    """One exact pass like a worker's, with the check."""
     source = TileSource(manifest.uri, manifest.header.digest, Storage())
     tiles = TileStream(
         manifest=manifest, source=source, split="train", views=Views(seen_px), batch_size=64, worker=0, workers=1,
@@ -72,7 +72,7 @@ def stream(manifest: Manifest, seen_px: int) -> None:
 
 
 def read(manifest: Manifest) -> list[tuple]:
-    """Every row group and what is expected of it."""
+    """Every row group and its expected contents."""
     source = TileSource(manifest.uri, manifest.header.digest, Storage())
     reads = SampleIndex.of(manifest, "train").reads(np.arange(manifest.header.tiles))
     reader = ShardReader(1)
@@ -88,7 +88,7 @@ def check(tables: list[tuple]) -> None:
 
 
 def least(action: Callable[[], None], arguments: argparse.Namespace) -> float:
-    """The least CPU microseconds of several tries."""
+    """The minimum CPU microseconds of several repeats."""
     found = []
     for _ in range(arguments.repeats):
         begun = time.process_time()

@@ -1,9 +1,9 @@
-"""How well the run plan mixes, what it costs, and how soon a large tile set gives its first batch.
+"""How well the plan mixes tiles, what it costs, and how soon a large tile set gives its first batch.
 
     python -m benchmarks.plan_epochs [--tiles 1000000]
 
-Prints a table of the mix against a true shuffle, one of the planning cost for 1, 10 and 100 million tiles, and as its
-last line one JSON object. The tile set of the last part is made by a generator: its rows share the bytes of a
+Prints a table comparing the mix with a true shuffle, one of the planning cost for 1, 10 and 100 million tiles, and as
+its last line one JSON object. The tile set of the last part is generated: its rows share the bytes of a
 few real shards.
 """
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def mix(tiles: int, per_slide: int, batch: int, seed: int = 0, epochs: int = 3) -> list[dict[str, object]]:
-    """The plan's batches beside those of a true shuffle, of slides of `per_slide` tiles that lie one after another."""
+    """Compare the plan's batches with those of a true shuffle, for consecutive slides of `per_slide` tiles."""
     starts = np.append(np.arange(0, tiles, PER_GROUP), tiles)
     planned, shuffled = [], []
     for epoch in range(epochs):
@@ -66,7 +66,7 @@ def mix(tiles: int, per_slide: int, batch: int, seed: int = 0, epochs: int = 3) 
 
 
 def mix_of(batches: np.ndarray, per_slide: int) -> dict[str, float]:
-    """Means over the batches, and how much the batches' mean places in the storage scatter."""
+    """Means over the batches, and the spread of the batches' mean positions in the storage."""
     ranks = np.argsort(np.argsort(batches, axis=1), axis=1)
     centerd, places = ranks - ranks.mean(1, keepdims=True), np.arange(batches.shape[1]) - (batches.shape[1] - 1) / 2
     correlation = centerd @ places / (places @ places)

@@ -1,14 +1,14 @@
-"""Batch prediction beside a bare loop with the same model, decoder and cores.
+"""Batch prediction compared with a bare loop with the same model, decoder and cores.
 
     python -m benchmarks.predict_tiles [--tiles 6144] [--rounds 3] [--processors 2] [--quick]
 
-H&E-like tiles of 512 px lie on a local S3 server; the model is a CSAT classifier that sees them at 112 px, with fresh
-weights. histill is `predict`, as `jobs/predict_tiles.py` calls it, on a Ray head of its own, with an actor for each
-core. The bare loop is a process for each core that reads the row groups of its shards, decodes each tile into a batch
-and asks the model, and writes nothing. Both are timed on a short and on a long set and the figures are differences, so
-that starts cancel; they take turns, and the medians of the rounds are compared.
+H&E-like tiles of 512 px are on a local S3 server; the model is a CSAT classifier that sees them at 112 px, with random
+weights. histill is `predict`, as called by `jobs/predict_tiles.py`, on its own Ray head, with one actor per
+core. The bare loop is one process per core that reads the row groups of its shards, decodes each tile into a batch
+and runs the model, and writes nothing. Both are timed on a short and on a long set and the figures are differences, so
+that start-up cancels; they take turns, and the medians of the rounds are compared.
 
-Prints a line for each measurement and as its last line one JSON object.
+Prints a line per measurement and as its last line one JSON object.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BUCKET = "predicting"
 
 @dataclass(frozen=True)
 class Bench:
-    """What every measurement shares."""
+    """The setup shared by all measurements."""
 
     sets: dict[str, str]  # short and long -> URI
     tiles: dict[str, int]
@@ -133,7 +133,7 @@ def ours(bench: Bench, size: str, number: int) -> float:
 
 
 def bare(bench: Bench, size: str, number: int) -> float:
-    """Seconds of as many processes as there are cores, each with its part of the shards."""
+    """Seconds of the bare loop in one process per core, each with its part of the shards."""
     from histill.config.common import Storage
     from histill.tiles.manifest import read_manifest
     from histill.tiles.shards import shards_of
@@ -150,7 +150,7 @@ def bare(bench: Bench, size: str, number: int) -> float:
 
 
 def loop(shards: Sequence[str], model: str) -> int:
-    """Read, decode, ask; how many tiles."""
+    """Read, decode and predict; return the number of tiles."""
     import numpy as np
     import pyarrow.parquet as pq
     import torch

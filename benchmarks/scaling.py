@@ -1,16 +1,16 @@
-"""How speed grows with the nodes, what it is limited by, and what 64 GPUs and 100 million tiles would cost.
+"""How speed scales with nodes, what limits it, and what 64 GPUs and 100 million tiles would cost.
 
     python -m benchmarks.scaling [--share 0.4] [--rounds 3] [--quick]
 
-Needs root, network namespaces and cgroup v1. A Ray head and three working nodes on hosts of their own, S3 outside of
-them; what runs on a node gets a fixed share of CPU, head and S3 what is left. On 1, 2 and 3 nodes in turns, with the
-same batch for each worker, the product's training loop runs two workloads: `ingest`, a tiny classifier that sees PNG
+Needs root, network namespaces and cgroup v1. A Ray head and three worker nodes on separate hosts, S3 outside of
+them; each node gets a fixed CPU share, head and S3 the rest. On 1, 2 and 3 nodes in turns, with the
+same batch size per worker, the product's training loop runs two workloads: `ingest`, a tiny classifier that sees PNG
 tiles of 1024 px at 32 px, and `compute`, CSAT on tiles of 64 px and cached responses to them. Both write real
 checkpoints to S3. All-reduce is the time between the hand-over of gradients and the end of their all-reduce: it
-includes waiting for the slower worker, which is shown beside.
+includes waiting for the slower worker, which is shown separately.
 
-The model on paper is in scaling_runs/paper.py: its constants are measured here (manifest, plan, stream, gradients,
-checkpoint) or assumed, and then an option below. Prints a line for each measurement, tables, and as its last line one
+The performance model is in scaling_runs/paper.py: its constants are measured here (manifest, plan, stream, gradients,
+checkpoint) or assumed, which makes them options below. Prints a line per measurement, tables, and as its last line one
 JSON object; draws docs/results/scaling.png.
 """
 
@@ -89,7 +89,7 @@ def decoded_tiles() -> list[np.ndarray]:
 
 
 def summary(rows: dict[int, dict[str, float]]) -> dict[str, Any]:
-    """The figures for each number of nodes, and what two, three, ... bring beside the fewest."""
+    """The figures for each number of nodes, and the speed-up relative to the fewest."""
     fewest, *more = rows
     alone = rows[fewest]["tiles_per_s"]
     return {str(nodes): _rounded(row) for nodes, row in rows.items()} | {
@@ -98,7 +98,7 @@ def summary(rows: dict[int, dict[str, float]]) -> dict[str, Any]:
 
 
 def on_paper(raw: dict[str, Any], made: Constants, given: Assumed) -> dict[str, Any]:
-    """The model with all that went into it."""
+    """The model's results with all of its inputs."""
     found = first_bottleneck(made, given)
     return {
         "measured": _rounded(asdict(made)),
@@ -118,7 +118,7 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def scaling_table(measured: Measured) -> str:
-    """A row for each workload and number of nodes; medians of the rounds."""
+    """A row per workload and number of nodes; medians of the rounds."""
     rows = []
     for name, by_nodes in measured.items():
         alone = next(iter(by_nodes.values()))["tiles_per_s"]
@@ -144,7 +144,7 @@ def scaling_table(measured: Measured) -> str:
 
 
 def raw_tables(raw: dict[str, Any]) -> list[str]:
-    """Manifests and plans as they were measured."""
+    """The measured costs of manifests and plans."""
     manifests = [
         {
             "tiles": f"{row['tiles']:,}",
@@ -173,7 +173,7 @@ def raw_tables(raw: dict[str, Any]) -> list[str]:
 
 
 def paper_tables(made: Constants, given: Assumed) -> list[str]:
-    """Constants, speed, use of the resources, costs."""
+    """Constants, speed, resource utilization, costs."""
     constants = [
         (name, f"{value:.4g}", "the product's default" if name in ("group_tiles", "shard_tiles") else "measured")
         for name, value in asdict(made).items()

@@ -1,4 +1,4 @@
-"""What a reading worker holds over several epochs, what augmentation adds, and how near scaled decoding comes.
+"""Memory of a reading worker over several epochs, cost of augmentation, and accuracy of scaled decoding.
 
     python -m benchmarks.stream_epochs [--tiles 1024]
 
@@ -64,7 +64,7 @@ def stream(manifest: Manifest, side_px: int) -> TileStream:
 
 
 def resident_gb(tiles: TileStream, epoch: int) -> float:
-    """The most that this process holds while it reads an epoch."""
+    """The peak resident memory of this process while it reads an epoch."""
     page = os.sysconf("SC_PAGE_SIZE")
     return max(
         int(Path("/proc/self/statm").read_text().split()[1]) * page / 1e9 for _ in tiles.training_epoch(epoch, seed=0)
@@ -78,7 +78,7 @@ def cpu_ms(tiles: TileStream, augment: Augment) -> float:
 
 
 def scaled_difference(image: bytes, by: int) -> float:
-    """Mean absolute difference, in levels, of DCT scaling from the means of `by` x `by` pixels."""
+    """Mean absolute difference, in levels, between DCT scaling and averages of `by` x `by` pixels."""
     side = SIDE_PX // by
     means = decode_image(image, SIDE_PX).astype(float).reshape(side, by, side, by, 3).mean((1, 3))
     return float(np.abs(decode_image(image, SIDE_PX, by) - means).mean())

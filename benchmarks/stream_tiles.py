@@ -1,13 +1,13 @@
-"""What does it cost to bring tiles from S3 into batches? histill beside a bare loop and four other loaders.
+"""The cost of streaming tiles from S3 into batches: histill compared with a bare loop and four other loaders.
 
     python -m benchmarks.stream_tiles --quick
     python -m benchmarks.stream_tiles --tiles 4096 --rounds 3 --out results/stream_tiles.jsonl
 
-Makes H&E-like tiles (512 px JPEG), puts them on a local S3 server in each loader's own format, and reads them at full
-size, at 128 px, and as a pair of both. Each measurement is a process of its own, and the loaders take turns, so that
-what else the machine does falls on all of them. Prints a JSON line for each measurement, a table, and as its last line
-one JSON object. CPU milliseconds per tile count every process of the loader (not the server) and are the figure that
-holds from run to run; tiles/s also depends on what else runs. What is not installed is left out with a word on stderr.
+Makes H&E-like tiles (512 px JPEG), writes them to a local S3 server in each loader's own format, and reads them at full
+size, at 128 px, and as a pair of both. Each measurement is a separate process, and the loaders take turns, so that
+other load affects all of them. Prints a JSON line per measurement, a table, and as its last line
+one JSON object. CPU milliseconds per tile count every process of the loader (not the server) and are the reproducible
+figure; tiles/s also depends on other load. Loaders that are not installed are left out with a message on stderr.
 """
 
 import argparse
@@ -35,7 +35,7 @@ LIMIT_S = 900  # of one process
 
 @dataclass(frozen=True)
 class Bench:
-    """What every measurement shares."""
+    """The setup shared by all measurements."""
 
     work: Path
     tiles: Path
@@ -44,7 +44,7 @@ class Bench:
     def process(self, *arguments: str) -> dict[str, Any]:
         """Run `benchmarks.loaders.measure`; its result, or {"missing": why} when it failed."""
         scratch = self.work / "scratch"
-        shutil.rmtree(scratch, ignore_errors=True)  # nothing that one measurement cached is there for the next
+        shutil.rmtree(scratch, ignore_errors=True)  # no measurement uses another's cache
         scratch.mkdir()
         result = self.work / "result.json"
         result.unlink(missing_ok=True)
@@ -63,7 +63,7 @@ class Bench:
         shutil.rmtree(scratch, ignore_errors=True)
         if status or not result.exists():
             lines = log.read_text().strip().splitlines() or ["nothing was said"]
-            # the last line that is not indented says most: what follows an error may be its details
+            # the last unindented line says most: details may follow an error
             told = [line for line in lines if not line.startswith((" ", "}", ")"))] or lines
             return {"missing": f"{' '.join(arguments)} ended with status {status}: {told[-1][:300]}"}
         values: dict[str, Any] = json.loads(result.read_text())
@@ -71,7 +71,7 @@ class Bench:
 
 
 def write_all(bench: Bench, wanted: set[str]) -> dict[str, str]:
-    """Put the tiles into the bucket in the formats `wanted`; the reasons of those that could not be written."""
+    """Write the tiles to the bucket in the formats `wanted`; returns the reasons for formats that failed."""
     from benchmarks.loaders.measure import FORMATS
 
     missing = {}
@@ -111,7 +111,7 @@ def measurements(bench: Bench, rounds: int, names: list[str]) -> Iterator[dict[s
 
 
 def check_same_tiles(rows: list[dict[str, Any]]) -> None:
-    """Say so when a loader delivered other pixels than the bare loop."""
+    """Report loaders that delivered other pixels than the bare loop."""
     expected = {row["case"]: row["checksum"] for row in rows if row["contender"] == "bare"}
     for row in rows:
         if row["checksum"] != expected.get(row["case"], row["checksum"]):
@@ -119,7 +119,7 @@ def check_same_tiles(rows: list[dict[str, Any]]) -> None:
 
 
 def medians(rows: list[dict[str, Any]], figure: str, names: list[str]) -> dict[str, dict[str, float | None]]:
-    """Contender -> case -> median of the rounds, None where there is none."""
+    """Contender -> case -> median of the rounds, None if there is none."""
     found: dict[str, dict[str, float | None]] = {}
     for name in names:
         values = {
@@ -147,7 +147,7 @@ def table(summary: dict[str, dict[str, dict[str, float | None]]], names: list[st
 
 @contextlib.contextmanager
 def work_folder(wanted: Path | None, tiles: int) -> Iterator[Path]:
-    """A folder that is kept, one for each number of tiles, or a temporary one."""
+    """A persistent folder, one per number of tiles, or a temporary one."""
     if wanted is None:
         with tempfile.TemporaryDirectory(prefix="stream-tiles-") as name:
             yield Path(name)

@@ -1,18 +1,18 @@
-"""What a sweep costs beside as many separate runs that each ask the teacher, and what Tune and Train cost a trial.
+"""The cost of a sweep compared with as many separate runs with a live teacher, and Tune's and Train's cost per trial.
 
     python -m benchmarks.sweep_cost [--tiles 128] [--trials 8] [--epochs 5] [--processors 2] [--quick]
 
-The teacher is a U-Net on ResNet-50 that sees 512 px tiles at 448 px; it learns nuclei (those of the classical teacher)
-on windows for a few steps beforehand, which counts nowhere. Students are CSATs that see the tiles at 96 px; a trial
-draws the learning rate, the temperature and the weight of the Dice term. Three ways to train the same students with the
-same seeds, each in processes of its own on a Ray head of its own, everything through the jobs that users run:
+The teacher is a U-Net on ResNet-50 that sees 512 px tiles at 448 px; it is trained on nuclei (those of the classical
+teacher) on crops for a few steps beforehand, which is not counted. Students are CSATs that see the tiles at 96 px; a
+trial draws the learning rate, the temperature and the weight of the Dice term. Three ways to train the same students
+with the same seeds, each in separate processes on a separate Ray head, everything through the jobs that users run:
 
-  live   one `pretrain_student.py` after the other, each with the teacher beside it
-  full   `cache_responses.py`, then `search_students.py` without early stops
+  live   one `pretrain_student.py` after the other, each with a live teacher
+  full   `cache_responses.py`, then `search_students.py` without early stopping
   asha   `cache_responses.py` into another folder, then `search_students.py` with ASHA
 
 CPU is that of all processes from before Ray starts until after it has ended: jobs, workers, Ray, Tune. The overhead of
-a trial is the time from the report of one trial to the first report of the next, when one runs at a time, less that of
+a trial is the time from the report of one trial to the first report of the next, when one runs at a time, minus that of
 a process that does the same work (one step, one validation) without Ray, from its start; medians.
 
 Prints a line for each part, a table, and as its last line one JSON object.
@@ -51,7 +51,7 @@ QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is done."""
+    """The size of the benchmark."""
 
     out: Path
     tiles: int
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def compare(budget: Budget) -> None:
-    """Everything, each part in a process of its own."""
+    """Run everything, each part in a separate process."""
     for part in ("prepare", "overhead"):
         measured(budget, part)
     overhead_s = json.loads((budget.out / "overhead.json").read_text())
@@ -137,7 +137,7 @@ def rows(found: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
 
 
 def measured(budget: Budget, part: str) -> float:
-    """Run a part in processes of its own, unless it is done already in --out; the CPU seconds of all of them."""
+    """Run a part in separate processes, unless already done in --out; the CPU seconds of all of them."""
     kept, begun = budget.out / f"{part}-cost.json", time.monotonic()
     if kept.exists():
         print(kept.read_text(), flush=True)
@@ -154,7 +154,7 @@ def measured(budget: Budget, part: str) -> float:
 
 
 def prepare(budget: Budget) -> None:
-    """The tiles, with the classical teacher's nuclei as masks, and the ResNet-50 that has learned from these."""
+    """Make the tiles, with the classical teacher's nuclei as masks, and train the ResNet-50 on these."""
     import torch
 
     from histill.config.common import Storage
@@ -175,7 +175,7 @@ def prepare(budget: Budget) -> None:
 
 
 def make_tiles(budget: Budget) -> None:
-    """Synthetic tiles of 512 px and their masks."""
+    """Make synthetic tiles of 512 px and their masks."""
     import io
 
     import numpy as np
@@ -209,7 +209,7 @@ def make_tiles(budget: Budget) -> None:
 
 
 def base(budget: Budget, name: str) -> dict[str, Any]:
-    """What all runs share."""
+    """The keys that all runs share."""
     return {
         "name": name,
         "runs": str(budget.out / "runs"),
@@ -231,7 +231,7 @@ def student(budget: Budget, name: str) -> dict[str, Any]:
 
 
 def job(name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job on the head at $RAY_ADDRESS; its JSON line."""
+    """Run a job on the head at $RAY_ADDRESS; return its JSON line."""
     import yaml
 
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
@@ -245,7 +245,7 @@ def job(name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def head(budget: Budget, name: str) -> Any:
-    """A Ray head of its own."""
+    """A separate Ray head."""
     from histill.local.ray_head import ray_head
 
     with ray_head(budget.out / f"ray-{name}", cpus=budget.processors, token_auth=False) as started:
@@ -254,7 +254,7 @@ def head(budget: Budget, name: str) -> Any:
 
 
 def sweep(budget: Budget, scheduler: str, part: str) -> None:
-    """The teacher's pass and a sweep."""
+    """Run the teacher's pass and a sweep."""
     with head(budget, part):
         keys = student(budget, part)
         output = {"tiles": keys["data"]["tiles"], "teacher": keys["teacher"], "output": str(budget.out / f"by-{part}")}
@@ -270,7 +270,7 @@ def sweep(budget: Budget, scheduler: str, part: str) -> None:
 
 
 def live(budget: Budget) -> None:
-    """The runs of the full sweep, each with the teacher beside it, one after the other; best and worst first."""
+    """Repeat the runs of the full sweep with a live teacher, one after the other; best and worst first."""
     drawn = json.loads((budget.out / "full.json").read_text())["trials"]
     drawn = sorted(drawn, key=lambda each: -each["quality"])
     drawn = [drawn[0], *drawn[:0:-1]][: budget.live_runs]
@@ -290,14 +290,14 @@ def live(budget: Budget) -> None:
 
 
 def keep(budget: Budget, part: str, trials: list[tuple[dict[str, Any], float, int]]) -> None:
-    """Write what came of a part."""
+    """Write the results of a part."""
     found = [{"values": values, "quality": quality, "epochs": int(epochs)} for values, quality, epochs in trials]
     (budget.out / f"{part}.json").write_text(json.dumps({"trials": found}))
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A tracker that notes when an epoch's figures come."""
+    """A tracker that records when an epoch's metrics arrive."""
 
     path: str
     run_id: str
@@ -316,7 +316,7 @@ class Clock:
 
 
 def overhead(budget: Budget) -> None:
-    """Trials of one step, one at a time, against processes without Ray."""
+    """Measure trials of one step, one at a time, and processes without Ray."""
     from histill.cluster.connect import connect_cluster
     from histill.config.load import validate
     from histill.search.configs import PretrainSearch
@@ -349,7 +349,7 @@ def overhead(budget: Budget) -> None:
 
 
 def bare(budget: Budget) -> None:
-    """The same work without Ray."""
+    """Do the same work without Ray."""
     import torch
 
     from histill.config.pretrain_student import PretrainConfig

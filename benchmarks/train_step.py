@@ -1,4 +1,4 @@
-"""What the training loop costs beside a hand-written one, and what a teacher costs beside none.
+"""The cost of the training loop compared with a hand-written one, and of a teacher compared with none.
 
     python -m benchmarks.train_step [--quick]
 
@@ -6,7 +6,7 @@ One process, no Ray: 512 px tiles from a local folder, a CSAT that sees them at 
 the same step take turns: histill's loop on cached responses; a loop written by hand in PyTorch over the same batches;
 histill's loop without any teacher (the same loss against a constant); and histill's loop with a live teacher (ResNet-50
 U-Net at 448 px, untrained, which costs the same). A step is timed from one call of the loss to the next, data included.
-Prints a JSON line for each measurement, a table, and as its last line the medians of the rounds' ratios:
+Prints a JSON line per measurement, a table, and as its last line the medians of the rounds' ratios:
 {"loop_over_bare": r, "cached_over_no_teacher": r, "live_over_cached": r}.
 """
 
@@ -61,7 +61,7 @@ STORAGE = Storage()
 
 @dataclass
 class Clocked:
-    """A task that notes when each loss is asked for."""
+    """A task that records when each loss is computed."""
 
     task: Task
     times: list[float] = field(default_factory=list)
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def one_round(manifest: Manifest, responses: CachedViews, number: int) -> dict[str, float]:
-    """Seconds of a step (medians), each way; the order is turned with the round."""
+    """Seconds per step (medians) of each way; the order rotates with the round."""
     cached, plain = rckd(Responses(None)), rckd(NoTeacher(None))
     ways: dict[str, Callable[[], list[float]]] = {
         "loop": lambda: by_histill(manifest, cached, responses, number),
@@ -129,7 +129,7 @@ def one_round(manifest: Manifest, responses: CachedViews, number: int) -> dict[s
 def by_histill(
     manifest: Manifest, task: Task, responses: CachedViews | None, seed: int, *, live: bool = False
 ) -> list[float]:
-    """One epoch by the training loop; with a live teacher, which is slow, a part of one."""
+    """One epoch with the training loop; with a live teacher, which is slow, a part of one."""
     clocked, config, learner = Clocked(task), configured(manifest, seed), learned(manifest, seed)
     training = stream(manifest, "train", responses, live=live)
     if live:
@@ -146,7 +146,7 @@ def by_histill(
 
 
 def by_hand(manifest: Manifest, responses: CachedViews, seed: int) -> list[float]:
-    """The same epoch as one would write it for this case alone."""
+    """The same epoch, hand-written for this case."""
     config, learner = configured(manifest, seed), learned(manifest, seed)
     model, optimizer, times = learner.model, learner.optimizer, []
     training = stream(manifest, "train", responses)
@@ -170,11 +170,11 @@ def by_hand(manifest: Manifest, responses: CachedViews, seed: int) -> list[float
 
 
 class _Enough(Exception):
-    """So many steps were to be timed."""
+    """Enough steps were timed."""
 
 
 class _Few:
-    """A stream that ends the epoch, and the run, after some steps."""
+    """A stream that ends the epoch, and the run, after a few steps."""
 
     def __init__(self, whole: TileStream, steps: int) -> None:
         self._whole, self._few = whole, steps
@@ -254,7 +254,7 @@ def teacher() -> NetworkTeacher:
 
 
 def tile_set(folder: Path, tiles: int) -> Manifest:
-    """`tiles` tiles to learn from and a batch to validate on."""
+    """`tiles` training tiles and a validation batch."""
     images = [path.read_bytes() for path in make_tiles(folder / "jpeg", tiles + BATCH, 0)]
     rows: list[dict[str, Any]] = []
     for start in range(0, len(images), 4 * PER_GROUP):
@@ -279,7 +279,7 @@ def tile_set(folder: Path, tiles: int) -> Manifest:
 
 
 def answered(manifest: Manifest, folder: Path) -> CachedViews:
-    """The classical teacher's responses, whose bytes are as real ones' are."""
+    """The classical teacher's responses, with realistic sizes."""
     cached = CachedViews(str(folder), OUTPUTS)
     data = {"tiles": manifest.uri, "teacher": {"classical": True}, "output": str(folder)}
     job = ResponseJob(validate(CacheConfig, data, "the benchmark"), cached)

@@ -1,1 +1,1 @@
-"""Break servers, nodes and jobs, and check what comes out: `python -m chaos.faults`, `python -m chaos.kills`."""
+"""Break servers, nodes and jobs, and check the results: `python -m chaos.faults`, `python -m chaos.kills`."""

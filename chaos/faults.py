@@ -1,12 +1,12 @@
-"""A cluster under fire: runs of training on three hosts whose processes, nodes, cables and servers are broken.
+"""Inject faults into training runs on three hosts: into processes, nodes, network links and servers.
 
     python -m chaos.faults [--quick] [--kinds worker_killed link_cut ...] [--times 1]
 
-Needs root and network namespaces: a Ray head and two working nodes on hosts of their own, an S3 and an MLflow server
+Needs root and network namespaces: a Ray head and two worker nodes on separate hosts, an S3 and an MLflow server
 outside, token authentication on; every run is submitted from outside by `ray job submit`. Each run must end like an
-undisturbed one of the same seed: every tile of each epoch seen once, by the ledgers of all its checkpoints; one MLflow
-run with a history without gap or repeat; the loss within 1 %; no checkpoint left over. Prints a line for each run, a
-table, and as its last line one JSON object.
+undisturbed one of the same seed: every tile of each epoch seen once, according to the coverage in all its checkpoints;
+one MLflow run whose history has no gaps or repeats; the loss within 1 %; no checkpoint left over. Prints a line per
+run, a table, and as its last line one JSON object.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def judge(chosen: argparse.Namespace) -> None:
-    """Make the faults, and say what became of the runs."""
+    """Inject the faults, and report on the runs."""
     kinds = {"one_of_each": (one_of_each, 1)} if chosen.quick else {kind: KINDS[kind] for kind in chosen.kinds}
     out = Path(tempfile.mkdtemp(prefix="faults-")) if chosen.out is None else chosen.out.resolve()
     verdicts: dict[str, list[Verdict]] = {}
@@ -66,7 +66,7 @@ def judge(chosen: argparse.Namespace) -> None:
             begun = time.monotonic()
             try:
                 verdicts[kind] = fault(FaultContext(where, setting, reference), chosen.times or times)
-            except Exception as error:  # the others are still worth to know
+            except Exception as error:  # the other kinds are still worth running
                 traceback.print_exc()
                 verdicts[kind] = [Verdict(kind, chosen.times or times, [repr(error)])]
             for verdict in verdicts[kind]:
@@ -90,7 +90,7 @@ def judge(chosen: argparse.Namespace) -> None:
 
 
 def table(verdicts: dict[str, list[Verdict]]) -> str:
-    """A row for each kind."""
+    """A row per kind."""
     rows = []
     for kind, each in verdicts.items():
         resumed = [seconds for verdict in each for seconds in verdict.resumed_s]

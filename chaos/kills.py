@@ -1,13 +1,13 @@
-"""Jobs that are killed as they write: the same command again must end as if nothing had happened.
+"""Kill jobs as they write: running the same command again must end as if nothing had happened.
 
     python -m chaos.kills [--quick] [--kills 200] [--only ingest_local,promotion] [--seed 0] [--out FOLDER]
 
 Ingest (to a local folder and to S3), the cache of responses, training, sweeps, promotion and prediction are killed at
-random moments of a seeded draw: at their n-th write (a file that appears, a writing request to S3 or MLflow) or at any
-time, by SIGKILL mostly, now and then by SIGTERM or Ctrl-C; up to several times in a row, until the command may end.
-What is there then is held against an undisturbed run: the same files byte for byte, the same records; no partial
-object, no part or temporary file, no process, no RUNNING run and no open upload is left. Prints a line for each chain,
-a table, and as its last line one JSON object; status 1 when anything is wrong. Linux.
+seeded random moments: at their n-th write (a file that appears, a writing request to S3 or MLflow) or at any
+time, mostly by SIGKILL, sometimes by SIGTERM or Ctrl-C; up to several times in a row, until the command may end.
+The result is compared with an undisturbed run: the same files byte for byte, the same records; no partial
+object, part file, temporary file, process, RUNNING run or open upload is left. Prints a line per chain,
+a table, and as its last line one JSON object; exits with status 1 when anything is wrong. Linux only.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def kill(place: Place, names: Sequence[str], kills: int, seed: int) -> list[Verdict]:
-    """About so many kills, shared out among the jobs."""
+    """Distribute about `kills` kills over the jobs."""
     wanted = {name: round(kills * JOBS[name].share / sum(JOBS[each].share for each in names)) for name in names}
     verdicts: list[Verdict] = []
     references: dict[str, Reference] = {}
@@ -79,7 +79,7 @@ def kill(place: Place, names: Sequence[str], kills: int, seed: int) -> list[Verd
 
 
 def line(verdict: Verdict) -> str:
-    """A chain in words."""
+    """Describe a chain in one line."""
     signals = ", ".join(f"{count} {name}" for name, count in sorted(verdict.kills.items())) or "no kill"
     ray = " on its own Ray" if verdict.own_ray else ""
     said = "; ".join(verdict.faults) or "as undisturbed"
@@ -87,14 +87,14 @@ def line(verdict: Verdict) -> str:
 
 
 def eta(verdicts: Sequence[Verdict], wanted: dict[str, int], spent_s: float) -> str:
-    """How many kills there were, and how long the others will take at this pace."""
+    """The number of kills so far, and the estimated time for the others."""
     done, total = sum(verdict.killed for verdict in verdicts), sum(wanted.values())
     left_s = spent_s / max(1, done) * max(0, total - done)
     return f"{done} of {total} kills, {format_duration(left_s)} left"
 
 
 def sums(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Over all chains."""
+    """Totals over all chains."""
     return {
         "kills": sum(verdict.killed for verdict in verdicts),
         "as_undisturbed": sum(verdict.killed for verdict in verdicts if not verdict.faults),
@@ -105,7 +105,7 @@ def sums(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """A row for each job."""
+    """A row per job."""
     rows = []
     for name in dict.fromkeys(verdict.job for verdict in verdicts):
         own = [verdict for verdict in verdicts if verdict.job == name]

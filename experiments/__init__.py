@@ -1,1 +1,1 @@
-"""Compare what trains how well: each file is a command, `python -m experiments.NAME`; figures in docs/results/."""
+"""Compare training methods: each file is a command, `python -m experiments.NAME`; results in docs/results/."""

@@ -1,11 +1,11 @@
-"""How often a model that is no better than the champion passes "surely better", and how large a gain is seen.
+"""How often a model that is no better than the champion passes as "surely better", and how large a gain is detected.
 
     python -m experiments.gate_levels [--quick] [--repeats 1000] [--seed 0]
 
-Two models are drawn again and again, of n held-out cases and of several kinds of cases, and put through methods that
-make a 95 % interval of their paired difference: "surely better" means that its lower end is above 0, which an equal
+Pairs of models are drawn repeatedly, on n held-out cases of several kinds, and compared with methods that give a 95 %
+interval of their paired difference: "surely better" means that its lower end is above 0, which an equal
 model may reach in 2.5 % of the draws. Methods: the percentile bootstrap over cases, Student's t and BCa over the
-jackknife's pseudo-values of the cases, and subsets of the cases, which the promotion uses. Prints a table of levels,
+cases' jackknife pseudo-values, and subsets of the cases, which promotion uses. Prints a table of levels,
 one of power, and as its last line one JSON object.
 """
 
@@ -23,7 +23,7 @@ from histill.outputs import OutputSpec
 
 SIZES = (2, 3, 4, 5, 6, 8, 10, 20, 50)
 POWER_SIZES, GAINS = (6, 10, 20), (0.02, 0.05, 0.1)
-TILES = 20  # of a case, unless sizes differ
+TILES = 20  # per case, unless sizes differ
 DRAWS = 200
 CLASSIFIED, SEGMENTED = (OutputSpec(kind, ("a", "b")) for kind in ("classification", "segmentation"))
 ROUNDING = 1e-9
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measured(kind: str, sizes: tuple[int, ...], gain: float, repeats: int, seed: int) -> Iterator[dict[str, object]]:
-    """The share of draws in which the first model is surely better, by each method and figure."""
+    """The fraction of draws in which the first model is surely better, by method and figure."""
     figures, draw = KINDS[kind]
     for size in sizes:
         random = np.random.default_rng([seed, size, list(KINDS).index(kind)])
@@ -69,7 +69,7 @@ def measured(kind: str, sizes: tuple[int, ...], gain: float, repeats: int, seed:
 
 
 def pseudo_values(one: Predictions, other: Predictions, cases: np.ndarray, figure: str) -> np.ndarray:
-    """n D - (n - 1) D without the case, of each case (Tukey 1958), to which all methods but ours reduce the models."""
+    """n D - (n - 1) D without the case, for each case (Tukey 1958); the input of all methods except ours."""
     count = cases.max() + 1
     weights = np.vstack([np.ones(count), 1 - np.eye(count)])[:, cases]
     found = one.figures(weights)[figure] - other.figures(weights)[figure]
@@ -117,7 +117,7 @@ METHODS: dict[str, Callable[..., float]] = {
 
 
 def classifiers(random: np.random.Generator, sizes: np.ndarray, chances: list[np.ndarray]) -> Pair:
-    """Two classifiers of two classes that are right with a chance of their own in each case."""
+    """Two classifiers of two classes, each with its own accuracy in each case."""
     case = np.repeat(np.arange(len(sizes)), sizes)
     truth = np.arange(len(case)) % 2
     found = []
@@ -136,13 +136,13 @@ def even(random: np.random.Generator, n: int, gain: float) -> Pair:
 
 
 def skewed(random: np.random.Generator, n: int, gain: float) -> Pair:
-    """Most cases are easy, a few are hard for either model by itself."""
+    """Most cases are easy, a few are hard, independently for each model."""
     chances = [np.clip(0.95 - random.exponential(0.12, n) + more, 0, 1) for more in (gain, 0)]
     return classifiers(random, np.full(n, TILES), chances)
 
 
 def tied(random: np.random.Generator, n: int, gain: float) -> Pair:
-    """In nine of ten cases the models say the same of every tile."""
+    """In nine of ten cases the models agree on every tile."""
     one, other, case = even(random, n, gain)
     same = (random.random(n) < 0.9)[case]
     said = np.where(same[:, None], other.said, one.said)
@@ -173,14 +173,14 @@ def perfect(random: np.random.Generator, n: int, gain: float) -> Pair:
 
 
 def bold(random: np.random.Generator, n: int, gain: float) -> Pair:
-    """Equal on average, not alike: the first is a little better in most cases and far worse in one of ten."""
+    """Equal on average, but different: the first is a little better in most cases and far worse in one of ten."""
     far = random.random(n) < 0.1
     chances = [np.where(far, 0.9 - 0.27, 0.9 + 0.03) + gain, np.full(n, 0.9)]
     return classifiers(random, np.full(n, TILES), [each.clip(0, 1) for each in chances])
 
 
 def nuclei(random: np.random.Generator, n: int, gain: float) -> Pair:
-    """Two segmenters: pixels of nuclei in a tile vary by case, and so does what each model misses and invents."""
+    """Two segmenters: nuclei pixels per tile vary by case, and so do each model's false negatives and positives."""
     case = np.repeat(np.arange(n), TILES)
     there = (random.beta(1.5, 6, n)[case] * 4096 * random.uniform(0.3, 1.7, len(case))).clip(1, 4000).astype(int)
     found = []

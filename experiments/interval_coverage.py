@@ -1,8 +1,8 @@
-"""How often the 95 % interval of one model's figure holds the figure of all cases, by each bootstrap method.
+"""How often the 95 % interval of one model's figure covers the figure of all cases, by bootstrap method.
 
     python -m experiments.interval_coverage [--repeats 300] [--seed 0]
 
-Models are drawn again and again on n held-out cases. Methods: the percentile bootstrap, BCa (`scipy.stats.bootstrap`),
+Models are drawn repeatedly on n held-out cases. Methods: the percentile bootstrap, BCa (`scipy.stats.bootstrap`),
 and both with their level expanded to that of Student's t (Hesterberg, arXiv 1411.5279); `score_model` uses the expanded
 percentiles. Prints a table, and as its last line one JSON object.
 """
@@ -22,7 +22,7 @@ from histill.evaluate.predictions import Predictions
 
 SIZES, FIGURES = (6, 10, 20, 70), ("balanced_accuracy", "auroc", "calibration_error")
 SHAPES = ("even cases", "skewed", "uneven sizes")
-SAMPLES, ALL = 500, 5000  # resamples; cases that stand for all
+SAMPLES, ALL = 500, 5000  # resamples; number of cases that approximates all cases
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def covered(shape: str, repeats: int, seed: int) -> Iterator[dict[str, object]]:
-    """The share of draws whose interval holds the figure, by method, of each size and figure."""
+    """The fraction of draws whose interval covers the figure, by method, size and figure."""
     draw = KINDS[shape][1]
     truth = draw(np.random.default_rng([seed, ALL]), ALL, 0.0)[0].figures()
     for size in SIZES:

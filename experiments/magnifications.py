@@ -1,20 +1,20 @@
-"""Resolution distillation, the table of the paper: what does a student at a lower magnification know?
+"""Resolution distillation, the table of the paper: how good is a student at a lower magnification?
 
     python -m experiments.magnifications [--data ../shared/data] [--out results/magnifications] [--quick]
 
 --data holds `ebhi_seg/` (EBHI-Seg, Shi et al., Front. Med. 10:1114673, 2023) with its index.csv: biopsies of six
 classes, 224 px, split by case. A quarter of the training cases is labeled. The teacher, the resolution paper's network
-(DiPalma et al., arXiv 2101.04170), learns from these at 224 px. Students (`csat_fine`, CSAT for small tiles) see
-the same tissue at a half, a quarter, an eighth and a sixteenth of the resolution and learn from the labels alone
-("labels_only"), or from the teacher's answers and last feature map, without labels: on the labeled cases ("distilled")
-or on all training cases ("distilled_unlabeled"). All arms of a resolution take as many steps, and show the classes
-equally often: those of the labels, or those that the teacher names. The curve tells how the last arm grows with the
-unlabeled tiles. The same arms are run at a quarter with CSAT itself, for half as many steps, and with the teacher's
-own network as the student, for a quarter of them.
+(DiPalma et al., arXiv 2101.04170), is trained on these at 224 px. Students (`csat_fine`, CSAT for small tiles) see
+the same tissue at a half, a quarter, an eighth and a sixteenth of the resolution and are trained on the labels alone
+("labels_only"), or on the teacher's logits and last feature map, without labels: on the labeled cases ("distilled")
+or on all training cases ("distilled_unlabeled"). All arms of a resolution take the same number of steps, and show the
+classes equally often: those of the labels, or those that the teacher predicts. The curve shows how the last arm
+improves with the number of unlabeled tiles. The same arms are run at a quarter with CSAT itself, for half as many
+steps, and with the teacher's own network as the student, for a quarter of them.
 
-The runs are the product's own, in processes of this machine (without Ray; on a GPU if there is one); what is finished
-in --out is kept. A seed draws the labeled cases, the weights and the order. No run is stopped or chosen by the scores,
-which are balanced accuracies on other cases. Prints a line for each result, tables, and last one JSON object.
+The runs use the product's own code, in processes on this machine (without Ray; on a GPU if there is one); finished runs
+in --out are kept. A seed determines the labeled cases, the weights and the order. No run is stopped or selected by the
+scores, which are balanced accuracies on other cases. Prints a line per result, tables, and last one JSON object.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tabulate import tabulate
 from experiments.common import pool as pools
 
 TEACHER, STUDENT = "resnet_gn", "csat_fine"
-OTHERS = {"csat": 2, TEACHER: 4}  # students at the curve's scale, for comparison: part of the steps that they take
+OTHERS = {"csat": 2, TEACHER: 4}  # students at the curve's scale, for comparison: divisor of their number of steps
 LAYER = "layer4"  # the teacher's last
 TILE_PX = 224
 LABELS, DISTILLED, UNLABELED = "labels_only", "distilled", "distilled_unlabeled"
@@ -46,7 +46,7 @@ COLORS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "stain": 0.15} 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is done; the same for every arm of a resolution."""
+    """The size of the experiment; the same for every arm of a resolution."""
 
     out: Path
     teacher_steps: int
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def cells_of(budget: Budget) -> Iterator[Cell]:
-    """All students, scale by scale in the order of the budget, the curve's scale with what stands beside it."""
+    """All students, scale by scale in the order of the budget, the curve's scale with the students for comparison."""
     shares = {arm: 1.0 if arm == UNLABELED else budget.labeled for arm in ARMS}
     for scale, seeds in budget.seeds.items():
         for seed, arm in product(range(seeds), ARMS):
@@ -136,7 +136,7 @@ def cells_of(budget: Budget) -> Iterator[Cell]:
 
 
 def make_tiles(data: Path, out: Path) -> None:
-    """Write the tile set, unless it is there."""
+    """Write the tile set unless it exists."""
     from experiments.common.tile_sets import biopsies
 
     out.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def make_tiles(data: Path, out: Path) -> None:
 
 
 def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
-    """Train a teacher and let it answer; its balanced accuracy when it sees tiles at 1 / scale of the resolution."""
+    """Train a teacher and cache its responses; its balanced accuracy on tiles at 1 / scale of the resolution."""
     from experiments.common.tile_sets import STORAGE
     from histill.artifacts import model_folder
     from histill.config.score_model import HeldOut
@@ -173,7 +173,7 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
 
 
 def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
-    """One student and its balanced accuracy on the test split."""
+    """Train one student; its balanced accuracy on the test split."""
     from experiments.common.tile_sets import STORAGE
     from histill.config.distill_student import DistillConfig
     from histill.config.finetune_student import FinetuneConfig
@@ -203,7 +203,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
         keys |= {"teacher": {"model": teacher}, "responses": cached}
         keys["loss"] = {"features": {"weight": budget.feature_weight}}
         keys["data"]["balance"] = "response"
-        keys["data"]["augment"]["flips"] = False  # the views that the teacher has answered are turned already
+        keys["data"]["augment"]["flips"] = False  # the cached views are flipped already
         folder = run(DistillConfig, keys)
     value = score_model(folder, HeldOut(tiles=tiles.uri), STORAGE).figures["balanced_accuracy"]
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +212,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
 
 
 def summary(budget: Budget, teachers: dict[int, dict[int, float]], values: dict[Cell, float]) -> dict[str, Any]:
-    """Rows by scale, the curve, and what is beside them."""
+    """Rows by scale, the curve, and the students for comparison."""
     from experiments.common.tile_sets import STORAGE
     from histill.tiles.manifest import read_manifest
     from histill.tiles.subsample import subsample_cases
@@ -324,7 +324,7 @@ def tables(budget: Budget, found: dict[str, Any]) -> str:
 
 
 def draw(budget: Budget, found: dict[str, Any], path: Path) -> None:
-    """The arms against the resolution, and the curve against the unlabeled tiles."""
+    """Draw the arms against the resolution, and the curve against the number of unlabeled tiles."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")

@@ -1,7 +1,7 @@
 """RCKD on real H&E: does a student that never saw a mask find nuclei in organs that nobody trained on?
 
 Takes a folder of NuInsSeg (Mahbod et al., Scientific Data 11:295, 2024; 512 px at 40x, CC BY 4.0) with an `index.csv`
-of image, mask and organ, and runs the product's own jobs on it, on a Ray of this machine: a network teacher is
+of image, mask and organ, and runs the product's own jobs on it, with Ray on this machine: a network teacher is
 trained on the masks of some organs, CSAT students are pretrained on the images of other organs without their masks,
 and teacher and students are scored on organs that neither has seen.
 
@@ -39,7 +39,7 @@ NETWORK = "decoder_channels=[96,64,48,32,16]"
 
 
 def job(name: str, *arguments: str) -> dict[str, Any]:
-    """Run one job as a user would; its closing JSON line."""
+    """Run one job as a user would; return its closing JSON line."""
     print(f"$ python jobs/{name}.py {' '.join(arguments)}", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, f"jobs/{name}.py", *arguments], stdout=subprocess.PIPE, text=True, check=False
@@ -75,7 +75,7 @@ def tiles(data: Path, out: Path, name: str, train: tuple[str, ...]) -> str:
 
 
 def run(name: str, run_name: str, out: Path, *arguments: str) -> str:
-    """Train a run, or keep the finished one; the URI of its folder."""
+    """Train a run, or keep the finished one; return the URI of its folder."""
     uri = out / "runs" / run_name
     if not (uri / "finished.json").exists():
         job(name, f"name={run_name}", f"runs={out / 'runs'}", "workers.count=2", "workers.cpus=0.5", *arguments)

@@ -4,16 +4,16 @@
 
 --data holds `ebhi_seg/` (EBHI-Seg, Shi et al., Front. Med. 10:1114673, 2023) and `nuinsseg/` (NuInsSeg, Mahbod et al.,
 Scientific Data 11:295, 2024), each with an index.csv. A U-Net teacher, whose encoder starts from ImageNet's weights,
-learns nuclei from the masks of some organs and answers on the biopsies. Students are pretrained on these responses
-(RCKD, soft or hard), or on the nuclei's masks alone (supervised), or not at all (scratch), each for as many steps, and
-then fine-tuned on a few of the cases: classes of biopsies, their glands, nuclei of other organs. What is pretrained is
-fine-tuned with layer-wise decay of the learning rate, what is not without. "scratch_long" is a classifier fine-tuned
-for as long as the others are pretrained and fine-tuned together; "rckd_soft_unet", if asked for by --arms, is RCKD
-without the answers of deep stages. Students see windows of the biopsies at their full resolution, and are scored on
-whole tiles of cases and organs that no run has seen; nothing is chosen by these scores.
+is trained on the nuclei masks of some organs and applied to the biopsies. Students are pretrained on its responses
+(RCKD, soft or hard), or on the nuclei masks alone (supervised), or not at all (scratch), each for the same number of
+steps, and then fine-tuned on a few of the cases: classes of biopsies, their glands, nuclei of other organs. Pretrained
+students are fine-tuned with layer-wise decay of the learning rate, others without. "scratch_long" is a classifier
+fine-tuned for as long as the others are pretrained and fine-tuned together; "rckd_soft_unet", if requested by --arms,
+is RCKD without deep supervision. Students see crops of the biopsies at full resolution, and are scored on
+whole tiles of cases and organs that no run has seen; nothing is selected by these scores.
 
-The runs are the product's own, in processes of this machine (without Ray; on a GPU if there is one); what is finished
-in --out is kept. Prints a line for each result, tables, and as its last line one JSON object of the first student.
+The runs use the product's own code, in processes on this machine (without Ray; on a GPU if there is one); finished runs
+in --out are kept. Prints a line per result, tables, and as its last line one JSON object of the first student.
 """
 
 import argparse
@@ -39,15 +39,15 @@ STUDENTS = ("csat", "efficientnet_b0", "convnextv2_atto")
 TARGETS = ("classification", "region", "nuclei")
 DECODER, TEACHER_DECODER = (48, 32, 24, 16, 16), (96, 64, 48, 32, 16)
 TEACHER_ENCODER = "tf_efficientnet_lite0"
-BATCH, NUCLEI_BATCH = 16, 32  # windows of nuclei are smaller
+BATCH, NUCLEI_BATCH = 16, 32  # crops of nuclei are smaller
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is done; the same for every arm."""
+    """The size of the experiment; the same for every arm."""
 
     out: Path
-    window_px: int  # side of the parts of biopsies that are trained on
+    window_px: int  # side of the biopsies' crops
     teacher_steps: int
     pretrain_steps: int
     finetune_steps: int
@@ -57,7 +57,7 @@ class Budget:
     students: tuple[str, ...]
     arms: tuple[str, ...]
     lr: float = 1e-3
-    layer_decay: float = 0.5  # of what is pretrained
+    layer_decay: float = 0.5  # of pretrained students
 
     @property
     def runs(self) -> Path:
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def compare(budget: Budget, data: Path, processes: int) -> Iterator[tuple[str, dict[Cell, float]]]:
-    """Everything, student by student and stage by stage; the figure of each student's cells."""
+    """Run everything, student by student and stage by stage; yields the figures of each student's cells."""
     with pools.processes(processes) as pool:
         list(pool.map(make_tiles, [data] * 2, [budget.out] * 2, ("biopsies", "windows")))
         dice = pool.submit(teach, budget).result()
@@ -131,7 +131,7 @@ def cells_of(budget: Budget, student: str) -> Iterator[Cell]:
 
 
 def _fractions(budget: Budget, student: str, target: str, arm: str) -> Iterable[float]:
-    """What matters most is where labels are fewest, so that all is run there, and less elsewhere."""
+    """The fractions to run: all arms with the fewest labels, which matter most, and fewer elsewhere."""
     few, first = (min(budget.fractions),), student == budget.students[0]
     if arm == "scratch_long":
         return few if first and target == "classification" else ()
@@ -143,7 +143,7 @@ def _fractions(budget: Budget, student: str, target: str, arm: str) -> Iterable[
 
 
 def make_tiles(data: Path, out: Path, name: str) -> None:
-    """Write one of the tile sets, unless it is there."""
+    """Write one of the tile sets unless it exists."""
     from experiments.common import tile_sets
 
     out.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def make_tiles(data: Path, out: Path, name: str) -> None:
 
 
 def teach(budget: Budget) -> float:
-    """Train the teacher and let it answer on the biopsies; its Dice on unseen organs."""
+    """Train the teacher and cache its responses to the biopsies; its Dice on unseen organs."""
     import torch
 
     from experiments.common.imagenet import lite0_weights
@@ -162,7 +162,7 @@ def teach(budget: Budget) -> float:
     from histill.tiles.manifest import read_manifest
     from testbed.training import epochs_for, keys_of, responses, run
 
-    torch.set_num_threads(os.cpu_count() or 1)  # nothing runs beside it
+    torch.set_num_threads(os.cpu_count() or 1)  # nothing else is running
     tiles = read_manifest(str(budget.out / "windows"), STORAGE)
     epochs = epochs_for(budget.teacher_steps, tiles, NUCLEI_BATCH)
     keys = keys_of("teacher", budget.runs, tiles, 0, batch=NUCLEI_BATCH, epochs=epochs, lr=budget.lr)
@@ -176,7 +176,7 @@ def teach(budget: Budget) -> float:
 
 
 def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, None]:
-    """One pretraining, of as many steps whatever the arm."""
+    """Run one pretraining, with the same number of steps for every arm."""
     from experiments.common.tile_sets import STORAGE
     from histill.config.pretrain_student import PretrainConfig
     from histill.config.train_teacher import TeacherConfig
@@ -200,7 +200,7 @@ def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, No
 
 
 def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
-    """One fine-tuning and its figure on the test split."""
+    """Run one fine-tuning; its figure on the test split."""
     from experiments.common.tile_sets import STORAGE
     from histill.config.finetune_student import FinetuneConfig
     from histill.config.score_model import HeldOut

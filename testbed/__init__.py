@@ -1,1 +1,1 @@
-"""Machinery that tests, benchmarks, experiments and chaos share: hosts, a Ray cluster on them, a fault proxy."""
+"""Shared by tests, benchmarks, experiments and chaos: hosts, a Ray cluster on them, a fault proxy."""

@@ -1,7 +1,7 @@
 """A reverse proxy in front of a local S3 server that breaks some of its replies, for tests and benchmarks.
 
-Requests and replies pass byte for byte. The Host header stays what the client wrote: it is part of what the client
-signed, and the server checks the signature against it.
+Requests and replies pass byte for byte. The Host header stays as the client wrote it: it is part of the signature that
+the server verifies.
 """
 
 import hashlib
@@ -38,14 +38,14 @@ _SLOW_DOWN = (
 class Faults:
     """Which replies are broken, and how.
 
-    `503` answers SlowDown in the server's place. The others break the server's reply off somewhere in its body:
+    `503` answers SlowDown in place of the server. The others break off the server's reply somewhere in its body:
     `reset` with a TCP reset, `short` with an orderly close although Content-Length promised more, `stall` with
-    `stall_s` seconds of silence and then a close. A reply without a body, or one sent in chunks, breaks off before its
+    `stall_s` seconds of silence and then a close. A reply without a body, or a chunked one, breaks off before its
     first byte.
 
-    The draw depends on the seed, on the request, and on how often the same request was made before, so that the
-    same reads meet the same faults in whatever order threads make them. `match` is a regular expression searched
-    for in "METHOD /path?query"; other requests pass unharmed.
+    The draw depends on the seed, the request, and how often the same request was made before, so that the
+    same reads get the same faults whatever the order of threads. `match` is a regular expression searched
+    for in "METHOD /path?query"; other requests pass unchanged.
     """
 
     rate: float = 0.05
@@ -58,7 +58,7 @@ class Faults:
 class FaultProxy:
     """A running proxy: `endpoint` is its URL, and `rate` may be set while it runs.
 
-    `heard`, which may be set as well, is told "METHOD /path?query" of each request before it is passed on.
+    `heard`, which may be set as well, is called with "METHOD /path?query" of each request before it is forwarded.
     """
 
     def __init__(self, endpoint: str, faults: Faults) -> None:
@@ -74,12 +74,12 @@ class FaultProxy:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was done so far: `requests`, `gets` among them, body `bytes` sent, and the number of each fault."""
+        """Counts so far: `requests`, `gets` among them, body `bytes` sent, and the number of each fault."""
         with self._lock:
             return dict(self._counts)
 
     def draw(self, method: str, target: str, byte_range: str) -> tuple[Kind | None, float]:
-        """Count a request; the fault that it meets, and the part of the body, in [0, 1), that is sent before."""
+        """Count a request; return its fault, and the fraction of the body, in [0, 1), sent before the fault."""
         request = f"{method} {target}"
         self.heard(request)
         with self._lock:
@@ -110,9 +110,9 @@ def fault_proxy(
 ) -> Iterator[FaultProxy]:
     """Run a proxy on the loopback in front of `target_endpoint` (http://host:port) until the block is left.
 
-    With `rewrite_host` the Host header becomes the target's, for a server that answers to its own name alone.
+    With `rewrite_host` the Host header becomes the target's, for a server that accepts only its own name.
 
-    Its threads run in this process, one for each connection of a client; all have ended when the block is left.
+    Its threads run in this process, one per client connection; all have ended when the block is left.
 
     Raises:
         ValueError: the target is not an http:// URL with a port.
@@ -137,7 +137,7 @@ def fault_proxy(
 class _Server(ThreadingTCPServer):
     request_queue_size = 128
     proxy: FaultProxy
-    host: bytes | None = None  # the line that requests get in place of their own
+    host: bytes | None = None  # the Host line that replaces the requests' own
 
     def __init__(self, target: tuple[str, int]) -> None:
         super().__init__((LOOPBACK, 0), _Connection)
@@ -147,7 +147,7 @@ class _Server(ThreadingTCPServer):
         self._lock = threading.Lock()
 
     def keep(self, connection: socket.socket) -> None:
-        """Have the connection ended with the server."""
+        """Register the connection to be closed with the server."""
         with self._lock:
             if self._closing:
                 raise ConnectionAbortedError("the proxy is closing")
@@ -191,7 +191,7 @@ class _Upstream:
 
 
 class _Connection(StreamRequestHandler):
-    """One client's connection, with requests one after the other."""
+    """One client's connection, with sequential requests."""
 
     server: _Server
     rfile: BufferedReader
@@ -200,7 +200,7 @@ class _Connection(StreamRequestHandler):
     def handle(self) -> None:
         self.upstream: _Upstream | None = None
         self.buffer = memoryview(bytearray(_BLOCK))
-        # Either side may leave at any time, or not speak HTTP; that is passed on by leaving too.
+        # Either side may disconnect at any time, or not speak HTTP; the proxy then disconnects as well.
         with suppress(OSError, ValueError):
             self.server.keep(self.connection)
             while self._exchange():
@@ -213,7 +213,7 @@ class _Connection(StreamRequestHandler):
         super().finish()
 
     def _exchange(self) -> bool:
-        """One request and its reply; whether the connection can be used again."""
+        """Handle one request and its reply; return whether the connection can be reused."""
         request = read_head(self.rfile)
         if request is None:
             return False
@@ -241,7 +241,7 @@ class _Connection(StreamRequestHandler):
         return size != "rest" and not request.closes and not reply.closes and "expect" not in request.fields
 
     def _send(self, block: memoryview) -> None:
-        """Send a part of a reply's body; it is counted first, so that who has received all of it finds it counted."""
+        """Send a part of a reply's body, counting it first, so that a client that has it all sees it counted."""
         self.server.proxy.sent(len(block))
         self.connection.sendall(block)
 
@@ -254,10 +254,10 @@ class _Connection(StreamRequestHandler):
         return self.upstream
 
     def _continued(self, request: Head, upstream: _Upstream) -> Head | None:
-        """Pass the server's leave to send the body on to the client; a refusal is returned instead."""
+        """Forward the server's 100 Continue to the client; a refusal is returned instead."""
         ready = select([upstream.socket, self.connection], [], [])[0]
         if upstream.socket not in ready:
-            return None  # the client does not wait for leave
+            return None  # the client does not wait for it
         reply = read_head(upstream.file)
         if reply is None or reply.first[1] != "100":
             return reply

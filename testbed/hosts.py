@@ -1,6 +1,7 @@
 """Several hosts on one machine: network namespaces with an address each, for a cluster whose nodes can be lost.
 
-Needs root and iproute2. What binds `Network.outside` is reached by every host; the loopback is each host's own.
+Needs root and iproute2. Servers bound to `Network.outside` are reachable from every host; each host has its own
+loopback.
 """
 
 import os
@@ -19,22 +20,22 @@ _CPU_GROUPS = Path("/sys/fs/cgroup/cpu")  # of cgroup v1
 
 @dataclass(frozen=True)
 class Host:
-    """One host: its namespace, its address on eth0, and the bridge's end of its cable."""
+    """One host: its namespace, its address on eth0, and the bridge end of its veth pair."""
 
     name: str
     address: str
     cable: str
 
     def command(self, *command: str) -> list[str]:
-        """`command`, to be run on this host."""
+        """The command line that runs `command` on this host."""
         return ["ip", "netns", "exec", self.name, *command]
 
     def cut(self) -> None:
-        """Pull the cable."""
+        """Disconnect the host."""
         _ip("link", "set", self.cable, "down")
 
     def mend(self) -> None:
-        """Plug it in again."""
+        """Reconnect the host."""
         _ip("link", "set", self.cable, "up")
 
     def pids(self) -> list[int]:
@@ -52,7 +53,7 @@ class Network:
 
 
 def missing() -> str | None:
-    """Why there can be no hosts on this machine; None when there can."""
+    """Why hosts cannot be created on this machine; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None:
@@ -66,9 +67,9 @@ def missing() -> str | None:
 
 @contextmanager
 def network(count: int) -> Iterator[Network]:
-    """`count` hosts until the block is left. What still runs on them then must be ended by who started it.
+    """Create `count` hosts until the block is left. Callers must end what they started on them before.
 
-    Raises HistillError when there can be none here.
+    Raises HistillError when this machine cannot have any.
     """
     if (why := missing()) is not None:
         raise HistillError(f"{why}; run this as root on Linux with iproute2.")
@@ -102,12 +103,12 @@ def network(count: int) -> Iterator[Network]:
 
 @contextmanager
 def cpu_share(name: str, cpus: float, period_us: int = _PERIOD_US) -> Iterator[Sequence[str]]:
-    """A prefix for a command whose processes together get at most `cpus` CPUs, while the block lasts.
+    """A command prefix that limits the processes together to `cpus` CPUs, while the block lasts.
 
-    Whoever has used up its share of a period stands still to its end: a short one keeps those from waiting who depend
-    on each other at every step, a long one costs less.
+    Processes that have used up their share of a period stall until its end: a short period avoids waits between
+    processes that synchronize at every step, a long one has less overhead.
 
-    Raises HistillError where the machine has no cgroup v1 for CPUs that may be written.
+    Raises HistillError when the machine has no writable cgroup v1 for CPUs.
     """
     group = _CPU_GROUPS / f"histill-{os.getpid()}-{name}"
     try:
@@ -116,12 +117,12 @@ def cpu_share(name: str, cpus: float, period_us: int = _PERIOD_US) -> Iterator[S
         (group / "cpu.cfs_quota_us").write_text(str(int(cpus * period_us)))
     except OSError as error:
         raise HistillError(f"CPU shares cannot be fixed at {group} ({error.strerror}); run this as root.") from None
-    # `ip netns exec` mounts a /sys of its own, which has no groups; they are seen through this process.
+    # `ip netns exec` mounts another /sys without cgroups; they are reached through this process.
     seen = f"/proc/{os.getpid()}/root{group}"
     try:
         yield ["sh", "-c", f'echo $$ > {seen}/cgroup.procs && exec "$@"', "sh"]
     finally:
-        with suppress(OSError):  # it is busy while one of them still ends
+        with suppress(OSError):  # busy while one of them is still ending
             group.rmdir()
 
 

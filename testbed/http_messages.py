@@ -1,4 +1,4 @@
-"""As much of HTTP/1.1 as it takes to find where a message ends, for passing messages on byte for byte."""
+"""As much of HTTP/1.1 as it takes to find the end of a message, for forwarding messages byte for byte."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Size = int | Literal["chunked", "rest"]
 
 @dataclass(frozen=True)
 class Head:
-    """A request's or reply's first line in its words, its header fields by lower-case name, and the bytes of both."""
+    """The words of a request's or reply's first line, its header fields by lower-case name, and their raw bytes."""
 
     first: tuple[str, ...]
     fields: dict[str, str]
@@ -26,7 +26,7 @@ class Head:
 
 
 def read_head(file: BufferedReader) -> Head | None:
-    """The next message's head; None when the connection ended. Raises ValueError when it is none of HTTP."""
+    """Read the next message's head; None if the connection ended. Raises ValueError when it is not HTTP."""
     lines = [file.readline(_LINE)]
     while lines[-1] not in (b"\r\n", b""):
         lines.append(file.readline(_LINE))
@@ -49,7 +49,7 @@ def body_size(head: Head, none: Size = "rest") -> Size:
 
 
 def pass_on(source: BufferedReader, send: Callable[[memoryview], object], size: Size, buffer: memoryview) -> None:
-    """Pass a body on as it comes, by way of `buffer`, the framing of chunks included.
+    """Forward a body as it arrives, through `buffer`, including chunk framing.
 
     Raises ConnectionError when the body ends early.
     """
@@ -63,7 +63,7 @@ def pass_on(source: BufferedReader, send: Callable[[memoryview], object], size: 
         send(memoryview(line))
         if left:
             _pass_bytes(source, send, left + 2, buffer)
-    while True:  # trailers, and the empty line
+    while True:  # trailers and the empty line
         line = source.readline(_LINE)
         send(memoryview(line))
         if line in (b"\r\n", b""):

@@ -1,4 +1,4 @@
-"""A real Ray cluster on several hosts of one machine, whose nodes can be killed, cut off, drained and brought back."""
+"""A real Ray cluster on several hosts of one machine, whose nodes can be killed, cut off, drained and restarted."""
 
 import os
 import shutil
@@ -19,14 +19,14 @@ from testbed.hosts import Host, Network
 
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
 QUICK = {
-    # a lost node is noticed in seconds instead of half a minute
+    # detect a lost node in seconds instead of half a minute
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "5",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-    # tasks on a node that is cut off fail as soon as it is found dead
+    # tasks on a disconnected node fail as soon as it is found dead
     "RAY_grpc_client_keepalive_time_ms": "3000",
     "RAY_grpc_client_keepalive_timeout_ms": "5000",
 }
@@ -38,7 +38,7 @@ Share = Callable[[Host], AbstractContextManager[Sequence[str]]]
 
 @dataclass
 class Node:
-    """A node's place; `start` and `kill` may follow each other as often as one likes."""
+    """A node, which may be started and killed repeatedly."""
 
     host: Host
     command: list[str]
@@ -49,7 +49,7 @@ class Node:
     _disk: Path = Path()
 
     def start(self) -> None:
-        """Start the node and do not wait until it has joined."""
+        """Start the node without waiting for it to join."""
         temp = Path(tempfile.mkdtemp(prefix="histill-"))  # Unix sockets below it: 107 bytes at most
         self._stack.callback(shutil.rmtree, temp, ignore_errors=True)  # once the disk in it is unmounted
         self._mount(temp / "disk")
@@ -68,14 +68,14 @@ class Node:
         self._leader = process.pid
 
     def _mount(self, disk: Path) -> None:
-        """A disk of the node's own for temporary files, small enough to be filled."""
+        """Mount a separate disk for the node's temporary files, small enough to be filled."""
         disk.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m", "histill", str(disk)], check=True)
         self._stack.callback(subprocess.run, ["umount", "--lazy", str(disk)], check=True)
         self._disk = disk
 
     def fill_disk(self) -> None:
-        """Leave no room on the node's disk for temporary files."""
+        """Fill the node's disk for temporary files."""
         with suppress(OSError), open(self._disk / _FILLER, "wb", buffering=0) as file:
             for size in (2**20, 2**12, 1):
                 with suppress(OSError):
@@ -83,48 +83,48 @@ class Node:
                         pass
 
     def free_disk(self) -> None:
-        """Undo it."""
+        """Undo `fill_disk`."""
         (self._disk / _FILLER).unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """SIGKILL to the raylet and everything else of the node, as when the machine is gone."""
+        """SIGKILL the raylet and all other processes of the node, as if the machine were gone."""
         for pid in self.host.pids():
             _signal(pid, signal.SIGKILL)
         self._stack.close()
 
     def terminate(self) -> None:
-        """SIGTERM to `ray start`, as Kubernetes sends it to a pod that must go; it takes leave first."""
+        """SIGTERM `ray start`, as Kubernetes does for a terminating pod; it drains its node first."""
         _signal(self._leader, signal.SIGTERM)
 
     def take_leave(self, seconds: int) -> "subprocess.Popen[bytes]":
-        """What a node's watch does when the cloud has given notice of so many seconds."""
+        """Drain the node, as its watcher does when the cloud has given notice of `seconds`."""
         command = self.host.command(sys.executable, "-m", "histill.cluster.drain", str(seconds))
         with open(self.folder / f"{self.host.name}.log", "ab") as log:
             return subprocess.Popen(command, env=dict(self.env), cwd=self.folder, stdout=log, stderr=subprocess.STDOUT)
 
     def named(self, part: str) -> list[int]:
-        """The node's processes whose command line holds `part`."""
+        """The node's processes whose command line contains `part`."""
         return [pid for pid in self.host.pids() if part in _command_line(pid)]
 
     def close(self) -> None:
-        """End what is left of the node."""
+        """End the node's remaining processes."""
         self._stack.close()
 
 
 @dataclass(frozen=True)
 class RayCluster:
-    """A head without workers, and nodes that work."""
+    """A head without workers, and worker nodes."""
 
     head: RayHead
     head_node: Node
     nodes: tuple[Node, ...]
 
     def environment(self) -> dict[str, str]:
-        """The variables that let `ray job submit` reach the cluster from outside."""
+        """The environment variables with which `ray job submit` reaches the cluster from outside."""
         return self.head.environment()
 
     def alive(self) -> list[str] | None:
-        """The addresses of the nodes that Ray believes to be alive, the head's included; None: it did not answer."""
+        """The addresses of the nodes that Ray reports alive, including the head; None: it did not answer."""
         answer = ask_dashboard(self.head, "/nodes?view=summary")
         if answer is None:
             return None
@@ -135,7 +135,7 @@ class RayCluster:
         ]
 
     def wait_for(self, *nodes: Node, alive: bool = True, timeout_s: float = 120.0) -> None:
-        """Wait until Ray takes each of `nodes` for alive, or for dead. Raises HistillError when the time is up."""
+        """Wait until Ray reports each of `nodes` alive, or dead. Raises HistillError on timeout."""
         deadline = time.monotonic() + timeout_s
         while True:
             known = self.alive()
@@ -157,15 +157,15 @@ def ray_cluster(
     notice_s: int = 0,
     share: Share | None = None,
 ) -> Iterator[RayCluster]:
-    """A cluster on `net` until the block is left: the head on its first host, a working node on each other one.
+    """Run a cluster on `net` until the block is left: the head on its first host, a worker node on each other one.
 
     Args:
         folder: gets the nodes' logs and the token.
-        cpus: CPUs of each working node; the head has none.
-        env: variables for Ray and all its workers, such as the credentials of the object store.
-        joining: how many working nodes join at once; the others wait for `start`. None: all.
-        notice_s: seconds that a node which is terminated takes for its leave.
-        share: what a node's processes are started under, such as `cpu_share`.
+        cpus: CPUs of each worker node; the head has none.
+        env: environment variables for Ray and all its workers, such as the credentials of the object store.
+        joining: how many worker nodes join at once; the others wait for `start`. None: all.
+        notice_s: seconds that a terminated node drains.
+        share: context that the node's processes are started under, such as `cpu_share`.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def ray_cluster(
     whole = {
         **base_environment(),
         **QUICK,
-        "GLOO_SOCKET_IFNAME": "eth0",  # else it binds the loopback, which no other host reaches
+        "GLOO_SOCKET_IFNAME": "eth0",  # by default it binds the loopback, which no other host reaches
         "RAY_ADDRESS": address,  # hosts see each other's processes, by which Ray would find a cluster
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(notice_s),
         **(env or {}),

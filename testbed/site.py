@@ -1,4 +1,4 @@
-"""A whole site on one machine: a Ray cluster of several hosts, S3 and MLflow outside of them, a user at a console."""
+"""A whole site on one machine: a Ray cluster of several hosts, S3 and MLflow outside of it, a user at a console."""
 
 import json
 import os
@@ -20,7 +20,7 @@ _RAY_JOB = (sys.executable, "-m", "ray.scripts.scripts", "job")
 
 
 class Server:
-    """A server that can be stopped, and comes back at the same address with the same content."""
+    """A server that can be stopped and restarted at the same address with the same content."""
 
     def __init__(self, start: Callable[[], AbstractContextManager[object]]) -> None:
         self._start = start
@@ -28,17 +28,17 @@ class Server:
         self._stack.enter_context(start())
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._stack.close()
 
     def start(self) -> None:
-        """Bring it back and wait until it answers."""
+        """Start the server and wait until it answers."""
         self._stack.enter_context(self._start())
 
 
 @dataclass(frozen=True)
 class Site:
-    """What runs, and how a user reaches it."""
+    """The running servers and cluster, and how a user reaches them."""
 
     folder: Path
     cluster: RayCluster
@@ -48,7 +48,7 @@ class Site:
     tracking_process: Server
 
     def environment(self) -> dict[str, str]:
-        """Of the user's console: the cluster's job server and its token; nothing of the S3 server."""
+        """The environment of the user's console: the cluster's job server and its token, but nothing of S3."""
         mine = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "RAY_", "MLFLOW_"))}
         return mine | self.cluster.environment()
 
@@ -60,12 +60,12 @@ class Site:
         log: Path | None = None,
         submission: str | None = None,
     ) -> "subprocess.Popen[str]":
-        """`ray job submit` of a job of this checkout, from outside the cluster.
+        """Run `ray job submit` for a job of this checkout, from outside the cluster.
 
         Args:
-            env: variables of the job itself.
-            log: what the command says is added to this file; None: it goes to a pipe.
-            submission: a name that `stop` takes.
+            env: environment variables of the job itself.
+            log: file to append the command's output to; None: a pipe.
+            submission: submission id, for `stop`.
         """
         runtime = json.dumps({"py_modules": ["platform/histill"], "env_vars": dict(env or {})})
         named = [] if submission is None else [f"--submission-id={submission}"]
@@ -81,7 +81,7 @@ class Site:
             )
 
     def stop(self, submission: str) -> None:
-        """`ray job stop`, for a job whose console is gone or no longer listened to."""
+        """Run `ray job stop`, for a job whose console is gone or no longer read."""
         command = [*_RAY_JOB, "stop", submission]
         subprocess.run(command, cwd=ROOT, env=self.environment(), capture_output=True, timeout=120)
 
@@ -97,16 +97,16 @@ def site(
     identities: Sequence[Identity] = (),
     share: Share | None = None,
 ) -> Iterator[Site]:
-    """A site in `folder` until the block is left; see `ray_cluster` for the options.
+    """Run a site in `folder` until the block is left; see `ray_cluster` for the options.
 
-    Raises HistillError where hosts cannot be made.
+    Raises HistillError when hosts cannot be created.
     """
     with ExitStack() as stack:
         net = stack.enter_context(network(hosts))
         stores, runs = folder / "s3", folder / "mlflow"
         stores.mkdir(parents=True)
         runs.mkdir()
-        # Both are started once for their addresses, and from then on as their own successors.
+        # Both are started once to get their addresses, and later restarted at these.
         with s3_server(stores, BUCKET, identities, host=net.outside) as s3:
             pass
         s3_process = Server(lambda: s3_server(stores, BUCKET, identities, host=net.outside, earlier=s3))

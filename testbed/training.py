@@ -1,4 +1,4 @@
-"""Train and cache responses in this process, without Ray: one model folder a run."""
+"""Train and cache responses in this process, without Ray: one model folder per run."""
 
 from math import ceil
 from pathlib import Path
@@ -31,7 +31,7 @@ COLORS = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "stain": 0.05}
 
 
 def run(kind: type[RunConfig], keys: dict[str, Any]) -> str:
-    """Train to the end, or keep the finished run; the folder of the run."""
+    """Train to the end, or keep the finished run; return the run's folder."""
     config = validate(kind, keys, "the benchmark")
     uri = run_uri(config)
     if exists(join(uri, model_folder.FINISHED_NAME), STORAGE):
@@ -61,7 +61,7 @@ def keys_of(
     lr: float,
     window_px: int | None = None,
 ) -> dict[str, Any]:
-    """What all runs of the comparison share; `window_px` is the side of what they see of a tile, None for all of it."""
+    """The keys that all runs of the comparison share; `window_px` is the side of their crops, None for whole tiles."""
     return {
         "name": name,
         "runs": str(runs),
@@ -77,13 +77,13 @@ def keys_of(
 
 
 def epochs_for(steps: int, tiles: Manifest, batch: int, fraction: float = 1.0, seed: int = 0) -> int:
-    """How many passes over the training tiles come nearest to so many steps."""
+    """The number of passes over the training tiles that comes closest to `steps`."""
     cases = subsample_cases(tiles, "train", fraction, seed) if fraction < 1 else None
     return max(1, round(steps / ceil(len(tiles.rows_of("train", cases)) / batch)))
 
 
 def responses(teacher: str, tiles: Manifest, out: Path, **changes: Any) -> str:
-    """What `jobs/cache_responses.py` writes, without Ray; the cache's folder."""
+    """Cache responses like `jobs/cache_responses.py`, without Ray; return the cache's folder."""
     keys = {
         "tiles": tiles.uri,
         "teacher": {"model": teacher},

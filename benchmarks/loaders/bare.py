@@ -1,4 +1,4 @@
-"""The yardstick: one thread, one row group at a time, decoded into one batch that is used again and again."""
+"""The baseline: one thread, one row group at a time, decoded into one reused batch."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""CPU time of a process and all its children, dead ones included, while they run."""
+"""CPU time of a process and all its children, including ended ones, while they run."""
 
 import ctypes
 import os
@@ -13,17 +13,17 @@ def tree_cpu_s(root: int | None = None) -> float:
     """Seconds of user and system time that the process `root` (this one) and its descendants have used so far.
 
     A child that has ended and was waited for is in its parent's `cutime` and `cstime`; one that was not is still
-    listed. So the sum never falls, whatever ends in between.
+    listed. The sum therefore never decreases.
     """
     return sum(sum(map(int, fields[11:15])) * _TICK_S for fields in _tree(root or os.getpid()).values())
 
 
 class TreeMeter:
-    """CPU seconds of all processes that this one starts, and that those start, while the block runs.
+    """CPU seconds of all direct and indirect children of this process, while the block runs.
 
-    For what `tree_cpu_s` cannot count: processes that outlive their parents, which come to this one instead, and
-    parents that do not wait for their children. Looks every `every_s` seconds; what a process uses after the last look
-    at it is missed.
+    For cases that `tree_cpu_s` cannot count: processes that outlive their parents, which this process adopts, and
+    parents that do not wait for their children. Polls every `every_s` seconds; what a process uses after the last poll
+    is missed.
     """
 
     def __init__(self, every_s: float = 0.1) -> None:
@@ -54,20 +54,20 @@ class TreeMeter:
     def _look(self) -> None:
         for pid, fields in _tree(os.getpid()).items():
             if pid != os.getpid():
-                self._used[pid, fields[19]] = sum(map(int, fields[11:13])) * _TICK_S  # by its start, as ids come again
+                self._used[pid, fields[19]] = sum(map(int, fields[11:13])) * _TICK_S  # by start too: PIDs recur
 
 
 def _tree(root: int) -> dict[int, list[str]]:
-    """The process `root` and its living descendants: what /proc says of each, from its state on."""
+    """The process `root` and its living descendants: the fields of /proc/PID/stat, from the state on."""
     stats: dict[int, list[str]] = {}
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 text = (folder / "stat").read_text()
-            except OSError:  # it ended while we looked
+            except OSError:  # it ended meanwhile
                 continue
-            fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+            fields = text.rpartition(")")[2].split()  # the name before it may contain anything
             stats[int(folder.name)] = fields
             children.setdefault(int(fields[1]), []).append(int(folder.name))
     found, left = {}, [root]

@@ -1,8 +1,8 @@
 """litData: chunks of about its default size made by `optimize`, fetched whole into a local cache.
 
 Set up as its documentation advises: StreamingDataset with a `transform` that decodes, StreamingDataLoader with two
-workers, obstore as the client. Chunks go evenly into the two workers, since one that both need is waited for. The tile
-is stored as bytes, since litData's own image types decode by other means. In order, not shuffled, as for the others.
+workers, obstore as the client. Chunks divide evenly between the two workers, since a chunk that both need causes waits.
+Tiles are stored as bytes, since litData's own image types use other decoders. In order, not shuffled, like the others.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""One contender in a process of its own: write its data, or read them and count.
+"""One contender in a separate process: write its data, or read and measure.
 
 python -m benchmarks.loaders.measure write histill ...
 python -m benchmarks.loaders.measure read histill full ...
@@ -24,14 +24,14 @@ MODULES = {
     "litdata": "litdata_chunks",
 }
 FORMATS = {"histill": "parquet", "webdataset": "webdataset", "mosaic_streaming": "mds", "litdata": "litdata"}
-"""Who writes which format; `bare` and `torch_dataloader` read histill's."""
+"""The writer of each format; `bare` and `torch_dataloader` read histill's."""
 SHORT_TILES = 256
-"""Tiles of the short set, which is read for what a loader spends whatever the number of tiles."""
+"""Tiles of the short set, which is read to measure a loader's fixed costs."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One reading of a set, from the call until all is closed again."""
+    """One pass over a set, from the call until everything is closed again."""
 
     cpu_s: float
     elapsed_s: float
@@ -40,7 +40,7 @@ class Pass:
 
 
 def read_once(contender: ModuleType, case: str, target: Any, tiles: int) -> Pass:
-    """Read every tile once; ends the process when a batch or the number of tiles is not what was asked for."""
+    """Read every tile once; ends the process when a batch or the number of tiles is not as expected."""
     import torch
 
     from benchmarks.loaders.cases import BATCH, CASES
@@ -55,7 +55,7 @@ def read_once(contender: ModuleType, case: str, target: Any, tiles: int) -> Pass
         for view, side in zip(views, sides, strict=True):
             if view.dtype != torch.uint8 or tuple(view.shape) != (BATCH, 3, side, side):
                 raise SystemExit(f"a batch is {view.dtype} {tuple(view.shape)}, not uint8 [{BATCH}, 3, {side}, {side}]")
-        # a sum that neither order nor flips change: the same tiles, each once, give the same number
+        # a sum invariant to order and flips: the same tiles, each once, give the same number
         checksum += int(views[0][:, :, grid][:, :, :, grid].sum(dtype=torch.int64))
         seen += BATCH
     if seen != tiles:
@@ -66,11 +66,11 @@ def read_once(contender: ModuleType, case: str, target: Any, tiles: int) -> Pass
 def read(contender: ModuleType, case: str, target: Any, short: Any, scratch: Path, tiles: int) -> dict[str, Any]:
     """CPU milliseconds per tile and steady tiles/s.
 
-    A loader that reads or decodes ahead has done part of the work when its first batch arrives, so what it spends
-    between the first batch and the last is too little, by a fifth and more in a short run. Therefore a short set is
+    A loader that reads or decodes ahead has done part of the work when its first batch arrives, so measuring from the
+    first batch to the last is too low, by a fifth and more in a short run. Therefore a short set is
     read and then the long one, both from the call to the end, and both figures are differences in time over the
     difference in tiles: imports, workers and connections cancel, and every tile's fetching and decoding counts. The
-    short set is read once before that, so that what is done once in a process is done, and then twice, for the mean.
+    short set is read once before that as warm-up, and then twice, for the mean.
     """
     import cv2
     import torch
@@ -94,7 +94,7 @@ def read(contender: ModuleType, case: str, target: Any, short: Any, scratch: Pat
 
 
 def main() -> None:
-    """Do one thing and leave its result in --result."""
+    """Write or read once, and store the result in --result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("write", "read"))
     parser.add_argument("contender", choices=tuple(MODULES))

@@ -21,7 +21,7 @@ def write(tiles: Sequence[Path], target: Target) -> None:
     rows = []
     for number, files in enumerate(shards_of(tiles)):
         shard = shard_name(number)
-        columns = 64  # tiles in a row of the pretended slide
+        columns = 64  # tiles per row of the simulated slide
         shard_tiles = [
             Tile(
                 tile_id=file.stem,
@@ -51,7 +51,7 @@ def write(tiles: Sequence[Path], target: Target) -> None:
 
 
 def shards(target: Target, tiles: int) -> list[str]:
-    """bucket/key of the shards of a set of `tiles`, in order; their names are known, and nothing is listed."""
+    """bucket/key of the shards of a set of `tiles`, in order; their names are known, so nothing is listed."""
     return [f"{target.bucket}/{target.prefix}/{shard_name(number)}" for number in range(len(shards_of(range(tiles))))]
 
 

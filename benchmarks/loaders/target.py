@@ -1,4 +1,4 @@
-"""Where the loaders' data lie: one bucket, a prefix for each format."""
+"""The location of the loaders' data: one bucket, a prefix per format."""
 
 import os
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from benchmarks.loaders.cases import BATCH, WORKERS
 if TYPE_CHECKING:
     from pyarrow import fs
 
-SHARD_BYTES = 1 << 26  # what MosaicML Streaming and litData take when they are told nothing
+SHARD_BYTES = 1 << 26  # the default of MosaicML Streaming and litData
 _TILE_BYTES = 86_000
 Tile = TypeVar("Tile")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A contender's prefix in the bucket, and a folder for what it caches while it reads."""
+    """A contender's prefix in the bucket, and a folder for its cache."""
 
     bucket: str
     prefix: str
@@ -39,14 +39,14 @@ class Target:
 
 
 def filesystem() -> "fs.S3FileSystem":
-    """The local server by pyarrow; credentials come from the environment."""
+    """pyarrow's client of the local server; credentials come from the environment."""
     from pyarrow import fs
 
     return fs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"], region=os.environ["AWS_DEFAULT_REGION"])
 
 
 def shards_of(tiles: Sequence[Tile]) -> list[list[Tile]]:
-    """`tiles` in shards of whole batches, near SHARD_BYTES, so many that each worker has as many tiles as the next."""
+    """`tiles` in shards of whole batches, of about SHARD_BYTES, so many that all workers have equally many tiles."""
     batches = [list(tiles[start : start + BATCH]) for start in range(0, len(tiles), BATCH)]
     count = WORKERS * max(1, round(len(tiles) * _TILE_BYTES / SHARD_BYTES / WORKERS))
     small, larger = divmod(len(batches), count)

@@ -1,4 +1,4 @@
-"""Synthetic tiles that cost a decoder what H&E costs it: 512 px JPEG, quality 90, 80-90 KB each."""
+"""Synthetic tiles as expensive to decode as H&E: 512 px JPEG, quality 90, 80-90 KB each."""
 
 from pathlib import Path
 

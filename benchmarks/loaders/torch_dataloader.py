@@ -22,7 +22,7 @@ __all__ = ["FORMAT", "batches", "write"]
 
 
 class ParquetTiles(IterableDataset):
-    """The decoded tiles of the shards that are this worker's."""
+    """The decoded tiles of this worker's shards."""
 
     def __init__(self, paths: list[str], case: str) -> None:
         self.paths = paths

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/scaling.py`: measured runs on one to three nodes, and a model on paper beyond them."""
+"""The parts of `benchmarks/scaling.py`: measured runs on one to three nodes, and a performance model beyond them."""

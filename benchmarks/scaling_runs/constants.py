@@ -1,4 +1,4 @@
-"""The constants of the model that can be measured here: manifest, plan, stream, all by the product's own code."""
+"""The constants of the model that can be measured here: manifest, plan, stream, all with the product's own code."""
 
 import os
 import resource
@@ -42,7 +42,7 @@ _PLAN_STEPS = 400
 
 
 def manifest_costs(sizes: Sequence[int]) -> list[dict[str, float]]:
-    """Bytes, seconds and memory of manifests of so many generated rows, each in processes of its own, by way of S3."""
+    """Bytes, seconds and memory of manifests with `sizes` generated rows, each in separate processes, through S3."""
     with (
         tempfile.TemporaryDirectory(prefix="scaling-manifest-") as folder,
         s3_server(Path(folder), "manifests") as server,
@@ -56,7 +56,7 @@ def manifest_costs(sizes: Sequence[int]) -> list[dict[str, float]]:
 
 
 def _alone(function: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
-    """Call it in a fresh process, whose memory is its own."""
+    """Call `function` in a fresh process, so that memory is measured separately."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -93,7 +93,7 @@ def _stored(uri: str) -> float:
 
 
 def generated_rows(tiles: int) -> pa.Table:
-    """Rows as an ingest of slides with 5,000 tiles each makes them; contents are random digests."""
+    """Rows like those from an ingest of slides with 5,000 tiles each; contents are random digests."""
     number = np.arange(tiles)
     slides = pa.array([f"TCGA-{slide:06d}-01Z-00-DX1" for slide in range(tiles // 5000 + 1)])
     shards = pa.array([f"shards/TCGA-{shard // 5:06d}-{shard % 5:04d}.parquet" for shard in range(tiles // 1000 + 1)])
@@ -119,18 +119,18 @@ def generated_rows(tiles: int) -> pa.Table:
 
 
 def resident_bytes() -> int:
-    """Of this process, now."""
+    """This process's current resident memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def peak_bytes() -> int:
-    """Of this process, so far; getrusage would begin with what its parent had."""
+    """This process's peak memory so far; getrusage would include its parent's."""
     status = Path("/proc/self/status").read_text()
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def plan_costs(tiles: int) -> dict[str, float]:
-    """Seconds and memory of an epoch's plan of so many tiles, for one worker alone and for one of 64."""
+    """Seconds and memory of an epoch's plan of `tiles` tiles, for a single worker and for one of 64."""
     return {"tiles": tiles} | _alone(_plan, tiles, 1, "alone") | _alone(_plan, tiles, WORKERS, "of_64")
 
 
@@ -148,7 +148,7 @@ def _plan(tiles: int, workers: int, name: str) -> dict[str, float]:
 
 
 def reads_per_tile(tiles: int = 1_000_000) -> float:
-    """Row groups that a worker of 64 reads for each of its tiles, over a whole epoch: 1 / 64 is the least."""
+    """Row groups that one of 64 workers reads per tile, over a whole epoch: at least 1 / 64."""
     starts = np.append(np.arange(0, tiles, PER_GROUP), tiles)
     batch = BATCH * WORKERS
     opened = own = 0
@@ -182,7 +182,7 @@ def stream_costs(pictures: Sequence[np.ndarray], batches: int) -> dict[str, floa
         with fault_proxy(server.endpoint) as proxy:
             counted, reader = replace(source, storage=Storage(endpoint=proxy.endpoint)), ShardReader(1)
             counts = [proxy.counts["requests"]]
-            for _ in range(2):  # the second time the shards are open
+            for _ in range(2):  # the shards are open the second time
                 tables = list(reader(counted, reads))
                 counts.append(proxy.counts["requests"])
         first, second = np.diff(counts).tolist()
@@ -201,7 +201,7 @@ def stream_costs(pictures: Sequence[np.ndarray], batches: int) -> dict[str, floa
 
 
 def _cpu_of(stream: TileStream, batches: int) -> float:
-    """CPU seconds per tile of the whole stream, all threads; the first batches are left out."""
+    """CPU seconds per tile of the whole stream, all threads, without the first batches."""
     skipped, tiles, begun = 4, 0, 0.0
     for number, batch in enumerate(stream.training_epoch(0, seed=0)):
         if number == skipped:
@@ -214,7 +214,7 @@ def _cpu_of(stream: TileStream, batches: int) -> float:
 
 
 def raw_constants(pictures: Sequence[np.ndarray], say: Callable[[str], None], *, quick: bool) -> dict[str, Any]:
-    """All of them as they were measured; `quick`: smaller sets, whose figures mean less."""
+    """All raw measurements; `quick`: smaller sets, with less meaningful figures."""
     manifest = []
     for tiles in (10_000, 100_000) if quick else (100_000, 1_000_000):
         manifest += manifest_costs([tiles])
@@ -231,7 +231,7 @@ def raw_constants(pictures: Sequence[np.ndarray], say: Callable[[str], None], *,
 def constants_of(raw: dict[str, Any], measured: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Constants:
     """The model's constants.
 
-    What grows with the tiles is the slope between the two sizes measured, but for the plan's first batch, whose time is
+    Costs per tile are the slope between the two sizes measured, except the plan's first batch, whose time is
     divided by the tiles of the largest. Gradients and checkpoint are CSAT's, the checkpoint with the CPU share of one
     node.
     """

@@ -1,4 +1,4 @@
-"""The job on the cluster: worker groups of each size in turn, each through all workloads; a JSON line for each."""
+"""The job on the cluster: runs all workloads on worker groups of each size in turn; a JSON line for each."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def measured(bucket: str, responses: list[str], nodes: int, number: int, quick: bool) -> list[dict[str, Any]]:
-    """The figures of each workload on so many nodes."""
+    """The figures of each workload on `nodes` nodes."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -63,7 +63,7 @@ def measured(bucket: str, responses: list[str], nodes: int, number: int, quick: 
 
 
 def work(settings: dict[str, Any]) -> list[Any]:
-    """In each worker; what it imports takes seconds, which Ray Train's controller need not spend."""
+    """Runs in each worker; it imports here because that takes seconds, which Ray Train's controller need not spend."""
     from benchmarks.scaling_runs.worker import measured_marks
 
     return [measured_marks(prepared, steps) for prepared, steps in settings["runs"]]

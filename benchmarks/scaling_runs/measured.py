@@ -1,4 +1,4 @@
-"""Runs on the machine's own cluster: hosts with a fixed share of CPU, S3 outside of them, one job that measures."""
+"""Measured runs on a cluster on this machine: hosts with a fixed CPU share, S3 outside of them, one measuring job."""
 
 import json
 import re
@@ -27,12 +27,12 @@ _JOB = "benchmarks/scaling_runs/driver.py"
 _RAYS_OWN = re.compile(r"\S+ \S+\s+(INFO|SUCC|WARNING|ERR)\b")
 
 Figures = dict[str, float]
-Measured = dict[str, dict[int, Figures]]  # of each workload, for each number of nodes
+Measured = dict[str, dict[int, Figures]]  # workload -> number of nodes -> figures
 
 
 @dataclass(frozen=True)
 class Course:
-    """What is measured."""
+    """The parameters of the measurement."""
 
     share: float  # CPUs of each node
     nodes: tuple[int, ...]
@@ -41,7 +41,7 @@ class Course:
 
 
 def measure(course: Course, pictures: Sequence[np.ndarray], say: Callable[[str], None]) -> Measured:
-    """Every workload on each number of nodes, in turns. Raises HistillError where there can be no such hosts."""
+    """Measure every workload on each number of nodes, in turns. Raises HistillError if hosts cannot be created."""
 
     def share(host: Host) -> AbstractContextManager[Sequence[str]]:
         if host.name.endswith("-0"):  # the head has no worker

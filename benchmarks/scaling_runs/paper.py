@@ -1,12 +1,12 @@
-"""A model on paper of a run on up to 64 GPUs and 100 million tiles: pure functions of measured and assumed constants.
+"""A performance model of runs on up to 64 GPUs and 100 million tiles: pure functions of constants, measured or assumed.
 
 A step of n GPUs, one worker each with `batch` tiles, takes
 
     T(n) = batch * max over resources of t_r(n) + A(n) + C,
 
-where t_r(n) are the seconds that resource r needs for each tile of one worker while n draw on it (everything is read
-and decoded ahead, so the slowest alone counts), A(n) is the all-reduce and C a checkpoint's part, neither of which is
-taken to overlap with anything. The speed is n * batch / T(n) tiles/s.
+where t_r(n) are the seconds that resource r needs per tile of one worker while n workers share it (everything is read
+and decoded ahead, so only the slowest counts), A(n) is the all-reduce and C a checkpoint's part, both assumed not to
+overlap with anything. The speed is n * batch / T(n) tiles/s.
 """
 
 import math
@@ -21,7 +21,7 @@ COMPUTE = "GPU"
 
 @dataclass(frozen=True)
 class Constants:
-    """What was measured on this machine."""
+    """Constants measured on this machine."""
 
     tile_bytes: float  # of one encoded tile in the object store
     response_bytes: float  # of its cached response
@@ -43,7 +43,7 @@ class Constants:
 
 @dataclass(frozen=True)
 class Assumed:
-    """What cannot be measured here. Each is an option of the benchmark; the metadata says what it is."""
+    """Constants that cannot be measured here. Each is an option of the benchmark, described by its metadata."""
 
     gpu_tiles_s: float = field(default=2000.0, metadata={"help": "tiles/s that one GPU trains if it never waits"})
     teacher_tiles_s: float = field(default=300.0, metadata={"help": "tiles/s that one GPU answers as the teacher"})
@@ -71,7 +71,7 @@ class Assumed:
 
 
 def requests_per_tile(made: Constants, tiles: float) -> float:
-    """Requests to the object store for each tile that a worker consumes.
+    """Requests to the object store per tile that a worker consumes.
 
     (row groups per tile) * (requests of a read + P(shard not open) * requests to open it); row groups come in a random
     order and a worker keeps the footers of 512 files, half of them of responses: P = 1 - 256 / shards.
@@ -82,12 +82,12 @@ def requests_per_tile(made: Constants, tiles: float) -> float:
 
 
 def bytes_per_tile(made: Constants) -> float:
-    """Bytes from the object store for each tile that a worker consumes: whole row groups, with their responses."""
+    """Bytes from the object store per tile that a worker consumes: whole row groups, with their responses."""
     return made.reads_per_tile * made.group_tiles * (made.tile_bytes + made.response_bytes)
 
 
 def seconds_per_tile(made: Constants, given: Assumed, gpus: int) -> dict[str, float]:
-    """Seconds that each resource needs for one tile of each worker, t_r(n), by its name.
+    """Seconds that each resource needs for one tile of each worker, t_r(n), by resource.
 
     GPU: 1 / gpu_tiles_s. Decoding: ingest_cpu_s / cores_per_gpu. Planning: plan_s, one thread. A node's network: bytes
     per tile * workers of the node / its rate. Store, bytes and requests: what a tile needs * n / what the store gives.
@@ -134,7 +134,7 @@ def limit_of(made: Constants, given: Assumed, gpus: int) -> str:
 
 
 def first_bottleneck(made: Constants, given: Assumed, most: int = 64) -> tuple[int, str] | None:
-    """The fewest GPUs that something else than the GPU holds up, and what; None up to `most`."""
+    """The smallest number of GPUs at which another resource is the bottleneck, and which; None up to `most`."""
     for gpus in range(1, most + 1):
         if (name := limit_of(made, given, gpus)) != COMPUTE:
             return gpus, name
@@ -142,13 +142,13 @@ def first_bottleneck(made: Constants, given: Assumed, most: int = 64) -> tuple[i
 
 
 def used_shares(made: Constants, given: Assumed, gpus: int) -> dict[str, float]:
-    """What part of each resource n GPUs would use that never wait: t_r(n) / t_GPU; above 1 it holds them up."""
+    """The utilization of each resource by n GPUs that never wait: t_r(n) / t_GPU; above 1 it is a bottleneck."""
     needs = seconds_per_tile(made, given, gpus)
     return {name: seconds / needs[COMPUTE] for name, seconds in needs.items()}
 
 
 def limits_at(made: Constants, given: Assumed, most: int = 4096) -> dict[str, int | None]:
-    """The fewest GPUs at which each resource alone would hold the GPUs up; None: not up to `most`."""
+    """The smallest number of GPUs at which each resource alone would be a bottleneck; None: not up to `most`."""
     shares = {gpus: used_shares(made, given, gpus) for gpus in range(1, most + 1)}
     names = [name for name in shares[1] if name != COMPUTE]
     reached = {name: next((gpus for gpus, used in shares.items() if used[name] > 1), None) for name in names}
@@ -158,7 +158,7 @@ def limits_at(made: Constants, given: Assumed, most: int = 4096) -> dict[str, in
 def epochs_of_sweep(trials: int, epochs: int, reduction: int, *, grace: int = 1) -> int:
     """Epochs of all trials together under successive halving with rungs after grace, grace * reduction, ... epochs.
 
-    Of the trials that reach a rung one in `reduction` goes on. reduction = 1: nothing is stopped.
+    Of the trials that reach a rung, one in `reduction` continues. reduction = 1: nothing is stopped.
     """
     if reduction == 1:
         return trials * epochs
@@ -172,12 +172,12 @@ def epochs_of_sweep(trials: int, epochs: int, reduction: int, *, grace: int = 1)
 
 
 def costs(made: Constants, given: Assumed) -> dict[str, float]:
-    """What the tile set costs beside the steps, in the units that the names end with.
+    """Costs of the tile set besides the steps, in the units of the names' suffixes.
 
-    `manifest_*`: linear in the tiles, in each worker, and on a node in all of its workers at once. `plan_*`: until the
-    first batch, and a worker's own part of an epoch of 64. `cache_*`: responses and the teacher's pass. `sweep_*`: GPU
-    hours of the trials' epochs, each on one GPU, with the cache (its making included) and with the teacher beside,
-    1 / student + 1 / teacher seconds a tile.
+    `manifest_*`: linear in the tiles, in each worker, and for all workers of a node together. `plan_*`: until the
+    first batch, and the part of one of 64 workers in an epoch. `cache_*`: responses and the teacher's pass. `sweep_*`:
+    GPU hours of the trials' epochs, each on one GPU, with the cache (including its computation) and with a live
+    teacher, 1 / student + 1 / teacher seconds per tile.
     """
     tiles, hours = given.tiles, 1 / 3600
     epochs = epochs_of_sweep(given.trials, given.epochs, given.reduction)
@@ -223,5 +223,5 @@ def curve(made: Constants, given: Assumed, gpus: Sequence[int]) -> list[dict[str
 
 
 def options() -> list[tuple[str, Any, str]]:
-    """Name, default and meaning of everything that is assumed."""
+    """Name, default and meaning of every assumed constant."""
     return [(each.name, each.default, each.metadata["help"]) for each in fields(Assumed)]

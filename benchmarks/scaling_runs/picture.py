@@ -1,4 +1,4 @@
-"""The picture: measured speed-up, and the model's speed with what limits it."""
+"""Draw the measured speed-up, and the model's speed with its limits."""
 
 from itertools import cycle
 from pathlib import Path
@@ -11,7 +11,7 @@ _MOST = 64
 
 
 def draw(path: Path, measured: Measured, made: Constants, given: Assumed) -> None:
-    """Write it as PNG."""
+    """Write the picture as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
@@ -46,7 +46,7 @@ def _model(axes: Any, made: Constants, given: Assumed) -> None:
     speeds = [tiles_per_s(made, given, each) for each in gpus]
     top = 5 * _MOST * given.gpu_tiles_s
     axes.plot(gpus, speeds, color="black", linewidth=2.5, zorder=3, label="model")
-    styles = cycle(("--", "-.", ":"))  # lines may lie on each other
+    styles = cycle(("--", "-.", ":"))  # lines may coincide
     for name in seconds_per_tile(made, given, 1):
         ceiling = [each / seconds_per_tile(made, given, each)[name] for each in gpus]
         if ceiling[-1] < top or name == COMPUTE:

@@ -1,4 +1,4 @@
-"""From the marks of a run's workers to its figures."""
+"""Compute a run's figures from the marks of its workers."""
 
 import os
 import statistics
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Mark(NamedTuple):
-    """What a worker has spent until the end of a step, in seconds."""
+    """A worker's cumulative times at the end of a step, in seconds."""
 
     at: float  # clock
     waited: float  # for data, by the training loop's own meter
@@ -26,11 +26,11 @@ FIGURES = (
 
 
 def figures_of(workers: Sequence[Sequence[Mark]], *, warm: int, batch: int, saves: int) -> dict[str, float]:
-    """The figures of the steps after the first `warm`, with `batch` tiles a worker and step and `saves` checkpoints.
+    """The figures of the steps after the first `warm`, with `batch` tiles per worker and step and `saves` checkpoints.
 
-    Shares are of the time of these steps, means over the workers; that of checkpoints is the first worker's, who writes
-    them. In every step the worker that hands over its gradients last waits for nobody, so what the others' all-reduce
-    takes beyond the shortest one is `of_it_waiting`.
+    Shares are of the time of these steps, means over the workers; that of checkpoints is of the first worker, which
+    writes them. In every step the worker that hands over its gradients last does not wait, so the excess of the others'
+    all-reduce over the shortest one is `of_it_waiting`.
     """
     marks = np.array(workers)[:, warm - 1 :]  # [workers, steps + 1, fields of a mark]
     steps = np.diff(marks, axis=1)
@@ -51,7 +51,7 @@ def figures_of(workers: Sequence[Sequence[Mark]], *, warm: int, batch: int, save
 
 
 def over_rounds(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The median of each figure (the student's `gradient_bytes` among them), and the least and the most tiles/s."""
+    """The median of each figure (including the student's `gradient_bytes`), and the minimum and maximum tiles/s."""
     speeds = [each["tiles_per_s"] for each in rounds]
     medians = {name: statistics.median(each[name] for each in rounds) for name in FIGURES}
     return medians | {"least_tiles_per_s": min(speeds), "most_tiles_per_s": max(speeds), "rounds": len(rounds)}

@@ -1,4 +1,4 @@
-"""What each worker does: the product's own training loop, with clocks at its hooks."""
+"""The work of each worker: the product's own training loop, with clocks at its hooks."""
 
 import os
 import tempfile
@@ -28,12 +28,12 @@ from histill.train.spec import RunSpec
 
 
 class _Enough(Exception):
-    """So many steps were to be measured."""
+    """Enough steps were measured."""
 
 
 @dataclass
 class Clocks:
-    """What has been spent so far, in seconds; a mark is made after each step."""
+    """Cumulative times in seconds; a mark is made after each step."""
 
     marks: list[Mark] = field(default_factory=list)
     saved_s: float = 0.0
@@ -57,13 +57,13 @@ class Clocks:
         with self._lock:
             self.reduced_s += union_s(self._intervals)
             self._intervals.clear()
-        spent = snapshot.step * batch_size / snapshot.tiles_per_s  # as the loop's own meter has it
+        spent = snapshot.step * batch_size / snapshot.tiles_per_s  # according to the loop's own meter
         waited, processor = snapshot.data_wait * spent, time.process_time()
         self.marks.append(Mark(time.monotonic(), waited, self.reduced_s, self.saved_s, processor, idle_s()))
 
 
 def union_s(intervals: list[tuple[float, float]]) -> float:
-    """Seconds that are in at least one of the intervals."""
+    """The length of the union of the intervals in seconds."""
     total, reached = 0.0, float("-inf")
     for begun, ended in sorted(intervals):
         total += max(0.0, ended - max(begun, reached))
@@ -72,13 +72,13 @@ def union_s(intervals: list[tuple[float, float]]) -> float:
 
 
 def idle_s() -> float:
-    """Seconds that the machine's processors have been idle, summed over them."""
+    """Idle seconds of the machine, summed over its processors."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")  # idle, iowait
 
 
 def measured_marks(prepared: RunSpec, steps: int) -> list[list[Mark]]:
-    """Train for `steps` steps; the marks of each worker. Every worker calls it."""
+    """Train for `steps` steps; returns the marks of each worker. Every worker calls it."""
     context = ray.train.get_context()
     rank, workers, config = context.get_world_rank(), context.get_world_size(), prepared.config
     torch.set_num_threads(1)
@@ -110,7 +110,7 @@ def measured_marks(prepared: RunSpec, steps: int) -> list[list[Mark]]:
     parallel = _parallel(learner.model, clocks.reducing)
     hooks = Hooks(show, save, lambda: ray.train.get_preemption_info() is not None)
     try:
-        with patch("histill.train.loop.LOG_EVERY_S", 0.0):  # it shows every step
+        with patch("histill.train.loop.LOG_EVERY_S", 0.0):  # show every step
             train(learner, parallel, prepared.build_task(), training, validation, config, hooks)
     except _Enough:
         pass

@@ -1,4 +1,4 @@
-"""What is trained: two workloads, each with tiles, a student and a number of steps."""
+"""The two training workloads, each with tiles, a student and a number of steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,14 +23,14 @@ from histill.train.prepare import prepare_run
 from histill.train.spec import RunSpec
 
 MPP, PER_GROUP, GROUPS_PER_SHARD = 0.5, 16, 4
-DISTINCT = 2 * GROUPS_PER_SHARD * PER_GROUP  # pictures of 512 px that all tiles are made of
-ROWS = 8192  # tiles of an epoch, of which a measurement sees the beginning
+DISTINCT = 2 * GROUPS_PER_SHARD * PER_GROUP  # images of 512 px that all tiles are made of
+ROWS = 8192  # tiles of an epoch, of which a measurement uses the beginning
 _VAL_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A run of which some steps in the middle are measured: RCKD pretraining, or learning labels."""
+    """A run of which some steps in the middle are measured: RCKD pretraining, or training on labels."""
 
     name: str
     encoder: str
@@ -39,14 +39,14 @@ class Workload:
     student_px: int
     lossless: bool  # PNG; else JPEG of quality 90
     responses: bool  # RCKD on the classical teacher's cached responses; else labels of whole tiles
-    batch: int  # tiles of one worker in one step
+    batch: int  # tiles per worker and step
     warm: int  # steps before the measured ones
     steps: int  # measured, a multiple of `checkpoint_every`
     checkpoint_every: int  # steps
 
     @property
     def folder(self) -> str:
-        """Of its tile set, within a bucket."""
+        """The folder of its tile set, within a bucket."""
         return f"{self.name}-tiles"
 
 
@@ -59,12 +59,12 @@ WORKLOADS = (
 
 
 def shortened(workload: Workload) -> Workload:
-    """As few steps as give a figure at all."""
+    """The workload with the minimum number of steps."""
     return replace(workload, batch=workload.batch // 2, steps=8, checkpoint_every=8)
 
 
 def prepared_run(workload: Workload, bucket: str, responses: str, workers: int, name: str) -> RunSpec:
-    """The run with `workers` workers, each with the same batch whatever their number."""
+    """The run with `workers` workers, with the same batch size per worker for any number."""
     batch = workload.batch * workers
     keys = {
         "name": name,
@@ -88,11 +88,11 @@ def prepared_run(workload: Workload, bucket: str, responses: str, workers: int, 
 def write_tiles(
     workload: Workload, pictures: Sequence[np.ndarray], uri: str, storage: Storage, *, per_group: int = PER_GROUP
 ) -> str:
-    """Write the tile set of `workload` to `uri` and beside it the responses, if it learns from any; their folder.
+    """Write the tile set of `workload` to `uri` and beside it the responses, if it needs any; returns their folder.
 
-    `pictures` (uint8 [side, side, 3]) are cut to the tiles' side, or put together. The manifest has ROWS rows over the
-    bytes of these few tiles, a multiple of `per_group`: a server reads them from memory anyway, and what a worker does
-    with a row does not depend on it.
+    `pictures` (uint8 [side, side, 3]) are cut to the tiles' side, or tiled. The manifest has ROWS rows over the
+    bytes of these few tiles, a multiple of `per_group`: a server reads them from memory anyway, and a worker's work
+    does not depend on it.
     """
     images = [_encoded(picture, workload.lossless) for picture in _sized(pictures, workload.tile_px)]
     per_shard = per_group * GROUPS_PER_SHARD
@@ -117,7 +117,7 @@ def write_tiles(
 
 
 def _rows(tile_px: int, shards: Sequence[str], images: Sequence[bytes], per_shard: int, per_group: int) -> pa.Table:
-    """The manifest's rows, the `images` of the shards again and again."""
+    """The manifest's rows, repeating the `images` of the shards."""
     number = np.arange(ROWS + _VAL_ROWS)
     place = number % len(images)
     constant = {
@@ -136,7 +136,7 @@ def _rows(tile_px: int, shards: Sequence[str], images: Sequence[bytes], per_shar
 
 
 def _sized(pictures: Sequence[np.ndarray], side: int) -> list[np.ndarray]:
-    """Each cut to `side`; where that is more than they have, squares of them as if they were one."""
+    """Each picture cut to `side`; if that exceeds their size, squares composed of several pictures."""
     across = -(-side // len(pictures[0]))
     found = []
     for first in range(0, len(pictures) - across**2 + 1, across**2):

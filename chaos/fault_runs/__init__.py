@@ -1,1 +1,1 @@
-"""Runs of training on a site that is broken meanwhile, and what must be true of them in the end."""
+"""Training runs on a site under faults, and the checks of their results."""

@@ -1,4 +1,4 @@
-"""Observe a run from outside: reads the ledger of every checkpoint while it is there."""
+"""Observe a run from outside: read the coverage in every checkpoint while it exists."""
 
 import contextlib
 import json
@@ -19,19 +19,19 @@ _POLL_S = 0.3
 
 @dataclass(frozen=True)
 class Observation:
-    """A checkpoint's ledger, and when it was seen (`time.time()`)."""
+    """A checkpoint's coverage, and when it was seen (`time.time()`)."""
 
     position: dict[str, Any]
     seen_at: float
 
     def steps(self, per_epoch: int) -> int:
-        """Global steps before it."""
+        """Global steps before the checkpoint."""
         return int(self.position["epoch"]) * per_epoch + int(self.position["step"])
 
 
 @dataclass
 class CheckpointObserver:
-    """Looks at the checkpoints of a run until the block is left. Errors of the storage are waited out."""
+    """Polls the checkpoints of a run until the block is left, ignoring storage errors."""
 
     server: S3Server
     folder: str  # bucket/prefix of the run
@@ -53,7 +53,7 @@ class CheckpointObserver:
             self.look()
 
     def look(self) -> None:
-        """Read what has not been read."""
+        """Read new checkpoints."""
         with contextlib.suppress(OSError, ValueError):
             files = self.files()
             for found in files.get_file_info(fs.FileSelector(self.folder, allow_not_found=True)):
@@ -62,7 +62,7 @@ class CheckpointObserver:
                         self.seen[found.base_name] = Observation(json.loads(file.read()), time.time())
 
     def files(self) -> fs.S3FileSystem:
-        """A client without patience."""
+        """A client with short timeouts."""
         return fs.S3FileSystem(
             access_key=self.server.access_key,
             secret_key=self.server.secret_key,
@@ -74,7 +74,7 @@ class CheckpointObserver:
         )
 
     def left(self) -> list[str]:
-        """The checkpoints that are there now."""
+        """The checkpoints that exist now."""
         found = self.files().get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
         return sorted(each.base_name for each in found if each.base_name.startswith("step-"))
 
@@ -82,11 +82,11 @@ class CheckpointObserver:
 def against_plan(
     observations: dict[str, Observation], batches: Sequence[Sequence[Sequence[int]]], finished: bool = True
 ) -> tuple[int, int, int]:
-    """Tiles lost and tiles repeated, of all epochs, and how many ledgers were compared.
+    """Tiles lost and tiles repeated over all epochs, and the number of checkpoints compared.
 
-    `batches` are the tiles of each global batch of each epoch, as a single reader sees them. The ledger of a checkpoint
-    must be that of exactly the batches before it, and at an epoch's end that of the whole epoch before. Of a
-    `finished` run, an epoch whose end nobody saw counts as lost.
+    `batches` are the tiles of each global batch of each epoch, as a single reader sees them. A checkpoint's coverage
+    must be that of exactly the batches before it, and at an epoch's end that of the whole epoch. For a
+    `finished` run, an epoch whose end was not observed counts as lost.
     """
     lost = repeated = 0
     ended = set()

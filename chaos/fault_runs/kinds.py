@@ -1,4 +1,4 @@
-"""What is done to runs: each kind of fault, and the runs that it is done to."""
+"""The kinds of faults, and the runs that they are injected into."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ FIRST_AT = 16  # steps: by then Ray has a checkpoint for certain; the newest tha
 
 @dataclass(frozen=True)
 class FaultContext:
-    """Where faults are made."""
+    """The site and helpers for injecting faults."""
 
     site: Site
     setting: Setting
@@ -40,26 +40,26 @@ class FaultContext:
     reference: Callable[[Mapping[str, str]], Mapping[str, float]]
 
     def run(self, name: str, changes: Mapping[str, str] | None = None) -> Run:
-        """A run of its own."""
+        """A new run."""
         return Run(self.site, self.setting, name, dict(changes or {}))
 
     def verdict(self, run: Run) -> Verdict:
-        """Of a run that is left to its end."""
+        """Let a run finish, and return its verdict."""
         same = {key: value for key, value in run.changes.items() if key in LONG}  # the rest must change nothing
         return run.verdict(self.reference(same))
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """Those that work."""
+        """The worker nodes."""
         return self.site.cluster.nodes
 
     def processes(self, name: str) -> list[int]:
-        """Of all working nodes."""
+        """Matching processes of all worker nodes."""
         return [pid for node in self.nodes for pid in node.named(name)]
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        """All nodes are up again when the block is left."""
+        """Bring all nodes up again when the block is left."""
         try:
             yield
         finally:
@@ -73,19 +73,19 @@ class FaultContext:
 
 
 Fault = Callable[[FaultContext, Run, int], AbstractContextManager[None]]
-"""Does its harm, the how manieth of its run, at the block's beginning; the run must get over it within the block."""
+"""Injects a fault (numbered within its run) when the block is entered; the run must recover within the block."""
 
 
 @contextlib.contextmanager
 def worker_killed(context: FaultContext, run: Run, number: int) -> Iterator[None]:
-    """SIGKILL to a process that trains, now one, now the other."""
+    """SIGKILL a training process, alternating between the two."""
     kill(run, lambda: context.processes(WORKER)[number % 2 :][:1])
     yield
 
 
 @contextlib.contextmanager
 def raylet_killed(context: FaultContext, run: Run, number: int) -> Iterator[None]:
-    """SIGKILL to a node's raylet, which takes the node's workers along; then the node is started again."""
+    """SIGKILL a node's raylet, which ends the node's workers; then restart the node."""
     node = context.nodes[number % 2]
     kill(run, lambda: node.named("raylet/raylet"))
     context.site.cluster.wait_for(node, alive=False)
@@ -96,7 +96,7 @@ def raylet_killed(context: FaultContext, run: Run, number: int) -> Iterator[None
 
 @contextlib.contextmanager
 def link_cut(context: FaultContext, run: Run, number: int) -> Iterator[None]:
-    """A node's cable is out for longer than the health check waits; what runs there then ends by itself."""
+    """Disconnect a node for longer than the health check waits; its processes then end by themselves."""
     node = context.nodes[number % 2]
     node.host.cut()
     time.sleep(CUT_S)
@@ -109,7 +109,7 @@ def link_cut(context: FaultContext, run: Run, number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def node_lost_elastic(context: FaultContext, run: Run, number: int) -> Iterator[None]:
-    """A node is gone; the run shrinks, goes on, and grows when the node is back."""
+    """Lose a node; the run shrinks, continues, and grows when the node is back."""
     node = context.nodes[number % 2]
     node.kill()
     yield
@@ -118,7 +118,7 @@ def node_lost_elastic(context: FaultContext, run: Run, number: int) -> Iterator[
 
 @contextlib.contextmanager
 def preempted(context: FaultContext, run: Run, number: int) -> Iterator[None]:
-    """A node takes leave and is gone, at SIGTERM as in a pod or at a cloud's notice: a checkpoint is written first."""
+    """Drain and lose a node, on SIGTERM as in a pod or on a cloud's notice: a checkpoint is written first."""
     node, done = context.nodes[number % 2], set(run.observer.seen)
     at_notice = node.take_leave(NOTICE_S) if number % 2 else node.terminate()
     if not run.wait_until(lambda: any(is_within_epoch(run, name) for name in set(run.observer.seen) - done), 60):
@@ -134,7 +134,7 @@ def preempted(context: FaultContext, run: Run, number: int) -> Iterator[None]:
 
 
 def shrunk_and_grown(context: FaultContext, run: Run, node: Node) -> None:
-    """A run whose node is gone has gone on with one worker; now the node comes back, and the run takes it in."""
+    """Bring back the node of a run that has continued with one worker, and check that the run grows."""
     shrunk = run.resumptions()
     node.start()
     context.site.cluster.wait_for(node)
@@ -145,7 +145,7 @@ def shrunk_and_grown(context: FaultContext, run: Run, node: Node) -> None:
 
 @contextlib.contextmanager
 def driver_killed(context: FaultContext, run: Run, number: int) -> Iterator[None]:
-    """SIGKILL to the job's driver; the same command is given again."""
+    """SIGKILL the job's driver; then run the same command again."""
     kill(run, lambda: context.site.cluster.head_node.named(JOB))
     run.finish(120)
     run.start()
@@ -154,7 +154,7 @@ def driver_killed(context: FaultContext, run: Run, number: int) -> Iterator[None
 
 @contextlib.contextmanager
 def s3_restarted(context: FaultContext, run: Run, number: int) -> Iterator[None]:
-    """The S3 server is ended and started again; tiles and checkpoints wait."""
+    """Restart the S3 server; reads and checkpoints wait for it."""
     context.site.s3_process.stop()
     time.sleep(S3_AWAY_S)
     context.site.s3_process.start()
@@ -163,7 +163,7 @@ def s3_restarted(context: FaultContext, run: Run, number: int) -> Iterator[None]
 
 @contextlib.contextmanager
 def disk_full(context: FaultContext, run: Run, number: int) -> Iterator[None]:
-    """The disk of each node is full when a checkpoint is to be written: one sentence; freed, the command goes on."""
+    """Fill each node's disk before a checkpoint: the run ends with one sentence; once freed, the command resumes."""
     for node in context.nodes:
         node.fill_disk()
     said = run.finish(180)
@@ -177,7 +177,7 @@ def disk_full(context: FaultContext, run: Run, number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def out_of_memory(context: FaultContext, run: Run, number: int) -> Iterator[None]:
-    """What the kernel does when memory is out: SIGKILL to the tasks that read and decode."""
+    """SIGKILL the tasks that read and decode, as the kernel does when memory runs out."""
     kill(run, lambda: context.processes(READER))
     yield
 
@@ -186,7 +186,7 @@ STEPS_GO_ON = (s3_restarted, out_of_memory)  # faults that end no worker
 
 
 def on_both_nodes(context: FaultContext, run: Run) -> bool:
-    """Whether a run trains on both nodes, as one of a fixed size does; another may begin with one worker."""
+    """Whether a run trains on both nodes, as a run of fixed size does; an elastic one may start with one worker."""
     if not ELASTIC.items() <= run.changes.items():
         return True
     grown = run.wait_until(lambda: all(node.named(WORKER) for node in context.nodes))
@@ -196,7 +196,7 @@ def on_both_nodes(context: FaultContext, run: Run) -> bool:
 
 
 def suffered(context: FaultContext, run: Run, faults: Sequence[Fault], steps_between: int) -> Verdict:
-    """Of a run that gets one fault after the other, each after a checkpoint and some new steps."""
+    """Inject faults into a run one after the other, each after a checkpoint and some new steps; its verdict."""
     numbers: dict[Fault, int] = {}
     with context.whole():
         for fault in faults:
@@ -227,7 +227,7 @@ class Faults:
 
 
 def node_late(context: FaultContext, times: int) -> list[Verdict]:
-    """A run that needs two nodes begins while there is one."""
+    """Start a run that needs two nodes while there is only one."""
     verdicts = []
     for number in range(times):
         with context.whole():
@@ -243,7 +243,7 @@ def node_late(context: FaultContext, times: int) -> list[Verdict]:
 
 
 def tracking_away(context: FaultContext, times: int) -> list[Verdict]:
-    """The MLflow server is away for two minutes."""
+    """Stop the MLflow server for two minutes."""
     verdicts = []
     for number in range(times):
         with context.run(f"tracking-away-{number}", LONG) as run:
@@ -259,7 +259,7 @@ def tracking_away(context: FaultContext, times: int) -> list[Verdict]:
 
 
 def loss_not_a_number(context: FaultContext, times: int) -> list[Verdict]:
-    """A weight decay that makes the weights grow without bound: the run stops, and says which checkpoint is good."""
+    """Make the weights diverge by weight decay: the run stops, and names the last good checkpoint."""
     verdicts = []
     for number in range(times):
         name = f"not-a-number-{number}"
@@ -279,7 +279,7 @@ def loss_not_a_number(context: FaultContext, times: int) -> list[Verdict]:
 
 
 def one_of_each(context: FaultContext, times: int) -> list[Verdict]:
-    """One run that gets different faults."""
+    """Inject different faults into one run."""
     with context.run("one-of-each", {"optimizer.epochs": "16"}) as run:
         return [suffered(context, run, [worker_killed, driver_killed, s3_restarted, raylet_killed] * times, 4)]
 
@@ -298,11 +298,11 @@ KINDS: dict[str, tuple[Callable[[FaultContext, int], list[Verdict]], int]] = {
     "loss_not_a_number": (loss_not_a_number, 3),
     "out_of_memory": (Faults(out_of_memory, changes=READ_BY_TASKS), 8),
 }
-"""Each kind, and how often it is done."""
+"""Each kind, and how often it is injected."""
 
 
 def kill(run: Run, victims: Callable[[], Sequence[int]]) -> None:
-    """SIGKILL to the `victims`, as soon as one of them is there to be hit."""
+    """SIGKILL the `victims` as soon as one of them exists."""
 
     def hit() -> bool:
         return bool([pid for pid in victims() if is_hit(pid)])
@@ -312,7 +312,7 @@ def kill(run: Run, victims: Callable[[], Sequence[int]]) -> None:
 
 
 def is_hit(pid: int) -> bool:
-    """SIGKILL to a process; whether there was one."""
+    """SIGKILL a process; return whether it existed."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -321,12 +321,12 @@ def is_hit(pid: int) -> bool:
 
 
 def is_within_epoch(run: Run, name: str) -> bool:
-    """Whether a checkpoint is none that an epoch ends with."""
+    """Whether a checkpoint is not at the end of an epoch."""
     return int(run.observer.seen[name].position["step"]) > 0
 
 
 def all_finite(run: Run, name: str) -> bool:
-    """Whether the weights of a checkpoint are numbers."""
+    """Whether the weights of a checkpoint are finite."""
     import torch
     from safetensors.torch import load
 

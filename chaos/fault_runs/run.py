@@ -1,4 +1,4 @@
-"""One run of pretraining, submitted from outside to a site, and what its end must look like."""
+"""One pretraining run, submitted to a site from outside, and the checks of its result."""
 
 import json
 import math
@@ -26,7 +26,7 @@ _SHOWN = re.compile(r" (\d+)/\d+ tiles ")
 
 @dataclass(frozen=True)
 class Moment:
-    """How far a run is, as seen from outside."""
+    """The progress of a run, as seen from outside."""
 
     at: float
     steps: int
@@ -35,7 +35,7 @@ class Moment:
 
 @dataclass
 class Run:
-    """A run, as far as a user sees it. `start` may be called again for the same name."""
+    """A run as its user sees it. `start` may be called again for the same name."""
 
     site: Site
     setting: Setting
@@ -44,7 +44,7 @@ class Run:
     injected: int = 0
     notes: list[str] = field(default_factory=list)
     resumed_s: list[float] = field(default_factory=list)  # from a fault to the first checkpoint of a new step
-    behind: list[int] = field(default_factory=list)  # steps that were done before the fault and again after it
+    behind: list[int] = field(default_factory=list)  # steps done before the fault and repeated after it
     _starts: int = 0
     _kept: ExitStack = field(default_factory=ExitStack)
 
@@ -64,7 +64,7 @@ class Run:
         self._kept.close()
 
     def _stop(self) -> None:
-        """End the job, so that the next one has the cluster for itself."""
+        """End the job, so that the next one has the cluster to itself."""
         self.site.stop(self._submission)
         self.process.kill()
         self.process.wait()
@@ -98,41 +98,41 @@ class Run:
         return self.log.read_text(errors="replace")
 
     def steps(self) -> int:
-        """Steps that checkpoints prove."""
+        """Number of steps proved by checkpoints."""
         return max(
             (observation.steps(self.setting.per_epoch) for observation in list(self.observer.seen.values())),
             default=0,
         )
 
     def resumptions(self) -> list[tuple[int, int]]:
-        """The step from which each later worker group went on, and its size, as the console says."""
+        """The step from which each later worker group resumed, and its size, from the console."""
         return [(int(step), int(workers)) for step, workers in _GOING_ON.findall(self._console())]
 
     def now(self) -> Moment:
-        """How far the run is."""
+        """The run's current progress."""
         text = self._console()
         shown = [int(tiles) // BATCH for tiles in _SHOWN.findall(text)[-1:]]
         return Moment(time.time(), max([self.steps(), *shown]), len(_GOING_ON.findall(text)))
 
     @property
     def epochs(self) -> int:
-        """How many it has."""
+        """Number of epochs of the run."""
         return int(self.keys()["optimizer.epochs"])
 
     @property
     def ended(self) -> bool:
-        """Whether the job has."""
+        """Whether the job has ended."""
         return self.process.poll() is not None
 
     def wait_for_steps(self, steps: int, timeout_s: float = _WAIT_S) -> bool:
-        """Wait until a checkpoint is seen after `steps` or more; False when the run ends, or stands still, before."""
+        """Wait until a checkpoint is seen after `steps` or more; False if the run ends or stalls before."""
         arrived = self.wait_until(lambda: self.steps() >= steps, timeout_s)
         if not arrived and not self.ended:
             self.notes.append(f"stood still after step {self.steps()}")
         return arrived
 
     def wait_until(self, true: Callable[[], bool], timeout_s: float = _WAIT_S) -> bool:
-        """Wait until `true()`; False when the run ends or the time is up before."""
+        """Wait until `true()`; False if the run ends or the timeout expires before."""
         deadline = time.monotonic() + timeout_s
         while not true():
             if self.ended or time.monotonic() > deadline:
@@ -141,11 +141,11 @@ class Run:
         return True
 
     def resumed_after(self, fault: Moment) -> bool:
-        """Wait until new workers have gone on and saved a step that was new to them; note how long it took.
+        """Wait until new workers have resumed and saved a new step; record how long it took.
 
-        A checkpoint that was under way when the fault came does not count.
+        A checkpoint that was being written when the fault occurred does not count.
         """
-        # A job that fails has its last lines repeated by Ray, so that a new job's are counted from its start.
+        # Ray repeats the last lines of a failed job, so a new job's lines are counted from its start.
         if not self.wait_until(lambda: len(self.resumptions()) > max(fault.resumptions, self._resumed_before)):
             self.notes.append("no worker went on")
             return False
@@ -164,7 +164,7 @@ class Run:
         return True
 
     def finish(self, timeout_s: float = 600.0) -> str:
-        """Wait for the job's end; what it has said since it was started last."""
+        """Wait for the job's end; return its output since the last start."""
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -173,12 +173,12 @@ class Run:
         return self._console()[self._said_before :]
 
     def last_words(self) -> str:
-        """The job's own lines, without Ray's."""
+        """The job's own output, without Ray's."""
         lines = self._console()[self._said_before :].splitlines()
         return "\n".join(line for line in lines if not re.match(r"\S+ \S+\s+(INFO|SUCC|WARNING|ERR)\b", line))[-1500:]
 
     def verdict(self, reference: Mapping[str, float] | None) -> "Verdict":
-        """What is true of the finished run."""
+        """Check the finished run."""
         text = self.finish()
         self._kept.close()
         faults = list(self.notes)
@@ -212,7 +212,7 @@ class Run:
         )
 
     def _history(self) -> list[str]:
-        """What is wrong with the run's record."""
+        """The faults of the run's MLflow record."""
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         runs = self.client.search_runs([experiment.experiment_id], f"attributes.run_name = '{self.name}'")
         if len(runs) != 1 or runs[0].info.status != "FINISHED":
@@ -231,7 +231,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The end of a run: `faults` is empty when all is as it must be."""
+    """The checks of a finished run: `faults` is empty if all passed."""
 
     name: str
     injected: int
@@ -246,5 +246,5 @@ class Verdict:
 
     @property
     def survived(self) -> int:
-        """The faults that the run has borne."""
+        """The number of faults that the run has survived."""
         return 0 if self.faults else self.injected

@@ -22,15 +22,15 @@ TILES, TILE_PX, BATCH, EPOCHS = 96, 32, 8, 81
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the tiles are, and their plan."""
+    """The location of the tiles, and their plan."""
 
     tiles: str
-    batches: Sequence[Sequence[Sequence[int]]]  # of one epoch more than any run has
+    batches: Sequence[Sequence[Sequence[int]]]  # for one more epoch than any run has
     per_epoch: int
 
 
 def make_tiles(where: Site) -> Setting:
-    """Tiles of noise and discs in the site's bucket, and the plan of their epochs."""
+    """Write tiles of noise and discs to the site's bucket; return them with the plan of their epochs."""
     random = np.random.default_rng(0)
     tiles, splits = [], []
     for number in range(TILES):
@@ -71,7 +71,7 @@ def make_tiles(where: Site) -> Setting:
 
 
 def drawn(random: np.random.Generator) -> bytes:
-    """A tile of a few dark discs on a pink ground, as JPEG."""
+    """A tile with a few dark discs on a pink background, as JPEG."""
     rows, columns = np.mgrid[:TILE_PX, :TILE_PX]
     image = np.full((TILE_PX, TILE_PX, 3), (230, 180, 210), np.float64)
     for row, column in random.uniform(0, TILE_PX, (3, 2)):

@@ -1,1 +1,1 @@
-"""Jobs that are killed as they write, given again, and held against an undisturbed run of the same command."""
+"""Kill jobs as they write, run them again, and compare the result with an undisturbed run of the same command."""

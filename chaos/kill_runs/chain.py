@@ -1,4 +1,4 @@
-"""One chain: a command that is killed, given again, killed again, until it may end; and what is true afterwards."""
+"""One chain: a command that is killed and run again several times until it may end, and the checks afterwards."""
 
 import os
 import random
@@ -25,7 +25,7 @@ _FINISHED = "is finished"  # what a training says when its name is given again a
 
 @dataclass(frozen=True)
 class Reference:
-    """An undisturbed run: what it left, how each command ended, how long it took and how often it wrote."""
+    """An undisturbed run: its results, each command's exit status, its duration and number of writes."""
 
     result: Result
     statuses: Sequence[int]
@@ -35,7 +35,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Strike:
-    """A signal, at the n-th write or after so many seconds."""
+    """A signal, at the n-th write or after a number of seconds."""
 
     number: signal.Signals
     at_write: int | None
@@ -44,7 +44,7 @@ class Strike:
 
 @dataclass
 class Verdict:
-    """What came of a chain; `faults` is empty when it ended like the undisturbed run."""
+    """The outcome of a chain; `faults` is empty if it ended like the undisturbed run."""
 
     job: str
     chain: str
@@ -60,13 +60,13 @@ class Verdict:
 
     @property
     def killed(self) -> int:
-        """How often."""
+        """The number of kills."""
         return sum(self.kills.values())
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a command ended: its status, what it said last, and whether the strike hit it."""
+    """The end of a command: its status, its last output, and whether the strike hit it."""
 
     status: int
     said: str
@@ -76,7 +76,7 @@ class Attempt:
 
 
 def undisturbed(place: Place, name: str, job: Job) -> Reference:
-    """Run the job once and let it be. Raises RuntimeError when it does not end well."""
+    """Run the job once without disturbance. Raises RuntimeError when it fails."""
     chain = f"reference-{name}"
     attempts = []
     for command in job.commands(place, chain):
@@ -98,7 +98,7 @@ def undisturbed(place: Place, name: str, job: Job) -> Reference:
 def run_chain(
     place: Place, name: str, job: Job, chain: str, kills: int, reference: Reference, chance: random.Random
 ) -> Verdict:
-    """Kill the job at most so often, then let it end, and compare."""
+    """Kill the job at most `kills` times, then let it end, and compare."""
     begun = time.monotonic()
     verdict = Verdict(name, chain, own_ray=chance.random() < job.own_ray)
     commands = job.commands(place, chain)
@@ -135,12 +135,12 @@ def run_chain(
 def _drawn(chance: random.Random, seconds: float, writes: int, own_ray: bool) -> Strike:
     number = chance.choice(_SIGNALS)
     if writes and chance.random() < _AT_WRITES:
-        return Strike(number, chance.randint(1, max(1, writes // 3)), None)  # few, so that chains come on slowly
+        return Strike(number, chance.randint(1, max(1, writes // 3)), None)  # few, so that chains progress slowly
     return Strike(number, None, chance.uniform(0, seconds + 15 * own_ray))
 
 
 def give(place: Place, chain: str, command: Sequence[str], strike: Strike | None, own_ray: bool) -> Attempt:
-    """Give the command; what it says is added to the chain's log."""
+    """Run the command; its output is appended to the chain's log."""
     log = place.folder / "logs" / f"{chain}.log"
     log.parent.mkdir(exist_ok=True)
     before = log.stat().st_size if log.exists() else 0
@@ -174,7 +174,7 @@ def give(place: Place, chain: str, command: Sequence[str], strike: Strike | None
 
 
 def _send(pid: int, number: signal.Signals) -> None:
-    """Ctrl-C goes to all of a terminal's group, other signals to the job's own process."""
+    """Send Ctrl-C to the whole process group, as a terminal does, and other signals to the job's own process."""
     try:
         (os.killpg if number == signal.SIGINT else os.kill)(pid, number)
     except ProcessLookupError:
@@ -189,14 +189,14 @@ def _wait(process: "subprocess.Popen[bytes]", until: float) -> None:
 
 
 def _ended(attempt: Attempt, expected: int) -> list[str]:
-    """What is wrong with the end of a job that was left alone."""
+    """The faults in the end of a job that was not disturbed."""
     if attempt.status == expected or (attempt.status == 2 and _FINISHED in attempt.said):
         return []
     return [f"ended with {attempt.status} instead of {expected}: {_last(attempt.said)}"]
 
 
 def _bearing(strike: Strike, attempt: Attempt) -> list[str]:
-    """What is wrong with how a job took a signal that it may answer; before it has begun, Python answers."""
+    """The faults in a job's response to a signal that it can handle; before the job has started, Python responds."""
     if strike.number == signal.SIGKILL:
         return []
     faults = []
@@ -222,7 +222,7 @@ def _partial(verdict: Verdict, found: Result) -> list[str]:
 
 
 def _leftovers(place: Place, chain: str, found: Result) -> list[str]:
-    """Parts and temporary files that are still there; the empty folder of a worker that Ray has ended is none."""
+    """Part files and temporary files left behind, except the empty folder of a worker that Ray has ended."""
     parts = [f"part left: {name}" for name in found.objects if PART in name]
     folders = (place.temporary(chain), place.heads_temporary)
     files = (path for folder in folders for path in folder.glob("histill*/**/*") if path.is_file())

@@ -1,4 +1,4 @@
-"""The jobs that are killed: their commands, and what they leave behind."""
+"""The jobs that are killed: their commands and results."""
 
 import json
 import re
@@ -21,18 +21,18 @@ RAYS = (
     "search_gen_state",
     "tuner.pkl",
 )
-"""What the names of Ray's own files begin with."""
+"""Prefixes of the names of Ray's own files."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job: its commands in their order, each killed and given again before the next; and what it has written."""
+    """A job: its commands in order, each killed and run again before the next, and its results."""
 
     commands: Callable[[Place, str], list[list[str]]]
     result: Callable[[Place, str], Result]
     share: float  # of all kills
     own_ray: float = 0.0  # share of chains that run on a Ray of their own
-    stable: bool = True  # whether each object, once it is there, stays as it is
+    stable: bool = True  # whether objects never change once written
 
 
 def out(place: Place, chain: str) -> str:
@@ -46,7 +46,7 @@ def bucket(place: Place, chain: str) -> str:
 
 
 def tiles(place: Place) -> str:
-    """The tile set that all others read."""
+    """The tile set that all other jobs read."""
     return out(place, SHARED)
 
 
@@ -83,7 +83,7 @@ def predict(place: Place, chain: str) -> list[list[str]]:
 
 
 def promote(place: Place, chain: str) -> list[list[str]]:
-    """A first champion, and then a second candidate, which costs a quarter."""
+    """Promote a first champion, and then a second candidate that costs a quarter."""
     keys = [f"registered_name={chain}", f"held_out.tiles={tiles(place)}", "gates.floors={dice: 0.0}"]
     keys += [
         "gates.bootstrap_samples=100",
@@ -108,7 +108,7 @@ def train(place: Place, chain: str) -> list[list[str]]:
 
 
 def sweep(place: Place, chain: str) -> list[list[str]]:
-    """Two trials of two epochs beside each other, on this machine's disk."""
+    """Two concurrent trials of two epochs, on this machine's disk."""
     keys = [*_training(place, chain), "optimizer.epochs=2", f"runs={out(place, chain)}", "workers.cpus=0.4"]
     keys += [
         "trials=2",
@@ -134,7 +134,7 @@ def of_sweep(place: Place, chain: str) -> Result:
 
 
 def name_trials(objects: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Trials by what they drew in place of their random ids; a second one that drew the same has a name of its own."""
+    """Rename trials from random ids to their drawn values; a second one with the same values gets another name."""
     names: dict[str, str] = {}
     for name, data in objects.items():
         if (found := re.fullmatch(r"CHAIN/trials/(\w+)/run\.json", name)) is not None:
@@ -156,18 +156,18 @@ def of_promotion(place: Place, chain: str) -> Result:
 
 
 def _kept(objects: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Without Ray's own books."""
+    """`objects` without Ray's own files."""
     return {name: data for name, data in objects.items() if not name.rpartition("/")[2].startswith(RAYS)}
 
 
 def local_files(place: Place, chain: str) -> Result:
-    """What lies on this machine's disk."""
+    """The results on this machine's disk."""
     found = files_below(place.folder / "out" / chain)
     return Result({plain(name, chain): settled(name, data, chain) for name, data in found.items()})
 
 
 def bucket_objects(place: Place, chain: str) -> Result:
-    """What lies in the bucket."""
+    """The results in the bucket."""
     prefix = f"out/{chain}"
     found = {plain(name, chain): settled(name, data, chain) for name, data in objects_below(place.s3, prefix).items()}
     return Result(found, unfinished=tuple(f"upload left open: {key}" for key in open_uploads(place.s3, prefix)))

@@ -1,4 +1,4 @@
-"""Students for what is done with models: they have learned the discs of a few images, well enough for the gates."""
+"""Students for jobs that need models: trained on the discs of a few images, well enough for the gates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from histill.models.transfer import Model
 
-_GOOD, _MOST_STEPS = 0.8, 200  # Dice on what is learned from
+_GOOD, _MOST_STEPS = 0.8, 200  # Dice on the training images
 
 
 def student(place: Place, tiles: str, seed: int) -> str:
-    """The folder of a segmenter of its own weights for each seed; that of seed 1 sees a quarter of the pixels."""
+    """The folder of a segmenter with different weights for each seed; that of seed 1 sees a quarter of the pixels."""
     folder = place.folder / "models" / str(seed)
     if not folder.is_dir():
         _make(folder, place.index.parent, tiles, seed)
@@ -50,7 +50,7 @@ def _make(folder: Path, images: Path, tiles: str, seed: int) -> None:
 
 
 def _learn(network: "Model", seen: "torch.Tensor", masks: "torch.Tensor") -> None:
-    """Until the masks are known. Raises RuntimeError when they are not after many steps."""
+    """Train until the masks are learned. Raises RuntimeError when they are not after many steps."""
     import torch
 
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)

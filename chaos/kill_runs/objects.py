@@ -1,4 +1,4 @@
-"""What lies below a folder, local or in the bucket, and whether each file is whole by itself."""
+"""The files below a folder, local or in the bucket, and whether each file is whole."""
 
 import io
 import json
@@ -13,11 +13,11 @@ from PIL import Image
 
 from histill.local.s3 import REGION, S3Server
 
-PART = ".part"  # ends the name of what is not finished, and of what no reader takes
+PART = ".part"  # suffix of unfinished files, which no reader accepts
 
 
 def bucket_client(server: S3Server) -> Any:
-    """An S3 client that knows no proxy."""
+    """An S3 client that bypasses the proxy."""
     import botocore.session
 
     return botocore.session.get_session().create_client(
@@ -46,13 +46,13 @@ def objects_below(server: S3Server, prefix: str) -> dict[str, bytes]:
 
 
 def open_uploads(server: S3Server, prefix: str) -> list[str]:
-    """The keys below `prefix` of uploads in parts that were neither completed nor given up."""
+    """The keys below `prefix` of multipart uploads that were neither completed nor aborted."""
     found = bucket_client(server).list_multipart_uploads(Bucket=server.bucket, Prefix=f"{prefix}/")
     return sorted(each["Key"] for each in found.get("Uploads", ()))
 
 
 def torn(objects: Mapping[str, bytes]) -> list[str]:
-    """The names of those that cannot be read as what their names say."""
+    """The names of objects that cannot be read as the format of their extension."""
     return [name for name, data in objects.items() if not name.endswith(PART) and not _is_whole(name, data)]
 
 

@@ -1,4 +1,4 @@
-"""Where jobs are killed: servers that stay, what the jobs read, and the environment that they get."""
+"""The environment in which jobs are killed: permanent servers, the jobs' inputs, and their environment variables."""
 
 import contextlib
 import csv
@@ -32,7 +32,7 @@ CLASSES = ("stroma", "tumour")
 
 @dataclass(frozen=True)
 class Place:
-    """Servers and sources that all jobs share; `s3_endpoint` and `tracking_uri` are of proxies that count writes."""
+    """Servers and inputs that all jobs share; `s3_endpoint` and `tracking_uri` are proxies that count writes."""
 
     folder: Path  # for what local jobs write, and for logs
     scratch: Path  # for temporary files; its path is short, as Ray's sockets lie below it
@@ -46,7 +46,7 @@ class Place:
 
     @property
     def index(self) -> Path:
-        """Of the images."""
+        """The index of the images."""
         return self.folder / "images" / "index.csv"
 
     @property
@@ -55,7 +55,7 @@ class Place:
         return [f"s3://{self.s3.bucket}/slides/slide-{number}.tiff" for number in range(SLIDES)]
 
     def environment(self, chain: str, own_ray: bool) -> dict[str, str]:
-        """For the jobs of a chain, who have a folder of their own for temporary files."""
+        """The environment of a chain's jobs, which have their own folder for temporary files."""
         temporary = self.temporary(chain)
         temporary.mkdir(exist_ok=True)
         return {
@@ -68,18 +68,18 @@ class Place:
         }
 
     def temporary(self, chain: str) -> Path:
-        """Temporary files of a chain's drivers, and of the workers of a Ray of their own."""
+        """Folder for temporary files of a chain's drivers, and of the workers if they start their own Ray."""
         return self.scratch / chain
 
     @property
     def heads_temporary(self) -> Path:
-        """Temporary files of workers of the Ray that stays."""
+        """Folder for temporary files of the permanent Ray's workers."""
         return self.scratch / "head"
 
 
 @contextlib.contextmanager
 def servers(folder: Path) -> Iterator[Place]:
-    """Start all that jobs need, and end it when the block is left."""
+    """Start everything that jobs need, and stop it when the block is left."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(adopting())
         scratch = stack.enter_context(_scratch())
@@ -93,7 +93,7 @@ def servers(folder: Path) -> Iterator[Place]:
 
 @contextlib.contextmanager
 def place(folder: Path, scratch: Path, s3: S3Server, tracking: TrackingServer, head: RayHead) -> Iterator[Place]:
-    """A place among running servers; each is heard by way of a proxy until the block is left."""
+    """A place with running servers, each behind a proxy that counts writes until the block is left."""
     writes, never = Writes(), Faults(rate=0)
     with (
         fault_proxy(s3.endpoint, never) as to_s3,
@@ -121,7 +121,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def draw_images(index: Path) -> None:
-    """Images of discs on a ground with their masks, labeled by whether there are discs, and their index."""
+    """Write images of discs with their masks, labeled by whether there are discs, and their index."""
     index.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(CASES * IMAGES_PER_CASE):
@@ -136,7 +136,7 @@ def draw_images(index: Path) -> None:
 
 
 def draw_slide(path: Path, seed: int) -> Path:
-    """A small pyramidal TIFF, all tissue."""
+    """Write a small pyramidal TIFF, all tissue."""
     picture, _ = _drawn(1000 + seed, SLIDE_PX, discs=40)
     options = {"tile": (64, 64), "photometric": "rgb", "resolutionunit": "CENTIMETER"}
     with tifffile.TiffWriter(path) as writer:

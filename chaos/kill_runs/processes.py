@@ -1,4 +1,4 @@
-"""What a killed job has left running: descendants of this process, and the job's workers on a cluster that stays."""
+"""Find processes that a killed job left running: descendants of this process, and workers on a permanent cluster."""
 
 import contextlib
 import ctypes
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
-# What a cluster keeps between jobs: workers that wait for work, and Ray Data's own actors, which all jobs share.
+# Processes that a cluster keeps between jobs: idle workers, and Ray Data's own actors, which all jobs share.
 _LASTING = ("ray::IDLE", "ray::_StatsActor", "ray::_AutoscalingCoordinatorActor", "ray::ActorLocationTracker")
 _POLL_S = 0.1
 
 
 @contextlib.contextmanager
 def adopting() -> Iterator[None]:
-    """Whoever loses its parent among this process's descendants becomes its child, and so stays known."""
+    """Make this process adopt orphans among its descendants, so that they stay known."""
     _set_subreaper(1)
     try:
         yield
@@ -32,21 +32,21 @@ def _set_subreaper(on: int) -> None:
 
 @dataclass(frozen=True)
 class Family:
-    """The processes that were there before any job: servers, and what Ray keeps on their behalf."""
+    """The processes that existed before any job: servers, and those that Ray keeps for them."""
 
     pids: frozenset[int]
     titles: frozenset[str]
 
     @staticmethod
     def now() -> "Family":
-        """Of this process."""
+        """The current descendants of this process."""
         found = _descendants(os.getpid())
         return Family(frozenset(found), frozenset(found.values()))
 
     def strangers(self) -> dict[int, str]:
-        """Pid and title of what has come since, but for what the servers do for themselves.
+        """PID and title of processes started since, except the servers' own.
 
-        Below a server only Ray's workers count that are busy with a job.
+        Below a server, only Ray workers that are busy with a job count.
         """
         mine, theirs = _descendants(os.getpid()), set[int]()
         for pid in self.pids & mine.keys():
@@ -62,7 +62,7 @@ class Family:
         }
 
     def wait_until_alone(self, within_s: float) -> tuple[float, dict[int, str]]:
-        """Seconds until the last stranger was gone, and those who are still there after `within_s`."""
+        """Seconds until the last stranger was gone, and those that still exist after `within_s`."""
         begun = time.monotonic()
         while (left := self.strangers()) and time.monotonic() - begun < within_s:
             time.sleep(_POLL_S)
@@ -70,7 +70,7 @@ class Family:
 
 
 def _descendants(root: int) -> dict[int, str]:
-    """Pid and title of every living process below `root`."""
+    """PID and title of every living process below `root`."""
     children: dict[int, list[tuple[int, str]]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():

@@ -1,4 +1,4 @@
-"""What the tracking server has of a chain, whose experiment and registered model have the chain's name."""
+"""The tracking server's records of a chain, whose experiment and registered model have the chain's name."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +24,15 @@ def _runs(client: "MlflowClient", experiment: str) -> "list[Run]":
 
 
 def running(uri: str, chain: str) -> tuple[str, ...]:
-    """Runs that say they go on."""
+    """Runs with the status RUNNING."""
     runs = _runs(_client(uri), chain)
     return tuple(f"RUNNING: {run.info.run_name}" for run in runs if run.info.status == "RUNNING")
 
 
 def tracked(uri: str, chain: str) -> dict[str, Any]:
-    """The finished runs and what they have recorded; what failed or was stopped by a kill is only counted.
+    """The finished runs and their records; runs that failed or were killed are only counted.
 
-    Trials have random names, and are told apart by what they drew.
+    Trials have random names, and are identified by their drawn values.
     """
     client = _client(uri)
     found: dict[str, Any] = {}
@@ -59,7 +59,7 @@ def _artifacts(client: "MlflowClient", run_id: str, folder: str) -> list[str]:
 
 
 def registered(uri: str, chain: str) -> dict[str, Any]:
-    """Versions with their decisions, aliases, and the terms of champions."""
+    """Versions with their decisions, aliases, and the champion history."""
     client = _client(uri)
     versions = sorted(client.search_model_versions(f"name = '{chain}'"), key=lambda each: int(each.version))
     if not versions:

@@ -1,4 +1,4 @@
-"""What a job has left behind, in a form in which two runs of one command can be held against each other."""
+"""The results of a job, in a form in which two runs of one command can be compared."""
 
 import json
 import re
@@ -11,7 +11,7 @@ VOLATILE = {"seconds", "tracking_run", "latency_ms", "gmacs_per_s"}  # keys of J
 
 @dataclass(frozen=True)
 class Result:
-    """Objects by name, and records of the tracking server; `unfinished` is what must not be there in the end."""
+    """Objects by name, and records of the tracking server; `unfinished` must be empty in the end."""
 
     objects: Mapping[str, bytes]
     records: Mapping[str, Any] = field(default_factory=dict)
@@ -19,7 +19,7 @@ class Result:
 
 
 def settled(name: str, data: bytes, chain: str) -> bytes:
-    """`data` as it is in every run of the same command: without the chain's name, times and random ids."""
+    """`data` normalized to be equal in all runs of one command: without the chain's name, times and random ids."""
     if not name.endswith(".json"):
         return data
     try:
@@ -30,7 +30,7 @@ def settled(name: str, data: bytes, chain: str) -> bytes:
 
 
 def plain(value: Any, chain: str) -> Any:
-    """A JSON value without what differs from run to run."""
+    """A JSON value without the parts that differ between runs."""
     match value:
         case dict():
             return {key: plain(item, chain) for key, item in value.items() if key not in VOLATILE}
@@ -42,7 +42,7 @@ def plain(value: Any, chain: str) -> Any:
 
 
 def differences(reference: Result, found: Result) -> list[str]:
-    """In words; nothing where both are the same."""
+    """Describe the differences; empty if there are none."""
     faults = []
     if missing := sorted(reference.objects.keys() - found.objects.keys()):
         faults.append(f"missing: {_some(missing)}")
@@ -57,7 +57,7 @@ def differences(reference: Result, found: Result) -> list[str]:
 
 
 def differing(reference: Result, found: Result) -> list[str]:
-    """Objects that are there and are not what they become in an undisturbed run."""
+    """Existing objects that differ from their final content in an undisturbed run."""
     names = sorted(
         name for name, data in found.objects.items() if name in reference.objects and reference.objects[name] != data
     )

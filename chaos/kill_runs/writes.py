@@ -1,4 +1,4 @@
-"""Moments of writing: the n-th file that appears in a folder, the n-th writing request that a server is sent."""
+"""Count writes: files that appear in a folder, and writing requests sent to a server."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ _WRITING = ("PUT ", "POST ", "PATCH ", "DELETE ")
 
 
 class Writes:
-    """Counts events, and calls back at one of them, in whose midst it then happens."""
+    """Counts events, and calls back during one of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -20,30 +20,30 @@ class Writes:
 
     @property
     def count(self) -> int:
-        """Since the last `begin`."""
+        """Events since the last `begin`."""
         return self._count
 
     def begin(self, at: int | None = None, then: Callable[[], None] = lambda: None) -> None:
-        """Count from 0 on, and call `then` at event number `at`, which is 1 or more."""
+        """Restart counting at 0, and call `then` at event number `at`, which is 1 or more."""
         with self._lock:
             self._count, self._at = 0, None if at is None else (at, then)
 
     def happened(self) -> None:
-        """Count one."""
+        """Count one event."""
         with self._lock:
             self._count += 1
             if self._at is not None and self._count == self._at[0]:
                 self._at[1]()
 
     def heard(self, request: str) -> None:
-        """Count a request, if it writes."""
+        """Count a request if it writes."""
         if request.startswith(_WRITING):
             self.happened()
 
 
 @contextlib.contextmanager
 def watched(folder: Path, writes: Writes) -> Iterator[None]:
-    """Each file that appears in `folder` is an event, the parts of files with names of their own as well."""
+    """Count each file that appears in `folder` as an event, including part files with their own names."""
     done, known = threading.Event(), set(_files(folder))
 
     def watch() -> None:

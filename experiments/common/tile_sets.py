@@ -1,4 +1,4 @@
-"""The tile sets of the comparison, from the two public data sets; cases and organs are split, never images."""
+"""The tile sets of the comparison, from the two public data sets, split by case or organ, never by image."""
 
 import csv
 import hashlib
@@ -31,7 +31,7 @@ TEST_SHARE, VAL_CASES = 0.3, 2
 
 
 def biopsies(data: Path, out: Path) -> Manifest:
-    """EBHI-Seg: biopsies of six classes with masks of glands; three tenths of each class's cases are for the test."""
+    """EBHI-Seg: biopsies of six classes with masks of glands; three tenths of each class's cases are test cases."""
     index = data / "ebhi_seg" / "index.csv"
     images: dict[str, Counter[str]] = defaultdict(Counter)
     for row in _rows(index):
@@ -41,14 +41,14 @@ def biopsies(data: Path, out: Path) -> Manifest:
         by_class[images[case].most_common(1)[0][0]].append(case)
     test = [case for cases in by_class.values() for case in cases[: max(2, round(TEST_SHARE * len(cases)))]]
     rest = [case for cases in by_class.values() for case in cases if case not in test]
-    val = sorted(rest, key=_chance)[:VAL_CASES]  # it chooses nothing here, and is scored after every epoch
+    val = sorted(rest, key=_chance)[:VAL_CASES]  # scored after every epoch, not used for selection
     pins = {"test": test, "val": val, "train": [case for case in rest if case not in val]}
     columns = {"image": "image", "mask": "mask", "label": "class", "case": "case"}
     return _ingested(index, out / "biopsies", BIOPSY_PX, BIOPSY_MPP, columns, pins)
 
 
 def windows(data: Path, out: Path) -> Manifest:
-    """NuInsSeg at about the resolution of the biopsies: windows of images shrunk to two sizes."""
+    """NuInsSeg at about the resolution of the biopsies: crops of images downscaled to two sizes."""
     folder = out / "window-images"
     written = []
     for row in _rows(data / "nuinsseg" / "index.csv"):
@@ -76,7 +76,7 @@ def _ingested_organs(folder: Path, rows: list[dict[str, str]], out: Path, tile_p
 def _ingested(
     index: Path, out: Path, tile_px: int, mpp: float, columns: dict[str, str], pins: dict[str, Any]
 ) -> Manifest:
-    """What `jobs/ingest_tiles.py` makes of an index, without Ray; a finished set is only read."""
+    """Ingest an index like `jobs/ingest_tiles.py`, without Ray; a finished set is reused."""
     if (out / HEADER_NAME).exists():
         return read_manifest(str(out), STORAGE)
     keys = {
@@ -97,7 +97,7 @@ def _ingested(
 
 
 def _shrunk(image: Path, mask: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The means of areas of an image, and the majorities of its mask."""
+    """Downscale an image by area averages, and its mask by majority."""
     with Image.open(image) as whole, Image.open(mask) as classes:
         size = (side, side)
         covered = np.asarray(
