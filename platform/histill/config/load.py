@@ -41,7 +41,7 @@ class OneOf(Generic[C]):
         """The model for `data`. Raises InputError listing the valid values."""
         named = data.get(self.key, next(iter(self.models)))
         if not isinstance(named, str) or named not in self.models:
-            shown = redact(repr(named)) if isinstance(named, str) else "no text"
+            shown = redact(repr(named)) if isinstance(named, str) else "not text"
             raise InputError(f"{self.key} is {shown}; it is one of {', '.join(self.models)}.")
         return self.models[named]
 
@@ -95,7 +95,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str], known: Co
             value = parse_yaml(text)
             if has_comment(text):
                 raise InputError(
-                    f"the value of override {shown} holds a #, where YAML reads no more; put it in quotes."
+                    f"the value of override {shown} holds a #, which begins a comment in YAML; put it in quotes."
                 )
         except yaml.YAMLError as error:
             said = (
@@ -106,7 +106,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str], known: Co
         leaves = set(_leaves(path, value))
         for former, set_before in given:
             if path == former[: len(path)] or any(_overlap(one, other) for one in leaves for other in set_before):
-                said = "is given twice" if path == former else f"takes back what {redact('.'.join(former))!r} sets"
+                said = "is given twice" if path == former else f"conflicts with {redact('.'.join(former))!r}"
                 raise InputError(f"override {shown} {said}; keep one of them.")
         given.append((path, leaves))
         data = set_value(data, key, value)

@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
             value = super().construct_object(node, deep=deep)
             return _joined(value) if isinstance(value, str) else value
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # from PyYAML's own conversions
-            raise _refused(node, "a value is not what its form promises; put it in quotes") from None
+            raise _refused(node, "a value is malformed; put it in quotes") from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         if isinstance(node, yaml.MappingNode):
@@ -90,7 +90,7 @@ def describe_problem(error: yaml.YAMLError) -> str:
     where = f" at line {mark.line + 1}" if mark else ""
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
     if mark and names_secret(mark.get_snippet(max_length=400) or ""):
-        return f" holds what is no plain value{where}; put it in quotes"
+        return f" holds something other than a plain value{where}; put it in quotes"
     if isinstance(error, _Refusal):
         return f"{where}: {problem}"
     # PyYAML quotes aliases, tags and characters of the text, and its own tokens
@@ -115,7 +115,7 @@ def _check_keys(node: yaml.MappingNode) -> None:
             what = (
                 f"the key {key.value or 'null'}" if isinstance(key, yaml.ScalarNode) else "a list or mapping as a key"
             )
-            raise _refused(key, f"{what} is no text; put it in quotes")
+            raise _refused(key, f"{what} is not text; put it in quotes")
         line = key.start_mark.line + 1
         if (before := lines.get(key.value)) is not None:
             first = "on the same line" if before == line else f"at line {before}"

@@ -24,7 +24,7 @@ def find_history_run(client: "MlflowClient", name: str, living: Mapping[str, str
     if known is not None:
         if _readable(client, known):
             return known
-        _LOG.warning("the run %s with the champions of %r is gone from the server; a new list begins.", known, name)
+        _LOG.warning("the run %s with the champions of %r is gone from the server; a new history begins.", known, name)
     lowest = str(client.get_model_version(name, min(living, key=int)).run_id)
     earlier = None if known is not None or _has_terms(client.get_run(lowest)) else _find_earlier_history(client, name)
     return earlier or lowest

@@ -132,7 +132,7 @@ def check_constant(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
     if constant is None or not gates.beat_constant:
         return
     passed = value > constant + ROUNDING
-    note = "what one answer for all tiles reaches"
+    note = "figure of the best constant prediction"
     shortfall = 0.0 if passed else constant - value
     yield GateResult("beats a constant", passed, f"more than {_number(constant)}", value, shortfall, note)
 
@@ -181,7 +181,7 @@ def check_lineage(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
         note, count = "not known: " + "; ".join(provenance.unknown), float(len(provenance.unknown))
         passed = not gates.refuse_unknown
         missing = 0.0 if passed else count
-        yield GateResult("known lineage", passed, "all that taught it", count, missing, note, warning=passed)
+        yield GateResult("known lineage", passed, "everything it was trained on", count, missing, note, warning=passed)
 
 
 def check_digests(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:

@@ -107,7 +107,7 @@ def _missing(ledger: ChampionHistory) -> str:
     if ledger.crowned or not ledger.terms:
         return ""
     if ledger.champion is None:
-        return f"every champion (version {', '.join(ledger.deleted)}) was deleted: compared with nobody"
+        return f"every champion (version {', '.join(ledger.deleted)}) was deleted: nothing to compare with"
     if ledger.deleted:
         return f"the champion, version {ledger.deleted[0]}, was deleted, and this one was before it"
     return "its alias was deleted"

@@ -52,7 +52,7 @@ def register(
         try:
             model_folder.copy(model_uri, folder, storage)
         except FileNotFoundError:
-            raise InputError(f"{model_uri} is no whole model folder; name another, or export it again.") from None
+            raise InputError(f"{model_uri} is not a complete model folder; name another, or export it again.") from None
         _, card, digest = model_folder.load(folder, storage)
         if expected_digest not in (None, digest):
             raise InputError(f"the model in {model_uri} changed while it was scored; run the same command again.")

@@ -293,7 +293,7 @@ def test_a_key_chooses_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=r"job is 'score_model'; it is one of pretrain_student, distill_student, fine"):
         load_config(SEARCHES, None, [*PRETRAIN, "job=score_model"])
     for wrong in ("null", "[pretrain_student]", "{a: 1}", "3"):
-        with pytest.raises(InputError, match=r"job is no text; it is one of pretrain_student, "):
+        with pytest.raises(InputError, match=r"job is not text; it is one of pretrain_student, "):
             load_config(SEARCHES, None, [*PRETRAIN, f"job={wrong}"])
     for given, key in (
         ([], "loss.soft_cross_entropy.weight"),

@@ -60,17 +60,17 @@ def test_a_key_given_twice_in_a_file_is_refused_with_both_lines(
         ),
         (
             ["gates.bootstrap_samples=200", "gates={max_cost_ratio: null}"],
-            "override 'gates' takes back what 'gates.bootstrap_samples' sets",
+            "override 'gates' conflicts with 'gates.bootstrap_samples'",
         ),
         (
             ["gates={bootstrap_samples: 200}", "gates.bootstrap_samples=300"],
-            "override 'gates.bootstrap_samples' takes back what 'gates' sets",
+            "override 'gates.bootstrap_samples' conflicts with 'gates'",
         ),
         (
             ["gates={bootstrap_samples: 200, max_cost_ratio: null}", "gates={bootstrap_samples: 300}"],
             "override 'gates' is given twice",
         ),
-        (["held_out=null", "held_out.tiles=x"], "override 'held_out.tiles' takes back what 'held_out' sets"),
+        (["held_out=null", "held_out.tiles=x"], "override 'held_out.tiles' conflicts with 'held_out'"),
     ],
 )
 def test_overrides_do_not_undo_each_other(overrides: list[str], said: str) -> None:
@@ -243,5 +243,5 @@ def test_numbers_and_texts_are_those_of_yaml_1_2_and_of_json(text: str, value: o
 
 @pytest.mark.parametrize("text", ["a #1", "#1", "[a, b] # c", "[a, #b\n c]"])
 def test_an_override_loses_nothing_to_a_comment(text: str) -> None:
-    with pytest.raises(InputError, match="holds a #, where YAML reads no more; put it in quotes"):
+    with pytest.raises(InputError, match="holds a #, which begins a comment in YAML; put it in quotes"):
         apply_overrides({}, [f"license={text}"])
