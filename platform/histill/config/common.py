@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from histill.config.base import ModelUri, ServerUri, Strict, Uri
+from histill.config.encoder import EncoderTeacher, FeaturesTeacher
 from histill.config.places import BUCKET
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -134,7 +135,7 @@ class TeacherKind:
 
 
 class Teacher(Strict):
-    """The teacher: exactly one of the classical one, a network from a model folder, or an ONNX file.
+    """The teacher: exactly one of the classical one, a network from a model folder, an ONNX file, or an encoder.
 
     This is the registry of teachers: a new kind is a module of `histill.teachers` and a line here.
     """
@@ -148,6 +149,15 @@ class Teacher(Strict):
     onnx: Annotated[Uri | None, TeacherKind("onnx", "<file>")] = Field(
         None,
         description="an .onnx file, with its card (a .json of the same name) and any external weights beside it",
+    )
+    encoder: Annotated[EncoderTeacher | None, TeacherKind("timm_encoder", "{folder: <folder>}")] = Field(
+        None, description="an encoder that answers with embeddings: a timm model as the Hugging Face hub has them"
+    )
+    onnx_encoder: Annotated[Uri | None, TeacherKind("onnx_encoder", "<file>")] = Field(
+        None, description="an encoder as an .onnx file, with its card (a .json of the same name) beside it"
+    )
+    features: Annotated[FeaturesTeacher | None, TeacherKind("slide_features", "{folder: <folder>}")] = Field(
+        None, description="features that were extracted elsewhere, for cache_responses.py: a TRIDENT H5 for each slide"
     )
 
     @classmethod
