@@ -12,4 +12,4 @@ class License(Strict):
     commercial: bool | None = Field(
         None, description="whether models trained on its outputs may be used commercially; null: not on record"
     )
-    source: str = Field(min_length=1, description="URL of the clause")
+    source: str = Field(pattern=r"^[^@?]+$", description="URL of the clause, without a login or a query")

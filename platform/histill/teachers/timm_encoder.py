@@ -17,7 +17,6 @@ from histill.errors import InputError
 from histill.licenses import License
 from histill.models.resample import resize_tiles
 from histill.outputs import OutputSpec
-from histill.storage.uris import join
 from histill.teachers.encoder_folder import (
     CONFIG_NAME,
     HubConfig,
@@ -108,7 +107,7 @@ class TimmEncoder:
             outline(hub, arguments),
             frame,
             hashlib.sha256(made_of.encode()).hexdigest(),
-            config.license or (preset.license if preset else None) or _license_of(hub, config.folder),
+            config.license or (preset.license if preset else None) or _license_of(hub),
         )
         teacher._check_pooling()
         if preset is not None and config.pooling is None and teacher.width != preset.width:
@@ -241,11 +240,11 @@ def _forward(network: Any, pixels: Tensor, pooling: Pooling | None, *, tokens: b
     return torch.cat([parts[part]() for part in pooling.split("_")], 1), found
 
 
-def _license_of(hub: HubConfig, folder: str) -> License | None:
+def _license_of(hub: HubConfig) -> License | None:
     """What the folder calls its license. timm writes that of its own weights into every folder that it saves, whatever
     the weights are, so that this puts nothing on record."""
     named = hub.pretrained_cfg.license
-    return None if not named else License(name=named, source=join(folder, CONFIG_NAME))
+    return None if not named else License(name=named, source=f"{CONFIG_NAME} of the teacher's folder")
 
 
 def load_teacher(config: EncoderTeacher, _tile_mpp: float, storage: Storage, *, gpu: bool = False) -> TimmEncoder:

@@ -123,6 +123,8 @@ NO_PLACES = {  # texts of other kinds, by the last part of their keys
         "license",
         "registered_name",
         "register_best",
+        "preset",
+        "source",  # of a license, which refuses a login itself
         "folder",
         "profiles",
         "pinned",

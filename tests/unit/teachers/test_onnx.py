@@ -18,8 +18,7 @@ from torch import Tensor
 
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.teachers import onnx as onnx_teacher
-from histill.teachers import onnx_weights
+from histill.teachers import onnx_network, onnx_weights
 from histill.teachers.onnx import OnnxTeacher
 
 pytestmark = pytest.mark.unit
@@ -199,11 +198,11 @@ def test_a_gpu_that_onnx_runtime_does_not_know_is_said(
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     teacher = OnnxTeacher.load(write(network()), STORAGE, gpu=True)
-    assert teacher.session.get_providers() == ["CPUExecutionProvider"]
+    assert teacher.network.session.get_providers() == ["CPUExecutionProvider"]
     assert "answers on the CPU: onnxruntime-gpu is not installed" in caplog.text
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    assert onnx_teacher._providers("uri", True) == ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert onnx_teacher._providers("uri", False) == ["CPUExecutionProvider"]
+    assert onnx_network._providers("uri", True) == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert onnx_network._providers("uri", False) == ["CPUExecutionProvider"]
 
 
 DATA = "nuclei.onnx.data"

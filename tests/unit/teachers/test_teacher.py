@@ -138,5 +138,7 @@ def test_a_classifier_answers_for_whole_tiles(tmp_path: Path) -> None:
     "given", [{}, {"classical": True, "onnx": "t.onnx"}, {"model": "m", "onnx": "t.onnx"}, {"classical": False}]
 )
 def test_a_configuration_names_one_teacher(given: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"exactly one of teacher\.classical=true, .* and teacher\.onnx=<file>"):
+    with pytest.raises(
+        InputError, match=r"exactly one of teacher\.classical=true, .*, teacher\.onnx=<file>, .* and teacher\.features="
+    ):
         validate(TeacherConfig, given, "the test")

@@ -226,11 +226,14 @@ def test_the_digest_is_of_weights_config_and_keys(write: Callable[..., Any]) -> 
 def test_a_license_in_the_folder_puts_nothing_on_record(write: Callable[..., Any]) -> None:
     """timm saves that of its own weights with those of anybody."""
     folder, _ = write()
-    assert load(folder).license == License(name="apache-2.0", source=f"{folder}/config.json")
+    assert load(folder).license == License(name="apache-2.0", source="config.json of the teacher's folder")
     own = {"name": "CC-BY-4.0", "commercial": True, "source": "https://creativecommons.org/licenses/by/4.0/legalcode"}
     assert load(folder, license=own).license == License(**own)
     change_config(folder, pretrained_cfg={"license": None})
     assert load(folder).license is None
+    for source in ("https://user:secret@host/terms", "https://host/terms?token=x"):
+        with pytest.raises(InputError, match=r"license\.source"):
+            load(folder, license=own | {"source": source})
 
 
 def test_a_preset_brings_its_license_and_is_held_to_its_facts(write: Callable[..., Any]) -> None:
