@@ -165,24 +165,28 @@ def load_network(
     there.
     """
     network = outline(config, *options)
-    wanted = network.state_dict()
     given = {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in weights.items()
-        if name in wanted or not _of_classifier(name, config, network)
+        for name, tensor in check_weights(network, config, weights, where).items()
     }
-    _check_fit(config, given, wanted, where)
-    if not dict(network.named_buffers()).keys() <= wanted.keys():  # some are made with the model, and never saved
+    if not dict(network.named_buffers()).keys() <= given.keys():  # some are made with the model, and never saved
         network = build_network(config, *options)
     network.load_state_dict(given, assign=True)  # of a large model, making weights to be replaced takes half a minute
     return network
 
 
-def _check_fit(config: HubConfig, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+def check_weights(
+    network: nn.Module, config: HubConfig, weights: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """Those of `weights` that are not of a classifier. Raises InputError, as `load_network`, unless they fit."""
+    wanted = network.state_dict()
+    given = {
+        name: tensor for name, tensor in weights.items() if name in wanted or not _of_classifier(name, config, network)
+    }
     odd = sorted(wanted.keys() ^ given.keys())
     shapes = sorted(name for name in wanted.keys() & given.keys() if given[name].shape != wanted[name].shape)
     if not odd and not shapes:
-        return
+        return given
     name = (odd + shapes)[0]
     if odd:
         said = "is missing" if name in wanted else "has no place in it"
@@ -190,7 +194,7 @@ def _check_fit(config: HubConfig, given: Mapping[str, Tensor], wanted: Mapping[s
         said = f"is of shape {tuple(given[name].shape)}, and {tuple(wanted[name].shape)} was expected"
     raise InputError(
         f"the weights in {where} do not fit {config.architecture} ({name} {said}; {len(odd) + len(shapes)} tensors are "
-        "like it); set teacher.encoder.preset or teacher.encoder.options to what they were trained with."
+        "like it); set the preset that they are of, or the options that they were trained with."
     )
 
 

@@ -12,6 +12,7 @@ from histill.cli import Outcome, run_job
 from histill.config.cache_responses import CacheConfig
 from histill.config.check_cluster import CheckConfig
 from histill.config.common import WorkerGroup, Workers
+from histill.config.convert_encoder import ConvertConfig
 from histill.config.distill_student import DistillConfig
 from histill.config.finetune_student import FinetuneConfig
 from histill.config.ingest_tiles import IngestConfig
@@ -309,6 +310,7 @@ def test_a_key_chooses_the_model(capsys: pytest.CaptureFixture[str]) -> None:
 CONFIGS: dict[str, Any] = {
     "cache_responses": CacheConfig,
     "check_cluster": CheckConfig,
+    "convert_encoder": ConvertConfig,
     "distill_student": DistillConfig,
     "finetune_student": FinetuneConfig,
     "ingest_images": IngestConfig,

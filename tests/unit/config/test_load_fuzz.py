@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from histill.config.base import Strict
 from histill.config.cache_responses import CacheConfig
 from histill.config.check_cluster import CheckConfig
+from histill.config.convert_encoder import ConvertConfig
 from histill.config.distill_student import DistillConfig
 from histill.config.finetune_student import FinetuneConfig
 from histill.config.ingest_tiles import IngestConfig
@@ -46,6 +47,7 @@ TAUGHT: dict[str, Any] = {**RUN, "teacher": {"classical": True}}
 JOBS: dict[type[Strict], dict[str, Any]] = {
     CacheConfig: {"tiles": "tiles", "teacher": {"classical": True}, "output": "out"},
     CheckConfig: {},
+    ConvertConfig: {"weights": "w", "output": "o"},
     DistillConfig: TAUGHT,
     DistillSearch: {**TAUGHT, "space": {"loss.divergence.temperature": {"uniform": [1, 2]}}},
     FinetuneConfig: {**RUN, "target": "segmentation"},

@@ -11,6 +11,7 @@ from histill.config.base import Strict
 from histill.config.cache_responses import CacheConfig
 from histill.config.check_cluster import CheckConfig
 from histill.config.common import Storage, Tracking
+from histill.config.convert_encoder import ConvertConfig
 from histill.config.distill_student import DistillConfig
 from histill.config.finetune_student import FinetuneConfig
 from histill.config.ingest_tiles import IngestConfig
@@ -34,7 +35,16 @@ from histill.storage.uris import beside
 pytestmark = pytest.mark.unit
 
 JOBS: list[type[Strict]] = [
-    *(CacheConfig, CheckConfig, DistillConfig, DistillSearch, FinetuneConfig, FinetuneSearch, IngestConfig),
+    *(
+        CacheConfig,
+        CheckConfig,
+        ConvertConfig,
+        DistillConfig,
+        DistillSearch,
+        FinetuneConfig,
+        FinetuneSearch,
+        IngestConfig,
+    ),
     *(PredictConfig, PretrainConfig, PretrainSearch, PromoteConfig, ScoreConfig, SyncConfig, TeacherConfig),
 ]
 FOREIGN = [
@@ -124,6 +134,7 @@ NO_PLACES = {  # texts of other kinds, by the last part of their keys
         "registered_name",
         "register_best",
         "preset",
+        "architecture",
         "source",  # of a license, which refuses a login itself
         "folder",
         "profiles",

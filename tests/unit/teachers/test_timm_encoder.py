@@ -297,7 +297,7 @@ def test_weights_of_other_options_are_refused(write: Callable[..., Any], change:
     change_config(folder, model_args=change)
     message = refused(folder)
     assert message.startswith(f"the weights in {folder} do not fit vit_tiny_patch16_224 (")
-    assert "; set teacher.encoder.preset or teacher.encoder.options to what they were trained with." in message
+    assert "; set the preset that they are of, or the options that they were trained with." in message
     assert re.search(said, message), message
 
 
