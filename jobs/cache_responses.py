@@ -5,7 +5,7 @@ A repeated run reuses it; an interrupted one resumes.
 
 A table shows the share of each class in each slide (each case, in a set of images), with warnings if nuclei cover less
 than 0.5 % or more than 60 %, or if all tiles have one class: usually the resolution or stain is wrong. `shares.json`
-beside the responses has the figures, `contours.png` shows some tiles with outlines.
+beside the responses has the figures, `contours.png` shows some tiles with outlines. Embeddings have none of these.
 
   python jobs/cache_responses.py -c jobs/configs/cache_responses.yaml tiles=s3://tiles/liver output=s3://tiles/responses
 """
@@ -28,7 +28,10 @@ def main(config: CacheConfig) -> Outcome:
     probe(config.output, config.storage)
     teacher = materialize_teacher(config.teacher, config.tracking, config.output, config.storage)
     cached = cache_responses(config.model_copy(update={"teacher": teacher}))
-    values = {"responses": cached.uri, "reused": cached.reused, **cached.header.model_dump(mode="json")}
+    header = cached.header.model_dump(mode="json", exclude={"mean"})  # which may have thousands of numbers
+    values = {"responses": cached.uri, "reused": cached.reused, **header}
+    if cached.header.outputs.kind == "encoder":  # which has no classes to count or draw
+        return Outcome(values)
     picture = join(cached.uri, CONTOURS_NAME)
     if not exists(picture, config.storage):
         manifest = read_manifest(config.tiles, config.storage)

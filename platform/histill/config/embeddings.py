@@ -24,6 +24,11 @@ class EmbeddingTeacher(Strict):
     def _cached_or_live(self) -> "EmbeddingTeacher":
         if (self.responses is None) == (self.teacher is None):
             raise ValueError("set exactly one of responses=<folder> (cached) and teacher.<kind>=... (live)")
+        if self.teacher is not None and self.teacher.features is not None:
+            raise ValueError(
+                "teacher.features answers no pixels, so that it cannot run live; cache it with cache_responses.py and "
+                "name the cache as responses"
+            )
         if self.teacher is not None and self.normalize != "none":
             raise ValueError(
                 "normalize=scale needs the statistics of cached embeddings; cache them with cache_responses.py, or set "

@@ -27,6 +27,7 @@ from histill.stream.views import UPRIGHT
 from histill.teachers.embedding_statistics import measure_embeddings
 from histill.teachers.shard_responses import ResponseJob, read_first_responses, write_shard_responses
 from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares, tally_responses
+from histill.teachers.slide_features import SlideFeatures
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
@@ -120,6 +121,11 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     tiles = manifest.header
     teacher = load_teacher(config.teacher, tiles.mpp, config.storage)
     check_crop(config.augment, tiles.tile_px)
+    if isinstance(teacher, SlideFeatures) and config.views > 1:
+        raise InputError(
+            f"features {teacher.folder} are of whole upright tiles, and views is {config.views}; leave views, "
+            "augment.flips and augment.crop_px out."
+        )
     teacher.sees(config.augment.crop_px or tiles.tile_px)
     _map_shape(teacher, config, tiles.tile_px)  # refuses an unknown layer
     name = address(teacher.digest, tiles.digest, config.views, config.seed, config.augment, config.layer)
@@ -192,8 +198,8 @@ def _map_shape(teacher: Teacher, config: CacheConfig, tile_px: int) -> tuple[int
         return None
     if teacher.features is None:
         raise InputError(
-            f"layer is {config.layer!r}, and only a network from a model folder has layers; set teacher.model, or "
-            "leave it out."
+            f"layer is {config.layer!r}, and only a network of torch has layers; set teacher.model or teacher.encoder, "
+            "or leave it out."
         )
     return teacher.features.map_shape(config.layer, config.augment.crop_px or tile_px)
 

@@ -18,6 +18,7 @@ from histill.stream.read import ShardReader
 from histill.stream.responses import encode_embedding, encode_logits, encode_map, response_columns, response_schema
 from histill.stream.tile_stream import stream_shard
 from histill.stream.views import crop_and_orient
+from histill.teachers.slide_features import SlideFeatures
 from histill.teachers.teacher import Teacher
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import TileShard
@@ -46,12 +47,27 @@ def write_shard_responses(
     if earlier is not None and all(earlier):
         return earlier
     schema = response_schema(cached.views, job.config.layer is not None)
+    if isinstance(teacher, SlideFeatures):
+        rows = np.arange(shard.first, shard.first + shard.tiles)
+        columns = [_encode(torch.from_numpy(teacher.find_embeddings(manifest, rows)), teacher.outputs)]
+    else:
+        columns = _answer_shard(teacher, manifest, shard, job, len(schema.names) - 1, read)
+    part = manifest.table.slice(shard.first, shard.tiles)
+    table = pa.table([part["tile_id"], *map(pa.array, columns)], schema=schema)
+    write_table(join(cached.uri, shard.shard), _row_groups(table, part), schema, storage, belongs_to=cached.name)
+    return columns[0]
+
+
+def _answer_shard(
+    teacher: Teacher, manifest: Manifest, shard: TileShard, job: ResponseJob, columns: int, read: ShardReader | None
+) -> list[list[bytes]]:
+    """The encoded responses to the tiles of `shard`, b"" for undecodable ones: a list for each of `columns`."""
     rows = np.arange(shard.first, shard.first + shard.tiles)
-    columns = [[b""] * len(rows) for _ in schema.names[1:]]
+    found = [[b""] * len(rows) for _ in range(columns)]
     batches = stream_shard(
         manifest,
         shard,
-        storage,
+        job.config.storage,
         rows=rows,
         side_px=manifest.header.tile_px,
         batch_size=job.config.batch_size,
@@ -63,13 +79,10 @@ def write_shard_responses(
             continue
         tiles = batch.student if len(valid) == len(batch.valid) else batch.student[valid]
         index = batch.index[valid].numpy()
-        for column, responses in zip(columns, _respond(teacher, tiles, index, job, manifest), strict=True):
+        for column, responses in zip(found, _respond(teacher, tiles, index, job, manifest), strict=True):
             for row, response in zip(index, responses, strict=True):
                 column[row - shard.first] = response
-    part = manifest.table.slice(shard.first, shard.tiles)
-    table = pa.table([part["tile_id"], *map(pa.array, columns)], schema=schema)
-    write_table(join(cached.uri, shard.shard), _row_groups(table, part), schema, storage, belongs_to=cached.name)
-    return columns[0]
+    return found
 
 
 def _row_groups(table: pa.Table, part: pa.Table) -> Iterator[pa.Table]:

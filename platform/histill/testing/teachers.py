@@ -11,14 +11,15 @@ def check_teacher(teacher: Teacher, tiles: torch.Tensor) -> None:
     Args:
         tiles: tiles that the teacher is made for, uint8 [B, 3, S, S] with B > 1 and a side S that it takes.
     """
-    side, classes = tiles.shape[-1], len(teacher.outputs.classes)
+    side, outputs = tiles.shape[-1], teacher.outputs
     assert len(bytes.fromhex(teacher.digest)) == 32, f"the digest {teacher.digest!r} is not 64 hex digits"
     assert teacher.mpp is None or teacher.mpp > 0, f"its mpp is {teacher.mpp}"
     assert teacher.sees(side) > 0, f"it sees tiles of {side} px at {teacher.sees(side)} px"
     given = tiles.clone()
     logits = teacher.respond(tiles)
     assert torch.equal(tiles, given), "it changes the tiles that it is given"
-    expected = (len(tiles), classes, side, side) if teacher.outputs.dense else (len(tiles), classes)
+    channels = outputs.width if outputs.kind == "encoder" else len(outputs.classes)
+    expected = (len(tiles), channels, side, side) if outputs.dense else (len(tiles), channels)
     assert logits.shape == expected, f"it answers {tuple(logits.shape)}, and {expected} was expected"
     assert logits.dtype == torch.float32, f"it answers in {logits.dtype}"
     assert logits.isfinite().all(), "it answers nan or infinity"
@@ -32,3 +33,5 @@ def check_teacher(teacher: Teacher, tiles: torch.Tensor) -> None:
     for layer, channels in teacher.features.layers.items():
         shape = teacher.features.map_shape(layer, side)
         assert shape[0] == channels, f"the map of {layer} has the shape {shape}, and {channels} channels were expected"
+        _, maps = teacher.features.respond_with_maps(tiles, (layer,))
+        assert maps[layer].shape == (len(tiles), *shape), f"the map of {layer} has the shape {tuple(maps[layer].shape)}"

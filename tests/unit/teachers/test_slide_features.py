@@ -10,17 +10,23 @@ import numpy as np
 import pytest
 import torch
 
+from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
+from histill.config.embeddings import EmbeddingTeacher
 from histill.config.encoder import FeaturesTeacher
 from histill.config.load import validate
 from histill.errors import InputError
 from histill.licenses import License
+from histill.stream.responses import decode_embedding
+from histill.teachers import cache as caching
 from histill.teachers.encoder_presets import PRESETS
+from histill.teachers.shard_responses import read_first_responses
 from histill.teachers.slide_features import SlideFeatures
 from histill.teachers.teacher import load_teacher
 from histill.testing.tile_sets import make_tile_set
 from histill.tiles.manifest import Manifest
+from histill.tiles.shards import shards_of
 
 pytestmark = pytest.mark.unit
 
@@ -262,3 +268,39 @@ def test_terms_come_from_the_preset_or_the_configuration(features: Path) -> None
     for slide in SLIDES:
         write_h5(features, slide, grid(), features=np.zeros((16, 1024), np.float16))
     assert load(features, preset="uni").license == PRESETS["uni"].license
+
+
+def test_they_are_cached_as_if_they_had_been_answered(
+    features: Path, tiles: Manifest, tmp_path: Path, in_process: Callable[..., None]
+) -> None:
+    in_process(caching)
+
+    def keys(**changes: Any) -> CacheConfig:
+        teacher = {"features": {"folder": str(features), "license": {"name": "MIT", "source": "https://mit.example"}}}
+        data = {"tiles": tiles.uri, "teacher": teacher, "output": str(tmp_path / "caches"), **changes}
+        return validate(CacheConfig, data, "the test")
+
+    made = caching.cache_responses(keys())
+    assert (made.header.width, made.header.tiles, made.header.undecodable) == (WIDTH, 16, 0)
+    found = [
+        decode_embedding(each, WIDTH)
+        for shard in shards_of(tiles)
+        for each in read_first_responses(made.header.at(made.uri), shard, STORAGE) or []
+    ]
+    np.testing.assert_allclose(found, expected(tiles, list(range(16))), rtol=2**-11)
+    np.testing.assert_allclose(made.header.mean, expected(tiles, list(range(16))).mean(0), rtol=2**-10, atol=1e-6)
+    assert caching.cache_responses(keys()).reused
+    with pytest.raises(InputError, match=r"are of whole upright tiles, and views is 2; leave views, augment\.flips"):
+        caching.cache_responses(keys(views=2, augment={"flips": True}))
+    with pytest.raises(InputError, match=r"layer is 'tokens', and only a network of torch has layers"):
+        caching.cache_responses(keys(layer="tokens"))
+    write_h5(features, "b", grid(shift=(64, 0)))
+    with pytest.raises(InputError, match=r"b\.h5 lie on another grid"):
+        caching.cache_responses(keys())
+
+
+def test_they_cannot_run_live(features: Path) -> None:
+    with pytest.raises(InputError, match=r"teacher\.features answers no pixels, so that it cannot run live; cache it"):
+        validate(
+            EmbeddingTeacher, {"teacher": {"features": {"folder": str(features)}}, "normalize": "none"}, "the test"
+        )
