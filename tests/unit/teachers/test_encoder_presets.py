@@ -1,6 +1,7 @@
 """Presets of public encoders: timm builds each, as large as its authors say, and every fact has a source."""
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +56,18 @@ def test_what_may_not_be_used_commercially_is_on_record() -> None:
     assert {name for name, commercial in allowed.items() if commercial is None} == {
         "h-optimus-1", "h0-mini", "prov-gigapath",
     }  # fmt: skip
+
+
+def test_the_documentation_has_the_same_facts() -> None:
+    page = Path(__file__).parents[3] / "docs" / "encoders.md"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines() if "| `" in line]
+    allowed = {True: "yes", False: "no", None: "not on record"}
+    assert rows == [
+        [f"`{name}`", preset.architecture, str(preset.width), "any" if preset.mpp is None else f"{preset.mpp:g}",
+         preset.pooling, preset.precision, allowed[preset.license.commercial],
+         f"[{preset.license.name}]({preset.license.source})"]
+        for name, preset in PRESETS.items()
+    ]  # fmt: skip
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
