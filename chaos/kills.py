@@ -73,7 +73,7 @@ def kill(place: Place, names: Sequence[str], kills: int, seed: int) -> list[Verd
             length = min(chance.randint(1, LONGEST), wanted[name] - done)
             verdict = run_chain(place, name, JOBS[name], chain, length, references[name], chance)
             verdicts.append(verdict)
-            done += verdict.killed
+            done += max(1, verdict.killed)
             print(f"{line(verdict)} ({eta(verdicts, wanted, time.monotonic() - begun)})", flush=True)
     return verdicts
 

@@ -5,7 +5,8 @@ resumes an interrupted run, and no tile is predicted twice. Slides are cut like 
 and a GeoJSON that QuPath opens on the slide: both use level-0 pixels from the corner of OpenSlide's bounds, as QuPath
 does, while the Parquet files count from the corner of level 0. `slides.csv` has a line per slide: its tiles and their
 area, the mean share of each class (for a classifier the mean probability), and the tiles of each class; a segmenter's
-tile counts as background if less than 1 % of it is foreground.
+tile counts as background if less than 1 % of it is foreground. With `embeddings=true`, and always for encoders, the
+Parquet files also hold each tile's embedding, and `features/` an HDF5 file per slide in TRIDENT's form.
 
     python jobs/predict_tiles.py model=models:/nuclei-student@champion tiles=s3://bucket/tiles output=s3://bucket/out
     python jobs/predict_tiles.py model=s3://bucket/runs/first 'slides=[s3://bucket/a.svs]' output=s3://bucket/out

@@ -4,7 +4,12 @@ Segmenters get Dice and mIoU over the whole set, against masks or a teacher; cla
 F1, AUROC and calibration error, against labels. Figures are also given by slide and stain and on degraded tiles, and
 the model's cost is measured on this machine. The HTML page that `report` names is self-contained.
 
+Encoders, and with `held_out.probe` the encoder of any model, are scored by their embeddings: a linear probe, fitted to
+the labels of the training split, predicts the held-out tiles. Nearest neighbors, few-shot classification and retrieval
+are reported beside it, and the robustness index if a table gives each case's center or scanner.
+
     python jobs/score_model.py model=s3://runs/first held_out.tiles=s3://tiles/liver report=first.html
+    python jobs/score_model.py model=s3://runs/encoder held_out.tiles=s3://tiles/liver held_out.probe.neighbors=20
 """
 
 from histill.cli import Outcome, run_job

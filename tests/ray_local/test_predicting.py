@@ -61,11 +61,13 @@ def seen(uri: str) -> Counter[str]:
 
 def test_every_tile_is_there_once_and_a_finished_run_is_only_read(tiles: Manifest, model: str, s3: S3Server) -> None:
     keys: dict[str, Any] = {"model": model, "tiles": tiles.uri, "workers": Workers(count=2, cpus=0.5)}
+    keys |= {"embeddings": True}
     config = PredictConfig(output=f"s3://{s3.bucket}/predicting/twice", **keys)
     first, again = predict(config), predict(config)
     assert (first.tiles, first.corrupt, sum(first.classes.values())) == (TILES, 0, TILES)
     assert seen(first.predictions) == Counter(tiles.table["tile_id"].to_pylist())
-    assert first.heatmaps == 6
+    assert (first.heatmaps, first.features) == (6, 6)
+    assert len(files_below(join(first.predictions, "features"), ".h5")) == 6
     heatmaps = files_below(join(first.predictions, "heatmaps"), "")
     assert [file.rpartition("/")[2] for file in heatmaps if "case-0" in file] == ["case-0.geojson", "case-0.png"]
     assert (first.reused, again.reused) == (False, True)

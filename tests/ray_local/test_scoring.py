@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage, Tracking, Workers
+from histill.config.probe import Probe
 from histill.config.score_model import HeldOut, ScoreConfig
 from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
@@ -26,6 +27,7 @@ STORAGE = Storage()
 KINDS: dict[str, dict[str, Any]] = {
     "classification": {"kind": "classification", "decoder_channels": (), "classes": ("stroma", "tumour")},
     "segmentation": {"decoder_channels": (16, 16, 8, 8, 8), "classes": ("background", "nucleus")},
+    "encoder": {"kind": "encoder", "decoder_channels": (), "classes": ()},
 }
 
 
@@ -62,7 +64,8 @@ def test_any_number_of_workers_counts_every_tile_once(
     model_folder.copy(str(tmp_path), model, STORAGE)
 
     def score(**keys: Any) -> dict[str, Any]:
-        held_out = HeldOut(tiles=labeled.uri, split="train", batch_size=5)
+        probe = Probe(train="val", shots=(1,)) if kind == "encoder" else None
+        held_out = HeldOut(tiles=labeled.uri, split="train", batch_size=5, probe=probe)
         config = ScoreConfig(
             model=model, held_out=held_out, bootstrap_samples=50, robustness_tiles=0, speed=False,
             report=join(f"s3://{s3.bucket}/scoring", f"{kind}.html"), **keys,

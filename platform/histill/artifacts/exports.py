@@ -25,7 +25,7 @@ from histill.stream import prepare_tile
 
 PT2_NAME, ONNX_NAME, INTERFACE_NAME, README_NAME = "model.pt2", "model.onnx", "interface.json", "README.md"
 PREPARE_NAME = "prepare_tile.py"
-INPUT, OUTPUT = "pixels", "logits"
+INPUT, LOGITS, EMBEDDINGS = "pixels", "logits", "embeddings"
 _MOST_AT_ONCE = 4096
 
 
@@ -42,11 +42,18 @@ def export_model(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
         archive = io.BytesIO()
         torch.export.save(program, archive)
         path = os.path.join(folder, ONNX_NAME)
-        graph = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+        graph = torch.onnx.export(
+            program, dynamo=True, input_names=[INPUT], output_names=[name_output(card)], verbose=False
+        )
         assert graph is not None
         graph.save(path)
         with open(path, "rb") as file:
             return {PT2_NAME: archive.getvalue(), ONNX_NAME: file.read()}
+
+
+def name_output(card: ModelCard) -> str:
+    """The name of what a format returns."""
+    return EMBEDDINGS if card.kind == "encoder" else LOGITS
 
 
 def _copy_to_cpu(model: nn.Module) -> nn.Module:
@@ -91,7 +98,8 @@ def describe_interface(card: ModelCard, digest: str, found: Mapping[str, float],
     import cv2
 
     side = card.size_px
-    shape: list[int | str] = ["batch", len(card.classes), *([side, side] if card.outputs.dense else [])]
+    shape: list[int | str | None] = ["batch", card.width if card.kind == "encoder" else len(card.classes)]
+    shape += [side, side] if card.outputs.dense else []
     return {
         "input": {
             "name": INPUT,
@@ -108,15 +116,16 @@ def describe_interface(card: ModelCard, digest: str, found: Mapping[str, float],
             },
         },
         "output": {
-            "name": OUTPUT,
+            "name": name_output(card),
             "dtype": "float32",
             "shape": shape,
             "classes": list(card.classes),
-            "activation": card.outputs.activation,
+            "activation": None if card.kind == "encoder" else card.outputs.activation,
         },
         "normalization": {"mean": list(card.mean), "std": list(card.std)},
         "largest_difference": dict(found),
-        "largest_difference_of": "logits, from the bytes of a cut tile on: the format with prepared_by, and histill",
+        "largest_difference_of": f"{name_output(card)}, from the bytes of a cut tile on: the format with prepared_by, "
+        "and histill",
         "model_digest": digest,
         "tiles_digest": card.tiles_digest,
         "teacher_digest": card.teacher_digest,
@@ -128,14 +137,17 @@ def describe_interface(card: ModelCard, digest: str, found: Mapping[str, float],
 
 def write_readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str, float], scored_on: str) -> str:
     """The human-readable model card in Markdown: the model, its inputs and outputs, and its scores."""
+    activation = told["output"]["activation"]
+    probabilities = f", {activation} gives probabilities" if activation else ""
     lines = [
-        f"# A {'segmenter' if card.outputs.dense else 'classifier'} of {', '.join(card.classes)}",
+        "# An encoder of tiles"
+        if card.kind == "encoder"
+        else f"# A {'segmenter' if card.outputs.dense else 'classifier'} of {', '.join(card.classes)}",
         "",
         f"- network: {card.encoder}, for H&E tiles at {card.mpp:.4g} um/px",
         f"- input: `{INPUT}`, float32 [batch, 3, {card.size_px}, {card.size_px}], RGB 0 to 255, from tiles of "
         f"{card.tile_px} px at {card.tile_mpp:.4g} um/px by `{PREPARE_NAME}`; normalization is inside",
-        f"- output: `{OUTPUT}`, float32 {json.dumps(told['output']['shape'])}, {told['output']['activation']} gives "
-        "probabilities",
+        f"- output: `{name_output(card)}`, float32 {json.dumps(told['output']['shape'])}{probabilities}",
         f"- license: {told['license'] or 'not stated'}",
         f"- trained on tiles {card.tiles_digest}, of {len(card.train_cases)} cases",
         f"- teacher: {card.teacher_digest or 'none'}",
@@ -145,7 +157,7 @@ def write_readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str,
         "",
         *(f"- {name.replace('_', ' ')}: {value:.4f}" for name, value in figures.items()),
         "",
-        "Formats, with the largest difference of their logits from the model's within histill, on real tiles",
+        "Formats, with the largest difference of their answers from the model's within histill, on real tiles",
         f"prepared from their bytes by `{PREPARE_NAME}` (it needs numpy, OpenCV and simplejpeg):",
         "",
         "- `model.safetensors` with `model.json`: for further training",

@@ -19,6 +19,11 @@ class PredictConfig(Strict):
     split: Split | None = Field(None, description="split of the tile set to predict; null: every tile")
     output: Uri = Field(description="folder of predictions; each model and tile set gets a sub-folder")
     masks: bool = Field(False, description="save a segmenter's pixel decisions, one PNG per tile")
+    embeddings: bool = Field(
+        False,
+        description="save each tile's embedding in a column, and each slide's in an HDF5 file as TRIDENT writes it; "
+        "always true for encoders, which have no other outputs",
+    )
     heatmaps: bool = Field(True, description="draw each slide as PNG, and as GeoJSON for QuPath")
     batch_size: int = Field(32, ge=1, description="tiles per batch")
     max_corrupt: int = Field(0, ge=0, description="number of undecodable tiles to leave out before the job fails")

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from histill.config.base import ModelUri, Strict, Uri
 from histill.config.common import Split, Storage, Teacher, Tracking, Workers
+from histill.config.probe import Probe
 
 
 class HeldOut(Strict):
@@ -12,6 +13,11 @@ class HeldOut(Strict):
     tiles: Uri = Field(description="folder of the tile set")
     split: Split = Field("test", description="split to score")
     reference: Teacher | None = Field(None, description="score agreement with this teacher; null: with the set's masks")
+    probe: Probe | None = Field(
+        None,
+        description="score the embeddings of the model's encoder instead of its outputs; null: only for encoders, "
+        "which have no other outputs",
+    )
     batch_size: int = Field(16, ge=1, description="tiles per batch")
     max_corrupt: int = Field(0, ge=0, description="number of undecodable tiles to leave out before the job fails")
 

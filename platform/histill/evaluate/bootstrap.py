@@ -5,6 +5,7 @@ which gives an interval with the nominal coverage from six cases on (Hartigan 19
 """
 
 import math
+from typing import Protocol
 
 import numpy as np
 from scipy import special
@@ -20,7 +21,15 @@ _DIGITS = 9  # decimals of a difference, so that rounding does not make equal mo
 _NONE: Interval = (float("nan"), float("nan"))
 
 
-def bootstrap_metrics(answers: Predictions, cases: np.ndarray, samples: int, seed: int) -> Figures:
+class Answers(Protocol):
+    """Anything whose figures can be computed under tile weights."""
+
+    def figures(self, weights: np.ndarray | None = None) -> Figures:
+        """Each figure, [D], under tile weights, float64 [D, N]."""
+        ...
+
+
+def bootstrap_metrics(answers: Answers, cases: np.ndarray, samples: int, seed: int) -> Figures:
     """Each figure of `samples` bootstrap resamples of the cases, [samples].
 
     `cases` names the case of each predicted tile. The same seed draws the same cases for every model.
@@ -72,7 +81,7 @@ def percentile_interval(values: np.ndarray, cases: int) -> Interval:
     return float(low), float(high)
 
 
-def _figures_under(answers: Predictions, weights: np.ndarray, case: np.ndarray) -> Figures:
+def _figures_under(answers: Answers, weights: np.ndarray, case: np.ndarray) -> Figures:
     """Each figure, [samples], under case weights [samples, cases]; `case` is the case index of each tile."""
     at_once = max(1, _WEIGHTS_AT_ONCE // max(1, len(case)))
     parts = [

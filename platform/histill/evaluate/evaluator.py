@@ -1,7 +1,7 @@
 """Evaluate a model on held-out tiles against labels, masks or a teacher."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,10 @@ from histill.config.common import Storage, Workers
 from histill.config.score_model import HeldOut
 from histill.errors import InputError
 from histill.evaluate.predictions import Predictions
+from histill.evaluate.representation.judge import Judgement
+from histill.evaluate.representation.linear_probe import LinearProbe
 from histill.metrics.overlap import count_confusion
+from histill.models.encoders import embed
 from histill.models.resample import resize_logits
 from histill.models.transfer import Model
 from histill.outputs import OutputSpec
@@ -30,7 +33,7 @@ from histill.tasks.masks import read_masks, tile_name
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 
-_PARTS_PER_WORKER = 4  # tasks per worker: more balance the load better, fewer load the model less often
+PARTS_PER_WORKER = 4  # tasks per worker: more balance the load better, fewer load the model less often
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Evaluator:
     storage: Storage
     teacher: Teacher | None  # None: labels or masks
     device: torch.device
+    probe: LinearProbe | None = None  # of the model's embeddings; its logits then replace the model's
 
     @classmethod
     def load(cls, model: str, held_out: HeldOut, storage: Storage, *, gpu: bool | None = None) -> "Evaluator":
@@ -71,8 +75,8 @@ class Evaluator:
 
     @property
     def outputs(self) -> OutputSpec:
-        """The model's output specification."""
-        return self.card.outputs
+        """The output specification of the model, or of the probe."""
+        return self.card.outputs if self.probe is None else OutputSpec("classification", self.probe.classes)
 
     @property
     def rows(self) -> np.ndarray:
@@ -109,7 +113,10 @@ class Evaluator:
     @torch.inference_mode()
     def logits(self, seen: Tensor) -> Tensor:
         """float32 [B, K], or [B, K, H, W] at the tiles' own size, for uint8 [B, 3, s, s] at the model's input size."""
-        said = self.network(seen.to(self.device).float()).float().cpu()
+        tiles = seen.to(self.device).float()
+        if self.probe is not None:
+            return torch.from_numpy(self.probe.logits(embed(self.network, tiles).cpu().numpy()))
+        said = self.network(tiles).float().cpu()
         return resize_logits(said, self.card.tile_px) if self.outputs.dense else said
 
     def reference(self, batch: TileBatch) -> Tensor:
@@ -141,6 +148,16 @@ class Evaluator:
         )
 
 
+@dataclass(frozen=True)
+class Examined:
+    """A model, or the probe of its encoder, with its predictions for the whole split."""
+
+    examiner: Evaluator
+    answers: Predictions
+    judgement: Judgement | None = None  # of an encoder: what its embeddings tell without the probe
+    probe: dict[str, float | str] = field(default_factory=dict)  # of an encoder: facts about the probe
+
+
 def predict_split(examiner: Evaluator, model: str, workers: Workers | None) -> Predictions:
     """Predict the whole split with `examiner`'s model, counting every tile once; `model` is the model's URI.
 
@@ -154,19 +171,23 @@ def predict_split(examiner: Evaluator, model: str, workers: Workers | None) -> P
         parts = collect(map(examiner.answers, examiner.batches(rows)))
     else:
         work = partial(_part, model, examiner.held_out, examiner.storage, workers.gpus > 0)
-        pieces = split_by_row_group(examiner.manifest, rows, _PARTS_PER_WORKER * workers.count)
+        pieces = split_by_row_group(examiner.manifest, rows, PARTS_PER_WORKER * workers.count)
         with connect_cluster():
             parts = collect(map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus))
     answers = Predictions.joined(parts)
     if len(np.unique(answers.rows)) != len(answers.rows):
         raise RuntimeError(f"scoring saw some of {len(rows)} tiles twice")
-    held_out = examiner.held_out
-    if answers.corrupt > held_out.max_corrupt:
+    check_corrupt(answers.corrupt, examiner.held_out)
+    return answers
+
+
+def check_corrupt(corrupt: int, held_out: HeldOut) -> None:
+    """Raise InputError for more undecodable tiles than allowed."""
+    if corrupt > held_out.max_corrupt:
         raise InputError(
-            f"{answers.corrupt} tiles of split {held_out.split!r} in {held_out.tiles} cannot be decoded and "
+            f"{corrupt} tiles of split {held_out.split!r} in {held_out.tiles} cannot be decoded and "
             f"held_out.max_corrupt allows {held_out.max_corrupt}; ingest them again, or allow more."
         )
-    return answers
 
 
 def split_by_row_group(manifest: Manifest, rows: np.ndarray, parts: int) -> list[np.ndarray]:

@@ -22,6 +22,9 @@ _TITLES = {
     "ms_at_batch_1": "ms for one tile",
     "ms_at_batch_32": "ms for 32 tiles",
     "tiles_per_s": "tiles/s, 32 at once",
+    "knn_balanced_accuracy": "balanced accuracy of nearest neighbors",
+    "retrieval_map": "mean average precision of retrieval",
+    "width": "length of an embedding",
     "peak_memory_mb": "memory for 32 tiles, MB",
 }
 

@@ -7,11 +7,13 @@ import pyarrow as pa
 
 from histill.config.common import Storage, Workers
 from histill.config.score_model import HeldOut
-from histill.evaluate.bootstrap import Interval, bootstrap_metrics, percentile_interval
-from histill.evaluate.evaluator import Evaluator, predict_split
+from histill.evaluate.bootstrap import Answers, Interval, bootstrap_metrics, percentile_interval
+from histill.evaluate.evaluator import Evaluator, Examined
+from histill.evaluate.examine import examine
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.subgroups import Subgroup, score_slides, score_stain_groups
 from histill.metrics.overlap import dice_and_iou
+from histill.metrics.weighted import Figures
 from histill.models.cost import measure_cost
 from histill.outputs import MAIN_METRIC, Form
 
@@ -27,7 +29,7 @@ class Score:
     corrupt: int
     cases: int
     slides: int
-    reference: str  # "labels", "masks" or "teacher <first digits of its digest>"
+    reference: str  # "labels", "labels, by a linear probe", "masks" or "teacher <first digits of its digest>"
     tiles_digest: str
     figures: dict[str, float]
     intervals: dict[str, Interval]  # 95 %, bootstrapped over cases; empty for a single case
@@ -41,6 +43,7 @@ class Score:
     size_px: int
     robustness: dict[str, float] = field(default_factory=dict)  # main figure by kind of degradation, if measured
     speed: dict[str, float | str] = field(default_factory=dict)  # on the scoring machine, if measured
+    probe: dict[str, float | str] = field(default_factory=dict)  # facts about the probe of an encoder
 
     @property
     def main(self) -> str:
@@ -54,19 +57,24 @@ def score_model(
     """Score the model folder or finished run `model` on every tile of `held_out`, each counted once.
 
     The intervals come from `bootstrap_samples` resamples of the cases; 0 gives none. Raises InputError as
-    `Evaluator.load` does, and for more undecodable tiles than allowed.
+    `examine` does, and for more undecodable tiles than allowed.
     """
-    examiner = Evaluator.load(model, held_out, storage)
-    return compute_score(examiner, predict_split(examiner, model, workers), bootstrap_samples=bootstrap_samples)
+    return compute_score(examine(model, held_out, storage, workers), bootstrap_samples=bootstrap_samples)
 
 
-def compute_score(examiner: Evaluator, answers: Predictions, *, bootstrap_samples: int) -> Score:
+def compute_score(examined: Examined, *, bootstrap_samples: int) -> Score:
     """Compute the score from the predictions for the whole split."""
+    examiner, answers = examined.examiner, examined.answers
     cases, slides = (read_column(examiner, answers, name) for name in ("case", "slide"))
     cost = measure_cost(examiner.network, examiner.card.size_px)
     count = len(np.unique(cases))  # a single case has no bootstrap spread
-    samples = bootstrap_metrics(answers, cases, bootstrap_samples, seed=0) if bootstrap_samples and count > 1 else {}
-    teacher, against = examiner.teacher, "masks" if answers.spec.dense else "labels"
+    figures: dict[str, float] = {}
+    samples: Figures = {}
+    parts: list[Answers] = [answers, *([] if examined.judgement is None else [examined.judgement])]
+    for part in parts:
+        figures |= {name: float(values[0]) for name, values in part.figures().items()}
+        if bootstrap_samples and count > 1:
+            samples |= bootstrap_metrics(part, cases, bootstrap_samples, seed=0)
     return Score(
         model_digest=examiner.digest,
         kind=examiner.outputs.form,
@@ -75,9 +83,9 @@ def compute_score(examiner: Evaluator, answers: Predictions, *, bootstrap_sample
         corrupt=answers.corrupt,
         cases=count,
         slides=len(np.unique(slides)),
-        reference=f"teacher {teacher.digest[:12]}" if teacher else against,
+        reference=_name_reference(examiner),
         tiles_digest=examiner.manifest.header.digest,
-        figures={name: float(values[0]) for name, values in answers.figures().items()},
+        figures=figures,
         intervals={name: percentile_interval(values, count) for name, values in samples.items()},
         classes=_classes(answers),
         confusion=_confusion(answers),
@@ -87,7 +95,16 @@ def compute_score(examiner: Evaluator, answers: Predictions, *, bootstrap_sample
         gmacs=cost.macs / 1e9,
         gmacs_with_attention=cost.macs_with_attention / 1e9,
         size_px=examiner.card.size_px,
+        probe=examined.probe,
     )
+
+
+def _name_reference(examiner: Evaluator) -> str:
+    if examiner.teacher is not None:
+        return f"teacher {examiner.teacher.digest[:12]}"
+    if examiner.probe is not None:
+        return "labels, by a linear probe"
+    return "masks" if examiner.outputs.dense else "labels"
 
 
 def read_column(examiner: Evaluator, answers: Predictions, name: str) -> np.ndarray:

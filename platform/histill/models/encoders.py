@@ -59,6 +59,18 @@ def embed(model: "Model", tiles: Tensor) -> Tensor:
     return embeddings.float()
 
 
+def answer_and_embed(model: "Model", tiles: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The logits of `tiles`, None of an encoder, and their embeddings, both float32, in one pass."""
+    if isinstance(model, Segmenter):
+        maps = model.features(tiles)
+        return model.logits(maps), pool(maps[-1])
+    if isinstance(model, Encoder):
+        return None, model(tiles)
+    network: Any = model.network
+    features = network.forward_features(model.normalized(tiles))
+    return network.forward_head(features).float(), network.forward_head(features, pre_logits=True).float()
+
+
 def embedding_width(model: "Model") -> int:
     """D of `embed`."""
     if isinstance(model, Segmenter):

@@ -7,8 +7,8 @@ tiles gets a file, written whole or not at all; a repeated run adds the missing 
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.cluster.connect import connect_cluster
@@ -19,17 +19,12 @@ from histill.config.common import Storage
 from histill.config.ingest_tiles import IngestConfig, SlideSource, SplitRule
 from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
-from histill.predict.draw import (
-    SLIDES_NAME,
-    Drawing,
-    draw_slide,
-    find_undrawn,
-    plan_drawings,
-    warn_of_unrecorded,
-)
+from histill.predict.draw import HEATMAP_ENDINGS, HEATMAPS, draw_slide
+from histill.predict.features_file import FEATURES, FEATURES_ENDINGS, write_features
 from histill.predict.record import HEADER_NAME, Predicted, PredictionsHeader
 from histill.predict.shard import PredictionJob, PredictionWorker
-from histill.predict.slides_table import write_csv
+from histill.predict.slides import PredictedSlide, find_unmade, plan_slides, warn_of_unrecorded
+from histill.predict.slides_table import SLIDES_NAME, write_csv
 from histill.storage.control import exists, probe, write_bytes
 from histill.storage.records import read_record, write_record
 from histill.storage.uris import join
@@ -43,8 +38,27 @@ __all__ = ["HEADER_NAME", "Predicted", "predict"]
 FORM = 2  # version of the file format; part of the folder's name
 
 
+@dataclass(frozen=True)
+class _SlideFiles:
+    """What is made of each slide after its tiles are predicted."""
+
+    folder: str
+    endings: tuple[str, ...]
+    make: Callable[[PredictedSlide], bool]
+
+    def make_all(self, slides: Sequence[PredictedSlide]) -> int:
+        """Make the files of each slide; return for how many: the others have no decodable tile."""
+        if not slides:
+            return 0
+        return sum(track(map_tasks(self.make, slides), len(slides), title=self.folder, unit="slides"))
+
+
+_HEATMAPS = _SlideFiles(HEATMAPS, HEATMAP_ENDINGS, draw_slide)
+_FEATURES = _SlideFiles(FEATURES, FEATURES_ENDINGS, write_features)
+
+
 def predict(config: PredictConfig) -> Predicted:
-    """Predict every tile; finished predictions are reused, and only missing heatmaps drawn.
+    """Predict every tile; finished predictions are reused, and only missing files of slides made.
 
     Raises InputError for an output that cannot be written, a model that does not match the tiles, an empty split, more
     undecodable tiles than allowed, and a model or tile set that is replaced meanwhile.
@@ -52,35 +66,40 @@ def predict(config: PredictConfig) -> Predicted:
     probe(config.output, config.storage)
     model = resolve(config.model, config.storage)
     _, card, digest = load(model, config.storage)
+    if card.kind == "encoder":
+        config = config.model_copy(update={"embeddings": True, "heatmaps": False})
     tiles = config.tiles if config.tiles is not None else _ingest_slides(config, card)
     manifest = read_manifest(tiles, config.storage)
     check_like(card, manifest.header, tiles)
     expected = manifest.header.tiles if config.split is None else len(manifest.rows_of(config.split))
     uri = join(config.output, _address(digest, manifest, config))
     job = PredictionJob(config, model, tiles, uri, digest, manifest.header.digest)
-    drawings, folder = plan_drawings(job, manifest, card), ShardedFolder(uri, HEADER_NAME, config.storage)
+    slides, folder = plan_slides(job, manifest, card), ShardedFolder(uri, HEADER_NAME, config.storage)
     if (header := _find_finished(folder, manifest, config)) is not None:
-        return _reuse(header, drawings, job)
+        return _reuse(header, slides, job)
     with connect_cluster():
         begun = time.monotonic()
         shards = map_actors(PredictionWorker, (job,), manifest.shards(config.split), config.workers)
         found = tally_shards(shards, expected, "predicting")
         seconds = time.monotonic() - begun
         tallies = _join(found, manifest, config)
-        heatmaps = _draw(drawings, tiles) if config.heatmaps else 0
-    cases, files = _cases(manifest, tallies), {drawing.slide: drawing.file for drawing in drawings}
-    table = write_csv(tallies.values(), card.outputs, cases, files)
+        if wanted := _wanted(config):
+            warn_of_unrecorded(slides, tiles)
+        made = {files.folder: files.make_all(slides) for files in wanted}
+    cases, names = _cases(manifest, tallies), {slide.slide: slide.file for slide in slides}
+    table = write_csv(tallies.values(), card.outputs, cases, names)
     write_bytes(join(uri, SLIDES_NAME), table, config.storage)
     result = Predicted(
         predictions=uri,
         tiles=sum(tally.tiles for tally in tallies.values()),
         corrupt=sum(tally.undecodable for tally in tallies.values()),
-        classes=count_classes(tallies.values()),
+        classes=count_classes(tallies.values()) if card.outputs.scored else {},
         slides=join(uri, SLIDES_NAME),
         skipped=manifest.header.skipped if config.slides else (),
-        heatmaps=heatmaps,
+        heatmaps=made.get(HEATMAPS, 0),
         seconds=round(seconds, 1),
         reused=False,
+        features=made.get(FEATURES, 0),
     )
     header = PredictionsHeader(
         model=digest,
@@ -91,6 +110,10 @@ def predict(config: PredictConfig) -> Predicted:
     )
     folder.finish(header, manifest.shards(config.split))
     return result
+
+
+def _wanted(config: PredictConfig) -> list[_SlideFiles]:
+    return [files for files, wanted in ((_HEATMAPS, config.heatmaps), (_FEATURES, config.embeddings)) if wanted]
 
 
 def _find_finished(folder: ShardedFolder, manifest: Manifest, config: PredictConfig) -> PredictionsHeader | None:
@@ -105,24 +128,20 @@ def _find_finished(folder: ShardedFolder, manifest: Manifest, config: PredictCon
     return header if exists(join(folder.uri, SLIDES_NAME), folder.storage) else None
 
 
-def _reuse(header: PredictionsHeader, drawings: Sequence[Drawing], job: PredictionJob) -> Predicted:
-    """Return an earlier run's result, after drawing heatmaps that it skipped or that are gone."""
+def _reuse(header: PredictionsHeader, slides: Sequence[PredictedSlide], job: PredictionJob) -> Predicted:
+    """Return an earlier run's result, after making files of slides that it skipped or that are gone."""
     found = header.found
-    missing = find_undrawn(drawings) if job.config.heatmaps else []
-    if missing:
+    unmade = {files: find_unmade(slides, files.folder, files.endings) for files in _wanted(job.config)}
+    if any(unmade.values()):
+        warn_of_unrecorded([slide for missing in unmade.values() for slide in missing], job.tiles)
         with connect_cluster():
-            _draw(missing, job.tiles)
-        found = replace(found, heatmaps=len(drawings))
+            for files, missing in unmade.items():
+                files.make_all(missing)
+        counts = {files.folder: len(slides) for files, missing in unmade.items() if missing}
+        heatmaps, features = counts.get(HEATMAPS, found.heatmaps), counts.get(FEATURES, found.features)
+        found = replace(found, heatmaps=heatmaps, features=features)
         write_record(header.model_copy(update={"found": found}), join(job.uri, HEADER_NAME), job.config.storage)
     return replace(found, reused=True)
-
-
-def _draw(drawings: Sequence[Drawing], tiles: str) -> int:
-    """Draw each slide; return how many were drawn: the others have no decodable tile."""
-    warn_of_unrecorded(drawings, tiles)
-    if not drawings:
-        return 0
-    return sum(track(map_tasks(draw_slide, drawings), len(drawings), title="heatmaps", unit="slides"))
 
 
 def _address(digest: str, manifest: Manifest, config: PredictConfig) -> str:
@@ -130,6 +149,7 @@ def _address(digest: str, manifest: Manifest, config: PredictConfig) -> str:
     records = read_slides(manifest, config.storage).values() if manifest.header.slides is not None else ()
     slides = [[each.name, each.identity, each.mpp, each.tile_side, each.origin] for each in records]
     parts = [FORM, digest, manifest.header.digest, config.split, config.masks, slides]
+    parts += ["embeddings"] if config.embeddings else []
     return name_by_content(json.dumps(parts))
 
 

@@ -22,6 +22,7 @@ class Predicted:
     heatmaps: int  # slides with a heatmap
     seconds: float  # spent on the tiles
     reused: bool
+    features: int = 0  # slides that have a file of embeddings
 
 
 class PredictionsHeader(Record):

@@ -1,7 +1,7 @@
 """Write the predictions for each shard of tiles as one file."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from PIL import Image
 from histill.artifacts.model_folder import load
 from histill.cluster.sharded import check_unchanged
 from histill.config.predict_tiles import PredictConfig
+from histill.errors import InputError
+from histill.models.encoders import answer_and_embed
 from histill.models.resample import resize_logits
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import folder_name, join
@@ -23,20 +25,26 @@ from histill.tiles.manifest import read_manifest
 from histill.tiles.shards import TileShard, shards_of
 from histill.tiles.tally import measure_areas, tally_tiles
 
+Column = Sequence[Any] | np.ndarray
 PLACE = ("tile_id", "slide", "case", "x", "y")
 FOREGROUND = 0.01  # share of a segmenter's tile: with less of all classes together, the tile is background
 
 
-def prediction_schema(masks: bool) -> pa.Schema:
+def prediction_schema(*, masks: bool = False, embeddings: bool = False) -> pa.Schema:
     """The schema of a prediction file; undecodable tiles have only the PLACE columns."""
     strings = [pa.field(name, pa.string(), nullable=False) for name in PLACE[:3]]
     numbers = [pa.field(name, pa.int32(), nullable=False) for name in PLACE[3:]]
     said = [
-        # the most probable; multiple labels joined by |; for a segmenter the most frequent foreground class
+        # the most probable; multiple labels joined by |; for a segmenter the most frequent foreground class; "" for an
+        # encoder
         pa.field("class", pa.string()),
         pa.field("probabilities", pa.list_(pa.float32())),  # per class; for a segmenter its share of the pixels
     ]
-    return pa.schema([*strings, *numbers, *said, *([pa.field("mask", pa.binary())] if masks else [])])
+    if masks:
+        said.append(pa.field("mask", pa.binary()))
+    if embeddings:  # all of one length, but pyarrow 25 cannot read nulls in fixed-size lists (apache/arrow#35692)
+        said.append(pa.field("embedding", pa.list_(pa.float16())))
+    return pa.schema([*strings, *numbers, *said])
 
 
 @dataclass(frozen=True)
@@ -106,39 +114,58 @@ class PredictionWorker:
             batch_size=config.batch_size,
             read=self._read,
         )
-        said: dict[int, tuple[str, np.ndarray, bytes | None]] = {}
+        said: dict[int, dict[str, Any]] = {}
         with torch.inference_mode():
             for batch in batches:
                 said |= dict(self._said(batch))
-        table = self._manifest.table.select(PLACE).take(pa.array(rows)).to_pydict()
-        nothing = (None, None, None)
-        answers = [said.get(row, nothing) for row in rows.tolist()]
-        columns = table | {"class": [name for name, *_ in answers], "probabilities": [each for _, each, _ in answers]}
-        if config.masks:
-            columns["mask"] = [mask for *_, mask in answers]
-        return pa.Table.from_pydict(columns, schema=prediction_schema(config.masks))
+        schema = prediction_schema(masks=config.masks, embeddings=config.embeddings)
+        columns = self._manifest.table.select(PLACE).take(pa.array(rows)).to_pydict()
+        for name in schema.names[len(PLACE) :]:
+            columns[name] = [said.get(row, {}).get(name) for row in rows.tolist()]
+        return pa.Table.from_pydict(columns, schema=schema)
 
-    def _said(self, batch: TileBatch) -> Iterator[tuple[int, tuple[str, np.ndarray, bytes | None]]]:
-        """Yield row, class, probabilities and mask of each decodable tile of the batch."""
+    def _said(self, batch: TileBatch) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield row and columns of each decodable tile of the batch."""
+        config, tiles = self._job.config, batch.student.to(self._device).float()
+        columns: dict[str, Column] = {}
+        if config.embeddings:
+            logits, embeddings = answer_and_embed(self._network, tiles)
+            columns["embedding"] = self._to_float16(embeddings, batch.valid)
+        else:
+            logits = self._network(tiles).float()
+        columns |= self._answers(logits) if logits is not None else _no_answers(len(tiles))
+        for slot in torch.nonzero(batch.valid).flatten().tolist():
+            yield int(batch.index[slot]), {name: column[slot] for name, column in columns.items()}
+
+    def _to_float16(self, embeddings: torch.Tensor, valid: torch.Tensor) -> np.ndarray:
+        halves = embeddings.half().cpu()
+        if not halves[valid].isfinite().all():
+            raise InputError(
+                f"model {self._job.model} has an embedding that is nan, infinite or beyond +-65504, which float16 "
+                "cannot hold; leave embeddings out, or train it again."
+            )
+        return halves.numpy()
+
+    def _answers(self, logits: torch.Tensor) -> dict[str, Column]:
+        """The columns for the logits of a batch."""
         outputs = self._card.outputs
-        logits = self._network(batch.student.to(self._device).float()).float()
-        masks: list[bytes | None] = [None] * len(logits)
+        columns: dict[str, Column] = {}
         if outputs.dense:
             pixels = outputs.decide(resize_logits(logits, self._card.tile_px))
-            probabilities = torch.nn.functional.one_hot(pixels, len(outputs.scored)).float().mean((1, 2)).cpu().numpy()
+            shares = torch.nn.functional.one_hot(pixels, len(outputs.scored)).float().mean((1, 2)).cpu().numpy()
+            decisions = np.where(shares[:, 1:].sum(1) >= FOREGROUND, 1 + shares[:, 1:].argmax(1), 0)
             if self._job.config.masks:
-                masks = [_png(each) for each in pixels.to(torch.uint8).cpu().numpy()]
+                columns["mask"] = [_png(each) for each in pixels.to(torch.uint8).cpu().numpy()]
         else:
-            probabilities = outputs.probabilities(logits).cpu().numpy()
-        for slot in torch.nonzero(batch.valid).flatten().tolist():
-            shares = probabilities[slot]
-            if outputs.multi_label:
-                decision = shares > 0.5
-            elif outputs.dense:
-                decision = 1 + shares[1:].argmax() if shares[1:].sum() >= FOREGROUND else 0
-            else:
-                decision = shares.argmax()
-            yield int(batch.index[slot]), ("|".join(outputs.names(decision)), shares, masks[slot])
+            shares = outputs.probabilities(logits).cpu().numpy()
+            decisions = shares > 0.5 if outputs.multi_label else shares.argmax(1)
+        columns |= {"class": ["|".join(outputs.names(each)) for each in decisions], "probabilities": shares}
+        return columns
+
+
+def _no_answers(tiles: int) -> dict[str, Column]:
+    """The columns for an encoder, which has no classes."""
+    return {"class": [""] * tiles, "probabilities": [[]] * tiles}
 
 
 def _png(mask: np.ndarray) -> bytes:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from histill.outputs import OutputSpec
 from histill.tiles.tally import NO_CLASS, SlideTally
 
+SLIDES_NAME = "slides.csv"
+
 
 def write_csv(
     tallies: Iterable[SlideTally],

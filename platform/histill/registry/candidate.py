@@ -8,7 +8,8 @@ from histill.artifacts.overlap import find_seen
 from histill.config.promote_model import PromoteConfig
 from histill.config.score_model import HeldOut
 from histill.evaluate.constant_baseline import score_constant
-from histill.evaluate.evaluator import Evaluator, predict_split
+from histill.evaluate.evaluator import Evaluator
+from histill.evaluate.examine import examine
 from histill.evaluate.pictures import draw_tiles, spread_tiles
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.raw_tiles import read_cut_tiles
@@ -35,13 +36,13 @@ class Candidate:
 
 def examine_candidate(model: str, held_out: HeldOut, config: PromoteConfig) -> Candidate:
     """Score the model folder `model` on the held-out tiles, export it, and compare its exports' logits."""
-    examiner = Evaluator.load(model, held_out, config.storage)
-    answers = predict_split(examiner, model, config.workers)
+    examined = examine(model, held_out, config.storage, config.workers)
+    examiner = examined.examiner
     formats = exports.export_model(examiner.network, examiner.card)
     tiles, cut = read_cut_tiles(examiner, spread_tiles(examiner, _TILES_COMPARED))
     found = exports.measure_differences(examiner.network, formats, tiles, examiner.card, cut)
-    score = compute_score(examiner, answers, bootstrap_samples=config.gates.bootstrap_samples)
-    return Candidate(model, examiner, answers, score, formats, found)
+    score = compute_score(examined, bootstrap_samples=config.gates.bootstrap_samples)
+    return Candidate(model, examiner, examined.answers, score, formats, found)
 
 
 def trace_provenance(

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histill.artifacts.model_folder import read_card
 from histill.config.promote_model import PromoteConfig
 from histill.config.score_model import HeldOut
 from histill.errors import InputError
 from histill.evaluate.bootstrap import paired_difference
-from histill.evaluate.evaluator import Evaluator, predict_split
+from histill.evaluate.examine import examine
 from histill.evaluate.score import Score, compute_score, read_column
 from histill.registry import versions
 from histill.registry.candidate import Candidate
@@ -18,13 +19,21 @@ from histill.storage.scratch import scratch_folder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_NOUNS = {"segmentation": "a segmenter", "classification": "a classifier", "encoder": "an encoder"}
+
 
 def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: PromoteConfig) -> ChampionComparison:
-    """Compare the candidate with a registered version. Raises InputError when that has other classes."""
+    """Compare the candidate with a registered version. Raises InputError when that is of another kind or has other
+    classes.
+    """
     with scratch_folder() as folder:
         model = versions.download_version(config.registered_name, version, Path(folder), config.tracking)
-        examiner = Evaluator.load(model, held_out, config.storage)
-        own, wanted = examiner.outputs, candidate.examiner.outputs
+        own, wanted = read_card(model, config.storage).outputs, candidate.examiner.card.outputs
+        if own.kind != wanted.kind:
+            raise InputError(
+                f"the champion of {config.registered_name!r}, version {version}, is {_NOUNS[own.kind]} and the "
+                f"candidate {_NOUNS[wanted.kind]}; register it under another name."
+            )
         if (own.form, own.scored) != (wanted.form, wanted.scored):
             raise InputError(
                 f"the champion of {config.registered_name!r}, version {version}, decides among "
@@ -32,8 +41,9 @@ def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: 
                 "register it under another name."
             )
         # scored in this process: only it has the downloaded model, the cluster's workers do not
-        answers = predict_split(examiner, model, None)
-    score, main = compute_score(examiner, answers, bootstrap_samples=0), candidate.score.main
+        examined = examine(model, held_out, config.storage)
+    examiner, answers = examined.examiner, examined.answers
+    score, main = compute_score(examined, bootstrap_samples=0), candidate.score.main
     cases = read_column(examiner, answers, "case")
     difference, (low, high) = paired_difference(candidate.answers, answers, cases, main, config.gates.bootstrap_samples)
     return ChampionComparison(version, score.figures[main], difference, low, high, score.gmacs, cases=score.cases)

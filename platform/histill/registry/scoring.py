@@ -7,7 +7,8 @@ from pathlib import Path
 
 from histill.config.score_model import ScoreConfig
 from histill.errors import InputError
-from histill.evaluate.evaluator import Evaluator, predict_split
+from histill.evaluate.evaluator import Evaluator
+from histill.evaluate.examine import examine
 from histill.evaluate.pictures import (
     draw_confusion,
     draw_reliability,
@@ -35,7 +36,7 @@ REPORT_PATH = "report.html"
 def run_scoring(config: ScoreConfig) -> Score:
     """Score the model of `config`, write the report and picture it names, and track the score if a server is set.
 
-    Raises InputError as `Evaluator.load` does, for a model that workers cannot read, and for a tracking server that
+    Raises InputError as `examine` does, for a model that workers cannot read, and for a tracking server that
     does not answer.
     """
     _check_workers(config)
@@ -45,9 +46,9 @@ def run_scoring(config: ScoreConfig) -> Score:
     with scratch_folder() as folder:
         model = fetch_model(config.model, config.tracking, Path(folder))
         held_out = materialize_reference(config.held_out, config.tracking, folder, config.storage)
-        examiner = Evaluator.load(model, held_out, config.storage)
-        answers = predict_split(examiner, model, config.workers)
-        score = compute_score(examiner, answers, bootstrap_samples=config.bootstrap_samples)
+        examined = examine(model, held_out, config.storage, config.workers)
+        examiner = examined.examiner
+        score = compute_score(examined, bootstrap_samples=config.bootstrap_samples)
         if config.robustness_tiles:
             score = dataclasses.replace(score, robustness=measure_robustness(examiner, config.robustness_tiles))
         if config.speed:
@@ -57,7 +58,7 @@ def run_scoring(config: ScoreConfig) -> Score:
             picture = draw_tiles(examiner, spread_tiles(examiner, config.picture_rows))
             write_bytes(config.picture, picture, config.storage)
             print(f"picture: {config.picture}", file=sys.stderr)
-        _report(config, examiner, answers, score)
+        _report(config, examiner, examined.answers, score)
     return score
 
 

@@ -30,32 +30,16 @@ def list_contents(folder: str) -> None:
 
 def find_newest_checkpoint(filesystem: "FileSystem", folder: str) -> str | None:
     """The path of the newest complete checkpoint in the run's `folder`."""
-    return next((path for path in _list_checkpoints(filesystem, folder) if _whole(filesystem, path)), None)
+    from pyarrow.fs import FileSelector
 
-
-def keep_newest_checkpoints(filesystem: "FileSystem", folder: str, count: int) -> None:
-    """Remove all checkpoints in a finished run's `folder` but the `count` newest complete ones.
-
-    Ray Train, which keeps as many, does not know those that it had not recorded when a job ended.
-    """
-    paths = _list_checkpoints(filesystem, folder)
-    kept = [path for path in paths if _whole(filesystem, path)][:count]
-    for path in paths:
-        if path not in kept:
-            filesystem.delete_dir(path)
+    found = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
+    paths = sorted((each.path for each in found if is_checkpoint(each.base_name)), key=step_of, reverse=True)
+    return next((path for path in paths if _whole(filesystem, path)), None)
 
 
 def step_of(path: str) -> int:
     """The global step of the checkpoint at `path`."""
     return int(os.path.basename(path.rstrip("/")).removeprefix(CHECKPOINTS))
-
-
-def _list_checkpoints(filesystem: "FileSystem", folder: str) -> list[str]:
-    """The paths of all checkpoints, complete or not, the newest first."""
-    from pyarrow.fs import FileSelector
-
-    found = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
-    return sorted((each.path for each in found if is_checkpoint(each.base_name)), key=step_of, reverse=True)
 
 
 def drop_broken_state(filesystem: "FileSystem", folder: str, version: str) -> bool:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from typing import Any, ClassVar
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -13,6 +14,9 @@ from histill.errors import InputError
 from histill.storage.control import exists
 from histill.storage.records import Record, read_record, write_record
 from histill.storage.uris import join, name_within
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 CHECKPOINTS = "step-"  # prefix of checkpoint folders
 RECORD_NAME = "run.json"
@@ -111,6 +115,15 @@ def write_result(config: RunConfig, model: str, metrics: dict[str, float]) -> No
 def is_checkpoint(name: str) -> bool:
     """Whether `name` is one that a run gives to a checkpoint folder; manual copies have other names."""
     return re.fullmatch(rf"{CHECKPOINTS}[0-9]{{8,}}", name) is not None
+
+
+def remove_orphans(filesystem: "FileSystem", folder: str, kept: Collection[str]) -> None:
+    """Remove checkpoints that Ray Train does not know (those not in `kept`), left incomplete by lost workers."""
+    from pyarrow.fs import FileSelector
+
+    for found in filesystem.get_file_info(FileSelector(folder)):
+        if is_checkpoint(found.base_name) and found.base_name not in kept:
+            filesystem.delete_dir(found.path)
 
 
 def _difference(old: RunRecord, new: RunRecord) -> str:

@@ -128,6 +128,7 @@ NO_PLACES = {  # texts of other kinds, by the last part of their keys
     *(
         "case",
         "label",
+        "column",
         "mask",
         "classes",
         "license",

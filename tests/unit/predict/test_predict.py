@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import openslide
 import pandas
@@ -36,6 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "multi_label": {"kind": "classification", "decoder_channels": (), "classes": ("a", "b,c"), "multi_label": True},
     "segmentation": {"decoder_channels": (16, 16, 8, 8, 8), "classes": ("background", "nucleus", "boundary")},
 }
+ENCODER: dict[str, Any] = {"kind": "encoder", "decoder_channels": (), "classes": ()}
 MPP = 0.4541  # of slides: tiles of 64 px at 0.5 um/px have 70.47 pixels
 SIDE = 64 * 0.5 / MPP
 
@@ -56,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
             return made[kind]
         card = ModelCard(
             encoder="csat_tiny", mean=(0.5,) * 3, std=(0.2,) * 3, tile_px=64, tile_mpp=0.5, size_px=32,
-            tiles_digest="tiles", train_cases=(), histill="0", **KINDS[kind],
+            tiles_digest="tiles", train_cases=(), histill="0", **(KINDS | {"encoder": ENCODER})[kind],
         )  # fmt: skip
         if folder is None:
             folder = tmp_path_factory.mktemp("model")
@@ -257,7 +259,7 @@ def test_a_heatmap_is_not_drawn_of_a_part_of_the_predictions(model: Callable[...
     slide, folder = write_slide(tmp_path / "a.tif", tissue(160, 300)), model()
     found = predicted(folder, [slide], tmp_path / "out", heatmaps=False)
     (shard,) = Path(found.predictions).rglob("*.parquet")
-    column = pq.read_metadata(shard).row_group(0).column(prediction_schema(False).get_field_index("class"))
+    column = pq.read_metadata(shard).row_group(0).column(prediction_schema().get_field_index("class"))
     data = bytearray(shard.read_bytes())
     data[column.data_page_offset + column.total_compressed_size - 1] ^= 1  # as long as it was
     shard.write_bytes(data)
@@ -358,3 +360,40 @@ def test_files_of_slides_that_differ_outside_ascii(model: Callable[..., str], tm
     slides = [write_slide(tmp_path / f"{name}.tif", tissue(80, 75 * tiles)) for name, tiles in names.items()]
     found = predicted(model(), slides, tmp_path / "out")
     assert {name: len(squares(found, name)) for name in names} == names
+
+
+@pytest.mark.parametrize("kind", ["encoder", "classification", "segmentation"])
+def test_embeddings_lie_in_a_column_and_in_a_file_for_each_slide(
+    model: Callable[..., str], tmp_path: Path, kind: str
+) -> None:
+    sizes = {"a": (160, 300), "b": (80, 80)}
+    slides = [write_slide(tmp_path / f"{name}.tif", tissue(*size)) for name, size in sizes.items()]
+    found = predicted(model(kind), slides, tmp_path / "out", **({} if kind == "encoder" else {"embeddings": True}))
+    assert (found.tiles, found.features, found.heatmaps) == (9, 2, 0 if kind == "encoder" else 2)
+    assert sum(found.classes.values()) == (0 if kind == "encoder" else 9)
+    rows = rows_of(found)
+    for name, (height, width) in sizes.items():
+        mine = [row for row in rows if row["slide"] == name]
+        with h5py.File(Path(found.predictions, "features", f"{name}.h5"), "r") as file:
+            assert file["coords"][:].tolist() == [[row["x"], row["y"]] for row in mine]
+            np.testing.assert_array_equal(file["features"][:], np.array([row["embedding"] for row in mine], np.float32))
+            assert len(np.unique(file["features"][:], axis=0)) == len(mine)
+            about = dict(file["coords"].attrs)
+        assert {key: about[key] for key in ("patch_size", "patch_size_level0", "level0_width", "level0_height")} == {
+            "patch_size": 64, "patch_size_level0": round(SIDE), "level0_width": width, "level0_height": height,
+        }  # fmt: skip
+        assert (about["level0_magnification"], about["target_magnification"]) == (20, 20)
+    assert {row["slide"]: row["tiles"] for row in table_of(found)} == {"a": "8", "b": "1"}
+    Path(found.predictions, "features", "b.h5").unlink()
+    again = predicted(model(kind), slides, tmp_path / "out", embeddings=True)
+    assert (again.reused, again.features) == (True, 2)
+    assert Path(found.predictions, "features", "b.h5").exists()
+    if kind == "encoder":
+        assert {row["class"] for row in rows} == {""}
+        return
+    plain = predicted(model(kind), slides, tmp_path / "out")
+    assert (plain.predictions != found.predictions, plain.features) == (True, 0)
+    for one, other in zip(rows_of(plain), rows, strict=True):
+        assert one["class"] == other["class"]
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
+        assert "embedding" not in one

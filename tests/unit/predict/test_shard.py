@@ -18,8 +18,11 @@ from histill.config.common import Storage
 from histill.config.load import validate
 from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
+from histill.models.encoders import embed
 from histill.predict.shard import FOREGROUND, PredictionJob, PredictionWorker, prediction_schema
+from histill.stream.tile_stream import stream_shard
 from histill.tiles.manifest import Manifest, read_header
+from histill.tiles.shards import shards_of
 
 pytestmark = pytest.mark.unit
 
@@ -29,6 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "multi_label": {"kind": "classification", "decoder_channels": (), "classes": ("a", "b", "c"), "multi_label": True},
     "segmentation": {"decoder_channels": (16, 16, 8, 8, 8), "classes": ("background", "nucleus", "boundary")},
 }
+ENCODER: dict[str, Any] = {"kind": "encoder", "decoder_channels": (), "classes": ()}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     def make(kind: str) -> str:
         card = ModelCard(
             encoder="csat_tiny", mean=(0.5,) * 3, std=(0.2,) * 3, tile_px=64, tile_mpp=0.5, size_px=32,
-            tiles_digest="tiles", train_cases=(), histill="0", **KINDS[kind],
+            tiles_digest="tiles", train_cases=(), histill="0", **(KINDS | {"encoder": ENCODER})[kind],
         )  # fmt: skip
         folder = tmp_path_factory.mktemp("model")
         torch.manual_seed(0)
@@ -74,7 +78,7 @@ def test_every_tile_has_the_models_own_answer(
     job = predicting(folder, manifest.uri, tmp_path, masks=segmenter)
     done, table = predicted(job, manifest)
     assert done == [(8, 0)] * 3
-    assert table.schema == prediction_schema(segmenter)
+    assert table.schema == prediction_schema(masks=segmenter)
     assert table["tile_id"].to_pylist() == manifest.table["tile_id"].to_pylist()
     assert table.select(["slide", "x", "y"]).to_pylist() == manifest.table.select(["slide", "x", "y"]).to_pylist()
     network, card, _ = load(folder, STORAGE)
@@ -93,6 +97,39 @@ def test_every_tile_has_the_models_own_answer(
     assert row["probabilities"] == pytest.approx(expected.tolist(), abs=0.02)  # a JPEG is shrunk in its own domain
     chosen = [name for name, value in zip(card.classes, row["probabilities"], strict=True) if value > 0.5]
     assert row["class"] == "|".join(chosen)
+
+
+@pytest.mark.parametrize("kind", ["encoder", *KINDS])
+def test_a_tiles_embedding_is_the_networks_own_and_an_undecodable_one_has_none(
+    tmp_path: Path, tile_set: Callable[..., Manifest], spoil_tile: Callable[..., str], model: Callable[[str], str],
+    kind: str,
+) -> None:  # fmt: skip
+    spoilt, folder = tile_set(tmp_path / "tiles"), model(kind)
+    name = spoil_tile(spoilt, 2)
+    job = predicting(folder, spoilt.uri, tmp_path / "out", embeddings=True)
+    done, table = predicted(job, spoilt)
+    assert done == [(8, 1), (8, 0), (8, 0)]
+    assert table.schema == prediction_schema(embeddings=True)
+    assert table.schema.field("embedding").type == pa.list_(pa.float16())
+    assert [row["tile_id"] for row in table.to_pylist() if row["embedding"] is None] == [name]
+    network, _, _ = load(folder, STORAGE)
+    batch = next(
+        stream_shard(spoilt, shards_of(spoilt)[1], STORAGE, rows=np.arange(8, 16), side_px=32, batch_size=8)
+    )  # fmt: skip
+    with torch.inference_mode():
+        expected = embed(network, batch.student.float()).numpy()
+    np.testing.assert_allclose(
+        np.array(table["embedding"].to_pylist()[8:16], np.float32), expected, rtol=2e-3, atol=1e-3
+    )
+
+
+def test_an_embedding_that_float16_cannot_hold_is_refused(
+    manifest: Manifest, model: Callable[[str], str], tmp_path: Path
+) -> None:
+    worker = PredictionWorker(predicting(model("encoder"), manifest.uri, tmp_path, embeddings=True))
+    worker._network.register_forward_hook(lambda module, tiles, answer: answer + 1e6)
+    with pytest.raises(InputError, match=r"beyond \+-65504, which float16 cannot hold"):
+        worker(manifest.shards()[0])
 
 
 def test_a_shard_is_predicted_once(manifest: Manifest, model: Callable[[str], str], tmp_path: Path) -> None:

@@ -221,6 +221,20 @@ def test_an_interface_says_how_a_tile_is_prepared(examiner: Evaluator) -> None:
     assert "area averag" not in text
 
 
+def test_an_exported_encoder_answers_with_embeddings(examiner: Evaluator) -> None:
+    card = examiner.card.model_copy(update={"kind": "encoder", "classes": (), "width": 48})
+    formats = exports.export_model(torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten()), card)
+    (said,) = onnxruntime.InferenceSession(formats["model.onnx"]).get_outputs()
+    assert (said.name, said.shape[1]) == ("embeddings", 48)
+    told = exports.describe_interface(card, "ab" * 32, {"model.onnx": 1e-6}, None)
+    assert told["output"] == {
+        "name": "embeddings", "dtype": "float32", "shape": ["batch", 48], "classes": [], "activation": None,
+    }  # fmt: skip
+    text = exports.write_readme(card, told, {"balanced_accuracy": 0.5}, "tiles")
+    assert text.startswith("# An encoder of tiles")
+    assert '`embeddings`, float32 ["batch", 48]\n' in text
+
+
 def _shards(manifest: Manifest) -> list[dict[str, object]]:
     import pyarrow.parquet as pq
 

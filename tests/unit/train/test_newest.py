@@ -8,14 +8,8 @@ from typing import Any
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from histill.train.newest import (
-    CONTENTS_NAME,
-    drop_broken_state,
-    find_newest_checkpoint,
-    keep_newest_checkpoints,
-    list_contents,
-    step_of,
-)
+from histill.train.newest import CONTENTS_NAME, drop_broken_state, find_newest_checkpoint, list_contents, step_of
+from histill.train.run_folder import remove_orphans
 
 pytestmark = pytest.mark.unit
 
@@ -48,20 +42,11 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     assert newest(tmp_path) == 100
 
 
-def test_a_finished_run_keeps_its_newest_whole_checkpoints_and_whatever_is_none(tmp_path: Path) -> None:
-    """Whether or not Ray knew of them: after a kill it may know the one of step 3 and not that of step 6."""
-    for step in (3, 6, 9, 12):
-        saved(tmp_path, step)
-    (tmp_path / "step-00000012" / ".metadata.json").unlink()  # the upload was cut short
-    (tmp_path / "run.json").write_text("{}")
-    for name in ("step-00000003-copy", "steps"):
-        (tmp_path / name / "below").mkdir(parents=True)
-    keep_newest_checkpoints(LOCAL, str(tmp_path), 2)
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"step-00000006", "step-00000009", "step-00000003-copy", "steps", "run.json"}
-    assert (tmp_path / "step-00000006" / "model.safetensors").read_bytes() == b"weights" * 6
-    keep_newest_checkpoints(LOCAL, str(tmp_path), 2)
-    assert {path.name for path in tmp_path.iterdir()} == left
+def test_what_a_lost_worker_left_is_removed_and_no_copy(tmp_path: Path) -> None:
+    for name in ("step-00000003", "step-00000006", "step-00000003-copy", "steps"):
+        (tmp_path / name).mkdir()
+    remove_orphans(LOCAL, str(tmp_path), {"step-00000006"})
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000006", "step-00000003-copy", "steps"}
 
 
 def test_steps_are_compared_as_numbers(tmp_path: Path) -> None:

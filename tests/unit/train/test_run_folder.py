@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 
 from histill.artifacts.model_folder import CARD_NAME, resolve
 from histill.config.common import Storage
@@ -13,7 +14,7 @@ from histill.config.pretrain_student import PretrainConfig
 from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
 from histill.storage.uris import name_within
-from histill.train.run_folder import open_record, run_uri, save_record, write_result
+from histill.train.run_folder import open_record, remove_orphans, run_uri, save_record, write_result
 
 pytestmark = pytest.mark.unit
 
@@ -135,3 +136,16 @@ def test_a_span_of_workers_may_become_a_number_again(tmp_path: Path) -> None:
     first = config(tmp_path, workers__count={"min": 1, "max": 4})
     save_record(first, open_record(first).model_copy(update={"tracking_run": "abc"}))
     assert open_record(config(tmp_path)).tracking_run == "abc"
+
+
+def test_checkpoints_that_nobody_knows_of_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("step-00000002", "step-00000004", "step-00000006", "stepping", "other"):
+        (tmp_path / name / "below").mkdir(parents=True)
+        (tmp_path / name / "below" / "file").write_text(name)
+    (tmp_path / "run.json").write_text("{}")
+    remove_orphans(LocalFileSystem(), str(tmp_path), {"step-00000004", "step-00000006"})
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["other", "run.json", "step-00000004", "step-00000006", "stepping"]
+    assert (tmp_path / "step-00000006" / "below" / "file").read_text() == "step-00000006"
+    remove_orphans(LocalFileSystem(), str(tmp_path), [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run.json", "stepping"]

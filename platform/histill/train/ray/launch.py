@@ -15,9 +15,9 @@ from histill.config.common import Storage, Tracking, WorkerGroup
 from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join, uri_like
 from histill.train.claim import hold_claim
-from histill.train.newest import drop_broken_state, keep_newest_checkpoints
+from histill.train.newest import drop_broken_state
 from histill.train.ray.progress_actor import make_progress_actor, show_progress
-from histill.train.run_folder import check_same_inputs, open_record, run_uri, save_record, write_result
+from histill.train.run_folder import check_same_inputs, open_record, remove_orphans, run_uri, save_record, write_result
 from histill.train.tracker import close_on_error
 from histill.train.validation_warnings import doubt_validation
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-_KEPT_CHECKPOINTS = 2
 _LOOK_FOR_NODES_S = 30.0  # an elastic run that grows restarts from its last checkpoint
 UNSENT = "_unsent"  # folder next to the run folders, whose names cannot start with an underscore
 
@@ -154,7 +153,7 @@ def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) ->
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[*callbacks, FailFast()],
             logging_config=ray.train.LoggingConfig(log_level="INFO" if is_verbose() else "CRITICAL"),
         ),
@@ -166,7 +165,8 @@ def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) ->
         ray.kill(board)
     model = uri_like(config.runs, result.checkpoint.path)
     metrics = {key: float(value) for key, value in result.metrics.items() if isinstance(value, int | float)}
-    keep_newest_checkpoints(filesystem, folder, _KEPT_CHECKPOINTS)
+    kept = {os.path.basename(checkpoint.path) for checkpoint, _ in result.best_checkpoints or []}
+    remove_orphans(filesystem, folder, kept)
     return model, metrics
 
 

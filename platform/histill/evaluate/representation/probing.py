@@ -1,0 +1,117 @@
+"""Probe a model's encoder: a linear classifier on its embeddings answers the held-out tiles in its place."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from histill.artifacts.model_folder import check_like, load, resolve
+from histill.config.common import Split, Storage, Workers
+from histill.config.probe import Probe
+from histill.config.score_model import HeldOut
+from histill.errors import InputError
+from histill.evaluate.evaluator import Evaluator, Examined, check_corrupt
+from histill.evaluate.predictions import Predictions
+from histill.evaluate.representation.centers import read_centers
+from histill.evaluate.representation.embed import Embedder
+from histill.evaluate.representation.embeddings import Embeddings
+from histill.evaluate.representation.judge import judge_embeddings
+from histill.evaluate.representation.linear_probe import fit_probe
+from histill.tiles.manifest import Manifest, read_manifest
+
+
+def probe_encoder(model: str, held_out: HeldOut, storage: Storage, workers: Workers | None = None) -> Examined:
+    """Embed the training, validation and held-out splits of one tile set, fit a probe, and let it answer the last.
+
+    The encoder itself learns nothing. In this process, on a GPU if there is one, or with `workers` by tasks. Raises
+    InputError for tiles of another size or resolution than the model's, a held-out split that the probe would learn
+    from, a training split without labels or with one class alone, and more undecodable tiles than are allowed.
+    """
+    keys = held_out.probe or Probe()
+    _check(held_out, keys)
+    folder = resolve(model, storage)
+    network, card, digest = load(folder, storage)
+    manifest = read_manifest(held_out.tiles, storage)
+    check_like(card, manifest.header, held_out.tiles)
+    classes = _find_classes(manifest, keys.train)
+    labels = manifest.labels_among(classes, asked := manifest.rows_of(held_out.split))
+    train = _labeled(manifest, keys.train, labels)
+    val = _labeled(manifest, keys.val, labels)
+    if keys.val in (keys.train, held_out.split) or len(np.unique(labels[val])) < len(classes):
+        val = val[:0]  # it must be neither learned nor scored, and cannot choose without every class
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device)
+    embedder = Embedder(folder, held_out.tiles, held_out.batch_size, held_out.max_corrupt, storage)
+    rows = np.unique(np.concatenate([train, val, asked]))
+    embedded = embedder.embed_tiles(network, card, manifest, rows, workers)
+    check_corrupt(embedded.corrupt, held_out)
+    cases = _read_column(manifest, "case", embedded.rows)
+    everything = Embeddings(embedded.values, labels[embedded.rows], cases)
+    learned, chosen, answered = (everything.take(np.isin(embedded.rows, part)) for part in (train, val, asked))
+    probe = fit_probe(learned, classes, chosen if len(chosen) else None)
+    examiner = Evaluator(network, card, digest, manifest, held_out, storage, None, device, probe)
+    there = np.isin(embedded.rows, asked)
+    answers = Predictions(
+        spec=examiner.outputs,
+        rows=embedded.rows[there],
+        said=probe.logits(answered.values),
+        truth=answered.labels,
+        stains=embedded.stains[there],
+        corrupt=len(asked) - len(answered),
+    )
+    centers = None
+    if keys.centers is not None:
+        names = _read_column(manifest, keys.centers.by, answers.rows)
+        centers = read_centers(keys.centers, names, answered.labels, storage)
+    judgement = judge_embeddings(
+        learned, answered, len(classes),
+        neighbors=keys.neighbors, shots=keys.shots, draws=keys.draws, centers=centers,
+    )  # fmt: skip
+    facts: dict[str, float | str] = {
+        "width": answered.values.shape[1],
+        "train_split": keys.train,
+        "train_tiles": len(learned),
+        "train_cases": len(np.unique(learned.cases)),
+        "C": probe.strength,
+        "C_chosen_by": f"split {keys.val}" if len(chosen) else f"folds of {keys.train}",
+    }
+    if judgement.neighbors is not None:
+        facts["robustness_index_k"] = judgement.neighbors.k
+    return Examined(examiner, answers, judgement, facts)
+
+
+def _check(held_out: HeldOut, keys: Probe) -> None:
+    if held_out.reference is not None:
+        raise InputError(
+            "held_out.reference is for models that mark pixels, and an encoder is held against labels; leave it out."
+        )
+    if held_out.split == keys.train:
+        raise InputError(
+            f"held_out.split is {held_out.split!r}, from which the probe of an encoder learns (held_out.probe.train); "
+            "name two splits."
+        )
+
+
+def _find_classes(manifest: Manifest, split: Split) -> tuple[str, ...]:
+    """The labels of a split, ascending. Raises InputError when they are not two at least."""
+    found = manifest.table["label"].take(pa.array(manifest.rows_of(split))).unique().to_pylist()
+    classes = tuple(sorted(label for label in found if label is not None))
+    if len(classes) < 2:
+        said = f"the label {classes[0]!r} alone" if classes else "no labels"
+        raise InputError(
+            f"split {split!r} of {manifest.uri} has {said}, and the probe of an encoder learns from labels of two "
+            "classes at least; ingest them, or name another split (held_out.probe.train)."
+        )
+    return classes
+
+
+def _labeled(manifest: Manifest, split: Split | None, labels: np.ndarray) -> np.ndarray:
+    """The tiles of a split that have one of the classes, int64 rows; none for no split, or an empty one."""
+    if split is None:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(pc.equal(manifest.table["split"], split).to_numpy() & (labels >= 0))
+
+
+def _read_column(manifest: Manifest, name: str, rows: np.ndarray) -> np.ndarray:
+    values: np.ndarray = manifest.table[name].take(pa.array(rows)).to_numpy(zero_copy_only=False)
+    return values

@@ -1,0 +1,121 @@
+"""Plan what is made of each slide after its tiles are predicted: heatmaps, files of features."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from histill.artifacts.model_folder import ModelCard
+from histill.config.common import Storage
+from histill.errors import InputError
+from histill.predict.file_names import name_files
+from histill.predict.record import HEADER_NAME
+from histill.predict.shard import PredictionJob
+from histill.storage.control import measure_files
+from histill.storage.tables import read_columns
+from histill.storage.uris import folder_name, join
+from histill.tiles.manifest import Manifest
+from histill.tiles.slide_records import SlideRecord, read_slides
+
+
+@dataclass(frozen=True)
+class PredictedSlide:
+    """A slide with predictions. Small, because it is sent to a task."""
+
+    slide: str
+    file: str  # base name of its files, without extension
+    shards: tuple[str, ...]  # shards with tiles of it
+    record: SlideRecord | None  # None: the set has no slide records
+    uri: str  # folder of the predictions
+    classes: tuple[str, ...]
+    segmenter: bool
+    tile_px: int
+    tile_mpp: float
+    storage: Storage
+
+    @property
+    def tile_side(self) -> float:
+        """The side of a tile in level-0 pixels; without a slide record, of the tile itself."""
+        return float(self.tile_px) if self.record is None else self.record.tile_side
+
+    def read_tiles(self, *columns: str) -> pa.Table:
+        """Read `columns` of the predictions for the slide's decodable tiles.
+
+        Raises InputError when some predictions are missing.
+        """
+        table = pa.concat_tables([self._read(shard, ["slide", "class", *columns]) for shard in self.shards])
+        return table.filter(pc.and_(pc.equal(table["slide"], self.slide), pc.is_valid(table["class"])))
+
+    def _read(self, shard: str, columns: list[str]) -> pa.Table:
+        uri = join(self.uri, shard)
+        found = read_columns(uri, columns, self.storage, belongs_to=folder_name(self.uri))
+        if found is None:
+            raise InputError(
+                f"predictions {uri} are missing or damaged; delete {join(self.uri, HEADER_NAME)} and run the same "
+                "command again, which makes the missing ones."
+            )
+        return found
+
+
+def plan_slides(job: PredictionJob, manifest: Manifest, card: ModelCard) -> list[PredictedSlide]:
+    """The slides that get files of their own, ascending. In a set without slide records these are the slides with
+    several tiles: the others are single images.
+
+    Raises InputError when the slide records do not belong to the set.
+    """
+    storage, split = job.config.storage, job.config.split
+    records = read_slides(manifest, storage) if manifest.header.slides is not None else {}
+    shards = _find_shards(manifest, split, alone=bool(records))
+    files, segmenter = name_files(shards), card.outputs.dense
+    return [
+        PredictedSlide(
+            slide=slide,
+            file=files[slide],
+            shards=shards[slide],
+            record=records.get(slide),
+            uri=job.uri,
+            classes=card.outputs.scored,
+            segmenter=segmenter,
+            tile_px=manifest.header.tile_px,
+            tile_mpp=manifest.header.mpp,
+            storage=storage,
+        )
+        for slide in shards
+    ]
+
+
+def find_unmade(slides: Sequence[PredictedSlide], folder: str, endings: Sequence[str]) -> list[PredictedSlide]:
+    """The slides that lack a file with one of the `endings` in `folder`, a folder within the predictions'."""
+    if not slides:
+        return []
+    names = [each.file + ending for each in slides for ending in endings]
+    there = measure_files(join(slides[0].uri, folder), names, slides[0].storage)
+    return [each for each in slides if not all(each.file + ending in there for ending in endings)]
+
+
+def warn_of_unrecorded(slides: Sequence[PredictedSlide], tiles: str) -> None:
+    """Warn about slides of the set `tiles` without a record of a tile's size on the slide."""
+    unknown = [slide for slide in slides if slide.record is None]
+    if unknown:
+        print(
+            f"warning: {tiles} has no record of {len(unknown)} of its slides; their heatmaps and features assume that "
+            f"a tile is {unknown[0].tile_px} px of level 0, which is wrong if it was cut at another resolution than "
+            "the slide's own; ingest the slides again for correctly placed tiles.",
+            file=sys.stderr,
+        )
+
+
+def _find_shards(manifest: Manifest, split: str | None, *, alone: bool) -> dict[str, tuple[str, ...]]:
+    """The shards with tiles of each slide of `split` (None: all); slides with a single tile only if `alone`."""
+    table = manifest.table.select(["slide", "shard"])
+    if split is not None:
+        table = table.take(pa.array(manifest.rows_of(split)))
+    shards: dict[str, list[str]] = {}
+    tiles: Counter[str] = Counter()
+    for row in table.group_by(["slide", "shard"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
+        shards.setdefault(row["slide"], []).append(row["shard"])
+        tiles[row["slide"]] += row["count_all"]
+    return {slide: tuple(found) for slide, found in sorted(shards.items()) if alone or tiles[slide] > 1}
