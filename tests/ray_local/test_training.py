@@ -39,6 +39,7 @@ pytestmark = pytest.mark.ray_local
 
 ROOT = Path(__file__).parents[2]
 STORAGE = Storage()
+EPOCHS_TO_STOP = 12  # of a run that is stopped after a few steps; it must not end before
 WITHIN_S = 300.0
 TILES, STEPS = 16, 4  # of one epoch
 Make = Callable[..., PretrainConfig]
@@ -135,7 +136,7 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Even if Ray has not recorded it: it records one report of a worker at a time."""
-    config = pretraining("is_interrupted", tiles.uri, {"checkpoint_every": 1, "optimizer.epochs": 12})
+    config = pretraining("is_interrupted", tiles.uri, {"checkpoint_every": 1, "optimizer.epochs": EPOCHS_TO_STOP})
     command = [sys.executable, "jobs/pretrain_student.py", "-c", write_config(tmp_path / "run.yaml", config)]
     filesystem, folder = retrying_filesystem(config.runs, STORAGE)
     folder = join(folder, config.name)
@@ -155,10 +156,10 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
     path_of_newest = find_newest_checkpoint(filesystem, folder)
     assert path_of_newest is not None
     newest = step_of(path_of_newest)
-    assert newest < 12 * STEPS
+    assert newest < EPOCHS_TO_STOP * STEPS
 
     with pytest.raises(InputError, match=r"optimizer\.lr was 0\.001 and is now 0\.01"):
-        train(pretraining("is_interrupted", tiles.uri, {"optimizer.epochs": 12, "optimizer.lr": 0.01}))
+        train(pretraining("is_interrupted", tiles.uri, {"optimizer.epochs": EPOCHS_TO_STOP, "optimizer.lr": 0.01}))
 
     observer = observe(tmp_path / "second")
     one = config.model_copy(update={"workers": config.workers.model_copy(update={"count": 1})})
@@ -168,7 +169,7 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
     begun = int(went_on[1])
     assert begun >= newest  # an upload in progress may have finished
     steps = [report["step"] for report in second if report["step"] > begun]  # that one may be reported to Ray again
-    assert steps == list(range(begun + 1, 12 * STEPS + 1))
+    assert steps == list(range(begun + 1, EPOCHS_TO_STOP * STEPS + 1))
     assert {report["workers"] for report in second} == {1}
     assert second[-1]["tiles"] == TILES
     again = only_run(client, config.name)

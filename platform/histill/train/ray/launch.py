@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_POLL_INTERVAL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 _LOOK_FOR_NODES_S = 30.0  # an elastic run that grows restarts from its last checkpoint
 UNSENT = "_unsent"  # folder next to the run folders, whose names cannot start with an underscore
 
@@ -159,7 +160,7 @@ def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) ->
         ),
     )
     try:
-        with show_progress(board, config.name) if show else nullcontext(), _patience(workers):
+        with show_progress(board, config.name) if show else nullcontext(), _train_settings(workers):
             result = trainer.fit()
     finally:
         ray.kill(board)
@@ -171,17 +172,21 @@ def _fit(spec: "RunSpec", tracker: Any, callbacks: Sequence[Any], show: bool) ->
 
 
 @contextmanager
-def _patience(workers: WorkerGroup) -> Iterator[None]:
-    """Set Ray Train's timeout for starting workers, unless the user has: a fixed-size group waits for its nodes, while
-    an elastic one tries its former size briefly and then shrinks."""
-    if _START_TIMEOUT in os.environ:
-        yield
-        return
-    os.environ[_START_TIMEOUT] = "300" if workers.fewest == workers.most else "15"
+def _train_settings(workers: WorkerGroup) -> Iterator[None]:
+    """Set what Ray Train reads from the environment, unless the user has.
+
+    A fixed-size group waits for its nodes; an elastic one tries for its previous size briefly and then shrinks. Reports
+    are read twice a second: a worker that reports waits until its last report was read, by default for up to 2 s, which
+    is most of a short epoch.
+    """
+    settings = {_START_TIMEOUT: "300" if workers.fewest == workers.most else "15", _POLL_INTERVAL: "0.5"}
+    ours = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        del os.environ[_START_TIMEOUT]
+        for name in ours:
+            del os.environ[name]
 
 
 def _work(settings: dict[str, Any]) -> None:
