@@ -24,6 +24,8 @@ from histill.train.prepare import prepare_run
 from histill.train.ray.launch import Trained, train_run
 
 pytestmark = pytest.mark.ray_local
+OF_EMBEDDINGS = {name for name in Loss.model_fields if name.startswith("embedding_") or name == "tokens"}
+NOT_FOR_TILES = {"soft_dice", "dice", "deep", *OF_EMBEDDINGS}
 
 STORAGE = Storage()
 Make = Callable[..., Any]
@@ -59,7 +61,7 @@ def test_all_terms_on_two_workers(configured: Make, teacher: Trained, labeled: M
     changes: dict[str, Any] = {
         "teacher": {"model": teacher.run},
         "student": {"encoder": "csat_tiny", "size_px": 32},
-        "loss": {name: {} for name in Loss.model_fields if name not in ("soft_dice", "dice", "deep")},
+        "loss": {name: {} for name in Loss.model_fields if name not in NOT_FOR_TILES},
         "labeled": 0.25,
     }
     trained = train_run(prepare_run(configured(DistillConfig, "low", changes)), open_run)

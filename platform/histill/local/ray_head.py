@@ -17,6 +17,8 @@ from typing import Any
 from histill.local.ports import LOOPBACK, free_ports
 from histill.local.processes import run_server, wait_until_ready
 
+_GRACE_S = 3.0  # Ray drains at SIGTERM for half a minute, and whatever ran on it has ended
+
 
 @dataclass(frozen=True)
 class RayHead:
@@ -94,7 +96,7 @@ def ray_head(
         **(env or {}),
         **token_environment(token_path),
     }
-    with run_server(command, log=log, env=whole_env, cwd=folder, scratch=[temp]) as process:
+    with run_server(command, log=log, env=whole_env, cwd=folder, scratch=[temp], grace_s=_GRACE_S) as process:
         try:
             wait_until_ready(process, "The Ray head", log, lambda: _answers(head), timeout_s)
             yield head
