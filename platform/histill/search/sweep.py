@@ -18,10 +18,11 @@ from histill.search.capacity import DRIVER_CPUS, count_fitting_trials, max_concu
 from histill.search.pareto_asha import Rungs, pareto_scheduler
 from histill.search.pictures import draw_front, draw_study
 from histill.search.progress import sweep_progress
+from histill.search.reports import RANKED
 from histill.search.results import Sweep, TrialResult, rank_trials
 from histill.search.saved_state import can_resume
 from histill.search.space import check_space, list_edges, suggest_values
-from histill.search.trial import RANKED, quality_of, run_of, run_trial
+from histill.search.trial import quality_of, run_of, run_trial
 from histill.storage.control import probe, write_json
 from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join, uri_like

@@ -1,6 +1,5 @@
 """A trial: a training run that reports each epoch's metrics and the student's cost to Tune."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,14 +8,12 @@ from histill.cluster.ray_errors import unwrap_error
 from histill.config.runs import RunConfig
 from histill.config.search_students import SearchConfig
 from histill.models.cost import measure_cost, measure_latency_ms
+from histill.search.reports import add_rank, report_to_tune
 from histill.search.space import build_trial_config
 from histill.storage.uris import join, path_within
 from histill.train.prepare import prepare_run
 from histill.train.ray.launch import OpenRun, train_run
 from histill.train.run_folder import read_result, run_uri
-
-RANKED = "ranked"  # the metric that Tune ranks trials by: the quality, or WORST
-WORST = -1.0  # below every quality; replaces nan, which neither ASHA nor Optuna can rank
 
 
 def run_of(config: SearchConfig, values: Mapping[str, Any], trial: str) -> RunConfig:
@@ -39,7 +36,7 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
             return
         spec = prepare_run(run)
         costs = _costs(spec.card, config.cost)
-        to_tune = _to_tune(costs, quality_of(spec.card))
+        to_tune = report_to_tune(costs, quality_of(spec.card))
         train_run(spec, open_run, parent=parent, callbacks=[to_tune], show=False, claims=False, figures=costs)
     except Exception as error:
         known = unwrap_error(error)
@@ -58,24 +55,3 @@ def _costs(card: ModelCard, asked: str) -> dict[str, float]:
 def quality_of(card: ModelCard) -> str:
     """The metric by which trials are compared, by training's name."""
     return f"val_{card.outputs.main_metric}"
-
-
-def add_rank(metrics: Mapping[str, Any], quality: str) -> dict[str, Any]:
-    """Add the metric that Tune ranks by to an epoch's report `metrics`; the quality becomes finite or nan."""
-    value = metrics.get(quality)
-    known = value is not None and math.isfinite(value)
-    return {**metrics, quality: value if known else math.nan, RANKED: value if known else WORST}
-
-
-def _to_tune(costs: Mapping[str, float], quality: str) -> Any:
-    """A callback of the training run that forwards its epoch reports to Tune."""
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    class WithCosts(TuneReportCallback):
-        """Adds the costs and the ranked metric to each report."""
-
-        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            if quality in metrics[0]:  # not for a mid-epoch checkpoint before a preemption
-                super().after_report(run_context, [{**add_rank(metrics[0], quality), **costs}], checkpoint)
-
-    return WithCosts()

@@ -11,9 +11,9 @@ from histill.errors import InputError
 from histill.search.capacity import count_fitting_trials, max_concurrent_trials
 from histill.search.configs import PretrainSearch
 from histill.search.pictures import draw_front, draw_study
+from histill.search.reports import RANKED, add_rank
 from histill.search.results import Sweep, TrialResult, rank_trials
 from histill.search.sweep import PreparedSweep, _scheduler, make_searcher
-from histill.search.trial import RANKED, add_rank
 
 pytestmark = pytest.mark.unit
 TEMPERATURE = "loss.soft_cross_entropy.temperature"

@@ -86,7 +86,8 @@ def test_ray_still_asks_a_method_for_its_answer_to_ctrl_c() -> None:
 
 def test_what_needs_no_model_loads_no_torch() -> None:
     """Torch and timm take seconds to import, in processes that start before and alongside the workers."""
-    names = ("histill.train.ray.launch", "histill.train.ray.cleaner", "histill.search.configs", "histill.train.recipes")
+    train = ("histill.train.ray.launch", "histill.train.ray.cleaner", "histill.train.recipes")
+    names = (*train, "histill.search.configs", "histill.search.reports")
     code = f"import sys, {', '.join(names)}; print(sorted({{'torch', 'timm'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
