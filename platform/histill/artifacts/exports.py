@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histill.artifacts.model_folder import ModelCard
+from histill.artifacts.model_folder import ModelCard, TaughtBy
 from histill.storage.scratch import scratch_folder
 from histill.stream import prepare_tile
 
@@ -93,7 +93,13 @@ def measure_differences(
     return found
 
 
-def describe_interface(card: ModelCard, digest: str, found: Mapping[str, float], license: str | None) -> dict[str, Any]:
+def describe_interface(
+    card: ModelCard,
+    digest: str,
+    found: Mapping[str, float],
+    license: str | None,
+    taught_by: Sequence[TaughtBy] = (),
+) -> dict[str, Any]:
     """The inputs and outputs of the exported formats, for programs that use them, and the model's provenance."""
     import cv2
 
@@ -132,6 +138,7 @@ def describe_interface(card: ModelCard, digest: str, found: Mapping[str, float],
         "histill": card.histill,
         "torch": torch.__version__,
         "license": license,
+        "taught_by": [each.model_dump(mode="json") for each in taught_by],
     }
 
 
@@ -149,6 +156,7 @@ def write_readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str,
         f"{card.tile_px} px at {card.tile_mpp:.4g} um/px by `{PREPARE_NAME}`; normalization is inside",
         f"- output: `{name_output(card)}`, float32 {json.dumps(told['output']['shape'])}{probabilities}",
         f"- license: {told['license'] or 'not stated'}",
+        *(f"- taught by: {_name_license(each)}" for each in told["taught_by"]),
         f"- trained on tiles {card.tiles_digest}, of {len(card.train_cases)} cases",
         f"- teacher: {card.teacher_digest or 'none'}",
         f"- model: {told['model_digest']}, histill {card.histill}",
@@ -166,6 +174,15 @@ def write_readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str,
         "Research software: not a medical device, and not tested for diagnosis.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _name_license(teacher: Mapping[str, Any]) -> str:
+    """One of `taught_by` of the interface, in words."""
+    license, use = teacher["license"], {True: "allowed", False: "forbidden", None: "not on record"}
+    if license is None:
+        return f"{teacher['name']}, whose license is not on record"
+    commercial = use[license["commercial"]]
+    return f"{teacher['name']}, {license['name']}, commercial use of this model {commercial} ({license['source']})"
 
 
 @contextlib.contextmanager

@@ -1,6 +1,10 @@
-"""The lineage of a model: what it was trained on, inherited from its encoder and teacher."""
+"""The lineage of a model: what it was trained on and by whom, inherited from its encoder and teacher."""
 
-from histill.artifacts.model_folder import ModelCard, TaughtOn
+from collections.abc import Mapping
+
+from histill.artifacts.model_folder import ModelCard, TaughtBy, TaughtOn
+from histill.errors import InputError
+from histill.licenses import License
 
 
 def inherit(card: ModelCard, *ancestors: ModelCard, unknown: tuple[str, ...] = ()) -> ModelCard:
@@ -17,6 +21,7 @@ def inherit(card: ModelCard, *ancestors: ModelCard, unknown: tuple[str, ...] = (
             "unknown_teachers": tuple(
                 dict.fromkeys((*(name for each in cards for name in each.unknown_teachers), *unknown))
             ),
+            "taught_by": tuple(dict.fromkeys(teacher for each in cards for teacher in list_teachers(each))),
         }
     )
 
@@ -25,3 +30,36 @@ def tile_sets(card: ModelCard) -> tuple[TaughtOn, ...]:
     """The tile sets that a model learned from; an old card only names its own, without a URI."""
     own = (TaughtOn(digest=card.tiles_digest),) if card.tiles_digest and not card.taught_on else ()
     return (*card.taught_on, *own)
+
+
+def list_teachers(card: ModelCard) -> tuple[TaughtBy, ...]:
+    """The licensed teachers and published weights that a model learned from.
+
+    A card of an older version has no licenses: they are not on record for the teachers that it names.
+    """
+    if card.taught_by is not None:
+        return card.taught_by
+    names = card.unknown_teachers
+    if card.teacher_digest is not None and not card.taught_on:  # so old that it does not tell kinds of teachers apart
+        names = (*names, f"teacher {card.teacher_digest[:12]}")
+    return tuple(TaughtBy(name=name) for name in names)
+
+
+def recall_licenses(now: tuple[TaughtBy, ...], before: tuple[TaughtBy, ...]) -> tuple[TaughtBy, ...]:
+    """`now`, with the license that was on record `before` for each teacher that has none now."""
+    known = {each.name: each for each in before}
+    return tuple(known.get(each.name, each) if each.license is None else each for each in now)
+
+
+def state_licenses(card: ModelCard, stated: Mapping[str, License]) -> tuple[TaughtBy, ...]:
+    """What taught the model of `card`, with the licenses that are `stated` by name in place of those on record.
+
+    Raises InputError for a name that did not teach it.
+    """
+    teachers = list_teachers(card)
+    names = [each.name for each in teachers]
+    for name in stated:
+        if name not in names:
+            known = f"{', '.join(map(repr, names))} taught it: name one of these" if names else "leave it out"
+            raise InputError(f"gates.license.stated names {name!r}, which has not taught the model; {known}.")
+    return tuple(each.model_copy(update={"license": stated.get(each.name, each.license)}) for each in teachers)

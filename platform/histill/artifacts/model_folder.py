@@ -14,6 +14,7 @@ from pydantic import Field
 from histill.config.base import Strict
 from histill.config.common import Storage
 from histill.errors import InputError
+from histill.licenses import License
 from histill.outputs import OutputSpec
 from histill.storage.control import exists, read_bytes, write_bytes
 from histill.storage.records import Record, read_record, record_bytes
@@ -53,6 +54,13 @@ class TaughtOn(Strict):
     uri: str | None = Field(None, description="where it was stored; null: not recorded")
 
 
+class TaughtBy(Strict):
+    """A teacher, or published weights, that somebody else licensed and that a model learned from."""
+
+    name: str = Field(description="such as `encoder teacher s3://bucket/uni`")
+    license: License | None = Field(None, description="its license; null: not on record")
+
+
 class ModelCard(Record):
     """The model card: architecture, inputs and outputs, and what the model was trained on."""
 
@@ -87,6 +95,11 @@ class ModelCard(Record):
     )
 
     width: int | None = Field(None, description="length of an encoder's embeddings; null: of any other model")
+    taught_by: tuple[TaughtBy, ...] | None = Field(
+        None,
+        description="licensed teachers and published weights that it, its encoder and its teacher learned from; null "
+        "in cards of older versions",
+    )
 
     @property
     def outputs(self) -> OutputSpec:
@@ -199,6 +212,7 @@ def digest_of(card: ModelCard, weights: bytes) -> str:
     Fields that older cards lack are left out when empty, so that models keep their digests.
     """
     absent = {name for name in ("val_cases", "taught_on", "unknown_teachers", "width") if not getattr(card, name)}
+    absent |= {"taught_by"} if card.taught_by is None else set()
     return hashlib.sha256(card.model_dump_json(exclude=absent).encode() + weights).hexdigest()
 
 

@@ -184,6 +184,12 @@ class Teacher(Strict):
         """The value of the key that is set, such as the location of its files."""
         return getattr(self, self.key)
 
+    @property
+    def label(self) -> str:
+        """Its name in the cards of models that learned from it."""
+        preset = getattr(self.value, "preset", None)
+        return f"{self.key} teacher {self.value}{f' ({preset})' if preset else ''}"
+
     @model_validator(mode="after")
     def _exactly_one(self) -> "Teacher":
         kinds = self.kinds()

@@ -1,10 +1,32 @@
 """Configuration of `promote_model.py`."""
 
-from pydantic import Field, model_validator
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
 
 from histill.config.base import ModelUri, ServerUri, Strict
 from histill.config.common import Name, Storage, Tracking, Workers
 from histill.config.score_model import HeldOut
+from histill.licenses import License
+
+
+class LicenseGate(Strict):
+    """What the licenses of all that taught a candidate must allow."""
+
+    commercial: bool = Field(
+        False,
+        description="refuse a candidate if the license of anything that taught it forbids commercial use of such "
+        "models, or is not on record",
+    )
+    allow: tuple[str, ...] | None = Field(
+        None, min_length=1, description="the only licenses that may have taught it, e.g. [MIT, Apache-2.0]; null: any"
+    )
+    stated: dict[str, License] = Field(
+        {},
+        description="license that you know or hold of a teacher or of weights, by the name in the table of gates, e.g. "
+        "{onnx teacher nuclei.onnx: MIT}; it replaces the one on record",
+    )
 
 
 class Gates(Strict):
@@ -44,6 +66,7 @@ class Gates(Strict):
         description="refuse a candidate if it is unknown whether its encoder or teacher was trained on the held-out "
         "tiles; false: warn",
     )
+    license: LicenseGate = LicenseGate()
     bootstrap_samples: int = Field(1000, ge=100, description="resamples of the cases for the intervals")
 
 
@@ -69,6 +92,16 @@ class PromoteConfig(Strict):
     )
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
+
+    @field_validator("license", mode="before")
+    @classmethod
+    def _of_the_weights(cls, license: Any) -> Any:
+        if isinstance(license, Mapping):
+            raise ValueError(
+                "license is that of the weights, a text; what the licenses of its teachers must allow is said by "
+                "gates.license.commercial and gates.license.allow"
+            )
+        return license
 
     @model_validator(mode="after")
     def _one_way(self) -> "PromoteConfig":

@@ -10,6 +10,7 @@ from histill.config.augment import Augment
 from histill.config.base import Strict, Uri
 from histill.config.common import Name, Split, Storage, Teacher, Tracking, WorkerGroup
 from histill.config.embeddings import EmbeddingTeacher
+from histill.licenses import License
 from histill.losses.loss import Loss
 from histill.losses.terms.cross_entropy import CrossEntropy
 from histill.losses.terms.dice import Dice
@@ -58,6 +59,9 @@ class Network(Strict):
     weights: Uri | None = Field(
         None, description="pretrained weights of the encoder: safetensors with timm's names; null: random weights"
     )
+    weights_license: License | None = Field(
+        None, description="license of these weights, e.g. Apache-2.0; null: not on record"
+    )
     decoder_channels: tuple[int, ...] = Field((96, 64, 48, 32, 16), min_length=5, max_length=5)
     size_px: int | None = Field(
         None,
@@ -70,6 +74,12 @@ class Network(Strict):
     def _one_resolution(self) -> "Network":
         if self.size_px is not None and self.mpp is not None:
             raise ValueError("set size_px or mpp, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _license_of_weights(self) -> "Network":
+        if self.weights_license is not None and self.weights is None:
+            raise ValueError("weights_license is that of weights, which are null; name them, or leave it out")
         return self
 
 

@@ -1,9 +1,11 @@
 """Prepare a candidate for promotion: score it, export it, and check its lineage."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from histill.artifacts import exports
+from histill.artifacts.lineage import state_licenses
 from histill.artifacts.overlap import find_seen
 from histill.config.promote_model import PromoteConfig
 from histill.config.score_model import HeldOut
@@ -14,6 +16,7 @@ from histill.evaluate.pictures import draw_tiles, spread_tiles
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.raw_tiles import read_cut_tiles
 from histill.evaluate.score import Score, compute_score
+from histill.licenses import License
 from histill.registry import versions
 from histill.registry.gates import Provenance
 from histill.storage.control import json_bytes
@@ -46,9 +49,12 @@ def examine_candidate(model: str, held_out: HeldOut, config: PromoteConfig) -> C
 
 
 def trace_provenance(
-    examiner: Evaluator, differences: dict[str, float], answers: Predictions | None = None
+    examiner: Evaluator,
+    differences: dict[str, float],
+    answers: Predictions | None = None,
+    stated: Mapping[str, License] | None = None,
 ) -> Provenance:
-    """Compare the lineage on the model's card with the held-out tiles."""
+    """Compare the lineage on the model's card with the held-out tiles; with the `stated` licenses of its teachers."""
     card = examiner.card
     seen = find_seen(card, examiner.manifest, examiner.held_out.split, examiner.storage)
     return Provenance(
@@ -58,13 +64,15 @@ def trace_provenance(
         seen_tiles=seen.tiles,
         unknown=seen.unknown,
         constant=None if answers is None else score_constant(answers),
+        taught_by=state_licenses(card, stated or {}),
     )
 
 
 def collect_evidence(candidate: Candidate, config: PromoteConfig) -> dict[str, bytes]:
     """The files stored beside a version's model, path -> content: score, picture, exported formats, model card."""
     examiner, score, card = candidate.examiner, candidate.score, candidate.examiner.card
-    told = exports.describe_interface(card, score.model_digest, candidate.differences, config.license)
+    taught_by = state_licenses(card, config.gates.license.stated)
+    told = exports.describe_interface(card, score.model_digest, candidate.differences, config.license, taught_by)
     scored_on = f"{score.tiles} held-out tiles of {score.cases} cases ({score.tiles_digest[:12]}, {score.split})"
     files = {
         **candidate.files,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from histill.artifacts.model_folder import TaughtBy
 from histill.config.promote_model import Gates
 from histill.errors import InputError
 from histill.evaluate.bootstrap import LEAST_CASES
@@ -48,6 +49,7 @@ class Provenance:
     seen_tiles: int = 0  # held-out tiles that are byte-identical to a training tile
     unknown: tuple[str, ...] = ()  # parts of the lineage that could not be compared with the held-out tiles
     constant: float | None = None  # main figure of the best constant answer; None: not known
+    taught_by: tuple[TaughtBy, ...] = ()  # licensed teachers and weights, with their licenses
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,23 @@ def check_digests(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
     return [_none("digests", len(missing), "tiles and cases on record", ", ".join(missing))]
 
 
+def check_licenses(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
+    """Require the licenses of all that taught the candidate to be allowed, and warn of those that restrict its use."""
+    rules, teachers = gates.license, evidence.provenance.taught_by
+    restricted = [each for each in teachers if each.license is None or not each.license.commercial]
+    if rules.commercial:
+        note = "; ".join(_tell_restriction(each) for each in restricted)
+        yield _none("commercial use", len(restricted), "allowed by the licenses of all that taught it", note)
+    if rules.allow is not None:
+        allowed = {name.lower() for name in rules.allow}
+        others = [each for each in teachers if each.license is None or each.license.name.lower() not in allowed]
+        note = "; ".join(_tell_license(each) for each in others)
+        yield _none("licenses", len(others), f"only {', '.join(rules.allow)}", note)
+    if restricted and not rules.commercial and rules.allow is None:
+        note = "; ".join(_tell_restriction(each) for each in restricted)
+        yield GateResult("licenses", True, "-", float(len(restricted)), 0.0, note, warning=True)
+
+
 GATES: tuple[Gate, ...] = (  # in table order
     check_floors,
     check_ceilings,
@@ -199,6 +218,7 @@ GATES: tuple[Gate, ...] = (  # in table order
     check_exports,
     check_lineage,
     check_digests,
+    check_licenses,
 )
 
 
@@ -213,6 +233,20 @@ def _not_worse(name: str, rivalry: ChampionComparison, score: Score, gates: Gate
     if gates.max_regression == 1 and math.isnan(rivalry.low) and math.isfinite(rivalry.difference):
         return GateResult(name, True, "at least -1", rivalry.difference, 0.0, note)  # no figure can be worse
     return dataclasses.replace(_at_least(name, rivalry.low, -gates.max_regression, note), warning=bool(rivalry.note))
+
+
+def _tell_restriction(teacher: TaughtBy) -> str:
+    license = teacher.license
+    if license is None:
+        return _tell_license(teacher)
+    said = "forbids" if license.commercial is False else "is not known to allow"
+    return f"{license.name} of {teacher.name} {said} commercial use of models that it taught ({license.source})"
+
+
+def _tell_license(teacher: TaughtBy) -> str:
+    if teacher.license is None:
+        return f"{teacher.name} has no license on record, which gates.license.stated can give"
+    return f"{teacher.name} has {teacher.license.name} ({teacher.license.source})"
 
 
 def _tries(tries: int) -> GateResult:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from histill.artifacts import model_folder
 from histill.config.common import Tracking
@@ -15,7 +15,7 @@ from histill.registry.candidate import Candidate, collect_evidence, examine_cand
 from histill.registry.champions import PROMOTED, ROLLED_BACK, ChampionHistory, append_champion, read_history
 from histill.registry.comparison import best_earlier, compare_with, count_tries
 from histill.registry.decision import ALREADY, LATE, PASSED, REFUSED, WOULD, Promotion, record_decision
-from histill.registry.gates import Provenance, evaluate_gates
+from histill.registry.gates import evaluate_gates
 from histill.registry.materialize import materialize_reference
 from histill.registry.mlflow_client import connect, require_server_uri, server_errors
 from histill.registry.production import copy_champion
@@ -96,7 +96,9 @@ def _judge(
         rivalry = dataclasses.replace(rivalry, tries=tries, note=missing)
         earlier = best_earlier(client, name, ledger, score, rivalry.figure)
         best = None if earlier is None else compare_with(earlier, candidate, held_out, config)
-    provenance = trace_provenance(candidate.examiner, candidate.differences, candidate.answers)
+    provenance = trace_provenance(
+        candidate.examiner, candidate.differences, candidate.answers, config.gates.license.stated
+    )
     gates = evaluate_gates(score, rivalry, provenance, config.gates, best, missing)
     decision = PASSED if all(gate.passed for gate in gates) else REFUSED
     return Promotion(name, version, decision, champion, score, rivalry, gates, candidate.differences)
@@ -160,8 +162,3 @@ def _has_gone_back(ledger: ChampionHistory, version: int | None) -> bool:
     """Whether the last entry is a rollback from `version`, as after an earlier run of the same command."""
     last = ledger.terms[-1] if ledger.terms else None
     return last is not None and last.rollback and (last.version, last.former) == (ledger.champion, str(version))
-
-
-def _provenance(candidate: Any) -> Provenance:
-    """The provenance of anything with an `examiner` and the `differences` of its exports."""
-    return trace_provenance(candidate.examiner, candidate.differences)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from histill import __version__
 from histill.artifacts import model_folder
+from histill.artifacts.lineage import list_teachers
+from histill.artifacts.model_folder import TaughtBy
 from histill.config.common import Storage, Tracking
 from histill.errors import InputError
 from histill.registry.mlflow_client import connect, error_code, log_file, require_server_uri, server_errors
@@ -22,6 +24,7 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 KIND = "register"  # kind of the run that holds a version's files
 MODEL_FOLDER = "model"
+_LONGEST_TAG = 1000
 SCORE_PATH = "score.json"
 PICTURE_PATH = "pictures/comparison.png"
 _MODELS_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))$")
@@ -76,6 +79,7 @@ def register(
                     "tiles_digest": card.tiles_digest,
                     "teacher_digest": card.teacher_digest or "none",
                     "histill": __version__,
+                    **_license_tags(list_teachers(card)),
                 }
                 version = client.create_model_version(registered_name, source=source, run_id=run_id, tags=tags)
             except BaseException as error:
@@ -102,6 +106,15 @@ def _of_model(client: "MlflowClient", name: str, digest: str) -> list[str]:
     """The versions whose model has this digest."""
     found = client.search_model_versions(f"name = '{name}' and tag.model_digest = '{digest}'")
     return [str(each.version) for each in found]
+
+
+def _license_tags(teachers: tuple[TaughtBy, ...]) -> dict[str, str]:
+    """The licenses of all that taught a version, and whether they allow its commercial use."""
+    licenses = [each.license for each in teachers]
+    names = dict.fromkeys("not on record" if each is None else each.name for each in licenses)
+    uses = [None if each is None else each.commercial for each in licenses]
+    use = "forbidden" if False in uses else "not on record" if None in uses else "allowed"
+    return {"taught_by.licenses": ", ".join(names)[:_LONGEST_TAG] or "none", "taught_by.commercial_use": use}
 
 
 def _upload(client: "MlflowClient", run_id: str, folder: str) -> str:

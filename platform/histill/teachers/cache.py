@@ -5,14 +5,17 @@ and the layer. Shards mirror the tile shards row for row, so that no join is nee
 so a repeated run only adds missing ones. A stored logit within +-10 is off by at most 0.039 (stream/responses.py).
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from histill.artifacts.lineage import recall_licenses
+from histill.artifacts.model_folder import TaughtBy
 from histill.cluster.connect import connect_cluster
 from histill.cluster.parallel import map_actors
-from histill.cluster.sharded import ShardedFolder, check_unchanged, name_by_content
+from histill.cluster.sharded import ShardedFolder, name_by_content
 from histill.config.augment import Augment
 from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
@@ -21,14 +24,14 @@ from histill.outputs import OutputSpec
 from histill.storage.records import Record, read_record, write_record
 from histill.storage.uris import join
 from histill.stream.cached_views import CachedViews, check_crop
-from histill.stream.read import ShardReader
 from histill.stream.responses import ZERO, decode_levels
 from histill.stream.views import UPRIGHT
 from histill.teachers.embedding_statistics import measure_embeddings
-from histill.teachers.shard_responses import ResponseJob, read_first_responses, write_shard_responses
-from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares, tally_responses
+from histill.teachers.response_worker import ResponseWorker
+from histill.teachers.shard_responses import ResponseJob, read_first_responses
+from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares
 from histill.teachers.slide_features import SlideFeatures
-from histill.teachers.teacher import Teacher, load_teacher
+from histill.teachers.teacher import Teacher, find_licensed, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 from histill.tiles.shards import shards_of
 from histill.tiles.tally import join_tallies, tally_shards
@@ -59,6 +62,7 @@ class CacheHeader(Record):
     mean: tuple[float, ...] | None = None  # [width], of a sample of the embeddings
     scale: float | None = None  # factor that brings the centered sample to a mean variance of 1 over its dimensions
     shard_bytes: int | None = None  # total of all shards, to detect missing ones
+    taught_by: tuple[TaughtBy, ...] | None = None  # what a student inherits the licenses of; None: not on record
 
     @property
     def outputs(self) -> OutputSpec:
@@ -66,6 +70,12 @@ class CacheHeader(Record):
         if self.width is not None:
             return OutputSpec("encoder", width=self.width)
         return OutputSpec("segmentation" if self.dense else "classification", self.classes, self.multi_label)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what determines the responses; fields that older headers lack are left out when null."""
+        absent = {name for name in ("width", "mean", "scale") if getattr(self, name) is None}
+        return hashlib.sha256(self.model_dump_json(exclude={*absent, "taught_by"}).encode()).hexdigest()
 
     @property
     def layers(self) -> dict[str, int]:
@@ -131,7 +141,8 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     name = address(teacher.digest, tiles.digest, config.views, config.seed, config.augment, config.layer)
     uri = join(config.output, name)
     if (finished := _find_finished(uri, manifest, config.storage)) is not None:
-        return CachedResponses(uri, *finished, reused=True)
+        header, shares = finished
+        return CachedResponses(uri, _renew_licenses(uri, header, config, teacher), shares, reused=True)
     job = ResponseJob(config, CachedViews(uri, teacher.outputs, config.views, config.seed, config.augment))
     worker = (job, tiles.digest, teacher.digest)
     with connect_cluster():
@@ -172,6 +183,7 @@ def finish_cache(job: ResponseJob, teacher: Teacher, manifest: Manifest, undecod
         width=teacher.outputs.width,
         mean=mean,
         scale=scale,
+        taught_by=find_licensed(job.config.teacher, teacher, job.config.storage),
     )
     return _folder(job.cached.uri, job.config.storage).finish(header, manifest.shards())
 
@@ -188,6 +200,16 @@ def _find_finished(uri: str, manifest: Manifest, storage: Storage) -> tuple[Cach
     return header, shares
 
 
+def _renew_licenses(uri: str, header: CacheHeader, config: CacheConfig, teacher: Teacher) -> CacheHeader:
+    """The header of a finished cache with the licenses as they are now on record; what was known is not forgotten."""
+    taught_by = recall_licenses(find_licensed(config.teacher, teacher, config.storage), header.taught_by or ())
+    if taught_by == header.taught_by:
+        return header
+    header = header.model_copy(update={"taught_by": taught_by})
+    write_record(header, join(uri, HEADER_NAME), config.storage)
+    return header
+
+
 def _folder(uri: str, storage: Storage) -> ShardedFolder:
     return ShardedFolder(uri, HEADER_NAME, storage)
 
@@ -202,28 +224,6 @@ def _map_shape(teacher: Teacher, config: CacheConfig, tile_px: int) -> tuple[int
             "or leave it out."
         )
     return teacher.features.map_shape(config.layer, config.augment.crop_px or tile_px)
-
-
-class ResponseWorker:
-    """An actor that holds the teacher and writes its responses shard by shard."""
-
-    def __init__(self, job: ResponseJob, tiles_digest: str, teacher_digest: str) -> None:
-        config = job.config
-        self._job, self._read = job, ShardReader()
-        self._manifest = read_manifest(config.tiles, config.storage)
-        check_unchanged(config.tiles, tiles_digest, self._manifest.header.digest)
-        gpu = config.workers.gpus > 0
-        self._teacher = load_teacher(config.teacher, self._manifest.header.mpp, config.storage, gpu=gpu)
-        check_unchanged(f"teacher {config.teacher.value}", teacher_digest, self._teacher.digest)
-        self._shards = {shard.shard: shard for shard in shards_of(self._manifest)}
-
-    def __call__(self, name: str) -> list[dict[str, Any]]:
-        """Write the responses to one shard and return the tallies of its slides as plain values."""
-        shard, job = self._shards[name], self._job
-        responses = write_shard_responses(self._teacher, self._manifest, shard, job, self._read)
-        side = job.cached.augment.crop_px or self._manifest.header.tile_px
-        rows = np.arange(shard.first, shard.first + shard.tiles)
-        return [asdict(tally) for tally in tally_responses(responses, self._teacher, self._manifest, rows, side)]
 
 
 def check_cache(uri: str, header: CacheHeader, manifest: Manifest, teacher: Teacher) -> None:

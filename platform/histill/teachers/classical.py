@@ -31,6 +31,7 @@ class ClassicalTeacher:
     outputs: OutputSpec = field(default=OutputSpec("segmentation", ("background", "nucleus")), init=False)
     digest: str = field(init=False)
     features: None = field(default=None, init=False)
+    license: None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         constants = (_VERSION, _SMOOTHING_UM, _SMALLEST_NUCLEUS_UM2, _FLOOR_OD, _SOFTNESS_OD, self.mpp)

@@ -28,6 +28,7 @@ class NetworkTeacher:
     mpp: float
     tile_px: int
     size_px: int  # input size for a tile of `tile_px`
+    license: None = None  # its card names those who taught it
 
     @classmethod
     def load(cls, uri: str, storage: Storage, *, gpu: bool = False) -> "NetworkTeacher":

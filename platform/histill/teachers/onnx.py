@@ -9,6 +9,7 @@ from pydantic import Field
 
 from histill.config.common import Storage
 from histill.errors import InputError
+from histill.licenses import License
 from histill.models.resample import resize_logits
 from histill.outputs import OutputSpec
 from histill.storage.records import Record
@@ -23,7 +24,9 @@ class OnnxCard(Record):
     """The network's inputs and outputs; stored next to `teacher.onnx` as `teacher.json`."""
 
     noun: ClassVar[str] = "the card of an ONNX teacher"
-    remedy: ClassVar[str] = "it has the keys classes, tile_mpp, tile_px, size_px, mean, std and output"
+    remedy: ClassVar[str] = (
+        "it has the keys classes, tile_mpp, tile_px, size_px, mean, std, output and, at will, license"
+    )
 
     classes: tuple[str, ...] = Field(min_length=2, description="names of the output channels, background first")
     tile_mpp: float = Field(gt=0, allow_inf_nan=False, description="microns per pixel of the tiles it was trained on")
@@ -35,6 +38,7 @@ class OnnxCard(Record):
         description="content of the output channels; a single channel is the second of two classes, before or after "
         "its sigmoid"
     )
+    license: License | None = Field(None, description="the terms of its weights; null: not on record")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ class OnnxTeacher:
     @property
     def outputs(self) -> OutputSpec:
         return OutputSpec("segmentation", self.card.classes)
+
+    @property
+    def license(self) -> License | None:
+        return self.card.license
 
     @property
     def mpp(self) -> float:

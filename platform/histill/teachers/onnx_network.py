@@ -37,7 +37,7 @@ class InputCard(Protocol):
     def mean(self) -> tuple[float, float, float]: ...
     @property
     def std(self) -> tuple[float, float, float]: ...
-    def model_dump_json(self) -> str: ...
+    def model_dump_json(self, *, exclude: set[str]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class OnnxNetwork:
     uri: str
     session: onnxruntime.InferenceSession
     card: InputCard
-    digest: str  # SHA-256 over card, graph and weights
+    digest: str  # SHA-256 over card (without its license), graph and weights
 
     @classmethod
     def load(cls, uri: str, card: InputCard, storage: Storage, key: str, *, gpu: bool = False) -> "OnnxNetwork":
@@ -65,7 +65,7 @@ class OnnxNetwork:
         with _runtime_errors(f"{uri} cannot be loaded; export it again"):
             session = onnxruntime.InferenceSession(graph.data, _options(graph.weights), providers=_providers(uri, gpu))
         _check_input(uri, session, card)
-        digest = hashlib.sha256(card.model_dump_json().encode() + graph.data)
+        digest = hashlib.sha256(card.model_dump_json(exclude={"license"}).encode() + graph.data)
         for weights in graph.weights.values():
             digest.update(hashlib.sha256(weights).digest())
         return cls(uri, session, card, digest.hexdigest())

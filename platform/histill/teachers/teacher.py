@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
+from histill.artifacts.lineage import list_teachers
+from histill.artifacts.model_folder import TaughtBy, read_card, resolve
 from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
 from histill.errors import InputError
+from histill.licenses import License
 from histill.outputs import OutputSpec
 
 if TYPE_CHECKING:
@@ -69,6 +72,11 @@ class Teacher(Protocol):
         ...
 
     @property
+    def license(self) -> License | None:
+        """Its license, if it is somebody else's work and that is on record."""
+        ...
+
+    @property
     def features(self) -> FeatureMaps | None:
         """Its feature maps, if it exposes any."""
         ...
@@ -105,3 +113,14 @@ def load_teacher(config: TeacherConfig, tile_mpp: float, storage: Storage, *, gp
             "cut the tiles at the teacher's resolution."
         )
     return teacher
+
+
+def find_licensed(config: TeacherConfig, teacher: Teacher, storage: Storage) -> tuple[TaughtBy, ...]:
+    """Whose licenses a student of `teacher`, which `config` names, inherits: its own, or those of its card."""
+    match config.kind.trained_on:
+        case "nothing":
+            return ()
+        case "its card":
+            return list_teachers(read_card(resolve(config.value, storage), storage))
+        case "unknown":
+            return (TaughtBy(name=config.label, license=teacher.license),)

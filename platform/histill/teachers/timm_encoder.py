@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from histill.config.common import Storage
 from histill.config.encoder import Color, EncoderTeacher, Pooling, Precision
 from histill.errors import InputError
-from histill.licenses import License
+from histill.licenses import License, allows_commercial_use
 from histill.models.resample import resize_tiles
 from histill.outputs import OutputSpec
 from histill.teachers.encoder_folder import (
@@ -25,7 +25,7 @@ from histill.teachers.encoder_folder import (
     read_config,
     read_weights,
 )
-from histill.teachers.encoder_presets import EncoderPreset, find_preset
+from histill.teachers.encoder_presets import PRESETS, EncoderPreset, find_preset
 from histill.teachers.sides import teacher_input_px
 
 TOKENS = "tokens"
@@ -241,10 +241,18 @@ def _forward(network: Any, pixels: Tensor, pooling: Pooling | None, *, tokens: b
 
 
 def _license_of(hub: HubConfig) -> License | None:
-    """What the folder calls its license. timm writes that of its own weights into every folder that it saves, whatever
-    the weights are, so that this puts nothing on record."""
+    """What the folder calls its license, which is believed only where it forbids commercial use.
+
+    timm writes the license of its own weights into every folder that it saves, whatever the weights are.
+    """
     named = hub.pretrained_cfg.license
-    return None if not named else License(name=named, source=f"{CONFIG_NAME} of the teacher's folder")
+    if not named:
+        return None
+    source = f"{CONFIG_NAME} of the teacher's folder"
+    of_presets = {each.license.name for each in PRESETS.values() if each.license.commercial is False}
+    if named in of_presets or allows_commercial_use(named) is False:
+        return License(name=named, commercial=False, source=source)
+    return License(name=f"{named}, says {CONFIG_NAME}", commercial=None, source=source)
 
 
 def load_teacher(config: EncoderTeacher, _tile_mpp: float, storage: Storage, *, gpu: bool = False) -> TimmEncoder:

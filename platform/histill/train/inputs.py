@@ -1,18 +1,18 @@
 """Read everything that a run takes from storage, in one place; the checks are elsewhere and do no I/O."""
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from histill.artifacts.encoder_weights import EncoderWeights, read_weights
-from histill.artifacts.model_folder import ModelCard, read_card, read_digest
+from histill.artifacts.lineage import recall_licenses
+from histill.artifacts.model_folder import ModelCard, TaughtBy, read_card, read_digest
 from histill.artifacts.model_folder import resolve as resolve_model
 from histill.config.common import Storage
-from histill.config.runs import RunConfig
+from histill.config.runs import RunConfig, Sources
 from histill.teachers.cache import CacheHeader, read_header
-from histill.teachers.teacher import Teacher, load_teacher
+from histill.teachers.teacher import Teacher, find_licensed, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
 
 T = TypeVar("T")
@@ -38,6 +38,7 @@ class Inputs:
     weights: EncoderWeights | None = None
     embedding_caches: Mapping[str, CacheHeader] = field(default_factory=dict)  # by the teacher's name
     embedding_teachers: Mapping[str, Teacher] = field(default_factory=dict)  # live ones, on the CPU
+    licensed: tuple[TaughtBy, ...] = ()  # whose licenses the model inherits, besides those of its encoder's card
 
     @property
     def teacher_layers(self) -> Mapping[str, int]:
@@ -52,9 +53,9 @@ class Inputs:
         if self.teacher is not None:
             digests["teacher.model"] = self.teacher.digest
         if self.responses is not None:
-            digests["responses"] = _digest_header(self.responses)
+            digests["responses"] = self.responses.digest
         for name, header in self.embedding_caches.items():
-            digests[f"embeddings.{name}"] = _digest_header(header)
+            digests[f"embeddings.{name}"] = header.digest
         for name, teacher in self.embedding_teachers.items():
             digests[f"embeddings.{name}"] = teacher.digest
         if self.encoder is not None:
@@ -94,7 +95,7 @@ def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
         for name, each in sources.embeddings.items()
         if each.teacher is not None
     }
-    return Inputs(
+    inputs = Inputs(
         manifest=manifest,
         teacher=once("teacher", teacher, lambda: load_teacher(teacher, mpp, storage)) if teacher else None,
         teacher_card=once("card", model, lambda: read_card(resolve_model(str(model), storage), storage)),
@@ -104,12 +105,25 @@ def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
         embedding_caches={name: header for name, header in caches.items() if header is not None},
         embedding_teachers={name: each for name, each in live.items() if each is not None},
     )
+    return replace(inputs, licensed=tuple(_list_licensed(sources, inputs, storage)))
 
 
-def _digest_header(header: CacheHeader) -> str:
-    """SHA-256 of a cache's header; fields of embeddings are left out where they are null, as in older versions."""
-    absent = {name for name in ("width", "mean", "scale") if getattr(header, name) is None}
-    return hashlib.sha256(header.model_dump_json(exclude=absent).encode()).hexdigest()
+def _list_licensed(sources: Sources, inputs: Inputs, storage: Storage) -> Iterator[TaughtBy]:
+    """The licensed teachers and weights that a run learns from or starts with, besides those of its encoder's card."""
+    if sources.teacher is not None and inputs.teacher is not None:
+        cached = inputs.responses.taught_by if inputs.responses is not None else None
+        yield from recall_licenses(find_licensed(sources.teacher, inputs.teacher, storage), cached or ())
+    for name, header in inputs.embedding_caches.items():
+        if header.taught_by is None:
+            yield TaughtBy(name=f"embedding teacher {name} {header.teacher[:12]}, cached before licenses were recorded")
+        else:
+            yield from header.taught_by
+    for name, teacher in inputs.embedding_teachers.items():
+        config = sources.embeddings[name].teacher
+        assert config is not None
+        yield from find_licensed(config, teacher, storage)
+    if sources.network.weights is not None:
+        yield TaughtBy(name=f"encoder weights {sources.network.weights}", license=sources.network.weights_license)
 
 
 def _read_encoder(uri: str, storage: Storage) -> Encoder:

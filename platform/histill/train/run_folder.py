@@ -36,6 +36,7 @@ _MAY_CHANGE = {
     "data.keep_decoded",  # earlier name of data.cache_decoded
     "data.max_corrupt",
 }
+_LICENSES = {"license", "weights_license"}  # of anything: they may be put on record later
 
 
 class RunRecord(Record):
@@ -137,7 +138,8 @@ def _difference(old: RunRecord, new: RunRecord) -> str:
 def _fixed(config: dict[str, Any]) -> dict[str, Any]:
     """The keys that affect what is computed: dotted key -> value."""
     flat = _flat(config)
-    return {key: flat[key] for key in flat if not {key, key.partition(".")[0]} & _MAY_CHANGE}
+    fixed = {key: flat[key] for key in flat if not {key, key.partition(".")[0]} & _MAY_CHANGE}
+    return {key: value for key, value in fixed.items() if not _LICENSES & set(key.split("."))}
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

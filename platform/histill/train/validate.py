@@ -131,11 +131,12 @@ def make_card(
         histill=histill.__version__,
         val_cases=case_digests(manifest, val),
         taught_on=(TaughtOn(digest=manifest.header.digest, uri=absolute(config.data.tiles)),),
+        taught_by=inputs.licensed,
     )
     ancestors = [inputs.encoder.card] if inputs.encoder else []
     ancestors += [inputs.teacher_card] if inputs.teacher_card else []
     teacher = sources.teacher
-    unknown = [f"{teacher.key} teacher {teacher.value}"] if teacher and teacher.kind.trained_on == "unknown" else []
+    unknown = [teacher.label] if teacher and teacher.kind.trained_on == "unknown" else []
     unknown += [f"embedding teacher {name} {each.teacher[:12]}" for name, each in inputs.embedding_caches.items()]
     unknown += [f"embedding teacher {name} {each.digest[:12]}" for name, each in inputs.embedding_teachers.items()]
     unknown += [f"encoder weights {network.weights}"] if network.weights is not None else []

@@ -12,15 +12,17 @@ import pytest
 import torch
 
 from histill.artifacts import model_folder
-from histill.artifacts.lineage import inherit
-from histill.artifacts.model_folder import ModelCard, TaughtOn, build
+from histill.artifacts.lineage import inherit, list_teachers, state_licenses
+from histill.artifacts.model_folder import ModelCard, TaughtBy, TaughtOn, build
 from histill.artifacts.overlap import SeenTiles, find_seen
 from histill.config.common import Storage
 from histill.config.distill_student import DistillConfig
 from histill.config.finetune_student import FinetuneConfig
 from histill.config.load import validate
+from histill.errors import InputError
 from histill.evaluate.constant_baseline import score_constant
 from histill.evaluate.predictions import Predictions
+from histill.licenses import License
 from histill.outputs import OutputSpec
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
 from histill.train.prepare import prepare_run
@@ -28,7 +30,7 @@ from histill.train.prepare import prepare_run
 pytestmark = pytest.mark.unit
 
 STORAGE = Storage()
-NEW = ("val_cases", "taught_on", "unknown_teachers", "width")  # fields that older cards lack
+NEW = ("val_cases", "taught_on", "unknown_teachers", "width", "taught_by")  # fields that older cards lack
 CARD = ModelCard(
     kind="classification", encoder="resnet_gn", decoder_channels=(), classes=("stroma", "tumour"), mean=(0.7, 0.5, 0.7),
     std=(0.2, 0.2, 0.2), tile_px=64, tile_mpp=0.5, size_px=64, tiles_digest="cd" * 32, train_cases=("0123456789ab",),
@@ -104,6 +106,37 @@ def test_a_card_of_an_older_version_is_read_and_keeps_its_digest(tmp_path: Path)
     text = json.dumps(old, separators=(",", ":"), ensure_ascii=False)
     assert model_folder.digest_of(card, b"weights") == hashlib.sha256(text.encode() + b"weights").hexdigest()
     assert model_folder.digest_of(inherit(card), b"weights") != model_folder.digest_of(card, b"weights")
+
+
+MIT = License.model_validate("MIT")
+
+
+def test_licenses_go_from_card_to_card() -> None:
+    """A card without them is of an older version, whose teachers have none on record."""
+    older = CARD.model_copy(update={"unknown_teachers": ("ONNX teacher x",)})
+    assert list_teachers(CARD) == ()
+    assert list_teachers(older) == (TaughtBy(name="ONNX teacher x"),)
+    oldest = CARD.model_copy(update={"teacher_digest": "ef" * 32})  # it does not tell which teachers are licensed
+    assert list_teachers(oldest) == (TaughtBy(name="teacher efefefefefef"),)
+    free = TaughtBy(name="onnx teacher y", license=MIT)
+    first = inherit(CARD.model_copy(update={"taught_by": (free,)}), older)
+    second = inherit(CARD.model_copy(update={"taught_by": (free, TaughtBy(name="encoder weights z"))}), first)
+    assert second.taught_by == (free, TaughtBy(name="encoder weights z"), TaughtBy(name="ONNX teacher x"))
+    assert inherit(CARD).taught_by == ()
+
+
+def test_stated_licenses_replace_those_on_record() -> None:
+    card = CARD.model_copy(update={"taught_by": (TaughtBy(name="a"), TaughtBy(name="b", license=MIT))})
+    bought = License(name="contract 7", commercial=True, source="https://example.org/7")
+    assert state_licenses(card, {}) == card.taught_by
+    assert state_licenses(card, {"a": MIT, "b": bought}) == (
+        TaughtBy(name="a", license=MIT),
+        TaughtBy(name="b", license=bought),
+    )
+    with pytest.raises(InputError, match=r"stated names 'c', which has not taught the model; 'a', 'b' taught it: name"):
+        state_licenses(card, {"c": MIT})
+    with pytest.raises(InputError, match=r"stated names 'c', which has not taught the model; leave it out"):
+        state_licenses(CARD, {"c": MIT})
 
 
 def test_the_splits_that_taught_it_and_that_chose_it_are_seen(tiles: Manifest) -> None:

@@ -132,6 +132,8 @@ NO_PLACES = {  # texts of other kinds, by the last part of their keys
         "mask",
         "classes",
         "license",
+        "allow",
+        "stated",
         "registered_name",
         "register_best",
         "preset",

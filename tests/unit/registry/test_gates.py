@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histill.config.promote_model import Gates
+from histill.artifacts.model_folder import TaughtBy
+from histill.config.promote_model import Gates, LicenseGate
 from histill.errors import InputError
 from histill.evaluate.bootstrap import paired_difference
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.score import Score
 from histill.evaluate.subgroups import Subgroup
+from histill.licenses import License
 from histill.outputs import OutputSpec
 from histill.registry import gates as gates_module
 from histill.registry.gates import ROUNDING, ChampionComparison, GateResult, Provenance, evaluate_gates, format_gates
@@ -160,6 +162,73 @@ def test_an_unknown_lineage_is_said_or_refused(refuse: bool) -> None:
     result = judged(Gates(refuse_unknown=refuse), provenance=provenance)["known lineage"]
     assert (result.passed, result.warning) == (not refuse, not refuse)
     assert result.note == "not known: ONNX teacher t.onnx"
+
+
+FREE = TaughtBy(name="onnx teacher free.onnx", license=License.model_validate("Apache-2.0"))
+NOT_FREE = TaughtBy(
+    name="encoder teacher s3://b/uni (uni)",
+    license=License(name="CC-BY-NC-ND-4.0", commercial=False, source="https://huggingface.co/MahmoodLab/UNI"),
+)
+UNSURE = TaughtBy(name="encoder teacher g", license=License(name="terms of G", source="https://example.org/g"))
+UNKNOWN = TaughtBy(name="onnx teacher t.onnx")
+FORBIDS = (
+    "CC-BY-NC-ND-4.0 of encoder teacher s3://b/uni (uni) forbids commercial use of models that it taught "
+    "(https://huggingface.co/MahmoodLab/UNI)"
+)
+UNSAID = "terms of G of encoder teacher g is not known to allow commercial use of models that it taught"
+UNRECORDED = "onnx teacher t.onnx has no license on record, which gates.license.stated can give"
+
+
+def licensed(*teachers: TaughtBy, **rules: Any) -> dict[str, GateResult]:
+    """The gates of licenses, by name."""
+    provenance, gates = replace(SOUND, taught_by=teachers), Gates(license=LicenseGate(**rules))
+    return {name: each for name, each in judged(gates, provenance=provenance).items() if name not in GATES}
+
+
+@pytest.mark.parametrize(
+    ("teachers", "notes"),
+    [
+        ((), []),
+        ((FREE,), []),
+        ((FREE, NOT_FREE), [FORBIDS]),
+        ((UNSURE,), [UNSAID]),
+        ((UNKNOWN,), [UNRECORDED]),
+        ((NOT_FREE, FREE, UNKNOWN), [FORBIDS, UNRECORDED]),
+    ],
+)
+def test_commercial_use_must_be_allowed_by_all_that_taught_it(teachers: tuple[TaughtBy, ...], notes: list[str]) -> None:
+    result = licensed(*teachers, commercial=True)["commercial use"]
+    assert (result.passed, result.value) == (not notes, len(notes))
+    assert all(note in result.note for note in notes)
+    assert result.note.count("; ") == max(len(notes) - 1, 0)
+
+
+def test_without_a_rule_restrictions_are_a_warning() -> None:
+    assert licensed(FREE) == {}
+    result = licensed(FREE, NOT_FREE)["licenses"]
+    assert (result.passed, result.warning, result.note) == (True, True, FORBIDS)
+
+
+@pytest.mark.parametrize(
+    ("allow", "others"),
+    [
+        (("apache-2.0",), [NOT_FREE, UNSURE, UNKNOWN]),
+        (("Apache-2.0", "CC-BY-NC-ND-4.0", "Terms of G"), [UNKNOWN]),
+        (("MIT",), [FREE, NOT_FREE, UNSURE, UNKNOWN]),
+    ],
+)
+def test_only_licenses_that_are_named_are_allowed(allow: tuple[str, ...], others: list[TaughtBy]) -> None:
+    found = licensed(FREE, NOT_FREE, UNSURE, UNKNOWN, allow=allow)
+    assert list(found) == ["licenses"]
+    assert (found["licenses"].passed, found["licenses"].value) == (False, len(others))
+    assert all(each.name in found["licenses"].note for each in others)
+    assert FREE.name not in found["licenses"].note or FREE in others
+    assert licensed(FREE, allow=("APACHE-2.0",))["licenses"].passed
+
+
+def test_commercial_use_is_required_of_licenses_that_are_named_as_well() -> None:
+    found = licensed(NOT_FREE, commercial=True, allow=("CC-BY-NC-ND-4.0",))
+    assert {name: each.passed for name, each in found.items()} == {"commercial use": False, "licenses": True}
 
 
 def test_a_champion_that_was_deleted_is_said() -> None:

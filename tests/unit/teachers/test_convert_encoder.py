@@ -171,7 +171,7 @@ def test_a_preset_names_the_architecture_and_what_is_usual_for_it(tmp_path: Path
     assert teacher.license.commercial is False
     alone = TimmEncoder.load(EncoderTeacher(folder=folder), STORAGE)  # its name is kept
     assert alone.license is not None
-    assert (alone.license.name, alone.license.commercial) == ("Kaiko Non-Commercial Public License 1", None)
+    assert (alone.license.name, alone.license.commercial) == ("Kaiko Non-Commercial Public License 1", False)
     assert alone.frame.mean == (0.5, 0.5, 0.5)
 
 

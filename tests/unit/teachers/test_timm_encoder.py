@@ -223,10 +223,14 @@ def test_the_digest_is_of_weights_config_and_keys(write: Callable[..., Any]) -> 
     assert len({first, *changed}) == 6
 
 
-def test_a_license_in_the_folder_puts_nothing_on_record(write: Callable[..., Any]) -> None:
+def test_a_license_in_the_folder_is_believed_where_it_forbids(write: Callable[..., Any]) -> None:
     """timm saves that of its own weights with those of anybody."""
     folder, _ = write()
-    assert load(folder).license == License(name="apache-2.0", source="config.json of the teacher's folder")
+    source = "config.json of the teacher's folder"
+    unsure = License(name="apache-2.0, says config.json", commercial=None, source=source)
+    assert load(folder).license == unsure
+    change_config(folder, pretrained_cfg={"license": "cc-by-nc-4.0"})
+    assert load(folder).license == License(name="cc-by-nc-4.0", commercial=False, source=source)
     own = {"name": "CC-BY-4.0", "commercial": True, "source": "https://creativecommons.org/licenses/by/4.0/legalcode"}
     assert load(folder, license=own).license == License(**own)
     change_config(folder, pretrained_cfg={"license": None})
