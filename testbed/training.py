@@ -40,6 +40,7 @@ def run(kind: type[RunConfig], keys: dict[str, Any]) -> str:
     manifest = read_manifest(config.data.tiles, STORAGE)
     learner = build_learner(spec, manifest, DEVICE)
     training, validation = build_streams(spec, manifest, 0, 1)
+    spec.initialize(learner, training)
     last: dict[str, float] = {}
     hooks = Hooks(lambda _: None, last.update)
     train(learner, learner.model, spec.build_task(), training, validation, config, hooks)

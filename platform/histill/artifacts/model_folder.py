@@ -6,6 +6,7 @@ No pickle is ever read: safetensors contain only tensors and no code.
 import hashlib
 import os
 import textwrap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import safetensors
@@ -21,7 +22,7 @@ from histill.storage.records import Record, read_record, record_bytes
 from histill.storage.uris import join
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from histill.models.transfer import Model
     from histill.tiles.manifest import Header
@@ -136,10 +137,15 @@ def build(card: ModelCard) -> "Model":
 
 def save(folder: str, model: "nn.Module", card: ModelCard) -> None:
     """Write weights and card into an existing local folder."""
+    save_weights(folder, model.state_dict(), card)
+
+
+def save_weights(folder: str, weights: "Mapping[str, Tensor]", card: ModelCard) -> None:
+    """The same for the weights by name."""
     from safetensors.torch import save_file
 
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, os.path.join(folder, WEIGHTS_NAME))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, os.path.join(folder, WEIGHTS_NAME))
     with open(os.path.join(folder, CARD_NAME), "wb") as file:
         file.write(record_bytes(card))
 

@@ -102,6 +102,9 @@ class Optimizer(Strict):
     """AdamW with a linear warm-up and a cosine decay to zero."""
 
     epochs: int = Field(10, ge=1, description="number of passes over the training tiles")
+    steps: int | None = Field(
+        None, ge=1, description="global batches, rounded to whole passes; null, and in sweeps: as epochs says"
+    )
     lr: float = Field(1e-3, gt=0, description="peak learning rate, for the global batch")
     weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay, not applied to norms and biases")
     warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the steps with linear warm-up")
@@ -110,6 +113,37 @@ class Optimizer(Strict):
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of an EMA of the weights, which is then scored and kept; 0: none"
     )
+
+    def epochs_of(self, steps_per_epoch: int) -> int:
+        """Passes over the training tiles, at least one, for a set of so many global batches."""
+        return self.epochs if self.steps is None else max(1, round(self.steps / steps_per_epoch))
+
+
+class Validation(Strict):
+    """How often a run is validated, and what follows from it."""
+
+    every_steps: int = Field(
+        1, ge=1, description="validate at the end of an epoch once so many steps have passed; 1: after every epoch"
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="model that the run ends with: the last, or the best on data.val, the latest of equal ones"
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="with keep=best: stop after so many validations without a new best; null: never",
+    )
+
+    def is_due(self, epoch: int, steps_per_epoch: int) -> bool:
+        """Whether to validate after `epoch`, in which a multiple of `every_steps` lies: the same after a restart."""
+        begin, end = epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch
+        return end // self.every_steps > begin // self.every_steps
+
+    @model_validator(mode="after")
+    def _patience_with_the_best(self) -> "Validation":
+        if self.patience is not None and self.keep == "last":
+            raise ValueError("patience waits for a better model and keep=last keeps the last; set keep=best")
+        return self
 
 
 @dataclass(frozen=True)
@@ -134,6 +168,7 @@ class RunConfig(Strict):
     runs: Uri = Field(description="folder that holds the runs, local or s3://")
     data: Data
     optimizer: Optimizer = Optimizer()
+    validation: Validation = Validation()
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the initial weights")
     checkpoint_every: int = Field(
         500, ge=1, description="steps between checkpoints within an epoch; every epoch ends with one"
@@ -149,6 +184,10 @@ class RunConfig(Strict):
     def sources(self) -> Sources:
         """The sources of the model."""
         raise NotImplementedError
+
+    def epochs_of(self, steps_per_epoch: int) -> int:
+        """Passes over the training tiles, for a set of so many global batches; 0: none."""
+        return self.optimizer.epochs_of(steps_per_epoch)
 
     @model_validator(mode="after")
     def _somewhere_to_keep(self) -> "RunConfig":

@@ -91,6 +91,13 @@ def freeze_encoder(model: Model) -> None:
             parameter.requires_grad_(False)
 
 
+def freeze_batch_norms(model: Model) -> None:
+    """Exclude the encoder's batch norms from training: their statistics and weights stay as they were pretrained."""
+    for module in find_encoder(model).modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.requires_grad_(False)
+
+
 def _weights(model: Model) -> dict[str, Tensor]:
     """The encoder's tensors without its classifier's, by names that are the same in timm's feature extractors."""
     last = set(map(id, _classifier(model)))

@@ -21,6 +21,8 @@ _FIXED = (
     "responses",
     "target",
     "optimizer.epochs",
+    "optimizer.steps",
+    "validation",
     "checkpoint_every",
     "workers",
     "storage",
@@ -36,6 +38,7 @@ def build_trial_config(config: SearchConfig, values: Mapping[str, Any], *, name:
         data = set_value(data, key, value)
     # Tune stops a trial at its reports, each of which must carry the score, so checkpoint only at epoch ends.
     data |= {"name": name, "runs": runs, "checkpoint_every": 10**9}
+    data["optimizer"] = {**data["optimizer"], "steps": None}  # ASHA compares trials after equally many epochs
     return validate(model, data, f"trial {name}")
 
 

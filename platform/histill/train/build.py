@@ -7,6 +7,7 @@ from histill.stream.ray_data_reader import read_by_ray_data
 from histill.stream.read import ShardReader
 from histill.stream.tile_stream import TileStream
 from histill.tiles.manifest import Manifest
+from histill.train.best import Best
 from histill.train.checkpoint import Learner
 from histill.train.coverage import DataState
 from histill.train.spec import RunSpec
@@ -19,7 +20,8 @@ def build_learner(spec: RunSpec, manifest: Manifest, device: torch.device) -> Le
     model = spec.build_model().to(device)
     position = DataState(batch_size=config.data.batch_size, tiles_digest=manifest.header.digest)
     average = ModelEmaV3(model, decay=config.optimizer.ema, use_warmup=True) if config.optimizer.ema else None
-    return Learner(model, spec.build_optimizer(model), position, average)
+    best = Best(spec.card.outputs.main_metric) if config.validation.keep == "best" else None
+    return Learner(model, spec.build_optimizer(model), position, average, best)
 
 
 def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) -> tuple[TileStream, TileStream]:

@@ -11,16 +11,19 @@ from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from histill.artifacts.model_folder import WEIGHTS_NAME, ModelCard, save
+from histill.artifacts.model_folder import WEIGHTS_NAME, ModelCard, save_weights
 from histill.errors import HistillError, InputError
 from histill.models.projection import ProjectedStudent
 from histill.storage.records import parse_record, record_bytes
+from histill.train.best import Best, BestRecord
 from histill.train.coverage import DataState
 from histill.train.newest import list_contents
 from histill.train.run_folder import CHECKPOINTS
 
 OPTIMIZER_NAME = "optimizer.safetensors"
 LEARNED_NAME = "learned.safetensors"  # the trained module, where it differs from the shipped model
+CURRENT_NAME = "current.safetensors"  # the shipped model as it is now, where an average, and the best model is kept
+BEST_NAME = "best.json"  # what is known of the kept model, where that is the best so far
 TASK_NAME = "task.safetensors"  # the task's state, if it has any
 POSITION_NAME = "position.json"
 
@@ -33,13 +36,24 @@ class Learner:
     optimizer: torch.optim.Optimizer
     position: DataState
     average: ModelEmaV3 | None = None  # of the weights, if configured
+    best: Best | None = None  # which the run ends with, if configured
     task_state: dict[str, torch.Tensor] = field(default_factory=dict)  # of all workers' tasks; see train/task_state.py
 
     @property
     def shipped(self) -> nn.Module:
-        """The model that is scored and saved: the average if there is one, without training-only modules."""
+        """The model that is scored: the average if there is one, without training-only modules."""
         whole = self.model if self.average is None else self.average.module
         return whole.model if isinstance(whole, ProjectedStudent) else whole
+
+    @property
+    def kept(self) -> dict[str, torch.Tensor]:
+        """The weights that are saved: of the shipped model, or of the best so far."""
+        return self.best.weights if self.best and self.best.weights else self.shipped.state_dict()
+
+    def restart_average(self) -> None:
+        """Average from the model as it is now."""
+        if self.average is not None:
+            self.average.set(self.model)
 
     def average_step(self, step: int) -> None:
         """Update the moving average after the optimizer's global `step`; the decay is lower during warm-up."""
@@ -67,10 +81,15 @@ def save_checkpoint(folder: str, learner: Learner, card: ModelCard) -> None:
 
 
 def _write(folder: str, learner: Learner, card: ModelCard) -> None:
-    save(folder, learner.shipped, card)
-    if learner.shipped is not learner.model:
-        learned = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
-        save_file(learned, os.path.join(folder, LEARNED_NAME))
+    best = learner.best if learner.best and learner.best.weights else None
+    save_weights(folder, learner.kept, card)
+    if best is not None or learner.shipped is not learner.model:
+        _save_module(os.path.join(folder, LEARNED_NAME), learner.model)
+    if best is not None:
+        if learner.average is not None:
+            _save_module(os.path.join(folder, CURRENT_NAME), learner.shipped)
+        with open(os.path.join(folder, BEST_NAME), "wb") as file:
+            file.write(record_bytes(best.record))
     state = learner.optimizer.state_dict()["state"]
     tensors = {
         f"{index}.{key}": torch.as_tensor(value) for index, values in state.items() for key, value in values.items()
@@ -81,6 +100,10 @@ def _write(folder: str, learner: Learner, card: ModelCard) -> None:
     with open(os.path.join(folder, POSITION_NAME), "wb") as file:
         file.write(record_bytes(learner.position))
     list_contents(folder)
+
+
+def _save_module(path: str, module: nn.Module) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
 
 
 def restore_checkpoint(folder: str, learner: Learner) -> None:
@@ -96,9 +119,18 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
             f"the checkpoint was made with batch size {position.batch_size} on tiles {position.tiles_digest[:12]}, "
             f"this run has {expected.batch_size} and {expected.tiles_digest[:12]}; use another run name."
         )
-    learner.shipped.load_state_dict(load_file(os.path.join(folder, WEIGHTS_NAME)))
-    if learner.shipped is not learner.model:
+    kept = load_file(os.path.join(folder, WEIGHTS_NAME))
+    with_best = learner.best is not None and os.path.exists(os.path.join(folder, BEST_NAME))
+    if with_best and learner.average is not None:
+        learner.shipped.load_state_dict(load_file(os.path.join(folder, CURRENT_NAME)))
+    elif not with_best:
+        learner.shipped.load_state_dict(kept)
+    if with_best or learner.shipped is not learner.model:
         learner.model.load_state_dict(load_file(os.path.join(folder, LEARNED_NAME)))
+    if with_best:
+        assert learner.best is not None
+        with open(os.path.join(folder, BEST_NAME), "rb") as file:
+            learner.best.restore(parse_record(BestRecord, file.read(), file.name), kept)
     memory = os.path.join(folder, TASK_NAME)  # absent from checkpoints of earlier versions
     learner.task_state = load_file(memory) if os.path.exists(memory) else {}
     state: dict[int, dict[str, torch.Tensor]] = {}

@@ -110,3 +110,8 @@ def sum_over_workers(value: torch.Tensor) -> torch.Tensor:
         total = total.cuda()
     dist.all_reduce(total)
     return total.to(value.device)
+
+
+def share_first(values: torch.Tensor, worker: int) -> torch.Tensor:
+    """Worker 0's `values` on every worker, so that all decide alike."""
+    return sum_over_workers(values if worker == 0 else torch.zeros_like(values))

@@ -19,8 +19,9 @@ from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.tasks.masks import measure_labeled
 from histill.tasks.task import Student, Task
+from histill.train.best import report
 from histill.train.checkpoint import Learner, checkpoint_name
-from histill.train.coverage import ConsumedCounter, DataState, advance, sum_over_workers, verify_epoch
+from histill.train.coverage import ConsumedCounter, DataState, advance, share_first, sum_over_workers, verify_epoch
 from histill.train.schedule import learning_rate
 from histill.train.snapshot import Snapshot
 from histill.train.statistics import average_statistics, freeze_modules, freeze_statistics
@@ -51,15 +52,20 @@ def train(
     """Train from `learner.position` to the last epoch. `parallel` is the model wrapped for data parallelism.
 
     The loss is averaged over the valid tiles of the global batch, or for masks over their labeled pixels, so the
-    gradient does not depend on the number of workers. Raises HistillError when the loss is not finite.
+    gradient does not depend on the number of workers. Where the best model is kept, the model before the first step is
+    the first candidate, and the learner ends with the best one. Raises HistillError when the loss is not finite.
     """
-    steps = training.steps * config.optimizer.epochs
+    epochs, patience = config.epochs_of(training.steps), config.validation.patience
+    steps = training.steps * epochs
     device = next(learner.model.parameters()).device
     student = _in_precision(parallel, config.precision, device)
     watch = _Watch(hooks.leaving)
-    while learner.position.epoch < config.optimizer.epochs:
+    if learner.best is not None and not learner.best.weights:
+        figures = evaluate(learner.shipped, task, validation, device)
+        hooks.save({"epochs": 0, "step": 0, "tiles": 0} | report(figures, learner.shipped, learner.best, step=0))
+    while learner.position.epoch < epochs and not (learner.best and learner.best.is_final(patience)):
         epoch, first, earlier_loss = learner.position.epoch, learner.position.step, learner.position.loss
-        meter, consumed = _Meter(device), ConsumedCounter()
+        meter, consumed, notice = _Meter(device), ConsumedCounter(), False
         parallel.train()
         freeze_modules(learner.model)
         batches = training.training_epoch(epoch, seed=config.data.seed, augment=config.data.augment, from_step=first)
@@ -98,18 +104,17 @@ def train(
         done = advance(learner.position, training.steps, consumed, earlier_loss + meter.loss())
         verify_epoch(done, training.tiles_of_epoch(epoch, seed=config.data.seed), config.data.max_corrupt)
         _average(learner, training.workers)
-        figures = evaluate(learner.shipped, task, validation, device)
         learner.position = done.next_epoch()
         hooks.show(meter.snapshot(training, epoch, (epoch + 1) * training.steps - 1, steps, lr))
-        hooks.save(
-            {
-                "epochs": epoch + 1,
-                "step": (epoch + 1) * training.steps,
-                "loss": done.mean_loss,
-                "tiles": done.tiles,
-            }
-            | {f"val_{name}": value for name, value in figures.items()}
-        )
+        end = (epoch + 1) * training.steps
+        finished = {"epochs": epoch + 1, "step": end, "loss": done.mean_loss, "tiles": done.tiles}
+        if epoch + 1 == epochs or config.validation.is_due(epoch, training.steps):
+            figures = evaluate(learner.shipped, task, validation, device)
+            hooks.save(finished | report(figures, learner.shipped, learner.best, step=end))
+        elif notice:
+            hooks.save(finished)
+    if learner.best is not None:
+        learner.shipped.load_state_dict(learner.best.weights)
 
 
 def _average(learner: Learner, workers: int) -> None:
@@ -121,7 +126,7 @@ def _average(learner: Learner, workers: int) -> None:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.device) -> dict[str, float]:
-    """The task's metrics over the whole split and all workers; every tile counts exactly once."""
+    """The task's metrics over the whole split and all workers, the same on each; every tile counts exactly once."""
     model.eval()
     metric = task.build_metric(stream.places.tiles)
     seen = torch.zeros((), dtype=torch.int64)
@@ -133,7 +138,9 @@ def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.dev
     total = int(sum_over_workers(seen))
     if total != stream.tiles:
         raise RuntimeError(f"evaluation saw {total} tiles of {stream.tiles}")
-    return metric.compute()
+    figures = metric.compute()
+    agreed = share_first(torch.tensor(list(figures.values()), dtype=torch.float64), stream.worker)
+    return dict(zip(figures, agreed.tolist(), strict=True))
 
 
 def _in_precision(model: nn.Module, precision: str, device: torch.device) -> Student:

@@ -13,11 +13,13 @@ from histill.config.runs import RunConfig
 from histill.errors import InputError
 from histill.models.transfer import Model, copy_encoder, load_encoder
 from histill.stream.read import TileSource
+from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.masks import tile_name
 from histill.tasks.task import Task
 from histill.teachers.teacher import Teacher, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
+from histill.train.checkpoint import Learner
 from histill.train.schedule import make_optimizer
 
 
@@ -49,6 +51,9 @@ class RunSpec(ABC):
             pretrained, _, _ = load(resolve(sources.encoder, storage), storage)
             copy_encoder(pretrained, model)
         return model
+
+    def initialize(self, learner: Learner, training: TileStream) -> None:  # noqa: B027
+        """What a new run does before its first step, on every worker; a resumed run does not."""
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Build the optimizer of `model`, the result of `build_model`."""

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from histill.artifacts.model_folder import ModelCard
 from histill.config.load import set_value, validate
 from histill.config.pretrain_student import RckdLoss
 from histill.config.runs import RunConfig, SupervisedLoss
@@ -26,7 +28,8 @@ from histill.tasks.task import LossOutput, Student, Task
 from histill.tasks.training_task import TrainingTask
 from histill.tiles.masks import IGNORED
 from histill.train import coverage, loop, statistics
-from histill.train.checkpoint import Learner
+from histill.train.best import Best
+from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint
 from histill.train.coverage import DataState
 from histill.train.loop import Hooks, train
 from histill.train.snapshot import Snapshot
@@ -494,3 +497,124 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
     assert saved == [step for step in (4, STEPS, STEPS + 4) if step <= (kept or 0)]
     if kept:
         assert f"; step-{kept:08d} in the run's folder is the last good checkpoint: lower optimizer.lr" in message
+
+
+FIGURE = "balanced_accuracy"
+CARD = ModelCard.model_validate(
+    {
+        "encoder": "csat_tiny", "decoder_channels": (), "classes": CLASSES, "mean": (0, 0, 0), "std": (1, 1, 1),
+        "tile_px": SIDE, "tile_mpp": 0.5, "size_px": SIDE, "tiles_digest": "tiles", "train_cases": (), "histill": "0",
+    },
+    strict=False,
+)  # fmt: skip
+
+
+def with_best(target: str) -> Learner:
+    learns = learner(target)
+    return replace(learns, average=ModelEmaV3(learns.model, decay=0.5), best=Best(FIGURE))
+
+
+def scripted(values: list[float], monkeypatch: pytest.MonkeyPatch, begun: int = 0) -> list[dict[str, Tensor]]:
+    """Let validations find `values`, from number `begun` on; the returned list collects the weights they see."""
+    turns: dict[int, int] = {}
+    seen = []
+
+    def evaluate(model: nn.Module, *_: Any) -> dict[str, float]:
+        turn = turns[id(model)] = turns.get(id(model), begun - 1) + 1
+        if turn == begun + len(seen):  # the same on all workers
+            seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {FIGURE: values[turn]}
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    return seen
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    ("values", "patience", "best", "last"),
+    [
+        ([0.5, 0.7, 0.6, 0.6, 0.6, 0.6], None, 1, 5),
+        ([0.5, 0.7, 0.6, 0.7, 0.6, 0.6], None, 3, 5),  # the later of equal ones
+        ([0.9, 0.7, 0.6, 0.8, 0.6, 0.6], 3, 0, 3),  # the start
+        ([0.5, 0.7, 0.6, 0.7, 0.6, 0.6], 2, 3, 5),
+        ([0.5, 0.7, 0.6, 0.6, 0.8, 0.9], 2, 1, 3),
+        ([float("nan"), 0.7, float("nan"), 0.6, 0.6, 0.6], None, 1, 5),
+    ],
+)
+def test_the_best_model_is_kept_and_waited_for_so_long(
+    values: list[float], patience: int | None, best: int, last: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = scripted(values, monkeypatch)
+    config = configured(optimizer__epochs=5, validation={"keep": "best", "patience": patience})
+    for each in run(config, TASKS["classes"], "classes", workers, monkeypatch, made=with_best):
+        assert [saved["step"] for saved in each.saved] == [STEPS * epoch for epoch in range(last + 1)]
+        assert [saved[f"current_{FIGURE}"] for saved in each.saved] == pytest.approx(values[: last + 1], nan_ok=True)
+        assert (each.saved[-1][f"val_{FIGURE}"], each.saved[-1]["best_step"]) == (values[best], STEPS * best)
+        assert_same(each.learner.shipped.state_dict(), seen[best])
+        assert_same(each.learner.kept, seen[best])
+
+
+@pytest.mark.parametrize("lost_at", [0, STEPS, 3 * STEPS, 3 * STEPS + 4])
+def test_a_run_that_keeps_its_best_model_resumes_as_if_it_had_never_stopped(
+    lost_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = [0.5, 0.7, 0.6, 0.6, 0.6, 0.9]
+    config = configured(optimizer__epochs=5, validation={"keep": "best", "patience": 4}, checkpoint_every=4)
+    scripted(values, monkeypatch)
+    (alone,) = run(config, TASKS["classes"], "classes", 1, monkeypatch, made=with_best)
+    scripted(values, monkeypatch)
+    (before,) = run(config, TASKS["classes"], "classes", 1, monkeypatch, made=with_best, lost_at=lost_at)
+    save_checkpoint(str(tmp_path), before.learner, CARD)
+
+    def resumed(target: str) -> Learner:
+        learns = with_best(target)
+        for parameter in learns.model.parameters():
+            nn.init.zeros_(parameter)
+        restore_checkpoint(str(tmp_path), learns)
+        return learns
+
+    scripted(values, monkeypatch, begun=lost_at // STEPS + 1)
+    (after,) = run(config, TASKS["classes"], "classes", 1, monkeypatch, made=resumed)
+    assert before.saved + after.saved == alone.saved
+    assert_same(after.learner.model.state_dict(), alone.learner.model.state_dict())
+    assert_same(after.learner.kept, alone.learner.kept)
+    assert after.learner.best is not None
+    assert (after.learner.best.step, after.learner.best.value) == (5 * STEPS, 0.9)
+
+
+@pytest.mark.parametrize(("every", "at"), [(1, [1, 2, 3, 4, 5]), (STEPS, [1, 2, 3, 4, 5]), (11, [2, 4, 5])])
+def test_a_run_is_validated_after_so_many_steps_and_at_its_end(
+    every: int, at: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(optimizer__epochs=5, validation__every_steps=every)
+    (ran,) = run(config, TASKS["classes"], "classes", 1, monkeypatch)
+    assert [saved["step"] for saved in ran.saved] == [STEPS * epoch for epoch in at]
+
+
+def test_a_budget_in_steps_is_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps, epochs in ((1, 1), (STEPS + 2, 1), (2 * STEPS - 2, 2), (3 * STEPS, 3)):
+        assert configured(optimizer__steps=steps).epochs_of(STEPS) == epochs
+    (ran,) = run(configured(optimizer__steps=11), TASKS["classes"], "classes", 1, monkeypatch)
+    assert [saved["step"] for saved in ran.saved] == [STEPS, 2 * STEPS]
+
+
+def test_all_workers_decide_by_the_figures_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(3, monkeypatch)
+
+    def work(worker: int) -> dict[str, float]:
+        metric = SimpleNamespace(
+            state=torch.zeros(1),
+            update=lambda *_: None,
+            compute=lambda: {FIGURE: 0.7 + 1e-15 * worker, "auroc": np.nan},
+        )
+        task: Any = SimpleNamespace(build_metric=lambda _: metric)
+        stream: Any = Stream(worker, 3, VAL)
+        return loop.evaluate(Doubled("classes"), task, stream, torch.device("cpu"))
+
+    for found in world.each(work):
+        assert found == pytest.approx({FIGURE: 0.7, "auroc": np.nan}, rel=0, abs=0, nan_ok=True)

@@ -32,8 +32,10 @@ class LinearProbe:
         return logits
 
 
-def fit_probe(train: Embeddings, classes: tuple[str, ...], val: Embeddings | None = None) -> LinearProbe:
-    """Fit a probe for the `classes`, names by index, to `train`, each class with the same say whatever its tiles.
+def fit_probe(
+    train: Embeddings, classes: tuple[str, ...], val: Embeddings | None = None, *, balanced: bool = True
+) -> LinearProbe:
+    """Fit a probe for the `classes`, names by index, to `train`; `balanced`: each with the same say whatever its tiles.
 
     C is the one of `STRENGTHS` with the highest balanced accuracy on `val`; without `val` on the cases of `train`, each
     answered by a probe that was fitted without it (five folds of cases). Of equal ones the least is taken. The probe
@@ -42,7 +44,7 @@ def fit_probe(train: Embeddings, classes: tuple[str, ...], val: Embeddings | Non
     if len(np.unique(train.labels)) < 2:
         raise ValueError("a probe needs tiles of two classes")
     parts = _fold_by_case(train) if val is None else [(train, val)]
-    return _fit(train, classes, _choose_strength(parts, classes))[0]
+    return _fit(train, classes, balanced, _choose_strength(parts, classes, balanced))[0]
 
 
 def _fold_by_case(train: Embeddings) -> list[tuple[Embeddings, Embeddings]]:
@@ -57,12 +59,12 @@ def _fold_by_case(train: Embeddings) -> list[tuple[Embeddings, Embeddings]]:
     return [(fitted, answered) for fitted, answered in pairs if len(np.unique(fitted.labels)) > 1]
 
 
-def _choose_strength(parts: list[tuple[Embeddings, Embeddings]], classes: tuple[str, ...]) -> float:
+def _choose_strength(parts: list[tuple[Embeddings, Embeddings]], classes: tuple[str, ...], balanced: bool) -> float:
     if not parts:
         return 1.0
     right: dict[float, list[np.ndarray]] = {strength: [] for strength in STRENGTHS}
     for fitted, answered in parts:
-        for probe in _fit(fitted, classes, *STRENGTHS):
+        for probe in _fit(fitted, classes, balanced, *STRENGTHS):
             right[probe.strength].append(probe.logits(answered.values).argmax(1) == answered.labels)
     labels = np.concatenate([answered.labels for _, answered in parts])
     everyone = np.ones((1, len(labels)))
@@ -73,7 +75,7 @@ def _choose_strength(parts: list[tuple[Embeddings, Embeddings]], classes: tuple[
     return max(scores, key=lambda strength: (round(scores[strength], 9), -strength))
 
 
-def _fit(train: Embeddings, classes: tuple[str, ...], *strengths: float) -> list[LinearProbe]:
+def _fit(train: Embeddings, classes: tuple[str, ...], balanced: bool, *strengths: float) -> list[LinearProbe]:
     """A probe for each of `strengths`, ascending; each begins where the one before it has ended."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -81,7 +83,7 @@ def _fit(train: Embeddings, classes: tuple[str, ...], *strengths: float) -> list
 
     scaler = StandardScaler().fit(train.values.astype(np.float64))
     scaled = scaler.transform(train.values.astype(np.float64))
-    model = LogisticRegression(class_weight="balanced", max_iter=_STEPS, warm_start=True)
+    model = LogisticRegression(class_weight="balanced" if balanced else None, max_iter=_STEPS, warm_start=True)
     probes = []
     for strength in strengths:
         with warnings.catch_warnings():

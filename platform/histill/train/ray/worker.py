@@ -54,14 +54,17 @@ def _train(assignment: Assignment) -> None:
     tracker, task = assignment.tracker if rank == 0 else None, spec.build_task()
 
     def record(metrics: dict[str, float]) -> None:
-        if tracker is not None and "loss" in metrics:  # an epoch's end
-            figures = {name.replace("val_", "val/", 1): value for name, value in metrics.items() if "val_" in name}
-            tracker.metrics({"epoch/loss": metrics["loss"]} | figures, int(metrics["step"]))
+        names = {"loss": "epoch/loss"} | {name: name.replace("_", "/", 1) for name in metrics if _is_figure(name)}
+        figures = {new: metrics[name] for name, new in names.items() if name in metrics}
+        if tracker is not None and figures:  # of an epoch's end, or of the start
+            tracker.metrics(figures, int(metrics["step"]))
             tracker.flush()  # a sweep may stop its trial because of the metrics reported now
 
     known = ray.train.get_checkpoint()
     checkpoint = _newest(known, rank)
-    if checkpoint is not None:
+    if checkpoint is None:
+        spec.initialize(learner, training)
+    else:
         with checkpoint.as_directory() as folder:
             restore_checkpoint(folder, learner)
         load_task_state(task, learner.task_state, rank)
@@ -108,9 +111,17 @@ def _train(assignment: Assignment) -> None:
         parallel = torch.compile(parallel)
     try:
         train(learner, parallel, task, training, validation, config, Hooks(show, save, leaving))
+        if rank == 0 and learner.best is not None:
+            step, metric = learner.position.epoch * training.steps, learner.best.metric
+            best = f"keeping the best model, of step {learner.best.step}"
+            assignment.board.tell.remote(f"ended after step {step}; {best} ({metric} {learner.best.value:.3f})")
     finally:
         if tracker is not None:
             tracker.close()
+
+
+def _is_figure(name: str) -> bool:
+    return name.startswith(("val_", "current_"))
 
 
 def _newest(known: Any, rank: int) -> Any:

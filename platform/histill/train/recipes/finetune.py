@@ -9,10 +9,14 @@ from histill.config.finetune_student import FinetuneConfig
 from histill.config.runs import BOUNDARY
 from histill.errors import InputError
 from histill.losses.loss import check_terms
-from histill.models.transfer import freeze_encoder, parameters_by_depth
+from histill.models.classifiers import Classifier
+from histill.models.transfer import freeze_batch_norms, freeze_encoder, parameters_by_depth
 from histill.outputs import OutputSpec
+from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.training_task import TrainingTask
+from histill.train.checkpoint import Learner
+from histill.train.head_probe import find_head, fit_head
 from histill.train.inputs import Inputs
 from histill.train.schedule import make_optimizer
 from histill.train.spec import RunSpec
@@ -38,7 +42,16 @@ class FinetuneRun(RunSpec):
         model = self.build_network()
         if self.config.frozen:
             freeze_encoder(model)
+        if self.config.batch_norm == "frozen":
+            freeze_batch_norms(model)
         return model
+
+    def initialize(self, learner: Learner, training: TileStream) -> None:
+        """Fit the head of a classifier as a probe, unless a fresh one is asked for."""
+        if self.config.head != "fresh" and isinstance(learner.model, Classifier):
+            balanced = self.config.data.balance == "label" or self.class_weights is not None
+            fit_head(learner.model, self.card.outputs, training, balanced=balanced)
+            learner.restart_average()
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         decay = self.config.layer_decay
@@ -70,7 +83,9 @@ def check(config: FinetuneConfig, inputs: Inputs) -> FinetuneRun:
     else:
         outputs, weights = resolve_classes(config, manifest, cases)
     card = make_card(config, inputs, outputs, cases=cases)
-    check_network(card, config, inputs)
+    model = check_network(card, config, inputs)
+    if config.head != "fresh" and isinstance(model, Classifier):
+        find_head(model)
     views = Views(card.size_px)
     return FinetuneRun(
         config=config,
