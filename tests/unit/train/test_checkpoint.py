@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from histill.config.runs import Optimizer
 from histill.errors import HistillError, InputError
 from histill.losses.layers import Layers
 from histill.models.projection import ProjectedStudent, StudentOutput
+from histill.train.best import Best
 from histill.train.checkpoint import Learner, checkpoint_name, restore_checkpoint, save_checkpoint
 from histill.train.coverage import DataState
 from histill.train.schedule import make_optimizer
@@ -106,6 +108,26 @@ def test_a_checkpoint_is_safetensors_and_json(tmp_path: Path) -> None:
                 assert len(list(file.keys())) > 10
         start = path.read_bytes()[:2]
         assert start not in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_best_model_is_what_a_checkpoint_is_loaded_as(tmp_path: Path, deep: bool) -> None:
+    trained = replace(learner(0, deep=deep), best=Best("dice"))
+    assert trained.best is not None
+    trained.best.offer(trained.shipped, {"dice": 0.5, "miou": float("nan")}, 7)
+    best = {name: tensor.clone() for name, tensor in trained.shipped.state_dict().items()}
+    step(trained, 0)
+    trained.best.offer(trained.shipped, {"dice": 0.4, "miou": 0.3}, 9)
+    save_checkpoint(str(tmp_path), trained, CARD)
+    kept, _, _ = load(str(tmp_path), Storage())
+    assert all(torch.equal(tensor, best[name]) for name, tensor in kept.state_dict().items())
+    resumed = replace(learner(1, deep=deep), best=Best("dice"))
+    restore_checkpoint(str(tmp_path), resumed)
+    assert resumed.best is not None
+    assert (resumed.best.record, resumed.best.value) == (trained.best.record, 0.5)
+    assert all(torch.equal(tensor, best[name]) for name, tensor in resumed.kept.items())
+    for name, tensor in trained.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
 
 
 def test_what_is_kept_has_no_heads_for_training(tmp_path: Path) -> None:

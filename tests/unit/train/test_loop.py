@@ -514,15 +514,14 @@ def with_best(target: str) -> Learner:
     return replace(learns, average=ModelEmaV3(learns.model, decay=0.5), best=Best(FIGURE))
 
 
-def scripted(values: list[float], monkeypatch: pytest.MonkeyPatch, begun: int = 0) -> list[dict[str, Tensor]]:
-    """Let validations find `values`, from number `begun` on; the returned list collects the weights they see."""
+def scripted(values: list[float], monkeypatch: pytest.MonkeyPatch, begun: int = 0) -> dict[int, dict[str, Tensor]]:
+    """Let validations find `values`, from number `begun` on; the weights that they see are returned by number."""
     turns: dict[int, int] = {}
-    seen = []
+    seen: dict[int, dict[str, Tensor]] = {}
 
     def evaluate(model: nn.Module, *_: Any) -> dict[str, float]:
         turn = turns[id(model)] = turns.get(id(model), begun - 1) + 1
-        if turn == begun + len(seen):  # the same on all workers
-            seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        seen[turn] = {name: tensor.clone() for name, tensor in model.state_dict().items()}  # the same on all workers
         return {FIGURE: values[turn]}
 
     monkeypatch.setattr(loop, "evaluate", evaluate)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from histill.artifacts.model_folder import ModelCard, build, load, save
 from histill.config.common import Storage
@@ -20,7 +22,10 @@ from histill.models.transfer import find_encoder
 from histill.stream.views import Views
 from histill.tasks.training_task import TrainingTask
 from histill.tiles.manifest import Manifest, case_digests, write_manifest
+from histill.train.build import build_learner, build_streams
+from histill.train.loop import Hooks, train
 from histill.train.prepare import prepare_run
+from histill.train.statistics import freeze_modules
 
 pytestmark = pytest.mark.unit
 WEIGHTED = {"cross_entropy": {"class_weights": True}}
@@ -92,6 +97,9 @@ def one_sentence(refuse: Callable[[], Any]) -> str:
         ({"target": "segmentation", "multi_label": True}, "multi_label is for classification"),
         ({"target": "segmentation", "loss": {"deep": {}}}, "loss.deep is for networks that are pretrained"),
         ({"target": "detection"}, "target"),
+        ({"target": "segmentation", "head": "probe"}, "head=probe is for classification"),
+        ({"batch_norm": "frozen"}, "batch_norm=frozen keeps what was pretrained; name an encoder"),
+        ({"validation": {"keep": "last", "patience": 3}}, "patience waits for a better model"),
         ({"classes": ("tissue",)}, "classes"),
         ({"classes": ("gland", "gland")}, "names one of them twice"),
         ({"fraction": 0.0}, "fraction"),
@@ -296,3 +304,60 @@ def test_the_pretrained_encoder_is_where_learning_begins(
     assert all(parameter.requires_grad != frozen for _, parameter in carried)
     inside = {id(parameter) for _, parameter in carried}
     assert all(parameter.requires_grad for parameter in model.parameters() if id(parameter) not in inside)
+
+
+def test_a_classifier_has_defaults_of_its_own_and_what_is_said_counts(labeled: Manifest) -> None:
+    runs = Path("runs")
+    pretrained, scratch = configured(labeled, runs, encoder="runs/first"), configured(labeled, runs)
+    assert pretrained.optimizer.lr < scratch.optimizer.lr
+    assert pretrained.optimizer.steps is not None
+    assert scratch.optimizer.steps is not None
+    for config in (pretrained, scratch):
+        assert (config.head, config.data.balance, config.validation.keep) == ("probe_first", "label", "best")
+        assert validate(FinetuneConfig, config.model_dump(), "the test") == config
+    plain = {"data__balance": None, "optimizer__epochs": 3, "optimizer__lr": 0.1, "validation__keep": "last"}
+    said = configured(labeled, runs, **plain)
+    assert (said.data.balance, said.optimizer.steps, said.optimizer.epochs, said.optimizer.lr) == (None, None, 3, 0.1)
+    assert (said.validation.keep, said.validation.patience) == ("last", None)
+    assert said.epochs_of(10) == 3
+    assert configured(labeled, runs, multi_label=True).data.balance is None
+    assert configured(labeled, runs, head="probe").epochs_of(10) == 0
+    segmenter = configured(labeled, runs, target="segmentation")
+    assert (segmenter.optimizer.steps, segmenter.validation.keep) == (None, "last")
+
+
+@pytest.mark.parametrize(("head", "steps"), [("probe", [0]), ("probe_first", [0, 4, 8]), ("fresh", [0, 4, 8])])
+def test_a_probe_is_the_first_candidate_or_all(
+    labeled: Manifest, pretrained: str, tmp_path: Path, head: str, steps: list[int]
+) -> None:
+    changes = {"head": head, "optimizer__epochs": 2, "validation__every_steps": 1, "encoder": pretrained}
+    config = configured(labeled, tmp_path, **changes)
+    spec, saved = prepare_run(config), []
+    learner = build_learner(spec, labeled, torch.device("cpu"))
+    fresh = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+    training, validation = build_streams(spec, labeled, 0, 1)
+    spec.initialize(learner, training)
+    begun = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+    moved = {name for name, tensor in begun.items() if not torch.equal(tensor, fresh[name])}
+    assert moved == (set() if head == "fresh" else {"network.head.fc.weight", "network.head.fc.bias"})
+    train(learner, learner.model, spec.build_task(), training, validation, config, Hooks(lambda _: None, saved.append))
+    assert [metrics["step"] for metrics in saved] == steps
+    assert learner.average is not None
+    assert (learner.position.epoch, learner.best is not None) == (len(steps) - 1, True)
+    if head == "probe":
+        assert all(torch.equal(tensor, begun[name]) for name, tensor in learner.shipped.state_dict().items())
+        assert saved[0]["val_balanced_accuracy"] > 0.5
+
+
+def test_frozen_batch_norms_rest(labeled: Manifest, tmp_path: Path) -> None:
+    weights = tmp_path / "resnet10t.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), weights)
+    config = configured(
+        labeled, tmp_path, student={"encoder": "resnet10t", "weights": str(weights)}, batch_norm="frozen"
+    )
+    model = prepare_run(config).build_model().train()
+    freeze_modules(model)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(norm.training or norm.weight.requires_grad for norm in norms)
+    assert model.network.conv1[0].weight.requires_grad
