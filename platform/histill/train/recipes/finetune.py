@@ -69,7 +69,6 @@ def check(config: FinetuneConfig, inputs: Inputs) -> FinetuneRun:
     """Check tiles, splits, labels or masks, and the pretrained encoder of a fine-tuning run. Raises InputError."""
     manifest, dense, weights = inputs.manifest, config.target == "segmentation", None
     check_terms(config.loss, teacher=False, live=False, dense=dense, multi_label=config.multi_label)
-    check_data(config, config.student, manifest, dense=dense)
     cases = select_cases(config, manifest)
     if dense:
         classes = config.classes or ("background", "tissue")
@@ -82,6 +81,7 @@ def check(config: FinetuneConfig, inputs: Inputs) -> FinetuneRun:
         outputs = OutputSpec("segmentation", classes)
     else:
         outputs, weights = resolve_classes(config, manifest, cases)
+    check_data(config, config.student, manifest, dense=dense)  # after the labels, by which tiles may be balanced
     card = make_card(config, inputs, outputs, cases=cases)
     model = check_network(card, config, inputs)
     if config.head != "fresh" and isinstance(model, Classifier):
