@@ -176,6 +176,15 @@ def test_a_convolutional_network_answers_what_is_before_its_classifier(
     assert maps["tokens"].shape[1:] == (channels, 2, 2)
 
 
+def test_what_a_model_computes_for_itself_is_no_weight(write: Callable[..., Any]) -> None:
+    """Rotary position embeddings are made with the model, and no file has them."""
+    folder, model = write("eva02_tiny_patch14_224", img_size=28, depth=1, num_classes=0)
+    teacher = load(folder)
+    with torch.no_grad():
+        expected = model(normalized(tiles(28)))
+    torch.testing.assert_close(teacher.respond(tiles(28)), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(("precision", "error"), [("bf16", 2**-8), ("fp16", 2**-11)])
 def test_half_precision_is_off_by_its_rounding(write: Callable[..., Any], precision: str, error: float) -> None:
     folder, _ = write()
