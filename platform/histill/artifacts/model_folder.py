@@ -101,6 +101,9 @@ class ModelCard(Record):
         description="licensed teachers and published weights that it, its encoder and its teacher learned from; null "
         "in cards of older versions",
     )
+    prefixes: tuple[int, ...] = Field(
+        (), description="lengths to which an embedding can be cut: its first dimensions learned to serve by themselves"
+    )
 
     @property
     def outputs(self) -> OutputSpec:
@@ -217,7 +220,9 @@ def digest_of(card: ModelCard, weights: bytes) -> str:
 
     Fields that older cards lack are left out when empty, so that models keep their digests.
     """
-    absent = {name for name in ("val_cases", "taught_on", "unknown_teachers", "width") if not getattr(card, name)}
+    absent = {
+        name for name in ("val_cases", "taught_on", "unknown_teachers", "width", "prefixes") if not getattr(card, name)
+    }
     absent |= {"taught_by"} if card.taught_by is None else set()
     return hashlib.sha256(card.model_dump_json(exclude=absent).encode() + weights).hexdigest()
 

@@ -1,11 +1,11 @@
 """Configuration of `pretrain_student.py`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from histill.config.base import Uri
+from histill.config.base import ModelUri, Uri
 from histill.config.common import Teacher
 from histill.config.embeddings import EmbeddingTeacher
 from histill.config.runs import STRIDE, Network, RunConfig, Sources
@@ -45,11 +45,32 @@ class PretrainConfig(RunConfig):
         description="teachers of embeddings, by a name of your choice; without a teacher of pixels the result is an "
         "encoder",
     )
+    projection: Literal["linear", "mlp"] = Field(
+        "linear",
+        description="from the student's embedding to each teacher's width, in training only; mlp: two layers, as "
+        "AM-RADIO has it",
+    )
+    prefixes: tuple[int, ...] = Field(
+        (),
+        description="Matryoshka: the first m dimensions of the embedding, for each m here, learn to predict the "
+        "teachers' embeddings by themselves, so that an embedding can be cut short",
+    )
     loss: RckdLoss = RckdLoss()
+    encoder: ModelUri | None = Field(
+        None,
+        description="initial weights of the student's encoder: a run, model folder or models:/name@alias; null: random "
+        "weights",
+    )
 
     @property
     def sources(self) -> Sources:
-        return Sources(self.student, teacher=self.teacher, responses=self.responses, embeddings=self.embeddings)
+        return Sources(
+            self.student,
+            teacher=self.teacher,
+            responses=self.responses,
+            embeddings=self.embeddings,
+            encoder=self.encoder,
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -76,6 +97,24 @@ class PretrainConfig(RunConfig):
             raise ValueError(
                 "responses are those of teacher, which is not set; name it, or use embeddings.<name>.responses"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> "PretrainConfig":
+        if self.encoder is not None and self.student.weights is not None:
+            raise ValueError("encoder and student.weights both bring pretrained weights; name one of them")
+        if self.projection != "linear" and "projections" not in self.loss.needs:
+            raise ValueError(
+                f"projection is {self.projection}, and no term of loss compares embeddings through one; leave it out, "
+                "or give one such as loss.embedding_cosine a weight"
+            )
+        if self.prefixes and not self.loss.of_embeddings:
+            raise ValueError(
+                "prefixes learn by the terms on embeddings, and loss has none; leave them out, or give one such as "
+                "loss.embedding_cosine a weight"
+            )
+        if list(self.prefixes) != sorted({each for each in self.prefixes if each > 0}):
+            raise ValueError(f"prefixes are {list(self.prefixes)}; give each length once, above 0 and ascending")
         return self
 
     @model_validator(mode="after")

@@ -77,6 +77,11 @@ class Loss(Strict):
         """The terms on the model's logits, which need neither feature maps nor embeddings."""
         return {name: term for name, term in self.terms.items() if not term.needs & {"maps", "embeddings"}}
 
+    @property
+    def of_embeddings(self) -> dict[str, Term]:
+        """The terms on embeddings of tiles rather than on token maps."""
+        return {name: term for name, term in self.select("embeddings").items() if "tokens" not in term.needs}
+
     def select(self, need: Need) -> dict[str, Term]:
         """The terms that need `need`."""
         return {name: term for name, term in self.terms.items() if need in term.needs}

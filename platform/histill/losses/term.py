@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
     from histill.losses.inputs import LossInputs
 
-Need = Literal["teacher", "labels", "maps", "gradients", "pixels", "tiles", "one_class", "embeddings", "tokens"]
+Need = Literal[
+    "teacher", "labels", "maps", "gradients", "pixels", "tiles", "one_class", "embeddings", "projections", "tokens"
+]
 """A teacher's logits; labels or masks; feature maps; a live, differentiable teacher; outputs for pixels; outputs for
-whole tiles; mutually exclusive classes; embeddings of teachers; their token maps."""
+whole tiles; mutually exclusive classes; teachers of embeddings; the student's embedding projected to each teacher's
+width; token maps of student and teachers."""
 
 
 def _zero_for_null(weight: Any) -> Any:

@@ -1,37 +1,85 @@
 """Training-only projections of a student's embedding and last feature map to its teachers' widths."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class EmbeddingShape:
-    """What one teacher answers."""
+    """What is learned from one teacher."""
 
-    width: int  # D of its embeddings
-    token_channels: int | None = None  # C of its token maps; None: they are not learned from
+    width: int | None = None  # D of its embeddings; None: no term compares them through a projection
+    token_channels: int | None = None  # C of its token maps; None: no term compares them
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """The heads of a student. Small: it is sent to every worker."""
+
+    teachers: Mapping[str, EmbeddingShape] = field(default_factory=dict)  # by name
+    projection: Literal["linear", "mlp"] = "linear"
+    prefixes: tuple[int, ...] = ()  # lengths of the prefixes with projections of their own, ascending
+
+
+class Projected(NamedTuple):
+    """A student's embedding, or a prefix of it, and its projections."""
+
+    embedding: Tensor  # float [B, D] or [B, m]
+    by_teacher: dict[str, Tensor]  # float [B, the teacher's D]
 
 
 class EmbeddingHeads(nn.Module):
-    """A linear layer on the embedding for each teacher, and a 1x1 convolution on the last map for its tokens."""
+    """A projection of the embedding for each teacher, and a 1x1 convolution of the last map for its tokens.
 
-    def __init__(self, width: int, channels: int, teachers: Mapping[str, EmbeddingShape]) -> None:
+    With prefixes, the first m dimensions of the embedding have projections of their own (Matryoshka representations,
+    Kusupati et al., arXiv 2205.13147, section 3, with regression of a teacher in the place of classification).
+    """
+
+    def __init__(self, width: int, channels: int, spec: HeadSpec) -> None:
         """Heads for embeddings [B, width] and last maps [B, channels, h, w]."""
         super().__init__()
-        self.embeddings = nn.ModuleDict({name: nn.Linear(width, each.width) for name, each in teachers.items()})
+        self.spec = spec
+        self.embeddings = _projections(width, spec)
         self.tokens = nn.ModuleDict(
             {
-                name: nn.Conv2d(channels, each.token_channels, 1)
-                for name, each in teachers.items()
+                _key(name): nn.Conv2d(channels, each.token_channels, 1)
+                for name, each in spec.teachers.items()
                 if each.token_channels is not None
             }
         )
+        self.nested = nn.ModuleList(_projections(length, spec) for length in spec.prefixes)
 
-    def forward(self, embedding: Tensor, last_map: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Projected embeddings [B, D] and projected maps [B, C, h, w], by teacher."""
-        embeddings = {name: head(embedding) for name, head in self.embeddings.items()}
-        if last_map is None:
-            return embeddings, {}
-        return embeddings, {name: head(last_map) for name, head in self.tokens.items()}
+    def forward(self, embedding: Tensor) -> tuple[Projected, ...]:
+        """The projected embedding, then its projected prefixes."""
+        lengths = (embedding.shape[1], *self.spec.prefixes)
+        return tuple(
+            Projected(embedding[:, :length], {_name(key): head(embedding[:, :length]) for key, head in heads.items()})
+            for length, heads in zip(lengths, (self.embeddings, *self.nested), strict=True)
+        )
+
+    def project_tokens(self, last_map: Tensor) -> dict[str, Tensor]:
+        """The last map [B, channels, h, w] with each teacher's channels, [B, C, h, w], by teacher."""
+        return {_name(key): head(last_map) for key, head in self.tokens.items()}
+
+
+def _projections(width: int, spec: HeadSpec) -> nn.ModuleDict:
+    wide = {name: each.width for name, each in spec.teachers.items() if each.width is not None}
+    make = nn.Linear if spec.projection == "linear" else _mlp
+    return nn.ModuleDict({_key(name): make(width, out) for name, out in wide.items()})
+
+
+def _mlp(width: int, out: int) -> nn.Module:
+    """Two layers with a LayerNorm and a GELU between them, as AM-RADIO's heads (Ranzinger et al., arXiv 2312.06709)."""
+    return nn.Sequential(nn.Linear(width, out), nn.LayerNorm(out), nn.GELU(), nn.Linear(out, out))
+
+
+def _key(teacher: str) -> str:
+    """Keys of an `nn.ModuleDict` must not be names of its methods, such as `values`; teachers may be."""
+    return f"to_{teacher}"
+
+
+def _name(key: str) -> str:
+    return key.removeprefix("to_")

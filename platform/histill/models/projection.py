@@ -1,14 +1,12 @@
 """Training-only modules around a network, left out of the saved model: layer projections and deep-supervision heads."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn, ones
 
 from histill.losses.layers import Layers, Pair
 from histill.models.deep_supervision import answer_deep, deep_heads
-from histill.models.embedding_heads import EmbeddingHeads, EmbeddingShape
+from histill.models.embedding_heads import EmbeddingHeads, HeadSpec, Projected
 from histill.models.encoders import embedding_width, pool
 from histill.models.feature_maps import choose_maps, forward_with_features, layer_channels
 from histill.models.segmenter import Segmenter
@@ -23,8 +21,7 @@ class StudentOutput(NamedTuple):
     projected: dict[Pair, Tensor]  # by pair, with the teacher's number of channels
     mixture: Tensor | None  # [len(mixed)]
     deep: tuple[Tensor, ...] = ()  # logits of deep stages, [B, K, h, w]
-    embedding: Tensor | None = None  # float [B, D], where teachers of embeddings are learned from
-    projected_embeddings: dict[str, Tensor] = {}  # noqa: RUF012 - never changed; by teacher, [B, its D]
+    embeddings: tuple[Projected, ...] = ()  # the embedding, then its prefixes, where teachers of embeddings exist
     projected_tokens: dict[str, Tensor] = {}  # noqa: RUF012 - by teacher, [B, its C, h, w]
 
 
@@ -44,9 +41,9 @@ class ProjectedStudent(nn.Module):
         layers: Layers,
         *,
         deep_classes: int = 0,
-        embeddings: Mapping[str, EmbeddingShape] = MappingProxyType({}),
+        heads: HeadSpec = HeadSpec(),  # noqa: B008 - frozen
     ) -> None:
-        """`deep_classes`: number of classes of a segmenter's deep-supervision heads; 0: no heads."""
+        """`deep_classes`: of a segmenter's deep-supervision heads, 0: none; `heads`: for teachers of embeddings."""
         super().__init__()
         self.model, self.layers = model, layers
         own = layer_channels(model)
@@ -57,8 +54,7 @@ class ProjectedStudent(nn.Module):
         self.mixture = nn.Parameter(ones(len(layers.mixed))) if layers.mixed else None
         self.heads = deep_heads(model, deep_classes) if deep_classes and isinstance(model, Segmenter) else None
         self.last = list(own)[-1]
-        width = embedding_width(model) if embeddings else 0
-        self.embedding_heads = EmbeddingHeads(width, own[self.last], embeddings) if embeddings else None
+        self.embedding_heads = EmbeddingHeads(embedding_width(model), own[self.last], heads) if heads.teachers else None
 
     def forward(self, tiles: Tensor) -> Tensor | StudentOutput:
         if not self.training:
@@ -81,6 +77,6 @@ class ProjectedStudent(nn.Module):
         if heads is None:
             return output
         last = maps.get(self.last)
-        embedding = pool(last) if dense and last is not None else logits
-        embeddings, tokens = heads(embedding, last if heads.tokens else None)
-        return output._replace(embedding=embedding, projected_embeddings=embeddings, projected_tokens=tokens)
+        embeddings = heads(pool(last) if dense and last is not None else logits)
+        tokens = {} if last is None else heads.project_tokens(last)
+        return output._replace(embeddings=embeddings, projected_tokens=tokens)

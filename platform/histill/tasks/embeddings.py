@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from histill.stream.tile_batch import TileBatch
-from histill.teachers.teacher import Teacher
+from histill.teachers.teacher import TOKENS, Teacher
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,6 @@ class Embeddings:
             raise RuntimeError("the batch has no view for a live teacher of embeddings")
         with torch.no_grad():
             if self.tokens and teacher.features is not None:
-                found, maps = teacher.features.respond_with_maps(batch.teacher, ("tokens",))
-                return found.to(batch.teacher.device), maps["tokens"].to(batch.teacher.device)
+                found, maps = teacher.features.respond_with_maps(batch.teacher, (TOKENS,))
+                return found.to(batch.teacher.device), maps[TOKENS].to(batch.teacher.device)
             return teacher.respond(batch.teacher).to(batch.teacher.device), None

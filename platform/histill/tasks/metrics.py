@@ -74,11 +74,17 @@ class ClassificationMetric:
 
 
 class EncoderMetric:
-    """Linear CKA of an encoder's embeddings with each teacher's, and the mean over teachers."""
+    """Linear CKA of an encoder's embeddings with each teacher's, and the mean over teachers, also of prefixes."""
 
-    def __init__(self, width: int, teachers: Mapping[str, int], reference: Callable[[TileBatch], dict[str, Tensor]]):
+    def __init__(
+        self,
+        width: int,
+        teachers: Mapping[str, int],
+        reference: Callable[[TileBatch], dict[str, Tensor]],
+        prefixes: tuple[int, ...] = (),
+    ):
         """`width` of the encoder and of each teacher; `reference` gives the teachers' embeddings of a batch."""
-        self._width, self._teachers, self._reference = width, dict(teachers), reference
+        self._width, self._teachers, self._reference, self._prefixes = width, dict(teachers), reference, prefixes
         wide = sum(self._teachers.values())
         sizes = [1, width + wide, width * width, *(each * each + each * width for each in self._teachers.values())]
         self.state = torch.zeros(sum(sizes), dtype=torch.float64)
@@ -98,11 +104,23 @@ class EncoderMetric:
         count, x = float(next(parts)[0]), next(parts)
         sums = {name: next(parts) for name in self._teachers}
         own = next(parts).reshape(self._width, self._width)
-        by_teacher = {}
-        for name, width in self._teachers.items():
-            products = own, next(parts).reshape(width, width), next(parts).reshape(width, self._width)
-            by_teacher[f"cka_{name}"] = linear_cka(max(count, 1), (x, sums[name]), products)
-        return {"cka": float(np.mean(list(by_teacher.values()))), **by_teacher}
+        products = {
+            name: (next(parts).reshape(width, width), next(parts).reshape(width, self._width))
+            for name, width in self._teachers.items()
+        }
+
+        def compare(name: str, length: int) -> float:
+            others, cross = products[name]
+            return linear_cka(
+                max(count, 1), (x[:length], sums[name]), (own[:length, :length], others, cross[:, :length])
+            )
+
+        by_teacher = {f"cka_{name}": compare(name, self._width) for name in self._teachers}
+        nested = {
+            f"cka_{length}": float(np.mean([compare(name, length) for name in self._teachers]))
+            for length in self._prefixes
+        }
+        return {"cka": float(np.mean(list(by_teacher.values()))), **by_teacher, **nested}
 
     def _split(self) -> list[np.ndarray]:
         widths = list(self._teachers.values())

@@ -8,7 +8,7 @@ al., Artificial Intelligence in Medicine 119:102136, 2021, arXiv 2101.04170: the
 distance of the last feature maps).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from histill.losses.inputs import LossInputs
 from histill.losses.loss import Loss
 from histill.losses.term import Need, Term
+from histill.models.embedding_heads import Projected
 from histill.models.projection import StudentOutput
 from histill.models.resample import resize_logits
 from histill.outputs import OutputSpec
@@ -40,6 +41,7 @@ class TrainingTask:
     objective: Loss
     responses: Responses | None = None  # of a teacher, if there is one
     embeddings: Embeddings | None = None  # of teachers of embeddings, if there are any
+    prefixes: tuple[int, ...] = ()  # lengths of the prefixes of the embedding that learn from them, too
     class_weights: tuple[float, ...] | None = None  # 1 on average over the training tiles
     boundary_px: int = 0  # above 0 the last output class is the boundary, generated from the masks
     scored_by_teacher: bool = False  # instead of labels or masks
@@ -50,11 +52,14 @@ class TrainingTask:
     def loss(self, model: Student, batch: TileBatch) -> LossOutput:
         """The weighted sum of the terms; `deep` sums the terms on logits over the deep stages.
 
+        Terms on embeddings are means over the embedding and its prefixes, each of which has to predict the teachers'.
         Masks are resampled by nearest neighbor when the network's input has another size.
         """
         output = _as_output(model(batch.student.float()))
-        inputs, terms = self._inputs(output, batch), self.objective.terms
-        parts = _evaluate(terms, inputs)
+        inputs = self._inputs(output, batch)
+        parts = _evaluate(self.objective.terms, inputs)
+        if output.embeddings[1:]:
+            parts |= _evaluate_nested(self.objective.of_embeddings, inputs, output.embeddings)
         if output.deep:
             of_answers = self.objective.of_answers
             stages = [weighted_sum(_evaluate(of_answers, _at_stage(inputs, logits))).loss for logits in output.deep]
@@ -80,7 +85,7 @@ class TrainingTask:
             return SegmentationMetric(self.outputs, self.reference)
         if self.embeddings is not None and self.outputs.width is not None:
             widths = {name: source.width for name, source in self.embeddings.sources.items()}
-            return EncoderMetric(self.outputs.width, widths, lambda batch: self._embed(batch)[0])
+            return EncoderMetric(self.outputs.width, widths, lambda batch: self._embed(batch)[0], self.prefixes)
         return ClassificationMetric(self.outputs, tiles, self._decisions if self.scored_by_teacher else None)
 
     def reference(self, batch: TileBatch) -> Tensor:
@@ -109,11 +114,12 @@ class TrainingTask:
             inputs = replace(inputs, teacher=teacher, teacher_maps=maps, layers=layers, queue=queue)
         if self.embeddings is not None:
             embeddings, tokens = self._embed(batch)
+            own = output.embeddings[0]
             inputs = replace(
                 inputs,
-                embedding=output.embedding,
+                embedding=own.embedding,
                 embeddings=embeddings,
-                projected_embeddings=output.projected_embeddings,
+                projected_embeddings=own.by_teacher,
                 embedding_weights=self.embeddings.weights,
                 embedding_queues=self._remember_embeddings(embeddings, batch.valid),
                 tokens=tokens,
@@ -180,6 +186,17 @@ class TrainingTask:
 def _evaluate(terms: Mapping[str, Term], inputs: LossInputs) -> dict[str, tuple[float, Tensor]]:
     """Weight and value of each term."""
     return {name: (term.weight, term(inputs)) for name, term in terms.items()}
+
+
+def _evaluate_nested(
+    terms: Mapping[str, Term], inputs: LossInputs, levels: Sequence[Projected]
+) -> dict[str, tuple[float, Tensor]]:
+    """Weight of each term, and the mean of its values at `levels`, the embedding and its prefixes."""
+    found = [
+        _evaluate(terms, replace(inputs, embedding=level.embedding, projected_embeddings=level.by_teacher))
+        for level in levels
+    ]
+    return {name: (term.weight, torch.stack([each[name][1] for each in found]).mean()) for name, term in terms.items()}
 
 
 def _as_output(output: StudentOutput | Tensor) -> StudentOutput:

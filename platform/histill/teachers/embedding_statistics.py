@@ -17,8 +17,10 @@ def measure_embeddings(cached: CachedViews, manifest: Manifest, storage: Storage
     """Mean, float64 [D], and scale of the embeddings in shards that lie evenly in the set, up to 20,000 tiles.
 
     The scale is 1 / sqrt(mean over dimensions of the variance): after it the embeddings' mean variance is 1, with one
-    factor for all dimensions, as in PHI-S (Ranzinger et al., arXiv 2410.01680, section 3), whose rotation a learned
-    linear projection makes needless. Raises InputError when no tile has an embedding, or all are alike.
+    factor for all dimensions, as in PHI-S (Ranzinger et al., arXiv 2410.01680, section 3). PHI-S's rotation is left
+    out: cosine and squared distance do not change when teacher and projection are rotated together, so a learned
+    projection makes it needless; smooth L1 does. Where all embeddings are alike the scale is 1. They depend on the
+    cached embeddings alone. Raises InputError when no tile has an embedding.
     """
     shards = list(shards_of(manifest))
     wanted = max(1, min(len(shards), len(shards) * SAMPLE_TILES // max(1, manifest.header.tiles)))

@@ -13,6 +13,7 @@ from histill.models.resample import resize_logits, resize_tiles
 from histill.models.transfer import Model
 from histill.outputs import OutputSpec
 from histill.teachers.sides import teacher_input_px
+from histill.teachers.teacher import TOKENS
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,13 @@ class NetworkTeacher:
 
     @property
     def layers(self) -> dict[str, int]:
-        return layer_channels(self.model)
+        """Channels by layer; an encoder's last feature map also goes by the name of patch tokens."""
+        channels = layer_channels(self.model)
+        return {**channels, TOKENS: channels[self._last]} if self.outputs.kind == "encoder" else channels
+
+    @property
+    def _last(self) -> str:
+        return list(layer_channels(self.model))[-1]
 
     def sees(self, side_px: int) -> int:
         """The network's input size for a tile or window of `side_px`.
@@ -73,7 +80,7 @@ class NetworkTeacher:
     def respond_with_maps(self, tiles: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """The responses to tiles or windows, uint8 [B, 3, S, S], and the feature maps of `layers`."""
         tiles = tiles.to(next(self.model.parameters()).device)
-        logits, maps = forward_with_features(self.model, resize_tiles(tiles, self.sees(tiles.shape[-1])), layers)
+        logits, maps = self._forward(resize_tiles(tiles, self.sees(tiles.shape[-1])), layers)
         return (resize_logits(logits, tiles.shape[-1]) if self.outputs.dense else logits), maps
 
     def forward(self, seen: Tensor, layers: tuple[str, ...], *, graph: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -83,7 +90,12 @@ class NetworkTeacher:
         """
         tiles = seen.to(next(self.model.parameters()).device).float()
         with torch.set_grad_enabled(graph):
-            return forward_with_features(self.model, tiles.requires_grad_(graph), layers)
+            return self._forward(tiles.requires_grad_(graph), layers)
+
+    def _forward(self, tiles: Tensor, layers: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        inside = {layer: self._last if layer == TOKENS else layer for layer in layers}
+        logits, maps = forward_with_features(self.model, tiles, tuple(dict.fromkeys(inside.values())))
+        return logits, {layer: maps[name] for layer, name in inside.items()}
 
 
 def load_teacher(uri: str, _tile_mpp: float, storage: Storage, *, gpu: bool = False) -> NetworkTeacher:

@@ -10,6 +10,7 @@ import torch
 
 from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
+from histill.errors import InputError
 from histill.outputs import OutputSpec
 from histill.storage.tables import read_columns, write_table
 from histill.storage.uris import join
@@ -114,9 +115,18 @@ def _respond(
 
 
 def _encode(responses: torch.Tensor, outputs: OutputSpec) -> list[bytes]:
-    """Logits, float [B, K, S, S] or [B, K], or embeddings, [B, D], as they are stored."""
+    """Logits, float [B, K, S, S] or [B, K], or embeddings, [B, D], as they are stored.
+
+    Raises InputError for an embedding that float16 cannot hold.
+    """
     if outputs.kind == "encoder":
-        return [encode_embedding(each) for each in responses.float().cpu().numpy()]
+        try:
+            return [encode_embedding(each) for each in responses.float().cpu().numpy()]
+        except ValueError:
+            raise InputError(
+                "the teacher answers a tile with an embedding that is nan or beyond 65504, the most of float16; check "
+                "its weights, or set teacher.encoder.precision=fp32."
+            ) from None
     logits = responses if outputs.dense else responses[:, :, None, None]
     return [encode_logits(each) for each in outputs.pack(logits).cpu().numpy()]
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 _MPP_TOLERANCE = 0.05
+TOKENS = "tokens"
+"""The layer of a teacher of embeddings with its patch tokens after the last norm, or a CNN's last feature map."""
 
 
 class FeatureMaps(Protocol):

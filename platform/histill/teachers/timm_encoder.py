@@ -27,9 +27,8 @@ from histill.teachers.encoder_folder import (
 )
 from histill.teachers.encoder_presets import PRESETS, EncoderPreset, find_preset
 from histill.teachers.sides import teacher_input_px
+from histill.teachers.teacher import TOKENS
 
-TOKENS = "tokens"
-"""The name of the only feature map: of patch tokens after the last norm, or of a convolutional network's last stage."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _UNSEEN = (RuntimeError, AssertionError, ValueError, TypeError)  # what timm raises for a side that no model takes
 

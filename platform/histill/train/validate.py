@@ -112,7 +112,8 @@ def make_card(
     It includes the lineage of the encoder and of the teacher.
     """
     sources, manifest, train, val = config.sources, inputs.manifest, config.data.train, config.data.val
-    network, mean, std = sources.network, *_normalization(sources.network)
+    network = sources.network
+    mean, std = (each.mean, each.std) if (each := inputs.encoder and inputs.encoder.card) else _normalization(network)
     card = ModelCard(
         kind=outputs.kind,
         multi_label=outputs.multi_label,

@@ -315,6 +315,7 @@ CONFIGS: dict[str, Any] = {
     "finetune_student": FinetuneConfig,
     "ingest_images": IngestConfig,
     "ingest_slides": IngestConfig,
+    "pretrain_embeddings": PretrainConfig,
     "pretrain_student": PretrainConfig,
     "promote_model": PromoteConfig,
     "score_model": ScoreConfig,

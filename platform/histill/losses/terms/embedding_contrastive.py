@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class EmbeddingContrastive(Term):
     """InfoNCE between projected embeddings and each teacher's, with a queue of the teacher's for other tiles."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"embeddings"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"embeddings", "projections"})
     temperature: float = Field(0.07, gt=0, description="sharpens the comparison")
     queue: int = Field(1024, ge=0, description="earlier tiles that each worker keeps")
 

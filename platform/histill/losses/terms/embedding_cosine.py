@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class EmbeddingCosine(Term):
     """Cosine distance of embeddings, the student's through a learned projection for each teacher."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"embeddings"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"embeddings", "projections"})
 
     def __call__(self, inputs: "LossInputs") -> "Tensor":
         from histill.losses.embedding import average_teachers, cosine_distance

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class EmbeddingSmoothL1(Term):
     """Smooth L1 distance of embeddings, the student's through a learned projection for each teacher."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"embeddings"})
-    beta: float = Field(1.0, gt=0, description="difference at which it turns from squared to absolute")
+    needs: ClassVar[frozenset[Need]] = frozenset({"embeddings", "projections"})
+    beta: float = Field(1.0, gt=0, description="difference at which it turns from squared to absolute, by dimension")
 
     def __call__(self, inputs: "LossInputs") -> "Tensor":
         from histill.losses.embedding import average_teachers, smooth_l1_distance

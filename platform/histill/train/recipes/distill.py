@@ -70,6 +70,12 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
     """Check tiles, splits, teacher, resolutions, layers and responses of a distillation. Raises InputError."""
     manifest, teacher = inputs.manifest, inputs.teacher
     assert teacher is not None
+    if teacher.outputs.kind == "encoder":
+        raise InputError(
+            f"teacher {config.teacher.value} answers with embeddings, and this job learns predictions of classes; "
+            "use jobs/pretrain_student.py with embeddings.<name>.teacher, and a student.size_px below the tiles' own "
+            "for a student of lower resolution."
+        )
     live = config.responses is None
     check_terms(
         config.loss, teacher=True, live=live, dense=teacher.outputs.dense, multi_label=teacher.outputs.multi_label

@@ -36,10 +36,10 @@ class PretrainRun(RunSpec):
 
     def build_model(self) -> nn.Module:
         model, deep = self.build_network(), self.config.loss.deep_weight > 0
-        if not deep and not self.layers.teacher and not self.embeddings.shapes:
+        if not deep and not self.layers.teacher and not self.embeddings.sources:
             return model
         deep_classes = len(self.card.classes) * deep
-        return ProjectedStudent(model, self.layers, deep_classes=deep_classes, embeddings=self.embeddings.shapes)
+        return ProjectedStudent(model, self.layers, deep_classes=deep_classes, heads=self.embeddings.heads)
 
     def build_task(self) -> TrainingTask:
         responses = None
@@ -50,6 +50,7 @@ class PretrainRun(RunSpec):
             self.config.loss,
             responses,
             self._load_embeddings(),
+            prefixes=self.config.prefixes,
             scored_by_teacher=True,
             name_of=self.name_tile,
         )
@@ -77,7 +78,7 @@ def check(config: PretrainConfig, inputs: Inputs) -> PretrainRun:
     )
     check_data(config, config.student, manifest, dense=dense)
     cached = _check_teacher(config, inputs)
-    plan = plan_embeddings(config.embeddings, inputs, config.data.augment, tokens="tokens" in loss.needs)
+    plan = plan_embeddings(config, inputs)
     card, model = _make_card(config, inputs)
     layers = select_layers(loss.select("maps"), layer_channels(model), inputs.teacher_layers)
     masks, maps = "labels" in loss.needs, cached is not None and bool(layers.teacher)
@@ -119,10 +120,21 @@ def _check_teacher(config: PretrainConfig, inputs: Inputs) -> CachedViews | None
 
 def _make_card(config: PretrainConfig, inputs: Inputs) -> tuple[ModelCard, Model]:
     """The card of the run's product, and its network without pretrained weights."""
-    outputs = OutputSpec("encoder") if inputs.teacher is None else inputs.teacher.outputs
-    card = make_card(config, inputs, outputs)
+    encoder = inputs.teacher is None
+    if encoder and not config.loss.of_embeddings:
+        raise InputError(
+            "loss.tokens alone does not train the embedding that an encoder is for; give a term such as "
+            "loss.embedding_cosine a weight as well."
+        )
+    card = make_card(config, inputs, OutputSpec("encoder") if inputs.teacher is None else inputs.teacher.outputs)
     model = check_network(card, config, inputs)
-    return (card.model_copy(update={"width": embedding_width(model)}) if inputs.teacher is None else card), model
+    width = embedding_width(model)
+    if config.prefixes and config.prefixes[-1] >= width:
+        raise InputError(
+            f"prefixes has {config.prefixes[-1]}, and the embedding of {card.encoder} has {width} dimensions; choose "
+            "lengths below that."
+        )
+    return card.model_copy(update={"width": width if encoder else None, "prefixes": config.prefixes}), model
 
 
 def _teacher_px(config: PretrainConfig, inputs: Inputs, layers: Layers) -> int | None:
@@ -148,6 +160,11 @@ def _check_masks(config: PretrainConfig, inputs: Inputs) -> None:
 
 def _check_dense(outputs: OutputSpec, what: str) -> None:
     """Raise InputError when `what` responds for whole tiles."""
+    if outputs.kind == "encoder":
+        raise InputError(
+            f"{what} answers with embeddings, and teacher and responses are for predictions of pixels; name it as "
+            "embeddings.<name>.teacher, or its cache as embeddings.<name>.responses."
+        )
     if not outputs.dense:
         raise InputError(
             f"{what} answers for whole tiles, and pretraining needs a response to every pixel; name a segmentation "
