@@ -46,9 +46,13 @@ def list_teachers(card: ModelCard) -> tuple[TaughtBy, ...]:
 
 
 def recall_licenses(now: tuple[TaughtBy, ...], before: tuple[TaughtBy, ...]) -> tuple[TaughtBy, ...]:
-    """`now`, with the license that was on record `before` for each teacher that has none now."""
-    known = {each.name: each for each in before}
-    return tuple(known.get(each.name, each) if each.license is None else each for each in now)
+    """`now`, with the license of `before` for each teacher of which it is not on record now what that allows."""
+    known = {each.name: each for each in before if _is_known(each)}
+    return tuple(each if _is_known(each) else known.get(each.name, each) for each in now)
+
+
+def _is_known(teacher: TaughtBy) -> bool:
+    return teacher.license is not None and teacher.license.commercial is not None
 
 
 def state_licenses(card: ModelCard, stated: Mapping[str, License]) -> tuple[TaughtBy, ...]:
