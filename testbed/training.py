@@ -83,11 +83,14 @@ def epochs_for(steps: int, tiles: Manifest, batch: int, fraction: float = 1.0, s
     return max(1, round(steps / ceil(len(tiles.rows_of("train", cases)) / batch)))
 
 
-def responses(teacher: str, tiles: Manifest, out: Path, **changes: Any) -> str:
-    """Cache responses like `jobs/cache_responses.py`, without Ray; return the cache's folder."""
+def responses(teacher: str | dict[str, Any], tiles: Manifest, out: Path, **changes: Any) -> str:
+    """Cache responses like `jobs/cache_responses.py`, without Ray; return the cache's folder.
+
+    `teacher` is a model folder or run, or the keys of another kind of teacher.
+    """
     keys = {
         "tiles": tiles.uri,
-        "teacher": {"model": teacher},
+        "teacher": {"model": teacher} if isinstance(teacher, str) else teacher,
         "output": str(out),
         "workers": {"gpus": int(DEVICE.type == "cuda")},
     } | changes

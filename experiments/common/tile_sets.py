@@ -4,11 +4,12 @@ import csv
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from openslide import OpenSlide
 from PIL import Image
 
 from histill.config.common import Storage
@@ -28,6 +29,7 @@ TEST_ORGANS = (
 )  # fmt: skip
 VAL_ORGANS = ("human jejunum",)
 TEST_SHARE, VAL_CASES = 0.3, 2
+SMALL_SLIDE_PX, GLASS = 3000, 225  # glass: mean gray of a tile, in 0..255
 
 
 def biopsies(data: Path, out: Path) -> Manifest:
@@ -60,6 +62,58 @@ def windows(data: Path, out: Path) -> Manifest:
                     name = f"{Path(row['image']).stem}-{side}-{top}-{left}"
                     written.append(_write(folder, name, tile[window], classes[window]) | {"organ": row["organ"]})
     return _ingested_organs(folder, written, out / "windows", WINDOW_PX, BIOPSY_MPP)
+
+
+def unlabeled(data: Path, out: Path) -> Manifest:
+    """Every tile that may be looked at, without a label: biopsies of training cases, whole images of nuclei, slides.
+
+    All are tiles of `BIOPSY_PX`, whatever their magnification, so that the set's resolution is that of the biopsies
+    alone. Validation cases are the biopsies' own; no test case and no test organ is among them.
+    """
+    if (out / "unlabeled" / HEADER_NAME).exists():
+        return read_manifest(str(out / "unlabeled"), STORAGE)
+    folder = out / "unlabeled-images"
+    folder.mkdir(parents=True, exist_ok=True)
+    known = biopsies(data, out).table.select(["case", "split"]).to_pydict()
+    split_of = dict(zip(known["case"], known["split"], strict=True))
+    rows, val = [], {case for case, split in split_of.items() if split == "val"}
+    for row in _rows(data / "ebhi_seg" / "index.csv"):
+        if split_of[row["case"]] != "test":
+            rows.append({"image": str((data / "ebhi_seg" / row["image"]).resolve()), "case": row["case"]})
+    for row in _rows(data / "nuinsseg" / "index.csv"):
+        if row["organ"] not in TEST_ORGANS:
+            with Image.open(data / "nuinsseg" / row["image"]) as whole:
+                tile = whole.convert("RGB").resize((BIOPSY_PX, BIOPSY_PX), Image.Resampling.BOX)
+            rows.append({"image": _keep(folder, f"nuclei-{Path(row['image']).stem}", tile), "case": row["organ"]})
+    for path in sorted((data / "wsi").glob("*.svs")):
+        rows += [{"image": _keep(folder, name, tile), "case": path.stem} for name, tile in _cut(path)]
+    index = folder / "index.csv"
+    with index.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=("image", "case"))
+        writer.writeheader()
+        writer.writerows(rows)
+    pins = {"test": (), "val": sorted(val), "train": sorted({row["case"] for row in rows} - val)}
+    columns = {"image": "image", "case": "case"}
+    return _ingested(index, out / "unlabeled", BIOPSY_PX, BIOPSY_MPP, columns, pins)
+
+
+def _cut(path: Path) -> Iterator[tuple[str, Image.Image]]:
+    """The tiles of a slide at half its resolution (at its own below 3,000 px), those of glass left out, with names."""
+    with OpenSlide(path) as slide:
+        width, height = slide.dimensions
+        side = BIOPSY_PX * (2 if max(width, height) > SMALL_SLIDE_PX else 1)
+        for top in range(0, height - side + 1, side):
+            for left in range(0, width - side + 1, side):
+                tile = slide.read_region((left, top), 0, (side, side)).convert("RGB")
+                tile = tile.resize((BIOPSY_PX, BIOPSY_PX), Image.Resampling.BOX)
+                if np.asarray(tile).mean() < GLASS:
+                    yield f"{path.stem}-{top}-{left}", tile
+
+
+def _keep(folder: Path, name: str, tile: Image.Image) -> str:
+    path = folder / f"{name}.png"
+    tile.save(path)
+    return str(path)
 
 
 def _ingested_organs(folder: Path, rows: list[dict[str, str]], out: Path, tile_px: int, mpp: float) -> Manifest:
