@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from histill.cluster.ray_errors import unwrap_error
 from histill.cluster.signals import Interrupted, handle_signals
 from histill.config.base import Strict
-from histill.config.load import OneOf, load_config, nested_models
+from histill.config.keys import entry_model, nested_models
+from histill.config.load import OneOf, load_config
 from histill.config.redact import print_trace, redact, redact_all
 from histill.config.validation_errors import is_shown
 from histill.errors import InputError
@@ -172,4 +173,6 @@ def _key_lines(model: type[BaseModel], prefix: str = "") -> list[str]:
         default = "required" if field.is_required() else f"default {json.dumps(field.get_default(), default=str)}"
         key = f"  {prefix}{name}"
         lines.append(f"{key:<32} {field.description or ''} ({default})".replace("  (", " ("))
+        if (entry := entry_model(field.annotation)) is not None:
+            lines += _key_lines(entry, f"{prefix}{name}.<name>.")
     return lines

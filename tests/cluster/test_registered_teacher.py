@@ -14,10 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import CARD_NAME, WEIGHTS_NAME, ModelCard
 from histill.config.common import Storage, Teacher, Tracking
+from histill.config.load import validate
+from histill.config.pretrain_student import PretrainConfig
 from histill.config.score_model import HeldOut
 from histill.errors import InputError
 from histill.local.s3 import S3Server
 from histill.registry.materialize import materialize_reference, materialize_teacher
+from histill.registry.training import fetch_sources
 from histill.registry.versions import register
 from histill.storage.control import read_bytes, remove, write_bytes
 from histill.storage.uris import join
@@ -119,6 +122,21 @@ def test_a_registered_reference_is_settled(
     held_out = HeldOut(tiles="tiles", reference=Teacher(model=f"models:/nuclei-teacher/{version}"))
     settled = materialize_reference(held_out, config, str(tmp_path / "settled"), STORAGE)
     assert settled.reference == Teacher(model=str(tmp_path / "settled" / f"teacher-{digest[:12]}"))
+
+
+def test_a_registered_teacher_of_embeddings_is_settled(
+    registered: Callable[[int], tuple[str, str]], config: Tracking, tmp_path: Path
+) -> None:
+    version, digest = registered(5)
+    live = {"teacher": {"model": f"models:/nuclei-teacher/{version}"}, "normalize": "none"}
+    data = {
+        "name": "run", "runs": str(tmp_path / "runs"), "data": {"tiles": "tiles"}, "tracking": config.model_dump(),
+        "embeddings": {"live": live, "cached": {"responses": "cache"}},
+    }  # fmt: skip
+    given = validate(PretrainConfig, data, "the test")
+    settled = fetch_sources(given)
+    assert settled.embeddings["live"].teacher == Teacher(model=str(tmp_path / "runs" / f"teacher-{digest[:12]}"))
+    assert settled.embeddings["cached"] == given.embeddings["cached"]
 
 
 def test_an_unknown_version_is_refused(config: Tracking, tmp_path: Path) -> None:

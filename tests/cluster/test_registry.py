@@ -438,6 +438,8 @@ def test_a_model_is_registered_once(
         "tiles_digest": TRAIN_DIGEST,
         "teacher_digest": "none",
         "histill": "0.1.0",
+        "taught_by.licenses": "none",
+        "taught_by.commercial_use": "allowed",
     }
     saved = client.download_artifacts(version.run_id, "", str(tmp_path))
     files = {str(path.relative_to(saved)) for path in Path(saved).rglob("*") if path.is_file()}

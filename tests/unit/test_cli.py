@@ -11,6 +11,7 @@ from ray.exceptions import RayTaskError
 from histill.cli import Outcome, run_job
 from histill.config.base import Strict, Uri
 from histill.config.common import Storage
+from histill.config.pretrain_student import PretrainConfig
 from histill.errors import HistillError, InputError, UnavailableError
 
 pytestmark = pytest.mark.unit
@@ -199,6 +200,14 @@ def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     for key in ("name", "rate", "storage.endpoint"):
         assert f"\n  {key} " in output
     assert "how fast (default 0.5)" in output
+
+
+def test_help_names_the_keys_below_a_name_of_ones_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_job(PretrainConfig, failing(AssertionError()), ["--help"])
+    output = capsys.readouterr().out
+    for key in ("embeddings.<name>.responses", "embeddings.<name>.weight", "embeddings.<name>.teacher.encoder.folder"):
+        assert f"\n  {key} " in output
 
 
 @pytest.mark.parametrize("arguments", [["-c", "a.yaml", "-c", "b.yaml"], ["--config=a.yaml", "rate=1", "-c", "b.yaml"]])

@@ -62,3 +62,9 @@ def test_the_key_of_the_gate_is_told_from_the_license_of_the_weights() -> None:
     for key in ("license.allow=[MIT]", "license.commercial=true"):
         with pytest.raises(InputError, match=r"is said by gates\.license\.commercial and gates\.license\.allow"):
             load_config(PromoteConfig, None, ["registered_name=x", "rollback=true", key])
+
+
+def test_what_taught_a_model_is_named_by_its_place() -> None:
+    keys = ["registered_name=x", "rollback=true", 'gates.license.stated={"onnx teacher s3://b/n.onnx": MIT}']
+    stated = load_config(PromoteConfig, None, keys).gates.license.stated
+    assert stated == {"onnx teacher s3://b/n.onnx": License.model_validate("MIT")}

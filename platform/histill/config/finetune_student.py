@@ -11,13 +11,13 @@ from histill.config.runs import Network, RunConfig, Sources, SupervisedLoss, dro
 _Sections = Mapping[str, Mapping[str, Any]]
 _PRETRAINED: _Sections = {
     "data": {"balance": "label"},
-    "optimizer": {"steps": 300, "lr": 5e-5, "ema": 0.95},
-    "validation": {"every_steps": 25, "keep": "best", "patience": 6},
+    "optimizer": {"epochs": 6, "steps": 300, "lr": 2e-5, "ema": 0.9},
+    "validation": {"every_steps": 10, "keep": "best", "patience": 4},
 }
 """Defaults of classifying whole tiles (docs/results/finetuning.md)."""
 _FROM_SCRATCH: _Sections = {
     "data": {"balance": "label"},
-    "optimizer": {"steps": 1000, "lr": 1e-3, "ema": 0.95},
+    "optimizer": {"epochs": 400, "steps": 1000, "lr": 1e-3, "ema": 0.9},
     "validation": {"every_steps": 25, "keep": "best", "patience": 10},
 }
 
@@ -47,7 +47,8 @@ class FinetuneConfig(RunConfig):
     )
     frozen: bool = Field(False, description="train only the head or decoder")
     batch_norm: Literal["frozen", "trained"] = Field(
-        "trained", description="frozen: batch norms of the encoder keep their pretrained statistics"
+        "trained",
+        description="frozen: batch norms of the encoder stay as they were pretrained, by default for whole tiles",
     )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="factor on the learning rate for each stage towards the stem"
@@ -68,12 +69,13 @@ class FinetuneConfig(RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_tiles(cls, data: Any) -> Any:
-        """Fill in what is not said of a classifier's run; optimizer.epochs replaces the default number of steps."""
+        """Fill in what is not said of a classifier's run; optimizer.epochs takes the default limit of steps off."""
         if not isinstance(data, Mapping) or data.get("target") != "classification":
             return data
         student = data.get("student")
         weights = student.get("weights") if isinstance(student, Mapping) else getattr(student, "weights", None)
-        defaults = _FROM_SCRATCH if data.get("encoder") is None and weights is None else _PRETRAINED
+        pretrained = data.get("encoder") is not None or weights is not None
+        defaults = _PRETRAINED if pretrained else _FROM_SCRATCH
         said = {name: data.get(name, {}) for name in defaults}
         sections = {name: {**defaults[name], **keys} for name, keys in said.items() if isinstance(keys, Mapping)}
         if data.get("multi_label") and "balance" not in said["data"]:  # there is a label for each set of classes
@@ -82,7 +84,7 @@ class FinetuneConfig(RunConfig):
             sections["optimizer"].pop("steps")
         if sections.get("validation", {}).get("keep") == "last" and "patience" not in said["validation"]:
             sections["validation"].pop("patience")
-        return {**data, **sections}
+        return {"batch_norm": "frozen" if pretrained else "trained", **data, **sections}
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> "FinetuneConfig":

@@ -60,6 +60,25 @@ def nested_models(annotation: Any) -> list[type[BaseModel]]:
     return [model for models in below for model in models] if all(below) else []
 
 
+def entry_model(annotation: Any) -> type[BaseModel] | None:
+    """The model of the entries of a mapping by names of a pattern, such as `embeddings`; None of any other annotation.
+
+    Names without a pattern may have dots of their own (`space`), and then no dotted key leads below them.
+    """
+    if getattr(annotation, "__origin__", None) is not dict:
+        return None
+    name, entry = annotation.__args__
+    below = nested_models(entry) if hasattr(name, "__metadata__") else []
+    return below[0] if len(below) == 1 else None
+
+
+def keys_of_entry(model: type[BaseModel], loc: Sequence[Any]) -> Iterable[str]:
+    """The dotted keys of the entry of a mapping in `model` that `loc` is of, such as ("embeddings", "uni")."""
+    field = model.model_fields.get(loc[0]) if len(loc) > 1 else None
+    below = entry_model(field.annotation) if field is not None else None
+    return dotted_keys(below, f"{loc[0]}.{loc[1]}.") if below is not None else ()
+
+
 def sections(names: Iterable[str]) -> list[str]:
     """The dotted keys that have keys below them."""
     found = [name.rpartition(".")[0] for name in names]

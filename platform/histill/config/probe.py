@@ -1,4 +1,4 @@
-"""Keys of judging an encoder by its embeddings."""
+"""Options for scoring an encoder by its embeddings."""
 
 from typing import Literal
 
@@ -9,25 +9,27 @@ from histill.config.common import Split
 
 
 class Centers(Strict):
-    """Where each case or slide was stained or scanned, for the robustness index."""
+    """The center or scanner of each case or slide, for the robustness index."""
 
-    table: Uri = Field(description="a CSV with a line for each case or slide, or the index that was ingested")
-    column: str = Field("center", description="its column of centers or scanners")
-    by: Literal["case", "slide"] = Field("case", description="its column of what the tiles are of")
+    table: Uri = Field(description="CSV with a line per case or slide; the ingested index will do")
+    column: str = Field("center", description="column of the centers or scanners")
+    by: Literal["case", "slide"] = Field("case", description="column of the cases or slides")
 
 
 class Probe(Strict):
-    """A linear probe of a model's embeddings, and the figures beside it."""
+    """A linear probe of a model's embeddings, and further figures of them."""
 
-    train: Split = Field("train", description="split whose labels the probe learns")
+    train: Split = Field("train", description="split that the probe is fitted to")
     val: Split | None = Field(
         "val",
-        description="split by which the probe's C is chosen; null, or one that lacks a class: folds of training cases",
+        description="split on which the probe's C is chosen; null, or one that lacks a class: folds of training cases",
     )
-    neighbors: int = Field(20, ge=1, description="training tiles whose majority is the answer of nearest neighbors")
-    shots: tuple[int, ...] = Field((1, 2, 4, 8), description="labeled cases for each class in few-shot figures")
-    draws: int = Field(10, ge=2, description="how often these cases are drawn, each time by a seed of its own")
-    centers: Centers | None = Field(None, description="the robustness index over centers or scanners; null: none")
+    neighbors: int = Field(20, ge=1, description="number of nearest training tiles that vote for a class")
+    shots: tuple[int, ...] = Field(
+        (1, 2, 4, 8), description="numbers of labeled cases per class for few-shot classification"
+    )
+    draws: int = Field(10, ge=2, description="number of random draws of these cases")
+    centers: Centers | None = Field(None, description="compute the robustness index over these centers; null: no")
 
     @field_validator("shots")
     @classmethod

@@ -103,7 +103,7 @@ class Optimizer(Strict):
 
     epochs: int = Field(10, ge=1, description="number of passes over the training tiles")
     steps: int | None = Field(
-        None, ge=1, description="global batches, rounded to whole passes; null, and in sweeps: as epochs says"
+        None, ge=1, description="global batches at most, rounded to whole passes; null, and in sweeps: no limit"
     )
     lr: float = Field(1e-3, gt=0, description="peak learning rate, for the global batch")
     weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay, not applied to norms and biases")
@@ -116,7 +116,7 @@ class Optimizer(Strict):
 
     def epochs_of(self, steps_per_epoch: int) -> int:
         """Passes over the training tiles, at least one, for a set of so many global batches."""
-        return self.epochs if self.steps is None else max(1, round(self.steps / steps_per_epoch))
+        return self.epochs if self.steps is None else min(self.epochs, max(1, round(self.steps / steps_per_epoch)))
 
 
 class Validation(Strict):
@@ -126,7 +126,9 @@ class Validation(Strict):
         1, ge=1, description="validate at the end of an epoch once so many steps have passed; 1: after every epoch"
     )
     keep: Literal["last", "best"] = Field(
-        "last", description="model that the run ends with: the last, or the best on data.val, the latest of equal ones"
+        "last",
+        description="model that the run ends with: the last, or the best on data.val by balanced accuracy or Dice, the "
+        "latest of equal ones",
     )
     patience: int | None = Field(
         None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from histill.config.keys import dotted_keys, nearest_key, sections
+from histill.config.keys import dotted_keys, keys_of_entry, nearest_key, sections
 from histill.config.redact import HIDDEN, holds_credentials, names_secret, redact
 
 _MOST_SHOWN = 120  # characters of a value
@@ -79,7 +79,7 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
         return f"{key + ': ' if key else ''}{message}."
     shown = _show(key, given)
     if kind == "model_type":
-        below = [name for name in dotted_keys(model) if name.startswith(f"{key}.")]
+        below = [name for name in _names(model, fault["loc"]) if name.startswith(f"{key}.")]
         keys = f"set {', '.join(below[:3])}{', ...' if len(below) > 3 else ''}" if below else "write {key: value}"
         message = f"it has keys of its own; {keys}"
     message = _EXPECTED.get(kind, message)
@@ -93,7 +93,7 @@ def is_shown(key: str) -> bool:
 
 def _unknown(model: type[BaseModel], loc: tuple[Any, ...], given: Any) -> str:
     key = ".".join(map(str, loc))
-    names = list(dotted_keys(model))
+    names = _names(model, loc)
     value = given if given is None or (isinstance(given, bool | int | float) and not names_secret(key)) else None
     named = f"{_show_key(key)}{f' (value {value!r})' if value is not None else ''}"
     if key in names or key in sections(names):
@@ -109,6 +109,11 @@ def _unknown(model: type[BaseModel], loc: tuple[Any, ...], given: Any) -> str:
         below = [name for name in names if name.startswith(f"{section}.")]
         return f"{named} is not a key; the keys {'there ' if below else ''}are {', '.join(below or names)}."
     return f"{named} is not a key; did you mean {' and '.join(map(repr, dict.fromkeys(near)))}?"
+
+
+def _names(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """The dotted keys of `model`, and those of the entry of a mapping that `loc` is of, by its own name."""
+    return [*dotted_keys(model), *keys_of_entry(model, loc)]
 
 
 def _leaves(key: str, value: Any) -> Iterator[str]:

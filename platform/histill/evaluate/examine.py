@@ -1,4 +1,4 @@
-"""Let a model answer a held-out split, or the probe of its encoder in its place."""
+"""Predict a held-out split with a model, or with a probe of its encoder."""
 
 from histill.artifacts.model_folder import read_card, resolve
 from histill.config.common import Storage, Workers
@@ -8,11 +8,10 @@ from histill.evaluate.representation.probing import probe_encoder
 
 
 def examine(model: str, held_out: HeldOut, storage: Storage, workers: Workers | None = None) -> Examined:
-    """The model folder or finished run `model` with its answers to every tile of `held_out`, each counted once.
+    """Load the model folder or finished run `model` and predict every tile of `held_out`, each once.
 
-    In this process, or with `workers` by tasks, which need to find `model` themselves. An encoder alone has no answers
-    and is probed, and so is that of any model for `held_out.probe`. Raises InputError as `Evaluator.load` and
-    `probe_encoder` do.
+    Encoders are probed, and with `held_out.probe` the encoder of any model. Runs in this process or, with `workers`, as
+    tasks, which read `model` themselves. Raises InputError as `Evaluator.load` and `probe_encoder` do.
     """
     if held_out.probe is not None or read_card(resolve(model, storage), storage).kind == "encoder":
         return probe_encoder(model, held_out, storage, workers)

@@ -1,7 +1,8 @@
-"""Write the embeddings of one slide's tiles as HDF5 in TRIDENT's form, which toolkits for slide-level learning read.
+"""Write a slide's embeddings as an HDF5 file like TRIDENT's, which tools for slide-level learning read.
 
-Two data sets, `features` [N, D] and `coords` [N, 2], and the attributes that TRIDENT gives them (its `trident/IO.py`,
-`coords_to_h5`, and `trident/wsi_objects/WSI.py`, `extract_patch_features`).
+The file holds two datasets, `features` [N, D] and `coords` [N, 2], with TRIDENT's attributes
+(https://github.com/mahmoodlab/TRIDENT: `coords_to_h5` of trident/IO.py, `extract_patch_features` of
+trident/wsi_objects/WSI.py).
 """
 
 import io
@@ -15,30 +16,30 @@ from histill.storage.control import write_bytes
 from histill.storage.uris import join
 
 FEATURES, FEATURES_ENDINGS = "features", (".h5",)
-_OBJECTIVES = (80, 40, 20, 10, 5)  # at 10 um/px divided by them, as is customary
+_OBJECTIVES = (80, 40, 20, 10, 5)  # nominal magnifications; 10 um/px divided by one is its resolution
 _ROWS_PER_CHUNK = 256
 
 
 @dataclass(frozen=True)
 class SlideEmbeddings:
-    """The embeddings of N tiles of one slide. Pixels are those of the slide's level 0."""
+    """The embeddings of N tiles of a slide. Pixels are level-0 pixels unless stated otherwise."""
 
     slide: str
     values: np.ndarray  # float16 [N, D]
-    coords: np.ndarray  # int64 [N, 2]: left and top edges, from the corner of level 0, as OpenSlide counts
-    tile_px: int
+    coords: np.ndarray  # int64 [N, 2]: left and top edges, from the corner of level 0
+    tile_px: int  # side of a tile, in pixels of its own
     tile_mpp: float  # um/px of a tile
-    side: float  # of a tile
+    side: float  # side of a tile
     mpp: float  # um/px of level 0
-    size: tuple[int, int] | None  # width and height of level 0; None: not on record
-    folder: str  # where the file is kept
+    size: tuple[int, int] | None  # width and height of level 0; None: not recorded
+    folder: str  # the file's folder
 
 
 def write_features(slide: PredictedSlide) -> bool:
-    """Write the file of the slide's embeddings; False where no tile could be decoded.
+    """Write the slide's embeddings; False if no tile could be decoded.
 
-    Without a record of the slide its level 0 is taken to have the resolution of the tiles. Raises InputError when a
-    part of the predictions is missing.
+    Without a slide record, level 0 is assumed to have the tiles' resolution. Raises InputError when some predictions
+    are missing.
     """
     table = slide.read_tiles("x", "y", "embedding")
     if not table.num_rows:
@@ -60,10 +61,10 @@ def write_features(slide: PredictedSlide) -> bool:
 
 
 def encode_features(found: SlideEmbeddings) -> bytes:
-    """The file: `features` as float32, which layers of torch take as they are, and `coords`.
+    """Encode the file, with float32 `features`, because torch's layers reject float16.
 
-    TRIDENT knows resolutions as whole magnifications and sides as whole pixels; what they round is in the attributes
-    `level0_mpp`, `target_mpp` and `tile_side_level0`, which are ours.
+    TRIDENT's attributes round resolutions to nominal magnifications and sides to whole pixels. The exact values are in
+    three more attributes: `level0_mpp`, `target_mpp` and `tile_side_level0`.
     """
     import h5py
 
@@ -92,5 +93,5 @@ def encode_features(found: SlideEmbeddings) -> bytes:
 
 
 def nominal_magnification(mpp: float) -> int:
-    """The objective power of a usual scanner whose microns per pixel are nearest to `mpp`: 40 for 0.25."""
+    """The nominal magnification with the resolution nearest to `mpp`: 40 for 0.25."""
     return min(_OBJECTIVES, key=lambda power: abs(np.log(10 / mpp / power)))

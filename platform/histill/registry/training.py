@@ -25,11 +25,18 @@ def train_tracked(config: RunConfig) -> Trained:
 
 
 def fetch_sources(config: C) -> C:
-    """`config` with its registered teacher and encoder copied to where every node can read them."""
+    """`config` with its registered teachers and encoder copied to where every node can read them."""
     sources, where = config.sources, (config.tracking, config.runs, config.storage)
     changes: dict[str, Any] = {}
     if sources.teacher is not None:
         changes["teacher"] = materialize_teacher(sources.teacher, *where)
     if sources.encoder is not None:
         changes["encoder"] = materialize_model(sources.encoder, *where, name="encoder")
+    if sources.embeddings:
+        changes["embeddings"] = {
+            name: each
+            if each.teacher is None
+            else each.model_copy(update={"teacher": materialize_teacher(each.teacher, *where)})
+            for name, each in sources.embeddings.items()
+        }
     return config.model_copy(update=changes)

@@ -1,4 +1,4 @@
-"""Keep the best model of a run, by its main metric on the validation split, and say when to stop looking further."""
+"""Keep the best model of a run by its validations, and say when to stop looking further."""
 
 import math
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class Best:
 
     def offer(self, model: nn.Module, metrics: dict[str, float], step: int) -> None:
         """Take `model` for the best unless an earlier one was better; a metric that is not a number is the worst."""
-        if self.weights and _rank(metrics, self.metric) < _rank(self.metrics, self.metric):
+        if self.weights and self._rank(metrics) < self._rank(self.metrics):
             self.misses += 1
             return
         self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
@@ -53,6 +53,10 @@ class Best:
         known = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
         return BestRecord(step=self.step, misses=self.misses, metrics=known)
 
+    def _rank(self, metrics: dict[str, float]) -> float:
+        value = metrics.get(self.metric, math.nan)
+        return value if math.isfinite(value) else -math.inf
+
     def restore(self, record: BestRecord, weights: dict[str, torch.Tensor]) -> None:
         """Continue from a checkpoint's."""
         self.metrics = {name: math.nan if value is None else value for name, value in record.metrics.items()}
@@ -69,8 +73,3 @@ def report(figures: dict[str, float], model: nn.Module, best: Best | None, *, st
     best.offer(model, figures, step)
     kept = {f"val_{name}": value for name, value in best.metrics.items()}
     return kept | {f"current_{name}": value for name, value in figures.items()} | {"best_step": float(best.step)}
-
-
-def _rank(metrics: dict[str, float], metric: str) -> float:
-    value = metrics.get(metric, math.nan)
-    return value if math.isfinite(value) else -math.inf

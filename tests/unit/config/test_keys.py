@@ -114,3 +114,23 @@ def test_a_dotted_key_within_a_file_is_told_from_a_wrong_one(tmp_path: Path) -> 
     path.write_text("data.batch_size: 64\n")
     with pytest.raises(InputError, match=r"'data\.batch_size' \(value 64\) is not a key as it stands; write data, and"):
         load_config(PretrainConfig, str(path), RUN)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("embeddings.uni.wieght=1", r"did you mean 'embeddings\.uni\.weight'\?"),
+        ("embeddings.uni.encoder.folder=/e", r"did you mean 'embeddings\.uni\.teacher\.encoder\.folder'\?"),
+        ("embeddings.uni.xyzzy=1", r"the keys there are embeddings\.uni\.responses, "),
+        ("embeddings.uni=/responses", r"set embeddings\.uni\.responses, "),
+    ],
+)
+def test_keys_below_a_name_of_ones_choice_are_told_by_that_name(override: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load_config(PretrainConfig, None, [*RUN, override])
+
+
+def test_names_that_may_have_dots_have_no_dotted_keys_below() -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(SEARCHES.models["pretrain_student"], None, [*RUN, "space.student.size_px.choice=[32, 64]"])
+    assert "space.student.choice" not in str(caught.value)

@@ -595,10 +595,10 @@ def test_a_run_is_validated_after_so_many_steps_and_at_its_end(
     assert [saved["step"] for saved in ran.saved] == [STEPS * epoch for epoch in at]
 
 
-def test_a_budget_in_steps_is_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for steps, epochs in ((1, 1), (STEPS + 2, 1), (2 * STEPS - 2, 2), (3 * STEPS, 3)):
-        assert configured(optimizer__steps=steps).epochs_of(STEPS) == epochs
-    (ran,) = run(configured(optimizer__steps=11), TASKS["classes"], "classes", 1, monkeypatch)
+def test_a_limit_of_steps_is_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps, epochs in ((1, 1), (STEPS + 2, 1), (2 * STEPS - 2, 2), (3 * STEPS, 3), (99 * STEPS, 7)):
+        assert configured(optimizer__epochs=7, optimizer__steps=steps).epochs_of(STEPS) == epochs
+    (ran,) = run(configured(optimizer__epochs=7, optimizer__steps=11), TASKS["classes"], "classes", 1, monkeypatch)
     assert [saved["step"] for saved in ran.saved] == [STEPS, 2 * STEPS]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.distill_student import DistillConfig
@@ -31,7 +32,7 @@ KINDS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "finetune_student": (FinetuneConfig, prepare_run),
 }
 NETWORK = {"encoder": "csat_tiny", "decoder_channels": (16, 16, 8, 8, 8), "size_px": 32}
-CLASSIFIER, SEGMENTER = "<the classifier>", "<the segmenter>"  # placeholders for model folders
+CLASSIFIER, SEGMENTER, PRETRAINED = "<the classifier>", "<the segmenter>", "<the pretrained>"  # for model folders
 MAPS = {"features": {"norm": "l1"}, "many_features": {}, "attention": {}, "contrastive": {"queue": 4}, "relational": {}}
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -83,7 +84,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "fine-tuned to tiles": (
         "finetune_student",
-        {"target": "classification", "student": NETWORK, "encoder": SEGMENTER, "layer_decay": 0.5},
+        {"target": "classification", "student": NETWORK, "encoder": PRETRAINED, "layer_decay": 0.5},
     ),
     "fine-tuned to pixels": (
         "finetune_student",
@@ -185,6 +186,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         CLASSIFIER: drawn(kind="classification", decoder_channels=(), classes=("stroma", "tumour")),
         SEGMENTER: drawn(decoder_channels=(16, 16, 8, 8, 8), classes=classes),
+        PRETRAINED: drawn(
+            decoder_channels=(16, 16, 8, 8, 8), classes=classes, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD
+        ),
     }
 
 

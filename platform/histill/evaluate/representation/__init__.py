@@ -1,1 +1,1 @@
-"""Judge representations: what the embeddings of a frozen encoder tell of the labels of unseen cases."""
+"""Evaluate representations: how well the embeddings of a frozen encoder predict the labels of unseen cases."""

@@ -11,10 +11,10 @@ from histill.tiles.index import plain, read_index
 
 
 def read_centers(source: Centers, names: np.ndarray, labels: np.ndarray, storage: Storage) -> np.ndarray:
-    """The center of each tile, [N], by `names`, [N], of their cases or slides, as `source.by` says.
+    """Look up the center of each tile, [N], by the name of its case or slide, [N].
 
-    A slide may be named by its file. Raises InputError for a case or slide that is missing or has two centers, and
-    where no two centers share two of the classes, int64 [N] `labels`: class and center could not be told apart.
+    The table may give a slide's file instead of its name. Raises InputError if a case or slide is missing or has two
+    centers, and if no two centers share two classes (`labels`, int64 [N]): class and center are confounded then.
     """
     index = read_index(source.table, storage, needed=(source.by, source.column))
     centers: dict[str, str] = {}
@@ -36,6 +36,6 @@ def read_centers(source: Centers, names: np.ndarray, labels: np.ndarray, storage
     if not have_shared_classes(labels, found):
         raise InputError(
             f"no two of {', '.join(sorted(set(found.tolist())))} in {source.table} share two classes of the held-out "
-            "tiles, so class and center cannot be told apart; leave centers out, or name a split with more cases."
+            "tiles, so class and center cannot be told apart; leave centers out, or choose a split with more cases."
         )
     return found

@@ -1,4 +1,4 @@
-"""Embed some tiles of a set, in this process or by tasks of the cluster."""
+"""Embed tiles of a set, in this process or as tasks on the cluster."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ from histill.tiles.manifest import Manifest, read_manifest
 
 @dataclass(frozen=True)
 class EmbeddedTiles:
-    """The embeddings of N tiles that could be decoded, in the order of the manifest."""
+    """The embeddings of N decodable tiles, in manifest order."""
 
-    rows: np.ndarray  # int64 [N], of the manifest
+    rows: np.ndarray  # int64 [N], manifest rows
     values: np.ndarray  # float32 [N, D]
     stains: np.ndarray  # float32 [N, 2], mean density of hematoxylin and eosin
-    corrupt: int  # tiles that could not be decoded
+    corrupt: int  # undecodable tiles
 
     @classmethod
     def joined(cls, parts: Sequence["EmbeddedTiles"]) -> "EmbeddedTiles":
-        """Several parts, in any order; there is one at least."""
+        """Concatenate one or more parts, given in any order."""
         order = np.argsort(np.concatenate([part.rows for part in parts]))
         rows, values, stains = (
             np.concatenate([getattr(part, name) for part in parts])[order] for name in ("rows", "values", "stains")
@@ -43,7 +43,7 @@ class EmbeddedTiles:
 
 @dataclass(frozen=True)
 class Embedder:
-    """A model folder and the tiles that it embeds. Small: it is sent to tasks."""
+    """A model folder and a tile set to embed. Small, because it is sent to tasks."""
 
     model: str
     tiles: str
@@ -54,9 +54,9 @@ class Embedder:
     def embed_tiles(
         self, network: Model, card: ModelCard, manifest: Manifest, rows: np.ndarray, workers: Workers | None
     ) -> EmbeddedTiles:
-        """The tiles in `rows`, int64, ascending, of the manifest, each once.
+        """Embed the tiles at manifest `rows` (int64, ascending), each once.
 
-        By `network`, which is on its device already, or with `workers` by tasks, which read model and tiles themselves.
+        Runs `network` on its own device, or with `workers` tasks that load model and manifest themselves.
         """
         collect = partial(
             run_sharded,

@@ -1,4 +1,4 @@
-"""The embeddings of a split's tiles, with what is known of each tile."""
+"""Embeddings with the label and case of each tile."""
 
 from dataclasses import dataclass
 
@@ -19,24 +19,24 @@ class Embeddings:
         return len(self.values)
 
     def take(self, chosen: np.ndarray) -> "Embeddings":
-        """The tiles at `chosen`, int64 or bool [N]."""
+        """Select tiles by index, int64, or by mask, bool [N]."""
         return Embeddings(self.values[chosen], self.labels[chosen], self.cases[chosen])
 
 
 def normalize(values: np.ndarray) -> np.ndarray:
-    """Rows of unit length, float32 [N, D]; a row of zeros stays one."""
+    """L2-normalize rows, float32 [N, D]; zero rows stay zero."""
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return np.divide(values, lengths, out=np.zeros_like(values, np.float32), where=lengths > 0)
 
 
 def mean_by_class(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mean over the classes of each class's weighted mean of `values`, [D].
+    """Average `values` within each class, under tile weights, then over the classes, [D].
 
-    Of `values` that are 1 for a right decision and 0 for a wrong one this is the balanced accuracy.
+    For `values` of 1 (right) and 0 (wrong) this is the balanced accuracy.
 
     Args:
-        values: float [N], of each tile; NaN: the tile is left out.
-        labels: int64 [N]; a class without weight has no part in the mean.
+        values: float [N]; NaN excludes a tile.
+        labels: int64 [N]; classes without weight are excluded.
         weights: float64 [D, N].
     """
     known = ~np.isnan(values)

@@ -1,8 +1,8 @@
-"""Few-shot classification: labels of few cases, and the nearest mean of a class.
+"""Few-shot classification by the nearest class mean, from the labels of a few cases.
 
-The classifier is SimpleShot's (Wang et al., arXiv 1911.04623, section 2: embeddings are centered and L2-normalized, and
-the nearest class mean decides), which is customary for pathology encoders. Cases are counted, not tiles: those of one
-case are alike.
+The classifier is SimpleShot (Wang et al., arXiv 1911.04623, section 2): center and L2-normalize the embeddings, then
+choose the nearest class mean. A shot is a case with all its tiles of the class, because tiles of one case are not
+independent.
 """
 
 import numpy as np
@@ -11,9 +11,9 @@ from histill.evaluate.representation.embeddings import Embeddings, normalize
 
 
 def draw_support(train: Embeddings, classes: int, shots: int, seed: int) -> np.ndarray | None:
-    """The tiles, int64 ascending, of `shots` cases for each class: those of that class alone.
+    """Draw `shots` cases per class; the indices of their tiles of that class, int64, ascending.
 
-    None when a class has fewer cases.
+    None if a class has fewer cases.
     """
     random = np.random.default_rng([seed, shots])
     chosen = []
@@ -27,11 +27,11 @@ def draw_support(train: Embeddings, classes: int, shots: int, seed: int) -> np.n
 
 
 def decide_by_class_means(support: Embeddings, values: np.ndarray) -> np.ndarray:
-    """The class whose mean in `support` is nearest to each of `values`, float32 [N, D]; int64 [N]."""
+    """Classify embeddings, float32 [N, D], by the nearest class mean of `support`; int64 [N]."""
     center = support.values.mean(0)
     known, asked = normalize(support.values - center), normalize(values - center)
     labels = np.unique(support.labels)
     means = np.stack([known[support.labels == label].mean(0) for label in labels])
-    distance = (means**2).sum(1) - 2 * asked @ means.T  # squared, less what is the same for every class
+    distance = (means**2).sum(1) - 2 * asked @ means.T  # squared Euclidean distance, up to a constant
     nearest: np.ndarray = labels[distance.argmin(1)]
     return nearest

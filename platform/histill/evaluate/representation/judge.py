@@ -1,4 +1,4 @@
-"""Judge the embeddings of a held-out split, beside a linear probe: neighbors, few cases, retrieval, centers."""
+"""Evaluate embeddings without a probe: nearest neighbors, few-shot, retrieval, and the robustness index."""
 
 from dataclasses import dataclass
 
@@ -17,21 +17,20 @@ PRECISION, ROBUSTNESS_INDEX = "retrieval_map", "robustness_index"
 
 @dataclass(frozen=True)
 class Judgement:
-    """How well each of N held-out tiles is told by its neighbors and by few cases.
+    """Per-tile results for N held-out tiles, from which each figure is computed under tile weights.
 
-    From it every figure is computed under weights of tiles, as of redrawn cases. A tile's neighbors stay what they are:
-    weights change how often it asks, not what it is answered from.
+    Weights apply to tiles as queries: resampling cases does not change a tile's neighbors.
     """
 
     labels: np.ndarray  # int64 [N]
-    right: dict[str, np.ndarray]  # by figure: float64 [N] in 0..1, or [S, N] for each of S draws of cases
-    neighbors: NeighborCounts | None  # None: the tiles' centers are not known
+    right: dict[str, np.ndarray]  # by figure: float64 [N] in 0..1, or [S, N] for S few-shot draws
+    neighbors: NeighborCounts | None  # None: centers are unknown
 
     def figures(self, weights: np.ndarray | None = None) -> Figures:
-        """Each figure under weights, float64 [D, N], as [D]; None: that of all tiles, as [1].
+        """Each figure, [D], under tile weights, float64 [D, N]; without weights over all tiles, [1].
 
-        All are means over the classes, but for the robustness index, and NaN where they cannot be told. Of several
-        draws it is their mean, beside their standard deviation (`..._sd`).
+        All but the robustness index are means over the classes; NaN where undefined. Over several draws it is their
+        mean, with their standard deviation as `..._sd`.
         """
         if weights is None:
             weights = np.ones((1, len(self.labels)))
@@ -56,12 +55,13 @@ def judge_embeddings(
     draws: int,
     centers: np.ndarray | None = None,
 ) -> Judgement:
-    """What embeddings alone tell of the labels of `held_out`, given those of `train`.
+    """Evaluate the embeddings of `held_out`, given the labels of `train`.
 
     Args:
-        neighbors: tiles of `train` whose majority says the class of a held-out one.
-        shots: cases for each class from which class means are made, `draws` times each; NaN where a class has fewer.
-        centers: the center or scanner of each held-out tile, [N]; None: not known.
+        neighbors: number of nearest training tiles that vote for a tile's class.
+        shots: numbers of cases per class for few-shot classification, each drawn `draws` times; NaN if a class has
+            fewer cases.
+        centers: the center or scanner of each held-out tile, [N]; None: unknown.
     """
     nearest = vote(find_neighbors(held_out, train, neighbors), train.labels, classes)
     right = {KNN: nearest.argmax(1) == held_out.labels}
@@ -75,7 +75,7 @@ def judge_embeddings(
 
 
 def _few(train: Embeddings, held_out: Embeddings, classes: int, shots: int, seed: int) -> np.ndarray:
-    """float64 [N]: 1 where the nearest mean of a class of so many cases is right; NaN where there are not as many."""
+    """Whether few-shot classification is right, float64 [N] of 0 and 1; NaN if there are too few cases."""
     support = draw_support(train, classes, shots, seed)
     if support is None:
         return np.full(len(held_out), np.nan)

@@ -1,4 +1,4 @@
-"""Probe a model's encoder: a linear classifier on its embeddings answers the held-out tiles in its place."""
+"""Probe a model's encoder: predict held-out tiles with a linear classifier on its embeddings."""
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +21,11 @@ from histill.tiles.manifest import Manifest, read_manifest
 
 
 def probe_encoder(model: str, held_out: HeldOut, storage: Storage, workers: Workers | None = None) -> Examined:
-    """Embed the training, validation and held-out splits of one tile set, fit a probe, and let it answer the last.
+    """Embed the training, validation and held-out splits of a tile set, fit a probe, and predict the held-out tiles.
 
-    The encoder itself learns nothing. In this process, on a GPU if there is one, or with `workers` by tasks. Raises
-    InputError for tiles of another size or resolution than the model's, a held-out split that the probe would learn
-    from, a training split without labels or with one class alone, and more undecodable tiles than are allowed.
+    The encoder stays frozen. Embeds in this process, on a GPU if there is one, or as tasks with `workers`. Raises
+    InputError if the model's tile size or resolution does not match, the held-out split is the probe's training split,
+    the training split has fewer than two labels, or more tiles are undecodable than allowed.
     """
     keys = held_out.probe or Probe()
     _check(held_out, keys)
@@ -38,7 +38,7 @@ def probe_encoder(model: str, held_out: HeldOut, storage: Storage, workers: Work
     train = _labeled(manifest, keys.train, labels)
     val = _labeled(manifest, keys.val, labels)
     if keys.val in (keys.train, held_out.split) or len(np.unique(labels[val])) < len(classes):
-        val = val[:0]  # it must be neither learned nor scored, and cannot choose without every class
+        val = val[:0]  # C must not be chosen on tiles that are fitted or scored, nor without every class
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
     embedder = Embedder(folder, held_out.tiles, held_out.batch_size, held_out.max_corrupt, storage)
@@ -83,30 +83,30 @@ def probe_encoder(model: str, held_out: HeldOut, storage: Storage, workers: Work
 def _check(held_out: HeldOut, keys: Probe) -> None:
     if held_out.reference is not None:
         raise InputError(
-            "held_out.reference is for models that mark pixels, and an encoder is held against labels; leave it out."
+            "held_out.reference is for models that mark pixels, and an encoder is scored against labels; leave it out."
         )
     if held_out.split == keys.train:
         raise InputError(
             f"held_out.split is {held_out.split!r}, from which the probe of an encoder learns (held_out.probe.train); "
-            "name two splits."
+            "choose two different splits."
         )
 
 
 def _find_classes(manifest: Manifest, split: Split) -> tuple[str, ...]:
-    """The labels of a split, ascending. Raises InputError when they are not two at least."""
+    """The labels of a split, ascending. Raises InputError if there are fewer than two."""
     found = manifest.table["label"].take(pa.array(manifest.rows_of(split))).unique().to_pylist()
     classes = tuple(sorted(label for label in found if label is not None))
     if len(classes) < 2:
         said = f"the label {classes[0]!r} alone" if classes else "no labels"
         raise InputError(
-            f"split {split!r} of {manifest.uri} has {said}, and the probe of an encoder learns from labels of two "
-            "classes at least; ingest them, or name another split (held_out.probe.train)."
+            f"split {split!r} of {manifest.uri} has {said}, and the probe of an encoder learns from labels of at least "
+            "two classes; ingest labels, or choose another split (held_out.probe.train)."
         )
     return classes
 
 
 def _labeled(manifest: Manifest, split: Split | None, labels: np.ndarray) -> np.ndarray:
-    """The tiles of a split that have one of the classes, int64 rows; none for no split, or an empty one."""
+    """The manifest rows, int64, of the split's tiles with a known label; none without a split."""
     if split is None:
         return np.zeros(0, np.int64)
     return np.flatnonzero(pc.equal(manifest.table["split"], split).to_numpy() & (labels >= 0))

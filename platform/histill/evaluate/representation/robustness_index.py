@@ -1,8 +1,8 @@
-"""The robustness index: does an encoder see the tissue, or the center that it comes from? (PathoROB, arXiv 2507.17845)
+"""The robustness index: do embeddings encode the tissue or the center it comes from? (PathoROB, arXiv 2507.17845)
 
-Among each tile's k nearest neighbors, which are of other cases, SO counts those of the same class from another center
-and OS those of another class from the same center. The index is the sum of SO over that of SO and OS: 1 when only the
-class decides what is near, 0 when only the center does. k is the one by which neighbors tell the classes best.
+Among a tile's k nearest neighbors from other cases, SO counts those with the same class and another center, and OS
+those with another class and the same center. The index is sum(SO) / (sum(SO) + sum(OS)): 1 if only the class determines
+similarity, 0 if only the center does. k maximizes the balanced accuracy of nearest-neighbor classification.
 """
 
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from histill.evaluate.representation.embeddings import Embeddings, mean_by_class
 from histill.evaluate.representation.neighbors import find_neighbors, vote
 
 NEIGHBORS = (1, 3, 5, 11, 21, 51, 101)
-"""Values of k among which one is chosen."""
+"""Candidates for k."""
 
 
 @dataclass(frozen=True)
 class NeighborCounts:
-    """Of each of N tiles, among its k nearest neighbors of other cases."""
+    """Counts among the k nearest neighbors of each of N tiles."""
 
     same_class_other_center: np.ndarray  # SO, int64 [N]
     other_class_same_center: np.ndarray  # OS, int64 [N]
     k: int
 
     def index(self, weights: np.ndarray) -> np.ndarray:
-        """The robustness index in 0..1 of tiles under weights, float64 [D, N]; [D], NaN where no neighbor tells."""
+        """The robustness index in 0..1, [D], under tile weights, float64 [D, N]; NaN if SO and OS are 0."""
         same, other = weights @ self.same_class_other_center, weights @ self.other_class_same_center
         return np.divide(same, same + other, out=np.full(len(weights), np.nan), where=same + other > 0)
 
 
 def have_shared_classes(labels: np.ndarray, centers: np.ndarray) -> bool:
-    """Whether two centers share two classes: else class and center cannot be told apart."""
+    """Whether two centers share two classes; otherwise class and center are confounded."""
     pairs = {(label, center) for label, center in zip(labels.tolist(), centers.tolist(), strict=True)}
     of_center = [{label for label, center in pairs if center == name} for name in {center for _, center in pairs}]
     return any(len(one & other) > 1 for place, one in enumerate(of_center) for other in of_center[:place])
@@ -41,9 +41,9 @@ def have_shared_classes(labels: np.ndarray, centers: np.ndarray) -> bool:
 def count_neighbors(
     embeddings: Embeddings, centers: np.ndarray, candidates: Sequence[int] = NEIGHBORS
 ) -> NeighborCounts:
-    """The counts from which the index is computed; `centers` names the center of each tile, [N].
+    """Count neighbors by class and center; `centers` names the center of each tile, [N].
 
-    k is the one of `candidates` with the highest balanced accuracy of a majority of neighbors, the first of equal ones.
+    k is the candidate with the highest balanced accuracy by majority vote, the first of equal ones.
     """
     labels, tiles = embeddings.labels, len(embeddings)
     neighbors = find_neighbors(embeddings, embeddings, max(candidates))
