@@ -180,7 +180,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     from histill.config.score_model import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
-    from testbed.training import epochs_for, keys_of, responses, run
+    from testbed.training import FRESH_HEAD, epochs_for, keys_of, responses, run
 
     kept = budget.out / "values" / f"{cell.name}.json"
     if kept.exists():
@@ -193,7 +193,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     keys |= {"fraction": cell.share, "fraction_seed": cell.seed}
     keys["data"]["augment"] |= COLORS
     if cell.arm == LABELS:
-        keys |= {"target": "classification", "loss": {"cross_entropy": {"smoothing": 0.1}}}
+        keys |= FRESH_HEAD | {"target": "classification", "loss": {"cross_entropy": {"smoothing": 0.1}}}
         keys["data"]["balance"] = "label"
         folder = run(FinetuneConfig, keys)
     else:

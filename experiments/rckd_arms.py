@@ -206,7 +206,7 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     from histill.config.score_model import HeldOut
     from histill.evaluate.score import score_model
     from histill.tiles.manifest import read_manifest
-    from testbed.training import epochs_for, keys_of, run
+    from testbed.training import FRESH_HEAD, epochs_for, keys_of, run
 
     kept = budget.out / "values" / f"{cell.name}.json"
     if kept.exists():
@@ -224,6 +224,7 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     if cell.arm in PRETRAINED:
         keys["encoder"] = str(budget.runs / _pretrained(cell.student, cell.arm, cell.seed))
         keys["layer_decay"] = budget.layer_decay
+    keys |= FRESH_HEAD
     keys["target"] = "classification" if classification else "segmentation"
     keys["loss"] = {"cross_entropy": {"class_weights": classification}}
     folder = run(FinetuneConfig, keys)

@@ -27,6 +27,7 @@ from histill.train.run_folder import run_uri, write_result
 
 STORAGE = Storage()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+FRESH_HEAD = {"head": "fresh", "batch_norm": "trained"}  # a fine-tuning that trains all from the first step on
 COLORS = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "stain": 0.05}
 
 
@@ -68,10 +69,11 @@ def keys_of(
         "runs": str(runs),
         "seed": seed,
         "data": {
-            "tiles": tiles.uri, "batch_size": batch, "seed": seed, "augment": COLORS | {"crop_px": window_px},
-            "read_threads": 1, "decode_threads": 1,
+            "tiles": tiles.uri, "batch_size": batch, "seed": seed, "balance": None,
+            "augment": COLORS | {"crop_px": window_px}, "read_threads": 1, "decode_threads": 1,
         },
-        "optimizer": {"epochs": epochs, "lr": lr},
+        "optimizer": {"epochs": epochs, "lr": lr, "ema": 0.0},
+        "validation": {"keep": "last", "every_steps": 1},
         "workers": {"count": 1, "gpus": int(DEVICE.type == "cuda")},
         "checkpoint_every": 10**9,
     }  # fmt: skip

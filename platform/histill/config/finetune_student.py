@@ -17,7 +17,7 @@ _PRETRAINED: _Sections = {
 """Defaults of classifying whole tiles (docs/results/finetuning.md)."""
 _FROM_SCRATCH: _Sections = {
     "data": {"balance": "label"},
-    "optimizer": {"epochs": 400, "steps": 1000, "lr": 1e-3, "ema": 0.9},
+    "optimizer": {"epochs": 200, "steps": 600, "lr": 1e-3, "ema": 0.9},
     "validation": {"every_steps": 25, "keep": "best", "patience": 10},
 }
 
