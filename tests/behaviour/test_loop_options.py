@@ -54,7 +54,8 @@ def configured(manifest: Manifest, **changes: Any) -> FinetuneConfig:
         "runs": "unused",
         "target": "classification",
         "data": {"tiles": manifest.uri, "batch_size": BATCH},
-        "optimizer": {"epochs": 1, "lr": 3e-3, "weight_decay": 0.0},
+        "validation": {"every_steps": 1, "keep": "last"},
+        "optimizer": {"ema": 0.0, "epochs": 1, "lr": 3e-3, "weight_decay": 0.0},
         "workers": {"count": 1},
     }
     for key, value in changes.items():
