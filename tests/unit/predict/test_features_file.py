@@ -1,12 +1,15 @@
 """Embeddings of a slide in TRIDENT's form, read back by h5py alone."""
 
 import io
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from histill.config.common import Storage
 from histill.predict.features_file import SlideEmbeddings, encode_features, nominal_magnification
+from histill.teachers.slide_features import read_patches
 
 pytestmark = pytest.mark.unit
 
@@ -43,6 +46,15 @@ def test_more_tiles_than_a_chunk_and_a_slide_of_unknown_size() -> None:
     with h5py.File(io.BytesIO(encode_features(given)), "r") as file:
         np.testing.assert_array_equal(file["features"][:], given.values.astype(np.float32))
         assert "level0_width" not in file["coords"].attrs
+
+
+def test_the_teacher_of_existing_features_reads_them_exactly(tmp_path: Path) -> None:
+    given = features()
+    (tmp_path / "s.h5").write_bytes(encode_features(given))
+    found = read_patches(str(tmp_path / "s.h5"), Storage())
+    np.testing.assert_array_equal(found.features, given.values)
+    np.testing.assert_array_equal(found.corners, given.coords)
+    assert (found.side, found.extent) == (563.76, (90_000, 40_000))
 
 
 @pytest.mark.parametrize(
