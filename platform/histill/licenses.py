@@ -11,7 +11,6 @@ _SPDX = {  # identifier: whether it allows commercial use
     **dict.fromkeys(("MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "CC0-1.0", "CC-BY-4.0"), True),
     **dict.fromkeys(("CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-NC-ND-4.0"), False),
 }
-_CANONICAL = {name.lower(): name for name in _SPDX}
 
 
 class License(Strict):
@@ -30,7 +29,7 @@ class License(Strict):
     @classmethod
     def _from_identifier(cls, data: Any) -> Any:
         if isinstance(data, str):
-            name = _CANONICAL.get(data.lower())
+            name = _CANONICAL.get(plain_name(data))
             if name is None:
                 raise ValueError(
                     f"the terms of {data!r} are not known here, only those of {', '.join(_SPDX)}; write {{name: "
@@ -44,4 +43,12 @@ class License(Strict):
 
 def allows_commercial_use(name: str) -> bool | None:
     """Whether the license with this SPDX identifier, in any case, allows it; None for any other name."""
-    return _SPDX.get(_CANONICAL.get(name.lower(), ""))
+    return _SPDX.get(_CANONICAL.get(plain_name(name), ""))
+
+
+def plain_name(name: str) -> str:
+    """By which names are compared: `CC BY 4.0` is `cc-by-4.0`."""
+    return "-".join(name.lower().split())
+
+
+_CANONICAL = {plain_name(name): name for name in _SPDX}

@@ -24,7 +24,7 @@ def stated(text: str) -> License | None:
     [
         ("MIT", "MIT", True),
         ("apache-2.0", "Apache-2.0", True),
-        ("CC-BY-4.0", "CC-BY-4.0", True),
+        ("CC BY 4.0", "CC-BY-4.0", True),
         ("CC-BY-NC-ND-4.0", "CC-BY-NC-ND-4.0", False),
     ],
 )

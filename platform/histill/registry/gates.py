@@ -15,6 +15,7 @@ from histill.config.promote_model import Gates
 from histill.errors import InputError
 from histill.evaluate.bootstrap import LEAST_CASES
 from histill.evaluate.score import Score
+from histill.licenses import plain_name
 
 ROUNDING = 1e-9  # a Dice that equals its limit must pass: 0.8 - 0.1 is more than 0.7 in binary
 COSTS = ("gmacs", "parameters")
@@ -200,8 +201,8 @@ def check_licenses(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
         note = "; ".join(_tell_restriction(each) for each in restricted)
         yield _none("commercial use", len(restricted), "allowed by the licenses of all that taught it", note)
     if rules.allow is not None:
-        allowed = {name.lower() for name in rules.allow}
-        others = [each for each in teachers if each.license is None or each.license.name.lower() not in allowed]
+        allowed = {plain_name(name) for name in rules.allow}
+        others = [each for each in teachers if each.license is None or plain_name(each.license.name) not in allowed]
         note = "; ".join(_tell_license(each) for each in others)
         yield _none("licenses", len(others), f"only {', '.join(rules.allow)}", note)
     if restricted and not rules.commercial and rules.allow is None:

@@ -213,7 +213,7 @@ def test_without_a_rule_restrictions_are_a_warning() -> None:
     ("allow", "others"),
     [
         (("apache-2.0",), [NOT_FREE, UNSURE, UNKNOWN]),
-        (("Apache-2.0", "CC-BY-NC-ND-4.0", "Terms of G"), [UNKNOWN]),
+        (("Apache 2.0", "CC-BY-NC-ND-4.0", "Terms of G"), [UNKNOWN]),
         (("MIT",), [FREE, NOT_FREE, UNSURE, UNKNOWN]),
     ],
 )
