@@ -50,6 +50,18 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
             yield from dotted_keys(sub, f"{prefix}{name}.")
 
 
+def required_keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    """The dotted leaf keys of `model` without which it is incomplete, in order of declaration."""
+    for name, field in model.model_fields.items():
+        if not field.is_required():
+            continue
+        below = nested_models(field.annotation)
+        if not below:
+            yield prefix + name
+        for sub in below:
+            yield from required_keys(sub, f"{prefix}{name}.")
+
+
 def nested_models(annotation: Any) -> list[type[BaseModel]]:
     """The models inside an annotation such as `A | B | None`; none in a tuple, a mapping, or beside a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from histill.config.keys import dotted_keys, keys_of_entry, nearest_key, sections
+from histill.config.keys import dotted_keys, keys_of_entry, nearest_key, required_keys, sections
 from histill.config.redact import HIDDEN, holds_credentials, names_secret, redact
 
 _MOST_SHOWN = 120  # characters of a value
@@ -72,6 +72,11 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     kind, given = fault["type"], fault["input"]
     if kind == "extra_forbidden":
         return _unknown(model, fault["loc"], given)
+    if kind == "missing" and (below := _below(model, fault["loc"])):
+        needed = [name for name in required_keys(model) if name.startswith(f"{key}.")]
+        if len(needed) != 1:
+            return f"{key!r} is missing; set {below}, in the file or on the command line."
+        key = needed[0]
     if kind == "missing":
         return f"{key!r} is missing; set it in the file or as {key}=... on the command line."
     message = fault["msg"].removeprefix("Value error, ").rstrip(".")
@@ -79,9 +84,8 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
         return f"{key + ': ' if key else ''}{message}."
     shown = _show(key, given)
     if kind == "model_type":
-        below = [name for name in _names(model, fault["loc"]) if name.startswith(f"{key}.")]
-        keys = f"set {', '.join(below[:3])}{', ...' if len(below) > 3 else ''}" if below else "write {key: value}"
-        message = f"it has keys of its own; {keys}"
+        below = _below(model, fault["loc"])
+        message = f"it has keys of its own; {f'set {below}' if below else 'write {key: value}'}"
     message = _EXPECTED.get(kind, message)
     return f"{key!r} is {shown}: {message[0].lower() + message[1:]}."
 
@@ -109,6 +113,12 @@ def _unknown(model: type[BaseModel], loc: tuple[Any, ...], given: Any) -> str:
         below = [name for name in names if name.startswith(f"{section}.")]
         return f"{named} is not a key; the keys {'there ' if below else ''}are {', '.join(below or names)}."
     return f"{named} is not a key; did you mean {' and '.join(map(repr, dict.fromkeys(near)))}?"
+
+
+def _below(model: type[BaseModel], loc: tuple[Any, ...]) -> str:
+    """The first keys below `loc`; empty if it has none."""
+    below = [name for name in _names(model, loc) if name.startswith(f"{'.'.join(map(str, loc))}.")]
+    return f"{', '.join(below[:3])}{' or others below it' if len(below) > 3 else ''}"
 
 
 def _names(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

@@ -134,3 +134,21 @@ def test_names_that_may_have_dots_have_no_dotted_keys_below() -> None:
     with pytest.raises(InputError) as caught:
         load_config(SEARCHES.models["pretrain_student"], None, [*RUN, "space.student.size_px.choice=[32, 64]"])
     assert "space.student.choice" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (PretrainConfig, "'data.tiles' is missing; set it in the file or as data.tiles=... on the command line."),
+        (ScoreConfig, "'held_out.tiles' is missing; set it in the file or as held_out.tiles=... on the command line."),
+        (
+            DistillConfig,
+            "'teacher' is missing; set teacher.classical, teacher.model, teacher.onnx or others below it, in the file "
+            "or on the command line.",
+        ),
+    ],
+)
+def test_a_missing_section_is_told_by_the_keys_that_would_fill_it(model: type, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(model, None, [])
+    assert said in str(caught.value)
