@@ -20,6 +20,7 @@ from histill.artifacts.model_folder import ModelCard
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
 from histill.config.pretrain_student import PretrainConfig
+from histill.config.runs import RunConfig
 from histill.config.sync_metrics import SyncConfig
 from histill.config.train_teacher import TeacherConfig
 from histill.errors import InputError
@@ -164,9 +165,8 @@ def test_two_jobs_make_one_experiment(config: Tracking, client: MlflowClient) ->
 def test_long_values_are_cut_and_addresses_lose_their_userinfo(config: Tracking, client: MlflowClient) -> None:
     names = ["background", *(f"a class with a long name {number}" for number in range(40))]
     space = {"teacher.model": {"choice": ("http://user:planted-password-of-mlflow@host/model",)}}
-    teacher = TeacherConfig.model_validate(
-        training().model_dump(exclude={"student", "teacher", "responses", "loss"}) | {"classes": tuple(names)}
-    )
+    shared = RunConfig.model_fields.keys()
+    teacher = TeacherConfig.model_validate(training().model_dump(include=set(shared)) | {"classes": tuple(names)})
     search = PretrainSearch.model_validate(training().model_dump() | {"space": space})  # `validate` would refuse it
     for job in (teacher, search):
         tracker = open_run(config, name="n", kind="k", config=job, run_id=None)
