@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from collections.abc import Mapping
 from importlib import resources
 
@@ -11,6 +12,7 @@ from histill.evaluate.score import Score
 
 TEMPLATE_NAME = "report.html"
 _WORST_SLIDES = 20
+_FEW_SHOT = re.compile(r"few_shot_(\d+)_balanced_accuracy(_sd)?")
 _TITLES = {
     "dice": "Dice",
     "iou": "IoU",
@@ -49,17 +51,22 @@ def render_report(score: Score, card: ModelCard, model: str, tiles: str, picture
 
 
 def _title(name: str) -> str:
+    if shots := _FEW_SHOT.fullmatch(name):
+        cases = f"{shots[1]} case{'s' if shots[1] != '1' else ''}"
+        return f"balanced accuracy from {cases} for each class{', sd' if shots[2] else ''}"
     return _TITLES.get(name, name.replace("_", " "))
 
 
 def _figure(value: object) -> str:
-    """Format a number: shares with three digits, counts with commas, unknown values as a dash."""
+    """Format a number: shares with three digits, tiny ones with one, counts with commas, unknown values as a dash."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
     if math.isnan(value):
         return "-"
+    if 0 < abs(value) < 0.0005:
+        return f"{value:.0e}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
 
 

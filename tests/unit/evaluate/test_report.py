@@ -14,6 +14,7 @@ from histill.config.common import Storage, Workers
 from histill.config.score_model import HeldOut, ScoreConfig
 from histill.errors import InputError
 from histill.evaluate.evaluator import Evaluator, split_by_row_group
+from histill.evaluate.report import _figure, _title
 from histill.evaluate.robustness import CHANGES, EXPLAINED, UNCHANGED, measure_robustness
 from histill.evaluate.score import score_model
 from histill.models.cost import measure_speed
@@ -88,6 +89,14 @@ def test_the_page_holds_everything(
     assert sum(map(sum, score.confusion)) == 32 * (64 * 64 if changes else 1)
     for parts in (score.by_slide, score.by_stain):
         assert sum(part.tiles for part in parts.values()) == 32
+
+
+def test_figures_and_their_names_are_for_readers() -> None:
+    assert [_figure(value) for value in (1e-5, -2e-4, 0.0, 0.0005, 0.25, 12.34)] == [
+        "1e-05", "-2e-04", "0.000", "0.001", "0.250", "12.3",
+    ]  # fmt: skip
+    assert _title("few_shot_1_balanced_accuracy") == "balanced accuracy from 1 case for each class"
+    assert _title("few_shot_8_balanced_accuracy_sd") == "balanced accuracy from 8 cases for each class, sd"
 
 
 def test_a_name_cannot_become_markup(manifest: Manifest, model: Callable[..., str], tmp_path: Path) -> None:
