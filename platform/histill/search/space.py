@@ -19,6 +19,8 @@ _FIXED = (
     "data.val",
     "teacher",
     "responses",
+    "embeddings.*.teacher",
+    "embeddings.*.responses",
     "target",
     "optimizer.epochs",
     "optimizer.steps",
@@ -45,13 +47,18 @@ def build_trial_config(config: SearchConfig, values: Mapping[str, Any], *, name:
 def check_space(config: SearchConfig) -> None:
     """Build a run at both ends of every range, so that a wrong key or value is refused before the first trial."""
     for key in config.space:
-        if any(f"{key}.".startswith(f"{fixed}.") or fixed.startswith(f"{key}.") for fixed in _FIXED):
+        if any(_overlap(key, fixed) for fixed in _FIXED):
             raise InputError(f"space.{key}: a sweep cannot draw {key!r}; its trials share it.")
     for key, values in list_edges(config):
         try:
             build_trial_config(config, values, name="check", runs=config.runs)
         except InputError as error:
             raise InputError(f"space.{key}: {str(error).partition(': ')[2]}") from None
+
+
+def _overlap(key: str, fixed: str) -> bool:
+    """Whether one of two dotted keys holds the other; in `fixed`, * is any name."""
+    return all(there in (here, "*") for here, there in zip(key.split("."), fixed.split("."), strict=False))
 
 
 def list_edges(config: SearchConfig) -> Iterator[tuple[str, dict[str, Any]]]:

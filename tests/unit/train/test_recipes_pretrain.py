@@ -300,6 +300,9 @@ def test_a_sweep_draws_the_weights_of_teachers_and_reads_each_cache_once(
     assert sorted(read) == sorted([one.uri, two.uri])
     drawn = build_trial_config(config, {"embeddings.one.weight": 0.25}, name="trial", runs=str(tmp_path))
     assert drawn.sources.embeddings["one"].weight == 0.25
+    for key, values in (("embeddings.one.responses", (one.uri, two.uri)), ("embeddings", ({},))):
+        with pytest.raises(InputError, match=f"a sweep cannot draw '{key}'; its trials share it"):
+            prepare_sweep(validate(search, {**data, "space": {key: {"choice": values}}}, "the test"))
     unknown = {**data, "space": {"embeddings.three.weight": {"uniform": (1, 2)}}}
     with pytest.raises(InputError, match=r"space\.embeddings\.three\.weight"):
         prepare_sweep(validate(search, unknown, "the test"))
