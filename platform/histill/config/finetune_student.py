@@ -84,7 +84,7 @@ class FinetuneConfig(RunConfig):
             sections["optimizer"].pop("steps")
         if sections.get("validation", {}).get("keep") == "last" and "patience" not in said["validation"]:
             sections["validation"].pop("patience")
-        return {"batch_norm": "frozen" if pretrained else "trained", **data, **sections}
+        return {**({"batch_norm": "frozen", "layer_decay": 0.5} if pretrained else {}), **data, **sections}
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> "FinetuneConfig":
