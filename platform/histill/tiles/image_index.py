@@ -54,7 +54,8 @@ def read_image_index(source: ImageSource, storage: Storage) -> ImageIndex:
         column = getattr(columns, key)
         if column is not None and key in columns.model_fields_set and column not in index.columns:
             raise InputError(
-                f"the index {source.index} has no column {column!r}; it has {', '.join(filter(None, index.columns))}."
+                f"the index {source.index} has no column {column!r}; it has {', '.join(filter(None, index.columns))}: "
+                f"name one of these (images.columns.{key}), or leave the key out."
             )
     rows = [_row(source, values, line) for values, line in zip(index.rows, index.lines, strict=True)]
     if source.mask_values is not None and not any(row.mask for row in rows):

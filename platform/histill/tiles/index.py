@@ -134,5 +134,6 @@ def _check_header(uri: str, columns: tuple[str, ...], needed: Iterable[str]) -> 
         alike = next((name for name in columns if name.casefold() == column.casefold()), None)
         hint = f" (it is written {alike!r})" if alike else ""
         raise InputError(
-            f"the index {uri} has no column {column!r}{hint}; it has {', '.join(filter(None, columns)) or 'none'}."
+            f"the index {uri} has no column {column!r}{hint}; it has {', '.join(filter(None, columns)) or 'none'}: "
+            "add it, or name another in the configuration."
         )

@@ -39,6 +39,10 @@ def probe_encoder(model: str, held_out: HeldOut, storage: Storage, workers: Work
     val = _labeled(manifest, keys.val, labels)
     if keys.val in (keys.train, held_out.split) or len(np.unique(labels[val])) < len(classes):
         val = val[:0]  # C must not be chosen on tiles that are fitted or scored, nor without every class
+    centers = None
+    if keys.centers is not None:  # before hours of embedding
+        names = _read_column(manifest, keys.centers.by, asked)
+        centers = read_centers(keys.centers, names, labels[asked], storage)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
     embedder = Embedder(folder, held_out.tiles, held_out.batch_size, held_out.max_corrupt, storage)
@@ -59,10 +63,8 @@ def probe_encoder(model: str, held_out: HeldOut, storage: Storage, workers: Work
         stains=embedded.stains[there],
         corrupt=len(asked) - len(answered),
     )
-    centers = None
-    if keys.centers is not None:
-        names = _read_column(manifest, keys.centers.by, answers.rows)
-        centers = read_centers(keys.centers, names, answered.labels, storage)
+    if centers is not None:
+        centers = centers[np.isin(asked, answers.rows)]
     judgement = judge_embeddings(
         learned, answered, len(classes),
         neighbors=keys.neighbors, shots=keys.shots, draws=keys.draws, centers=centers,
