@@ -140,7 +140,12 @@ def test_the_page_and_the_picture_show_the_probes_answers(
     )  # fmt: skip
     score = run_scoring(config)
     page = (tmp_path / "one.html").read_text()
-    for text in ("robustness index", "retrieval top 5", "few shot 1 balanced accuracy", "labels, by a linear probe"):
+    for text in (
+        "robustness index",
+        "retrieval top 5",
+        "balanced accuracy from 1 case for each class",
+        "labels, by a linear probe",
+    ):
         assert text in page, text
     assert (tmp_path / "tiles.png").read_bytes().startswith(b"\x89PNG")
     assert score.intervals.keys() == score.figures.keys()
