@@ -51,6 +51,7 @@ def test_a_classifier_learns_from_a_pretrained_encoder_and_is_scored_alike_by_th
     finetuning: Callable[..., FinetuneConfig], pretrained: Trained, labeled: Manifest
 ) -> None:
     changes = {"target": "classification", "encoder": pretrained.run, "optimizer.epochs": 12, "layer_decay": 0.8}
+    changes |= {"optimizer.lr": 1e-3}  # the encoder has seen 16 tiles twice, and has much to learn
     trained = train_run(prepare_run(finetuning("classify", changes)), open_run)
     assert trained.metrics["val_balanced_accuracy"] == 1.0  # with or without nuclei
     _, card, _ = model_folder.load(trained.model, STORAGE)
