@@ -170,7 +170,7 @@ def test_the_example_is_a_teacher_like_any_other(
 
 def test_a_teacher_that_answers_otherwise_in_a_batch_is_found_out() -> None:
     class Averaging:
-        outputs, mpp, features, digest = OUTPUTS, None, None, "ab" * 32
+        outputs, mpp, features, license, digest = OUTPUTS, None, None, None, "ab" * 32
 
         def sees(self, side_px: int) -> int:
             return side_px

@@ -15,6 +15,7 @@ def check_teacher(teacher: Teacher, tiles: torch.Tensor) -> None:
     side, outputs = tiles.shape[-1], teacher.outputs
     assert len(bytes.fromhex(teacher.digest)) == 32, f"the digest {teacher.digest!r} is not 64 hex digits"
     assert teacher.mpp is None or teacher.mpp > 0, f"its mpp is {teacher.mpp}"
+    assert hasattr(teacher, "license"), "it has no license; None says that its terms are not on record"
     assert teacher.license is None or isinstance(teacher.license, License), f"its license is {teacher.license!r}"
     assert teacher.sees(side) > 0, f"it sees tiles of {side} px at {teacher.sees(side)} px"
     given = tiles.clone()
