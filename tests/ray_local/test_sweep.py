@@ -162,7 +162,9 @@ def check_given_back(held_before: frozenset[str]) -> None:
 @pytest.fixture(scope="module")
 def many(searching: Callable[..., SearchConfig], held_before: frozenset[str]) -> Sweep:
     """Short trials that optimize the front of quality and MACs; two at once use most CPUs."""
-    space = {"optimizer.lr": {"loguniform": (1e-6, 1e-2)}, "student.size_px": {"choice": (32, 64)}}
+    # The seed draws both rates for the first two trials, and both again later. All cost the same, so the worse rate is
+    # dominated when it comes again, in whatever order the trials report.
+    space = {"optimizer.lr": {"choice": (1e-9, 1e-2)}}
     keys = {"trials": MANY, "concurrent": 2, "objective": "front", "cost": "gmacs", "sampler": "tpe"}
     keys |= {"workers": {"count": 1, "cpus": 1.25}, "reduction": 4}  # one that is dominated is stopped
     config = searching("many", space=space, optimizer={"epochs": 2}, tracking={"uri": None}, **keys)
