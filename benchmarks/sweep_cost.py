@@ -171,7 +171,7 @@ def prepare(budget: Budget) -> None:
         "optimizer": {"epochs": epochs_for(budget.teacher_steps, tiles, BATCH // 4), "lr": 1e-3},
     }
     keys["data"] |= {"batch_size": BATCH // 4, "augment": {"crop_px": WINDOW_PX}}
-    run(TeacherConfig, keys | {"workers": {"count": 1}})
+    run(TeacherConfig, keys)
 
 
 def make_tiles(budget: Budget) -> None:

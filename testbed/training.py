@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from histill.artifacts import model_folder
+from histill.artifacts.model_folder import FINISHED_NAME
 from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
 from histill.config.load import validate
@@ -17,13 +17,12 @@ from histill.stream.cached_views import CachedViews
 from histill.teachers.cache import HEADER_NAME, address, finish_cache
 from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.teachers.teacher import load_teacher
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest
 from histill.tiles.shards import shards_of
 from histill.tiles.subsample import subsample_cases
-from histill.train.build import build_learner, build_streams
-from histill.train.loop import Hooks, train
+from histill.train.launch import train_run
 from histill.train.prepare import prepare_run
-from histill.train.run_folder import run_uri, write_result
+from histill.train.run_folder import run_uri
 
 STORAGE = Storage()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,23 +31,11 @@ COLORS = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "stain": 0.05}
 
 
 def run(kind: type[RunConfig], keys: dict[str, Any]) -> str:
-    """Train to the end, or keep the finished run; return the run's folder."""
-    config = validate(kind, keys, "the benchmark")
+    """Train to the end in this process, resuming an interrupted run, or keep the finished one; its folder."""
+    config = validate(kind, keys | {"workers": {**keys.get("workers", {}), "count": 0}}, "the benchmark")
     uri = run_uri(config)
-    if exists(join(uri, model_folder.FINISHED_NAME), STORAGE):
-        return uri
-    spec = prepare_run(config)
-    manifest = read_manifest(config.data.tiles, STORAGE)
-    learner = build_learner(spec, manifest, DEVICE)
-    training, validation = build_streams(spec, manifest, 0, 1)
-    spec.initialize(learner, training)
-    last: dict[str, float] = {}
-    hooks = Hooks(lambda _: None, last.update)
-    train(learner, learner.model, spec.build_task(), training, validation, config, hooks)
-    folder = Path(uri) / "model"
-    folder.mkdir(parents=True, exist_ok=True)
-    model_folder.save(str(folder), learner.shipped, spec.card)
-    write_result(config, str(folder), last)
+    if not exists(join(uri, FINISHED_NAME), STORAGE):
+        train_run(prepare_run(config), lambda *_, **__: None)
     return uri
 
 
@@ -74,7 +61,7 @@ def keys_of(
         },
         "optimizer": {"epochs": epochs, "lr": lr, "ema": 0.0},
         "validation": {"keep": "last", "every_steps": 1},
-        "workers": {"count": 1, "gpus": int(DEVICE.type == "cuda")},
+        "workers": {"gpus": int(DEVICE.type == "cuda")},
         "checkpoint_every": 10**9,
     }  # fmt: skip
 

@@ -94,7 +94,7 @@ def measured_marks(prepared: RunSpec, steps: int) -> list[list[Mark]]:
 
     def save(metrics: dict[str, float]) -> None:
         begun = time.monotonic()
-        if rank == 0:  # as train/ray/worker.py does
+        if rank == 0:  # as train/worker.py does
             folder = tempfile.mkdtemp(prefix="histill-")
             save_checkpoint(folder, learner, prepared.card)
             ray.train.report(

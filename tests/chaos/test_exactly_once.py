@@ -22,8 +22,8 @@ from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest
 from histill.train.coverage import DataState
+from histill.train.launch import Trained, train_run
 from histill.train.prepare import prepare_run
-from histill.train.ray.launch import Trained, train_run
 from testbed.fault_proxy import KINDS, Faults, fault_proxy
 
 pytestmark = pytest.mark.chaos

@@ -62,8 +62,8 @@ def two(
 ) -> Finished:
     """Of two workers and two epochs."""
     from histill.registry.mlflow_runs import open_run
+    from histill.train.launch import train_run
     from histill.train.prepare import prepare_run
-    from histill.train.ray.launch import train_run
 
     config, observer = (
         shared_pretraining("two-workers", tiles.uri),

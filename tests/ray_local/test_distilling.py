@@ -20,8 +20,8 @@ from histill.losses.loss import Loss
 from histill.registry.mlflow_runs import open_run
 from histill.teachers.cache import cache_responses
 from histill.tiles.manifest import Manifest
+from histill.train.launch import Trained, train_run
 from histill.train.prepare import prepare_run
-from histill.train.ray.launch import Trained, train_run
 
 pytestmark = pytest.mark.ray_local
 OF_EMBEDDINGS = {name for name in Loss.model_fields if name.startswith("embedding_") or name == "tokens"}

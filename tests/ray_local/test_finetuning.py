@@ -16,8 +16,8 @@ from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.registry.mlflow_runs import open_run
 from histill.tiles.manifest import Manifest
+from histill.train.launch import Trained, train_run
 from histill.train.prepare import prepare_run
-from histill.train.ray.launch import Trained, train_run
 
 pytestmark = pytest.mark.ray_local
 

@@ -30,10 +30,11 @@ from histill.storage.filesystems import arrow_filesystem
 from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
+from histill.train.in_process import ProcessSession
+from histill.train.launch import Trained, train_run
 from histill.train.newest import find_newest_checkpoint, step_of
 from histill.train.prepare import prepare_run
 from histill.train.ray.cleaner import EndingCleaner
-from histill.train.ray.launch import Trained, train_run
 
 pytestmark = pytest.mark.ray_local
 
@@ -131,11 +132,13 @@ def test_a_lost_worker_costs_no_tile_and_changes_no_figure(
     assert (run.info.run_id, run.info.status) == (trained.tracking_run, "FINISHED")
 
 
-def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_workers(
+def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_without_ray_and_with_it(
     tiles: Manifest, pretraining: Make, client: MlflowClient, observe: Any, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Even if Ray has not recorded it: it records one report of a worker at a time."""
+    """Even if Ray has not recorded it: it records one report of a worker at a time. First in this process, which makes
+    checkpoints that Ray does not know and removes those that it does; then on Ray, with fewer workers than at first.
+    """
     config = pretraining("is_interrupted", tiles.uri, {"checkpoint_every": 1, "optimizer.epochs": EPOCHS_TO_STOP})
     command = [sys.executable, "jobs/pretrain_student.py", "-c", write_config(tmp_path / "run.yaml", config)]
     filesystem, folder = retrying_filesystem(config.runs, STORAGE)
@@ -161,13 +164,32 @@ def test_a_run_ended_by_ctrl_c_goes_on_from_its_newest_checkpoint_with_fewer_wor
     with pytest.raises(InputError, match=r"optimizer\.lr was 0\.001 and is now 0\.01"):
         train(pretraining("is_interrupted", tiles.uri, {"optimizer.epochs": EPOCHS_TO_STOP, "optimizer.lr": 0.01}))
 
+    report, kept = ProcessSession.report, []
+
+    def report_three(self: ProcessSession, metrics: dict[str, float], folder: str | None) -> None:
+        report(self, metrics, folder)
+        kept.append(metrics["step"])
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+
+    alone = config.model_copy(update={"workers": config.workers.model_copy(update={"count": 0})})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProcessSession, "report", report_three)
+        with pytest.raises(KeyboardInterrupt):
+            train(alone)
+    went_on = re.search(r"resuming from step (\d+) with 1 worker\n", capsys.readouterr().err)
+    assert went_on is not None
+    assert int(went_on[1]) >= newest  # an upload in progress may have finished
+    newest = int(went_on[1]) + 3
+    assert kept == [newest - 2, newest - 1, newest]
+
     observer = observe(tmp_path / "second")
     one = config.model_copy(update={"workers": config.workers.model_copy(update={"count": 1})})
     trained, second = train(one, observer.callback()), observer.reports()
     went_on = re.search(r"resuming from step (\d+) with 1 worker\n", capsys.readouterr().err)
     assert went_on is not None
     begun = int(went_on[1])
-    assert begun >= newest  # an upload in progress may have finished
+    assert begun == newest
     steps = [report["step"] for report in second if report["step"] > begun]  # that one may be reported to Ray again
     assert steps == list(range(begun + 1, EPOCHS_TO_STOP * STEPS + 1))
     assert {report["workers"] for report in second} == {1}

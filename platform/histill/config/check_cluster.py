@@ -1,6 +1,6 @@
 """Configuration of `jobs/check_cluster.py`."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from histill.config.base import Strict, Uri
 from histill.config.common import Storage, Tracking, WorkerGroup
@@ -22,3 +22,9 @@ class CheckConfig(Strict):
     timeout_s: float = Field(60.0, gt=0, description="seconds within which each node must answer")
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _workers_on_nodes(self) -> "CheckConfig":
+        if self.workers is not None and self.workers.in_process:
+            raise ValueError("workers.count is 0, and such a run needs no cluster; set it to 1 or more workers")
+        return self

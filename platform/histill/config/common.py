@@ -94,35 +94,47 @@ def _a_number_or_a_span(value: Any) -> int | Elastic:
     match value:
         case bool():
             pass
-        case int() if value >= 1:
+        case int() if value >= 0:
             return value
         case Elastic():
             return value
         case {"min": int(least), "max": int(most), **others} if not others and 1 <= least <= most:
             return Elastic(min=least, max=most)
     raise ValueError(
-        "expected a number of workers; write 4, or {min: 1, max: 4} with a min of 1 or more and no smaller max"
+        "expected a number of workers; write 4, or 0 to train in this process, or {min: 1, max: 4} with a min of 1 or "
+        "more and no smaller max"
     )
 
 
 class WorkerGroup(Worker):
     """The worker group of a training run."""
 
+    cpus: float = Field(
+        1.0,
+        gt=0,
+        description="CPUs reserved for each worker; leave some for reading tiles. With a count of 0: torch's threads, "
+        "and unless set as many as torch takes by itself",
+    )
     count: Annotated[int | Elastic, BeforeValidator(_a_number_or_a_span)] = Field(
         2,
         description="number of workers, or {min: 1, max: 4}: continue with fewer while nodes are lost, and with more "
-        "once they are back",
+        "once they are back; 0: train in this process, without Ray, which starts in a fraction of the time",
     )
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the run trains in its own process, as a world of one."""
+        return self.count == 0
 
     @property
     def fewest(self) -> int:
         """The smallest world size that may train."""
-        return self.count.min if isinstance(self.count, Elastic) else self.count
+        return self.count.min if isinstance(self.count, Elastic) else max(1, self.count)
 
     @property
     def most(self) -> int:
         """The largest world size that may train."""
-        return self.count.max if isinstance(self.count, Elastic) else self.count
+        return self.count.max if isinstance(self.count, Elastic) else max(1, self.count)
 
 
 @dataclass(frozen=True)

@@ -198,6 +198,14 @@ class RunConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _ray_to_read_with(self) -> "RunConfig":
+        if self.workers.in_process and self.data.reader == "ray_data":
+            raise ValueError(
+                "data.reader=ray_data reads in tasks of Ray, which workers.count 0 leaves out; set it to worker"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tiles_for_every_worker(self) -> "RunConfig":
         tiles, workers, parts = self.data.batch_size, self.workers.most, self.optimizer.accumulate
         if tiles < workers * parts:

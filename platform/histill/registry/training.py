@@ -1,5 +1,6 @@
 """Train one run of any kind, with models from the registry and metrics sent to MLflow."""
 
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from histill.cluster.connect import connect_cluster
@@ -7,20 +8,21 @@ from histill.config.runs import RunConfig
 from histill.registry.materialize import materialize_model, materialize_teacher
 from histill.registry.mlflow_client import check_tracking
 from histill.registry.mlflow_runs import open_run
+from histill.train.launch import Trained, train_run
 from histill.train.prepare import prepare_run
-from histill.train.ray.launch import Trained, train_run
 
 C = TypeVar("C", bound=RunConfig)
 
 
 def train_tracked(config: RunConfig) -> Trained:
-    """Check the run of `config`, join or start Ray, and train to the end, resuming from the newest checkpoint.
+    """Check the run of `config`, join or start Ray if it has workers, and train to the end, resuming from the newest
+    checkpoint.
 
     Raises InputError for unusable inputs, before Ray starts; otherwise as `train_run` does.
     """
     spec = prepare_run(fetch_sources(config))
     check_tracking(config.tracking)
-    with connect_cluster():
+    with nullcontext() if config.workers.in_process else connect_cluster():
         return train_run(spec, open_run)
 
 

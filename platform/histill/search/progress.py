@@ -14,7 +14,7 @@ from histill.search.pareto import TradeOff, pareto_front
 from histill.search.results import metric_label
 from histill.search.trial import run_of
 from histill.train.claim import is_lost
-from histill.train.ray.launch import OpenRun
+from histill.train.launch import OpenRun
 from histill.train.run_folder import open_record, read_result, run_uri
 
 _STATES = {"RUNNING": "running", "PENDING": "waiting", "TERMINATED": "done", "ERROR": "failed"}

@@ -28,8 +28,8 @@ from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join, uri_like
 from histill.train.claim import hold_claim
 from histill.train.inputs import resolve
+from histill.train.launch import OpenRun
 from histill.train.prepare import check_run
-from histill.train.ray.launch import OpenRun
 from histill.train.run_folder import check_same_inputs, open_record, run_uri, save_record, write_result
 from histill.train.tracker import close_on_error
 

@@ -11,8 +11,8 @@ from histill.models.cost import measure_cost, measure_latency_ms
 from histill.search.reports import add_rank, report_to_tune
 from histill.search.space import build_trial_config
 from histill.storage.uris import join, path_within
+from histill.train.launch import OpenRun, train_run
 from histill.train.prepare import prepare_run
-from histill.train.ray.launch import OpenRun, train_run
 from histill.train.run_folder import read_result, run_uri
 
 

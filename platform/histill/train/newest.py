@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CONTENTS_NAME = "contents.json"
 _CONTENTS = TypeAdapter(dict[str, int], config={"strict": True})  # bytes of each file
-_METADATA_NAME = ".metadata.json"  # written by Ray: the metrics reported with the checkpoint
+METADATA_NAME = ".metadata.json"  # named by Ray: the metrics reported with the checkpoint
 _NOTES_NAME = "checkpoint_manager_snapshot.json"  # written by Ray Train: the checkpoints it has recorded
 
 
@@ -37,9 +37,22 @@ def find_newest_checkpoint(filesystem: "FileSystem", folder: str) -> str | None:
     return next((path for path in paths if _whole(filesystem, path)), None)
 
 
+def read_metrics(filesystem: "FileSystem", path: str) -> dict[str, float]:
+    """The metrics reported with the complete checkpoint at `path`."""
+    metrics: dict[str, float] = _json(filesystem, f"{path}/{METADATA_NAME}")
+    return metrics
+
+
 def step_of(path: str) -> int:
     """The global step of the checkpoint at `path`."""
     return int(os.path.basename(path.rstrip("/")).removeprefix(CHECKPOINTS))
+
+
+def is_known_to_ray(filesystem: "FileSystem", folder: str) -> bool:
+    """Whether Ray Train has recorded a checkpoint of the run in `folder`, complete or not."""
+    from pyarrow.fs import FileType
+
+    return bool(filesystem.get_file_info(f"{folder}/{_NOTES_NAME}").type == FileType.File)
 
 
 def drop_broken_state(filesystem: "FileSystem", folder: str, version: str) -> bool:
@@ -67,7 +80,7 @@ def drop_broken_state(filesystem: "FileSystem", folder: str, version: str) -> bo
 def _whole(filesystem: "FileSystem", path: str) -> bool:
     try:
         sizes = _CONTENTS.validate_python(_json(filesystem, f"{path}/{CONTENTS_NAME}"))
-        _json(filesystem, f"{path}/{_METADATA_NAME}")
+        _json(filesystem, f"{path}/{METADATA_NAME}")
     except (FileNotFoundError, ValueError):
         return False
     found = filesystem.get_file_info([f"{path}/{name}" for name in sizes])

@@ -119,7 +119,7 @@ def is_checkpoint(name: str) -> bool:
 
 
 def remove_orphans(filesystem: "FileSystem", folder: str, kept: Collection[str]) -> None:
-    """Remove checkpoints that Ray Train does not know (those not in `kept`), left incomplete by lost workers."""
+    """Remove the checkpoints not in `kept`: earlier ones, and those left incomplete by lost workers."""
     from pyarrow.fs import FileSelector
 
     for found in filesystem.get_file_info(FileSelector(folder)):

@@ -190,7 +190,7 @@ def test_a_top_level_key_may_be_an_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "fewest", "most"), [("3", 3, 3), ("{min: 1, max: 4}", 1, 4), ("{max: 2, min: 2}", 2, 2)]
+    ("count", "fewest", "most"), [("3", 3, 3), ("0", 1, 1), ("{min: 1, max: 4}", 1, 4), ("{max: 2, min: 2}", 2, 2)]
 )
 def test_a_run_takes_a_number_of_workers_or_a_span(tmp_path: Path, count: str, fewest: int, most: int) -> None:
     path = tmp_path / "job.yaml"
@@ -208,7 +208,7 @@ def test_a_spans_ends_may_be_set_one_by_one() -> None:
     assert (config.workers.fewest, config.workers.most) == (1, 3)
 
 
-NO_COUNTS = ["0", "-1", "1.0", "2.5", "true", "'2'", "many", "null", "[1, 4]", "{}"]
+NO_COUNTS = ["-1", "1.0", "2.5", "true", "'2'", "many", "null", "[1, 4]", "{}"]
 NO_SPANS = ["{min: 0, max: 4}", "{min: 3, max: 2}", "{min: 1}", "{max: 4}", "{min: 1, max: 4, most: 5}"]
 NO_ENDS = ["{min: 1.0, max: 4}", "{min: '1', max: 4}", "{min: 1, max: null}"]
 
@@ -218,8 +218,8 @@ def test_what_is_neither_a_number_of_workers_nor_a_span_is_refused(count: str) -
     message = refused_pretraining(f"workers.count={count}")
     assert "workers.count" in message
     assert (
-        "expected a number of workers; write 4, or {min: 1, max: 4} with a min of 1 or more and no smaller max"
-        in message
+        "expected a number of workers; write 4, or 0 to train in this process, or {min: 1, max: 4} with a min of 1 or "
+        "more and no smaller max" in message
     )
     assert "\n" not in message
 
@@ -248,9 +248,20 @@ def test_a_span_leaves_every_worker_of_the_largest_world_its_tiles() -> None:
     load_config(PretrainConfig, None, [*PRETRAIN, span, "optimizer.accumulate=2", "data.batch_size=8"])
 
 
-def test_batch_jobs_take_a_number_of_workers_alone() -> None:
+@pytest.mark.parametrize("count", ["{min: 1, max: 4}", "0"])
+def test_batch_jobs_take_a_number_of_workers_alone(count: str) -> None:
     with pytest.raises(InputError, match=r"'workers\.count'"):
-        load_config(CacheConfig, None, ["workers.count={min: 1, max: 4}"])
+        load_config(CacheConfig, None, [f"workers.count={count}"])
+
+
+def test_what_needs_ray_refuses_no_workers() -> None:
+    assert "set it to worker" in refused_pretraining("workers.count=0", "data.reader=ray_data")
+    assert load_config(PretrainConfig, None, [*PRETRAIN, "workers.count=0", "data.batch_size=1"]).workers.in_process
+    keys = [*PRETRAIN, "space={loss.soft_cross_entropy.temperature: {uniform: [1, 2]}}", "workers.count=0"]
+    with pytest.raises(InputError, match=r"workers\.count is 0, and a sweep's trials need Ray; set it to 1 or more"):
+        load_config(SEARCHES, None, keys)
+    with pytest.raises(InputError, match=r"workers\.count is 0, and such a run needs no cluster; set it to 1 or more"):
+        load_config(CheckConfig, None, ["workers.count=0"])
 
 
 def test_a_sweep_refuses_a_span() -> None:

@@ -19,8 +19,8 @@ from histill.search.sweep import PreparedSweep, run_sweep
 from histill.stream.read import TileSource
 from histill.stream.views import Views
 from histill.train.claim import hold_claim
-from histill.train.ray import launch
-from histill.train.ray.launch import train_run
+from histill.train.launch import train_run
+from histill.train.ray import fit
 from histill.train.recipes.pretrain import PretrainRun
 
 pytestmark = pytest.mark.unit
@@ -70,7 +70,7 @@ def test_the_record_is_closed_before_the_name_is_refused(
             closed.append((status, (tmp_path / "one" / "finished.json").exists()))
 
     monkeypatch.setattr("histill.train.ray.trainer.Trainer", lambda *_, **__: SimpleNamespace(fit=lambda: ended))
-    monkeypatch.setattr(launch, "make_progress_actor", lambda: None)
+    monkeypatch.setattr(fit, "make_progress_actor", lambda: None)
     for name in ("put", "kill"):
         monkeypatch.setattr(f"ray.{name}", lambda *_: None)
     trained = train_run(spec, lambda *_, **__: Tracker(), show=False)
@@ -86,7 +86,7 @@ def test_ray_still_asks_a_method_for_its_answer_to_ctrl_c() -> None:
 
 def test_what_needs_no_model_loads_no_torch() -> None:
     """Torch and timm take seconds to import, in processes that start before and alongside the workers."""
-    train = ("histill.train.ray.launch", "histill.train.ray.cleaner", "histill.train.recipes")
+    train = ("histill.train.launch", "histill.train.ray.fit", "histill.train.ray.cleaner", "histill.train.recipes")
     names = (*train, "histill.search.configs", "histill.search.reports")
     code = f"import sys, {', '.join(names)}; print(sorted({{'torch', 'timm'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

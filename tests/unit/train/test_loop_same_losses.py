@@ -4,6 +4,7 @@ A refactoring must not change these numbers. A change that is meant to affect th
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,16 @@ from histill.config.distill_student import DistillConfig
 from histill.config.finetune_student import FinetuneConfig
 from histill.config.load import validate
 from histill.config.pretrain_student import PretrainConfig
+from histill.config.runs import RunConfig
 from histill.config.train_teacher import TeacherConfig
 from histill.tiles.manifest import Manifest
-from histill.train.build import build_learner, build_streams
-from histill.train.loop import Hooks, train
+from histill.train.launch import train_run
 from histill.train.prepare import prepare_run
-from histill.train.snapshot import Snapshot
 
 pytestmark = pytest.mark.unit
 
-KINDS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-    "train_teacher": (TeacherConfig, prepare_run),
-    "pretrain_student": (PretrainConfig, prepare_run),
-    "distill_student": (DistillConfig, prepare_run),
-    "finetune_student": (FinetuneConfig, prepare_run),
+KINDS: dict[str, type[RunConfig]] = {
+    each.kind: each for each in (TeacherConfig, PretrainConfig, DistillConfig, FinetuneConfig)
 }
 NETWORK = {"encoder": "csat_tiny", "decoder_channels": (16, 16, 8, 8, 8), "size_px": 32}
 CLASSIFIER, SEGMENTER, PRETRAINED = "<the classifier>", "<the segmenter>", "<the pretrained>"  # for model folders
@@ -84,7 +81,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "fine-tuned to tiles": (
         "finetune_student",
-        {"target": "classification", "student": NETWORK, "encoder": PRETRAINED, "layer_decay": 0.5},
+        {"target": "classification", "student": NETWORK, "encoder": PRETRAINED, "layer_decay": 0.5, "head": "fresh"},
     ),
     "fine-tuned to pixels": (
         "finetune_student",
@@ -161,6 +158,25 @@ EXPECTED: dict[str, list[dict[str, float]]] = {
 }
 
 
+@dataclass
+class Tracker:
+    """Keeps the losses of each epoch's end."""
+
+    run_id = "1"
+    epochs: list[dict[str, float]] = field(default_factory=list)
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        losses = {name.removeprefix("train/"): value for name, value in values.items() if name.startswith("train/")}
+        if losses and step % 2 == 0:  # a slow machine shows more in between
+            self.epochs.append(losses)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def finish(self, status: str) -> None: ...
+
+
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Manifest]) -> Manifest:
     """12 tiles of 64 px with masks, labeled "stroma" and "tumour" alternately; 8 for training."""
@@ -194,21 +210,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def losses_of(kind: str, keys: dict[str, Any], manifest: Manifest, runs: Path) -> list[dict[str, float]]:
     """The mean loss of each of two epochs of two steps, and its parts."""
-    model, prepare = KINDS[kind]
     data = {"name": "run", "runs": str(runs), "data": {"tiles": manifest.uri, "batch_size": 4}}
     optimizer = {"epochs": 2, "lr": 2e-3} | keys.get("optimizer", {})
-    config = validate(model, data | keys | {"optimizer": optimizer, "workers": {"count": 1}}, "the test")
-    prepared = prepare(config)
-    learner = build_learner(prepared, manifest, torch.device("cpu"))
-    epochs: list[dict[str, float]] = []
-
-    def show(snapshot: Snapshot) -> None:
-        if snapshot.step % 2 == 0:  # epoch ends only: a slow machine shows more in between
-            epochs.append({"loss": snapshot.loss, **snapshot.parts})
-
-    streams = build_streams(prepared, manifest, 0, 1)
-    train(learner, learner.model, prepared.build_task(), *streams, config, Hooks(show, lambda metrics: None))
-    return epochs
+    config = validate(KINDS[kind], data | keys | {"optimizer": optimizer, "workers": {"count": 0}}, "the test")
+    tracker = Tracker()
+    train_run(prepare_run(config), lambda *_, **__: tracker, show=False)
+    return tracker.epochs
 
 
 def with_models(value: Any, models: dict[str, str]) -> Any:

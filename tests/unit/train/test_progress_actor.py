@@ -1,6 +1,5 @@
 """The progress actor: the messages of workers, and the lines that a user sees."""
 
-import logging
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ import ray
 
 from histill.cluster import progress
 from histill.train.ray import progress_actor
-from histill.train.ray.progress_actor import ProgressActor, ProgressLogHandler, show_progress
+from histill.train.ray.progress_actor import ProgressActor, show_progress
 from histill.train.snapshot import Snapshot
 
 pytestmark = pytest.mark.unit
@@ -39,16 +38,6 @@ def test_lines_are_taken_once_and_in_order() -> None:
     state.show(snapshot(2))
     assert state.take() == (snapshot(2), ["one", "two"])
     assert state.take() == (snapshot(2), [])
-
-
-def test_warnings_of_workers_are_told_as_such() -> None:
-    state = ProgressActor()
-    handler = ProgressLogHandler(actor(state))
-    logger = logging.Logger("histill.test")
-    logger.addHandler(handler)
-    logger.info("of no interest")
-    logger.warning("tile %d is masked out.", 7)
-    assert state.take()[1] == ["warning: tile 7 is masked out."]
 
 
 @pytest.fixture

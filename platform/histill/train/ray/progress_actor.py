@@ -4,14 +4,13 @@ A progress line cannot go through stdout: Ray forwards workers' output with a pr
 """
 
 import contextlib
-import logging
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from histill.cluster.progress import Progress, format_duration
+from histill.cluster.progress import format_duration
+from histill.train.progress_line import ProgressLine
 from histill.train.snapshot import Snapshot
 
 _SAY_SO_AFTER_S = 60.0  # without a step
@@ -49,18 +48,6 @@ def make_progress_actor() -> Any:
     return ray.remote(num_cpus=0, scheduling_strategy=here)(ProgressActor).remote()
 
 
-class ProgressLogHandler(logging.Handler):
-    """Sends a worker's histill warnings to the board."""
-
-    def __init__(self, board: Any) -> None:
-        super().__init__(logging.WARNING)
-        self._board = board
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue the formatted message."""
-        self._board.tell.remote(f"warning: {self.format(record)}")
-
-
 @contextlib.contextmanager
 def show_progress(board: Any, title: str) -> Iterator[None]:
     """Show the board's progress on stderr until the block ends."""
@@ -77,7 +64,7 @@ def show_progress(board: Any, title: str) -> Iterator[None]:
 def _show(board: Any, title: str, stop: threading.Event) -> None:
     import ray
 
-    progress: Progress | None = None
+    line = ProgressLine(title)
     shown_step = -1
     asked: Any = None
     last = False
@@ -97,35 +84,21 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
         except ray.exceptions.RayError as error:
             if not last:
                 reason = str(error).strip().partition("\n")[0].rstrip(".")
-                print(
-                    f"{title}: progress is no longer shown; the run continues ({reason})", file=sys.stderr, flush=True
-                )
+                line.tell(f"progress is no longer shown; the run continues ({reason})")
             return
         for text in lines:
-            print(text if text.startswith("warning: ") else f"{title}: {text}", file=sys.stderr, flush=True)
+            line.tell(text)
         now = time.monotonic()
         if snapshot is None or snapshot.step == shown_step:
             if now - said >= _SAY_SO_AFTER_S:
                 said = now
                 with contextlib.suppress(ray.exceptions.RayError):
-                    standing = "no step" if progress else "workers are starting, no first step yet,"
-                    print(
-                        f"{title}: {standing} for {format_duration(now - moved)}; {_describe_capacity()}",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    standing = "no step" if line.started else "workers are starting, no first step yet,"
+                    line.tell(f"{standing} for {format_duration(now - moved)}; {_describe_capacity()}")
             continue
         shown_step, moved, said = snapshot.step, now, now
-        if progress is None:
-            progress = Progress(title, snapshot.all_tiles, "tiles")
-            progress.start_at(snapshot.tiles)
-        progress.update(
-            snapshot.tiles,
-            f"epoch {snapshot.epoch + 1}  loss {snapshot.loss:.4f}  waiting for data {snapshot.data_wait:.0%}",
-            rate=snapshot.tiles_per_s,
-        )
-    if progress:
-        progress.close()
+        line.show(snapshot)
+    line.close()
 
 
 def _describe_capacity() -> str:

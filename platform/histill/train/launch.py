@@ -1,0 +1,131 @@
+"""Train a checked run to its end, on Ray Train or in this process, as one tracked run with one folder."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from histill.cluster.signals import keep_on_interrupt
+from histill.config.base import Strict
+from histill.config.common import Storage, Tracking, WorkerGroup
+from histill.storage.uris import join
+from histill.train.claim import hold_claim
+from histill.train.run_folder import check_same_inputs, open_record, run_uri, save_record, write_result
+from histill.train.tracker import close_on_error
+from histill.train.validation_warnings import doubt_validation
+
+if TYPE_CHECKING:
+    from histill.train.spec import RunSpec
+
+
+UNSENT = "_unsent"  # folder next to the run folders, whose names cannot start with an underscore
+
+
+class OpenRun(Protocol):
+    """Starts or resumes a tracked run; implemented by the registry's `open_run`."""
+
+    def __call__(
+        self,
+        tracking: Tracking,
+        *,
+        name: str,
+        kind: str,
+        config: Strict,
+        run_id: str | None,
+        parent: str | None = None,
+        unsent: str | None = None,
+        storage: Storage = ...,
+    ) -> Any:
+        """Return a tracker with a `run_id`, or None when nothing is tracked.
+
+        Metrics that an unreachable server missed are spooled to the folder `unsent` of `storage`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run."""
+
+    run: str  # URI of the run's folder
+    model: str  # URI of the final model folder
+    metrics: dict[str, float]
+    tracking_run: str | None
+
+
+def train_run(
+    spec: "RunSpec",
+    open_run: OpenRun,
+    *,
+    parent: str | None = None,
+    callbacks: Sequence[Any] = (),
+    show: bool = True,
+    claims: bool = True,
+    figures: Mapping[str, float] = MappingProxyType({}),
+) -> Trained:
+    """Train on the connected cluster, or with `workers.count` 0 in this process; a run of the same name resumes from
+    its newest checkpoint.
+
+    `callbacks` are Ray Train's. `figures` are values known before training, logged with the run's metrics. Without
+    `claims` the caller ensures that no other job works on the run.
+
+    Raises InputError when the run is finished, has another configuration, or is claimed by another job; HistillError
+    and Ray's TrainingFailedError when the run cannot continue; Interrupted when a signal ends it.
+    """
+    config = spec.config
+    held = hold_claim(run_uri(config), config.storage) if claims else nullcontext()
+    with held, keep_on_interrupt("the newest checkpoint stays"):
+        return _train_run(spec, open_run, parent, callbacks, show, figures)
+
+
+def _train_run(
+    spec: "RunSpec",
+    open_run: OpenRun,
+    parent: str | None,
+    callbacks: Sequence[Any],
+    show: bool,
+    figures: Mapping[str, float],
+) -> Trained:
+    config = spec.config
+    fit = _choose_fit(config.workers, callbacks)
+    record = open_record(config)
+    check_same_inputs(config, record, spec.inputs)  # a previous job may have written the record meanwhile
+    tracker = open_run(
+        config.tracking,
+        name=config.name,
+        kind=config.kind,
+        config=config,
+        run_id=record.tracking_run,
+        parent=parent,
+        unsent=join(config.runs, UNSENT),
+        storage=config.storage,
+    )
+    # a trial is closed by its sweep, which knows whether it failed or was stopped early
+    with close_on_error(tracker if parent is None else None, run_uri(config)):
+        run_id = tracker.run_id if tracker else None
+        save_record(config, record.model_copy(update={"tracking_run": run_id, "inputs": spec.inputs}))
+        if tracker and figures:
+            tracker.metrics(figures, 0)
+            tracker.close()  # send now: a trial that is stopped early has no time to
+        model, metrics = fit(spec, tracker, show=show)
+        if tracker:
+            tracker.finish("FINISHED")
+        write_result(config, model, metrics)  # last: from now on the name is refused
+    if show and (doubt := doubt_validation(config.name, metrics)):
+        print(f"warning: {doubt}", file=sys.stderr, flush=True)
+    return Trained(run_uri(config), model, metrics, run_id)
+
+
+def _choose_fit(workers: WorkerGroup, callbacks: Sequence[Any]) -> Callable[..., tuple[str, dict[str, float]]]:
+    """How to train a spec to its final model folder and metrics. Raises InputError for a GPU that is not there."""
+    if workers.in_process:
+        from histill.train import in_process
+
+        assert not callbacks  # nobody calls them without Ray
+        return partial(in_process.fit, device=in_process.choose_device(workers))
+    from histill.train.ray import fit as on_ray
+
+    return partial(on_ray.fit, callbacks=callbacks)
