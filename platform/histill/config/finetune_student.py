@@ -98,6 +98,10 @@ class FinetuneConfig(RunConfig):
             raise ValueError("batch_norm=frozen keeps what was pretrained; name an encoder or student.weights")
         if self.head == "probe" and self.target == "segmentation":
             raise ValueError("head=probe is for classification; leave it out, or set frozen=true")
+        if self.head == "probe" and self.validation.keep == "last":
+            raise ValueError(
+                "head=probe takes no step, after which keep=last would keep a model; set validation.keep=best"
+            )
         if self.multi_label and self.target == "segmentation":
             raise ValueError("multi_label is for classification; leave it out")
         if self.loss.deep_weight:

@@ -98,6 +98,7 @@ def one_sentence(refuse: Callable[[], Any]) -> str:
         ({"target": "segmentation", "loss": {"deep": {}}}, "loss.deep is for networks that are pretrained"),
         ({"target": "detection"}, "target"),
         ({"target": "segmentation", "head": "probe"}, "head=probe is for classification"),
+        ({"head": "probe", "validation": {"keep": "last"}}, "set validation.keep=best"),
         ({"batch_norm": "frozen"}, "batch_norm=frozen keeps what was pretrained; name an encoder"),
         ({"validation": {"keep": "last", "patience": 3}}, "patience waits for a better model"),
         ({"classes": ("tissue",)}, "classes"),
