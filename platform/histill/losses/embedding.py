@@ -34,6 +34,13 @@ def smooth_l1_distance(student: Tensor, teacher: Tensor, valid: Tensor, beta: fl
     return mean_over_valid(F.smooth_l1_loss(own, others, reduction="none", beta=beta), valid)
 
 
+def center_channels(token_maps: Tensor, valid: Tensor) -> Tensor:
+    """`token_maps` less each channel's mean over the places of valid rows."""
+    maps = mask_padding(token_maps, valid)
+    places = valid.sum().clamp(min=1) * maps.shape[2] * maps.shape[3]
+    return maps - maps.sum((0, 2, 3), keepdim=True) / places
+
+
 def average_teachers(weights: Mapping[str, float], value: Callable[[str], Tensor]) -> Tensor:
     """The mean of `value(teacher)` over the teachers, weighted."""
     total = sum(weights.values())

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -34,6 +35,10 @@ class Projected(NamedTuple):
 class EmbeddingHeads(nn.Module):
     """A projection of the embedding for each teacher, and a 1x1 convolution of the last map for its tokens.
 
+    Both see their input normalized over the batch. Embeddings of tiles share most of what they are, and teachers'
+    embeddings are centered: without normalization a student first learns the one best answer to all tiles, and its
+    embeddings lose what tells tiles apart (docs/results/embeddings.md).
+
     With prefixes, the first m dimensions of the embedding have projections of their own (Matryoshka representations,
     Kusupati et al., arXiv 2205.13147, section 3, with regression of a teacher in the place of classification).
     """
@@ -42,6 +47,7 @@ class EmbeddingHeads(nn.Module):
         """Heads for embeddings [B, width] and last maps [B, channels, h, w]."""
         super().__init__()
         self.spec = spec
+        self.norm = nn.BatchNorm1d(width, affine=False)
         self.embeddings = _projections(width, spec)
         self.tokens = nn.ModuleDict(
             {
@@ -50,19 +56,30 @@ class EmbeddingHeads(nn.Module):
                 if each.token_channels is not None
             }
         )
+        self.map_norm = nn.BatchNorm2d(channels, affine=False) if self.tokens else None
         self.nested = nn.ModuleList(_projections(length, spec) for length in spec.prefixes)
 
     def forward(self, embedding: Tensor) -> tuple[Projected, ...]:
         """The projected embedding, then its projected prefixes."""
-        lengths = (embedding.shape[1], *self.spec.prefixes)
+        lengths, normalized = (embedding.shape[1], *self.spec.prefixes), self._normalize(embedding)
         return tuple(
-            Projected(embedding[:, :length], {_name(key): head(embedding[:, :length]) for key, head in heads.items()})
+            Projected(embedding[:, :length], {_name(key): head(normalized[:, :length]) for key, head in heads.items()})
             for length, heads in zip(lengths, (self.embeddings, *self.nested), strict=True)
         )
 
+    def _normalize(self, embedding: Tensor) -> Tensor:
+        """Normalize over the batch; a batch of one tile by the batches before."""
+        if len(embedding) > 1:
+            normalized: Tensor = self.norm(embedding)
+            return normalized
+        return F.batch_norm(embedding, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
+
     def project_tokens(self, last_map: Tensor) -> dict[str, Tensor]:
         """The last map [B, channels, h, w] with each teacher's channels, [B, C, h, w], by teacher."""
-        return {_name(key): head(last_map) for key, head in self.tokens.items()}
+        if self.map_norm is None:
+            return {}
+        normalized = self.map_norm(last_map)
+        return {_name(key): head(normalized) for key, head in self.tokens.items()}
 
 
 def _projections(width: int, spec: HeadSpec) -> nn.ModuleDict:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from timm.optim import Muon
 from torch import nn
 
 from histill.config.runs import Optimizer
@@ -11,8 +12,8 @@ from histill.config.runs import Optimizer
 
 def make_optimizer(
     depths: Sequence[Sequence[nn.Parameter]], config: Optimizer, layer_decay: float = 1.0
-) -> torch.optim.AdamW:
-    """AdamW over parameters ordered from stem to head; norms, biases and other vectors get no weight decay.
+) -> torch.optim.Optimizer:
+    """The optimizer of parameters ordered from stem to head; norms, biases and other vectors get no weight decay.
 
     A group's `lr_scale` is `layer_decay` to the power of its distance from the head.
     """
@@ -22,6 +23,8 @@ def make_optimizer(
         for matrices, decay in ((True, config.weight_decay), (False, 0.0))
         if (chosen := [one for one in parameters if one.requires_grad and (one.ndim > 1) == matrices])
     ]
+    if config.name == "muon":
+        return Muon(groups, lr=config.lr)
     return torch.optim.AdamW(groups, lr=config.lr)
 
 

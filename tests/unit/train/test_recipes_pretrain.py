@@ -334,7 +334,10 @@ def test_every_term_reaches_every_parameter(
 def test_prefixes_of_the_embedding_predict_the_teacher_by_themselves(
     manifest: Manifest, tmp_path: Path, cached: Callable[..., Any]
 ) -> None:
-    """The loss is the mean over the whole embedding and its prefixes, each with a projection of its own."""
+    """The loss is the mean over the whole embedding and its prefixes, each with a projection of its own.
+
+    Projections see the embedding with its dimensions centered over the batch and of unit variance.
+    """
     _, made = cached()
     teachers = {"a": {"responses": made.uri}}
     _, (learner, spec, found) = learn(config_of(manifest, tmp_path, "nested", teachers, prefixes=(4, 16)))
@@ -345,19 +348,20 @@ def test_prefixes_of_the_embedding_predict_the_teacher_by_themselves(
     learner.model.train()
     own = learner.model(batch.student.float()).embeddings[0].embedding
     heads = learner.model.embedding_heads
+    seen = (own - own.mean(0)) / (own.var(0, correction=0) + 1e-5).sqrt()
     teacher = spec.build_task().embeddings.answer(batch)[0]["a"]
     expected = [
-        1 - torch.nn.functional.cosine_similarity(head["to_a"](own[:, :length]), teacher).mean()
+        1 - torch.nn.functional.cosine_similarity(head["to_a"](seen[:, :length]), teacher).mean()
         for length, head in zip((own.shape[1], 4, 16), (heads.embeddings, *heads.nested), strict=True)
     ]
     torch.manual_seed(0)
     got = spec.build_task().loss(learner.model, batch).loss
     torch.testing.assert_close(got, torch.stack(expected).mean())
-    seen = []
+    pairs = []
     with torch.inference_mode():
         for each in validation.exact_pass(padded=False):
-            seen.append((learner.shipped(each.student)[:, :4].double(), each.embeddings["a"].double()))
-    x, y = (torch.cat(each) - torch.cat(each).mean(0) for each in zip(*seen, strict=True))
+            pairs.append((learner.shipped(each.student)[:, :4].double(), each.embeddings["a"].double()))
+    x, y = (torch.cat(each) - torch.cat(each).mean(0) for each in zip(*pairs, strict=True))
     alike = (y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())
     assert found[-1]["val_cka_4"] == pytest.approx(float(alike), rel=1e-4)
 

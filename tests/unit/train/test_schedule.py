@@ -57,3 +57,19 @@ def test_the_frozen_do_not_move_and_vectors_do_not_shrink_without_gradient() -> 
     optimizer.step()
     torch.testing.assert_close(model.weight.detach(), before["weight"] * (1 - 0.1 * 0.5))
     assert torch.equal(model.bias.detach(), before["bias"])
+
+
+def test_muon_moves_a_matrix_by_its_orthogonalized_gradient_and_a_vector_as_adamw_does() -> None:
+    """The first step: 0.2 sqrt(longer side) times a matrix with singular values near 1 (arXiv 2502.16982, 2.2)."""
+    torch.manual_seed(0)
+    model, config = nn.Linear(24, 8), Optimizer(lr=0.01, weight_decay=0.0, name="muon")
+    before = model.weight.detach().clone(), model.bias.detach().clone()
+    optimizer = make_optimizer([list(model.parameters())], config)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    moved = (before[0] - model.weight.detach()).double() / (config.lr * 0.2 * math.sqrt(24))
+    left, _, right = torch.linalg.svd(model.weight.grad.double(), full_matrices=False)
+    torch.testing.assert_close(torch.linalg.svdvals(moved), torch.ones(8, dtype=torch.double), atol=0.3, rtol=0)
+    assert float((moved * (left @ right)).sum() / moved.norm() / math.sqrt(8)) > 0.98
+    torch.testing.assert_close(before[1] - model.bias.detach(), 0.01 * model.bias.grad.sign(), rtol=1e-3, atol=0)
