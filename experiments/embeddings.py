@@ -30,7 +30,7 @@ from experiments.common.parts import Found, Part, summarize, table, with_best_te
 TEACHERS = ("lite0", "lite1", "lite2")
 FRACTIONS = (0.05, 0.25, 1.0)
 ARMS: dict[str, tuple[str, ...]] = {"embedding": TEACHERS[:1], "several": TEACHERS}
-BATCH = 32
+BATCH = 16
 LOSS: dict[str, Any] = {"embedding_cosine": {}, "tokens": {}}
 
 
@@ -59,10 +59,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: results/embeddings, or results/embeddings_quick")
     parser.add_argument("--quick", action="store_true", help="one seed, 5 % of the cases, a few steps")
     parser.add_argument("--student", default="csat", help="csat, csat_fine, or any encoder of timm")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--window-px", type=int, default=128)
     parser.add_argument("--views", type=int, default=6)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=("embedding", "several", "rckd", "random"))
     parser.add_argument(
