@@ -2,9 +2,8 @@
 
 The encoder comes from a pretraining run, a model folder or the registry; without one the same network is trained from
 scratch, for comparison. A classifier starts from a logistic regression on the encoder's features (head=probe is that
-alone, in seconds), and the run ends with its best model by validation; of optimizer and validation it has other
-defaults than those below, and --print-config shows them. The same name again resumes the run; a finished name is
-refused.
+alone, in seconds), and the run ends with its best model by validation. The same name again resumes the run; a finished
+name is refused.
 
   python jobs/finetune_student.py -c jobs/configs/finetune_student.yaml encoder=s3://runs/first data.tiles=s3://tiles/b
 """

@@ -11,12 +11,12 @@ from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from pydantic import BaseModel
 
 from histill.cluster.ray_errors import unwrap_error
 from histill.cluster.signals import Interrupted, handle_signals
 from histill.config.base import Strict
-from histill.config.keys import entry_model, nested_models
+from histill.config.describe_keys import describe_keys
+from histill.config.keys import nested_models
 from histill.config.load import OneOf, load_config
 from histill.config.redact import print_trace, redact, redact_all
 from histill.config.validation_errors import is_shown
@@ -112,7 +112,8 @@ def _parser(model: type[Strict]) -> argparse.ArgumentParser:
     module = sys.modules["__main__"]
     parser = _Parser(
         description=(getattr(module, "__doc__", None) or model.__doc__ or "").strip(),
-        epilog="keys (one without a dot may also be given as an option, --name NAME):\n" + "\n".join(_key_lines(model)),
+        epilog="keys (one without a dot may also be given as an option, --name NAME):\n"
+        + "\n".join(describe_keys(model)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, once, e.g. data.batch_size=64")
@@ -157,22 +158,3 @@ class _Flag(_Option):
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
         super().__call__(parser, namespace, "true", option_string)
-
-
-def _key_lines(model: type[BaseModel], prefix: str = "") -> list[str]:
-    lines = []
-    for name, field in model.model_fields.items():
-        below = nested_models(field.annotation)
-        if below and not field.is_required() and field.get_default() is None:  # the keys below apply once one is set
-            purpose = field.description or (below[0].__doc__ or "").strip().splitlines()[0].rstrip(".")
-            lines.append(f"{f'  {prefix}{name}':<32} {purpose} (default null)")
-        for sub in below:
-            lines += _key_lines(sub, f"{prefix}{name}.")
-        if below:
-            continue
-        default = "required" if field.is_required() else f"default {json.dumps(field.get_default(), default=str)}"
-        key = f"  {prefix}{name}"
-        lines.append(f"{key:<32} {field.description or ''} ({default})".replace("  (", " ("))
-        if (entry := entry_model(field.annotation)) is not None:
-            lines += _key_lines(entry, f"{prefix}{name}.<name>.")
-    return lines

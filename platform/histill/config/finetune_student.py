@@ -1,12 +1,12 @@
 """Configuration of `finetune_student.py`."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from histill.config.base import ModelUri
-from histill.config.runs import Network, RunConfig, Sources, SupervisedLoss, drop_dice_for_tiles
+from histill.config.runs import Network, RunConfig, Sources, SupervisedLoss
 
 _Sections = Mapping[str, Mapping[str, Any]]
 _PRETRAINED: _Sections = {
@@ -26,6 +26,11 @@ class FinetuneConfig(RunConfig):
     """A pretrained encoder with a new head, trained on labels or masks."""
 
     kind = "finetune_student"
+    kinds: ClassVar = {
+        "a pretrained classifier": {"target": "classification", "encoder": "<model>"},
+        "a classifier from scratch": {"target": "classification"},
+        "a segmenter": {"target": "segmentation"},
+    }
 
     target: Literal["classification", "segmentation"] = Field(description="whole tiles by label, or pixels by mask")
     student: Network = Network()
@@ -48,7 +53,7 @@ class FinetuneConfig(RunConfig):
     frozen: bool = Field(False, description="train only the head or decoder")
     batch_norm: Literal["frozen", "trained"] = Field(
         "trained",
-        description="frozen: batch norms of the encoder stay as they were pretrained, by default for whole tiles",
+        description="frozen: batch norms of the encoder stay as they were pretrained",
     )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="factor on the learning rate for each stage towards the stem"
@@ -64,27 +69,24 @@ class FinetuneConfig(RunConfig):
     def epochs_of(self, steps_per_epoch: int) -> int:
         return 0 if self.head == "probe" else super().epochs_of(steps_per_epoch)
 
-    _default_terms = model_validator(mode="before")(drop_dice_for_tiles)
-
-    @model_validator(mode="before")
     @classmethod
-    def _defaults_of_tiles(cls, data: Any) -> Any:
-        """Fill in what is not said of a classifier's run; optimizer.epochs takes the default limit of steps off."""
-        if not isinstance(data, Mapping) or data.get("target") != "classification":
-            return data
-        student = data.get("student")
+    def defaults_for(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Those of a classifier's run; optimizer.epochs takes the default limit of steps off."""
+        if given.get("target") != "classification":
+            return {}
+        student = given.get("student")
         weights = student.get("weights") if isinstance(student, Mapping) else getattr(student, "weights", None)
-        pretrained = data.get("encoder") is not None or weights is not None
-        defaults = _PRETRAINED if pretrained else _FROM_SCRATCH
-        said = {name: data.get(name, {}) for name in defaults}
-        sections = {name: {**defaults[name], **keys} for name, keys in said.items() if isinstance(keys, Mapping)}
-        if data.get("multi_label") and "balance" not in said["data"]:  # there is a label for each set of classes
-            sections["data"].pop("balance", None)
-        if "epochs" in said["optimizer"] and "steps" not in said["optimizer"]:
-            sections["optimizer"].pop("steps")
-        if sections.get("validation", {}).get("keep") == "last" and "patience" not in said["validation"]:
-            sections["validation"].pop("patience")
-        return {**({"batch_norm": "frozen", "layer_decay": 0.5} if pretrained else {}), **data, **sections}
+        pretrained = given.get("encoder") is not None or weights is not None
+        found = {name: dict(keys) for name, keys in (_PRETRAINED if pretrained else _FROM_SCRATCH).items()}
+        if given.get("multi_label"):  # there is a label for each set of classes
+            found["data"].pop("balance")
+        optimizer = given.get("optimizer")
+        if isinstance(optimizer, Mapping) and "epochs" in optimizer:
+            found["optimizer"].pop("steps")
+        validation = given.get("validation")
+        if isinstance(validation, Mapping) and validation.get("keep") == "last":
+            found["validation"].pop("patience")
+        return {**({"batch_norm": "frozen", "layer_decay": 0.5} if pretrained else {}), **found, "loss": {"dice": None}}
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> "FinetuneConfig":

@@ -1,7 +1,7 @@
 """Configuration of `pretrain_student.py`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,11 @@ class PretrainConfig(RunConfig):
     """RCKD: a student pretrained on a nuclei teacher's responses."""
 
     kind = "pretrain_student"
+    kinds: ClassVar = {
+        "a teacher of pixels": {"teacher": {}},
+        "teachers of embeddings": {"embeddings": {"<name>": {}}},
+        "both": {"teacher": {}, "embeddings": {"<name>": {}}},
+    }
 
     student: Network = Network()
     teacher: Teacher | None = Field(
@@ -72,20 +77,17 @@ class PretrainConfig(RunConfig):
             encoder=self.encoder,
         )
 
-    @model_validator(mode="before")
     @classmethod
-    def _default_terms(cls, data: Any) -> Any:
+    def defaults_for(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Default terms are on embeddings if these have teachers, and on pixels if there is a teacher of these."""
-        if not isinstance(data, Mapping) or not data.get("embeddings"):
-            return data
-        loss = data.get("loss", {})
-        if not isinstance(loss, Mapping):
-            return data
+        loss = given.get("loss", {})
+        if not given.get("embeddings") or not isinstance(loss, Mapping):
+            return {}
         named = any(str(key).startswith("embedding_") or key == "tokens" for key in loss)
         terms: dict[str, Any] = {} if named else {"embedding_cosine": {}}
-        if data.get("teacher") is None:
+        if given.get("teacher") is None:
             terms |= {"soft_cross_entropy": None, "deep": None}
-        return {**data, "loss": {**terms, **loss}}
+        return {"loss": terms}
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> "PretrainConfig":

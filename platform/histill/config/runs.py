@@ -62,7 +62,12 @@ class Network(Strict):
     weights_license: License | None = Field(
         None, description="license of these weights, e.g. Apache-2.0; null: not on record"
     )
-    decoder_channels: tuple[int, ...] = Field((96, 64, 48, 32, 16), min_length=5, max_length=5)
+    decoder_channels: tuple[int, ...] = Field(
+        (96, 64, 48, 32, 16),
+        min_length=5,
+        max_length=5,
+        description="widths of a U-Net's decoder, from deep to shallow",
+    )
     size_px: int | None = Field(
         None,
         ge=8,
@@ -90,12 +95,11 @@ class SupervisedLoss(Loss):
     dice: Dice | None = Dice()
 
 
-def drop_dice_for_tiles(data: Any) -> Any:
-    """The keys of a run with `loss.dice` null by default for classification of whole tiles."""
-    if not isinstance(data, Mapping) or data.get("target") != "classification":
-        return data
-    loss = data.get("loss", {})
-    return data if not isinstance(loss, Mapping) else {**data, "loss": {"dice": None, **loss}}
+def fill_in(given: Any, defaults: Any) -> Any:
+    """`given` with the `defaults` of the keys that it lacks, at every depth where both are mappings."""
+    if not isinstance(given, Mapping) or not isinstance(defaults, Mapping):
+        return given
+    return {**defaults, **{key: fill_in(value, defaults.get(key)) for key, value in given.items()}}
 
 
 class Optimizer(Strict):
@@ -170,6 +174,8 @@ class RunConfig(Strict):
 
     kind: ClassVar[str]
     """Name of the job in the run's record."""
+    kinds: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Kinds of run whose defaults differ, by their names: an example of the keys that tell each. Empty: one kind."""
 
     name: Name = Field(description="name of the run; the same name again resumes it")
     runs: Uri = Field(description="folder that holds the runs, local or s3://")
@@ -195,6 +201,16 @@ class RunConfig(Strict):
     def epochs_of(self, steps_per_epoch: int) -> int:
         """Passes over the training tiles, for a set of so many global batches; 0: none."""
         return self.optimizer.epochs_of(steps_per_epoch)
+
+    @classmethod
+    def defaults_for(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The defaults of a run that is `given` these keys, where they are others than those of the fields."""
+        return {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_defaults(cls, data: Any) -> Any:
+        return fill_in(data, cls.defaults_for(data)) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _somewhere_to_keep(self) -> "RunConfig":

@@ -1,10 +1,11 @@
 """Configuration of `train_teacher.py`."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from histill.config.runs import BOUNDARY, Network, RunConfig, Sources, SupervisedLoss, drop_dice_for_tiles
+from histill.config.runs import BOUNDARY, Network, RunConfig, Sources, SupervisedLoss
 
 
 class TeacherNetwork(Network):
@@ -17,6 +18,7 @@ class TeacherConfig(RunConfig):
     """A network teacher, trained on the masks or labels of a tile set."""
 
     kind = "train_teacher"
+    kinds: ClassVar = {"a segmenter": {"target": "segmentation"}, "a classifier": {"target": "classification"}}
 
     target: Literal["segmentation", "classification"] = Field(
         "segmentation", description="pixels by mask, or whole tiles by label"
@@ -40,11 +42,13 @@ class TeacherConfig(RunConfig):
     )
     loss: SupervisedLoss = SupervisedLoss()
 
-    _default_terms = model_validator(mode="before")(drop_dice_for_tiles)
-
     @property
     def sources(self) -> Sources:
         return Sources(self.network, "network")
+
+    @classmethod
+    def defaults_for(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"loss": {"dice": None}} if given.get("target") == "classification" else {}
 
     @model_validator(mode="after")
     def _sound_classes(self) -> "TeacherConfig":

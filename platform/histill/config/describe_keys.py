@@ -1,0 +1,71 @@
+"""Describe a job's keys for --help: what each is for, and the default that holds."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from histill.config.keys import entry_model, nested_models
+from histill.config.runs import RunConfig, fill_in
+
+_Values = Mapping[str, Any]
+
+
+def describe_keys(model: type[BaseModel]) -> list[str]:
+    """A line for each key of `model`; where the default depends on the kind of run, with that of each kind."""
+    of_fields, held = _field_defaults(model), {}
+    if issubclass(model, RunConfig):
+        held = {name: fill_in(model.defaults_for(given), of_fields) for name, given in model.kinds.items()}
+    return list(_describe(model, held or {"": of_fields}))
+
+
+def _describe(model: type[BaseModel], held: Mapping[str, _Values], prefix: str = "") -> Iterator[str]:
+    """The lines of `model`, whose defaults are `held` by each kind of run."""
+    for name, field in model.model_fields.items():
+        below, key = nested_models(field.annotation), f"{prefix}{name}"
+        values = {kind: each[name] for kind, each in held.items() if name in each}
+        if below and None in values.values():  # the keys below apply once one is set
+            purpose = field.description or (below[0].__doc__ or "").strip().splitlines()[0].rstrip(".")
+            switched = {kind: "null" if value is None else "as below" for kind, value in values.items()}
+            yield _line(key, purpose, _name_default(switched))
+        for sub in below:
+            own = _field_defaults(sub)
+            inside = {kind: fill_in(value, own) for kind, value in values.items() if value is not None}
+            yield from _describe(sub, inside or {"": own}, f"{key}.")
+        if below:
+            continue
+        default = "required" if field.is_required() else _name_default({k: _show(v) for k, v in values.items()})
+        yield _line(key, field.description or "", default)
+        if (entry := entry_model(field.annotation)) is not None:
+            yield from _describe(entry, {"": _field_defaults(entry)}, f"{key}.<name>.")
+
+
+def _field_defaults(model: type[BaseModel]) -> dict[str, Any]:
+    """The defaults of the fields by name, those of sections nested; without required leaves."""
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        below = nested_models(field.annotation)
+        if not field.is_required():
+            default = field.get_default()
+            found[name] = default.model_dump() if isinstance(default, BaseModel) else default
+        elif below:
+            found[name] = _field_defaults(below[0])
+    return found
+
+
+def _name_default(values: Mapping[str, str]) -> str:
+    kinds: dict[str, list[str]] = {}
+    for kind, value in values.items():
+        kinds.setdefault(value, []).append(kind)
+    if len(kinds) == 1:
+        return f"default {next(iter(kinds))}"
+    return "by the kind of run: " + "; ".join(f"{value} for {' or '.join(names)}" for value, names in kinds.items())
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value, default=str)
+
+
+def _line(key: str, purpose: str, default: str) -> str:
+    return f"{f'  {key}':<32} {purpose} ({default})".replace("  (", " (")
