@@ -118,7 +118,7 @@ def make_tiles(budget: Budget) -> None:
     from experiments.common import tile_sets
 
     budget.out.mkdir(parents=True, exist_ok=True)
-    for name in ("biopsies", "windows", "unlabeled"):
+    for name in ("biopsies", "validated_biopsies", "windows", "unlabeled"):
         getattr(tile_sets, name)(budget.data, budget.out)
 
 
@@ -248,29 +248,43 @@ def _run_of(budget: Budget, arm: str, seed: int) -> str:
 
 
 def finetune(budget: Budget, arm: str, fraction: float, seed: int) -> tuple[str, list[Part]]:
-    """Fine-tune one arm's student, "scratch" from nothing, by the product's defaults; its figure on the test cases."""
+    """Fine-tune one arm's student, Lite0 itself, or nothing ("scratch"), by the product's defaults, and fit a probe.
+
+    Both learn from the same cases, and both figures are of the test cases.
+    """
+    name = arm if arm == "lite0" else f"{budget.student}_{arm}"
+    heads = {"probe_first": name, "probe": f"{name}_probe"}
+    tuned = [
+        Part(part, fraction, seed, _finetune_once(budget, arm, fraction, seed, head)) for head, part in heads.items()
+    ]
+    return f"{name}-{fraction:g}-{seed}", tuned
+
+
+def _finetune_once(budget: Budget, arm: str, fraction: float, seed: int, head: str) -> float:
+    from experiments.common.imagenet import lite0_weights
     from experiments.common.tile_sets import STORAGE
     from histill.config.finetune_student import FinetuneConfig
     from histill.config.score_model import HeldOut
     from histill.evaluate.score import score_model
     from testbed.training import DEVICE, run
 
-    tiles, name = str(budget.out / "biopsies"), f"{budget.student}_{arm}"
-    kept = budget.out / "values" / f"finetune-{name}-{fraction:g}-{seed}.json"
+    tiles, name = str(budget.out / "validated_biopsies"), f"{budget.student}-{head}-{arm}-{fraction:g}-{seed}"
+    kept = budget.out / "values" / f"{name}.json"
     if not kept.exists():
         keys: dict[str, Any] = {
-            "name": f"{budget.student}-tuned-{arm}-{fraction:g}-{seed}", "runs": str(budget.runs), "seed": seed,
-            "target": "classification", "data": {"tiles": tiles, "seed": seed}, "fraction": fraction,
-            "fraction_seed": seed, "student": {"encoder": budget.student}, "checkpoint_every": 10**9,
-            "workers": {"count": 1, "gpus": int(DEVICE.type == "cuda")},
+            "name": name, "runs": str(budget.runs), "seed": seed, "target": "classification", "head": head,
+            "data": {"tiles": tiles, "seed": seed}, "fraction": fraction, "fraction_seed": seed,
+            "student": {"encoder": budget.student}, "workers": {"gpus": int(DEVICE.type == "cuda")},
         }  # fmt: skip
-        if arm != "scratch":
+        if arm == "lite0":
+            weights = lite0_weights(budget.out / f"{name}.safetensors")
+            keys["student"] = {"encoder": "tf_efficientnet_lite0", "weights": str(weights)}
+        elif arm != "scratch":
             keys["encoder"] = str(budget.runs / _run_of(budget, arm, seed))
         scored = score_model(run(FinetuneConfig, keys), HeldOut(tiles=tiles), STORAGE)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"value": scored.figures["balanced_accuracy"]}))
-    value = json.loads(kept.read_text())["value"]
-    return f"{name}-{fraction:g}-{seed}", [Part(name, fraction, seed, value)]
+    return float(json.loads(kept.read_text())["value"])
 
 
 if __name__ == "__main__":

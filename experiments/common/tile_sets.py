@@ -28,25 +28,44 @@ TEST_ORGANS = (
     "mouse spleen", "mouse femur", "mouse thymus",
 )  # fmt: skip
 VAL_ORGANS = ("human jejunum",)
-TEST_SHARE, VAL_CASES = 0.3, 2
+TEST_SHARE, VAL_CASES, VAL_SHARE = 0.3, 2, 0.15
 SMALL_SLIDE_PX, GLASS = 3000, 225  # glass: mean gray of a tile, in 0..255
 
 
 def biopsies(data: Path, out: Path) -> Manifest:
     """EBHI-Seg: biopsies of six classes with masks of glands; three tenths of each class's cases are test cases."""
-    index = data / "ebhi_seg" / "index.csv"
+    test, others = _test_cases(data)
+    rest = [case for cases in others for case in cases]
+    val = sorted(rest, key=_chance)[:VAL_CASES]  # scored after every epoch, not used for selection
+    return _ingested_biopsies(data, out / "biopsies", test, val, [case for case in rest if case not in val])
+
+
+def validated_biopsies(data: Path, out: Path) -> Manifest:
+    """The same with the same test cases; of each class's others enough are for validation to select by them."""
+    test, others = _test_cases(data)
+    kept = [max(1, round(VAL_SHARE * len(cases))) for cases in others]
+    val = [case for cases, count in zip(others, kept, strict=True) for case in cases[:count]]
+    train = [case for cases, count in zip(others, kept, strict=True) for case in cases[count:]]
+    return _ingested_biopsies(data, out / "validated_biopsies", test, val, train)
+
+
+def _test_cases(data: Path) -> tuple[list[str], list[list[str]]]:
+    """The biopsies' test cases, and the other cases of each class."""
     images: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in _rows(index):
+    for row in _rows(data / "ebhi_seg" / "index.csv"):
         images[row["case"]][row["class"]] += 1
     by_class: dict[str, list[str]] = defaultdict(list)
     for case in sorted(images, key=_chance):
         by_class[images[case].most_common(1)[0][0]].append(case)
-    test = [case for cases in by_class.values() for case in cases[: max(2, round(TEST_SHARE * len(cases)))]]
-    rest = [case for cases in by_class.values() for case in cases if case not in test]
-    val = sorted(rest, key=_chance)[:VAL_CASES]  # scored after every epoch, not used for selection
-    pins = {"test": test, "val": val, "train": [case for case in rest if case not in val]}
+    counts = [max(2, round(TEST_SHARE * len(cases))) for cases in by_class.values()]
+    test = [case for cases, count in zip(by_class.values(), counts, strict=True) for case in cases[:count]]
+    return test, [cases[count:] for cases, count in zip(by_class.values(), counts, strict=True)]
+
+
+def _ingested_biopsies(data: Path, out: Path, test: list[str], val: list[str], train: list[str]) -> Manifest:
+    pins = {"test": test, "val": val, "train": train}
     columns = {"image": "image", "mask": "mask", "label": "class", "case": "case"}
-    return _ingested(index, out / "biopsies", BIOPSY_PX, BIOPSY_MPP, columns, pins)
+    return _ingested(data / "ebhi_seg" / "index.csv", out, BIOPSY_PX, BIOPSY_MPP, columns, pins)
 
 
 def windows(data: Path, out: Path) -> Manifest:

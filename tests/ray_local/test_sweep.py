@@ -1,4 +1,4 @@
-"""A sweep: Ray Tune trials that are Ray Train runs; poor ones are stopped early and release their resources."""
+"""A sweep: Ray Tune trials on workers or in process; poor ones are stopped early and release their resources."""
 
 import json
 import os
@@ -161,12 +161,12 @@ def check_given_back(held_before: frozenset[str]) -> None:
 
 @pytest.fixture(scope="module")
 def many(searching: Callable[..., SearchConfig], held_before: frozenset[str]) -> Sweep:
-    """Short trials that optimize the front of quality and MACs; two at once use most CPUs."""
+    """Short trials, in Tune's processes, that optimize the front of quality and MACs; two at once use most CPUs."""
     # The seed draws both rates for the first two trials, and both again later. All cost the same, so the worse rate is
     # dominated when it comes again, in whatever order the trials report.
     space = {"optimizer.lr": {"choice": (1e-9, 1e-2)}}
     keys = {"trials": MANY, "concurrent": 2, "objective": "front", "cost": "gmacs", "sampler": "tpe"}
-    keys |= {"workers": {"count": 1, "cpus": 1.25}, "reduction": 4}  # one that is dominated is stopped
+    keys |= {"workers": {"count": 0, "cpus": 1.25}, "reduction": 4}  # one that is dominated is stopped
     config = searching("many", space=space, optimizer={"epochs": 2}, tracking={"uri": None}, **keys)
     return run_sweep(prepare_sweep(config), open_run)
 
@@ -188,6 +188,7 @@ def test_a_sweep_repeated_draws_and_scores_alike(searching: Callable[..., Search
 
     def search(name: str) -> list[tuple[dict[str, Any], float]]:
         keys = {"trials": 1, "scheduler": "none", "sampler": "tpe", "tracking": {"uri": None}, "cost": "latency_ms"}
+        keys |= {"workers": {"count": 0}}
         sweep = run_sweep(prepare_sweep(searching(name, optimizer={"epochs": 1}, **keys)), open_run)
         assert all(trial.costs["latency_ms"] > 0 for trial in sweep.trials)
         return [(trial.values, trial.quality) for trial in sweep.trials]

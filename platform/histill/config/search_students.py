@@ -83,8 +83,6 @@ class SearchConfig(RunConfig):
 
     @model_validator(mode="after")
     def _trials_of_one_size(self) -> "SearchConfig":
-        if self.workers.in_process:
-            raise ValueError("workers.count is 0, and a sweep's trials need Ray; set it to 1 or more workers a trial")
         if self.workers.fewest < self.workers.most:
             raise ValueError(
                 "workers.count is a span, and a sweep gives every trial the same room; set it to a number of workers"

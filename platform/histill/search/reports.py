@@ -15,8 +15,16 @@ def add_rank(metrics: Mapping[str, Any], quality: str) -> dict[str, Any]:
     return {**metrics, quality: value if known else math.nan, RANKED: value if known else WORST}
 
 
-def report_to_tune(costs: Mapping[str, float], quality: str) -> Any:
-    """A callback of the training run that forwards its epoch reports to Tune."""
+def report_checkpoint(costs: Mapping[str, float], quality: str, metrics: Mapping[str, float], path: str) -> None:
+    """Report an epoch's metrics and its checkpoint to Tune, from the trial's own process."""
+    from ray import tune
+
+    if quality in metrics:  # not for a mid-epoch checkpoint
+        tune.report({**add_rank(metrics, quality), **costs, "checkpoint_path": path})
+
+
+def forward_reports(costs: Mapping[str, float], quality: str) -> Any:
+    """A callback of Ray Train that forwards a run's epoch reports to Tune."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
     class WithCosts(TuneReportCallback):

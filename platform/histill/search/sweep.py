@@ -14,7 +14,7 @@ from histill.cluster.ray_logging import is_verbose
 from histill.cluster.signals import keep_handlers, keep_on_interrupt, raise_if_interrupted
 from histill.config.search_students import SearchConfig
 from histill.errors import HistillError, InputError
-from histill.search.capacity import DRIVER_CPUS, count_fitting_trials, max_concurrent_trials
+from histill.search.capacity import count_fitting_trials, max_concurrent_trials, trial_resources
 from histill.search.pareto_asha import Rungs, pareto_scheduler
 from histill.search.pictures import draw_front, draw_study
 from histill.search.progress import sweep_progress
@@ -134,7 +134,7 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
     filesystem, path = retrying_filesystem(config.runs, config.storage)  # writes Tune's files atomically
     sweep_path = join(path, config.name, "tune")
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, config=config, open_run=open_run, parent=parent), {"CPU": DRIVER_CPUS}
+        tune.with_parameters(run_trial, config=config, open_run=open_run, parent=parent), trial_resources(config)
     )
     if can_resume(filesystem, sweep_path, join(run_uri(config), "tune")):
         tuner = _restore_tuner(sweep_path, trainable, filesystem, config)

@@ -1,6 +1,10 @@
-"""A trial: a training run that reports each epoch's metrics and the student's cost to Tune."""
+"""A trial: a training run that reports each epoch's metrics and the student's cost to Tune.
+
+It trains on workers of its own, or with `workers.count` 0 in Tune's process for the trial.
+"""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from histill.artifacts.model_folder import ModelCard, build, read_card
@@ -8,7 +12,7 @@ from histill.cluster.ray_errors import unwrap_error
 from histill.config.runs import RunConfig
 from histill.config.search_students import SearchConfig
 from histill.models.cost import measure_cost, measure_latency_ms
-from histill.search.reports import add_rank, report_to_tune
+from histill.search.reports import add_rank, forward_reports, report_checkpoint
 from histill.search.space import build_trial_config
 from histill.storage.uris import join, path_within
 from histill.train.launch import OpenRun, train_run
@@ -36,8 +40,11 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
             return
         spec = prepare_run(run)
         costs = _costs(spec.card, config.cost)
-        to_tune = report_to_tune(costs, quality_of(spec.card))
-        train_run(spec, open_run, parent=parent, callbacks=[to_tune], show=False, claims=False, figures=costs)
+        train = partial(train_run, spec, open_run, parent=parent, show=False, claims=False, figures=costs)
+        if run.workers.in_process:
+            train(on_report=partial(report_checkpoint, costs, quality_of(spec.card)))
+        else:
+            train(callbacks=[forward_reports(costs, quality_of(spec.card))])
     except Exception as error:
         known = unwrap_error(error)
         if known is None:

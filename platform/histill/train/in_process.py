@@ -21,6 +21,7 @@ from histill.storage.retrying import retrying_filesystem
 from histill.storage.scratch import scratch_folder
 from histill.storage.uris import join, uri_like
 from histill.train.checkpoint import checkpoint_name
+from histill.train.launch import OnReport
 from histill.train.newest import METADATA_NAME, find_newest_checkpoint, is_known_to_ray, read_metrics
 from histill.train.progress_line import ProgressLine
 from histill.train.run_folder import remove_orphans, run_uri
@@ -30,12 +31,14 @@ from histill.train.spec import RunSpec
 from histill.train.worker import run_worker
 
 
-def fit(spec: RunSpec, tracker: Any, *, device: torch.device, show: bool) -> tuple[str, dict[str, float]]:
+def fit(
+    spec: RunSpec, tracker: Any, *, device: torch.device, show: bool, on_report: OnReport | None = None
+) -> tuple[str, dict[str, float]]:
     """Train on `device` and return the final model folder and the metrics."""
     config = spec.config
     line = ProgressLine(config.name) if show else None
     try:
-        session = ProcessSession(config, device, line)
+        session = ProcessSession(config, device, line, on_report)
         with _threads(config.workers):
             run_worker(spec, tracker, session)
     finally:
@@ -62,9 +65,11 @@ class ProcessSession:
 
     rank, workers = 0, 1
 
-    def __init__(self, config: RunConfig, device: torch.device, line: ProgressLine | None) -> None:
+    def __init__(
+        self, config: RunConfig, device: torch.device, line: ProgressLine | None, on_report: OnReport | None = None
+    ) -> None:
         self.device = device
-        self._line = line
+        self._line, self._on_report = line, on_report
         self._uri, self._storage = run_uri(config), config.storage
         self._filesystem, runs = retrying_filesystem(config.runs, config.storage)
         self._folder = join(runs, config.name)
@@ -89,6 +94,7 @@ class ProcessSession:
             with storage_errors(self._uri, self._storage):
                 _copy(self.newest, self._filesystem, folder, fs.LocalFileSystem())
             yield SavedCheckpoint(folder, self.metrics)
+        self._tell_of_newest()
 
     def report(self, metrics: dict[str, float], folder: str | None) -> None:
         assert folder is not None  # there is no other worker
@@ -101,6 +107,11 @@ class ProcessSession:
                 file.write(json.dumps(metrics).encode())
         shutil.rmtree(folder)
         self.newest, self.metrics = path, metrics
+        self._tell_of_newest()
+
+    def _tell_of_newest(self) -> None:
+        if self._on_report is not None and self.newest is not None:
+            self._on_report(self.metrics, self.newest)
 
     def leaving(self) -> bool:
         return False

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from histill.train.spec import RunSpec
 
 
+OnReport = Callable[[Mapping[str, float], str], None]
+Fit = Callable[..., tuple[str, dict[str, float]]]
+"""Trains a spec; returns the final model folder and the metrics."""
+
 UNSENT = "_unsent"  # folder next to the run folders, whose names cannot start with an underscore
 
 
@@ -62,6 +66,7 @@ def train_run(
     *,
     parent: str | None = None,
     callbacks: Sequence[Any] = (),
+    on_report: OnReport | None = None,
     show: bool = True,
     claims: bool = True,
     figures: Mapping[str, float] = MappingProxyType({}),
@@ -69,7 +74,8 @@ def train_run(
     """Train on the connected cluster, or with `workers.count` 0 in this process; a run of the same name resumes from
     its newest checkpoint.
 
-    `callbacks` are Ray Train's. `figures` are values known before training, logged with the run's metrics. Without
+    `callbacks` are Ray Train's; in this process `on_report` is called instead, with each checkpoint's metrics and path
+    once it is kept. `figures` are values known before training, logged with the run's metrics. Without
     `claims` the caller ensures that no other job works on the run.
 
     Raises InputError when the run is finished, has another configuration, or is claimed by another job; HistillError
@@ -78,19 +84,18 @@ def train_run(
     config = spec.config
     held = hold_claim(run_uri(config), config.storage) if claims else nullcontext()
     with held, keep_on_interrupt("the newest checkpoint stays"):
-        return _train_run(spec, open_run, parent, callbacks, show, figures)
+        return _train_run(spec, open_run, parent, _choose_fit(config.workers, callbacks, on_report), show, figures)
 
 
 def _train_run(
     spec: "RunSpec",
     open_run: OpenRun,
     parent: str | None,
-    callbacks: Sequence[Any],
+    fit: Fit,
     show: bool,
     figures: Mapping[str, float],
 ) -> Trained:
     config = spec.config
-    fit = _choose_fit(config.workers, callbacks)
     record = open_record(config)
     check_same_inputs(config, record, spec.inputs)  # a previous job may have written the record meanwhile
     tracker = open_run(
@@ -119,13 +124,14 @@ def _train_run(
     return Trained(run_uri(config), model, metrics, run_id)
 
 
-def _choose_fit(workers: WorkerGroup, callbacks: Sequence[Any]) -> Callable[..., tuple[str, dict[str, float]]]:
+def _choose_fit(workers: WorkerGroup, callbacks: Sequence[Any], on_report: OnReport | None) -> Fit:
     """How to train a spec to its final model folder and metrics. Raises InputError for a GPU that is not there."""
     if workers.in_process:
         from histill.train import in_process
 
         assert not callbacks  # nobody calls them without Ray
-        return partial(in_process.fit, device=in_process.choose_device(workers))
+        return partial(in_process.fit, device=in_process.choose_device(workers), on_report=on_report)
     from histill.train.ray import fit as on_ray
 
+    assert on_report is None  # Ray Train's callbacks run in its controller
     return partial(on_ray.fit, callbacks=callbacks)

@@ -8,7 +8,7 @@ import pytest
 
 from histill.config.load import validate
 from histill.errors import InputError
-from histill.search.capacity import count_fitting_trials, max_concurrent_trials
+from histill.search.capacity import count_fitting_trials, max_concurrent_trials, trial_resources
 from histill.search.configs import PretrainSearch
 from histill.search.pictures import draw_front, draw_study
 from histill.search.reports import RANKED, add_rank
@@ -50,10 +50,14 @@ def config(**keys: Any) -> PretrainSearch:
         (2, 1.0, 0.5, [{"CPU": 16, "GPU": 3}], 3),
         (1, 1.0, 2.0, [{"CPU": 16, "GPU": 3}, {"CPU": 16, "GPU": 1}], 1),
         (1, 1.0, 1.0, [{"CPU": 64}, {"CPU": 4, "GPU": 4}], 4),
+        (0, 1.5, 0.0, [{"CPU": 8}], 5),  # 7.5 / 1.5: in Tune's own process, nothing besides
+        (0, 1.0, 1.0, [{"CPU": 4, "GPU": 4}], 3),  # 3.5 / 1
     ],
 )
 def test_as_many_trials_as_fit_the_nodes(count: int, cpus: float, gpus: float, nodes: list[Any], fit: int) -> None:
-    assert max_concurrent_trials(config(workers={"count": count, "cpus": cpus, "gpus": gpus}), nodes) == fit
+    made = config(workers={"count": count, "cpus": cpus, "gpus": gpus})
+    assert max_concurrent_trials(made, nodes) == fit
+    assert trial_resources(made) == ({"CPU": cpus, "GPU": gpus} if count == 0 else {"CPU": 0.1})
 
 
 def test_bounds_on_the_trials_at_once() -> None:
