@@ -39,8 +39,8 @@ def max_concurrent_trials(config: SearchConfig, nodes: Iterable[Mapping[str, flo
         own = "" if workers.in_process else f", {DRIVER_CPUS:g} CPUs for itself"
         raise InputError(
             f"one trial takes {workers.most} x {workers.cpus:g} CPUs and {workers.most} x {workers.gpus:g} GPUs "
-            f"(workers.count, workers.cpus, workers.gpus){own}, and {READING_CPUS:g} CPUs stay free for reading, but the "
-            f"cluster has {sum(cpus):g} CPUs (at most {max(cpus, default=0):g} on a node) and {gpus:g} GPUs; ask for less "
-            "per trial, or name `concurrent` trials if nodes are still to come."
+            f"(workers.count, workers.cpus, workers.gpus){own}, and {READING_CPUS:g} CPUs stay free for reading, but "
+            f"the cluster has {sum(cpus):g} CPUs (at most {max(cpus, default=0):g} on a node) and {gpus:g} GPUs; ask "
+            "for less per trial, or name `concurrent` trials if nodes are still to come."
         )
     return min(fit, config.trials)
