@@ -21,11 +21,10 @@ from histill.storage.retrying import retrying_filesystem
 from histill.storage.scratch import scratch_folder
 from histill.storage.uris import join, uri_like
 from histill.train.checkpoint import checkpoint_name
-from histill.train.launch import OnReport
 from histill.train.newest import METADATA_NAME, find_newest_checkpoint, is_known_to_ray, read_metrics
 from histill.train.progress_line import ProgressLine
 from histill.train.run_folder import remove_orphans, run_uri
-from histill.train.session import SavedCheckpoint
+from histill.train.session import OnReport, SavedCheckpoint
 from histill.train.snapshot import Snapshot
 from histill.train.spec import RunSpec
 from histill.train.worker import run_worker

@@ -18,10 +18,10 @@ from histill.train.tracker import close_on_error
 from histill.train.validation_warnings import doubt_validation
 
 if TYPE_CHECKING:
+    from histill.train.session import OnReport
     from histill.train.spec import RunSpec
 
 
-OnReport = Callable[[Mapping[str, float], str], None]
 Fit = Callable[..., tuple[str, dict[str, float]]]
 """Trains a spec; returns the final model folder and the metrics."""
 
@@ -66,7 +66,7 @@ def train_run(
     *,
     parent: str | None = None,
     callbacks: Sequence[Any] = (),
-    on_report: OnReport | None = None,
+    on_report: "OnReport | None" = None,
     show: bool = True,
     claims: bool = True,
     figures: Mapping[str, float] = MappingProxyType({}),
@@ -124,7 +124,7 @@ def _train_run(
     return Trained(run_uri(config), model, metrics, run_id)
 
 
-def _choose_fit(workers: WorkerGroup, callbacks: Sequence[Any], on_report: OnReport | None) -> Fit:
+def _choose_fit(workers: WorkerGroup, callbacks: Sequence[Any], on_report: "OnReport | None") -> Fit:
     """How to train a spec to its final model folder and metrics. Raises InputError for a GPU that is not there."""
     if workers.in_process:
         from histill.train import in_process

@@ -1,5 +1,6 @@
 """What a worker needs of its surroundings, which differ between Ray Train and a run in its own process."""
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,6 +9,9 @@ import torch
 from torch import nn
 
 from histill.train.snapshot import Snapshot
+
+OnReport = Callable[[Mapping[str, float], str], None]
+"""Called with the metrics and the path of a checkpoint that was kept."""
 
 
 @dataclass(frozen=True)
