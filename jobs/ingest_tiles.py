@@ -48,6 +48,7 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
     """Format the report: tables of splits (flagging empty ones) and classes, slides, what was skipped, and notes."""
     from tabulate import tabulate
 
+    from histill.cluster.progress import count_of
     from histill.tiles.parts import THUMBNAILS
     from histill.tiles.slide_records import read_slides
     from histill.tiles.summary import SLIDES, count_labels, describe_slides, find_warnings
@@ -69,11 +70,11 @@ def summary(report: "IngestReport", config: IngestConfig) -> str:
             "",
             tabulate(describe_slides(records.values()), headers=headers, tablefmt="simple", disable_numparse=True),
         ]
-        lines += [f"{len(records)} slides{few}; pictures of what was cut: {config.output}/{THUMBNAILS}", ""]
+        lines += [f"{count_of(len(records), 'slide')}{few}; pictures of what was cut: {config.output}/{THUMBNAILS}", ""]
     lines += [f"skipped: {reason}" for reason in report.skipped]
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"warning: {warning}" for warning in find_warnings(report.manifest)]
-    state = f"{report.parts_done} parts done, {report.parts_reused} kept from before"
+    state = f"{count_of(report.parts_done, 'part')} done, {report.parts_reused} kept from before"
     if report.reused:
         state = "was there already"
         if report.skipped:

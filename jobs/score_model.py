@@ -6,10 +6,12 @@ the model's cost is measured on this machine. The HTML page that `report` names 
 
 Encoders, and with `held_out.probe` the encoder of any model, are scored by their embeddings: a linear probe, fitted to
 the labels of the training split, predicts the held-out tiles. Nearest neighbors, few-shot classification and retrieval
-are reported beside it, and the robustness index if a table gives each case's center or scanner.
+are reported beside it, and the robustness index if a table gives each case's center or scanner. `model` may also be a
+timm model as the Hugging Face hub has them, to be compared with a student.
 
     python jobs/score_model.py model=s3://runs/first held_out.tiles=s3://tiles/liver report=first.html
     python jobs/score_model.py model=s3://runs/encoder held_out.tiles=s3://tiles/liver held_out.probe.neighbors=20
+    python jobs/score_model.py model=s3://teachers/uni2-h encoder.preset=uni2-h held_out.tiles=s3://tiles/liver
 """
 
 from histill.cli import Outcome, run_job

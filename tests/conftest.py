@@ -27,7 +27,7 @@ from histill.testing import tile_sets
 from histill.tiles.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
-PROGRESS = re.compile(r"\S.* +\d+% \d+/\d+ \w+  [\d.]+ \w+/s  ETA |\S+: .*no (first )?step\b")
+PROGRESS = re.compile(r"\S.* +\d+% \d+/\d+ \w+(  [\d.,]+ \w+/s)?  ETA |\S+: .*no (first )?step\b")
 
 
 def pytest_configure() -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from histill.artifacts.model_folder import ModelCard, TaughtBy
+from histill.cluster.progress import count_of
 from histill.storage.scratch import scratch_folder
 from histill.stream import prepare_tile
 
@@ -157,7 +158,7 @@ def write_readme(card: ModelCard, told: Mapping[str, Any], figures: Mapping[str,
         f"- output: `{name_output(card)}`, float32 {json.dumps(told['output']['shape'])}{probabilities}",
         f"- license: {told['license'] or 'not stated'}",
         *(f"- taught by: {_name_license(each)}" for each in told["taught_by"]),
-        f"- trained on tiles {card.tiles_digest}, of {len(card.train_cases)} cases",
+        f"- trained on tiles {card.tiles_digest}, of {count_of(len(card.train_cases), 'case')}",
         f"- teacher: {card.teacher_digest or 'none'}",
         f"- model: {told['model_digest']}, histill {card.histill}",
         "",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 T = TypeVar("T")
+_LEAST_S = 0.5  # of work, from which a rate can be measured
 
 
 def format_duration(seconds: float) -> str:
@@ -17,8 +18,13 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
 
 
+def count_of(count: int, noun: str) -> str:
+    """`1 tile`, `1,200 tiles`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _figure(rate: float) -> str:
-    return f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
 
 
 @dataclass
@@ -33,7 +39,7 @@ class Progress:
     unit: str
     every_s: float = 5.0
     done: int = 0
-    _begun: float = field(default_factory=time.monotonic)
+    _begun: float = field(default_factory=lambda: time.monotonic())
     _resumed_at: int = 0
     _shown: float = 0.0
     _width: int = 0
@@ -55,12 +61,13 @@ class Progress:
         spent = now - self._begun
         fresh = self.done - self._resumed_at
         if rate is None:
-            rate = fresh / spent if spent > 0 else 0.0
-        eta = format_duration((self.total - self.done) / rate) if rate > 0 else "?"
+            rate = fresh / spent if spent >= _LEAST_S else 0.0
+        left = self.total - self.done
+        eta = format_duration(left / rate) if rate > 0 else "?" if left > 0 else "0:00"
         share = self.done / self.total if self.total else 1.0
-        line = (
-            f"{self.title} {share:4.0%} {self.done}/{self.total} {self.unit}  {_figure(rate)} {self.unit}/s  ETA {eta}"
-        )
+        unit = self.unit.removesuffix("s") if self.total == 1 else self.unit
+        measured = f"  {_figure(rate)} {self.unit}/s" if rate > 0 else ""
+        line = f"{self.title} {share:4.0%} {self.done}/{self.total} {unit}{measured}  ETA {eta}"
         if detail:
             line += f"  {detail}"
         if sys.stderr.isatty():
@@ -78,13 +85,17 @@ class Progress:
 def track(
     items: Iterable[T], total: int, *, title: str, unit: str, count: Callable[[T], int] = lambda _: 1
 ) -> Iterator[T]:
-    """Yield `items` and show their progress; each item counts as `count(item)` of the `total` units."""
+    """Yield `items` and show their progress; each item counts as `count(item)` of the `total` units.
+
+    It counts once the next is asked for: whether an item is made here or worked on by the caller, it is done then.
+    """
     progress = Progress(title, total, unit)
     done = 0
     try:
         for item in items:
-            done += count(item)
-            progress.update(done)
+            size = count(item)
             yield item
+            done += size
+            progress.update(done)
     finally:
         progress.close()

@@ -34,10 +34,9 @@ class EncoderOptions(Strict):
         return {name: value for name, value in self if value is not None}
 
 
-class EncoderTeacher(Strict):
-    """A timm model in the form of the Hugging Face hub. What is null is as the preset says, else as the folder does."""
+class EncoderFacts(Strict):
+    """How a timm model is fed and pooled. What is null is as the preset says, else as its folder does."""
 
-    folder: Uri = Field(description="folder with config.json and model.safetensors")
     preset: str | None = Field(
         None, description="a public pathology encoder whose facts are known, such as uni2-h or virchow2"
     )
@@ -56,6 +55,12 @@ class EncoderTeacher(Strict):
     precision: Precision | None = Field(None, description="of the matrix products; null, with no preset: fp32")
     options: EncoderOptions = EncoderOptions()
     license: License | None = Field(None, description="its terms, where they are others than those of the preset")
+
+
+class EncoderTeacher(EncoderFacts):
+    """A timm model in the form of the Hugging Face hub."""
+
+    folder: Uri = Field(description="folder with config.json and model.safetensors")
 
     def __str__(self) -> str:
         return self.folder

@@ -63,6 +63,14 @@ def read_model_place(text: str) -> str:
     return text
 
 
+def read_file_place(ending: str, text: str) -> str:
+    """As `read_place`, of a file to write whose name ends with `ending`, the kind that is written."""
+    place = read_place(text)
+    if not place.lower().endswith(ending):
+        raise ValueError(f"the kind of file that is written here is {ending}; give a name that ends with it")
+    return place
+
+
 def read_server(text: str) -> str:
     """`text` if it is an http(s):// address of a server, without login and query. Raises ValueError."""
     _refuse_credentials(text)

@@ -21,8 +21,7 @@ class Probe(Strict):
 
     train: Split = Field("train", description="split that the probe is fitted to")
     val: Split | None = Field(
-        "val",
-        description="split on which the probe's C is chosen; null, or one that lacks a class: folds of training cases",
+        None, description="split on which the probe's C is chosen; null: folds of the training cases, which are more"
     )
     neighbors: int = Field(20, ge=1, description="number of nearest training tiles that vote for a class")
     shots: tuple[int, ...] = Field(

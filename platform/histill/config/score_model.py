@@ -2,8 +2,9 @@
 
 from pydantic import Field
 
-from histill.config.base import ModelUri, Strict, Uri
+from histill.config.base import HtmlUri, ModelUri, PngUri, Strict, Uri
 from histill.config.common import Split, Storage, Teacher, Tracking, Workers
+from histill.config.encoder import EncoderFacts
 from histill.config.probe import Probe
 
 
@@ -26,16 +27,18 @@ class ScoreConfig(Strict):
     """A model folder and the tiles to score it on."""
 
     model: ModelUri = Field(
-        description="model folder (model.safetensors + model.json), a run's folder, or models:/name@alias"
+        description="model folder (model.safetensors + model.json), a run's folder, models:/name@alias, or an encoder: "
+        "a folder with config.json and model.safetensors, as the Hugging Face hub has timm models"
     )
+    encoder: EncoderFacts = EncoderFacts()
     held_out: HeldOut
     bootstrap_samples: int = Field(1000, ge=0, description="resamples of the cases for the 95 % intervals; 0: none")
     robustness_tiles: int = Field(
         256, ge=0, description="tiles to score again with stain jitter, blur, JPEG and half the resolution; 0: none"
     )
     speed: bool = Field(True, description="measure the model's speed on this machine, which takes some seconds")
-    report: Uri | None = Field(None, description="self-contained .html file with the whole score; null: none")
-    picture: Uri | None = Field(None, description="PNG of tiles with the model's predictions; null: none")
+    report: HtmlUri | None = Field(None, description="self-contained .html file with the whole score; null: none")
+    picture: PngUri | None = Field(None, description=".png file of tiles with the model's predictions; null: none")
     picture_rows: int = Field(6, ge=1, le=32, description="number of tiles in the picture")
     workers: Workers | None = Field(
         None, description="score on the cluster, in tasks of this size; null: in the job's own process"

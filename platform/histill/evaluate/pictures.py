@@ -15,7 +15,8 @@ from histill.outputs import OutputSpec
 from histill.stream.tile_batch import TileBatch
 
 COLORS = ((0.0, 0.75, 0.25), (0.9, 0.3, 0.0), (0.1, 0.35, 0.9), (0.8, 0.0, 0.7), (0.0, 0.7, 0.8))
-_ACROSS, _NAME = 4, 26  # a classifier's tiles per row, characters shown of their names
+_ACROSS, _ROOM = 4, 30  # a classifier's tiles per row, characters that fit above one
+_ROOM_IN_ROW = 38  # characters above one of three tiles
 
 
 def spread_tiles(examiner: Evaluator, count: int) -> np.ndarray:
@@ -128,7 +129,7 @@ def _rows(shown: Sequence[tuple[Any, ...]], names: tuple[str, str], classes: int
     for row, (name, image, title, reference, said) in zip(axes, shown, strict=True):
         titled = ((row[0], name, None), (row[1], names[0], reference), (row[2], f"{names[1]}, {title}", said))
         for axis, text, decided in titled:
-            show_tile(axis, image, text)
+            show_tile(axis, image, text, _ROOM_IN_ROW)
             if decided is not None:
                 draw_outlines(axis, decided, classes)
     return write_png(figure)
@@ -141,17 +142,26 @@ def _grid(shown: Sequence[tuple[str, np.ndarray, str]]) -> bytes:
     figure = Figure(figsize=(2.3 * _ACROSS, 2.9 * down), layout="constrained")
     axes = figure.subplots(down, _ACROSS, squeeze=False).flatten().tolist()
     for axis, (name, image, title) in zip(axes, shown, strict=False):
-        show_tile(axis, image, f"{name[-_NAME:]}\n{title}")
+        show_tile(axis, image, f"{name}\n{title}", _ROOM)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
     return write_png(figure)
 
 
-def show_tile(axis: Any, image: np.ndarray, title: str) -> None:
-    """Draw a tile, uint8 [H, W, 3], with a title and without axes."""
+def show_tile(axis: Any, image: np.ndarray, title: str, room: int) -> None:
+    """Draw a tile, uint8 [H, W, 3], without axes and with a title, of each line as many characters as there is room."""
     axis.imshow(image)
-    axis.set_title(title, fontsize=9, parse_math=False)  # names may contain $, which would start math mode
+    shown = "\n".join(shorten(line, room) for line in title.splitlines())
+    axis.set_title(shown, fontsize=9, parse_math=False)  # names may contain $, which would start math mode
     axis.set_axis_off()
+
+
+def shorten(text: str, room: int) -> str:
+    """`text` within `room` characters, with ... for what is left out of its middle: names differ at both ends."""
+    if len(text) <= room:
+        return text
+    kept = room - len("...")
+    return f"{text[: kept // 2]}...{text[len(text) - (kept - kept // 2) :]}"
 
 
 def draw_outlines(axis: Any, decided: torch.Tensor, classes: int) -> None:

@@ -19,7 +19,7 @@ from histill.tiles.manifest import Manifest
 
 CONTOURS_NAME = "contours.png"
 _TILES, _ACROSS = 12, 4
-_NAME = 30  # characters shown of a name
+_ROOM = 40  # characters that fit above a tile
 
 
 def draw_contours(uri: str, header: CacheHeader, manifest: Manifest, storage: Storage) -> bytes:
@@ -38,7 +38,7 @@ def draw_contours(uri: str, header: CacheHeader, manifest: Manifest, storage: St
     figure = Figure(figsize=(3.2 * _ACROSS, 3.8 * down + 0.5), layout="constrained")
     axes = figure.subplots(down, _ACROSS, squeeze=False).flatten().tolist()
     for axis, (row, image, said) in zip(axes, shown, strict=False):
-        show_tile(axis, image, f"{name_tile(manifest, row)}\n{_say(outputs, said)}")
+        show_tile(axis, image, f"{name_tile(manifest, row)}\n{_say(outputs, said)}", _ROOM)
         if outputs.dense:
             draw_outlines(axis, said.argmax(0), len(header.classes))
     for axis in axes[len(shown) :]:
@@ -79,11 +79,7 @@ def name_tile(manifest: Manifest, row: int) -> str:
     """Two lines for the tile at manifest `row`: its slide (its case, if each image is its own slide) and its name."""
     place = manifest.table.slice(row, 1).to_pylist()[0]
     within = place["tile_id"].removeprefix(place["slide"]).lstrip("_/")
-    return f"{_shorten(place[group_by(manifest)])}\n{_shorten(within or place['tile_id'])}"
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= _NAME else f"...{name[-_NAME:]}"
+    return f"{place[group_by(manifest)]}\n{within or place['tile_id']}"
 
 
 def spread_over_slides(manifest: Manifest, count: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from histill.evaluate.pictures import shorten
 from histill.predict.geojson import class_colors, heatmap_geojson
 from histill.predict.slide_map import SlideMap
 
@@ -35,7 +36,7 @@ def heatmap_png(found: SlideMap) -> bytes:
             grid, vmin=0, vmax=highest, cmap="inferno", interpolation="nearest",
             extent=(left, left + width * pixel, top + height * pixel, top),
         )  # fmt: skip
-        axis.set_title(found.classes[index], fontsize=10, parse_math=False)
+        axis.set_title(shorten(found.classes[index], _room(inches[0])), fontsize=10, parse_math=False)
         axis.set_facecolor("0.88")
         axis.tick_params(labelsize=7)
         axis.locator_params(nbins=4)
@@ -43,13 +44,18 @@ def heatmap_png(found: SlideMap) -> bytes:
     bar = figure.colorbar(image, ax=axes.tolist(), shrink=0.8)
     bar.set_label("share of a tile" if found.segmenter else "probability", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.suptitle(found.slide, fontsize=10, parse_math=False)
+    figure.suptitle(shorten(found.slide, _room(figure.get_figwidth())), fontsize=10, parse_math=False)
     figure.supxlabel("pixels of level 0, as QuPath counts them", fontsize=7)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the file name shows it instead
         figure.savefig(buffer, dpi=_DOTS_PER_INCH, format="png")
     return buffer.getvalue()
+
+
+def _room(inches: float) -> int:
+    """Characters of a title, of 10 points, that fit into a width."""
+    return max(12, int(12 * inches))
 
 
 def _shown(found: SlideMap) -> list[int]:

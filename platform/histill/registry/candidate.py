@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from histill.artifacts import exports
 from histill.artifacts.lineage import state_licenses
 from histill.artifacts.overlap import find_seen
+from histill.cluster.progress import count_of
 from histill.config.promote_model import PromoteConfig
 from histill.config.score_model import HeldOut
 from histill.evaluate.constant_baseline import score_constant
@@ -73,7 +74,8 @@ def collect_evidence(candidate: Candidate, config: PromoteConfig) -> dict[str, b
     examiner, score, card = candidate.examiner, candidate.score, candidate.examiner.card
     taught_by = state_licenses(card, config.gates.license.stated)
     told = exports.describe_interface(card, score.model_digest, candidate.differences, config.license, taught_by)
-    scored_on = f"{score.tiles} held-out tiles of {score.cases} cases ({score.tiles_digest[:12]}, {score.split})"
+    held_out = f"{count_of(score.tiles, 'held-out tile')} of {count_of(score.cases, 'case')}"
+    scored_on = f"{held_out} ({score.tiles_digest[:12]}, {score.split})"
     files = {
         **candidate.files,
         **exports.read_preparation(),

@@ -17,6 +17,7 @@ from histill.evaluate.pictures import (
     spread_tiles,
 )
 from histill.evaluate.predictions import Predictions
+from histill.evaluate.readable import render_table
 from histill.evaluate.report import render_report
 from histill.evaluate.robustness import measure_robustness
 from histill.evaluate.score import Score, compute_score
@@ -46,7 +47,7 @@ def run_scoring(config: ScoreConfig) -> Score:
     with scratch_folder() as folder:
         model = fetch_model(config.model, config.tracking, Path(folder))
         held_out = materialize_reference(config.held_out, config.tracking, folder, config.storage)
-        examined = examine(model, held_out, config.storage, config.workers)
+        examined = examine(model, held_out, config.storage, config.workers, config.encoder)
         examiner = examined.examiner
         score = compute_score(examined, bootstrap_samples=config.bootstrap_samples)
         if config.robustness_tiles:
@@ -59,6 +60,7 @@ def run_scoring(config: ScoreConfig) -> Score:
             write_bytes(config.picture, picture, config.storage)
             print(f"picture: {config.picture}", file=sys.stderr)
         _report(config, examiner, examined.answers, score)
+    print(render_table(score), file=sys.stderr)
     return score
 
 

@@ -121,7 +121,7 @@ def build_network(config: HubConfig, *options: Mapping[str, object]) -> nn.Modul
         said = str(error).strip().splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise InputError(
             f"timm builds no {config.architecture} with the options {_shown(arguments)} ({said}); correct "
-            f"teacher.encoder.options, or model_args in {CONFIG_NAME}."
+            f"encoder.options, or model_args in {CONFIG_NAME}."
         ) from None
     return model.requires_grad_(False).eval()
 

@@ -1,5 +1,6 @@
 """A timm encoder as a teacher: the embedding of a tile, and the tokens of its patches as a feature map."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -93,7 +94,7 @@ class TimmEncoder:
         if preset is not None and preset.architecture != hub.architecture:
             raise InputError(
                 f"{config.folder} holds {hub.architecture}, and preset {config.preset} is {preset.architecture}; name "
-                "its folder, or leave teacher.encoder.preset out."
+                "its folder, or leave encoder.preset out."
             )
         frame = Frame.of(config, preset, hub)
         arguments = dict(frame.arguments)
@@ -112,7 +113,7 @@ class TimmEncoder:
         if preset is not None and config.pooling is None and teacher.width != preset.width:
             raise InputError(
                 f"{config.folder} gives embeddings of width {teacher.width}, and preset {config.preset} has "
-                f"{preset.width}; name the folder of that encoder, or leave teacher.encoder.preset out."
+                f"{preset.width}; name the folder of that encoder, or leave encoder.preset out."
             )
         return teacher
 
@@ -171,9 +172,8 @@ class TimmEncoder:
         device = self._device
         mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (self.frame.mean, self.frame.std))
         pixels = (seen.to(device).float() / 255 - mean) / std
-        dtype = _DTYPES[self.frame.precision]
-        with torch.set_grad_enabled(graph), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            embedding, tokens = _forward(self.network, pixels, self.frame.pooling, tokens=bool(layers))
+        with torch.set_grad_enabled(graph):
+            embedding, tokens = _forward_as(self.network, pixels, self.frame, tokens=bool(layers))
         return embedding.float(), {TOKENS: tokens.float()} if tokens is not None else {}
 
     @property
@@ -195,7 +195,7 @@ class TimmEncoder:
             said = str(error).strip().splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             raise InputError(
                 f"teacher {self.folder} cannot see tiles of {side_px} px ({said}); cut tiles of {self.frame.size_px} "
-                f"px, or set teacher.encoder.tile_px to the side of yours, to have them resized to that."
+                f"px, or set encoder.tile_px to the side of yours, to have them resized to that."
             ) from None
         assert tokens is not None
         channels, height, width = tokens.shape[1:]
@@ -207,22 +207,40 @@ class TimmEncoder:
         if pooling is not None and not hasattr(network, "num_prefix_tokens"):
             raise InputError(
                 f"teacher {self.folder} has no tokens to pool by {pooling!r}, as transformers have; leave "
-                "teacher.encoder.pooling out."
+                "encoder.pooling out."
             )
         if pooling in ("cls", "cls_mean") and not network.num_prefix_tokens:
-            raise InputError(f"teacher {self.folder} has no class token; set teacher.encoder.pooling to mean.")
+            raise InputError(f"teacher {self.folder} has no class token; set encoder.pooling to mean.")
         if pooling is not None and not isinstance(getattr(network, "fc_norm", nn.Identity()), nn.Identity):
             raise InputError(
-                f"teacher {self.folder} normalizes tokens after it has pooled them; leave teacher.encoder.pooling out."
+                f"teacher {self.folder} normalizes tokens after it has pooled them; leave encoder.pooling out."
             )
         with torch.no_grad():
             side = self.frame.size_px
             embedding, _ = _forward(self.shadow, torch.empty(1, 3, side, side, device="meta"), pooling, tokens=False)
         if embedding.ndim != 2:
             raise InputError(
-                f"teacher {self.folder} does not pool its tokens itself; set teacher.encoder.pooling to cls, mean or "
-                "cls_mean."
+                f"teacher {self.folder} does not pool its tokens itself; set encoder.pooling to cls, mean or cls_mean."
             )
+
+
+class PooledNetwork(nn.Module):
+    """The network of `encoder` with its pooling and precision: normalized pixels [B, 3, S, S] -> embeddings [B, D]."""
+
+    def __init__(self, encoder: TimmEncoder) -> None:
+        super().__init__()
+        self.network, self.frame = encoder.network, encoder.frame
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return _forward_as(self.network, pixels, self.frame, tokens=False)[0]
+
+
+def _forward_as(network: Any, pixels: Tensor, frame: Frame, *, tokens: bool) -> tuple[Tensor, Tensor | None]:
+    """`_forward` at the pooling and precision of `frame`."""
+    dtype, device = _DTYPES[frame.precision], pixels.device.type
+    cast = dtype != torch.float32 and device != "meta"  # which has no autocast
+    with torch.autocast(device, dtype) if cast else contextlib.nullcontext():
+        return _forward(network, pixels, frame.pooling, tokens=tokens)
 
 
 def _forward(network: Any, pixels: Tensor, pooling: Pooling | None, *, tokens: bool) -> tuple[Tensor, Tensor | None]:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from histill.cluster import progress
-from histill.cluster.progress import Progress, format_duration
+from histill.cluster.progress import Progress, count_of, format_duration, track
 
 pytestmark = pytest.mark.unit
 
@@ -73,6 +73,27 @@ def test_without_a_rate_the_time_left_is_unknown(time: Time, capsys: pytest.Capt
     first, second = capsys.readouterr().err.splitlines()
     assert "ETA ?" in first
     assert second.startswith("nothing 100% 0/0")
+
+
+def test_one_unit_is_singular_and_what_took_no_time_has_no_rate(time: Time, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = time.started("retrieval", 1)
+    time.now += 0.001
+    shown.update(1)
+    assert capsys.readouterr().err == "retrieval 100% 1/1 tile  ETA 0:00\n"
+
+
+def test_work_counts_once_it_is_done_and_not_when_it_is_handed_out(
+    time: Time, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in track([1000, 1000], 2000, title="neighbors", unit="tiles", count=int):
+        time.now += 10.0
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "neighbors  50% 1000/2000 tiles  100 tiles/s  ETA 0:10"
+    assert second == "neighbors 100% 2000/2000 tiles  100 tiles/s  ETA 0:00"
+
+
+def test_counts_are_singular_for_one() -> None:
+    assert [count_of(count, "part") for count in (0, 1, 1200)] == ["0 parts", "1 part", "1,200 parts"]
 
 
 def test_a_terminal_gets_one_line_redrawn(

@@ -173,7 +173,7 @@ def test_work_that_is_lost_or_doubled_is_found(done: list[int]) -> None:
 
 def test_progress_counts_units_and_ends_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_sharded(iter([3, 2]), 5, title="cutting", unit="tiles", count=lambda tiles: tiles) == [3, 2]
-    assert re.search(r"cutting 100% 5/5 tiles +\S+ tiles/s +ETA 0:00", capsys.readouterr().err)
+    assert re.search("cutting 100% 5/5 tiles  ETA 0:00", capsys.readouterr().err)
 
 
 def test_names_stay_those_of_folders_that_are_there() -> None:

@@ -1,5 +1,6 @@
 """Keys that name a place: what is understood, what is refused, and that no other key takes a place unchecked."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -89,6 +90,21 @@ def test_addresses_of_files_and_of_ones_own_folder_are_paths(tmp_path: Path, mon
     assert read_place("~") == str(tmp_path)
     for text in ("file:///data/x", "file:/data/x", "file://localhost/data/x", "FILE:///data/x"):
         assert read_place(text) == "/data/x"
+
+
+@pytest.mark.parametrize(
+    ("override", "kind"),
+    [("report=x.htm", ".html"), ("report=reports/x", ".html"), ("picture=x.html", ".png"), ("picture=x.jpg", ".png")],
+)
+def test_a_file_of_another_kind_than_is_written_is_refused(override: str, kind: str) -> None:
+    with pytest.raises(InputError, match=rf"the kind of file that is written here is {re.escape(kind)}; give a name"):
+        load_config(ScoreConfig, None, ["model=/model", "held_out.tiles=/tiles", override])
+
+
+def test_a_file_of_the_kind_that_is_written_is_a_place() -> None:
+    given = ["report=s3://bucket/x.html", "picture=a/x.PNG"]
+    config = load_config(ScoreConfig, None, ["model=/model", "held_out.tiles=/tiles", *given])
+    assert (config.report, config.picture) == ("s3://bucket/x.html", "a/x.PNG")
 
 
 def test_registered_models_are_places_of_models_alone() -> None:

@@ -2,6 +2,7 @@
 
 import html.parser
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from histill.config.common import Storage, Workers
 from histill.config.score_model import HeldOut, ScoreConfig
 from histill.errors import InputError
 from histill.evaluate.evaluator import Evaluator, split_by_row_group
-from histill.evaluate.report import _figure, _title
+from histill.evaluate.pictures import shorten
+from histill.evaluate.readable import format_figure, list_figures, render_table
 from histill.evaluate.robustness import CHANGES, EXPLAINED, UNCHANGED, measure_robustness
 from histill.evaluate.score import score_model
 from histill.models.cost import measure_speed
@@ -92,11 +94,39 @@ def test_the_page_holds_everything(
 
 
 def test_figures_and_their_names_are_for_readers() -> None:
-    assert [_figure(value) for value in (1e-5, -2e-4, 0.0, 0.0005, 0.25, 12.34)] == [
+    assert [format_figure(value) for value in (1e-5, -2e-4, 0.0, 0.0005, 0.25, 12.34)] == [
         "1e-05", "-2e-04", "0.000", "0.001", "0.250", "12.3",
     ]  # fmt: skip
-    assert _title("few_shot_1_balanced_accuracy") == "balanced accuracy from 1 case for each class"
-    assert _title("few_shot_8_balanced_accuracy_sd") == "balanced accuracy from 8 cases for each class, sd"
+
+
+def test_the_table_has_each_figure_with_its_interval_or_the_sd_of_its_draws(
+    manifest: Manifest, model: Callable[..., str]
+) -> None:
+    held_out = HeldOut(tiles=manifest.uri, split="train")
+    score = replace(
+        score_model(model(), held_out, STORAGE, bootstrap_samples=20),
+        figures={"auroc": 0.75, "few_shot_1_balanced_accuracy": 0.5, "few_shot_1_balanced_accuracy_sd": 0.0625},
+        intervals={"auroc": (0.5, 1.0), "few_shot_1_balanced_accuracy": (0.25, 0.625)},
+    )
+    assert list_figures(score) == [
+        ("AUROC", "0.750", "0.500 to 1.000"),
+        ("balanced accuracy from 1 case for each class", "0.500 (sd 0.062 over draws)", "0.250 to 0.625"),
+    ]
+    said, header, _, first, _ = render_table(score).splitlines()
+    assert said == "split train, 32 tiles of 4 slides and 4 cases, held against labels:"
+    assert header.split("  ")[0] == "figure"
+    assert header.endswith("95 % over cases")
+    assert first.split() == ["AUROC", "0.750", "0.500", "to", "1.000"]
+    single = replace(score, intervals={}, tiles=1, slides=1, cases=1)
+    assert render_table(single).splitlines()[0].startswith("split train, 1 tile of 1 slide and 1 case,")
+    assert "over cases" not in render_table(single)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("a" * 12, "a" * 12), ("abcdefghijklm", "abcd...ijklm"), ("0123456789" * 2, "0123...56789")]
+)
+def test_a_title_says_what_it_leaves_out(text: str, shown: str) -> None:
+    assert shorten(text, 12) == shown
 
 
 def test_a_name_cannot_become_markup(manifest: Manifest, model: Callable[..., str], tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_tiles_are_resized_only_where_that_is_asked_for(write: Callable[..., Any
 def test_a_side_that_is_no_whole_number_of_patches_is_refused(write: Callable[..., Any]) -> None:
     teacher = load(write()[0])
     with pytest.raises(
-        InputError, match=r"cannot see tiles of 36 px \(.*36.*8.*\); cut tiles of 32 px, or set teacher"
+        InputError, match=r"cannot see tiles of 36 px \(.*36.*8.*\); cut tiles of 32 px, or set encoder"
     ):
         teacher.sees(36)
 
@@ -253,7 +253,7 @@ def test_a_preset_brings_its_license_and_is_held_to_its_facts(write: Callable[..
     folder, _ = write()
     assert refused(folder, preset="uni") == (
         f"{folder} holds vit_tiny_patch16_224, and preset uni is vit_large_patch16_224; name its folder, or leave "
-        "teacher.encoder.preset out."
+        "encoder.preset out."
     )
     assert refused(folder, preset="UNI2h") == "preset 'UNI2h' is not known; did you mean uni2-h?"
     folder, _ = write("vit_small_patch16_224", **{**TINY, "patch_size": 16, "num_classes": 0})
@@ -321,7 +321,7 @@ def test_weights_of_other_options_are_refused(write: Callable[..., Any], change:
         ({"num_heads": 5}, "timm builds no vit_tiny_patch16_224 with the options "),
         ({"checkpoint_path": "/etc/passwd"}, "sets 'checkpoint_path' in model_args, which is no argument of a model"),
         ({"pretrained_cfg": {"file": "x"}}, "sets 'pretrained_cfg' in model_args, which is no argument of a model"),
-        ({"global_pool": ""}, "does not pool its tokens itself; set teacher.encoder.pooling to cls, mean or cls_mean"),
+        ({"global_pool": ""}, "does not pool its tokens itself; set encoder.pooling to cls, mean or cls_mean"),
     ],
     ids=str,
 )
@@ -333,16 +333,14 @@ def test_a_config_that_builds_nothing_is_refused(write: Callable[..., Any], chan
 
 def test_what_cannot_be_pooled_is_refused(write: Callable[..., Any]) -> None:
     folder, _ = write("resnet10t", num_classes=0)
-    assert "has no tokens to pool by 'cls', as transformers have; leave teacher.encoder.pooling out" in refused(
+    assert "has no tokens to pool by 'cls', as transformers have; leave encoder.pooling out" in refused(
         folder, pooling="cls"
     )
     folder, _ = write(**TINY, num_classes=0, class_token=False, global_pool="avg", fc_norm=False)
-    assert "has no class token; set teacher.encoder.pooling to mean" in refused(folder, pooling="cls_mean")
+    assert "has no class token; set encoder.pooling to mean" in refused(folder, pooling="cls_mean")
     assert load(folder, pooling="mean").outputs.width == 24
     folder, model = write(**TINY, num_classes=0, global_pool="avg")
-    assert "normalizes tokens after it has pooled them; leave teacher.encoder.pooling out" in refused(
-        folder, pooling="mean"
-    )
+    assert "normalizes tokens after it has pooled them; leave encoder.pooling out" in refused(folder, pooling="mean")
     with torch.no_grad():
         expected = model(normalized(tiles(32)))
     torch.testing.assert_close(load(folder).respond(tiles(32)), expected, atol=1e-5, rtol=0)

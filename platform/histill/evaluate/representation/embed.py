@@ -1,18 +1,20 @@
 """Embed tiles of a set, in this process or as tasks on the cluster."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
 
-from histill.artifacts.model_folder import ModelCard, load
+from histill.artifacts.model_folder import ModelCard
 from histill.cluster.connect import connect_cluster
 from histill.cluster.parallel import map_tasks
 from histill.cluster.sharded import run_sharded
 from histill.config.common import Storage, Workers
+from histill.config.encoder import EncoderFacts
 from histill.evaluate.evaluator import PARTS_PER_WORKER, split_by_row_group
+from histill.evaluate.representation.subject import load_subject
 from histill.models.encoders import embed
 from histill.models.transfer import Model
 from histill.stream.color import stain_densities
@@ -43,13 +45,14 @@ class EmbeddedTiles:
 
 @dataclass(frozen=True)
 class Embedder:
-    """A model folder and a tile set to embed. Small, because it is sent to tasks."""
+    """A model and a tile set to embed. Small, because it is sent to tasks."""
 
     model: str
     tiles: str
     batch_size: int
     max_corrupt: int
     storage: Storage
+    encoder: EncoderFacts = field(default_factory=EncoderFacts)  # how the model is read if it is a timm folder
 
     def embed_tiles(
         self, network: Model, card: ModelCard, manifest: Manifest, rows: np.ndarray, workers: Workers | None
@@ -73,8 +76,8 @@ class Embedder:
             return EmbeddedTiles.joined(collect(map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus)))
 
     def _embed_piece(self, gpu: bool, rows: np.ndarray) -> EmbeddedTiles:
-        network, card, _ = load(self.model, self.storage)
         manifest = read_manifest(self.tiles, self.storage)
+        network, card, _ = load_subject(self.model, self.encoder, manifest.header, self.tiles, self.storage)
         return EmbeddedTiles.joined(list(self._embed(network.to("cuda" if gpu else "cpu"), card, manifest, rows)))
 
     @torch.inference_mode()

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from histill.artifacts.model_folder import check_like, load, resolve
 from histill.config.common import Split, Storage, Workers
+from histill.config.encoder import EncoderFacts
 from histill.config.probe import Probe
 from histill.config.score_model import HeldOut
 from histill.errors import InputError
@@ -17,35 +17,41 @@ from histill.evaluate.representation.embed import Embedder
 from histill.evaluate.representation.embeddings import Embeddings
 from histill.evaluate.representation.judge import judge_embeddings
 from histill.evaluate.representation.linear_probe import fit_probe
+from histill.evaluate.representation.subject import load_subject
 from histill.tiles.manifest import Manifest, read_manifest
 
 
-def probe_encoder(model: str, held_out: HeldOut, storage: Storage, workers: Workers | None = None) -> Examined:
-    """Embed the training, validation and held-out splits of a tile set, fit a probe, and predict the held-out tiles.
+def probe_encoder(
+    model: str, held_out: HeldOut, storage: Storage, workers: Workers | None, encoder: EncoderFacts
+) -> Examined:
+    """Embed the splits of a tile set that are needed, fit a probe, and predict the held-out tiles.
 
-    The encoder stays frozen. Embeds in this process, on a GPU if there is one, or as tasks with `workers`. Raises
-    InputError if the model's tile size or resolution does not match, the held-out split is the probe's training split,
-    the training split has fewer than two labels, or more tiles are undecodable than allowed.
+    The encoder stays frozen; `encoder` says how it is read if `model` is a timm folder. Embeds in this process, on a
+    GPU if there is one, or as tasks with `workers`. C is chosen in cross-validation over the training cases, or on
+    `held_out.probe.val`. Raises InputError if the model's tile size or resolution does not match, two of the splits are
+    the same, the training split has fewer than two labels, the validation split lacks one of them, or more tiles are
+    undecodable than allowed.
     """
     keys = held_out.probe or Probe()
     _check(held_out, keys)
-    folder = resolve(model, storage)
-    network, card, digest = load(folder, storage)
     manifest = read_manifest(held_out.tiles, storage)
-    check_like(card, manifest.header, held_out.tiles)
+    network, card, digest = load_subject(model, encoder, manifest.header, held_out.tiles, storage)
     classes = _find_classes(manifest, keys.train)
     labels = manifest.labels_among(classes, asked := manifest.rows_of(held_out.split))
     train = _labeled(manifest, keys.train, labels)
     val = _labeled(manifest, keys.val, labels)
-    if keys.val in (keys.train, held_out.split) or len(np.unique(labels[val])) < len(classes):
-        val = val[:0]  # C must not be chosen on tiles that are fitted or scored, nor without every class
+    if keys.val is not None and (lacking := set(range(len(classes))) - set(labels[val].tolist())):
+        raise InputError(
+            f"split {keys.val!r} of {manifest.uri} has no tile of {classes[min(lacking)]!r}, so the probe's C cannot "
+            "be chosen on it (held_out.probe.val); leave it out, and folds of the training cases choose."
+        )
     centers = None
     if keys.centers is not None:  # before hours of embedding
         names = _read_column(manifest, keys.centers.by, asked)
         centers = read_centers(keys.centers, names, labels[asked], storage)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
-    embedder = Embedder(folder, held_out.tiles, held_out.batch_size, held_out.max_corrupt, storage)
+    embedder = Embedder(model, held_out.tiles, held_out.batch_size, held_out.max_corrupt, storage, encoder)
     rows = np.unique(np.concatenate([train, val, asked]))
     embedded = embedder.embed_tiles(network, card, manifest, rows, workers)
     check_corrupt(embedded.corrupt, held_out)
@@ -75,8 +81,10 @@ def probe_encoder(model: str, held_out: HeldOut, storage: Storage, workers: Work
         "train_tiles": len(learned),
         "train_cases": len(np.unique(learned.cases)),
         "C": probe.strength,
-        "C_chosen_by": f"split {keys.val}" if len(chosen) else f"folds of {keys.train}",
+        "C_chosen_by": _say_who_chose(keys, len(np.unique(learned.cases))),
     }
+    if licenses := {each.license.name if each.license else "not on record" for each in card.taught_by or ()}:
+        facts["licenses"] = ", ".join(sorted(licenses))
     if judgement.neighbors is not None:
         facts["robustness_index_k"] = judgement.neighbors.k
     return Examined(examiner, answers, judgement, facts)
@@ -92,6 +100,17 @@ def _check(held_out: HeldOut, keys: Probe) -> None:
             f"held_out.split is {held_out.split!r}, from which the probe of an encoder learns (held_out.probe.train); "
             "choose two different splits."
         )
+    if keys.val in (keys.train, held_out.split):
+        raise InputError(
+            f"held_out.probe.val is {keys.val!r}, which is also learned from or scored, and the probe's C must be "
+            "chosen on other tiles; leave it out, and folds of the training cases choose."
+        )
+
+
+def _say_who_chose(keys: Probe, cases: int) -> str:
+    if keys.val is not None:
+        return f"split {keys.val}"
+    return f"folds of {keys.train}" if cases > 1 else f"nobody: {keys.train} has a single case"
 
 
 def _find_classes(manifest: Manifest, split: Split) -> tuple[str, ...]:

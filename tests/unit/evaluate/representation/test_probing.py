@@ -1,5 +1,7 @@
 """Scores of an encoder: the probe in a classifier's place, whoever embeds the tiles."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
@@ -16,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 import histill.evaluate.representation.embed
 from histill.artifacts.model_folder import ModelCard, build, load, save
 from histill.config.common import Storage, Teacher, Workers
+from histill.config.encoder import EncoderFacts, EncoderOptions
 from histill.config.probe import Centers, Probe
 from histill.config.score_model import HeldOut, ScoreConfig
 from histill.errors import InputError
@@ -85,16 +90,22 @@ def test_an_encoder_scores_what_scikit_learns_probe_scores(manifest: Manifest, m
     assert (score.tiles, score.cases, score.main) == (6, 1, "balanced_accuracy")
     assert score.probe | {"C": 0} == {
         "width": train.shape[1], "train_split": "train", "train_tiles": 48, "train_cases": 8, "C": 0,
-        "C_chosen_by": "split val",
+        "C_chosen_by": "folds of train",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("keys", [{"val": None}, {"val": "train"}, {"val": "test"}])
+def test_C_is_chosen_on_a_split_where_that_is_asked_for(manifest: Manifest, model: Callable[..., str]) -> None:
+    held_out = HeldOut(tiles=manifest.uri, probe=PROBE.model_copy(update={"val": "val"}))
+    assert score_model(model(), held_out, STORAGE).probe["C_chosen_by"] == "split val"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
 def test_no_split_chooses_C_that_is_learned_or_scored(
-    manifest: Manifest, model: Callable[..., str], keys: dict[str, Any]
+    manifest: Manifest, model: Callable[..., str], split: str
 ) -> None:
-    held_out = HeldOut(tiles=manifest.uri, probe=PROBE.model_copy(update=keys))
-    assert score_model(model(), held_out, STORAGE).probe["C_chosen_by"] == "folds of train"
+    held_out = HeldOut(tiles=manifest.uri, probe=PROBE.model_copy(update={"val": split}))
+    with pytest.raises(InputError, match=rf"^held_out\.probe\.val is '{split}', which is also learned from or scored"):
+        score_model(model(), held_out, STORAGE)
 
 
 def test_a_split_without_a_class_does_not_choose_C(
@@ -104,8 +115,9 @@ def test_a_split_without_a_class_does_not_choose_C(
         "stroma" if split == "val" else label
         for split, label in zip(manifest.table["split"].to_pylist(), manifest.table["label"].to_pylist(), strict=True)
     ]
-    held_out = HeldOut(tiles=relabel(manifest, tmp_path, one_class), probe=PROBE)
-    assert score_model(model(), held_out, STORAGE).probe["C_chosen_by"] == "folds of train"
+    held_out = HeldOut(tiles=relabel(manifest, tmp_path, one_class), probe=PROBE.model_copy(update={"val": "val"}))
+    with pytest.raises(InputError, match=r"^split 'val' of .* has no tile of 'tumour', so the probe's C cannot"):
+        score_model(model(), held_out, STORAGE)
 
 
 def test_whoever_embeds_the_tiles_the_score_is_the_same(
@@ -126,6 +138,65 @@ def test_the_encoder_of_any_model_can_be_judged(
     score = score_model(model(**changes), HeldOut(tiles=manifest.uri, split="val", probe=PROBE), STORAGE)
     assert score.classes.keys() == {"stroma", "tumour"}
     assert score.figures.keys() >= {"balanced_accuracy", "knn_balanced_accuracy", "retrieval_map"}
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, torch.nn.Module]]:
+    """A small network as the Hugging Face hub has it, and the network."""
+
+    def make(architecture: str, args: dict[str, Any] | None = None, **pretrained: Any) -> tuple[str, torch.nn.Module]:
+        torch.manual_seed(0)
+        folder, network = (
+            tmp_path_factory.mktemp("hub"),
+            timm.create_model(architecture, num_classes=0, **args or {}).eval(),
+        )
+        save_file(network.state_dict(), folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"architecture": architecture, "pretrained_cfg": pretrained}))
+        return str(folder), network
+
+    return make
+
+
+def test_an_encoder_of_the_hub_is_judged_by_its_own_embeddings(
+    manifest: Manifest, timm_folder: Callable[..., Any], in_process: Callable[..., None]
+) -> None:
+    mean, std = (0.7, 0.5, 0.6), (0.2, 0.25, 0.3)
+    folder, network = timm_folder("test_resnet", input_size=[3, 64, 64], mean=mean, std=std, license="cc-by-nc-4.0")
+    held_out = HeldOut(tiles=manifest.uri, batch_size=7, probe=PROBE)
+    examined = examine(folder, held_out, STORAGE)
+    batches = list(examined.examiner.batches(manifest.rows_of("test")))
+    pixels = torch.cat([batch.student[batch.valid] for batch in batches]).double() / 255
+    with torch.inference_mode():
+        wanted = network.double()((pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
+    said = torch.cat([embed(examined.examiner.network, batch.student[batch.valid].float()) for batch in batches])
+    assert torch.allclose(said.double(), wanted, atol=1e-4)
+    assert examined.probe["licenses"] == "cc-by-nc-4.0"
+    alone = score_model(folder, held_out, STORAGE)
+    assert (alone.probe["width"], alone.size_px, alone.kind) == (wanted.shape[1], 64, "classification")
+    in_process(histill.evaluate.representation.embed, backwards=True)
+    shared = score_model(folder, held_out, STORAGE, workers=Workers(count=3))
+    assert shared.figures == pytest.approx(alone.figures, abs=1e-6, nan_ok=True)
+
+
+def test_an_encoder_of_the_hub_has_a_page_and_a_table(
+    manifest: Manifest, timm_folder: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = timm_folder("test_vit", {"img_size": 64}, input_size=[3, 64, 64])
+    config = ScoreConfig(
+        model=folder, encoder=EncoderFacts(pooling="cls_mean", options=EncoderOptions(img_size=64)),
+        held_out=HeldOut(tiles=manifest.uri, probe=PROBE), report=str(tmp_path / "one.html"),
+        robustness_tiles=6, speed=False,
+    )  # fmt: skip
+    score = run_scoring(config)
+    assert score.probe["width"] == 2 * 64
+    assert "not on record" in (tmp_path / "one.html").read_text()
+    nearest = f"{score.figures['knn_balanced_accuracy']:.3f}"
+    assert re.search(rf"^balanced accuracy of nearest neighbors +{nearest}$", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_how_a_timm_folder_is_read_is_said_of_no_other(manifest: Manifest, model: Callable[..., str]) -> None:
+    with pytest.raises(InputError, match=r"^encoder says how a timm folder is read, and .* leave encoder out"):
+        examine(model(), HeldOut(tiles=manifest.uri), STORAGE, encoder=EncoderFacts(pooling="cls"))
 
 
 def test_the_page_and_the_picture_show_the_probes_answers(
