@@ -11,6 +11,7 @@ from histill.artifacts.model_folder import ModelCard, TaughtBy, read_card, read_
 from histill.artifacts.model_folder import resolve as resolve_model
 from histill.config.common import Storage
 from histill.config.runs import RunConfig, Sources
+from histill.errors import InputError
 from histill.teachers.cache import CacheHeader, read_header
 from histill.teachers.teacher import Teacher, find_licensed, load_teacher
 from histill.tiles.manifest import Manifest, read_manifest
@@ -81,7 +82,10 @@ def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
         return found
 
     tiles, teacher, responses, encoder = config.data.tiles, sources.teacher, sources.responses, sources.encoder
-    weights = sources.network.weights
+    weights, architecture = sources.network.weights, sources.network.encoder
+    pretrained = once(  # before the tiles, as it tells at once whether it fits
+        "encoder", encoder and (encoder, architecture), lambda: _read_encoder(str(encoder), architecture, storage)
+    )
     manifest = once("tiles", tiles, lambda: read_manifest(tiles, storage))
     assert manifest is not None
     mpp = manifest.header.mpp
@@ -100,7 +104,7 @@ def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
         teacher=once("teacher", teacher, lambda: load_teacher(teacher, mpp, storage)) if teacher else None,
         teacher_card=once("card", model, lambda: read_card(resolve_model(str(model), storage), storage)),
         responses=once("responses", responses, lambda: read_header(str(responses), storage)),
-        encoder=once("encoder", encoder, lambda: _read_encoder(str(encoder), storage)),
+        encoder=pretrained,
         weights=once("weights", weights, lambda: read_weights(str(weights), storage)),
         embedding_caches={name: header for name, header in caches.items() if header is not None},
         embedding_teachers={name: each for name, each in live.items() if each is not None},
@@ -126,7 +130,12 @@ def _list_licensed(sources: Sources, inputs: Inputs, storage: Storage) -> Iterat
         yield TaughtBy(name=f"encoder weights {sources.network.weights}", license=sources.network.weights_license)
 
 
-def _read_encoder(uri: str, storage: Storage) -> Encoder:
+def _read_encoder(uri: str, architecture: str, storage: Storage) -> Encoder:
     folder = resolve_model(uri, storage)
     card = read_card(folder, storage)
+    if card.encoder != architecture:
+        raise InputError(
+            f"{uri} was pretrained with the encoder {card.encoder} and student.encoder is {architecture}; set "
+            f"student.encoder={card.encoder}."
+        )
     return Encoder(card, read_digest(folder, card, storage))

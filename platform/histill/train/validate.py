@@ -147,18 +147,13 @@ def make_card(
 def check_network(card: ModelCard, config: RunConfig, inputs: Inputs) -> Model:
     """Check that the pretrained weights fit the model of `card`, and return that model.
 
-    Raises InputError when the network cannot take tiles of its size, or the pretrained weights are of another encoder.
+    Raises InputError when the network cannot take tiles of its size, or published weights are of another encoder.
     """
     model, sources = build(card), config.sources
     if not isinstance(model, Segmenter):
         check_side(model, card.size_px)
     if inputs.weights is not None:
         load_encoder(model, inputs.weights.tensors, str(sources.network.weights))
-    if inputs.encoder is not None and inputs.encoder.card.encoder != card.encoder:
-        raise InputError(
-            f"{sources.encoder} was pretrained with the encoder {inputs.encoder.card.encoder} and student.encoder is "
-            f"{card.encoder}; set student.encoder={inputs.encoder.card.encoder}."
-        )
     return model
 
 
