@@ -6,6 +6,7 @@ or train_teacher.
 [128, 256]}}. The finished sweep's folder is a run folder: scoring or promoting it uses the best trial.
 
   python jobs/search_students.py -c jobs/configs/search_students.yaml name=sweep data.tiles=s3://tiles/liver
+  python jobs/search_students.py -c sweep.yaml space.optimizer.lr.loguniform=[1e-4,1e-2]
   python jobs/search_students.py -c sweep.yaml job=distill_student objective=front --register-best csat
 """
 

@@ -77,17 +77,21 @@ def entry_model(annotation: Any) -> type[BaseModel] | None:
 
     Names without a pattern may have dots of their own (`space`), and then no dotted key leads below them.
     """
+    has_pattern = hasattr(getattr(annotation, "__args__", (None,))[0], "__metadata__")
+    return _model_of_entries(annotation) if has_pattern else None
+
+
+def _model_of_entries(annotation: Any) -> type[BaseModel] | None:
     if getattr(annotation, "__origin__", None) is not dict:
         return None
-    name, entry = annotation.__args__
-    below = nested_models(entry) if hasattr(name, "__metadata__") else []
+    below = nested_models(annotation.__args__[1])
     return below[0] if len(below) == 1 else None
 
 
 def keys_of_entry(model: type[BaseModel], loc: Sequence[Any]) -> Iterable[str]:
     """The dotted keys of the entry of a mapping in `model` that `loc` is of, such as ("embeddings", "uni")."""
     field = model.model_fields.get(loc[0]) if len(loc) > 1 else None
-    below = entry_model(field.annotation) if field is not None else None
+    below = _model_of_entries(field.annotation) if field is not None else None
     return dotted_keys(below, f"{loc[0]}.{loc[1]}.") if below is not None else ()
 
 

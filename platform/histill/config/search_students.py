@@ -1,8 +1,9 @@
 """Configuration of `search_students.py`."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from histill.config.base import Strict
 from histill.config.common import Name
@@ -72,6 +73,12 @@ class SearchConfig(RunConfig):
         None, description="registered model to which the best student is added as a version; null: none"
     )
 
+    @field_validator("space", mode="before")
+    @classmethod
+    def _dotted(cls, space: Any) -> Any:
+        """{student: {size_px: ...}} as {student.size_px: ...}, which is how space.student.size_px.choice=... comes."""
+        return dict(_ranges(space)) if isinstance(space, Mapping) else space
+
     @model_validator(mode="after")
     def _no_population(self) -> "SearchConfig":
         if self.scheduler == "pbt":
@@ -108,3 +115,13 @@ class SearchConfig(RunConfig):
                     )
             known[key] = draw
         return self
+
+
+def _ranges(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their ranges. A mapping is a section if it holds mappings alone, and nothing of a range."""
+    for name, value in space.items():
+        is_section = isinstance(value, Mapping) and value and not value.keys() & SearchRange.model_fields.keys()
+        if is_section and all(isinstance(below, Mapping | SearchRange) for below in value.values()):
+            yield from _ranges(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

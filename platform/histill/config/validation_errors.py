@@ -83,6 +83,8 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     if kind == "value_error" and (not key or isinstance(given, Mapping | BaseModel)):
         return f"{key + ': ' if key else ''}{message}."
     shown = _show(key, given)
+    if isinstance(given, Mapping) and given.keys() & _range_keys(model):
+        return f"{key!r} is a range to draw from, and one value was expected; write the range as space.{key}."
     if kind == "model_type":
         below = _below(model, fault["loc"])
         message = f"it has keys of its own; {f'set {below}' if below else 'write {key: value}'}"
@@ -124,6 +126,11 @@ def _below(model: type[BaseModel], loc: tuple[Any, ...]) -> str:
 def _names(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
     """The dotted keys of `model`, and those of the entry of a mapping that `loc` is of, by its own name."""
     return [*dotted_keys(model), *keys_of_entry(model, loc)]
+
+
+def _range_keys(model: type[BaseModel]) -> set[str]:
+    """The keys of a sweep's ranges, whatever their key; none of another job."""
+    return {each.rpartition(".")[2] for each in keys_of_entry(model, ("space", ""))}
 
 
 def _leaves(key: str, value: Any) -> Iterator[str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from histill.config.keys import dotted_keys, keys_of_entry, nearest_key, sections
 from histill.config.load import set_value, validate
 from histill.config.runs import RunConfig
 from histill.config.search_students import SearchConfig, SearchRange
@@ -49,11 +50,23 @@ def check_space(config: SearchConfig) -> None:
     for key in config.space:
         if any(_overlap(key, fixed) for fixed in _FIXED):
             raise InputError(f"space.{key}: a sweep cannot draw {key!r}; its trials share it.")
+        _check_key(config, key)
     for key, values in list_edges(config):
         try:
             build_trial_config(config, values, name="check", runs=config.runs)
         except InputError as error:
             raise InputError(f"space.{key}: {str(error).partition(': ')[2]}") from None
+
+
+def _check_key(config: SearchConfig, key: str) -> None:
+    """Raise InputError for a key that a trial's run does not have, if a similar one is known."""
+    model = RECIPES[config.job].config
+    names = [*dotted_keys(model), *keys_of_entry(model, key.split("."))]
+    if key in names or key in sections(names):
+        return
+    near = nearest_key(key, names)
+    if near is not None:
+        raise InputError(f"space.{key}: {config.job} has no key {key!r}; did you mean 'space.{near}'?")
 
 
 def _overlap(key: str, fixed: str) -> bool:

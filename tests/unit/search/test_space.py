@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from histill.config.load import validate
+from histill.config.load import load_config, validate
+from histill.config.search_students import SearchRange
 from histill.errors import InputError
 from histill.search.configs import PretrainSearch
 from histill.search.space import build_trial_config, check_space
@@ -46,12 +47,29 @@ def test_a_sound_space_passes() -> None:
     )
 
 
+def test_a_key_may_be_given_by_its_sections_as_on_the_command_line() -> None:
+    sections = config(
+        {"student": {"size_px": {"choice": [32]}}, "loss": {"soft_dice": {"weight": {"uniform": [0, 1]}}}}
+    )
+    assert sections == config({"student.size_px": {"choice": [32]}, "loss.soft_dice.weight": {"uniform": [0, 1]}})
+    given = ["name=x", "runs=r", "data.tiles=t", "teacher.classical=true", "space.optimizer.lr.loguniform=[1e-4, 1e-2]"]
+    assert load_config(PretrainSearch, None, given).space == {"optimizer.lr": SearchRange(loguniform=(1e-4, 1e-2))}
+
+
+def test_a_range_in_the_place_of_a_value_belongs_in_the_space() -> None:
+    given = ["name=x", "runs=r", "data.tiles=t", "teacher.classical=true", "student.size_px.choice=[32, 64]"]
+    with pytest.raises(
+        InputError, match=r"'student.size_px' is a range .* write the range as space\.student\.size_px\."
+    ):
+        load_config(PretrainSearch, None, given)
+
+
 @pytest.mark.parametrize(
     ("space", "parts"),
     [
         (
             {"loss.temprature": {"uniform": [1, 2]}},
-            ["space.loss.temprature", f"did you mean '{TEMPERATURE}'?"],
+            ["space.loss.temprature", f"did you mean 'space.{TEMPERATURE}'?"],
         ),
         (
             {TEMPERATURE: {"uniform": [0, 2]}},
@@ -63,7 +81,8 @@ def test_a_sound_space_passes() -> None:
         ({"loss.soft_cross_entropy.weight": {"uniform": [0, 1]}}, ["space.loss.soft_cross_entropy.weight", "no term"]),
         ({"data.flips": {"choice": [True]}}, ["space.data.flips", "not a key"]),
         ({"data.augment.stain": {"uniform": [0, 1]}}, ["space.data.augment.stain", "1", "less than 1"]),
-        ({"data.augment.stian": {"uniform": [0, 1]}}, ["did you mean 'data.augment.stain'?"]),
+        ({"data.augment.stian": {"uniform": [0, 1]}}, ["did you mean 'space.data.augment.stain'?"]),
+        ({"size_px": {"choice": [32]}}, ["space.size_px: pretrain_student has no", "mean 'space.student.size_px'?"]),
         ({"data.balance": {"choice": ["organ"]}}, ["space.data.balance", "organ", "label"]),
     ],
 )
@@ -107,7 +126,7 @@ def test_what_the_trials_share_cannot_be_drawn(key: str) -> None:
         ({"choice": []}, "at least 1 item"),
         ({}, "exactly one"),
         ({"uniform": [0, 1], "choice": [1]}, "exactly one"),
-        ({"unifrom": [0, 1]}, "is not a key"),
+        ({"unifrom": [0, 1]}, f"did you mean 'space.{TEMPERATURE}.uniform'"),
         ({"integer": [3, 3]}, "empty"),
         ({"integer": [1.5, 3]}, "integer"),
     ],
