@@ -79,7 +79,7 @@ def test_a_range_in_the_place_of_a_value_belongs_in_the_space() -> None:
         ({"student.size_px": {"uniform": [32, 64]}}, ["space.student.size_px", "32.0", "integer"]),
         ({"data.batch_size": {"choice": [16, 1]}}, ["space.data.batch_size", "1", "workers.count 2"]),
         ({"loss.soft_cross_entropy.weight": {"uniform": [0, 1]}}, ["space.loss.soft_cross_entropy.weight", "no term"]),
-        ({"data.flips": {"choice": [True]}}, ["space.data.flips", "not a key"]),
+        ({"data.flips": {"choice": [True]}}, ["space.data.flips", "did you mean 'space.data.augment.flips'?"]),
         ({"data.augment.stain": {"uniform": [0, 1]}}, ["space.data.augment.stain", "1", "less than 1"]),
         ({"data.augment.stian": {"uniform": [0, 1]}}, ["did you mean 'space.data.augment.stain'?"]),
         ({"size_px": {"choice": [32]}}, ["space.size_px: pretrain_student has no", "mean 'space.student.size_px'?"]),
