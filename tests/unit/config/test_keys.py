@@ -130,9 +130,9 @@ def test_keys_below_a_name_of_ones_choice_are_told_by_that_name(override: str, s
         load_config(PretrainConfig, None, [*RUN, override])
 
 
-def test_names_that_may_have_dots_have_no_dotted_keys_below() -> None:
-    with pytest.raises(InputError) as caught:
-        load_config(SEARCHES.models["pretrain_student"], None, [*RUN, "space.student.size_px.choice=[32, 64]"])
+def test_keys_below_a_name_with_dots_are_told_by_the_whole_name() -> None:
+    with pytest.raises(InputError, match=r"did you mean 'space\.student\.size_px\.choice'\?") as caught:
+        load_config(SEARCHES.models["pretrain_student"], None, [*RUN, "space.student.size_px.chioce=[32, 64]"])
     assert "space.student.choice" not in str(caught.value)
 
 
