@@ -5,8 +5,8 @@
 # Expected: TorchDynamo, Inductor and what they need (sympy, FSDP) are loaded by the first call of torch.compile; torchvision's
 #   roi_align wraps its compiled fallback so that it is made at the first call, for that very reason.
 # Seen: the file with that wrapper also imports a helper from torch._dynamo at its top, and that package loads everything.
-#   `import torchvision` alone brings well over a thousand modules more into the process than torch has, and takes longer
-#   than `import torch`. timm imports torchvision, so each process that makes a timm model pays for it.
+#   `import torchvision` alone brings a thousand modules and 170 MB more into the process, and takes about as long as
+#   `import torch`. timm imports torchvision, so each process that makes a timm model pays for it.
 # Who it hurts: short-lived processes with a network in them: workers of Ray or of a data loader, trials of a sweep, command
 #   lines. On two cores it was 1.2 of the 3.9 s from a training command to its first step.
 # Way round: none without patching; keep processes alive, or do without torchvision and timm where no model is made.
