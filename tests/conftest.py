@@ -43,22 +43,32 @@ def pytest_configure() -> None:
     settings.load_profile("any machine")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def _suite_of(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").parts[0]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
     """On two processes (`-n 2 --dist loadgroup`) one Ray serves all tests in one of them, and real servers all others
-    in the other; what needs none of them follows file by file. The longest come first.
+    in the other; what needs none of them follows file by file.
+
+    xdist reads the marks before any conftest's hook that orders the items.
     """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
+    shared = {"ray_local": "ray", "chaos": "ray", "cluster": "servers"}
+    together = shared.get(_suite_of(item), str(item.path.relative_to(ROOT)))
+    item.add_marker(pytest.mark.xdist_group(together))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first."""
     suites = ("ray_local", "chaos", "cluster", "behaviour", "unit")
+    items.sort(key=lambda item: suites.index(_suite_of(item)))
 
-    def suite_of(item: pytest.Item) -> str:
-        return item.path.relative_to(ROOT / "tests").parts[0]
 
-    items.sort(key=lambda item: suites.index(suite_of(item)))
-    for item in items:
-        shared = {"ray_local": "ray", "chaos": "ray", "cluster": "servers"}
-        together = shared.get(suite_of(item), str(item.path.relative_to(ROOT)))
-        item.add_marker(pytest.mark.xdist_group(together))
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fail if xdist would deal tests out one by one, so that each process starts a Ray and all servers of its own."""
+    if getattr(session.config.option, "loadgroup", False):
+        alone = [item.nodeid for item in session.items if "@" not in item.nodeid]
+        assert not alone, f"xdist does not know the group of {len(alone)} tests, such as {alone[0]}"
 
 
 @pytest.fixture(autouse=True)
