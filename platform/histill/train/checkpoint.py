@@ -109,7 +109,8 @@ def _save_module(path: str, module: nn.Module) -> None:
 def restore_checkpoint(folder: str, learner: Learner) -> None:
     """Load the state saved in the local `folder` into `learner`.
 
-    Raises InputError when the checkpoint belongs to other tiles or another global batch size.
+    Raises InputError when the checkpoint belongs to other tiles, another global batch size, or a version of histill
+    with other training-only modules.
     """
     with open(os.path.join(folder, POSITION_NAME), "rb") as file:
         position = parse_record(DataState, file.read(), file.name)
@@ -126,7 +127,13 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
     elif not with_best:
         learner.shipped.load_state_dict(kept)
     if with_best or learner.shipped is not learner.model:
-        learner.model.load_state_dict(load_file(os.path.join(folder, LEARNED_NAME)))
+        try:
+            learner.model.load_state_dict(load_file(os.path.join(folder, LEARNED_NAME)))
+        except RuntimeError:  # torch lists every tensor
+            raise InputError(
+                "the checkpoint was made by a version of histill whose modules for training differ from this one's; "
+                "use another run name."
+            ) from None
     if with_best:
         assert learner.best is not None
         with open(os.path.join(folder, BEST_NAME), "rb") as file:

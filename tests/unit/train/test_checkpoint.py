@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from histill.artifacts.model_folder import ModelCard, build, load
 from histill.config.common import Storage
@@ -151,6 +152,16 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, changed: dict[st
     with pytest.raises(InputError, match=named):
         restore_checkpoint(str(tmp_path), other)
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.model.state_dict().items())
+
+
+def test_a_checkpoint_without_the_modules_for_training_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Such as one of embeddings from before their projections normalized."""
+    save_checkpoint(str(tmp_path), learner(0, deep=True), CARD)
+    path = tmp_path / "learned.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("heads.")}
+    save_file(kept, path)
+    with pytest.raises(InputError, match=r"^the checkpoint was made by a version of .*; use another run name\.$"):
+        restore_checkpoint(str(tmp_path), learner(1, deep=True))
 
 
 def test_checkpoints_sort_by_their_steps() -> None:
