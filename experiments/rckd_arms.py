@@ -221,7 +221,7 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
         cell.name, budget.runs, tiles, cell.seed, batch=batch, epochs=epochs, lr=budget.lr, window_px=window_px
     )
     keys |= {"student": _network(cell.student), "fraction": cell.fraction, "fraction_seed": cell.seed}
-    if cell.arm in PRETRAINED:
+    if not cell.arm.startswith("scratch"):
         keys["encoder"] = str(budget.runs / _pretrained(cell.student, cell.arm, cell.seed))
         keys["layer_decay"] = budget.layer_decay
     keys |= FRESH_HEAD

@@ -55,7 +55,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """
     shared = {"ray_local": "ray", "chaos": "ray", "cluster": "servers"}
     together = shared.get(_suite_of(item), str(item.path.relative_to(ROOT)))
-    item.add_marker(pytest.mark.xdist_group(together))
+    if item.config.pluginmanager.hasplugin("xdist"):
+        item.add_marker(pytest.mark.xdist_group(together))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

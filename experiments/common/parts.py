@@ -45,12 +45,12 @@ def with_best_teacher(models: dict[str, dict[str, Any]]) -> dict[str, dict[str, 
     return models | {"best_teacher": models[best] | {"name": best}}
 
 
-def table(figures: Found) -> str:
-    """Markdown: a row for each model, a column for each fraction of the cases."""
+def table(figures: Found, figure: str) -> str:
+    """Markdown: a row for each model, a column for each fraction of the cases; `figure` is what the cells hold."""
     models = list(dict.fromkeys(model for each in figures.values() for model in each))
     return tabulate(
         [[model, *(_said(each.get(model)) for each in figures.values())] for model in models],
-        headers=["balanced accuracy", *(f"{float(at):.0%} of the cases" for at in figures)],
+        headers=[figure, *(f"{float(at):.0%} of the cases" for at in figures)],
         tablefmt="github",
     )
 

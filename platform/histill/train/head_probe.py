@@ -76,8 +76,8 @@ def _fit_one(tiles: Embeddings, labels: np.ndarray, balanced: bool) -> tuple[np.
 
 def _fold(tiles: Embeddings, classes: tuple[str, ...], balanced: bool) -> tuple[np.ndarray, np.ndarray]:
     probe = fit_probe(tiles, classes, balanced=balanced)
-    weight = probe.weight.astype(np.float64) / probe.std
-    return weight, probe.bias - weight @ probe.mean
+    weight = probe.scale * probe.weight.astype(np.float64) / probe.std
+    return weight, probe.scale * probe.bias - weight @ probe.mean
 
 
 @torch.no_grad()

@@ -35,8 +35,9 @@ def labeled(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Ma
 
 
 @pytest.fixture(autouse=True)
-def one_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_probe, "STRENGTHS", (C,))
+    monkeypatch.setattr(linear_probe, "_find_scale", lambda *_: 1.0)
 
 
 def stream(manifest: Manifest, worker: int = 0, workers: int = 1) -> TileStream:
@@ -96,6 +97,14 @@ def test_the_standardization_is_folded_into_the_layer(tiles: Embeddings, balance
     logits = torch.from_numpy(values @ weight.T + bias)
     expected = probe(balanced).fit(values, tiles.labels).predict_proba(values)
     np.testing.assert_allclose(logits.softmax(1), expected, atol=1e-5)
+
+
+def test_the_scale_of_the_probe_is_folded_in_too(tiles: Embeddings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_probe, "_find_scale", lambda *_: 7.0)
+    names = ("a", "b", "c")
+    weight, bias = fit_linear(tiles, OutputSpec("classification", names), balanced=True)
+    expected = linear_probe.fit_probe(tiles, names).logits(tiles.values)
+    np.testing.assert_allclose(tiles.values.astype(np.float64) @ weight.T + bias, expected, atol=1e-4)
 
 
 def test_of_several_labels_each_is_a_regression_of_its_own(tiles: Embeddings) -> None:

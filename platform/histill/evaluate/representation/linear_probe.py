@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 _FOLDS = 5
 _STEPS = 1000  # of L-BFGS
 _ABSENT = -1e4  # logit of a class that the probe was not fitted to: probability 0
+_SCALES = (-3.0, 12.0)  # bounds of the logarithm of the factor on the logits
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,12 @@ class LinearProbe:
     bias: np.ndarray  # float32 [K]
     classes: tuple[str, ...]  # names, [K]
     strength: float  # C
+    scale: float = 1.0  # factor on the logits, the inverse of a temperature
 
     def logits(self, values: np.ndarray) -> np.ndarray:
         """Logits, float32 [N, K], for embeddings, float32 [N, D]."""
         logits: np.ndarray = (values - self.mean) / self.std @ self.weight.T + self.bias
-        return logits
+        return logits * np.float32(self.scale)
 
 
 def fit_probe(
@@ -40,12 +42,16 @@ def fit_probe(
     """Fit a probe for `classes` (names by class index) to `train`, if `balanced` with equal weight per class.
 
     C is the candidate with the highest balanced accuracy on `val` or, without `val`, in cross-validation over the
-    cases of `train`; the smallest of equal ones. Raises ValueError if `train` has a single class.
+    cases of `train`; the smallest of equal ones. A small C is as good for decisions as for nothing else: its
+    probabilities are all alike. The logits are therefore scaled by the factor with the least log loss of the same
+    predictions (temperature scaling: Guo et al., arXiv 1706.04599), which changes no decision. Raises ValueError if
+    `train` has a single class.
     """
     if len(np.unique(train.labels)) < 2:
         raise ValueError("a probe needs tiles of two classes")
     parts = _fold_by_case(train) if val is None else [(train, val)]
-    return next(_fit(train, classes, balanced, _choose_strength(parts, classes, balanced)))
+    strength, scale = _choose(parts, classes, balanced)
+    return replace(next(_fit(train, classes, balanced, strength)), scale=scale)
 
 
 def _fold_by_case(train: Embeddings) -> list[tuple[Embeddings, Embeddings]]:
@@ -60,19 +66,48 @@ def _fold_by_case(train: Embeddings) -> list[tuple[Embeddings, Embeddings]]:
     return [(fitted, predicted) for fitted, predicted in pairs if len(np.unique(fitted.labels)) > 1]
 
 
-def _choose_strength(parts: list[tuple[Embeddings, Embeddings]], classes: tuple[str, ...], balanced: bool) -> float:
+def _choose(
+    parts: list[tuple[Embeddings, Embeddings]], classes: tuple[str, ...], balanced: bool
+) -> tuple[float, float]:
+    """C, and the factor on its logits."""
     if not parts:
-        return 1.0
-    right: dict[float, list[np.ndarray]] = {strength: [] for strength in STRENGTHS}
+        return 1.0, 1.0
+    found: dict[float, list[np.ndarray]] = {strength: [] for strength in STRENGTHS}
     fits = ((predicted, probe) for fitted, predicted in parts for probe in _fit(fitted, classes, balanced, *STRENGTHS))
     for predicted, probe in track(fits, len(parts) * len(STRENGTHS), title="choosing C", unit="probes"):
-        right[probe.strength].append(probe.logits(predicted.values).argmax(1) == predicted.labels)
+        found[probe.strength].append(probe.logits(predicted.values))
     labels = np.concatenate([predicted.labels for _, predicted in parts])
+    logits = {strength: np.concatenate(each) for strength, each in found.items()}
     scores = {
-        strength: float(mean_by_class(np.concatenate(each).astype(float), labels, np.ones((1, len(labels))))[0])
-        for strength, each in right.items()
+        strength: float(mean_by_class((each.argmax(1) == labels).astype(float), labels, np.ones((1, len(labels))))[0])
+        for strength, each in logits.items()
     }
-    return max(scores, key=lambda strength: (round(scores[strength], 9), -strength))
+    best = max(scores, key=lambda strength: (round(scores[strength], 9), -strength))
+    return best, _find_scale(logits[best], labels, balanced)
+
+
+def _find_scale(logits: np.ndarray, labels: np.ndarray, balanced: bool) -> float:
+    """The factor on `logits` [N, K] with the least log loss, if `balanced` with equal weight per class.
+
+    Rows of a class that their probe was not fitted to are left out. Of N labels one more is taken to be any of the
+    classes, so that the factor is finite where all decisions are right (as in Platt, 1999).
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    known = logits[np.arange(len(labels)), labels] > _ABSENT / 2
+    logits, labels = logits[known].astype(np.float64), labels[known]
+    if not len(labels):
+        return 1.0
+    weights = 1 / np.bincount(labels)[labels] if balanced else np.ones(len(labels))
+    possible = logits > _ABSENT / 2
+
+    def loss(log_scale: float) -> float:
+        found = log_softmax(np.exp(log_scale) * logits, axis=1)
+        right = np.average(found[np.arange(len(labels)), labels], weights=weights)
+        return -float(right + np.mean(found, where=possible) / len(labels))
+
+    return float(np.exp(minimize_scalar(loss, bounds=_SCALES, method="bounded").x))
 
 
 def _fit(train: Embeddings, classes: tuple[str, ...], balanced: bool, *strengths: float) -> Iterator[LinearProbe]:

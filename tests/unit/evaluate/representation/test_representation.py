@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 from histill.evaluate.bootstrap import bootstrap_metrics, percentile_interval
+from histill.evaluate.representation import linear_probe
 from histill.evaluate.representation.embeddings import Embeddings, mean_by_class
 from histill.evaluate.representation.few_shot import decide_by_class_means, draw_support
 from histill.evaluate.representation.judge import judge_embeddings
@@ -57,7 +58,7 @@ def test_the_probe_is_scikit_learns_at_the_strength_that_val_chooses(classes: li
     }
     probe = fit_probe(train, NAMES, val)
     assert scores[probe.strength] == max(scores.values())
-    logits, expected = probe.logits(held_out.values), reference_probe(train, probe.strength)
+    logits, expected = probe.logits(held_out.values) / probe.scale, reference_probe(train, probe.strength)
     shares = np.exp(logits - logits.max(1, keepdims=True).clip(-1e3))
     np.testing.assert_allclose(
         (shares / shares.sum(1, keepdims=True))[:, classes], expected.predict_proba(held_out.values), atol=2e-3
@@ -80,6 +81,35 @@ def test_without_val_whole_cases_choose() -> None:
     )
     assert probe.strength < 0.1  # strong enough a penalty that markers do not drown the signal
     assert (probe.logits(unseen.values).argmax(1) == labels).all()
+
+
+def log_loss_of(logits: np.ndarray, labels: np.ndarray) -> float:
+    found = logits - logits.max(1, keepdims=True)
+    found -= np.log(np.exp(found).sum(1, keepdims=True))
+    return -float(found[np.arange(len(labels)), labels].mean())
+
+
+@pytest.mark.parametrize("strength", [1e-5, 10.0])
+def test_whatever_the_penalty_probabilities_say_how_often_the_probe_is_right(
+    strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale found on folds is about as good for unseen cases as the best one for these."""
+    monkeypatch.setattr(linear_probe, "STRENGTHS", (strength,))
+    train, held_out = embed(0, clear=1.5), embed(1, 300, 30, clear=1.5)
+    probe = fit_probe(train, NAMES)
+    plain = probe.logits(held_out.values) / probe.scale
+    best = min(log_loss_of(plain * scale, held_out.labels) for scale in np.geomspace(1e-3, 1e4, 200))
+    found = log_loss_of(plain * probe.scale, held_out.labels)
+    assert found < best + 0.1
+    assert found < log_loss_of(plain, held_out.labels)
+
+
+def test_the_scale_is_finite_where_every_decision_is_right() -> None:
+    labels = np.arange(90) % CLASSES
+    sure = (10 * np.eye(CLASSES)[labels]).astype(np.float32)
+    scale = linear_probe._find_scale(sure, labels, balanced=True)
+    right = np.exp(-log_loss_of(sure * scale, labels))
+    assert 1 - 1 / 90 - 0.02 < right < 1 - 1 / 90 / CLASSES
 
 
 def test_one_class_alone_is_no_probe() -> None:
