@@ -27,11 +27,9 @@ class ProgressLine:
         if self._progress is None:
             self._progress = Progress(self._title, snapshot.all_tiles, "tiles")
             self._progress.start_at(snapshot.tiles)
-        self._progress.update(
-            snapshot.tiles,
-            f"epoch {snapshot.epoch + 1}  loss {snapshot.loss:.4f}  waiting for data {snapshot.data_wait:.0%}",
-            rate=snapshot.tiles_per_s,
-        )
+        figures = [f"epoch {snapshot.epoch + 1}", f"loss {snapshot.loss:.4f}", snapshot.validation]
+        detail = "  ".join([*filter(None, figures), f"waiting for data {snapshot.data_wait:.0%}"])
+        self._progress.update(snapshot.tiles, detail, rate=snapshot.tiles_per_s)
 
     def tell(self, text: str) -> None:
         """Print a line of the run's, or a warning."""

@@ -17,3 +17,4 @@ class Snapshot:
     lr: float
     tiles_per_s: float
     data_wait: float  # share of the time spent waiting for data
+    validation: str = ""  # the newest one, in words

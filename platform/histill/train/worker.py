@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from histill.storage.scratch import make_scratch_folder
 from histill.tiles.manifest import read_manifest
 from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import restore_checkpoint, save_checkpoint
+from histill.train.epoch_summary import EpochSummary
 from histill.train.loop import Hooks, train
 from histill.train.progress_line import WarningHandler
 from histill.train.session import Session
@@ -35,6 +37,7 @@ def _train(spec: RunSpec, tracker: Tracker | None, session: Session) -> None:
     learner = build_learner(spec, manifest, session.device)
     training, validation = build_streams(spec, manifest, rank, workers)
     task = spec.build_task()
+    summary = EpochSummary(spec.card.outputs.main_metric, config.epochs_of(training.steps))
 
     def record(metrics: dict[str, float]) -> None:
         names = {"loss": "epoch/loss"} | {name: name.replace("_", "/", 1) for name in metrics if _is_figure(name)}
@@ -52,11 +55,13 @@ def _train(spec: RunSpec, tracker: Tracker | None, session: Session) -> None:
             if rank == 0:
                 done = learner.position.epoch * training.steps + learner.position.step
                 session.tell(f"resuming from step {done} with {workers} worker{'s' * (workers > 1)}")
+            kept = learner.best if learner.best and learner.best.weights else None
+            summary.resume(newest.metrics, None if kept is None else (kept.step // training.steps, kept.value))
             record(newest.metrics)  # the process that saved the checkpoint may have died before sending these
 
     def show(snapshot: Snapshot) -> None:
         if rank == 0:
-            session.show(snapshot)
+            session.show(replace(snapshot, validation=summary.latest))
         if tracker is not None:
             values = {"train/loss": snapshot.loss, "lr": snapshot.lr, "tiles_per_s": snapshot.tiles_per_s}
             parts = {f"train/{name}": value for name, value in snapshot.parts.items()}
@@ -64,6 +69,8 @@ def _train(spec: RunSpec, tracker: Tracker | None, session: Session) -> None:
 
     def save(metrics: dict[str, float]) -> None:
         record(metrics)
+        if (line := summary.add(metrics)) and rank == 0:
+            session.tell(line)
         learner.task_state = gather_task_state(task, rank, workers)
         folder = make_scratch_folder() if rank == 0 else None
         if folder is not None:
@@ -75,10 +82,8 @@ def _train(spec: RunSpec, tracker: Tracker | None, session: Session) -> None:
         parallel = torch.compile(parallel)
     try:
         train(learner, parallel, task, training, validation, config, Hooks(show, save, session.leaving))
-        if rank == 0 and learner.best is not None:
-            step, metric = learner.position.epoch * training.steps, learner.best.metric
-            best = f"keeping the best model, of step {learner.best.step}"
-            session.tell(f"ended after step {step}; {best} ({metric} {learner.best.value:.3f})")
+        if rank == 0 and (line := summary.close(keep_best=learner.best is not None)):
+            session.tell(line)
     finally:
         if tracker is not None:
             tracker.close()
