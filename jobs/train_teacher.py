@@ -1,21 +1,6 @@
-"""Train a network teacher over any timm encoder: a U-Net on the nuclei masks of a tile set, or a classifier on labels.
+"""Train a teacher on masks or labels: `histill train` for `ray job submit`."""
 
-Other jobs take the finished run's folder as teacher.model. The same name again resumes the run; a finished name is
-refused.
-
-  python jobs/train_teacher.py -c jobs/configs/train_teacher.yaml name=teacher data.tiles=s3://tiles/nuclei
-"""
-
-from histill.cli import Outcome, run_job
-from histill.config.train_teacher import TeacherConfig
-
-
-def main(config: TeacherConfig) -> Outcome:
-    """Train the teacher of `config`."""
-    from histill.registry.training import train_tracked
-
-    return Outcome(vars(train_tracked(config)))
-
+from histill.cli.command import run_job_file
 
 if __name__ == "__main__":
-    raise SystemExit(run_job(TeacherConfig, main))
+    raise SystemExit(run_job_file("train_teacher"))

@@ -7,7 +7,7 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -129,6 +129,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def patch(*modules: ModuleType, backwards: bool = False) -> None:
         order = reversed if backwards else iter
 
+        def connect(**_: Any) -> AbstractContextManager[None]:
+            return nullcontext()
+
         def tasks(function: Callable[[Any], Any], items: Sequence[Any], **_: Any) -> Iterator[Any]:
             return (function(item) for item in order(items))
 
@@ -137,7 +140,11 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return (json.loads(json.dumps(work(item))) for item in order(items))
 
         for module in modules:
-            for name, here in (("connect_cluster", nullcontext), ("map_tasks", tasks), ("map_actors", actors)):
+            for name, here in (
+                ("connect_cluster", lambda **_: nullcontext()),
+                ("map_tasks", tasks),
+                ("map_actors", actors),
+            ):
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, here)
 

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 from histill.artifacts import exports, model_folder
 from histill.artifacts.model_folder import ModelCard, build
-from histill.cli import run_job
+from histill.cli.job import run_job
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
 from histill.config.promote_model import PromoteConfig

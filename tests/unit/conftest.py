@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tifffile
 
-import histill.tiles.ingest
 from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.tiles.ingest import IngestReport, ingest
@@ -50,16 +49,14 @@ def write_slide() -> SlideWriter:
 
 
 @pytest.fixture
-def ingest_slides(in_process: Callable[..., None]) -> SlideIngest:
+def ingest_slides() -> SlideIngest:
     """Ingests an index of slides, given as text, into `set` beside it: tiles of 64 px at 1 um/px, all for training."""
-
-    in_process(histill.tiles.ingest)
 
     def run(folder: Path, index: str, **changes: Any) -> IngestReport:
         (folder / "slides.csv").write_text(index, encoding="utf-8")
         slides = {"index": str(folder / "slides.csv"), "mpp": 1.0, **changes.pop("slides", {})}
         split = {"train": 1.0, "val": 0.0, "test": 0.0}
-        data = {"output": str(folder / "set"), "slides": slides, "tile_px": 64, "split": split}
+        data = {"output": str(folder / "set"), "slides": slides, "tile_px": 64, "split": split, "workers": {"count": 0}}
         return ingest(validate(IngestConfig, data | changes, "test"))
 
     return run

@@ -42,8 +42,10 @@ _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")  # in Ray's message about 
 
 
 @contextlib.contextmanager
-def connect_cluster(*, hook: bool = True) -> Iterator[None]:
+def connect_cluster(*, in_process: bool = False, hook: bool = True) -> Iterator[None]:
     """Connect to the cluster at $RAY_ADDRESS, or start Ray on this machine and stop it afterwards.
+
+    With `in_process` nothing is connected: the job works in its own process.
 
     An existing connection is used and left open. With HISTILL_VERBOSE=1 the workers' output is shown. Without `hook`
     the workers do not run `tell_address`, and may run on nodes without histill.
@@ -51,7 +53,7 @@ def connect_cluster(*, hook: bool = True) -> Iterator[None]:
     Raises InputError when the address does not answer, the token is missing or wrong, or the versions of Ray or Python
     differ.
     """
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+    if in_process or ("ray" in sys.modules and sys.modules["ray"].is_initialized()):
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or LOCAL

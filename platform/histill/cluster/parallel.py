@@ -1,4 +1,4 @@
-"""Run one function over many items on the Ray cluster.
+"""Run one function over many items, on the Ray cluster or in this process.
 
 `map_tasks` is for stateless work: Ray starts a task for each item, and leaving the loop cancels running tasks.
 `map_actors` is for work that holds a network: a fixed number of actors load it once and process items in turn. (To run
@@ -23,20 +23,31 @@ R = TypeVar("R")
 WAITING_PER_CPU = 2  # tasks submitted per CPU: enough to keep all busy, few enough to stop soon
 
 
-def map_tasks(function: Callable[[T], R], items: Sequence[T], *, cpus: float = 1.0, gpus: float = 0.0) -> Iterator[R]:
+def map_tasks(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    at_once: int | None = None,
+) -> Iterator[R]:
     """Run `function(item)` for every item in Ray tasks of `cpus` CPUs and `gpus` GPUs; yields results as completed.
 
-    Ray replaces lost workers and retries their items. Leaving the loop early cancels running tasks.
+    Ray replaces lost workers and retries their items. Leaving the loop early cancels running tasks. At most `at_once`
+    tasks run, None: as many as the cluster has CPUs for; with 0 this process does the work, without Ray.
 
     A HistillError from `function` is raised unwrapped.
     """
+    if at_once == 0:
+        yield from map(function, items)
+        return
     import ray
 
     def work(item: T) -> R:  # Ray needs a function, and `function` may be a partial
         return function(item)
 
     task = ray.remote(work).options(num_cpus=cpus, num_gpus=gpus)
-    bound = max(1, int(WAITING_PER_CPU * ray.cluster_resources().get("CPU", 1.0)))
+    bound = at_once or max(1, int(WAITING_PER_CPU * ray.cluster_resources().get("CPU", 1.0)))
     waiting = iter(items)
     running: list[Any] = []
     try:
@@ -63,9 +74,11 @@ def map_actors(
 ) -> Iterator[Any]:
     """Apply the callable that each actor makes by `make(*arguments)` to every item; yields results as completed.
 
-    Results must be JSON-serializable. Ray Data runs at most `workers.count` actors, and retries the items of lost ones.
-    Errors of the work are raised unwrapped.
+    Results must be JSON-serializable. Ray Data runs at most `workers.count` actors, and retries the items of lost ones;
+    with a count of 0 this process does the work, without Ray. Errors of the work are raised unwrapped.
     """
+    if workers.in_process:
+        return map(make(*arguments), items)
     data = import_ray_data()
     dataset = data.from_items(list(items), override_num_blocks=len(items))
     results = dataset.map_batches(

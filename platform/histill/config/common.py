@@ -80,7 +80,25 @@ class Worker(Strict):
 class Workers(Worker):
     """The worker pool of a batch job."""
 
-    count: int = Field(2, ge=1, description="number of workers")
+    count: int = Field(2, ge=0, description="number of workers; 0: work in this process, without Ray")
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the job does its work in its own process."""
+        return self.count == 0
+
+
+class Parts(Strict):
+    """How many parts of a job are made at once."""
+
+    count: int | None = Field(
+        None, ge=0, description="parts at once; null: one on each CPU of the cluster; 0: in this process, without Ray"
+    )
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the job does its work in its own process."""
+        return self.count == 0
 
 
 class Elastic(Strict):

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from histill.config.base import Strict, Uri
-from histill.config.common import Split, Storage
+from histill.config.common import Parts, Split, Storage
 
 CaseName = Annotated[str, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]
 """A case in Unicode's composed form (NFC), like the cases of an index."""
@@ -125,6 +125,7 @@ class IngestConfig(Strict):
     )
     rows_per_shard: int = Field(1024, ge=1, description="tiles per shard file")
     rows_per_group: int = Field(64, ge=1, description="tiles per row group, the unit of one read")
+    workers: Parts = Parts()
     storage: Storage = Storage()
 
     @model_validator(mode="after")

@@ -1,4 +1,6 @@
-"""Configuration of `jobs/predict_tiles.py`."""
+"""Configurations of predicting and of embedding tiles."""
+
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -38,3 +40,10 @@ class PredictConfig(Strict):
         if self.slides and self.split is not None:
             raise ValueError("split is of a tile set; leave it out for slides")
         return self
+
+
+class EmbedConfig(PredictConfig):
+    """A model to embed a tile set, or slides, with."""
+
+    embeddings: Literal[True] = Field(True, description="what this verb is for")
+    heatmaps: bool = Field(False, description="draw each slide's predictions as well, as PNG and GeoJSON")

@@ -167,7 +167,7 @@ def predict_split(examiner: Evaluator, model: str, workers: Workers | None) -> P
     collect = partial(
         run_sharded, expected=len(rows), title=title, unit="tiles", count=lambda part: len(part.rows) + part.corrupt
     )
-    if workers is None:
+    if workers is None or workers.in_process:
         parts = collect(map(examiner.answers, examiner.batches(rows)))
     else:
         work = partial(_part, model, examiner.held_out, examiner.storage, workers.gpus > 0)

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,12 +208,12 @@ def _safe(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 a job failed, 2 no such slide, 130 interrupted."""
     parser = argparse.ArgumentParser(description="distil a CSAT student on this machine, from a slide to a champion")
     parser.add_argument("--slide", type=Path, help="a whole slide image; default: a CC0 sample")
     parser.add_argument("--slide-mpp", type=float, help="microns per pixel of a slide that does not record them")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     slide: Path | None = arguments.slide
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -1,7 +1,9 @@
 """Show what the demo left in MLflow: `python -m histill.local.ui`, run in the folder that holds `.demo`."""
 
+import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from histill.errors import HistillError, InputError
@@ -24,8 +26,9 @@ def serve(folder: Path) -> None:
         signal.pause()
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 after Ctrl-C or SIGTERM, 2 without runs to show, 1 without a server to show them."""
+    argparse.ArgumentParser(prog="histill ui", description="show the demo's runs in MLflow").parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         serve(FOLDER)

@@ -15,7 +15,7 @@ from histill.cluster.connect import connect_cluster
 from histill.cluster.parallel import map_actors, map_tasks
 from histill.cluster.progress import track
 from histill.cluster.sharded import ShardedFolder, name_by_content
-from histill.config.common import Storage
+from histill.config.common import Parts, Storage, Workers
 from histill.config.ingest_tiles import IngestConfig, SlideSource, SplitRule
 from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
@@ -46,11 +46,12 @@ class _SlideFiles:
     endings: tuple[str, ...]
     make: Callable[[PredictedSlide], bool]
 
-    def make_all(self, slides: Sequence[PredictedSlide]) -> int:
+    def make_all(self, slides: Sequence[PredictedSlide], workers: Workers) -> int:
         """Make the files of each slide; return for how many: the others have no decodable tile."""
         if not slides:
             return 0
-        return sum(track(map_tasks(self.make, slides), len(slides), title=self.folder, unit="slides"))
+        made = map_tasks(self.make, slides, at_once=0 if workers.in_process else None)
+        return sum(track(made, len(slides), title=self.folder, unit="slides"))
 
 
 _HEATMAPS = _SlideFiles(HEATMAPS, HEATMAP_ENDINGS, draw_slide)
@@ -77,7 +78,7 @@ def predict(config: PredictConfig) -> Predicted:
     slides, folder = plan_slides(job, manifest, card), ShardedFolder(uri, HEADER_NAME, config.storage)
     if (header := _find_finished(folder, manifest, config)) is not None:
         return _reuse(header, slides, job)
-    with connect_cluster():
+    with connect_cluster(in_process=config.workers.in_process):
         begun = time.monotonic()
         shards = map_actors(PredictionWorker, (job,), manifest.shards(config.split), config.workers)
         found = tally_shards(shards, expected, "predicting")
@@ -85,7 +86,7 @@ def predict(config: PredictConfig) -> Predicted:
         tallies = _join(found, manifest, config)
         if wanted := _wanted(config):
             warn_of_unrecorded(slides, tiles)
-        made = {files.folder: files.make_all(slides) for files in wanted}
+        made = {files.folder: files.make_all(slides, config.workers) for files in wanted}
     cases, names = _cases(manifest, tallies), {slide.slide: slide.file for slide in slides}
     table = write_csv(tallies.values(), card.outputs, cases, names)
     write_bytes(join(uri, SLIDES_NAME), table, config.storage)
@@ -134,9 +135,9 @@ def _reuse(header: PredictionsHeader, slides: Sequence[PredictedSlide], job: Pre
     unmade = {files: find_unmade(slides, files.folder, files.endings) for files in _wanted(job.config)}
     if any(unmade.values()):
         warn_of_unrecorded([slide for missing in unmade.values() for slide in missing], job.tiles)
-        with connect_cluster():
+        with connect_cluster(in_process=job.config.workers.in_process):
             for files, missing in unmade.items():
-                files.make_all(missing)
+                files.make_all(missing, job.config.workers)
         counts = {files.folder: len(slides) for files, missing in unmade.items() if missing}
         heatmaps, features = counts.get(HEATMAPS, found.heatmaps), counts.get(FEATURES, found.features)
         found = replace(found, heatmaps=heatmaps, features=features)
@@ -163,7 +164,8 @@ def _ingest_slides(config: PredictConfig, card: ModelCard) -> str:
     digest = hashlib.sha256(parts.encode()).hexdigest()[:12]
     output = join(config.output, f"tiles-{digest}-{card.tile_px}px-{card.tile_mpp:g}mpp")
     rule = SplitRule(train=0.0, val=0.0, test=1.0)
-    ingest(IngestConfig(output=output, tile_px=card.tile_px, slides=source, split=rule, storage=config.storage))
+    cut = IngestConfig(output=output, tile_px=card.tile_px, slides=source, split=rule, storage=config.storage)
+    ingest(cut.model_copy(update={"workers": Parts(count=0 if config.workers.in_process else None)}))
     return output
 
 

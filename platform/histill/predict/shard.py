@@ -70,7 +70,7 @@ class PredictionWorker:
         check_unchanged(job.model, job.model_digest, digest)
         check_unchanged(job.tiles, job.tiles_digest, self._manifest.header.digest)
         gpu = config.workers.gpus > 0
-        if not gpu:
+        if not gpu and not config.workers.in_process:  # whose threads are the caller's
             torch.set_num_threads(max(1, int(config.workers.cpus)))
         self._device = torch.device("cuda" if gpu else "cpu")
         self._network = network.to(self._device)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from histill import __version__
 from histill.config.base import Strict
 from histill.config.common import Storage, Tracking
 from histill.config.sync_metrics import SyncConfig
@@ -23,6 +22,7 @@ from histill.registry.mlflow_client import (
     strip_userinfo,
 )
 from histill.registry.mlflow_tracker import MlflowTracker
+from histill.version import __version__
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,6 +1,5 @@
 """Train one run of any kind, with models from the registry and metrics sent to MLflow."""
 
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from histill.cluster.connect import connect_cluster
@@ -22,7 +21,7 @@ def train_tracked(config: RunConfig) -> Trained:
     """
     spec = prepare_run(fetch_sources(config))
     check_tracking(config.tracking)
-    with nullcontext() if config.workers.in_process else connect_cluster():
+    with connect_cluster(in_process=config.workers.in_process):
         return train_run(spec, open_run)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histill import __version__
 from histill.artifacts import model_folder
 from histill.artifacts.lineage import list_teachers
 from histill.artifacts.model_folder import TaughtBy
@@ -15,6 +14,7 @@ from histill.registry.mlflow_client import connect, error_code, log_file, requir
 from histill.registry.mlflow_runs import begin_run, end_dead_runs
 from histill.registry.mlflow_tracker import MlflowTracker
 from histill.storage.scratch import scratch_folder
+from histill.version import __version__
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -39,6 +39,10 @@ class TileBatch:
 
         return TileBatch(**{name: changed(value) for name, value in vars(self).items()})
 
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "TileBatch":
+        """The batch with its tensors on `device`; the loops of others call it, Lightning's among them."""
+        return self.map_rows(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
 
 @dataclass(frozen=True)
 class Labeled:

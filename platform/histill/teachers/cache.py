@@ -145,7 +145,7 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
         return CachedResponses(uri, _renew_licenses(uri, header, config, teacher), shares, reused=True)
     job = ResponseJob(config, CachedViews(uri, teacher.outputs, config.views, config.seed, config.augment))
     worker = (job, tiles.digest, teacher.digest)
-    with connect_cluster():
+    with connect_cluster(in_process=config.workers.in_process):
         shards = map_actors(ResponseWorker, worker, manifest.shards(), config.workers)
         tallies = tuple(join_tallies(tally_shards(shards, tiles.tiles, "teacher responses")).values())
     shares = Shares(

@@ -21,7 +21,13 @@ from histill.tiles.index import read_index_bytes
 
 RECORD_NAME = "ingest.json"
 # Keys that do not affect any tile.
-_NOT_CONTENT: Any = {"storage": True, "output": True, "max_unreadable": True, "slides": {"split_within_slide"}}
+_NOT_CONTENT: Any = {
+    "storage": True,
+    "output": True,
+    "max_unreadable": True,
+    "workers": True,
+    "slides": {"split_within_slide"},
+}
 _PLACES = ("index", "paths")
 _FAILED = "failed"
 _TRIES = 10

@@ -79,7 +79,7 @@ def ingest(config: IngestConfig) -> IngestReport:
 def _make(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]) -> IngestReport:
     """Make the missing parts, and assemble the tile set."""
     seen: Sightings = {}
-    with connect_cluster():
+    with connect_cluster(in_process=config.workers.in_process):
         meaning = find_set_meaning(units)
         units = [replace(unit, meaning=meaning) for unit in add_shard_sizes(units, claim)]
         title, unit = ("cutting tiles", "slides") if config.slides else ("ingesting images", "parts")
@@ -156,7 +156,7 @@ def _checked_parts(units: list[Unit], config: IngestConfig, seen: Sightings) -> 
     """
     unreadable: list[str] = []
     by_name = {unit.name: unit for unit in units}
-    for part in map_tasks(make_part, units):
+    for part in map_tasks(make_part, units, at_once=config.workers.count):
         unit = by_name[part.name]
         unreadable += part.unreadable
         if part.unreadable and unit.meaning is not None:  # its files are going to be replaced

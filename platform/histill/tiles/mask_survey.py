@@ -31,7 +31,8 @@ def find_set_meaning(units: Sequence[Unit]) -> dict[int, int] | None:
         return None
     if source.mask_values is not None:
         return dict(source.mask_values)
-    surveyed = dict(track(map_tasks(_survey, masked), len(masked), title="reading masks", unit="parts"))
+    surveys = map_tasks(_survey, masked, at_once=units[0].config.workers.count)
+    surveyed = dict(track(surveys, len(masked), title="reading masks", unit="parts"))
     try:
         return find_meaning(reduce(or_, (surveyed[unit.name] for unit in masked)), source.index)
     except InputError:

@@ -171,7 +171,7 @@ def _skip_sync(parallel: nn.Module) -> contextlib.AbstractContextManager[None]:
 def _to_device(batch: TileBatch, device: torch.device) -> TileBatch:
     if device.type == "cpu":
         return batch
-    return batch.map_rows(lambda each: each.to(device, non_blocking=True))
+    return batch.to(device, non_blocking=True)
 
 
 @dataclass

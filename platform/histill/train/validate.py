@@ -5,7 +5,6 @@ from typing import Protocol
 import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-import histill
 from histill.artifacts.lineage import inherit
 from histill.artifacts.model_folder import ModelCard, TaughtOn, build
 from histill.config.runs import Data, Network, RunConfig
@@ -23,6 +22,7 @@ from histill.stream.views import Views, check_window
 from histill.tiles.manifest import Manifest, case_digests
 from histill.tiles.subsample import balance_weights, subsample_cases
 from histill.train.inputs import Inputs
+from histill.version import __version__
 
 Rgb = tuple[float, float, float]
 
@@ -129,7 +129,7 @@ def make_card(
         tiles_digest=manifest.header.digest,
         train_cases=case_digests(manifest, train, cases),
         teacher_digest=inputs.teacher.digest if inputs.teacher else None,
-        histill=histill.__version__,
+        histill=__version__,
         val_cases=case_digests(manifest, val),
         taught_on=(TaughtOn(digest=manifest.header.digest, uri=absolute(config.data.tiles)),),
         taught_by=inputs.licensed,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from histill.cli import Outcome, run_job
+from histill.cli.job import Outcome, run_job
 from histill.config.cache_responses import CacheConfig
 from histill.config.check_cluster import CheckConfig
 from histill.config.common import WorkerGroup, Workers
@@ -248,7 +248,7 @@ def test_a_span_leaves_every_worker_of_the_largest_world_its_tiles() -> None:
     load_config(PretrainConfig, None, [*PRETRAIN, span, "optimizer.accumulate=2", "data.batch_size=8"])
 
 
-@pytest.mark.parametrize("count", ["{min: 1, max: 4}", "0"])
+@pytest.mark.parametrize("count", ["{min: 1, max: 4}", "-1"])
 def test_batch_jobs_take_a_number_of_workers_alone(count: str) -> None:
     with pytest.raises(InputError, match=r"'workers\.count'"):
         load_config(CacheConfig, None, [f"workers.count={count}"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histill.cli import Outcome, run_job
+from histill.cli.job import Outcome, run_job
 from histill.config.common import Tracking
 from histill.config.load import load_config
 from histill.config.promote_model import PromoteConfig
@@ -172,7 +172,7 @@ def test_a_broken_file_tells_no_secret(line: str, tmp_path: Path) -> None:
 
 def test_a_traceback_tells_no_secret() -> None:
     code = (
-        "from histill.cli import run_job\n"
+        "from histill.cli.job import run_job\n"
         "from histill.config.sync_metrics import SyncConfig\n"
         "def main(config):\n"
         "    raise KeyError('http://u:PLANTED/w@host?token=PLANTED ' + __import__('os').environ['A_PASSWORD'])\n"

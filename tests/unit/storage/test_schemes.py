@@ -3,7 +3,6 @@
 import importlib
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -117,10 +116,8 @@ def test_without_the_file_its_addresses_are_refused() -> None:
 
 
 @pytest.fixture
-def both(memory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
+def both(memory: ModuleType, tmp_path: Path) -> list[Manifest]:
     """One set of images, ingested on the disk and in memory, by this process."""
-    monkeypatch.setattr(histill.tiles.ingest, "connect_cluster", nullcontext)
-    monkeypatch.setattr(histill.tiles.ingest, "map_tasks", lambda function, items, **_: map(function, items))
     sets = []
     for root in (str(tmp_path / "disk"), "memory://bucket"):
         index = ["image,case"]
@@ -130,7 +127,7 @@ def both(memory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             index.append(f"./{number}.jpg,c{number}")
         control.write_bytes(f"{root}/images/index.csv", "\n".join(index).encode(), STORAGE)
         config = {
-            "output": f"{root}/tiles", "tile_px": PX, "rows_per_shard": 6, "rows_per_group": 3,
+            "output": f"{root}/tiles", "tile_px": PX, "rows_per_shard": 6, "rows_per_group": 3, "workers": {"count": 0},
             "images": {"index": f"{root}/images/index.csv", "mpp": 0.5},
         }  # fmt: skip
         report = ingest(validate(IngestConfig, config, "test"))

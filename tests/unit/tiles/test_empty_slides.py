@@ -1,6 +1,5 @@
 """A slide without tiles is reported with the right reason, and every slide has a thumbnail."""
 
-import importlib.util
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,14 @@ import pytest
 import tifffile
 from PIL import Image
 
+from histill.api.tiles import ingest_tiles
+from histill.cli.outcomes import show
 from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.errors import InputError
 
 pytestmark = pytest.mark.unit
 
-JOB = Path(__file__).parents[3] / "jobs" / "ingest_tiles.py"
 GREEN, BLUE = (0, 230, 90), (20, 60, 200)
 
 
@@ -144,18 +144,14 @@ def test_the_jobs_table_and_line_name_every_skipped_slide(
     ingest_slides: Callable[..., Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    specification = importlib.util.spec_from_file_location("ingest_job", JOB)
-    assert specification is not None
-    assert specification.loader is not None
-    job = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(job)
     write_slide(tmp_path / "good.tiff")
     write_flat(tmp_path / "gray.tiff", (120, 120, 120))
     (tmp_path / "slides.csv").write_text("slide\ngood.tiff\ngray.tiff\n")
     slides = {"index": str(tmp_path / "slides.csv"), "mpp": 1.0}
-    config = validate(IngestConfig, {"output": str(tmp_path / "set"), "slides": slides, "tile_px": 64}, "test")
+    data = {"output": str(tmp_path / "set"), "slides": slides, "tile_px": 64, "workers": {"count": 0}}
+    config = validate(IngestConfig, data, "test")
     for reused in (False, True):
-        outcome = job.main(config).values
+        outcome = show("ingest_tiles", ingest_tiles(config), config).values
         assert outcome["reused"] is reused
         assert outcome["skipped"] == 1
         assert "gray.tiff shows no tissue: it is gray" in outcome["skipped_reasons"][0]

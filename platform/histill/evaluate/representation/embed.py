@@ -68,7 +68,7 @@ class Embedder:
             unit="tiles",
             count=lambda part: len(part.rows) + part.corrupt,
         )
-        if workers is None:
+        if workers is None or workers.in_process:
             return EmbeddedTiles.joined(collect(self._embed(network, card, manifest, rows)))
         pieces = split_by_row_group(manifest, rows, PARTS_PER_WORKER * workers.count)
         work = partial(self._embed_piece, workers.gpus > 0)

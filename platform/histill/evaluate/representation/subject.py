@@ -1,6 +1,5 @@
 """Load what is scored by its embeddings: a histill model, or an encoder as the Hugging Face hub has timm models."""
 
-import histill
 from histill.artifacts.model_folder import CARD_NAME, FINISHED_NAME, ModelCard, check_like, load, resolve
 from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
@@ -14,6 +13,7 @@ from histill.teachers.encoder_folder import CONFIG_NAME, read_config
 from histill.teachers.teacher import find_licensed, load_teacher
 from histill.teachers.timm_encoder import PooledNetwork, TimmEncoder
 from histill.tiles.manifest import Header
+from histill.version import __version__
 
 
 def is_timm_folder(uri: str, storage: Storage) -> bool:
@@ -56,7 +56,7 @@ def _load_timm(uri: str, facts: EncoderFacts, header: Header, storage: Storage) 
         size_px=encoder.sees(header.tile_px),
         tiles_digest="",
         train_cases=(),
-        histill=histill.__version__,
+        histill=__version__,
         width=encoder.width,
         taught_by=find_licensed(config, encoder, storage),
     )

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 from ray.exceptions import RayTaskError
 
-from histill.cli import Outcome, run_job
+from histill.cli.job import Outcome, run_job
 from histill.config.base import Strict, Uri
 from histill.config.common import Storage
 from histill.config.pretrain_student import PretrainConfig

@@ -1,4 +1,4 @@
-"""The command line of every job: parse the configuration, report errors, print the closing JSON line."""
+"""What every command does: parse the configuration, report errors, print the closing JSON line."""
 
 import argparse
 import contextlib
@@ -48,16 +48,28 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def run_job(model: type[C] | OneOf[C], main: Callable[[C], Outcome], argv: Sequence[str] | None = None) -> int:
+def run_job(
+    model: type[C] | OneOf[C],
+    main: Callable[[C], Outcome],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str | None = None,
+    prog: str | None = None,
+) -> int:
     """Parse the configuration, call `main`, print its outcome as one JSON line on stdout; returns the exit status.
 
     A top-level key of the configuration may also be given as an option: `--register-best NAME` is register_best=NAME.
+    `description` and `prog` are of --help; None: the model's docstring, and the script's name.
 
     0: done. 1: a gate refused, or the job failed. 2: bad input. 130: interrupted by Ctrl-C, 143 by SIGTERM.
     """
     sys.excepthook = lambda kind, error, trace: print_trace(error)
     given = sys.argv[1:] if argv is None else argv
-    arguments = _parser(_choose_model(model, given)).parse_intermixed_args(given)
+    chosen = _choose_model(model, given)
+    arguments = _parser(chosen, description, prog).parse_intermixed_args(given)
+    if arguments.schema:
+        print(json.dumps(chosen.model_json_schema(), indent=1))
+        return 0
     try:
         with handle_signals():
             config = load_config(model, arguments.config, [*arguments.overrides, *(arguments.options or ())])
@@ -108,10 +120,10 @@ def _choose_model(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Stric
     return model.models.get(named[-1] if named else "", next(iter(model.models.values())))
 
 
-def _parser(model: type[Strict]) -> argparse.ArgumentParser:
-    module = sys.modules["__main__"]
+def _parser(model: type[Strict], description: str | None, prog: str | None) -> argparse.ArgumentParser:
     parser = _Parser(
-        description=(getattr(module, "__doc__", None) or model.__doc__ or "").strip(),
+        prog=prog,
+        description=(description or model.__doc__ or "").strip(),
         epilog="keys (one without a dot may also be given as an option, --name NAME):\n"
         + "\n".join(describe_keys(model)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -123,6 +135,9 @@ def _parser(model: type[Strict]) -> argparse.ArgumentParser:
             kind = _Flag if field.annotation is bool else _Option
             parser.add_argument(f"--{name.replace('_', '-')}", action=kind, dest="options", help=argparse.SUPPRESS)
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    parser.add_argument(
+        "--schema", action="store_true", help="print the JSON schema of the YAML file, for editors, and stop"
+    )
     parser.add_argument("--verbose", action="store_true", help="show the workers' own logs and full tracebacks")
     return parser
 

@@ -1,0 +1,5 @@
+"""`python -m histill` is the command `histill`."""
+
+from histill.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The use cases of histill as Python functions; `import histill` offers them all."""

@@ -1,0 +1,142 @@
+"""Load a model and ask it about arrays of tiles."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from histill.config.common import Storage, Tracking
+from histill.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike
+
+    from histill.artifacts.model_folder import ModelCard
+    from histill.models.transfer import Model as Network
+
+
+def load_model(
+    uri: str, *, device: str = "cpu", storage: Storage | None = None, tracking: Tracking | None = None
+) -> "Model":
+    """Load a model from its folder, from the folder of a finished run or sweep, or from the registry.
+
+    Args:
+        uri: a folder, local or s3://, or `models:/name@alias` or `models:/name/3`.
+        device: of torch.
+        storage: options of the object storage; None: the defaults.
+        tracking: the MLflow server of a registered model; None: that of MLFLOW_TRACKING_URI.
+
+    Raises:
+        InputError: there is no such model, or its weights do not fit its card.
+
+    Example:
+        >>> model = histill.load_model("models:/nuclei-student@champion")
+        >>> model.predict(tiles).shape  # of tiles uint8 [8, 3, 256, 256]
+        torch.Size([8, 2, 256, 256])
+    """
+    from pathlib import Path
+
+    from histill.artifacts import model_folder
+    from histill.registry.versions import fetch_model
+    from histill.storage.scratch import scratch_folder
+
+    storage = storage or Storage()
+    with scratch_folder() as folder:
+        where = model_folder.resolve(fetch_model(str(uri), tracking or Tracking(), Path(folder)), storage)
+        network, card, digest = model_folder.load(where, storage)
+    return Model(network.to(device), card, digest)
+
+
+@dataclass(frozen=True, repr=False)
+class Model:
+    """A segmenter, classifier or encoder, with the card that says what it takes and gives."""
+
+    network: "Network"  # pixels, float [B, 3, size_px, size_px] in 0..255 -> logits or embeddings
+    card: "ModelCard"
+    digest: str  # SHA-256 over card and weights
+
+    def __repr__(self) -> str:
+        card = self.card
+        what = card.encoder if card.kind == "encoder" else f"{card.encoder} for {', '.join(self.classes)}"
+        seen = f"tiles of {card.tile_px} px at {card.tile_mpp:g} um/px, seen at {card.size_px} px"
+        return f"Model({card.kind}, {what}; {seen})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the outputs; empty for an encoder."""
+        return self.card.outputs.scored
+
+    def predict(self, tiles: "ArrayLike | torch.Tensor") -> "torch.Tensor":
+        """The probabilities of `classes`; of an encoder the embeddings.
+
+        Args:
+            tiles: uint8 in 0..255, [B, 3, S, S] or [B, S, S, 3], or one tile without B; S is `card.tile_px`, at
+                `card.tile_mpp` microns per pixel, or `card.size_px`.
+
+        Returns:
+            float32 [B, K] of a classifier, [B, K, S, S] of a segmenter, [B, D] of an encoder, on the CPU.
+
+        Raises:
+            InputError: the array has another shape, or other values.
+        """
+        import torch
+
+        from histill.models.resample import predict_at_tile_size, resize_tiles
+
+        outputs, pixels = self.card.outputs, self._pixels(tiles)
+        with torch.inference_mode():
+            if outputs.kind == "encoder":
+                return self.network(resize_tiles(pixels, self.card.size_px)).float().cpu()
+            if not outputs.dense:
+                return outputs.probabilities(self.network(resize_tiles(pixels, self.card.size_px)).float()).cpu()
+            found = outputs.probabilities(predict_at_tile_size(self.network, pixels, self.card.size_px).float())
+        if outputs.boundary:  # whose probability belongs to the likeliest class that it bounds
+            share = found[:, -1:] * (found[:, 1:-1] == found[:, 1:-1].max(1, keepdim=True).values)
+            found = torch.cat([found[:, :1], found[:, 1:-1] + share], 1)
+        return found.cpu()
+
+    def decide(self, tiles: "ArrayLike | torch.Tensor") -> list[tuple[str, ...]]:
+        """The names of the classes of each tile, one unless the classes are labels that go together.
+
+        Raises:
+            InputError: the model is no classifier, or as `predict`.
+        """
+        outputs = self.card.outputs
+        if outputs.kind != "classification":
+            raise InputError(f"the model is of kind {outputs.kind}, and decide is for classifiers; use predict.")
+        found = self.predict(tiles)
+        return [outputs.names(each > 0.5 if outputs.multi_label else each.argmax()) for each in found]
+
+    def embed(self, tiles: "ArrayLike | torch.Tensor") -> "torch.Tensor":
+        """The embeddings, float32 [B, D] on the CPU, of tiles as `predict` takes them.
+
+        Of a classifier these are the features that its last layer sees, of a segmenter the mean of its encoder's last
+        feature map.
+        """
+        import torch
+
+        from histill.models.encoders import embed
+        from histill.models.resample import resize_tiles
+
+        with torch.inference_mode():
+            return embed(self.network, resize_tiles(self._pixels(tiles), self.card.size_px)).cpu()
+
+    def _pixels(self, tiles: "ArrayLike | torch.Tensor") -> "torch.Tensor":
+        """Float pixels [B, 3, S, S] in 0..255 on the network's device."""
+        import numpy as np
+        import torch
+
+        found = tiles if isinstance(tiles, torch.Tensor) else torch.from_numpy(np.array(tiles))
+        found = found[None] if found.ndim == 3 else found
+        if found.ndim == 4 and found.shape[-1] == 3 != found.shape[1]:
+            found = found.permute(0, 3, 1, 2)
+        sides = {self.card.tile_px, self.card.size_px}
+        if found.ndim != 4 or found.shape[1] != 3 or found.shape[2] != found.shape[3] or found.shape[3] not in sides:
+            sizes = " or ".join(map(str, sorted(sides)))
+            raise InputError(
+                f"tiles have the shape {list(tiles.shape) if hasattr(tiles, 'shape') else list(found.shape)}; "
+                f"[B, 3, S, S] or [B, S, S, 3] was expected, where S is {sizes}: cut or resize them to "
+                f"{self.card.tile_px} px at {self.card.tile_mpp:g} um/px."
+            )
+        if found.dtype != torch.uint8:
+            raise InputError(f"tiles are {found.dtype}; uint8 values in 0..255 were expected: give the pixels as read.")
+        return found.to(next(self.network.parameters()).device).float()
