@@ -58,7 +58,7 @@ def judge(chosen: argparse.Namespace) -> None:
                 with Run(where, setting, f"undisturbed-{len(known)}", dict(changes)) as run:
                     verdict = run.verdict(None)
                 if verdict.faults:
-                    raise HistillError(f"the undisturbed run with {what}: {verdict.faults}")
+                    raise HistillError(f"the undisturbed run with {what}: {verdict.faults}", code="testbed-failed")
                 known[what] = verdict.metrics
             return known[what]
 

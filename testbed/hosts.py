@@ -72,7 +72,7 @@ def network(count: int) -> Iterator[Network]:
     Raises HistillError when this machine cannot have any.
     """
     if (why := missing()) is not None:
-        raise HistillError(f"{why}; run this as root on Linux with iproute2.")
+        raise HistillError(f"{why}; run this as root on Linux with iproute2.", code="testbed-failed")
     number = _free_number()
     bridge, outside = f"hb{number}", f"10.77.{number}.254"
     hosts = tuple(
@@ -116,7 +116,9 @@ def cpu_share(name: str, cpus: float, period_us: int = _PERIOD_US) -> Iterator[S
         (group / "cpu.cfs_period_us").write_text(str(period_us))
         (group / "cpu.cfs_quota_us").write_text(str(int(cpus * period_us)))
     except OSError as error:
-        raise HistillError(f"CPU shares cannot be fixed at {group} ({error.strerror}); run this as root.") from None
+        raise HistillError(
+            f"CPU shares cannot be fixed at {group} ({error.strerror}); run this as root.", code="testbed-failed"
+        ) from None
     # `ip netns exec` mounts another /sys without cgroups; they are reached through this process.
     seen = f"/proc/{os.getpid()}/root{group}"
     try:

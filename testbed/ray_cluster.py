@@ -142,7 +142,10 @@ class RayCluster:
             if known is not None and all((node.host.address in known) is alive for node in nodes):
                 return
             if time.monotonic() > deadline:
-                raise HistillError(f"of {[node.host.name for node in nodes]} not all are {'up' if alive else 'down'}")
+                raise HistillError(
+                    f"of {[node.host.name for node in nodes]} not all are {'up' if alive else 'down'}",
+                    code="testbed-failed",
+                )
             time.sleep(_POLL_S)
 
 

@@ -263,5 +263,5 @@ def one_sentence(stderr: str, secrets: Sequence[str] = ()) -> str:
     assert "Traceback" not in stderr
     assert not [secret for secret in secrets if secret in stderr]
     (line,) = [line for line in stderr.splitlines() if not PROGRESS.match(line)]
-    assert line.startswith("error: ")
+    assert re.fullmatch(r"error: .* \[[a-z-]+\]", line), line
     return line

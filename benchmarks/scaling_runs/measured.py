@@ -71,7 +71,9 @@ def measure(course: Course, pictures: Sequence[np.ndarray], say: Callable[[str],
                 f"{number} of {total}, about {spent * (total / number - 1):.0f} s left"
             )
     if sum(map(len, rounds.values())) != total:
-        raise HistillError(f"{total} measurements were asked for and {sum(map(len, rounds.values()))} came.")
+        raise HistillError(
+            f"{total} measurements were asked for and {sum(map(len, rounds.values()))} came.", code="testbed-failed"
+        )
     return {each.name: {nodes: over_rounds(rounds[each.name, nodes]) for nodes in course.nodes} for each in WORKLOADS}
 
 
@@ -89,7 +91,9 @@ def _lines(where: Site, course: Course, responses: Sequence[str]) -> Iterator[di
             elif text.strip() and not _RAYS_OWN.match(text):
                 said.append(text.rstrip())
         if process.wait():
-            raise HistillError("the job on the cluster failed; it said last:\n" + "\n".join(said[-30:]))
+            raise HistillError(
+                "the job on the cluster failed; it said last:\n" + "\n".join(said[-30:]), code="testbed-failed"
+            )
     finally:
         process.kill()
         process.wait()

@@ -29,7 +29,7 @@ def answer() -> int:
 
 
 def refuse() -> None:
-    raise InputError("the folder is gone; make it.")
+    raise InputError("the folder is gone; make it.", code="storage-unusable")
 
 
 def sleep() -> None:

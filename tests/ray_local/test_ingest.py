@@ -257,7 +257,7 @@ def test_slides_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 def doubled(item: int) -> int:
     if item < 0:
-        raise InputError(f"{item} is negative.")
+        raise InputError(f"{item} is negative.", code="index-wrong-value")
     return 2 * item
 
 
@@ -266,4 +266,4 @@ def test_map_tasks() -> None:
     assert list(map_tasks(doubled, [])) == []
     with pytest.raises(InputError, match=r"^-1 is negative\.$") as caught:
         list(map_tasks(doubled, [1, -1, 2]))
-    assert type(caught.value) is InputError
+    assert (type(caught.value), caught.value.code) == (InputError, "index-wrong-value")

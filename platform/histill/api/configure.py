@@ -34,7 +34,9 @@ def configure(
     if isinstance(given, Strict) and not keys and not local and not isinstance(model, OneOf):
         if isinstance(given, model):
             return given
-        raise InputError(f"{source} was given a {type(given).__name__}; give it a {model.__name__}.")
+        raise InputError(
+            f"{source} was given a {type(given).__name__}; give it a {model.__name__}.", code="argument-wrong"
+        )
     data = _merge(_read(given), _nest(keys))
     chosen = model.chosen(data) if isinstance(model, OneOf) else model
     if local and "workers" in chosen.model_fields:

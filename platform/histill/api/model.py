@@ -102,7 +102,10 @@ class Model:
         """
         outputs = self.card.outputs
         if outputs.kind != "classification":
-            raise InputError(f"the model is of kind {outputs.kind}, and decide is for classifiers; use predict.")
+            raise InputError(
+                f"the model is of kind {outputs.kind}, and decide is for classifiers; use predict.",
+                code="option-not-applicable",
+            )
         found = self.predict(tiles)
         return [outputs.names(each > 0.5 if outputs.multi_label else each.argmax()) for each in found]
 
@@ -135,8 +138,12 @@ class Model:
             raise InputError(
                 f"tiles have the shape {list(tiles.shape) if hasattr(tiles, 'shape') else list(found.shape)}; "
                 f"[B, 3, S, S] or [B, S, S, 3] was expected, where S is {sizes}: cut or resize them to "
-                f"{self.card.tile_px} px at {self.card.tile_mpp:g} um/px."
+                f"{self.card.tile_px} px at {self.card.tile_mpp:g} um/px.",
+                code="argument-wrong",
             )
         if found.dtype != torch.uint8:
-            raise InputError(f"tiles are {found.dtype}; uint8 values in 0..255 were expected: give the pixels as read.")
+            raise InputError(
+                f"tiles are {found.dtype}; uint8 values in 0..255 were expected: give the pixels as read.",
+                code="argument-wrong",
+            )
         return found.to(next(self.network.parameters()).device).float()

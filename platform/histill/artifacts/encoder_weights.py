@@ -30,9 +30,12 @@ def read_weights(uri: str, storage: Storage) -> EncoderWeights:
         data = read_bytes(uri, storage)
         return EncoderWeights(load(data), hashlib.sha256(data).hexdigest())
     except FileNotFoundError:
-        raise InputError(f"encoder weights {uri} are missing; name a safetensors file, or leave weights out.") from None
+        raise InputError(
+            f"encoder weights {uri} are missing; name a safetensors file, or leave weights out.", code="weights-missing"
+        ) from None
     except safetensors.SafetensorError:
         raise InputError(
             f"encoder weights {uri} are not a safetensors file; other formats are not loaded, so convert them (timm "
-            "publishes most of its weights as model.safetensors)."
+            "publishes most of its weights as model.safetensors).",
+            code="weights-unreadable",
         ) from None

@@ -65,5 +65,8 @@ def state_licenses(card: ModelCard, stated: Mapping[str, License]) -> tuple[Taug
     for name in stated:
         if name not in names:
             known = f"{', '.join(map(repr, names))} taught it: name one of these" if names else "leave it out"
-            raise InputError(f"gates.license.stated names {name!r}, which has not taught the model; {known}.")
+            raise InputError(
+                f"gates.license.stated names {name!r}, which has not taught the model; {known}.",
+                code="config-wrong-value",
+            )
     return tuple(each.model_copy(update={"license": stated.get(each.name, each.license)}) for each in teachers)

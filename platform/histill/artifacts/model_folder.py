@@ -164,7 +164,8 @@ def resolve(uri: str, storage: Storage) -> str:
         return read_record(FinishedRun, join(uri, FINISHED_NAME), storage).model_in(uri)
     except FileNotFoundError:
         raise InputError(
-            f"{uri} is neither a model folder ({CARD_NAME} is missing) nor a finished run; name one of the two."
+            f"{uri} is neither a model folder ({CARD_NAME} is missing) nor a finished run; name one of the two.",
+            code="model-missing",
         ) from None
 
 
@@ -192,7 +193,8 @@ def load(uri: str, storage: Storage) -> tuple["Model", ModelCard, str]:
     except safetensors.SafetensorError:
         raise InputError(
             f"{join(uri, WEIGHTS_NAME)} is not a safetensors file, and other formats are not loaded; export the model "
-            "again."
+            "again.",
+            code="weights-unreadable",
         ) from None
     model = build(card)
     try:
@@ -201,7 +203,8 @@ def load(uri: str, storage: Storage) -> tuple["Model", ModelCard, str]:
         first = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
         reason = textwrap.shorten(first, 200, placeholder=" ...").rstrip(".")
         raise InputError(
-            f"the weights in {uri} do not fit its {CARD_NAME} ({reason}); save the two together."
+            f"the weights in {uri} do not fit its {CARD_NAME} ({reason}); save the two together.",
+            code="weights-do-not-fit",
         ) from None
     return model.eval(), card, digest_of(card, data)
 
@@ -211,7 +214,8 @@ def check_like(card: ModelCard, header: "Header", tiles: str) -> None:
     if abs(card.tile_mpp / header.mpp - 1) > _SAME_MPP or card.tile_px != header.tile_px:
         raise InputError(
             f"the model was trained on tiles of {card.tile_px} px at {card.tile_mpp:g} um/px and {tiles} has "
-            f"{header.tile_px} px at {header.mpp:g}; cut the tiles like the training ones."
+            f"{header.tile_px} px at {header.mpp:g}; cut the tiles like the training ones.",
+            code="resolution-differs",
         )
 
 
@@ -228,7 +232,10 @@ def digest_of(card: ModelCard, weights: bytes) -> str:
 
 
 def _no_model(uri: str, missing: str) -> InputError:
-    return InputError(f"{uri} is no model folder: {missing} is missing; name a finished run's folder, or a model's.")
+    return InputError(
+        f"{uri} is no model folder: {missing} is missing; name a finished run's folder, or a model's.",
+        code="model-missing",
+    )
 
 
 def read_digest(uri: str, card: ModelCard, storage: Storage) -> str:

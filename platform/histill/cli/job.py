@@ -20,10 +20,11 @@ from histill.config.keys import nested_models
 from histill.config.load import OneOf, load_config
 from histill.config.redact import print_trace, redact, redact_all
 from histill.config.validation_errors import is_shown
-from histill.errors import InputError
+from histill.errors import ErrorCode, InputError, format_error
 from histill.storage.control import json_value
 
 C = TypeVar("C", bound=Strict)
+_WRONG: ErrorCode = "command-line-wrong"  # of what argparse refuses
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def run_job(
             raise
         if arguments.verbose:
             print_trace(error)
-        print(f"error: {redact(str(known))}", file=sys.stderr)
+        print(redact(format_error(known)), file=sys.stderr)
         return 2 if isinstance(known, InputError) else 1
     print(json.dumps(json_value(outcome.values), sort_keys=True, allow_nan=False), flush=True)
     return 0 if outcome.ok else 1
@@ -108,7 +109,7 @@ class _Parser(argparse.ArgumentParser):
         if said == "unrecognized arguments":
             names = [word.partition("=")[0] for word in arguments.split() if word.startswith("--")]
             message = f"{said}{colon}{' '.join(name for name in names if is_shown(name[2:]))}"
-        super().error(redact(message))
+        super().error(f"{redact(message)} [{_WRONG}]")
 
 
 def _choose_model(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Strict]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from histill.cli.verbs import VERBS, find_verb
+from histill.errors import InputError, format_error
 from histill.version import __version__
 
 _NEWCOMERS = {
@@ -42,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = [*(verb.name for verb in VERBS), *(verb.job for verb in VERBS), *_OTHERS]
     near = get_close_matches(name, known, 1)
     meant = f"did you mean {near[0]}?" if near else "see histill --help."
-    print(f"error: histill has no verb {given[0]!r}; {meant}", file=sys.stderr)
-    return 2
+    return _refuse(f"histill has no verb {given[0]!r}; {meant}")
 
 
 def _help() -> str:
@@ -78,10 +78,14 @@ def _completion(arguments: Sequence[str]) -> int:
 
     shells = ("bash", "zsh", "fish", "tcsh", "powershell")
     if len(arguments) != 1 or arguments[0] not in shells:
-        print(f"error: name your shell: histill completion {'|'.join(shells)}.", file=sys.stderr)
-        return 2
+        return _refuse(f"name your shell: histill completion {'|'.join(shells)}.")
     print(shell_integration.shellcode(["histill"], shell=arguments[0]))
     return 0
+
+
+def _refuse(said: str) -> int:
+    print(format_error(InputError(said, code="command-line-wrong")), file=sys.stderr)
+    return 2
 
 
 _OTHERS: dict[str, Callable[[Sequence[str]], int]] = {"demo": _demo, "ui": _ui, "completion": _completion}

@@ -101,19 +101,21 @@ def _start_error(address: str, error: Exception) -> InputError:
         theirs, ours = (f"Ray {version}, Python {python}" for version, python in found)
         return InputError(
             f"Ray at {redact(address)} has other versions ({theirs}) than this process ({ours}); install the same ones "
-            "here and there, or submit the job to the cluster with `ray job submit`."
+            "here and there, or submit the job to the cluster with `ray job submit`.",
+            code="ray-versions",
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = lines[0][:200].rstrip(". ") if lines else type(error).__name__
     away = any(sign in text for sign in _MAY_PASS)
     if address != LOCAL:
         return (UnavailableError if away else InputError)(
-            f"Ray at {redact(address)} cannot be joined ({reason}); check RAY_ADDRESS, or unset it to start Ray here."
+            f"Ray at {redact(address)} cannot be joined ({reason}); check RAY_ADDRESS, or unset it to start Ray here.",
+            code="ray-unreachable",
         )
     if "startup" in text or "GCS" in text:
         reason = "it did not answer in time"
     kind, fix = next(((kind, fix) for signs, kind, fix in _STARTS if any(sign in text for sign in signs)), _BUSY)
-    return kind(f"Ray cannot be started on this machine ({reason}); {fix}.")
+    return kind(f"Ray cannot be started on this machine ({reason}); {fix}.", code="ray-not-started")
 
 
 def tell_address() -> None:
@@ -150,23 +152,28 @@ def _check_address(address: str) -> None:
     if "://" in address:
         raise InputError(
             f"RAY_ADDRESS is {shown}; host:port of the cluster's GCS was expected, or submit this job "
-            f"there with `ray job submit --address {shown}`."
+            f"there with `ray job submit --address {shown}`.",
+            code="ray-unreachable",
         )
     host, separator, port = address.rpartition(":")
     if address == "auto":
         return
     if not separator or not port.isdigit():
-        raise InputError(f"RAY_ADDRESS is {shown!r}; host:port was expected, or nothing to start Ray here.")
+        raise InputError(
+            f"RAY_ADDRESS is {shown!r}; host:port was expected, or nothing to start Ray here.", code="ray-unreachable"
+        )
     refusal = _refusal(f"{host}:{port}", _token())
     if refusal == "UNAUTHENTICATED":
         raise InputError(
             f"Ray at {shown} refuses a missing or wrong token; set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the token it was started with."
+            "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the token it was started with.",
+            code="ray-token",
         )
     if refusal in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
         raise InputError(
             f"no Ray answers at RAY_ADDRESS={shown}; start it, correct the address (the port is the GCS's, "
-            "6379 unless chosen otherwise, not the dashboard's), or unset it to start Ray here."
+            "6379 unless chosen otherwise, not the dashboard's), or unset it to start Ray here.",
+            code="ray-unreachable",
         )
 
 

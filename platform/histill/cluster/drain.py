@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from histill.errors import HistillError
+from histill.errors import HistillError, format_error
 
 _POLL_S = 1.0
 
@@ -32,7 +32,10 @@ def drain_this_node(seconds: int) -> None:
     about = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the machine is about to be taken away"]
     deadline = ["--deadline-remaining-seconds", str(seconds)]
     if subprocess.run([*command, "--node-id", node["NodeID"], *about, *deadline], stdout=sys.stderr).returncode:
-        raise HistillError(f"Ray at {gcs_address} does not drain the node {node['NodeID']}; see its output above.")
+        raise HistillError(
+            f"Ray at {gcs_address} does not drain the node {node['NodeID']}; see its output above.",
+            code="node-not-drained",
+        )
     while time.monotonic() - begun < seconds and _answers(node["NodeManagerAddress"], node["NodeManagerPort"]):
         time.sleep(_POLL_S)
 
@@ -46,7 +49,9 @@ def _this_node() -> tuple[dict[str, Any], str]:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise HistillError(f"no Ray node was found here ({reason}); set RAY_ADDRESS to the cluster's.") from None
+        raise HistillError(
+            f"no Ray node was found here ({reason}); set RAY_ADDRESS to the cluster's.", code="node-not-drained"
+        ) from None
     try:
         # not the driver's own node, which may be on another machine if hosts share their folders
         here = [node for node in ray.nodes() if node["Alive"] and _is_here(node["NodeManagerAddress"])]
@@ -54,7 +59,10 @@ def _this_node() -> tuple[dict[str, Any], str]:
     finally:
         ray.shutdown()
     if len(here) != 1:
-        raise HistillError(f"Ray at {address} has {len(here)} nodes on this machine; run this where one node is.")
+        raise HistillError(
+            f"Ray at {address} has {len(here)} nodes on this machine; run this where one node is.",
+            code="node-not-drained",
+        )
     return here[0], gcs_address
 
 
@@ -81,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
             try:
                 drain_this_node(int(seconds))
             except HistillError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(format_error(error), file=sys.stderr)
                 return 1
             return 0
     print((__doc__ or "").strip(), file=sys.stderr)

@@ -18,7 +18,7 @@ def unwrap_error(error: BaseException | None) -> HistillError | None:
         cause = getattr(current, "cause", None)  # a RayTaskError, whose class also derives from its cause's
         if isinstance(current, HistillError) and cause is None:
             # Ray Data appends lines of advice to errors of its tasks
-            return type(current)(str(current).partition("\n")[0])
+            return type(current)(str(current).partition("\n")[0], current.code)
         failures = getattr(current, "worker_failures", None)  # ray.train's WorkerGroupError
         of_controller = getattr(current, "controller_failure", None)  # ray.train's ControllerError
         queue += [cause, of_controller, current.__cause__, current.__context__]

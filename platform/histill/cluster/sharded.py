@@ -96,5 +96,7 @@ def check_unchanged(uri: str, expected: str, found: str) -> None:
     """Raise InputError if the digest that a worker finds at `uri` is not the one that the job started with."""
     if found != expected:
         raise InputError(
-            f"{uri} was replaced while this job was reading it; run the same command again, which uses the new content."
+            f"{uri} was replaced while this job was reading it; run the same command again, which uses the new "
+            "content.",
+            code="input-changed",
         )

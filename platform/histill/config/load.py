@@ -12,7 +12,7 @@ from histill.config.base import Strict
 from histill.config.keys import dotted_keys, nested_models, sections
 from histill.config.plain_yaml import describe_problem, has_comment, parse_yaml
 from histill.config.redact import find_credentials, names_secret, redact
-from histill.config.validation_errors import describe_errors, is_shown
+from histill.config.validation_errors import classify_errors, describe_errors, is_shown
 from histill.errors import InputError
 
 __all__ = [
@@ -42,7 +42,9 @@ class OneOf(Generic[C]):
         named = data.get(self.key, next(iter(self.models)))
         if not isinstance(named, str) or named not in self.models:
             shown = redact(repr(named)) if isinstance(named, str) else "not text"
-            raise InputError(f"{self.key} is {shown}; it is one of {', '.join(self.models)}.")
+            raise InputError(
+                f"{self.key} is {shown}; it is one of {', '.join(self.models)}.", code="config-wrong-value"
+            )
         return self.models[named]
 
 
@@ -65,14 +67,17 @@ def read_yaml(path: str) -> dict[str, Any]:
         data = parse_yaml(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no path of a file"
-        raise InputError(f"config {shown} cannot be read ({reason}); give the path of a YAML file.") from None
+        raise InputError(
+            f"config {shown} cannot be read ({reason}); give the path of a YAML file.", code="config-unreadable"
+        ) from None
     except yaml.YAMLError as error:
-        raise InputError(f"config {shown} {describe_problem(error).lstrip()}.") from None
+        raise InputError(f"config {shown} {describe_problem(error).lstrip()}.", code="config-yaml") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise InputError(
-            f"config {shown} holds a {type(data).__name__}; keys and values were expected; write name: first."
+            f"config {shown} holds a {type(data).__name__}; keys and values were expected; write name: first.",
+            code="config-unreadable",
         )
     return data
 
@@ -89,25 +94,29 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str], known: Co
         path = tuple(key.split("."))
         if not separator or not all(part.strip() == part != "" for part in path):
             shown = repr(override) if override in known else f"number {position}"
-            raise InputError(f"override {shown} is not of the form key.sub=value; write it so, without spaces.")
+            raise InputError(
+                f"override {shown} is not of the form key.sub=value; write it so, without spaces.",
+                code="command-line-wrong",
+            )
         shown = repr(key) if is_shown(key) else f"number {position}"
         try:
             value = parse_yaml(text)
             if has_comment(text):
                 raise InputError(
-                    f"the value of override {shown} holds a #, which begins a comment in YAML; put it in quotes."
+                    f"the value of override {shown} holds a #, which begins a comment in YAML; put it in quotes.",
+                    code="config-yaml",
                 )
         except yaml.YAMLError as error:
             said = (
                 " is not valid YAML" if names_secret(override) else describe_problem(error).replace(" at line 1:", ":")
             )
-            raise InputError(f"the value of override {shown}{said}.") from None
+            raise InputError(f"the value of override {shown}{said}.", code="config-yaml") from None
         _refuse_credentials(value, "the command line", path)
         leaves = set(_leaves(path, value))
         for former, set_before in given:
             if path == former[: len(path)] or any(_overlap(one, other) for one in leaves for other in set_before):
                 said = "is given twice" if path == former else f"conflicts with {redact('.'.join(former))!r}"
-                raise InputError(f"override {shown} {said}; keep one of them.")
+                raise InputError(f"override {shown} {said}; keep one of them.", code="command-line-wrong")
         given.append((path, leaves))
         data = set_value(data, key, value)
     return dict(data)
@@ -142,14 +151,16 @@ def validate(model: type[C], data: Mapping[str, Any], source: str) -> C:
     try:
         return model.model_validate(_tuples_for_lists(data))
     except ValidationError as error:
-        raise InputError(f"{source}: {describe_errors(model, error.errors(include_url=False))}") from None
+        faults = error.errors(include_url=False)
+        raise InputError(f"{source}: {describe_errors(model, faults)}", code=classify_errors(faults)) from None
 
 
 def _refuse_credentials(data: Any, source: str, path: Sequence[str] = ()) -> None:
     if (found := find_credentials(data, path)) is not None:
         raise InputError(
             f"{source}: the address at {'.'.join(found)!r} holds credentials or a query; take them out and set the "
-            "AWS_* or MLFLOW_TRACKING_* environment variables instead."
+            "AWS_* or MLFLOW_TRACKING_* environment variables instead.",
+            code="config-credentials",
         )
 
 

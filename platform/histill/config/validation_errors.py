@@ -8,9 +8,15 @@ from pydantic import BaseModel
 
 from histill.config.keys import dotted_keys, keys_of_entry, nearest_key, required_keys, sections
 from histill.config.redact import HIDDEN, holds_credentials, names_secret, redact
+from histill.errors import ErrorCode
 
 _MOST_SHOWN = 120  # characters of a value
 _KEY = re.compile(r"[^\W\d][\w-]{0,31}(\.[\w-]{1,32})*")
+_CODES: dict[str, ErrorCode] = {
+    "string_type": "config-unquoted",
+    "extra_forbidden": "config-unknown-key",
+    "missing": "config-missing-key",
+}
 _EXPECTED = {
     "tuple_type": "a list such as [a, b] was expected",
     "dict_type": "keys and values such as {a: b} were expected",
@@ -31,6 +37,22 @@ def describe_errors(model: type[BaseModel], faults: Sequence[Any]) -> str:
     return redact(" ".join(said + [_sentence(model, fault) for fault in faults if fault not in texts]))
 
 
+def classify_errors(faults: Sequence[Any]) -> ErrorCode:
+    """The code of the fault that `describe_errors` tells first."""
+    faults = [fault for fault in faults if not _follows(fault, faults)]
+    first = next((fault for fault in faults if fault["type"] == "string_type"), faults[0])
+    if _is_conflict(first):
+        return "config-conflict"
+    if first["type"] == "string_type" and not _is_plain(first["input"]):
+        return "config-wrong-value"
+    return _CODES.get(first["type"], "config-wrong-value")
+
+
+def _is_conflict(fault: Any) -> bool:
+    """Whether the fault is not one key's: keys exclude, or need, one another."""
+    return fault["type"] == "value_error" and (not fault["loc"] or isinstance(fault["input"], Mapping | BaseModel))
+
+
 def _follows(fault: Any, faults: Sequence[Any]) -> bool:
     """Whether the fault is a list reported as too short because elements of it were refused."""
     where = fault["loc"]
@@ -48,11 +70,15 @@ def _no_names(loc: tuple[Any, ...], values: list[Any]) -> str:
     key = ".".join(map(str, loc))
     described = list(dict.fromkeys(_describe(key, value) for value in values))
     listed = described[0] if len(described) == 1 else f"{', '.join(described[:-1])} and {described[-1]}"
-    plain = all(value is None or isinstance(value, bool | int | float) for value in values)
     mend = "put it in quotes as you typed it" if len(values) == 1 else "put each in quotes as you typed it"
-    if not plain:
+    if not all(map(_is_plain, values)):
         mend = "give a text" if len(values) == 1 else "give texts"
     return f"{key!r} holds {listed}, and text was expected; {mend}."
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether YAML read the value from a word or a number without quotes."""
+    return value is None or isinstance(value, bool | int | float)
 
 
 def _describe(key: str, value: Any) -> str:
@@ -80,7 +106,7 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     if kind == "missing":
         return f"{key!r} is missing; set it in the file or as {key}=... on the command line."
     message = fault["msg"].removeprefix("Value error, ").rstrip(".")
-    if kind == "value_error" and (not key or isinstance(given, Mapping | BaseModel)):
+    if _is_conflict(fault):
         return f"{key + ': ' if key else ''}{message}."
     shown = _show(key, given)
     if isinstance(given, Mapping) and given.keys() & _range_keys(model):

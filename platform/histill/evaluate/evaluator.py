@@ -66,7 +66,8 @@ class Evaluator:
         elif held_out.reference is not None:
             raise InputError(
                 "held_out.reference is for models that mark pixels, and a classifier is scored against labels; leave "
-                "it out."
+                "it out.",
+                code="option-not-applicable",
             )
         device = torch.device("cuda" if (torch.cuda.is_available() if gpu is None else gpu) else "cpu")
         found = cls(network.to(device), card, digest, manifest, held_out, storage, teacher, device)
@@ -186,7 +187,8 @@ def check_corrupt(corrupt: int, held_out: HeldOut) -> None:
     if corrupt > held_out.max_corrupt:
         raise InputError(
             f"{corrupt} tiles of split {held_out.split!r} in {held_out.tiles} cannot be decoded and "
-            f"held_out.max_corrupt allows {held_out.max_corrupt}; ingest them again, or allow more."
+            f"held_out.max_corrupt allows {held_out.max_corrupt}; ingest them again, or allow more.",
+            code="tiles-undecodable",
         )
 
 
@@ -210,13 +212,15 @@ def _reference(outputs: OutputSpec, manifest: Manifest, held_out: HeldOut, stora
         if without:
             raise InputError(
                 f"{without} tiles of split {held_out.split!r} in {held_out.tiles} have no mask; ingest masks, or judge "
-                "agreement with a teacher (held_out.reference.classical=true)."
+                "agreement with a teacher (held_out.reference.classical=true).",
+                code="mask-missing",
             )
         return None
     teacher = load_teacher(held_out.reference, manifest.header.mpp, storage)
     if teacher.outputs.scored != outputs.scored:
         raise InputError(
             f"the model decides among {', '.join(outputs.classes)} and the reference among "
-            f"{', '.join(teacher.outputs.classes)}; name a reference with the same classes."
+            f"{', '.join(teacher.outputs.classes)}; name a reference with the same classes.",
+            code="models-not-comparable",
         )
     return teacher

@@ -38,7 +38,10 @@ def draw_tiles(examiner: Evaluator, tiles: np.ndarray) -> bytes:
     """
     shown = [each for batch in examiner.batches(tiles, whole=True) for each in _read_shown(examiner, batch)]
     if not shown:
-        raise InputError(f"none of {len(tiles)} tiles of {examiner.manifest.uri} can be decoded; ingest them again.")
+        raise InputError(
+            f"none of {len(tiles)} tiles of {examiner.manifest.uri} can be decoded; ingest them again.",
+            code="tiles-undecodable",
+        )
     if not examiner.outputs.dense:
         return _grid([(name, image, title) for name, image, title, *_ in shown])
     names = (

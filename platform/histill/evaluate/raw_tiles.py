@@ -36,7 +36,9 @@ def read_cut_tiles(examiner: Evaluator, tiles: np.ndarray) -> tuple[Tensor, list
         rows = batch.index[batch.valid].tolist()
         seen |= zip(rows, batch.student[batch.valid], strict=True)
     if not seen:
-        raise InputError(f"none of {len(tiles)} tiles of {manifest.uri} can be decoded; ingest them again.")
+        raise InputError(
+            f"none of {len(tiles)} tiles of {manifest.uri} can be decoded; ingest them again.", code="tiles-undecodable"
+        )
     reads = SampleIndex.at(manifest, tiles).reads(np.arange(len(tiles)))
     encoded = [image for table in ShardReader()(source, reads) for image in table["image"].to_pylist()]
     cut = dict(zip(tiles.tolist(), encoded, strict=True))

@@ -33,7 +33,10 @@ def draw_contours(uri: str, header: CacheHeader, manifest: Manifest, storage: St
 
     outputs, shown = header.outputs, list(read_responses(uri, header, manifest, storage))
     if not shown:
-        raise InputError(f"none of the responses {uri} that were to be shown can be decoded; cache them again.")
+        raise InputError(
+            f"none of the responses {uri} that were to be shown can be decoded; cache them again.",
+            code="responses-missing",
+        )
     down = -(-len(shown) // _ACROSS)
     figure = Figure(figsize=(3.2 * _ACROSS, 3.8 * down + 0.5), layout="constrained")
     axes = figure.subplots(down, _ACROSS, squeeze=False).flatten().tolist()

@@ -22,7 +22,7 @@ from typing import Any
 from histill.artifacts.model_folder import FINISHED_NAME, FinishedRun
 from histill.cluster.progress import format_duration
 from histill.config.common import Storage
-from histill.errors import HistillError, InputError
+from histill.errors import HistillError, InputError, format_error
 from histill.local.demo_regions import BANDS, write_regions
 from histill.local.ray_head import ray_head
 from histill.local.s3 import s3_server
@@ -54,7 +54,9 @@ class Demo:
             [sys.executable, *command[1:]], env=dict(self.environment), stdout=subprocess.PIPE, text=True, check=False
         )
         if done.returncode not in ((0, 1) if may_refuse else (0,)) or not done.stdout.strip():
-            raise HistillError(f"jobs/{name}.py ended with status {done.returncode}; its last line above says why.")
+            raise HistillError(
+                f"jobs/{name}.py ended with status {done.returncode}; its last line above says why.", code="demo-failed"
+            )
         values: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return values
 
@@ -179,7 +181,9 @@ def _alone() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"another demo is running on {FOLDER.resolve()}; wait for its end.") from None
+            raise InputError(
+                f"another demo is running on {FOLDER.resolve()}; wait for its end.", code="run-in-use"
+            ) from None
         yield
 
 
@@ -218,13 +222,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if slide is not None and not slide.is_file():
-            raise InputError(f"slide {slide} does not exist; give the path of a whole slide image.")
+            raise InputError(
+                f"slide {slide} does not exist; give the path of a whole slide image.", code="source-missing"
+            )
         run_demo(slide or sample_slide(FOLDER), arguments.slide_mpp)
     except KeyboardInterrupt:
         print("\ninterrupted; run `make demo` again to resume.", file=sys.stderr)
         return 130
     except HistillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(format_error(error), file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
 

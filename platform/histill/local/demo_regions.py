@@ -43,7 +43,8 @@ def densest_window(slide: Path, mpp: float | None) -> Box:
         except InputError:
             raise InputError(
                 f"slide {slide} does not record its microns per pixel; "
-                f"look it up and pass it: make demo SLIDE={slide} MPP=0.25"
+                f"look it up and pass it: make demo SLIDE={slide} MPP=0.25",
+                code="mpp-missing",
             ) from None
         tissue = find_tissue(read_overview(image, _OVERVIEW_UM / level0_mpp))
     height, width = tissue.shape
@@ -51,6 +52,6 @@ def densest_window(slide: Path, mpp: float | None) -> Box:
     sums = np.pad(tissue.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     inside = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
     if not inside.max():
-        raise InputError(f"slide {slide} shows no tissue; choose another one.")
+        raise InputError(f"slide {slide} shows no tissue; choose another one.", code="no-tiles")
     y, x = np.unravel_index(int(inside.argmax()), inside.shape)
     return float(x / width), float(y / height), float((x + wide) / width), float((y + high) / height)

@@ -95,7 +95,7 @@ def wait_until_ready(
         else:
             time.sleep(_POLL_S)
             continue
-        raise HistillError(f"{name} {what}: its log {log} ends with {_last_line(log)!r}")
+        raise HistillError(f"{name} {what}: its log {log} ends with {_last_line(log)!r}", code="demo-failed")
 
 
 def end(session: int, tag: str, *, grace_s: float, leader: "subprocess.Popen[bytes] | None" = None) -> None:

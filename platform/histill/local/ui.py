@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from histill.errors import HistillError, InputError
+from histill.errors import HistillError, InputError, format_error
 from histill.local.tracking import mlflow_server
 
 FOLDER = Path(".demo") / "mlflow"
@@ -20,7 +20,7 @@ def serve(folder: Path) -> None:
         HistillError: the server did not start.
     """
     if not (folder / "mlflow.db").is_file():
-        raise InputError(f"{folder} holds no MLflow runs; run `make demo` first")
+        raise InputError(f"{folder} holds no MLflow runs; run `make demo` first", code="demo-failed")
     with mlflow_server(folder) as server:
         print(f"MLflow is at {server.uri} (Ctrl-C ends it)", flush=True)
         signal.pause()
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         pass
     except HistillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(format_error(error), file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
 

@@ -50,7 +50,8 @@ def select_layers(
         name = next(iter(terms))
         raise InputError(
             f"loss.{name} compares feature maps, which the cached responses or the teacher do not have; "
-            f"cache them (cache_responses.py layer=<name>), set responses=null, or loss.{name}=null."
+            f"cache them (cache_responses.py layer=<name>), set responses=null, or loss.{name}=null.",
+            code="maps-missing",
         )
     own, others = list(student), list(teacher)
     chosen = {name: term.choose_layers(own, others) for name, term in terms.items()}
@@ -76,5 +77,6 @@ def _check_pair(key: str, pair: Pair, own: Sequence[str], others: Sequence[str])
     for whose, layer, names in (("student", pair[0], own), ("teacher", pair[1], others)):
         if layer not in names:
             raise InputError(
-                f"{key} names the {whose}'s layer {layer!r}, which it does not have; name one of {', '.join(names)}."
+                f"{key} names the {whose}'s layer {layer!r}, which it does not have; name one of {', '.join(names)}.",
+                code="layer-unknown",
             )

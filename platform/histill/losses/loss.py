@@ -124,8 +124,14 @@ def check_terms(
     }
     for need, (is_lacking, reason) in lacking.items():
         for name in loss.select(need) if is_lacking else ():
-            raise InputError(f"loss.{name} {reason}; leave it out (loss.{name}=null).")
+            raise InputError(f"loss.{name} {reason}; leave it out (loss.{name}=null).", code="option-not-applicable")
     if loss.deep_weight and not dense:
-        raise InputError("loss.deep is for segmenters, and the model classifies whole tiles; leave it out.")
+        raise InputError(
+            "loss.deep is for segmenters, and the model classifies whole tiles; leave it out.",
+            code="option-not-applicable",
+        )
     if loss.weighs_classes and (dense or multi_label):
-        raise InputError("loss.cross_entropy.class_weights is for classification with one label a tile; leave it out.")
+        raise InputError(
+            "loss.cross_entropy.class_weights is for classification with one label a tile; leave it out.",
+            code="option-not-applicable",
+        )

@@ -56,5 +56,6 @@ def check_side(classifier: "Classifier | Encoder", side_px: int) -> None:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise InputError(
             f"the encoder {classifier.encoder_name} cannot see tiles of {side_px} px ({reason}); choose a larger "
-            "size_px, or another encoder."
+            "size_px, or another encoder.",
+            code="size-does-not-fit",
         ) from None

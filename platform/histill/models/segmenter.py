@@ -67,7 +67,8 @@ def check_tile_size(height: int, width: int) -> None:
     if height <= 0 or width <= 0 or height % STRIDE or width % STRIDE:
         raise InputError(
             f"Tiles of {height} x {width} px do not fit the model, which needs sides divisible by {STRIDE}; "
-            "choose another tile or student size."
+            "choose another tile or student size.",
+            code="size-does-not-fit",
         )
 
 
@@ -102,7 +103,8 @@ def build_segmenter(
     if len(decoder_channels) != DECODER_BLOCKS or min(decoder_channels) < 1 or classes < 1:
         raise InputError(
             f"decoder_channels {list(decoder_channels)} with {classes} classes cannot be built; give "
-            f"{DECODER_BLOCKS} positive widths, coarsest first, and at least one class."
+            f"{DECODER_BLOCKS} positive widths, coarsest first, and at least one class.",
+            code="encoder-unusable",
         )
     try:
         network = smp.Unet(
@@ -115,7 +117,8 @@ def build_segmenter(
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(
             f"Encoder '{encoder}' with options {options} gives no feature maps for a "
-            f"U-Net ({error}); choose a convolutional or hierarchical timm model and options that it takes."
+            f"U-Net ({error}); choose a convolutional or hierarchical timm model and options that it takes.",
+            code="encoder-unusable",
         ) from error
     _normalize_by_groups(network.decoder)
     return Segmenter(network, encoder, options, mean, std)
@@ -126,7 +129,7 @@ def check_encoder(encoder: str) -> None:
         return
     near = difflib.get_close_matches(encoder, timm.list_models(), n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models() for the names."
-    raise InputError(f"Encoder '{encoder}' is not a timm model; {hint}")
+    raise InputError(f"Encoder '{encoder}' is not a timm model; {hint}", code="encoder-unknown")
 
 
 def _normalize_by_groups(decoder: nn.Module) -> None:

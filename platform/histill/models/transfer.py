@@ -30,7 +30,8 @@ def copy_encoder(source: Model, target: Model) -> None:
     if source.encoder_name != target.encoder_name:  # one encoder's weights may be a subset of another's
         raise InputError(
             f"the pretrained {source.encoder_name} is not the encoder {target.encoder_name}; set student.encoder to "
-            "the one that was pretrained."
+            "the one that was pretrained.",
+            code="weights-do-not-fit",
         )
     given, wanted = _weights(source), _weights(target)
     shared = {name for name in given.keys() & wanted.keys() if given[name].shape == wanted[name].shape}
@@ -39,7 +40,8 @@ def copy_encoder(source: Model, target: Model) -> None:
     if missing:
         raise InputError(
             f"the pretrained {source.encoder_name} was built with other options (first: {min(missing)}); pretrain it "
-            "again with this version of histill."
+            "again with this version of histill.",
+            code="weights-do-not-fit",
         )
     for name in shared:
         wanted[name].copy_(given[name])
@@ -56,7 +58,8 @@ def load_encoder(model: Model, weights: Mapping[str, Tensor], source: str) -> No
             found = f"of shape {tuple(given[name].shape)}" if name in given else "missing"
             raise InputError(
                 f"{source} does not hold the weights of {model.encoder_name}: {name} is {found} and "
-                f"{tuple(tensor.shape)} was expected; name the file that timm publishes for this encoder."
+                f"{tuple(tensor.shape)} was expected; name the file that timm publishes for this encoder.",
+                code="weights-do-not-fit",
             )
     for name, tensor in wanted.items():
         tensor.copy_(given[name])

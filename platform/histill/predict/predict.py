@@ -188,7 +188,8 @@ def _join(tallies: list[SlideTally], manifest: Manifest, config: PredictConfig) 
         raise InputError(
             f"{corrupt} tiles of {manifest.uri} cannot be decoded and max_corrupt allows {config.max_corrupt}; the "
             "others' predictions are kept: delete the shards of these, repeat the ingest that made them and then this, "
-            "or allow more."
+            "or allow more.",
+            code="tiles-undecodable",
         )
     return join_tallies(tallies + ([] if config.split is not None else _slides_without_tiles(manifest, config.storage)))
 

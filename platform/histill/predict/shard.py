@@ -142,7 +142,8 @@ class PredictionWorker:
         if not halves[valid].isfinite().all():
             raise InputError(
                 f"model {self._job.model} has an embedding that is nan, infinite or beyond +-65504, which float16 "
-                "cannot hold; leave embeddings out, or train it again."
+                "cannot hold; leave embeddings out, or train it again.",
+                code="output-not-finite",
             )
         return halves.numpy()
 

@@ -55,7 +55,8 @@ class PredictedSlide:
         if found is None:
             raise InputError(
                 f"predictions {uri} are missing or damaged; delete {join(self.uri, HEADER_NAME)} and run the same "
-                "command again, which makes the missing ones."
+                "command again, which makes the missing ones.",
+                code="predictions-damaged",
             )
         return found
 

@@ -87,6 +87,7 @@ def ask_nodes(
             print(f"waiting for {', '.join(waiting.values())} ({spent:.0f} of {timeout_s:g} s)", file=sys.stderr)
     for name in waiting.values():
         errors[name] = HistillError(
-            f"no answer within {timeout_s:g} s; check Ray's logs on the node, and restart Ray there."
+            f"no answer within {timeout_s:g} s; check Ray's logs on the node, and restart Ray there.",
+            code="node-silent",
         )
     return {node.name: answers[node.name] for node in nodes if node.name in answers}, errors

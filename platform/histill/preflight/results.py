@@ -64,7 +64,7 @@ def judge_places(
 
 
 def verdict_of(error: BaseException, advice: str = "") -> Verdict:
-    """The `failed` verdict for an error: the message of a HistillError, else the type and first line.
+    """The `failed` verdict for an error: the message and code of a HistillError, else the type and first line.
 
     `advice` is the fix if the error names none.
     """
@@ -72,7 +72,8 @@ def verdict_of(error: BaseException, advice: str = "") -> Verdict:
         print_trace(error)
     known = unwrap_error(error)
     if known is not None:
-        found, _, fix = str(known).rstrip(".").partition("; ")
+        said, _, fix = str(known).rstrip(".").partition("; ")
+        found = f"{said} [{known.code}]"
     else:
         cause = getattr(error, "cause", None) or error
         lines = str(cause).strip().splitlines()

@@ -94,11 +94,16 @@ def append_champion(
 
     number = ledger.terms[-1].number + 1 if ledger.terms else 1
     meanwhile = HistillError(
-        f"another promotion gave {name!r} a new champion meanwhile; run the same command again to be judged against it."
+        f"another promotion gave {name!r} a new champion meanwhile; run the same command again to be judged "
+        "against it.",
+        code="champion-changed",
     )
     living = list_living_versions(client, name)
     if version not in living:
-        raise InputError(f"version {version} of {name!r} was deleted; promote another one, or register it again.")
+        raise InputError(
+            f"version {version} of {name!r} was deleted; promote another one, or register it again.",
+            code="version-missing",
+        )
     now = champion_version(client, name) or _last(_terms(client, ledger.run_id), _alive(ledger.terms, living))
     if now != ledger.champion:
         raise meanwhile
@@ -113,7 +118,8 @@ def append_champion(
     _settle(client, name, ledger.run_id)
     if version not in list_living_versions(client, name):
         raise HistillError(
-            f"version {version} of {name!r} was deleted while it became champion; the champion before it stands."
+            f"version {version} of {name!r} was deleted while it became champion; the champion before it stands.",
+            code="version-missing",
         )
     return term
 

@@ -32,13 +32,15 @@ def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: 
         if own.kind != wanted.kind:
             raise InputError(
                 f"the champion of {config.registered_name!r}, version {version}, is {_NOUNS[own.kind]} and the "
-                f"candidate {_NOUNS[wanted.kind]}; register it under another name."
+                f"candidate {_NOUNS[wanted.kind]}; register it under another name.",
+                code="models-not-comparable",
             )
         if (own.form, own.scored) != (wanted.form, wanted.scored):
             raise InputError(
                 f"the champion of {config.registered_name!r}, version {version}, decides among "
                 f"{', '.join(own.scored)} and the candidate among {', '.join(wanted.scored)}; "
-                "register it under another name."
+                "register it under another name.",
+                code="models-not-comparable",
             )
         # scored in this process: only it has the downloaded model, the cluster's workers do not
         examined = examine(model, held_out, config.storage)

@@ -109,7 +109,9 @@ def evaluate_gates(
     for name in (*gates.floors, *gates.ceilings):
         if name not in evidence.figures:
             known = ", ".join(evidence.figures)
-            raise InputError(f"gates name the figure {name!r}; the model has {known}: name one of these.")
+            raise InputError(
+                f"gates name the figure {name!r}; the model has {known}: name one of these.", code="config-wrong-value"
+            )
     return tuple(result for gate in GATES for result in gate(evidence, gates))
 
 

@@ -46,14 +46,16 @@ def server_uri(tracking: Tracking) -> str | None:
     if strip_userinfo(uri) != uri:
         raise InputError(
             "the address in MLFLOW_TRACKING_URI holds credentials; take them out and set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead."
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead.",
+            code="config-credentials",
         )
     try:
         return read_server(uri).rstrip("/")
     except ValueError:
         raise InputError(
             f"the tracking server {uri} is not an http(s):// address; start one with `mlflow server` and set "
-            "tracking.uri to its address."
+            "tracking.uri to its address.",
+            code="config-wrong-value",
         ) from None
 
 
@@ -62,7 +64,8 @@ def require_server_uri(tracking: Tracking) -> str:
     uri = server_uri(tracking)
     if uri is None:
         raise InputError(
-            "the model registry needs a tracking server; set tracking.uri (or MLFLOW_TRACKING_URI) to its address."
+            "the model registry needs a tracking server; set tracking.uri (or MLFLOW_TRACKING_URI) to its address.",
+            code="config-missing-key",
         )
     check_reachable(uri)
     return uri
@@ -125,7 +128,7 @@ def server_errors(uri: str) -> Iterator[None]:
         hint = "; look at the server's log"
         if said == UNAUTHORISED:
             hint = "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of a writer"
-        raise InputError(f"the tracking server {uri} {said}{hint}.") from None
+        raise InputError(f"the tracking server {uri} {said}{hint}.", code="tracking-refused") from None
 
 
 def explain_error(error: Exception) -> str:
@@ -156,5 +159,6 @@ def strip_userinfo(text: str) -> str:
 
 def _unreachable(uri: str) -> InputError:
     return InputError(
-        f"the tracking server {uri} {UNREACHABLE}; start it, or correct tracking.uri (MLFLOW_TRACKING_URI)."
+        f"the tracking server {uri} {UNREACHABLE}; start it, or correct tracking.uri (MLFLOW_TRACKING_URI).",
+        code="tracking-unreachable",
     )

@@ -167,7 +167,10 @@ def _experiment_id(client: "MlflowClient", name: str) -> str:
                 raise
             experiment = client.get_experiment_by_name(name)  # another job has created it
     if experiment is None or experiment.lifecycle_stage != "active":
-        raise InputError(f"tracking.experiment {name!r} was deleted; restore it in MLflow or name another.")
+        raise InputError(
+            f"tracking.experiment {name!r} was deleted; restore it in MLflow or name another.",
+            code="experiment-deleted",
+        )
     return str(experiment.experiment_id)
 
 

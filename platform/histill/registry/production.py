@@ -29,7 +29,8 @@ def copy_champion(promotion: Promotion, config: PromoteConfig) -> Promotion:
     except HistillError as error:
         raise InputError(
             f"version {version} of {name!r} is champion, and could not be copied to {config.copy_to} "
-            f"({str(error).rstrip('.')}); promote models:/{name}/{version} with the same copy_to to try again."
+            f"({str(error).rstrip('.')}); promote models:/{name}/{version} with the same copy_to to try again.",
+            code="copy-failed",
         ) from None
     return dataclasses.replace(promotion, copied=copied)
 

@@ -143,12 +143,15 @@ def _go_back(client: "MlflowClient", config: PromoteConfig) -> Promotion:
         return promotion
     target = None if ledger is None else ledger.way_back
     if ledger is None or target is None:
-        raise InputError(f"{name!r} has no former champion to go back to; promote a model first.")
+        raise InputError(
+            f"{name!r} has no former champion to go back to; promote a model first.", code="version-missing"
+        )
     former = ledger.deleted[0] if ledger.deleted else ledger.champion
     if config.rollback_from is not None and str(config.rollback_from) != former:
         raise InputError(
             f"version {config.rollback_from} of {name!r} is not the champion, which is version {former}; set "
-            "rollback_from to that to go back from it."
+            "rollback_from to that to go back from it.",
+            code="champion-changed",
         )
     if ledger.deleted:
         _LOG.warning("the champion of %r, version %s, was deleted; version %s was before it.", name, former, target)

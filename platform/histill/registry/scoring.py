@@ -72,7 +72,8 @@ def _check_workers(config: ScoreConfig) -> None:
         if config.workers is not None and uri.startswith("models:"):
             raise InputError(
                 f"workers read the model themselves and {key} is {uri}, which only this job fetches; name the run or "
-                "a model folder in object storage, or leave workers out."
+                "a model folder in object storage, or leave workers out.",
+                code="model-local-only",
             )
 
 

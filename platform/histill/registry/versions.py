@@ -55,10 +55,15 @@ def register(
         try:
             model_folder.copy(model_uri, folder, storage)
         except FileNotFoundError:
-            raise InputError(f"{model_uri} is not a complete model folder; name another, or export it again.") from None
+            raise InputError(
+                f"{model_uri} is not a complete model folder; name another, or export it again.", code="model-missing"
+            ) from None
         _, card, digest = model_folder.load(folder, storage)
         if expected_digest not in (None, digest):
-            raise InputError(f"the model in {model_uri} changed while it was scored; run the same command again.")
+            raise InputError(
+                f"the model in {model_uri} changed while it was scored; run the same command again.",
+                code="input-changed",
+            )
         with server_errors(uri):
             _ensure_registered_model(client, registered_name)
             run_name = f"register-{registered_name}"
@@ -157,7 +162,8 @@ def download_version(registered_name: str, alias_or_version: str, folder: Path, 
         if version is None:
             raise InputError(
                 f"the registry at {uri} has no version or alias {alias_or_version!r} of {registered_name!r}; "
-                "see the model's page there for those it has."
+                "see the model's page there for those it has.",
+                code="version-missing",
             )
         for name in (model_folder.WEIGHTS_NAME, model_folder.CARD_NAME):
             mlflow.artifacts.download_artifacts(
@@ -168,7 +174,8 @@ def download_version(registered_name: str, alias_or_version: str, folder: Path, 
     if digest != version.tags.get("model_digest"):
         raise InputError(
             f"the files of version {version.version} of {registered_name!r} are not those that were "
-            "registered; register the model again and investigate who changed them."
+            "registered; register the model again and investigate who changed them.",
+            code="version-changed",
         )
     return str(folder)
 
@@ -208,7 +215,10 @@ def fetch_model(uri: str, tracking: Tracking, into: Path) -> str:
         return uri
     match = _MODELS_URI.match(uri)
     if match is None:
-        raise InputError(f"{uri} names no version of a registered model; write models:/name@alias or models:/name/3.")
+        raise InputError(
+            f"{uri} names no version of a registered model; write models:/name@alias or models:/name/3.",
+            code="version-missing",
+        )
     return download_version(match["name"], match["alias"] or match["version"], into, tracking)
 
 

@@ -41,6 +41,7 @@ def max_concurrent_trials(config: SearchConfig, nodes: Iterable[Mapping[str, flo
             f"one trial takes {workers.most} x {workers.cpus:g} CPUs and {workers.most} x {workers.gpus:g} GPUs "
             f"(workers.count, workers.cpus, workers.gpus){own}, and {READING_CPUS:g} CPUs stay free for reading, but "
             f"the cluster has {sum(cpus):g} CPUs (at most {max(cpus, default=0):g} on a node) and {gpus:g} GPUs; ask "
-            "for less per trial, or name `concurrent` trials if nodes are still to come."
+            "for less per trial, or name `concurrent` trials if nodes are still to come.",
+            code="cluster-too-small",
         )
     return min(fit, config.trials)

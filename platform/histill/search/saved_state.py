@@ -36,7 +36,8 @@ def can_resume(filesystem: "FileSystem", folder: str, uri: str) -> bool:
         broken += files
     raise HistillError(
         f"Tune's state in {uri} is truncated, so the drawn trials are unknown; remove that folder and run the same "
-        "command again: new trials are drawn, and the trained ones are kept next to it."
+        "command again: new trials are drawn, and the trained ones are kept next to it.",
+        code="sweep-state-unusable",
     )
 
 

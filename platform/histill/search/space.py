@@ -49,13 +49,13 @@ def check_space(config: SearchConfig) -> None:
     """Build a run at both ends of every range, so that a wrong key or value is refused before the first trial."""
     for key in config.space:
         if any(_overlap(key, fixed) for fixed in _FIXED):
-            raise InputError(f"space.{key}: a sweep cannot draw {key!r}; its trials share it.")
+            raise InputError(f"space.{key}: a sweep cannot draw {key!r}; its trials share it.", code="config-conflict")
         _check_key(config, key)
     for key, values in list_edges(config):
         try:
             build_trial_config(config, values, name="check", runs=config.runs)
         except InputError as error:
-            raise InputError(f"space.{key}: {str(error).partition(': ')[2]}") from None
+            raise InputError(f"space.{key}: {str(error).partition(': ')[2]}", code=error.code) from None
 
 
 def _check_key(config: SearchConfig, key: str) -> None:
@@ -66,7 +66,9 @@ def _check_key(config: SearchConfig, key: str) -> None:
         return
     near = nearest_key(key, names)
     if near is not None:
-        raise InputError(f"space.{key}: {config.job} has no key {key!r}; did you mean 'space.{near}'?")
+        raise InputError(
+            f"space.{key}: {config.job} has no key {key!r}; did you mean 'space.{near}'?", code="config-unknown-key"
+        )
 
 
 def _overlap(key: str, fixed: str) -> bool:

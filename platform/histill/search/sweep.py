@@ -67,7 +67,7 @@ def prepare_sweep(config: SearchConfig) -> PreparedSweep:
         try:
             check_run(trial, resolve(trial, known))
         except InputError as error:
-            raise InputError(f"space.{key}: {error}") from None
+            raise InputError(f"space.{key}: {error}", code=error.code) from None
     check_same_inputs(config, record, spec.inputs)
     return PreparedSweep(config, quality_of(spec.card), spec.inputs)
 
@@ -159,13 +159,14 @@ def _trials(prepared: PreparedSweep, open_run: OpenRun, parent: str | None) -> t
     trials = rank_trials([_result(prepared, result) for result in results])
     if not trials[0].counts:
         known = next(filter(None, (unwrap_error(result.error) for result in results)), None)
-        kind = HistillError if known is None else type(known)
         errors = [trial.error for trial in trials if trial.error]
         if len(errors) == len(trials):
-            raise kind(f"every trial of {run_uri(config)} failed; the first error: {errors[0]}")
+            said = f"every trial of {run_uri(config)} failed; the first error: {errors[0]}"
+            raise type(known)(said, code=known.code) if known else HistillError(said, code="sweep-without-result")
         raise HistillError(
             f"no trial of {run_uri(config)} reached a {prepared.metric} that is a number; check the split "
-            f"{config.data.val!r}, and narrow the space where training is not stable."
+            f"{config.data.val!r}, and narrow the space where training is not stable.",
+            code="sweep-without-result",
         )
     return trials
 
@@ -180,7 +181,8 @@ def _restore_tuner(sweep_path: str, trainable: Any, filesystem: Any, config: Sea
         raise HistillError(
             f"Tune's state in {join(run_uri(config), 'tune')} was saved by another version of histill ({error}); "
             "remove that folder and run the same command again: new trials are drawn, and the trained ones are kept "
-            "next to it."
+            "next to it.",
+            code="sweep-state-unusable",
         ) from None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from histill.config.common import Storage
-from histill.errors import InputError, UnavailableError
+from histill.errors import ErrorCode, InputError, UnavailableError
 from histill.storage.scheme import missing_package, scheme_of
 from histill.storage.uris import bucket_of, is_remote, path_within
 
@@ -40,17 +40,17 @@ def control_filesystem(uri: str, storage: Storage) -> tuple["fsspec.AbstractFile
         raise missing_package(uri) from None
 
 
-_NEXT_STEPS = {
-    errno.EACCES: "give this user access to it, or name another place",
-    errno.EPERM: "give this user access to it, or name another place",
-    errno.ENOENT: "no folder can be created there, so name another place",
-    errno.ENOTDIR: "a file stands where a folder is needed, so correct the path",
-    errno.EISDIR: "a folder stands where a file is needed, so correct the path",
-    errno.EEXIST: "a file stands where a folder is needed, so correct the path",
-    errno.EROFS: "name a place that can be written",
-    errno.ENOSPC: "make room there, and give the same command again",
-    errno.EDQUOT: "make room there, and give the same command again",
-    errno.ENAMETOOLONG: "choose a shorter name",
+_NEXT_STEPS: dict[int, tuple[ErrorCode, str]] = {
+    errno.EACCES: ("storage-denied", "give this user access to it, or name another place"),
+    errno.EPERM: ("storage-denied", "give this user access to it, or name another place"),
+    errno.ENOENT: ("storage-unusable", "no folder can be created there, so name another place"),
+    errno.ENOTDIR: ("storage-unusable", "a file stands where a folder is needed, so correct the path"),
+    errno.EISDIR: ("storage-unusable", "a folder stands where a file is needed, so correct the path"),
+    errno.EEXIST: ("storage-unusable", "a file stands where a folder is needed, so correct the path"),
+    errno.EROFS: ("storage-denied", "name a place that can be written"),
+    errno.ENOSPC: ("disk-full", "make room there, and give the same command again"),
+    errno.EDQUOT: ("disk-full", "make room there, and give the same command again"),
+    errno.ENAMETOOLONG: ("storage-unusable", "choose a shorter name"),
 }
 
 
@@ -69,7 +69,9 @@ def storage_errors(uri: str, storage: Storage) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         if any(text in str(error) for text in scheme_of(uri).errors.missing_bucket):
-            raise InputError(f"the bucket of {uri} does not exist; create it or correct the name.") from None
+            raise InputError(
+                f"the bucket of {uri} does not exist; create it or correct the name.", code="bucket-missing"
+            ) from None
         raise
     except Exception as error:
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in scheme_of(uri).packages:
@@ -98,23 +100,31 @@ def storage_error(uri: str, storage: Storage, error: Exception) -> InputError:
         scheme, text = scheme_of(uri), f"{type(error).__name__}: {error}"
         where = scheme.server(storage)
         if any(each in text for each in scheme.errors.missing_bucket):
-            return InputError(f"the bucket of {uri} does not exist at {where}; create it or correct the name.")
+            return InputError(
+                f"the bucket of {uri} does not exist at {where}; create it or correct the name.", code="bucket-missing"
+            )
         for texts, did in scheme.errors.refused:
             if any(each in text for each in texts):
-                return InputError(f"{where} {did} for {uri}; {scheme.credentials} that may use this bucket.")
+                return InputError(
+                    f"{where} {did} for {uri}; {scheme.credentials} that may use this bucket.", code="storage-denied"
+                )
         if any(each in text for each in scheme.errors.unreachable):
             return UnavailableError(
-                f"{where} cannot be reached for {uri}; start it, or set {scheme.setting} to where it is."
+                f"{where} cannot be reached for {uri}; start it, or set {scheme.setting} to where it is.",
+                code="storage-unreachable",
             )
         if isinstance(error, OSError) and (reason := scheme.transient_reason(error)) is not None:
             return UnavailableError(
                 f"{where} does not serve {uri} at present ({reason}); check the server, and give the same command "
-                "again."
+                "again.",
+                code="storage-unreachable",
             )
     if isinstance(error, OSError) and not is_remote(uri):
         return _local_error(uri, error)
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{uri} cannot be used: {said}; fix what it names, or name another place.")
+    return InputError(
+        f"{uri} cannot be used: {said}; fix what it names, or name another place.", code="storage-unusable"
+    )
 
 
 def _local_error(uri: str, error: OSError) -> InputError:
@@ -125,5 +135,5 @@ def _local_error(uri: str, error: OSError) -> InputError:
         said = os.strerror(error.errno).lower()
         if isinstance(error.filename, str) and error.filename.rstrip("/") != path_within(uri):
             said += f" at {error.filename}"
-    step = _NEXT_STEPS.get(error.errno or 0, "check what it names, or name another place")
-    return InputError(f"{uri} cannot be used ({said}); {step}.")
+    code, step = _NEXT_STEPS.get(error.errno or 0, ("storage-unusable", "check what it names, or name another place"))
+    return InputError(f"{uri} cannot be used ({said}); {step}.", code=code)

@@ -60,4 +60,4 @@ def _refuse(kind: type[Record], uri: str, error: ValidationError) -> InputError:
     key = ".".join(map(str, fault["loc"]))
     value = f" is {fault['input']!r}" if key and fault["type"] != "missing" else ""
     said = textwrap.shorten(f"{key}{value}: {fault['msg']}".removeprefix(": "), 200, placeholder=" ...")
-    return InputError(f"{uri} is not {kind.noun} of this version ({said}); {kind.remedy}.")
+    return InputError(f"{uri} is not {kind.noun} of this version ({said}); {kind.remedy}.", code="other-version")

@@ -102,4 +102,7 @@ def _entry(name: str) -> Scheme:
 def missing_package(uri: str) -> InputError:
     """The error for a `uri` whose scheme needs a package that is not installed."""
     package = scheme_of(uri).package
-    return InputError(f"{uri} needs the package {package}, which is not installed; `pip install {package}` everywhere.")
+    return InputError(
+        f"{uri} needs the package {package}, which is not installed; `pip install {package}` everywhere.",
+        code="package-missing",
+    )

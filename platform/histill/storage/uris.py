@@ -96,5 +96,5 @@ def _path_or_remote(uri: str) -> str:
         return path
     said = "a path of Windows is not read here" if is_windows(uri) else describe_foreign(uri)
     if said is not None:
-        raise InputError(f"{redact(uri)} cannot be used: {said}.")
+        raise InputError(f"{redact(uri)} cannot be used: {said}.", code="storage-unusable")
     return uri

@@ -305,6 +305,7 @@ def _report_corrupt(manifest: Manifest, tile: int, fault: CorruptTile, count: in
     if count > limit:
         raise InputError(
             f"{name} cannot be used ({fault}); it is undecodable tile number {count} and "
-            f"max_corrupt allows {limit}: delete the shard and repeat the ingest that made it, or raise the limit."
+            f"max_corrupt allows {limit}: delete the shard and repeat the ingest that made it, or raise the limit.",
+            code="tiles-undecodable",
         ) from None
     logger.warning("%s cannot be used (%s) and is masked out.", name, fault)

@@ -67,7 +67,8 @@ def check_crop(augment: Augment, tile_px: int) -> None:
         return
     raise InputError(
         f"augment.crop_px is {side}, but no student, whatever its size, sees such a window of a tile of {tile_px} px "
-        f"at a multiple of {_STRIDE} px; choose one of {', '.join(map(str, fitting))}."
+        f"at a multiple of {_STRIDE} px; choose one of {', '.join(map(str, fitting))}.",
+        code="size-does-not-fit",
     )
 
 

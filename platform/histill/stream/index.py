@@ -111,6 +111,7 @@ def balance_groups(manifest: Manifest, tiles: np.ndarray, by: str) -> np.ndarray
     if column.null_count:
         raise InputError(
             f"{column.null_count} of {len(tiles)} tiles of {manifest.uri} have no {by}; balance by another column, or "
-            f"ingest them with a {by}."
+            f"ingest them with a {by}.",
+            code="label-missing",
         )
     return pc.dictionary_encode(column.combine_chunks()).indices.to_numpy().astype(np.int64)

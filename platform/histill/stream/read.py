@@ -120,7 +120,10 @@ class ShardReader:
         answers = self._answers(cached, storage, read, list(columns.values()))
         if answers["tile_id"] != table["tile_id"]:
             uri = join(cached.uri, read.shard)
-            raise InputError(f"responses {uri} belong to other tiles; delete them and cache the responses again.")
+            raise InputError(
+                f"responses {uri} belong to other tiles; delete them and cache the responses again.",
+                code="responses-of-other-tiles",
+            )
         for name, column in columns.items():
             table = table.append_column(name, answers[column])
         return table
@@ -178,7 +181,9 @@ class ShardReader:
             if cache and lasting:
                 cache.put(key, table)
         if max(read.rows) >= table.num_rows:
-            raise InputError(f"shard {uri} has fewer rows than its manifest says; delete it and make it again.")
+            raise InputError(
+                f"shard {uri} has fewer rows than its manifest says; delete it and make it again.", code="tiles-damaged"
+            )
         return table if len(read.rows) == table.num_rows else table.take(pa.array(read.rows))
 
     def _fetched(
@@ -207,7 +212,8 @@ class ShardReader:
                     if belongs_to is not None and not is_part_of(footer.metadata, belongs_to):
                         raise InputError(
                             f"responses {uri} do not belong to the cache {belongs_to}; delete them and cache the "
-                            "responses again."
+                            "responses again.",
+                            code="responses-of-other-tiles",
                         )
                     # Adjacent columns are fetched by one request; the buffers are freed with this ParquetFile.
                     checked = belongs_to is not None
@@ -220,7 +226,8 @@ class ShardReader:
                 again = "cache the responses again" if belongs_to is not None else "repeat the ingest that made it"
                 raise InputError(
                     f"shard {uri} cannot be read (row group {row_group}: {str(error).splitlines()[0]}); "
-                    f"it is truncated, overwritten or damaged, so delete it and {again}."
+                    f"it is truncated, overwritten or damaged, so delete it and {again}.",
+                    code="tiles-damaged",
                 ) from None
 
         try:
@@ -228,14 +235,18 @@ class ShardReader:
                 table = with_retries(fetch, storage, uri=uri)
         except FileNotFoundError:
             if belongs_to is not None:
-                raise InputError(f"responses {uri} are missing; cache the responses again.") from None
+                raise InputError(
+                    f"responses {uri} are missing; cache the responses again.", code="responses-missing"
+                ) from None
             raise InputError(
-                f"shard {uri} is missing though the manifest names it; repeat the ingest that made it."
+                f"shard {uri} is missing though the manifest names it; repeat the ingest that made it.",
+                code="tiles-damaged",
             ) from None
         for column in columns:
             if column not in table.column_names:
                 raise InputError(
-                    f"shard {uri} has no column {column!r}; it is of another tile set, so delete and make it again."
+                    f"shard {uri} has no column {column!r}; it is of another tile set, so delete and make it again.",
+                    code="tiles-damaged",
                 )
         return table
 

@@ -63,7 +63,8 @@ def check_window(augment: Augment, tile_px: int, views: Views, stride: int = 32)
         raise InputError(
             f"augment.crop_px is {side}, but for a tile of {tile_px} px that the network sees at {views.student_px} px "
             f"only windows of {', '.join(map(str, fitting))} px are "
-            f"{f'multiples of {stride}' if stride > 1 else 'whole pixels'} there; choose one of these."
+            f"{f'multiples of {stride}' if stride > 1 else 'whole pixels'} there; choose one of these.",
+            code="size-does-not-fit",
         )
 
 

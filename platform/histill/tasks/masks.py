@@ -27,7 +27,8 @@ def read_masks(batch: TileBatch, classes: tuple[str, ...], name_of: Callable[[in
         raise InputError(
             f"the mask of {name_of(int(batch.index[slot]))} holds the value {int(highest)} and 0 to {len(classes) - 1} "
             f"was expected ({', '.join(classes)}); correct the mask and ingest again, or train with a class for every "
-            "value."
+            "value.",
+            code="mask-values",
         )
     return mask
 

@@ -117,7 +117,9 @@ def read_header(uri: str, storage: Storage) -> CacheHeader:
     try:
         return read_record(CacheHeader, join(uri, HEADER_NAME), storage)
     except FileNotFoundError:
-        raise InputError(f"{uri} holds no finished responses; make them with jobs/cache_responses.py.") from None
+        raise InputError(
+            f"{uri} holds no finished responses; make them with jobs/cache_responses.py.", code="responses-missing"
+        ) from None
 
 
 def cache_responses(config: CacheConfig) -> CachedResponses:
@@ -134,7 +136,8 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
     if isinstance(teacher, SlideFeatures) and config.views > 1:
         raise InputError(
             f"features {teacher.folder} are of whole upright tiles, and views is {config.views}; leave views, "
-            "augment.flips and augment.crop_px out."
+            "augment.flips and augment.crop_px out.",
+            code="option-not-applicable",
         )
     teacher.sees(config.augment.crop_px or tiles.tile_px)
     _map_shape(teacher, config, tiles.tile_px)  # refuses an unknown layer
@@ -221,7 +224,8 @@ def _map_shape(teacher: Teacher, config: CacheConfig, tile_px: int) -> tuple[int
     if teacher.features is None:
         raise InputError(
             f"layer is {config.layer!r}, and only a network of torch has layers; set teacher.model or teacher.encoder, "
-            "or leave it out."
+            "or leave it out.",
+            code="option-not-applicable",
         )
     return teacher.features.map_shape(config.layer, config.augment.crop_px or tile_px)
 
@@ -231,7 +235,8 @@ def check_cache(uri: str, header: CacheHeader, manifest: Manifest, teacher: Teac
     check_tiles(uri, header, manifest)
     if header.teacher != teacher.digest:
         raise InputError(
-            f"responses {uri} come from another teacher than the configured one; cache this one's instead."
+            f"responses {uri} come from another teacher than the configured one; cache this one's instead.",
+            code="responses-of-other-teacher",
         )
 
 
@@ -240,7 +245,8 @@ def check_tiles(uri: str, header: CacheHeader, manifest: Manifest) -> None:
     if header.tiles_digest != manifest.header.digest:
         raise InputError(
             f"responses {uri} are to another tile set than {manifest.uri}; "
-            "cache them again with jobs/cache_responses.py."
+            "cache them again with jobs/cache_responses.py.",
+            code="responses-of-other-tiles",
         )
 
 
@@ -256,7 +262,8 @@ def decisions(cached: CachedViews, manifest: Manifest, storage: Storage) -> np.n
             uri = join(cached.uri, shard.shard)
             raise InputError(
                 f"responses {uri} are missing, damaged or to other tiles; delete the file if it exists and cache the "
-                "responses again."
+                "responses again.",
+                code="responses-missing",
             )
         for response in responses:
             levels = decode_levels(response, channels, 1).flatten() if response else np.zeros(channels, np.uint8)
@@ -272,16 +279,19 @@ def check_views(uri: str, header: CacheHeader, augment: Augment) -> None:
     if augment.shared_colors and augment.colors:
         raise InputError(
             f"data.augment.shared_colors colors the teacher's view, and responses {uri} are to uncolored tiles; "
-            "leave it out, or run the teacher live (responses=null)."
+            "leave it out, or run the teacher live (responses=null).",
+            code="responses-of-other-views",
         )
     if header.views > 1 and augment.crop_px != header.crop_px:
         shown, answered = (side or "null (whole tiles)" for side in (augment.crop_px, header.crop_px))
         raise InputError(
             f"data.augment.crop_px is {shown}, and responses {uri} are to views of crop_px {answered}; set it to that, "
-            "or cache responses to other views."
+            "or cache responses to other views.",
+            code="responses-of-other-views",
         )
     if header.views == 1 and not header.outputs.dense and augment.crop_px is not None:
         raise InputError(
             f"data.augment.crop_px is {augment.crop_px}, and responses {uri} are to whole tiles, not parts of them; "
-            f"leave it out, or cache responses to views of that size (views=8 augment.crop_px={augment.crop_px})."
+            f"leave it out, or cache responses to views of that size (views=8 augment.crop_px={augment.crop_px}).",
+            code="responses-of-other-views",
         )

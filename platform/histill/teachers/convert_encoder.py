@@ -55,11 +55,16 @@ def convert_encoder(config: ConvertConfig) -> HubConfig:
 def read_checkpoint(uri: str, storage: Storage) -> Mapping[str, Any]:
     """The tensors in the file `uri`, by name, perhaps below other keys. Raises InputError when it holds code."""
     if not uri.endswith(SUFFIXES):
-        raise InputError(f"weights {uri} end in none of {', '.join(SUFFIXES)}; name the file of tensors itself.")
+        raise InputError(
+            f"weights {uri} end in none of {', '.join(SUFFIXES)}; name the file of tensors itself.",
+            code="weights-unreadable",
+        )
     try:
         data = read_bytes(uri, storage)
     except FileNotFoundError:
-        raise InputError(f"weights {uri} are missing; name the file that the encoder's authors publish.") from None
+        raise InputError(
+            f"weights {uri} are missing; name the file that the encoder's authors publish.", code="weights-missing"
+        ) from None
     try:
         if uri.endswith(".safetensors"):
             return load_safetensors(data)
@@ -68,15 +73,19 @@ def read_checkpoint(uri: str, storage: Storage) -> Mapping[str, Any]:
         said = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
         raise InputError(
             f"weights {uri} hold more than tensors, or were cut short, and are not loaded, since a pickle may run any "
-            f"code ({said[:200] or 'no sound file of torch'}); have their authors publish safetensors."
+            f"code ({said[:200] or 'no sound file of torch'}); have their authors publish safetensors.",
+            code="weights-pickled",
         ) from None
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         said = str(error).strip().splitlines()[0][:200].rstrip(".") if str(error) else type(error).__name__
-        raise InputError(f"weights {uri} cannot be read ({said}); copy the file again.") from None
+        raise InputError(
+            f"weights {uri} cannot be read ({said}); copy the file again.", code="weights-unreadable"
+        ) from None
     if not isinstance(found, Mapping):
         raise InputError(
             f"weights {uri} hold a {type(found).__name__}, and tensors by their names were expected; name the file of "
-            "the encoder's state dict."
+            "the encoder's state dict.",
+            code="weights-unreadable",
         )
     return found
 
@@ -90,7 +99,8 @@ def _describe(config: ConvertConfig, preset: EncoderPreset | None) -> HubConfig:
         if not exists(place, config.storage):
             raise InputError(
                 f"{config.weights} has no {CONFIG_NAME} beside it, which would name the architecture; set preset or "
-                "architecture."
+                "architecture.",
+                code="config-missing-key",
             )
         hub = read_config(place.removesuffix(f"/{CONFIG_NAME}"), config.storage)
         return hub.model_copy(update={"model_args": {**hub.model_args, **options}})

@@ -32,7 +32,8 @@ def measure_embeddings(cached: CachedViews, manifest: Manifest, storage: Storage
         found += [decode_embedding(response, width) for response in responses if response]
     if not found:
         raise InputError(
-            f"no tile of {manifest.uri} has an embedding in {cached.uri}; ingest tiles that can be decoded."
+            f"no tile of {manifest.uri} has an embedding in {cached.uri}; ingest tiles that can be decoded.",
+            code="tiles-undecodable",
         )
     sample = np.stack(found[:SAMPLE_TILES]).astype(np.float64)
     variance = float(sample.var(0).mean())

@@ -81,7 +81,8 @@ class HubConfig(Record):
         if wrong := _NOT_OF_THE_MODEL & self.model_args.keys():
             raise InputError(
                 f"the config of {self.architecture} sets {min(wrong)!r} in model_args, which is no argument of a "
-                "model; remove it."
+                "model; remove it.",
+                code="encoder-unusable",
             )
         return {name: _layer(value) if name.endswith("_layer") else value for name, value in given.items()}
 
@@ -99,7 +100,8 @@ def read_config(folder: str, storage: Storage) -> HubConfig:
     except FileNotFoundError:
         raise InputError(
             f"{folder} holds no timm model ({CONFIG_NAME} is missing); name a folder with {CONFIG_NAME} and "
-            f"{WEIGHTS_NAME}, as the Hugging Face hub has them."
+            f"{WEIGHTS_NAME}, as the Hugging Face hub has them.",
+            code="model-missing",
         ) from None
     check_encoder(config.architecture)
     return config
@@ -121,7 +123,8 @@ def build_network(config: HubConfig, *options: Mapping[str, object]) -> nn.Modul
         said = str(error).strip().splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise InputError(
             f"timm builds no {config.architecture} with the options {_shown(arguments)} ({said}); correct "
-            f"encoder.options, or model_args in {CONFIG_NAME}."
+            f"encoder.options, or model_args in {CONFIG_NAME}.",
+            code="encoder-unusable",
         ) from None
     return model.requires_grad_(False).eval()
 
@@ -146,13 +149,17 @@ def read_weights(folder: str, storage: Storage) -> tuple[dict[str, Tensor], str]
         pickled = next((name for name in PICKLES if exists(join(folder, name), storage)), None)
         if pickled is not None:
             raise InputError(
-                f"{folder} holds {pickled}, a pickle, which is not loaded; convert it with jobs/convert_encoder.py."
+                f"{folder} holds {pickled}, a pickle, which is not loaded; convert it with jobs/convert_encoder.py.",
+                code="weights-pickled",
             ) from None
-        raise InputError(f"{where} is missing; copy the weights there, as safetensors.") from None
+        raise InputError(
+            f"{where} is missing; copy the weights there, as safetensors.", code="weights-missing"
+        ) from None
     except SafetensorError:
         raise InputError(
             f"{where} is not a safetensors file, or was cut short; copy it again, or convert the weights with "
-            "jobs/convert_encoder.py."
+            "jobs/convert_encoder.py.",
+            code="weights-unreadable",
         ) from None
 
 
@@ -194,7 +201,8 @@ def check_weights(
         said = f"is of shape {tuple(given[name].shape)}, and {tuple(wanted[name].shape)} was expected"
     raise InputError(
         f"the weights in {where} do not fit {config.architecture} ({name} {said}; {len(odd) + len(shapes)} tensors are "
-        "like it); set the preset that they are of, or the options that they were trained with."
+        "like it); set the preset that they are of, or the options that they were trained with.",
+        code="weights-do-not-fit",
     )
 
 

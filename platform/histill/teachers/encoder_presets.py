@@ -186,4 +186,4 @@ def find_preset(name: str) -> EncoderPreset:
         return PRESETS[name]
     near = difflib.get_close_matches(name.lower(), PRESETS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}."
-    raise InputError(f"preset {name!r} is not known; {hint}")
+    raise InputError(f"preset {name!r} is not known; {hint}", code="encoder-unknown")

@@ -66,7 +66,10 @@ class NetworkTeacher:
         """
         names = self.layers
         if layer not in names:
-            raise InputError(f"teacher {self.digest[:12]} has no layer {layer!r}; its layers are {', '.join(names)}.")
+            raise InputError(
+                f"teacher {self.digest[:12]} has no layer {layer!r}; its layers are {', '.join(names)}.",
+                code="layer-unknown",
+            )
         _, maps = self.respond_with_maps(torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8), (layer,))
         channels, height, width = maps[layer].shape[1:]
         return channels, height, width

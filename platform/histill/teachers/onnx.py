@@ -93,11 +93,15 @@ class OnnxTeacher:
         if not sound or answer.shape[1] not in channels:
             raise InputError(
                 f"{uri} answers {list(answer.shape)} for 2 tiles of {side} px; [2, {classes}, side, side] was "
-                f"expected, for the classes {', '.join(self.card.classes)} of its card."
+                f"expected, for the classes {', '.join(self.card.classes)} of its card.",
+                code="onnx-unusable",
             )
         declared, held = self.card.output, _kind(answer)
         if held != declared and not (answer.shape[1] == 1 and declared == "logits"):  # a logit may lie in 0..1
-            raise InputError(f"{uri} answers {held} and its card says output {declared!r}; correct {card_uri(uri)}.")
+            raise InputError(
+                f"{uri} answers {held} and its card says output {declared!r}; correct {card_uri(uri)}.",
+                code="onnx-unusable",
+            )
 
 
 def load_teacher(uri: str, _tile_mpp: float, storage: Storage, *, gpu: bool = False) -> OnnxTeacher:

@@ -53,7 +53,8 @@ class OnnxEncoder:
         if answer.shape != (2, card.width):
             raise InputError(
                 f"{uri} answers {list(answer.shape)} for 2 tiles of {card.size_px} px; [2, {card.width}] was expected, "
-                "embeddings of its card's width: correct that, or export the network without what follows them."
+                "embeddings of its card's width: correct that, or export the network without what follows them.",
+                code="onnx-unusable",
             )
         return cls(network, card)
 

@@ -61,7 +61,7 @@ class OnnxNetwork:
         try:
             graph = read_graph(uri, storage)
         except FileNotFoundError:
-            raise InputError(f"{uri} is missing; set {key} to an {SUFFIX} file.") from None
+            raise InputError(f"{uri} is missing; set {key} to an {SUFFIX} file.", code="weights-missing") from None
         with _runtime_errors(f"{uri} cannot be loaded; export it again"):
             session = onnxruntime.InferenceSession(graph.data, _options(graph.weights), providers=_providers(uri, gpu))
         _check_input(uri, session, card)
@@ -79,7 +79,8 @@ class OnnxNetwork:
         if any(isinstance(fixed, int) and fixed != side for fixed in self._input.shape[2:]):
             raise InputError(
                 f"teacher {self.uri} takes {self.card.size_px} px only and would see a tile or window of {side_px} px "
-                f"at {side}; use tiles of {self.card.tile_px} px without data.augment.crop_px, or cache its responses."
+                f"at {side}; use tiles of {self.card.tile_px} px without data.augment.crop_px, or cache its responses.",
+                code="size-does-not-fit",
             )
         return side
 
@@ -100,7 +101,10 @@ class OnnxNetwork:
         side = self.card.size_px
         answer = self.answer(torch.zeros(2, 3, side, side, dtype=torch.uint8), side)
         if not np.isfinite(answer).all():
-            raise InputError(f"{self.uri} answers a black tile with nan or infinity; export it again in float32.")
+            raise InputError(
+                f"{self.uri} answers a black tile with nan or infinity; export it again in float32.",
+                code="output-not-finite",
+            )
         return answer
 
     @property
@@ -119,13 +123,17 @@ def read_card(kind: type[R], uri: str, storage: Storage, key: str) -> R:
     Raises InputError when it is missing or invalid.
     """
     if not uri.endswith(SUFFIX):
-        raise InputError(f"{key} is {uri}; an {SUFFIX} file was expected, with a .json card beside it.")
+        raise InputError(
+            f"{key} is {uri}; an {SUFFIX} file was expected, with a .json card beside it.", code="weights-missing"
+        )
     where = card_uri(uri)
     try:
         return read_record(kind, where, storage)
     except FileNotFoundError:
         needed = kind.noun.removeprefix("the card of ")
-        raise InputError(f"{where} is missing, the card that {needed} needs; {kind.remedy}.") from None
+        raise InputError(
+            f"{where} is missing, the card that {needed} needs; {kind.remedy}.", code="weights-missing"
+        ) from None
 
 
 def _check_input(uri: str, session: onnxruntime.InferenceSession, card: InputCard) -> None:
@@ -133,7 +141,8 @@ def _check_input(uri: str, session: onnxruntime.InferenceSession, card: InputCar
     if len(inputs) != 1 or len(outputs) != 1:
         raise InputError(
             f"{uri} has {len(inputs)} inputs and {len(outputs)} outputs ({', '.join(o.name for o in outputs)}); "
-            "export it with one of each: tiles and their answer."
+            "export it with one of each: tiles and their answer.",
+            code="onnx-unusable",
         )
     shape = inputs[0].shape
     wanted = (1, 3, card.size_px, card.size_px)
@@ -143,7 +152,8 @@ def _check_input(uri: str, session: onnxruntime.InferenceSession, card: InputCar
     if inputs[0].type != "tensor(float)" or not fits:
         raise InputError(
             f"{uri} takes {inputs[0].type} {shape}; float32 [batch, 3, {card.size_px}, {card.size_px}] was expected by "
-            f"its card's size_px; export it with that or a dynamic side, and a batch that is dynamic or 1."
+            f"its card's size_px; export it with that or a dynamic side, and a batch that is dynamic or 1.",
+            code="onnx-unusable",
         )
 
 
@@ -174,4 +184,4 @@ def _runtime_errors(sentence: str) -> Iterator[None]:
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         reason = textwrap.shorten(str(error), 200, placeholder=" ...").rstrip(".")
-        raise InputError(f"{sentence} ({reason}).") from None
+        raise InputError(f"{sentence} ({reason}).", code="onnx-unusable") from None

@@ -48,25 +48,27 @@ def read_graph(uri: str, storage: Storage) -> Graph:
     try:
         model.ParseFromString(data)
     except DecodeError:
-        raise InputError(f"{uri} is not an ONNX file; other formats are not loaded.") from None
+        raise InputError(f"{uri} is not an ONNX file; other formats are not loaded.", code="onnx-unusable") from None
     outside = [tensor for tensor in model.graph.initializer if _is_outside(tensor)]
     for tensor in _tensors(model):
         if _is_outside(tensor) and not any(tensor is each for each in outside):
             raise InputError(
-                f"{uri} keeps the weights {tensor.name!r} of a node in another file, which is not loaded; {_MEND}."
+                f"{uri} keeps the weights {tensor.name!r} of a node in another file, which is not loaded; {_MEND}.",
+                code="onnx-weights-outside",
             )
     if not outside:
         return Graph(data, {})
     parts = [_part(uri, tensor) for tensor in outside]
     if len(names := sorted({name for name, _, _ in parts})) > 1:
-        raise InputError(f"{uri} keeps its weights in {len(names)} other files; {_MEND}.")
+        raise InputError(f"{uri} keeps its weights in {len(names)} other files; {_MEND}.", code="onnx-weights-outside")
     where = beside(uri, names[0])
     size = _size_of(uri, where, storage)
     for (_, offset, length), tensor in zip(parts, outside, strict=True):
         if offset + length > size:
             raise InputError(
                 f"{where} has {size} bytes, and {uri} looks for the weights {tensor.name!r} at {offset} to "
-                f"{offset + length}; it was cut short or is another model's, so export the teacher again."
+                f"{offset + length}; it was cut short or is another model's, so export the teacher again.",
+                code="onnx-unusable",
             )
     return Graph(data, {names[0]: read_bytes(where, storage)})
 
@@ -81,11 +83,15 @@ def _part(uri: str, tensor: onnx.TensorProto) -> tuple[str, int, int]:
     name = entries.get("location", "")
     numbers = [entries.get(key, str(otherwise)) for key, otherwise in (("offset", 0), ("length", _bytes_of(tensor)))]
     if len(entries) < len(tensor.external_data) or not entries.keys() <= _KEYS or not all(map(_is_number, numbers)):
-        raise InputError(f"{uri} does not say validly where the weights {tensor.name!r} are stored; export it again.")
+        raise InputError(
+            f"{uri} does not say validly where the weights {tensor.name!r} are stored; export it again.",
+            code="onnx-unusable",
+        )
     if _PLAIN_NAME.fullmatch(name) is None:
         raise InputError(
             f"{uri} keeps the weights {tensor.name!r} in another file, {name!r}, which is not loaded, since it is no "
-            f"plain name in the same folder; {_MEND}."
+            f"plain name in the same folder; {_MEND}.",
+            code="onnx-weights-outside",
         )
     return name, int(numbers[0]), int(numbers[1])
 
@@ -108,9 +114,14 @@ def _size_of(uri: str, where: str, storage: Storage) -> int:
     try:
         size = _size_of_object(where, storage) if is_remote(where) else _size_in_folder(where)
     except FileNotFoundError:
-        raise InputError(f"{where} is missing, where {uri} keeps its weights; copy it there as well.") from None
+        raise InputError(
+            f"{where} is missing, where {uri} keeps its weights; copy it there as well.", code="onnx-weights-outside"
+        ) from None
     if size > MOST_BYTES:
-        raise InputError(f"{where} has {size} bytes, and {MOST_BYTES} are the most that are loaded; use a smaller one.")
+        raise InputError(
+            f"{where} has {size} bytes, and {MOST_BYTES} are the most that are loaded; use a smaller one.",
+            code="onnx-unusable",
+        )
     return size
 
 
@@ -124,10 +135,13 @@ def _size_in_folder(where: str) -> int:
     path = local_path(where)
     folder, real = os.path.realpath(os.path.dirname(path)), os.path.realpath(path)
     if os.path.dirname(real) != folder:
-        raise InputError(f"{where} leads out of its folder, to {real}, which is not loaded; copy the file there.")
+        raise InputError(
+            f"{where} leads out of its folder, to {real}, which is not loaded; copy the file there.",
+            code="onnx-weights-outside",
+        )
     found = os.stat(real)
     if not stat.S_ISREG(found.st_mode):
-        raise InputError(f"{where} is no file with weights; export the teacher again.")
+        raise InputError(f"{where} is no file with weights; export the teacher again.", code="onnx-weights-outside")
     return found.st_size
 
 

@@ -125,7 +125,8 @@ def _encode(responses: torch.Tensor, outputs: OutputSpec) -> list[bytes]:
         except ValueError:
             raise InputError(
                 "the teacher answers a tile with an embedding that is nan or beyond 65504, the most of float16; check "
-                "its weights, or set teacher.encoder.precision=fp32."
+                "its weights, or set teacher.encoder.precision=fp32.",
+                code="output-not-finite",
             ) from None
     logits = responses if outputs.dense else responses[:, :, None, None]
     return [encode_logits(each) for each in outputs.pack(logits).cpu().numpy()]

@@ -11,6 +11,7 @@ def teacher_input_px(side_px: int, tile_px: int, size_px: int, teacher: str) -> 
     if side_px * size_px % tile_px:
         raise InputError(
             f"teacher {teacher} sees tiles of {tile_px} px at {size_px} px, and a tile or window of {side_px} px would "
-            f"have {side_px * size_px / tile_px:.2f} px there; choose a side that gives a whole number."
+            f"have {side_px * size_px / tile_px:.2f} px there; choose a side that gives a whole number.",
+            code="size-does-not-fit",
         )
     return side_px * size_px // tile_px

@@ -72,14 +72,16 @@ class SlideFeatures:
         if not names:
             raise InputError(
                 f"features {config.folder} hold no {SUFFIX} file; name the folder in which TRIDENT wrote one for each "
-                "slide."
+                "slide.",
+                code="features-missing",
             )
         preset = None if config.preset is None else find_preset(config.preset)
         width = _width(config.folder, names, storage)
         if preset is not None and preset.width != width:
             raise InputError(
                 f"features {config.folder} have a width of {width}, and preset {config.preset} has {preset.width}; "
-                "name the encoder that made them, or leave teacher.features.preset out."
+                "name the encoder that made them, or leave teacher.features.preset out.",
+                code="weights-do-not-fit",
             )
         digest = hashlib.sha256()
         for name in names:
@@ -94,7 +96,8 @@ class SlideFeatures:
     def respond(self, tiles: "torch.Tensor") -> "torch.Tensor":
         raise InputError(
             f"features {self.folder} are of tiles that were seen before, and answer no pixels; cache them with "
-            "jobs/cache_responses.py (one upright view), and name the cache."
+            "jobs/cache_responses.py (one upright view), and name the cache.",
+            code="responses-needed",
         )
 
     def find_embeddings(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
@@ -117,12 +120,15 @@ class SlideFeatures:
         if patches.extent is not None and patches.extent != (record.width, record.height):
             raise InputError(
                 f"features {uri} are of a slide of {patches.extent[0]} x {patches.extent[1]} px, and tile "
-                f"{first['tile_id']} is of one of {record.width} x {record.height}; extract the features of that slide."
+                f"{first['tile_id']} is of one of {record.width} x {record.height}; extract the features of that "
+                "slide.",
+                code="features-off-grid",
             )
         if abs(patches.side - record.tile_side) > _SAME_PX:
             raise InputError(
                 f"features {uri} are of patches of {patches.side:g} px at level 0, and tile {first['tile_id']} has "
-                f"{record.tile_side:g}; cut tiles of the patches' side and resolution."
+                f"{record.tile_side:g}; cut tiles of the patches' side and resolution.",
+                code="features-off-grid",
             )
         missing = [tile for tile in tiles if (tile["x"], tile["y"]) not in patches.rows]
         if missing:
@@ -132,7 +138,8 @@ class SlideFeatures:
         if len(unsound):
             raise InputError(
                 f"features {uri} of tile {tiles[unsound[0]]['tile_id']} hold nan, infinity or more than {_WITHIN:g}; "
-                f"{_REMEDY}."
+                f"{_REMEDY}.",
+                code="output-not-finite",
             )
         return values
 
@@ -141,14 +148,16 @@ class SlideFeatures:
         if len(missing) < tiles or not len(patches.corners):
             return InputError(
                 f"features {patches.uri} lack tile {tile['tile_id']} {where}, and {len(missing)} of {tiles} tiles like "
-                "it; extract the features of all tiles, or leave such tiles out by a higher slides.min_tissue."
+                "it; extract the features of all tiles, or leave such tiles out by a higher slides.min_tissue.",
+                code="features-missing",
             )
         apart = patches.corners - (tile["x"], tile["y"])
         x, y = patches.corners[np.abs(apart).max(1).argmin()]
         return InputError(
             f"features {patches.uri} lie on another grid: tile {tile['tile_id']} begins {where} of level 0, and the "
             f"nearest patch at ({x}, {y}); cut tiles and patches of one grid, from the slide's corner and without "
-            "overlap."
+            "overlap.",
+            code="features-off-grid",
         )
 
     def _patches(self, slide: str, tile: str) -> Patches:
@@ -161,12 +170,14 @@ class SlideFeatures:
             except FileNotFoundError:
                 raise InputError(
                     f"features {self.folder} have no {slide}{SUFFIX} for tile {tile}; extract the features of that "
-                    "slide, or name the folder that has them."
+                    "slide, or name the folder that has them.",
+                    code="features-missing",
                 ) from None
             if len(patches.features) and patches.features.shape[1] != self.outputs.width:
                 raise InputError(
                     f"features {uri} have a width of {patches.features.shape[1]}, and others of their folder "
-                    f"{self.outputs.width}; keep those of each encoder in a folder of their own."
+                    f"{self.outputs.width}; keep those of each encoder in a folder of their own.",
+                    code="features-unreadable",
                 )
             self._read[slide] = patches
         return self._read[slide]
@@ -182,7 +193,9 @@ def read_patches(uri: str, storage: Storage) -> Patches:
             features, corners = _array(uri, file, "features"), _array(uri, file, "coords")
             about = dict(file["coords"].attrs)
     except (OSError, RuntimeError, ValueError, KeyError):  # whatever the damaged place was
-        raise InputError(f"features {uri} are no HDF5 file, or were cut short; {_REMEDY}.") from None
+        raise InputError(
+            f"features {uri} are no HDF5 file, or were cut short; {_REMEDY}.", code="features-unreadable"
+        ) from None
     if features.ndim == 3 and len(features) == 1:
         features = features[0]
     if features.size == 0 and len(corners) == 0:  # of a slide without tissue
@@ -190,13 +203,15 @@ def read_patches(uri: str, storage: Storage) -> Patches:
     if features.ndim != 2 or corners.ndim != 2 or corners.shape[1] != 2 or len(features) != len(corners):
         raise InputError(
             f"features {uri} have the shapes {features.shape} and, for their coords, {corners.shape}; [N, D] and "
-            f"[N, 2] were expected, so {_REMEDY}."
+            f"[N, 2] were expected, so {_REMEDY}.",
+            code="features-unreadable",
         )
     side = about.get("tile_side_level0", about.get("patch_size_level0"))  # the former, exact one if histill wrote it
     if side is None or not np.issubdtype(np.asarray(side).dtype, np.number):
         raise InputError(
             f"features {uri} do not tell patch_size_level0, the side of their patches in pixels of level 0, in the "
-            f"attributes of coords; {_REMEDY}."
+            f"attributes of coords; {_REMEDY}.",
+            code="features-unreadable",
         )
     extent = [about.get(f"level0_{each}") for each in ("width", "height")]
     known = all(isinstance(each, int | np.integer) for each in extent)
@@ -204,7 +219,9 @@ def read_patches(uri: str, storage: Storage) -> Patches:
     rows = {place: row for row, place in enumerate(places)}
     if len(rows) < len(places):
         twice = next(place for row, place in enumerate(places) if rows[place] != row)
-        raise InputError(f"features {uri} have two rows for the patch at {twice}; {_REMEDY}.")
+        raise InputError(
+            f"features {uri} have two rows for the patch at {twice}; {_REMEDY}.", code="features-unreadable"
+        )
     return Patches(
         uri,
         features.astype(np.float32),
@@ -222,9 +239,13 @@ def _array(uri: str, file: Any, name: str) -> np.ndarray:
     linked = name in file and not isinstance(file.get(name, getlink=True), h5py.HardLink)
     found = None if linked else file.get(name)
     if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
-        raise InputError(f"features {uri} have no data set {name!r} of their own; {_REMEDY}.")
+        raise InputError(
+            f"features {uri} have no data set {name!r} of their own; {_REMEDY}.", code="features-unreadable"
+        )
     if not np.issubdtype(found.dtype, np.number):
-        raise InputError(f"features {uri} have {name} of the type {found.dtype}, not numbers; {_REMEDY}.")
+        raise InputError(
+            f"features {uri} have {name} of the type {found.dtype}, not numbers; {_REMEDY}.", code="features-unreadable"
+        )
     return np.asarray(found[()])
 
 
@@ -234,7 +255,7 @@ def _width(folder: str, names: list[str], storage: Storage) -> int:
         patches = read_patches(join(folder, name), storage)
         if len(patches.features):
             return int(patches.features.shape[1])
-    raise InputError(f"features {folder} hold none in any of {len(names)} files; {_REMEDY}.")
+    raise InputError(f"features {folder} hold none in any of {len(names)} files; {_REMEDY}.", code="features-missing")
 
 
 def load_teacher(config: FeaturesTeacher, _tile_mpp: float, storage: Storage, *, gpu: bool = False) -> SlideFeatures:

@@ -112,7 +112,8 @@ def load_teacher(config: TeacherConfig, tile_mpp: float, storage: Storage, *, gp
     if teacher.mpp is not None and abs(teacher.mpp / tile_mpp - 1) > _MPP_TOLERANCE:
         raise InputError(
             f"teacher {config.value} was trained on tiles of {teacher.mpp:g} um/px and the tile set has {tile_mpp:g}; "
-            "cut the tiles at the teacher's resolution."
+            "cut the tiles at the teacher's resolution.",
+            code="resolution-differs",
         )
     return teacher
 

@@ -94,7 +94,8 @@ class TimmEncoder:
         if preset is not None and preset.architecture != hub.architecture:
             raise InputError(
                 f"{config.folder} holds {hub.architecture}, and preset {config.preset} is {preset.architecture}; name "
-                "its folder, or leave encoder.preset out."
+                "its folder, or leave encoder.preset out.",
+                code="weights-do-not-fit",
             )
         frame = Frame.of(config, preset, hub)
         arguments = dict(frame.arguments)
@@ -113,7 +114,8 @@ class TimmEncoder:
         if preset is not None and config.pooling is None and teacher.width != preset.width:
             raise InputError(
                 f"{config.folder} gives embeddings of width {teacher.width}, and preset {config.preset} has "
-                f"{preset.width}; name the folder of that encoder, or leave encoder.preset out."
+                f"{preset.width}; name the folder of that encoder, or leave encoder.preset out.",
+                code="weights-do-not-fit",
             )
         return teacher
 
@@ -153,7 +155,9 @@ class TimmEncoder:
         Raises InputError when `layer` is another.
         """
         if layer != TOKENS:
-            raise InputError(f"teacher {self.folder} has no layer {layer!r}; its only one is {TOKENS}.")
+            raise InputError(
+                f"teacher {self.folder} has no layer {layer!r}; its only one is {TOKENS}.", code="layer-unknown"
+            )
         return self._shapes(self.sees(side_px))[1]
 
     @torch.inference_mode()
@@ -195,7 +199,8 @@ class TimmEncoder:
             said = str(error).strip().splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             raise InputError(
                 f"teacher {self.folder} cannot see tiles of {side_px} px ({said}); cut tiles of {self.frame.size_px} "
-                f"px, or set encoder.tile_px to the side of yours, to have them resized to that."
+                f"px, or set encoder.tile_px to the side of yours, to have them resized to that.",
+                code="size-does-not-fit",
             ) from None
         assert tokens is not None
         channels, height, width = tokens.shape[1:]
@@ -207,20 +212,25 @@ class TimmEncoder:
         if pooling is not None and not hasattr(network, "num_prefix_tokens"):
             raise InputError(
                 f"teacher {self.folder} has no tokens to pool by {pooling!r}, as transformers have; leave "
-                "encoder.pooling out."
+                "encoder.pooling out.",
+                code="encoder-pooling",
             )
         if pooling in ("cls", "cls_mean") and not network.num_prefix_tokens:
-            raise InputError(f"teacher {self.folder} has no class token; set encoder.pooling to mean.")
+            raise InputError(
+                f"teacher {self.folder} has no class token; set encoder.pooling to mean.", code="encoder-pooling"
+            )
         if pooling is not None and not isinstance(getattr(network, "fc_norm", nn.Identity()), nn.Identity):
             raise InputError(
-                f"teacher {self.folder} normalizes tokens after it has pooled them; leave encoder.pooling out."
+                f"teacher {self.folder} normalizes tokens after it has pooled them; leave encoder.pooling out.",
+                code="encoder-pooling",
             )
         with torch.no_grad():
             side = self.frame.size_px
             embedding, _ = _forward(self.shadow, torch.empty(1, 3, side, side, device="meta"), pooling, tokens=False)
         if embedding.ndim != 2:
             raise InputError(
-                f"teacher {self.folder} does not pool its tokens itself; set encoder.pooling to cls, mean or cls_mean."
+                f"teacher {self.folder} does not pool its tokens itself; set encoder.pooling to cls, mean or cls_mean.",
+                code="encoder-pooling",
             )
 
 

@@ -74,7 +74,9 @@ class Claim:
                 continue
             if found == mine or swap_bytes(self.uri, found, mine, self.storage):
                 return
-        raise InputError(f"{self.uri} keeps changing; run only one ingest into this output at a time.")
+        raise InputError(
+            f"{self.uri} keeps changing; run only one ingest into this output at a time.", code="run-in-use"
+        )
 
     def give_up(self) -> None:
         """Release the folder for the next ingest."""
@@ -90,7 +92,8 @@ class Claim:
             failed = earlier.pop(_FAILED, False)
         except (ValueError, AttributeError, TypeError):
             raise InputError(
-                f"{self.uri} is not the record of an ingest; name another output or empty this one."
+                f"{self.uri} is not the record of an ingest; name another output or empty this one.",
+                code="output-taken",
             ) from None
         if earlier != self.record and not failed:
             raise self._taken(earlier)
@@ -101,7 +104,8 @@ class Claim:
         key = next(key for key in [*now, *before] if before.get(key) != now.get(key))
         return InputError(
             f"{self.output} holds tiles of another configuration ({key} was {before.get(key, 'unset')!r} and is "
-            f"{now.get(key)!r}); name another output, or empty this one once no job uses it."
+            f"{now.get(key)!r}); name another output, or empty this one once no job uses it.",
+            code="output-taken",
         )
 
 

@@ -63,7 +63,8 @@ def drop_damaged(table: pa.Table, expected: Expected, place: str) -> tuple[pa.Ta
     if len(table) != len(contents):
         raise InputError(
             f"{place} has {len(table)} tiles and its manifest says {len(contents)}; delete the shard and repeat the "
-            "ingest that made it."
+            "ingest that made it.",
+            code="tiles-damaged",
         )
     wrong = _differing(table, contents)
     if not wrong:
@@ -72,7 +73,8 @@ def drop_damaged(table: pa.Table, expected: Expected, place: str) -> tuple[pa.Ta
         if found != ids[row]:
             raise InputError(
                 f"{place} holds tile {found!r} where its manifest says {ids[row]!r}; delete the shard and repeat the "
-                "ingest that made it."
+                "ingest that made it.",
+                code="tiles-damaged",
             )
     images = table["image"].to_pylist()
     for row in wrong:

@@ -38,7 +38,7 @@ def _check_pair(one: SlideRow, other: SlideRow, config: IngestConfig) -> None:
         fix = "remove one of them, or give both one case"
     if apart:
         fix += ", or set slides.split_within_slide if they are of different patients (a tissue microarray)"
-    raise InputError(f"{said}: one patient's tissue would lie in two splits; {fix}.")
+    raise InputError(f"{said}: one patient's tissue would lie in two splits; {fix}.", code="slide-duplicated")
 
 
 def note_doubles(seen: Sightings) -> tuple[str, ...]:

@@ -28,7 +28,10 @@ def find_finished(claim: Claim, *, begun: bool) -> Manifest | None:
         return None
     manifest, records = found
     if manifest.header.ingest != claim.digest:
-        raise InputError(f"{claim.output} holds tiles of another configuration; name another output or empty this one.")
+        raise InputError(
+            f"{claim.output} holds tiles of another configuration; name another output or empty this one.",
+            code="output-taken",
+        )
     # The tiles of a replaced slide would be those of the old one.
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
         replaced = pool.map(lambda record: find_replaced(record, claim.storage), records)
@@ -36,7 +39,8 @@ def find_finished(claim: Claim, *, begun: bool) -> Manifest | None:
             if other:
                 raise InputError(
                     f"slide {record.source} has been replaced since {claim.output} was cut from it; name another "
-                    "output, or put the old slide back."
+                    "output, or put the old slide back.",
+                    code="input-changed",
                 )
     return manifest if folder.is_whole(manifest.shards(), manifest.header.shard_bytes) else None
 

@@ -55,13 +55,15 @@ def read_image_index(source: ImageSource, storage: Storage) -> ImageIndex:
         if column is not None and key in columns.model_fields_set and column not in index.columns:
             raise InputError(
                 f"the index {source.index} has no column {column!r}; it has {', '.join(filter(None, index.columns))}: "
-                f"name one of these (images.columns.{key}), or leave the key out."
+                f"name one of these (images.columns.{key}), or leave the key out.",
+                code="index-column-missing",
             )
     rows = [_row(source, values, line) for values, line in zip(index.rows, index.lines, strict=True)]
     if source.mask_values is not None and not any(row.mask for row in rows):
         raise InputError(
             f"images.mask_values gives the values of masks their classes, and the index {source.index} names no mask; "
-            "name its column (images.columns.mask), or leave it out."
+            "name its column (images.columns.mask), or leave it out.",
+            code="index-column-missing",
         )
     files = _Files()
     _check_doubled(source.index, rows, files)
@@ -110,12 +112,14 @@ def _check_doubled(uri: str, rows: Sequence[ImageRow], files: _Files) -> None:
             other = "" if earlier.name == row.name else f" (as {earlier.name})"
             raise InputError(
                 f"the index {uri} names the image {row.name} twice{other}, on lines {earlier.line} and {row.line}; "
-                "remove one of the rows."
+                "remove one of the rows.",
+                code="index-duplicate",
             )
         if row.mask is not None and files.of(row.mask) == file:
             raise InputError(
                 f"line {row.line} of the index {uri} names {row.name} as an image and as its mask; name the "
-                "mask, or leave it empty."
+                "mask, or leave it empty.",
+                code="index-wrong-value",
             )
 
 
@@ -127,7 +131,8 @@ def _check_labels(uri: str, rows: Sequence[ImageRow]) -> None:
             if earlier != part:
                 raise InputError(
                     f"the index {uri} writes one label in two ways, {earlier!r} on line {first} and {part!r} on line "
-                    f"{row.line}; write them alike."
+                    f"{row.line}; write them alike.",
+                    code="index-wrong-value",
                 )
 
 

@@ -30,7 +30,7 @@ def read_images(
         try:
             return read_tile(row, tile_px, mpp, storage, meaning)
         except Unreadable as reason:
-            return Unreadable(f"line {row.line} of the index: {reason}")
+            return Unreadable(f"line {row.line} of the index: {reason}", code=reason.code)
 
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(attempt, rows))

@@ -48,16 +48,21 @@ def read_index(uri: str, storage: Storage, *, needed: Iterable[str]) -> Index:
         if len(values) != len(columns):
             raise InputError(
                 f"line {line} of the index {uri} has {len(values)} values for {len(columns)} columns; quote values "
-                "that hold a comma."
+                "that hold a comma.",
+                code="index-malformed",
             )
         row = {name: value.strip() for name, value in zip(columns, values, strict=True)}
         for column in needed:
             if not row[column]:
-                raise InputError(f"line {line} of the index {uri} has no value for {column!r}; fill it in.")
+                raise InputError(
+                    f"line {line} of the index {uri} has no value for {column!r}; fill it in.", code="index-wrong-value"
+                )
         rows.append(row)
         lines.append(line)
     if not rows:
-        raise InputError(f"the index {uri} has a header and no rows; name at least one file in it.")
+        raise InputError(
+            f"the index {uri} has a header and no rows; name at least one file in it.", code="index-malformed"
+        )
     notes = (f"{len(empty)} rows of the index without any value are left out ({lines_named(empty)}).",) if empty else ()
     return Index(uri, columns, rows, lines, notes)
 
@@ -78,7 +83,9 @@ def read_index_bytes(uri: str, storage: Storage) -> bytes:
     try:
         return read_bytes(uri, storage)
     except FileNotFoundError:
-        raise InputError(f"the index {uri} does not exist; give the path of a CSV file.") from None
+        raise InputError(
+            f"the index {uri} does not exist; give the path of a CSV file.", code="source-missing"
+        ) from None
 
 
 def _text_of(uri: str, storage: Storage) -> str:
@@ -87,10 +94,15 @@ def _text_of(uri: str, storage: Storage) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise InputError(f"the index {uri} is not UTF-8 text (line {line}); save it as a CSV file in UTF-8.") from None
+        raise InputError(
+            f"the index {uri} is not UTF-8 text (line {line}); save it as a CSV file in UTF-8.", code="index-malformed"
+        ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise InputError(f"line {line} of the index {uri} holds a NUL character; save it as a CSV file in UTF-8.")
+        raise InputError(
+            f"line {line} of the index {uri} holds a NUL character; save it as a CSV file in UTF-8.",
+            code="index-malformed",
+        )
     return text.lstrip("\ufeff")
 
 
@@ -104,14 +116,16 @@ def _records(uri: str, text: str) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as error:
             raise InputError(
                 f"line {line} of the index {uri} has a quote that is not closed, or one inside a quoted value "
-                f"({error}); close it, or write it twice."
+                f"({error}); close it, or write it twice.",
+                code="index-malformed",
             ) from None
         if values is None:
             return
         if any("\n" in value or "\r" in value for value in values):
             raise InputError(
                 f"line {line} of the index {uri} has a quoted value that runs on to line {reader.line_num}; close the "
-                "quote, or take the line breaks out of the value."
+                "quote, or take the line breaks out of the value.",
+                code="index-malformed",
             )
         yield line, values
 
@@ -121,7 +135,8 @@ def _check_header(uri: str, columns: tuple[str, ...], needed: Iterable[str]) -> 
         if name and name in columns[:position]:
             raise InputError(
                 f"the index {uri} names the column {name!r} twice (columns {columns.index(name) + 1} and "
-                f"{position + 1}); rename or remove one of them."
+                f"{position + 1}); rename or remove one of them.",
+                code="index-duplicate",
             )
     for column in needed:
         if column in columns:
@@ -129,11 +144,13 @@ def _check_header(uri: str, columns: tuple[str, ...], needed: Iterable[str]) -> 
         if len(columns) == 1 and (found := next((mark for mark in ";\t|" if mark in columns[0]), None)):
             raise InputError(
                 f"the columns of the index {uri} are separated by {found!r}, and a comma was expected; save it as a "
-                "CSV file with commas."
+                "CSV file with commas.",
+                code="index-malformed",
             )
         alike = next((name for name in columns if name.casefold() == column.casefold()), None)
         hint = f" (it is written {alike!r})" if alike else ""
         raise InputError(
             f"the index {uri} has no column {column!r}{hint}; it has {', '.join(filter(None, columns)) or 'none'}: "
-            "add it, or name another in the configuration."
+            "add it, or name another in the configuration.",
+            code="index-column-missing",
         )

@@ -89,7 +89,7 @@ def _make(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[st
     skipped = tuple(reason for part in ordered for reason in (*part.unreadable, *part.empty))
     rows = pa.concat_tables([part.rows for part in ordered])
     if not rows.num_rows:
-        raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}")
+        raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}", code="no-tiles")
     notes = (*notes, *note_doubles(seen), *describe_images(ordered, meaning), *find_equal_tiles(rows))
     claim.take()  # still ours, unless another ingest of the same configuration has failed
     manifest = write_rows(
@@ -165,7 +165,8 @@ def _checked_parts(units: list[Unit], config: IngestConfig, seen: Sightings) -> 
             raise InputError(
                 f"{len(unreadable)} of the sources cannot be used and max_unreadable is {config.max_unreadable}; "
                 "replace them in place or raise the limit, and run it again, which keeps finished parts (with a "
-                f"changed index it starts over): {_first_of(unreadable)}"
+                f"changed index it starts over): {_first_of(unreadable)}",
+                code="too-many-unreadable",
             )
         if unit.slide and part.slide and part.slide.tiles:
             add_sighting(seen, part.slide.identity, unit.slide, config)

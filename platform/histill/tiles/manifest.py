@@ -75,7 +75,8 @@ class Manifest:
         if not len(rows):
             counts = ", ".join(f"{name} {count}" for name, count in self.header.splits.items())
             raise InputError(
-                f"split {split!r} of {self.uri} is empty (it has {counts}); name another or cut other splits."
+                f"split {split!r} of {self.uri} is empty (it has {counts}); name another or cut other splits.",
+                code="split-empty",
             )
         return rows
 
@@ -102,7 +103,8 @@ class Manifest:
         said = "no label" if row["label"] is None else f"the label {row['label']!r}"
         return InputError(
             f"tile {row['tile_id']} of {self.uri} has {said} (such tiles: {len(wrong)}); expected one of "
-            f"{', '.join(classes)}: correct the index and ingest again, or name the classes."
+            f"{', '.join(classes)}: correct the index and ingest again, or name the classes.",
+            code="label-missing" if row["label"] is None else "label-unknown",
         )
 
     def label_names(self, *, multi_label: bool) -> tuple[str, ...]:
@@ -208,7 +210,9 @@ def read_header(uri: str, storage: Storage) -> Header:
         call = "jobs/ingest_tiles.py"
         if exists(index, storage):  # a folder of images: only their resolution is unknown
             call += f" output=<folder> images.index={index} images.mpp=<um/px> tile_px=<side>, and name that folder"
-        raise InputError(f"{uri} holds no tile set ({HEADER_NAME} is missing); make one with {call}.") from None
+        raise InputError(
+            f"{uri} holds no tile set ({HEADER_NAME} is missing); make one with {call}.", code="tiles-missing"
+        ) from None
 
 
 def read_manifest(uri: str, storage: Storage) -> Manifest:
@@ -220,10 +224,11 @@ def read_manifest(uri: str, storage: Storage) -> Manifest:
     try:
         data = read_bytes(join(uri, TABLE_NAME), storage)
     except FileNotFoundError:
-        raise InputError(f"{join(uri, TABLE_NAME)} is missing; ingest the tiles again.") from None
+        raise InputError(f"{join(uri, TABLE_NAME)} is missing; ingest the tiles again.", code="tiles-damaged") from None
     if hashlib.sha256(data).hexdigest() != header.table:
         raise InputError(
             f"{join(uri, TABLE_NAME)} does not match its header's digest: it was cut short or overwritten; ingest the "
-            "tiles again."
+            "tiles again.",
+            code="tiles-damaged",
         )
     return Manifest(uri, header, pq.read_table(pa.BufferReader(data)))

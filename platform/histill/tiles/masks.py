@@ -88,12 +88,14 @@ def find_meaning(values: Values, index: str) -> dict[int, int]:
         raise InputError(
             f"the masks of {index} hold 255 and values up to {classes[-1]} ({len(classes)} of them, first: "
             f"{values.both or values.only_classes}), as in masks that were resized or compressed; export them again, "
-            f"or give each value its class with {key}, 255: 255}}, where a class of 255 is ignored."
+            f"or give each value its class with {key}, 255: 255}}, where a class of 255 is ignored.",
+            code="mask-values",
         )
     raise InputError(
         f"the masks of {index} hold 255 (first: {values.only_255}) and other classes (first: {values.only_classes}), "
         "and none of them both, so that 255 may be a foreground or pixels to ignore; give each value its class with "
-        f"{key}, 255: 255}} to ignore it, or 255: 1 for a foreground."
+        f"{key}, 255: 255}} to ignore it, or 255: 1 for a foreground.",
+        code="mask-values",
     )
 
 
@@ -119,7 +121,8 @@ def normalize_mask(data: bytes, name: str, image: str, tile_px: int, meaning: Ma
     if size != (tile_px, tile_px):
         raise Unreadable(
             f"the mask {name} is {size[0]} x {size[1]} px and its image {image} is {tile_px} x {tile_px}; "
-            "make them the same size."
+            "make them the same size.",
+            code="image-unreadable",
         )
     if meaning is None:
         meaning = find_meaning(Values.of(_distinct(values), name), name)
@@ -131,7 +134,8 @@ def normalize_mask(data: bytes, name: str, image: str, tile_px: int, meaning: Ma
         said = "colors or values above 255" if wrong > IGNORED else f"the value {wrong}"
         raise Unreadable(
             f"the mask {name} holds {said} ({wrong}), and {_spans(meaning)} was expected; give a PNG of class indices "
-            "from 0 to 255 (not instance numbers), or set images.mask_values."
+            "from 0 to 255 (not instance numbers), or set images.mask_values.",
+            code="mask-values",
         )
     encoded = io.BytesIO()
     with Image.fromarray(classes.astype(np.uint8)) as plain:

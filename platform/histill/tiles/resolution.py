@@ -38,20 +38,23 @@ def resolve_mpp(slide: "OpenSlide", row: "SlideRow", fallback: float | None) -> 
                 return agreeing[0]
             raise InputError(
                 f"slide {row.uri} contradicts itself: {here:g} um/px in {one} and {there:g} in {other}; look it up and "
-                "put the right one into the column mpp of the slide's row in the index, or slide_mpp."
+                "put the right one into the column mpp of the slide's row in the index, or slide_mpp.",
+                code="mpp-contradicting",
             )
     if not recorded:
         if stated is None:
             raise InputError(
                 f"slide {row.uri} does not record its microns per pixel; "
-                "look it up and set slides.slide_mpp, or the column mpp of the slide's row in the index."
+                "look it up and set slides.slide_mpp, or the column mpp of the slide's row in the index.",
+                code="mpp-missing",
             )
         return stated
     mpp = next(iter(recorded.values()))
     if row.mpp is not None and not _same(mpp, row.mpp):
         raise InputError(
             f"slide {row.uri} records {mpp:g} um/px and the index declares {row.mpp:g}; "
-            "correct the column mpp or leave it empty, or correct what the slide records."
+            "correct the column mpp or leave it empty, or correct what the slide records.",
+            code="mpp-contradicting",
         )
     return mpp
 
@@ -84,7 +87,8 @@ def _recorded_mpp(slide: "OpenSlide", uri: str) -> dict[str, float]:
         if not _same(across, down):
             raise InputError(
                 f"slide {uri} has pixels of {across:g} x {down:g} um by {where}; only square pixels can be tiled, so "
-                "resample it."
+                "resample it.",
+                code="slide-unreadable",
             )
         found[where] = (across + down) / 2
     return found
@@ -136,6 +140,7 @@ def scale_factor(tile_mpp: float, level0_mpp: float, uri: str) -> float:
     if scale < 1 - SAME_SCALE:
         raise InputError(
             f"slide {uri} has {level0_mpp:g} um/px and tiles of {tile_mpp:g} were asked for, which is finer; "
-            f"set slides.mpp to {level0_mpp:g} or more."
+            f"set slides.mpp to {level0_mpp:g} or more.",
+            code="resolution-too-fine",
         )
     return 1.0 if abs(scale - 1) <= SAME_SCALE else scale

@@ -41,32 +41,40 @@ def open_slide(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
         try:
             slide = stack.enter_context(openslide.OpenSlide(path))
             if slide.properties["openslide.vendor"] == GENERIC and (misread := find_misread(path)):
-                raise Unreadable(f"slide {uri} {misread}")
+                raise Unreadable(f"slide {uri} {misread}", code="slide-unreadable")
             yield slide
         except openslide.OpenSlideUnsupportedFormatError:
             raise Unreadable(
-                f"slide {uri} is not in a format that OpenSlide reads; convert it to a pyramidal TIFF."
+                f"slide {uri} is not in a format that OpenSlide reads; convert it to a pyramidal TIFF.",
+                code="slide-unreadable",
             ) from None
         except openslide.OpenSlideError as error:
-            raise Unreadable(f"slide {uri} {explain_error(str(error))}") from None
+            raise Unreadable(f"slide {uri} {explain_error(str(error))}", code="slide-unreadable") from None
 
 
 def _check_file(path: str, uri: str) -> None:
     """Raise Unreadable for files whose fault OpenSlide would misreport, or that are not the slide but open anyway."""
     if os.path.isdir(path):
-        raise Unreadable(f"slide {uri} is a folder; name the slide's file (of DICOM any one of them) in it.")
+        raise Unreadable(
+            f"slide {uri} is a folder; name the slide's file (of DICOM any one of them) in it.", code="slide-unreadable"
+        )
     if not os.path.isfile(path):
-        raise Unreadable(f"slide {uri} does not exist; correct its path.")
+        raise Unreadable(f"slide {uri} does not exist; correct its path.", code="source-missing")
     try:
         with open(path, "rb") as file:
             head = file.read(132)
     except OSError as error:
-        raise Unreadable(f"slide {uri} cannot be read ({error.strerror}); see to its permissions.") from None
+        raise Unreadable(
+            f"slide {uri} cannot be read ({error.strerror}); see to its permissions.", code="slide-unreadable"
+        ) from None
     if not head:
-        raise Unreadable(f"slide {uri} is empty (0 bytes); copy it again.")
+        raise Unreadable(f"slide {uri} is empty (0 bytes); copy it again.", code="slide-unreadable")
     base, extension = os.path.splitext(path)
     if extension.lower() == ".mrxs" and not os.path.isfile(os.path.join(base, "Slidedat.ini")):
-        raise Unreadable(f"slide {uri} lacks its folder {os.path.basename(base)}/ (MIRAX); copy it beside the file.")
+        raise Unreadable(
+            f"slide {uri} lacks its folder {os.path.basename(base)}/ (MIRAX); copy it beside the file.",
+            code="slide-unreadable",
+        )
     if is_remote(uri) and head[128:] == b"DICM":
         raise _of_several(uri, "DICOM")
 
@@ -79,7 +87,8 @@ def consists_of_several(uri: str) -> bool:
 def _of_several(uri: str, kind: str) -> Unreadable:
     return Unreadable(
         f"slide {uri} is one file of several ({kind}), which are not fetched together from object storage; put the "
-        "slide on a disk that every node mounts and give that path, or convert it to a pyramidal TIFF."
+        "slide on a disk that every node mounts and give that path, or convert it to a pyramidal TIFF.",
+        code="slide-unreadable",
     )
 
 
@@ -110,7 +119,7 @@ def _fetch(uri: str, into: IO[bytes], storage: Storage) -> None:
             while chunk := stream.read(CHUNK):
                 _write(into, chunk, uri)
     except FileNotFoundError:
-        raise Unreadable(f"slide {uri} does not exist; correct its path.") from None
+        raise Unreadable(f"slide {uri} does not exist; correct its path.", code="source-missing") from None
     into.flush()
 
 
@@ -120,7 +129,8 @@ def _write(into: IO[bytes], chunk: bytes, uri: str) -> None:
     except OSError as error:
         raise InputError(
             f"slide {uri} cannot be fetched into {tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder "
-            "with more space on every node."
+            "with more space on every node.",
+            code="disk-full",
         ) from None
 
 

@@ -92,7 +92,8 @@ def _case_notes(uri: str, columns: Sequence[str], unused: Sequence[str]) -> tupl
     for name in unused:
         if name.casefold() in COLUMNS and name.casefold() not in columns:
             raise InputError(
-                f"the index {uri} has no column {name.casefold()!r} but one {name!r}, which nothing reads; rename it."
+                f"the index {uri} has no column {name.casefold()!r} but one {name!r}, which nothing reads; rename it.",
+                code="index-column-missing",
             )
     if "case" in columns:
         return None, ()
@@ -107,15 +108,19 @@ def _case_notes(uri: str, columns: Sequence[str], unused: Sequence[str]) -> tupl
 
 def _check_pair(earlier: SlideRow, row: SlideRow) -> None:
     if earlier.uri != row.uri:
-        raise InputError(f"{earlier.uri} and {row.uri} are both named {row.name!r}; rename one of the files.")
+        raise InputError(
+            f"{earlier.uri} and {row.uri} are both named {row.name!r}; rename one of the files.", code="index-duplicate"
+        )
     if earlier.overlaps(row):
         raise InputError(
             f"slide {row.uri} is named twice with regions that overlap; give each row a region "
-            "(left, top, right, bottom) of its own or remove one."
+            "(left, top, right, bottom) of its own or remove one.",
+            code="index-duplicate",
         )
     if earlier.mpp != row.mpp:
         raise InputError(
-            f"slide {row.uri} is declared with two values of mpp, {earlier.mpp} and {row.mpp}; a slide has one."
+            f"slide {row.uri} is declared with two values of mpp, {earlier.mpp} and {row.mpp}; a slide has one.",
+            code="mpp-contradicting",
         )
 
 
@@ -127,7 +132,9 @@ def _row(index: str, values: dict[str, str]) -> SlideRow:
         try:
             numbers[column] = float(Fraction(text)) if text else None
         except (ValueError, ZeroDivisionError):
-            raise InputError(f"{index}: {column} of slide {uri} is {text!r}; a number was expected.") from None
+            raise InputError(
+                f"{index}: {column} of slide {uri} is {text!r}; a number was expected.", code="index-wrong-value"
+            ) from None
     given = [numbers[side] for side in SIDES if numbers[side] is not None]
     region = WHOLE
     if given:
@@ -135,13 +142,15 @@ def _row(index: str, values: dict[str, str]) -> SlideRow:
         if len(given) < 4 or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise InputError(
                 f"{index}: the region of slide {uri} is {region}; fractions with 0 <= left < right <= 1 and "
-                "0 <= top < bottom <= 1 were expected."
+                "0 <= top < bottom <= 1 were expected.",
+                code="index-wrong-value",
             )
     mpp = numbers["mpp"]
     if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
         raise InputError(
             f"{index}: mpp of slide {uri} is {mpp:g}; between {PLAUSIBLE_MPP[0]} and {PLAUSIBLE_MPP[1]:g} "
-            "microns per pixel were expected."
+            "microns per pixel were expected.",
+            code="index-wrong-value",
         )
     return SlideRow(uri, plain(values.get("case", "") or stem(uri)), mpp, region)
 

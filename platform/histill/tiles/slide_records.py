@@ -122,15 +122,17 @@ def read_slides(manifest: "Manifest", storage: Storage) -> Mapping[str, SlideRec
     if manifest.header.slides is None:
         raise InputError(
             f"{manifest.uri} has no record of its slides (it was cut by an earlier version, or is made of images); "
-            "ingest the slides again into another folder."
+            "ingest the slides again into another folder.",
+            code="other-version",
         )
     try:
         data = read_bytes(uri, storage)
     except FileNotFoundError:
-        raise InputError(f"{uri} is missing; ingest the slides again.") from None
+        raise InputError(f"{uri} is missing; ingest the slides again.", code="tiles-damaged") from None
     if hashlib.sha256(data).hexdigest() != manifest.header.slides:
         raise InputError(
             f"{uri} does not match the digest in the tile set's header: it was cut short or overwritten; ingest the "
-            "slides again."
+            "slides again.",
+            code="tiles-damaged",
         )
     return {record.name: record for record in parse_records(SlideRecord, data, uri)}

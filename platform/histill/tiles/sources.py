@@ -20,7 +20,7 @@ def read_file(uri: str, storage: Storage) -> bytes:
         with storage_errors(uri, storage), filesystem.open_input_stream(path) as stream:
             data: bytes = stream.read()
     except FileNotFoundError:
-        raise Unreadable(f"{uri} does not exist; correct the index.") from None
+        raise Unreadable(f"{uri} does not exist; correct the index.", code="source-missing") from None
     return data
 
 
@@ -34,11 +34,11 @@ def unreadable_as(name: str) -> Iterator[None]:
     except (Unreadable, MemoryError):
         raise
     except PictureError as refused:
-        raise Unreadable(f"{name} {refused}.") from None
+        raise Unreadable(f"{name} {refused}.", code="image-unreadable") from None
     except Exception as error:
         reason = "no image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         reason = " ".join(reason.split()) or type(error).__name__
-        raise Unreadable(f"{name} cannot be decoded ({reason}); replace it.") from None
+        raise Unreadable(f"{name} cannot be decoded ({reason}); replace it.", code="image-unreadable") from None
 
 
 def check_size(size: tuple[int, int], name: str, tile_px: int) -> None:
@@ -46,5 +46,6 @@ def check_size(size: tuple[int, int], name: str, tile_px: int) -> None:
     if size != (tile_px, tile_px):
         raise Unreadable(
             f"{name} is {size[0]} x {size[1]} px and {tile_px} x {tile_px} was expected; "
-            "set tile_px or resize the image."
+            "set tile_px or resize the image.",
+            code="image-unreadable",
         )

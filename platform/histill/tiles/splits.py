@@ -39,7 +39,8 @@ def check_pinned(rule: SplitRule, cases: Iterable[str]) -> None:
                 near = difflib.get_close_matches(case, names, n=3, cutoff=0.4) or names[:3]
                 raise InputError(
                     f"split.pinned.{split} names the case {case!r}, which does not occur; "
-                    f"the nearest are {', '.join(map(repr, near))}."
+                    f"the nearest are {', '.join(map(repr, near))}.",
+                    code="config-wrong-value",
                 )
 
 

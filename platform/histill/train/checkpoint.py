@@ -76,7 +76,8 @@ def save_checkpoint(folder: str, learner: Learner, card: ModelCard) -> None:
         raise HistillError(
             f"the disk of {os.path.dirname(folder)} on {socket.gethostname()} is full, and checkpoints are written "
             "there before upload; free some space, or set TMPDIR to another disk there, and run the same command "
-            "again: the run resumes from its last checkpoint."
+            "again: the run resumes from its last checkpoint.",
+            code="disk-full",
         ) from None
 
 
@@ -118,7 +119,8 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
     if (position.tiles_digest, position.batch_size) != (expected.tiles_digest, expected.batch_size):
         raise InputError(
             f"the checkpoint was made with batch size {position.batch_size} on tiles {position.tiles_digest[:12]}, "
-            f"this run has {expected.batch_size} and {expected.tiles_digest[:12]}; use another run name."
+            f"this run has {expected.batch_size} and {expected.tiles_digest[:12]}; use another run name.",
+            code="run-of-other-config",
         )
     kept = load_file(os.path.join(folder, WEIGHTS_NAME))
     with_best = learner.best is not None and os.path.exists(os.path.join(folder, BEST_NAME))
@@ -132,7 +134,8 @@ def restore_checkpoint(folder: str, learner: Learner) -> None:
         except RuntimeError:  # torch lists every tensor
             raise InputError(
                 "the checkpoint was made by a version of histill whose modules for training differ from this one's; "
-                "use another run name."
+                "use another run name.",
+                code="other-version",
             ) from None
     if with_best:
         assert learner.best is not None

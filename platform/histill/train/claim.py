@@ -61,7 +61,8 @@ def hold_claim(folder: str, storage: Storage) -> Iterator[None]:
     done = threading.Event()
     reason = HistillError(
         f"another job has taken over {folder}, since this one did not renew its claim for {LEASE_S:g} s; let the "
-        "other one finish."
+        "other one finish.",
+        code="run-in-use",
     )
 
     def renew() -> None:
@@ -145,7 +146,10 @@ def _watch(uri: str, folder: str, found: bytes, holder: Place | None, storage: S
 
 def _refusal(folder: str, holder: Place | None) -> InputError:
     who = f"process {holder[2]} on {holder[0]}" if holder else "on another machine"
-    return InputError(f"another job ({who}) is at work on {folder}; wait until it has ended, or choose another name.")
+    return InputError(
+        f"another job ({who}) is at work on {folder}; wait until it has ended, or choose another name.",
+        code="run-in-use",
+    )
 
 
 def _ours(uri: str, token: str, storage: Storage) -> bytes | None:

@@ -97,7 +97,8 @@ def verify_epoch(position: DataState, planned: np.ndarray, max_corrupt: int) -> 
         raise InputError(
             f"{position.corrupt} tiles of epoch {position.epoch} could not be decoded and data.max_corrupt allows "
             f"{max_corrupt}; the warnings above name them: delete their shards and repeat the ingest that made them, "
-            "or raise the limit."
+            "or raise the limit.",
+            code="tiles-undecodable",
         )
 
 

@@ -62,12 +62,17 @@ def _check_live(name: str, teacher: Teacher, inputs: Inputs, augment: Augment, t
     width, tile_px = teacher.outputs.width, inputs.manifest.header.tile_px
     if width is None:
         raise InputError(
-            f"embeddings.{name}.teacher predicts classes, not embeddings; name a teacher of embeddings, or set teacher."
+            f"embeddings.{name}.teacher predicts classes, not embeddings; name a teacher of embeddings, or set "
+            "teacher.",
+            code="teacher-wrong-kind",
         )
     teacher.sees(augment.crop_px or tile_px)
     layers = teacher.features.layers if teacher.features is not None else {}
     if tokens and TOKENS not in layers:
-        raise InputError(f"embeddings.{name}.teacher has no patch tokens, which loss.tokens compares; leave that out.")
+        raise InputError(
+            f"embeddings.{name}.teacher has no patch tokens, which loss.tokens compares; leave that out.",
+            code="maps-missing",
+        )
     return width, layers[TOKENS] if tokens else None
 
 
@@ -75,12 +80,14 @@ def _check_cached(uri: str, header: CacheHeader, tokens: bool) -> tuple[int, int
     """As `_check_live`, of the cache at `uri`."""
     if header.width is None:
         raise InputError(
-            f"responses {uri} are predictions of classes, not embeddings; cache those of a teacher of embeddings."
+            f"responses {uri} are predictions of classes, not embeddings; cache those of a teacher of embeddings.",
+            code="teacher-wrong-kind",
         )
     if tokens and TOKENS not in header.layers:
         raise InputError(
             f"responses {uri} have no patch tokens, which loss.tokens compares; cache them with layer={TOKENS}, or "
-            "leave the term out."
+            "leave the term out.",
+            code="maps-missing",
         )
     return header.width, header.layers[TOKENS] if tokens else None
 
@@ -95,10 +102,14 @@ def _check_same_views(config: PretrainConfig, inputs: Inputs) -> None:
         first, second, *_ = views.values()
         raise InputError(
             f"{first} and {second} are of differing views of the tiles; cache both with the same views, seed and "
-            "augment."
+            "augment.",
+            code="responses-of-other-views",
         )
     if any(header.views > 1 for header in headers.values()) and inputs.embedding_teachers:
-        raise InputError("cached views cannot be shown to a live teacher as well; cache all teachers of embeddings.")
+        raise InputError(
+            "cached views cannot be shown to a live teacher as well; cache all teachers of embeddings.",
+            code="responses-needed",
+        )
 
 
 def _views_of(header: CacheHeader) -> tuple[int, int, bool, int | None]:

@@ -31,7 +31,8 @@ def find_head(model: Classifier) -> nn.Linear:
     if not isinstance(head, nn.Linear):
         raise InputError(
             f"the last layer of {model.encoder_name} is not linear, so it cannot be fitted as a probe; set head=fresh, "
-            "or choose another encoder."
+            "or choose another encoder.",
+            code="option-not-applicable",
         )
     return head
 

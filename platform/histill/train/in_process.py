@@ -54,7 +54,8 @@ def choose_device(workers: WorkerGroup) -> torch.device:
     if not torch.cuda.is_available():
         raise InputError(
             f"workers.gpus is {workers.gpus:g}, and torch finds no CUDA GPU on this machine; leave it out to train on "
-            "the CPU, or give workers.count to train on a cluster."
+            "the CPU, or give workers.count to train on a cluster.",
+            code="gpu-missing",
         )
     return torch.device("cuda")
 
@@ -78,7 +79,8 @@ class ProcessSession:
             if self.newest is None and is_known_to_ray(self._filesystem, self._folder):
                 raise InputError(
                     f"no checkpoint in {self._uri} lists its own files, as an earlier version left them, and only Ray "
-                    "Train may know one; resume the run with workers.count=1."
+                    "Train may know one; resume the run with workers.count=1.",
+                    code="other-version",
                 )
 
     def wrap(self, model: nn.Module) -> nn.Module:

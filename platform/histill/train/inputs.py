@@ -136,6 +136,7 @@ def _read_encoder(uri: str, architecture: str, storage: Storage) -> Encoder:
     if card.encoder != architecture:
         raise InputError(
             f"{uri} was pretrained with the encoder {card.encoder} and student.encoder is {architecture}; set "
-            f"student.encoder={card.encoder}."
+            f"student.encoder={card.encoder}.",
+            code="weights-do-not-fit",
         )
     return Encoder(card, read_digest(folder, card, storage))

@@ -251,7 +251,8 @@ def _check_finite(meter: _Meter, saved: DataState, epoch: int, step: int, steps:
     )
     raise HistillError(
         f"the loss or its gradient is not a number by step {step} of epoch {epoch}, and the run stops; {good}: lower "
-        "optimizer.lr or the loss weights and start a new run."
+        "optimizer.lr or the loss weights and start a new run.",
+        code="loss-not-finite",
     )
 
 

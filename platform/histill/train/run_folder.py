@@ -69,14 +69,17 @@ def open_record(config: RunConfig) -> RunRecord:
     uri = run_uri(config)
     fresh = RunRecord(kind=config.kind, config=config.model_dump(mode="json"))
     if exists(join(uri, FINISHED_NAME), config.storage):
-        raise InputError(f"run {uri} is finished; choose another name, or score and promote it as it is.")
+        raise InputError(
+            f"run {uri} is finished; choose another name, or score and promote it as it is.", code="run-finished"
+        )
     try:
         record = read_record(RunRecord, join(uri, RECORD_NAME), config.storage)
     except FileNotFoundError:
         return fresh
     if record.digest != fresh.digest:
         raise InputError(
-            f"run {uri} was started with another configuration ({_difference(record, fresh)}); choose another name."
+            f"run {uri} was started with another configuration ({_difference(record, fresh)}); choose another name.",
+            code="run-of-other-config",
         )
     return record
 
@@ -87,7 +90,8 @@ def check_same_inputs(config: RunConfig, record: RunRecord, digests: dict[str, s
         if digests.get(key, digest) != digest:
             raise InputError(
                 f"run {run_uri(config)} was started when {key} held {digest[:12]}, and it holds {digests[key][:12]} "
-                "now; restore the original, or choose another name."
+                "now; restore the original, or choose another name.",
+                code="input-changed",
             )
 
 

@@ -72,7 +72,8 @@ class RunSpec(ABC):
         if teacher.digest != self.card.teacher_digest:
             raise InputError(
                 f"teacher.model held {str(self.card.teacher_digest)[:12]} when the run was started, and it holds "
-                f"{teacher.digest[:12]} now; restore the original, or choose another name for the run."
+                f"{teacher.digest[:12]} now; restore the original, or choose another name for the run.",
+                code="input-changed",
             )
         return teacher
 
@@ -84,7 +85,8 @@ class RunSpec(ABC):
         if teacher.digest != self.inputs[f"embeddings.{name}"]:
             raise InputError(
                 f"embeddings.{name}.teacher is not what it was when the run was started; restore the original, or use "
-                "another run name."
+                "another run name.",
+                code="input-changed",
             )
         return teacher
 

@@ -68,7 +68,8 @@ def check_data(
         if not by_response:
             raise InputError(
                 "data.balance is 'response', which needs cached responses to whole tiles; set responses, or balance by "
-                "label, slide or case."
+                "label, slide or case.",
+                code="responses-needed",
             )
     elif config.data.balance is not None:
         balance_groups(manifest, manifest.rows_of(config.data.train), config.data.balance)
@@ -88,15 +89,20 @@ def size_of(network: Network, manifest: Manifest, dense: bool) -> int:
         if abs(exact - size) > 0.01 * exact:
             raise InputError(
                 f"at mpp {network.mpp:g} a tile of {manifest.uri} ({header.tile_px} px at {header.mpp:g} um/px) has "
-                f"{exact:.2f} px, no whole number; set size_px instead."
+                f"{exact:.2f} px, no whole number; set size_px instead.",
+                code="size-does-not-fit",
             )
     if size > header.tile_px:
         raise InputError(
             f"the network would see {size} px and the tiles of {manifest.uri} have {header.tile_px} px at "
-            f"{header.mpp:g} um/px; choose at most {header.tile_px} px, or an mpp of at least {header.mpp:g}."
+            f"{header.mpp:g} um/px; choose at most {header.tile_px} px, or an mpp of at least {header.mpp:g}.",
+            code="resolution-too-fine",
         )
     if dense and size % STRIDE:
-        raise InputError(f"tiles of {size} px do not fit the network's stride of 32; set size_px to a multiple of 32.")
+        raise InputError(
+            f"tiles of {size} px do not fit the network's stride of 32; set size_px to a multiple of 32.",
+            code="size-does-not-fit",
+        )
     return size
 
 
@@ -193,7 +199,8 @@ def resolve_classes(
     if len(classes) < 2:
         raise InputError(
             f"the tiles of {manifest.uri} have {len(classes)} labels ({', '.join(classes) or 'none'}) and a "
-            "classifier needs two; ingest them with a label column."
+            "classifier needs two; ingest them with a label column.",
+            code="label-missing",
         )
     outputs = OutputSpec("classification", classes, config.multi_label)
     manifest.labels_of(outputs, manifest.rows_of(config.data.val))
@@ -211,7 +218,8 @@ def check_masks(manifest: Manifest, *splits: str) -> None:
             name = manifest.table["tile_id"][int(without[0])].as_py()
             raise InputError(
                 f"{len(without)} tiles of split {split!r} in {manifest.uri} have no mask (first: {name}); "
-                "masks are learned from, so ingest them with a mask column or name another split."
+                "masks are learned from, so ingest them with a mask column or name another split.",
+                code="mask-missing",
             )
 
 

@@ -76,10 +76,10 @@ def test_a_gate_that_refuses_is_status_1_with_its_outcome(capsys: pytest.Capture
 def test_known_errors_are_one_line_without_a_traceback(
     capsys: pytest.CaptureFixture[str], kind: type[HistillError], status: int
 ) -> None:
-    assert run(failing(kind("shard a is gone; make it again."))) == status
+    assert run(failing(kind("shard a is gone; make it again.", code="tiles-damaged"))) == status
     output, error = capsys.readouterr()
     assert output == ""
-    assert error == "error: shard a is gone; make it again.\n"
+    assert error == "error: shard a is gone; make it again. [tiles-damaged]\n"
 
 
 def test_an_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +113,7 @@ def chained(error: Exception) -> Exception:
         return outer
 
 
-KNOWN = InputError("shard a is gone")
+KNOWN = InputError("shard a is gone", code="tiles-damaged")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ KNOWN = InputError("shard a is gone")
 )
 def test_a_wrapped_error_is_found(capsys: pytest.CaptureFixture[str], wrapped: Exception) -> None:
     assert run(failing(wrapped)) == 2
-    assert capsys.readouterr().err == "error: shard a is gone\n"
+    assert capsys.readouterr().err == "error: shard a is gone [tiles-damaged]\n"
 
 
 def test_an_unknown_error_keeps_its_traceback() -> None:
@@ -142,18 +142,20 @@ def test_verbose_adds_the_traceback_and_keeps_the_status(capsys: pytest.CaptureF
     assert run(failing(chained(KNOWN)), "--verbose") == 2
     error = capsys.readouterr().err
     assert "the library says so" in error
-    assert error.endswith("error: shard a is gone\n")
+    assert error.endswith("error: shard a is gone [tiles-damaged]\n")
     assert os.environ["HISTILL_VERBOSE"] == "1"
 
 
 @pytest.mark.parametrize(
     ("argument", "parts"),
     [
-        ("rat=2", ["'rat'", "2", "did you mean 'rate'?"]),
-        ("rate=-1", ["'rate' is -1", "greater than 0"]),
+        ("rat=2", ["'rat'", "2", "did you mean 'rate'?", "[config-unknown-key]"]),
+        ("rate=-1", ["'rate' is -1", "greater than 0", "[config-wrong-value]"]),
         ("rate=fast", ["'rate' is 'fast'", "number"]),
-        ("storage.atempts=2", ["did you mean 'storage.attempts'?"]),
-        ("rate", ["'rate' is not of the form key.sub=value"]),
+        ("source=no", ["'source' holds false", "in quotes", "[config-unquoted]"]),
+        ("source=[a]", ["'source' holds a list", "[config-wrong-value]"]),
+        ("storage.atempts=2", ["did you mean 'storage.attempts'?", "[config-unknown-key]"]),
+        ("rate", ["'rate' is not of the form key.sub=value", "[command-line-wrong]"]),
     ],
 )
 def test_a_wrong_key_or_value_is_status_2(capsys: pytest.CaptureFixture[str], argument: str, parts: list[str]) -> None:
@@ -215,7 +217,9 @@ def test_a_second_file_is_not_dropped_in_silence(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as caught:
         run_job(Example, failing(AssertionError("the job must not start")), arguments)
     assert caught.value.code == 2
-    assert "-c is given twice; keep one file" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "-c is given twice; keep one file" in error
+    assert error.endswith(" [command-line-wrong]\n")
 
 
 @pytest.mark.parametrize("argument", ["--verb", "--sourc=x", "--storag"])

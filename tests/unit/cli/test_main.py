@@ -35,7 +35,10 @@ def test_help_names_every_verb_in_80_columns_and_loads_nothing(capsys: pytest.Ca
 
 def test_a_misspelled_verb_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrian", "name=x"]) == 2
-    assert capsys.readouterr().err == "error: histill has no verb 'pretrian'; did you mean pretrain?\n"
+    assert (
+        capsys.readouterr().err
+        == "error: histill has no verb 'pretrian'; did you mean pretrain? [command-line-wrong]\n"
+    )
     assert main(["dance"]) == 2
     assert "see histill --help" in capsys.readouterr().err
 

@@ -97,7 +97,8 @@ def test_it_ends_when_the_node_is_gone_or_the_time_is_up(
 def test_a_node_of_another_machine_is_left_alone(cluster: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     cluster.host = "192.0.2.1"  # nobody's, by RFC 5737
     assert main(["90"]) == 1
-    assert capsys.readouterr().err == "error: Ray at auto has 0 nodes on this machine; run this where one node is.\n"
+    said = "Ray at auto has 0 nodes on this machine; run this where one node is."
+    assert capsys.readouterr().err == f"error: {said} [node-not-drained]\n"
     assert cluster.commands == []
     assert cluster.left == 1
 

@@ -171,13 +171,13 @@ def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     def bad(config: IngestConfig) -> Outcome:
-        raise InputError("culprit.")
+        raise InputError("culprit.", code="tiles-missing")
 
     assert run_job(IngestConfig, lambda config: Outcome({"a": 1}), IMAGES) == 0
     assert run_job(IngestConfig, lambda config: Outcome({}, ok=False), IMAGES) == 1
     capsys.readouterr()
     assert run_job(IngestConfig, bad, IMAGES) == 2
-    assert capsys.readouterr().err == "error: culprit.\n"
+    assert capsys.readouterr().err == "error: culprit. [tiles-missing]\n"
     assert run_job(IngestConfig, bad, ["tile_pix=3"]) == 2
 
 

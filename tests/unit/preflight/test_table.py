@@ -59,8 +59,8 @@ def test_the_good_places_share_a_verdict() -> None:
 @pytest.mark.parametrize(
     ("error", "advice", "found", "fix"),
     [
-        (InputError("the bucket is gone; make it."), "look", "the bucket is gone", "make it"),
-        (InputError("the server refused."), "look", "the server refused", "look"),
+        (InputError("it is gone; make it.", code="bucket-missing"), "look", "it is gone [bucket-missing]", "make it"),
+        (InputError("it refused.", code="tracking-refused"), "look", "it refused [tracking-refused]", "look"),
         (ValueError("first\nsecond"), "look", "ValueError: first", "look"),
         (ValueError(), "", "ValueError", "run it again with --verbose, which shows all logs and tracebacks"),
     ],

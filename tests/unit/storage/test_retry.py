@@ -35,7 +35,7 @@ LASTING = [
     OSError("AWS Error SIGNATURE_DOES_NOT_MATCH during GetObject operation: The request signature does not match."),
     OSError("AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response body."),
     OSError(errno.ENOSPC, "No space left on device"),
-    InputError("the bucket of s3://b/k does not exist; create it or correct the name."),
+    InputError("the bucket of s3://b/k does not exist; create it or correct the name.", code="bucket-missing"),
     ValueError("not an OSError"),
 ]
 

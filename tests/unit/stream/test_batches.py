@@ -290,7 +290,7 @@ def test_a_stream_that_ends_early_is_no_silent_loss(manifest: Manifest) -> None:
 def test_a_reader_that_fails_is_heard(manifest: Manifest) -> None:
     def tables() -> Iterator[pa.Table]:
         yield table(0)
-        raise InputError("shard a is gone")
+        raise InputError("shard a is gone", code="tiles-damaged")
 
     with pytest.raises(InputError, match="shard a is gone"):
         list(running(manifest, steps_for([[0], [1]], [[0], [1]]), tables()))

@@ -46,7 +46,7 @@ def test_ahead_runs_ahead_but_no_further_than_asked() -> None:
     assert len(produced) <= 5
 
 
-@pytest.mark.parametrize("error", [InputError("shard a is gone"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [InputError("shard a is gone", code="tiles-damaged"), KeyboardInterrupt()])
 def test_ahead_hands_on_exceptions(error: BaseException) -> None:
     def items() -> Iterator[int]:
         yield 1

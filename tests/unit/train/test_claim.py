@@ -200,7 +200,7 @@ def test_a_renewal_that_was_written_and_not_answered_is_followed_by_others(
         done = swap(*given)
         if not lost:
             lost.append(done)
-            raise HistillError("the server is away")
+            raise HistillError("the server is away", code="storage-unreachable")
         return done
 
     monkeypatch.setattr(module, "swap_bytes", first_answer_lost)
@@ -236,7 +236,7 @@ def test_a_server_that_is_away_does_not_cost_the_claim(tmp_path: Path, monkeypat
         asked.append(True)
         if len(asked) > 3:
             enough.set()
-        raise HistillError("the server is away")
+        raise HistillError("the server is away", code="storage-unreachable")
 
     monkeypatch.setattr(module, "swap_bytes", away)
     with hold_claim(str(tmp_path), STORAGE):

@@ -13,7 +13,13 @@ CONTEXT: Any = None
 BROKEN = RuntimeError("the network between workers broke")
 
 
-@pytest.mark.parametrize("error", [InputError("the bucket does not exist."), HistillError("the disk is full.")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("the bucket does not exist.", code="bucket-missing"),
+        HistillError("the disk is full.", code="disk-full"),
+    ],
+)
 def test_what_no_retry_can_mend_ends_the_run(error: Exception) -> None:
     """Whatever errors it causes in the other workers."""
     with pytest.raises(type(error)) as caught:
@@ -22,7 +28,12 @@ def test_what_no_retry_can_mend_ends_the_run(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [UnavailableError("the server cannot be reached."), BROKEN, MemoryError("no memory is left")]
+    "error",
+    [
+        UnavailableError("the server cannot be reached.", code="storage-unreachable"),
+        BROKEN,
+        MemoryError("no memory is left"),
+    ],
 )
 def test_what_may_pass_is_left_to_the_next_workers(error: Exception) -> None:
     FailFast().after_exception(CONTEXT, {0: error})

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
     [
         (Interrupted(2), "KILLED"),
         (KeyboardInterrupt(), "KILLED"),
-        (HistillError("full"), "FAILED"),
+        (HistillError("full", code="disk-full"), "FAILED"),
         (SystemExit(1), "FAILED"),
     ],
 )

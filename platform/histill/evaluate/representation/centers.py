@@ -24,18 +24,21 @@ def read_centers(source: Centers, names: np.ndarray, labels: np.ndarray, storage
             if centers.setdefault(name, center) != center:
                 raise InputError(
                     f"line {line} of {source.table} puts {source.by} {name!r} at {center!r}, and a line above at "
-                    f"{centers[name]!r}; give it one, or name the slides (centers.by=slide)."
+                    f"{centers[name]!r}; give it one, or name the slides (centers.by=slide).",
+                    code="centers-unusable",
                 )
     missing = [name for name in np.unique(names).tolist() if plain(name) not in centers]
     if missing:
         raise InputError(
             f"{source.table} has no {source.column} for {source.by} {missing[0]!r} ({len(missing)} are missing); add "
-            "them."
+            "them.",
+            code="centers-unusable",
         )
     found = np.array([centers[plain(name)] for name in names.tolist()])
     if not have_shared_classes(labels, found):
         raise InputError(
             f"no two of {', '.join(sorted(set(found.tolist())))} in {source.table} share two classes of the held-out "
-            "tiles, so class and center cannot be told apart; leave centers out, or choose a split with more cases."
+            "tiles, so class and center cannot be told apart; leave centers out, or choose a split with more cases.",
+            code="centers-unusable",
         )
     return found

@@ -43,7 +43,8 @@ def probe_encoder(
     if keys.val is not None and (lacking := set(range(len(classes))) - set(labels[val].tolist())):
         raise InputError(
             f"split {keys.val!r} of {manifest.uri} has no tile of {classes[min(lacking)]!r}, so the probe's C cannot "
-            "be chosen on it (held_out.probe.val); leave it out, and folds of the training cases choose."
+            "be chosen on it (held_out.probe.val); leave it out, and folds of the training cases choose.",
+            code="label-missing",
         )
     centers = None
     if keys.centers is not None:  # before hours of embedding
@@ -93,17 +94,20 @@ def probe_encoder(
 def _check(held_out: HeldOut, keys: Probe) -> None:
     if held_out.reference is not None:
         raise InputError(
-            "held_out.reference is for models that mark pixels, and an encoder is scored against labels; leave it out."
+            "held_out.reference is for models that mark pixels, and an encoder is scored against labels; leave it out.",
+            code="option-not-applicable",
         )
     if held_out.split == keys.train:
         raise InputError(
             f"held_out.split is {held_out.split!r}, from which the probe of an encoder learns (held_out.probe.train); "
-            "choose two different splits."
+            "choose two different splits.",
+            code="config-conflict",
         )
     if keys.val in (keys.train, held_out.split):
         raise InputError(
             f"held_out.probe.val is {keys.val!r}, which is also learned from or scored, and the probe's C must be "
-            "chosen on other tiles; leave it out, and folds of the training cases choose."
+            "chosen on other tiles; leave it out, and folds of the training cases choose.",
+            code="config-conflict",
         )
 
 
@@ -121,7 +125,8 @@ def _find_classes(manifest: Manifest, split: Split) -> tuple[str, ...]:
         said = f"the label {classes[0]!r} alone" if classes else "no labels"
         raise InputError(
             f"split {split!r} of {manifest.uri} has {said}, and the probe of an encoder learns from labels of at least "
-            "two classes; ingest labels, or choose another split (held_out.probe.train)."
+            "two classes; ingest labels, or choose another split (held_out.probe.train).",
+            code="label-missing",
         )
     return classes
 

@@ -33,7 +33,10 @@ def load_subject(
     if is_timm_folder(uri, storage):
         return _load_timm(uri, facts, header, storage)
     if facts != EncoderFacts():
-        raise InputError(f"encoder says how a timm folder is read, and {uri} is a histill model; leave encoder out.")
+        raise InputError(
+            f"encoder says how a timm folder is read, and {uri} is a histill model; leave encoder out.",
+            code="option-not-applicable",
+        )
     network, card, digest = load(resolve(uri, storage), storage)
     check_like(card, header, tiles)
     return network, card, digest

@@ -59,7 +59,7 @@ def endpoint_of(storage: Storage) -> str | None:
             try:
                 return read_server(given)
             except ValueError as error:
-                raise InputError(f"{name} cannot be used: {error}.") from None
+                raise InputError(f"{name} cannot be used: {error}.", code="storage-endpoint") from None
     return None
 
 
@@ -129,7 +129,8 @@ def keys_of(uri: str, storage: Storage) -> tuple[str, str, str | None] | None:
         raise InputError(
             f"storage.profiles names the AWS profile {profile!r}, whose keys on {socket.gethostname()} expire, maybe "
             "in the middle of a run; name one whose keys are renewed (by SSO, a role or credential_process), or one "
-            "with an access key of its own, or none, and use the node's role."
+            "with an access key of its own, or none, and use the node's role.",
+            code="storage-profile",
         )
     return keys.access_key, keys.secret_key, keys.token
 
@@ -147,7 +148,8 @@ def _credentials_of(profile: str, files: tuple[Any, ...]) -> Any:
     if credentials is None:
         raise InputError(
             f"storage.profiles names the AWS profile {profile!r}, and {socket.gethostname()} has none with keys; add "
-            "it to ~/.aws/credentials (or $AWS_SHARED_CREDENTIALS_FILE) on every node."
+            "it to ~/.aws/credentials (or $AWS_SHARED_CREDENTIALS_FILE) on every node.",
+            code="storage-profile",
         )
     return credentials
 
@@ -219,7 +221,8 @@ def walk(filesystem: "fsspec.AbstractFileSystem", uri: str, storage: Storage) ->
         if any(text in str(error) for text in SCHEME.errors.missing_bucket):
             raise
         raise InputError(
-            f"{server_of(storage)} does not list {uri} as an S3 server does; set {_SETTING} to one."
+            f"{server_of(storage)} does not list {uri} as an S3 server does; set {_SETTING} to one.",
+            code="storage-endpoint",
         ) from None
     keys = (str(each["Key"]) for each in listed.get("Contents", ()))
     return (f"s3://{bucket}/{key}" for key in keys if not key.endswith("/"))

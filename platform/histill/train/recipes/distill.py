@@ -74,7 +74,8 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
         raise InputError(
             f"teacher {config.teacher.value} answers with embeddings, and this job learns predictions of classes; "
             "use jobs/pretrain_student.py with embeddings.<name>.teacher, and a student.size_px below the tiles' own "
-            "for a student of lower resolution."
+            "for a student of lower resolution.",
+            code="teacher-wrong-kind",
         )
     live = config.responses is None
     check_terms(
@@ -90,7 +91,8 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
     layers = select_layers(config.loss.select("maps"), layer_channels(model), inputs.teacher_layers)
     if outputs.multi_label and config.data.balance == "response":
         raise InputError(
-            "data.balance=response is for classes that exclude each other, and the teacher's do not; leave it out."
+            "data.balance=response is for classes that exclude each other, and the teacher's do not; leave it out.",
+            code="option-not-applicable",
         )
     visible, by_teacher = _visible_labels(config, manifest, outputs, cases)
     maps = cached is not None and bool(layers.teacher)
@@ -119,14 +121,16 @@ def check_resolutions(card: ModelCard, teacher_px: int, config: DistillConfig) -
     if card.size_px > teacher_px:
         raise InputError(
             f"the student would see tiles at {card.size_px} px ({card.mpp:.4g} um/px) and its teacher sees them at "
-            f"{teacher_px} px ({teacher_mpp:.4g} um/px); set student.size_px to at most {teacher_px}."
+            f"{teacher_px} px ({teacher_mpp:.4g} um/px); set student.size_px to at most {teacher_px}.",
+            code="resolution-too-fine",
         )
     if teacher_px % card.size_px and not config.allow_fractional_ratio:
         whole = [str(teacher_px // by) for by in (1, 2, 4, 8, 16) if teacher_px % by == 0]
         raise InputError(
             f"the student's {card.mpp:.4g} um/px are {teacher_px / card.size_px:.4g} times the teacher's "
             f"{teacher_mpp:.4g}, no whole number; set student.size_px to one such as {', '.join(whole)}, or "
-            "allow_fractional_ratio=true."
+            "allow_fractional_ratio=true.",
+            code="size-does-not-fit",
         )
 
 
@@ -162,7 +166,9 @@ def _visible_labels(
     training, validation = manifest.rows_of(config.data.train, cases), manifest.rows_of(config.data.val)
     if outputs.dense:
         if config.labeled < 1:
-            raise InputError(f"labeled is {config.labeled:g}, which is for classifiers; leave it out.")
+            raise InputError(
+                f"labeled is {config.labeled:g}, which is for classifiers; leave it out.", code="option-not-applicable"
+            )
         if "labels" in config.loss.needs:
             check_masks(manifest, config.data.train, config.data.val)
             return None, False

@@ -75,7 +75,8 @@ def check(config: FinetuneConfig, inputs: Inputs) -> FinetuneRun:
         if BOUNDARY in classes:
             raise InputError(
                 f"classes {list(classes)} names {BOUNDARY!r}, which is reserved for the class that a teacher's "
-                "boundary_px adds to its masks; choose another name."
+                "boundary_px adds to its masks; choose another name.",
+                code="config-wrong-value",
             )
         check_masks(manifest, config.data.train, config.data.val)
         outputs = OutputSpec("segmentation", classes)

@@ -104,7 +104,8 @@ def _check_teacher(config: PretrainConfig, inputs: Inputs) -> CachedViews | None
     if not config.loss.of_answers:
         raise InputError(
             "loss has no term on the model's predictions, which teacher is for; give one such as "
-            "loss.soft_cross_entropy a weight, or leave teacher out."
+            "loss.soft_cross_entropy a weight, or leave teacher out.",
+            code="config-conflict",
         )
     tile_px = manifest.header.tile_px
     if config.responses is not None and responses is not None:
@@ -124,7 +125,8 @@ def _make_card(config: PretrainConfig, inputs: Inputs) -> tuple[ModelCard, Model
     if encoder and not config.loss.of_embeddings:
         raise InputError(
             "loss.tokens alone does not train the embedding that an encoder is for; give a term such as "
-            "loss.embedding_cosine a weight as well."
+            "loss.embedding_cosine a weight as well.",
+            code="config-conflict",
         )
     card = make_card(config, inputs, OutputSpec("encoder") if inputs.teacher is None else inputs.teacher.outputs)
     model = check_network(card, config, inputs)
@@ -132,7 +134,8 @@ def _make_card(config: PretrainConfig, inputs: Inputs) -> tuple[ModelCard, Model
     if config.prefixes and config.prefixes[-1] >= width:
         raise InputError(
             f"prefixes has {config.prefixes[-1]}, and the embedding of {card.encoder} has {width} dimensions; choose "
-            "lengths below that."
+            "lengths below that.",
+            code="config-wrong-value",
         )
     return card.model_copy(update={"width": width if encoder else None, "prefixes": config.prefixes}), model
 
@@ -146,7 +149,8 @@ def _teacher_px(config: PretrainConfig, inputs: Inputs, layers: Layers) -> int |
     if len(sides) > 1:
         raise InputError(
             "the teacher whose feature maps are compared and the live teachers of embeddings see tiles at differing "
-            "sides; cache the embeddings."
+            "sides; cache the embeddings.",
+            code="responses-needed",
         )
     return next(iter(sides), None)
 
@@ -154,7 +158,10 @@ def _teacher_px(config: PretrainConfig, inputs: Inputs, layers: Layers) -> int |
 def _check_masks(config: PretrainConfig, inputs: Inputs) -> None:
     if inputs.teacher is None:
         named = next(iter(config.loss.select("labels")))
-        raise InputError(f"loss.{named} learns from masks, and an encoder has no classes; leave it out (null).")
+        raise InputError(
+            f"loss.{named} learns from masks, and an encoder has no classes; leave it out (null).",
+            code="option-not-applicable",
+        )
     check_masks(inputs.manifest, config.data.train)
 
 
@@ -163,10 +170,12 @@ def _check_dense(outputs: OutputSpec, what: str) -> None:
     if outputs.kind == "encoder":
         raise InputError(
             f"{what} answers with embeddings, and teacher and responses are for predictions of pixels; name it as "
-            "embeddings.<name>.teacher, or its cache as embeddings.<name>.responses."
+            "embeddings.<name>.teacher, or its cache as embeddings.<name>.responses.",
+            code="teacher-wrong-kind",
         )
     if not outputs.dense:
         raise InputError(
             f"{what} answers for whole tiles, and pretraining needs a response to every pixel; name a segmentation "
-            "teacher, or use jobs/distill_student.py."
+            "teacher, or use jobs/distill_student.py.",
+            code="teacher-wrong-kind",
         )
