@@ -19,10 +19,10 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup  ## run the whole pipeline on a sample slide (SLIDE=path MPP=0.25 for your own), with S3, MLflow and Ray
-	@$(BIN)/python -m histill.local.demo $(if $(SLIDE),--slide "$(SLIDE)") $(if $(MPP),--slide-mpp $(MPP))
+	@$(BIN)/python -m histill demo $(if $(SLIDE),--slide "$(SLIDE)") $(if $(MPP),--slide-mpp $(MPP))
 
 ui: setup  ## show the last demo's runs in MLflow
-	@$(BIN)/python -m histill.local.ui
+	@$(BIN)/python -m histill ui
 
 test: setup  ## run every test but those of chaos, on two processes and real Ray, S3 and MLflow servers
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not chaos" --durations=10

@@ -161,7 +161,7 @@ class TestTracking:
         assert living(str(tmp_path)) == {}
         for number in (signal.SIGINT, signal.SIGTERM):
             process = subprocess.Popen(
-                [sys.executable, "-m", "histill.local.ui"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-m", "histill", "ui"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
             )
             try:
                 assert process.stdout is not None
@@ -177,7 +177,7 @@ class TestTracking:
             assert living(str(tmp_path)) == {}
 
     def test_the_ui_without_runs_says_how_to_get_them(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="run `make demo` first"):
+        with pytest.raises(InputError, match="run `histill demo` first"):
             ui.serve(tmp_path / ui.FOLDER)
 
 

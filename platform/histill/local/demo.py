@@ -1,7 +1,7 @@
-"""Run the whole pipeline on one machine: `make demo`.
+"""Run the whole pipeline on one machine: `histill demo`.
 
-Starts a real S3 server, MLflow server and Ray head, and runs each job on them as a user would, by its command line. All
-files are in `.demo`; a second run reuses the results of the first.
+Starts a real S3 server (where SeaweedFS is installed), an MLflow server and a Ray head, and runs each verb on them as a
+user would. All files are in `.demo`; a second run reuses the results of the first.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from histill.config.common import Storage
 from histill.errors import HistillError, InputError, format_error
 from histill.local.demo_regions import BANDS, write_regions
 from histill.local.ray_head import ray_head
-from histill.local.s3 import s3_server
+from histill.local.s3 import has_s3_server, s3_server
 from histill.local.sample_slide import sample_slide
 from histill.local.tracking import mlflow_server
 from histill.storage.control import exists
@@ -40,22 +40,26 @@ _TEACHER = "teacher.classical=true"
 
 @dataclass
 class Demo:
-    """The running demo: the environment of its jobs, and their results."""
+    """The running demo: the environment of its commands, and their results."""
 
     environment: Mapping[str, str]
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     storage: Storage = field(default_factory=Storage)
 
-    def job(self, name: str, arguments: str, *, may_refuse: bool = False) -> dict[str, Any]:
-        """Run `python jobs/<name>.py <arguments>` and return the JSON line that it prints last."""
-        command = ["python", f"jobs/{name}.py", *shlex.split(arguments)]
-        print(f"\n$ {shlex.join(command)}", flush=True)
+    def run(self, verb: str, arguments: str, *, may_refuse: bool = False) -> dict[str, Any]:
+        """Run `histill <verb> <arguments>` and return the JSON line that it prints last."""
+        words = [verb, *shlex.split(arguments)]
+        print(f"\n$ histill {shlex.join(words)}", flush=True)
         done = subprocess.run(
-            [sys.executable, *command[1:]], env=dict(self.environment), stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", "histill", *words],
+            env=dict(self.environment),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         if done.returncode not in ((0, 1) if may_refuse else (0,)) or not done.stdout.strip():
             raise HistillError(
-                f"jobs/{name}.py ended with status {done.returncode}; its last line above says why.", code="demo-failed"
+                f"histill {verb} ended with status {done.returncode}; its last line above says why.", code="demo-failed"
             )
         values: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return values
@@ -86,11 +90,11 @@ def run_demo(slide: Path, mpp: float | None) -> None:
     write_regions(slide, mpp, _index(slide), _cases(slide))
     with contextlib.ExitStack() as servers:
         servers.enter_context(_alone())
-        print("starting S3 (SeaweedFS), MLflow and Ray ...", flush=True)
-        s3 = servers.enter_context(s3_server(FOLDER / "s3", BUCKET))
+        root, keys = _store(servers)
+        print("starting MLflow and Ray ...", flush=True)
         tracking = servers.enter_context(mlflow_server(FOLDER / "mlflow"))
-        ray = servers.enter_context(ray_head(FOLDER / "ray", cpus=max(2, os.cpu_count() or 2), env=s3.environment()))
-        os.environ.update(s3.environment())  # for the few control files that this process reads itself
+        ray = servers.enter_context(ray_head(FOLDER / "ray", cpus=max(2, os.cpu_count() or 2), env=keys))
+        os.environ.update(keys)  # for the few control files that this process reads itself
         environment = {
             **os.environ,
             **ray.environment(),
@@ -99,16 +103,26 @@ def run_demo(slide: Path, mpp: float | None) -> None:
             "MPLCONFIGDIR": str((FOLDER / "matplotlib").resolve()),  # keeps the font cache out of the home folder
         }
         demo = Demo(environment)
-        picture = _stages(demo, slide, mpp, f"s3://{BUCKET}/{_safe(slide.stem)}", pictures)
+        picture = _stages(demo, slide, mpp, f"{root}/{_safe(slide.stem)}", pictures)
     _close(demo, picture)
+
+
+def _store(servers: contextlib.ExitStack) -> tuple[str, dict[str, str]]:
+    """Where tiles and runs go, and the environment to get there: an S3 server, or a folder where there is none."""
+    if not has_s3_server():
+        print(f"SeaweedFS is not installed (pip install 'histill[local]'): {FOLDER}/objects takes S3's place")
+        return str((FOLDER / "objects").resolve()), {}
+    print("starting S3 (SeaweedFS) ...", flush=True)
+    s3 = servers.enter_context(s3_server(FOLDER / "s3", BUCKET))
+    return f"s3://{BUCKET}", s3.environment()
 
 
 def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Path) -> Path:
     with demo.stage("tiles") as found:
         pins = ", ".join(f"{split}: [{case}]" for split, case in _cases(slide).items())
-        tiles = demo.job(
-            "ingest_tiles",
-            f"-c jobs/configs/ingest_slides.yaml output={root}/tiles tile_px=160 slides.index={_index(slide)} "
+        tiles = demo.run(
+            "ingest",
+            f"output={root}/tiles tile_px=160 slides.index={_index(slide)} "
             f"slides.mpp=0.5 slides.split_within_slide=true rows_per_group=16 'split.pinned={{{pins}}}'"
             + (f" slides.slide_mpp={mpp}" if mpp else ""),
         )
@@ -116,7 +130,7 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
         found += [f"{tiles['tiles']} tiles of 160 px at 0.5 um/px ({counts})", f"{root}/tiles"]
 
     with demo.stage("teacher responses") as found:
-        cached = demo.job("cache_responses", f"tiles={root}/tiles {_TEACHER} output={root}/responses workers.count=1")
+        cached = demo.run("cache", f"tiles={root}/tiles {_TEACHER} output={root}/responses workers.count=1")
         found += [f"{cached['tiles']} responses of the classical nuclei teacher", cached["responses"]]
     data = (
         f"runs={root}/runs data.tiles={root}/tiles responses={cached['responses']} {_TEACHER} {_NETWORK} "
@@ -126,7 +140,7 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
     with demo.stage("RCKD pretraining") as found:
         pretrained = f"{root}/runs/pretrained"
         if not demo.finished(pretrained):
-            demo.job("pretrain_student", f"name=pretrained {data} optimizer.epochs=20")
+            demo.run("pretrain", f"name=pretrained {data} optimizer.epochs=20")
         metrics = read_record(FinishedRun, f"{pretrained}/{FINISHED_NAME}", demo.storage).metrics
         found += [f"CSAT on 2 workers: val Dice {metrics['val_dice']:.3f} with the teacher", pretrained]
 
@@ -137,9 +151,7 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
                 "{loss.soft_cross_entropy.temperature: {loguniform: [1, 4]}, student.size_px: {choice: [96, 128]}, "
                 "loss.soft_dice.weight: {uniform: [0, 1]}}"
             )
-            demo.job(
-                "search_students", f"name=sweep {data} optimizer.epochs=10 trials=3 grace_epochs=4 'space={space}'"
-            )
+            demo.run("search", f"name=sweep {data} optimizer.epochs=10 trials=3 grace_epochs=4 'space={space}'")
         best = read_record(FinishedRun, f"{sweep}/{FINISHED_NAME}", demo.storage).metrics
         found += [f"3 trials: best val Dice {best['val_dice']:.3f} with the teacher", sweep]
 
@@ -147,8 +159,7 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
     short = "bootstrap_samples=0 robustness_tiles=0 speed=false"
     with demo.stage("evaluation") as found:
         scores = {
-            run: demo.job("score_model", f"model={run} {held_out} held_out.split=val {short}")
-            for run in (pretrained, sweep)
+            run: demo.run("score", f"model={run} {held_out} held_out.split=val {short}") for run in (pretrained, sweep)
         }
         candidate = max(scores, key=lambda run: scores[run]["figures"]["dice"])
         found += [f"{run.rpartition('/')[2]}: val Dice {score['figures']['dice']:.3f}" for run, score in scores.items()]
@@ -157,12 +168,12 @@ def _stages(demo: Demo, slide: Path, mpp: float | None, root: str, pictures: Pat
         picture = pictures / f"{_safe(slide.stem)}.png"
         report = pictures / f"{_safe(slide.stem)}.html"
         wanted = f"picture={picture} report={report} bootstrap_samples=0 robustness_tiles=24"
-        test = demo.job("score_model", f"model={candidate} {held_out} held_out.split=test {wanted}")
+        test = demo.run("score", f"model={candidate} {held_out} held_out.split=test {wanted}")
         figures = test["figures"]
-        promoted = demo.job(
-            "promote_model",
-            f"-c jobs/configs/promote_model.yaml model={candidate} registered_name={MODEL} {held_out} "
-            "held_out.split=test",
+        promoted = demo.run(
+            "promote",
+            f"model={candidate} registered_name={MODEL} {held_out} held_out.split=test 'gates.floors={{dice: 0.6}}' "
+            "'gates.ceilings={gmacs: 6.0, parameters: 8000000}'",
             may_refuse=True,
         )
         found += [
@@ -197,7 +208,7 @@ def _close(demo: Demo, picture: Path) -> None:
     )
     print(f"\npictures: {picture} (tile | teacher | student), also in MLflow")
     print(f"report: {picture.with_suffix('.html')}")
-    print("to see the runs in MLflow: make ui")
+    print("to see the runs in MLflow: histill ui")
 
 
 def _index(slide: Path) -> Path:
@@ -214,7 +225,9 @@ def _safe(name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 a job failed, 2 no such slide, 130 interrupted."""
-    parser = argparse.ArgumentParser(description="distil a CSAT student on this machine, from a slide to a champion")
+    parser = argparse.ArgumentParser(
+        prog="histill demo", description="distil a CSAT student on this machine, from a slide to a champion"
+    )
     parser.add_argument("--slide", type=Path, help="a whole slide image; default: a CC0 sample")
     parser.add_argument("--slide-mpp", type=float, help="microns per pixel of a slide that does not record them")
     arguments = parser.parse_args(argv)
@@ -227,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         run_demo(slide or sample_slide(FOLDER), arguments.slide_mpp)
     except KeyboardInterrupt:
-        print("\ninterrupted; run `make demo` again to resume.", file=sys.stderr)
+        print("\ninterrupted; run `histill demo` again to resume.", file=sys.stderr)
         return 130
     except HistillError as error:
         print(format_error(error), file=sys.stderr)

@@ -43,7 +43,7 @@ def densest_window(slide: Path, mpp: float | None) -> Box:
         except InputError:
             raise InputError(
                 f"slide {slide} does not record its microns per pixel; "
-                f"look it up and pass it: make demo SLIDE={slide} MPP=0.25",
+                f"look it up and pass it: histill demo --slide {slide} --slide-mpp 0.25",
                 code="mpp-missing",
             ) from None
         tissue = find_tissue(read_overview(image, _OVERVIEW_UM / level0_mpp))

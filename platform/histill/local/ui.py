@@ -1,4 +1,4 @@
-"""Show what the demo left in MLflow: `python -m histill.local.ui`, run in the folder that holds `.demo`."""
+"""Show what the demo left in MLflow: `histill ui`, run in the folder that holds `.demo`."""
 
 import argparse
 import signal
@@ -20,7 +20,7 @@ def serve(folder: Path) -> None:
         HistillError: the server did not start.
     """
     if not (folder / "mlflow.db").is_file():
-        raise InputError(f"{folder} holds no MLflow runs; run `make demo` first", code="demo-failed")
+        raise InputError(f"{folder} holds no MLflow runs; run `histill demo` first", code="demo-failed")
     with mlflow_server(folder) as server:
         print(f"MLflow is at {server.uri} (Ctrl-C ends it)", flush=True)
         signal.pause()
