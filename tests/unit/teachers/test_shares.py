@@ -2,7 +2,6 @@
 
 import io
 import json
-import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ import torch
 from PIL import Image
 
 import histill.teachers.cache
+from histill.api.tiles import cache_responses
 from histill.artifacts.model_folder import ModelCard, build, save
-from histill.cli import Outcome
+from histill.cli.outcomes import show
 from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
 from histill.config.load import validate
@@ -33,8 +33,6 @@ from histill.tiles.tally import SlideTally
 
 pytestmark = pytest.mark.unit
 
-JOB = Path(__file__).parents[3] / "jobs" / "cache_responses.py"
-
 
 @pytest.fixture(autouse=True)
 def _serial(in_process: Callable[..., None]) -> None:
@@ -49,10 +47,9 @@ def tiles(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Mani
 
 def cache(tiles: Manifest, output: Path, teacher: dict[str, Any], **keys: Any) -> dict[str, Any]:
     """The JSON that the job prints."""
-    main: Callable[[CacheConfig], Outcome] = runpy.run_path(str(JOB))["main"]
     data = {"tiles": tiles.uri, "teacher": teacher, "output": str(output)} | keys
-    outcome = main(validate(CacheConfig, data, "test"))
-    return dict(outcome.values)
+    config = validate(CacheConfig, data, "test")
+    return dict(show("cache_responses", cache_responses(config), config).values)
 
 
 def classifier(folder: Path, *, multi_label: bool = False) -> dict[str, Any]:
