@@ -4,6 +4,7 @@ import inspect
 import shutil
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from histill.cli.job import Outcome, run_job
@@ -15,9 +16,11 @@ def run_verb(verb: Verb, argv: Sequence[str] | None = None, prog: str | None = N
     use_case = load_object(verb.use_case)
 
     def main(config: Any) -> Outcome:
+        from histill.cli.closing import close_job
         from histill.cli.outcomes import show
 
-        return show(verb.job, use_case(config), config)
+        outcome = show(verb.job, use_case(config), config)
+        return replace(outcome, closing=close_job(verb.job, config, outcome.values))
 
     return run_job(load_object(verb.config), main, argv, description=_describe(verb, use_case), prog=prog)
 

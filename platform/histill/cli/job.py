@@ -33,6 +33,7 @@ class Outcome:
 
     values: Mapping[str, Any]
     ok: bool = True
+    closing: str | None = None  # last line on stderr: what was made, and what is next
 
 
 @contextlib.contextmanager
@@ -95,6 +96,8 @@ def run_job(
         print(redact(format_error(known)), file=sys.stderr)
         return 2 if isinstance(known, InputError) else 1
     print(json.dumps(json_value(outcome.values), sort_keys=True, allow_nan=False), flush=True)
+    if outcome.closing is not None:
+        print(redact(outcome.closing), file=sys.stderr)
     return 0 if outcome.ok else 1
 
 

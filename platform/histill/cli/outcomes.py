@@ -39,6 +39,7 @@ def _show_ingest(report: "IngestReport", config: "IngestConfig") -> Outcome:
             "digest": header.digest,
             "tiles": header.tiles,
             "splits": header.splits,
+            "masks": header.masks,
             "skipped": len(report.skipped),
             "skipped_reasons": report.skipped,
             "notes": [*report.notes, *find_warnings(report.manifest)],
