@@ -73,6 +73,18 @@ def _ui(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _explain(arguments: Sequence[str]) -> int:
+    from histill.error_catalogue import explain
+
+    if len(arguments) != 1:
+        return _refuse("name one code, as an error shows it in brackets: histill explain mpp-missing.")
+    try:
+        print(explain(arguments[0]))
+    except InputError as error:
+        return _refuse(str(error))
+    return 0
+
+
 def _completion(arguments: Sequence[str]) -> int:
     from argcomplete import shell_integration
 
@@ -88,4 +100,9 @@ def _refuse(said: str) -> int:
     return 2
 
 
-_OTHERS: dict[str, Callable[[Sequence[str]], int]] = {"demo": _demo, "ui": _ui, "completion": _completion}
+_OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": _demo,
+    "ui": _ui,
+    "explain": _explain,
+    "completion": _completion,
+}

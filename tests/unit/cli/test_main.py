@@ -106,6 +106,16 @@ def test_a_shell_completes_verbs_and_keys(line: str, expected: list[str], tmp_pa
     assert sorted(word.strip() for word in answer.read_text().split("\n") if word.strip()) == expected
 
 
+def test_a_code_is_explained_with_and_without_its_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "mpp-missing"]) == main(["explain", "[mpp-missing]"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("mpp-missing\n")
+    assert said[: len(said) // 2] == said[len(said) // 2 :]
+    assert main(["explain", "mpp-mising"]) == 2
+    assert "did you mean mpp-missing" in capsys.readouterr().err
+    assert main(["explain"]) == 2
+
+
 def test_completion_prints_what_a_shell_evaluates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "bash"]) == 0
     assert "complete " in capsys.readouterr().out
