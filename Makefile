@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-unit test-chaos lint layers types format lock benchmarks
+.PHONY: help setup demo ui test test-unit test-chaos lint layers types format lock benchmarks docs docs-serve
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -46,6 +46,15 @@ types: setup  ## check types
 format: setup  ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The notice is of a later MkDocs, which nothing here uses.
+docs: setup  ## build the documentation into site/; any warning fails
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+docs-serve: setup  ## show the documentation on port 8000 while you write
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 # MosaicML Streaming pins an older numpy than it needs.
 benchmarks: setup  ## install the data loaders that the benchmarks compare with

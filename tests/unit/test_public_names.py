@@ -47,7 +47,7 @@ def test_import_loads_nothing_heavy() -> None:
 def test_each_use_case_says_what_it_takes_gives_and_refuses(name: str) -> None:
     function = getattr(histill, name)
     text = inspect.getdoc(function) or ""
-    for part in ("Args:", "Returns:", "Raises:", "Example:", f"histill.{name}("):
+    for part in ("Args:", "Returns:", "Raises:", "Examples:", f"histill.{name}("):
         assert part in text
     parameters = inspect.signature(function).parameters
     assert next(iter(parameters)) == "config"

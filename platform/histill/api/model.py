@@ -28,7 +28,7 @@ def load_model(
     Raises:
         InputError: there is no such model, or its weights do not fit its card.
 
-    Example:
+    Examples:
         >>> model = histill.load_model("models:/nuclei-student@champion")
         >>> model.predict(tiles).shape  # of tiles uint8 [8, 3, 256, 256]
         torch.Size([8, 2, 256, 256])

@@ -38,7 +38,7 @@ def score_model(config: Given = None, /, *, local: bool = False, **keys: Any) ->
     Raises:
         InputError: the model does not match the tiles, or the split has nothing to compare with.
 
-    Example:
+    Examples:
         >>> histill.score_model(model="runs/first", held_out={"tiles": "tiles"}).figures["dice"]
     """
     from histill.registry.scoring import run_scoring
@@ -64,7 +64,7 @@ def promote_model(config: Given = None, /, *, local: bool = False, **keys: Any) 
     Raises:
         InputError: no tracking server is configured, or the model or tiles cannot be used.
 
-    Example:
+    Examples:
         >>> histill.promote_model(model="runs/first", registered_name="nuclei", held_out={"tiles": "tiles"}).decision
     """
     from histill.registry.promotion import promote
@@ -98,7 +98,7 @@ def predict_tiles(config: Given = None, /, *, local: bool = False, **keys: Any) 
     Raises:
         InputError: the model does not match the tiles, or too many tiles cannot be decoded.
 
-    Example:
+    Examples:
         >>> histill.predict_tiles(model="models:/nuclei@champion", slides=["a.svs"], output="predictions", local=True)
     """
     from histill.predict.predict import predict
@@ -126,7 +126,7 @@ def embed_tiles(config: Given = None, /, *, local: bool = False, **keys: Any) ->
     Raises:
         InputError: as `predict_tiles`.
 
-    Example:
+    Examples:
         >>> histill.embed_tiles(model="runs/encoder", slides=["a.svs"], output="features", local=True)
     """
     return predict_tiles(configure(EmbedConfig, config, keys, local=local, source="embed_tiles"))

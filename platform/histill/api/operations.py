@@ -28,7 +28,7 @@ def check_cluster(config: Given = None, /, **keys: Any) -> "list[Row]":
     Raises:
         InputError: a key is wrong.
 
-    Example:
+    Examples:
         >>> rows = histill.check_cluster(read="s3://bucket/tiles", write="s3://bucket/runs")
         >>> [row for row in rows if row.state == "failed"]
         []
@@ -54,7 +54,7 @@ def sync_metrics(config: Given = None, /, **keys: Any) -> "SyncReport":
     Raises:
         InputError: no tracking server is configured, or it does not answer.
 
-    Example:
+    Examples:
         >>> histill.sync_metrics(unsent="s3://bucket/runs/_unsent")
     """
     from histill.registry import metric_spool

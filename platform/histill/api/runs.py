@@ -31,7 +31,7 @@ def train_teacher(config: Given = None, /, *, local: bool = False, **keys: Any) 
     Raises:
         InputError: the inputs cannot be used, or the run is finished or in use.
 
-    Example:
+    Examples:
         >>> histill.train_teacher(name="teacher", runs="runs", data={"tiles": "tiles"}, local=True).model
     """
     from histill.registry.training import train_tracked
@@ -56,7 +56,7 @@ def pretrain_student(config: Given = None, /, *, local: bool = False, **keys: An
     Raises:
         InputError: the inputs cannot be used, or the run is finished or in use.
 
-    Example:
+    Examples:
         >>> run = histill.pretrain_student(
         ...     name="first", runs="runs", data={"tiles": "tiles"}, teacher={"classical": True}, local=True
         ... )
@@ -86,7 +86,7 @@ def finetune_student(config: Given = None, /, *, local: bool = False, **keys: An
     Raises:
         InputError: the inputs cannot be used, or the run is finished or in use.
 
-    Example:
+    Examples:
         >>> histill.finetune_student(
         ...     name="biopsies", runs="runs", data={"tiles": "tiles"}, target="classification", encoder="runs/first"
         ... )
@@ -113,7 +113,7 @@ def distill_student(config: Given = None, /, *, local: bool = False, **keys: Any
     Raises:
         InputError: the inputs cannot be used, or the run is finished or in use.
 
-    Example:
+    Examples:
         >>> histill.distill_student(
         ...     name="quarter",
         ...     runs="runs",
@@ -147,7 +147,7 @@ def search_students(config: Given = None, /, *, local: bool = False, **keys: Any
     Raises:
         InputError: the space or the inputs cannot be used, or the sweep is finished or in use.
 
-    Example:
+    Examples:
         >>> sweep = histill.search_students(
         ...     name="sweep",
         ...     runs="runs",

@@ -21,7 +21,7 @@ def open_tiles(uri: str, *, storage: Storage | None = None) -> "TileSet":
     Raises:
         InputError: there is no tile set, or it cannot be read.
 
-    Example:
+    Examples:
         >>> tiles = histill.open_tiles("s3://bucket/tiles/biopsies")
         >>> tiles.splits, tiles.classes
         ({'train': 812, 'val': 96, 'test': 104}, ('benign', 'tumor'))
@@ -127,7 +127,7 @@ class TileSet:
         Raises:
             InputError: the split is empty, the cache is another tile set's, or the window does not fit the tiles.
 
-        Example:
+        Examples:
             >>> for batch in histill.open_tiles("tiles").stream("train", student_px=112, batch_size=64):
             ...     loss = criterion(network(batch.student.float() / 255), batch.label)
         """

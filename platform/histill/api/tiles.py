@@ -32,7 +32,7 @@ def ingest_tiles(config: Given = None, /, *, local: bool = False, **keys: Any) -
     Raises:
         InputError: the sources or the storage cannot be used, or the output holds other tiles.
 
-    Example:
+    Examples:
         >>> histill.ingest_tiles(output="tiles", images={"index": "images/index.csv", "mpp": 0.5}, local=True)
     """
     from histill.storage.control import probe
@@ -65,7 +65,7 @@ def cache_responses(config: Given = None, /, *, local: bool = False, **keys: Any
     Raises:
         InputError: there is no such tile set, or the teacher or window cannot be used.
 
-    Example:
+    Examples:
         >>> histill.cache_responses(tiles="tiles", teacher={"classical": True}, output="responses", local=True).uri
     """
     from histill.evaluate.teacher_picture import CONTOURS_NAME, draw_contours
@@ -107,7 +107,7 @@ def convert_encoder(config: Given = None, /, **keys: Any) -> "HubConfig":
     Raises:
         InputError: the file holds other things than tensors, or they fit no known architecture.
 
-    Example:
+    Examples:
         >>> histill.convert_encoder(weights="uni/pytorch_model.bin", output="encoders/uni")
     """
     from histill.storage.control import probe

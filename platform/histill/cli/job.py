@@ -129,7 +129,7 @@ def _parser(model: type[Strict], description: str | None, prog: str | None) -> a
         prog=prog,
         description=(description or model.__doc__ or "").strip(),
         epilog="keys (one without a dot may also be given as an option, --name NAME):\n"
-        + "\n".join(describe_keys(model)),
+        + "\n".join(map(str, describe_keys(model))),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, once, e.g. data.batch_size=64")

@@ -1,7 +1,8 @@
-"""Describe a job's keys for --help: what each is for, and the default that holds."""
+"""Describe a job's keys for --help and the pages: what each is for, and the default that holds."""
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,23 +13,35 @@ from histill.config.runs import RunConfig, fill_in
 _Values = Mapping[str, Any]
 
 
-def describe_keys(model: type[BaseModel]) -> list[str]:
-    """A line for each key of `model`; where the default depends on the kind of run, with that of each kind."""
+@dataclass(frozen=True)
+class Key:
+    """One key of a configuration."""
+
+    name: str
+    purpose: str
+    default: str  # "required", "default 3", or that of each kind of run
+
+    def __str__(self) -> str:
+        return f"{f'  {self.name}':<32} {self.purpose} ({self.default})".replace("  (", " (")
+
+
+def describe_keys(model: type[BaseModel]) -> list[Key]:
+    """The keys of `model`, whose text is a line of --help; a default may depend on the kind of run."""
     of_fields, held = _field_defaults(model), {}
     if issubclass(model, RunConfig):
         held = {name: fill_in(model.defaults_for(given), of_fields) for name, given in model.kinds.items()}
     return list(_describe(model, held or {"": of_fields}))
 
 
-def _describe(model: type[BaseModel], held: Mapping[str, _Values], prefix: str = "") -> Iterator[str]:
-    """The lines of `model`, whose defaults are `held` by each kind of run."""
+def _describe(model: type[BaseModel], held: Mapping[str, _Values], prefix: str = "") -> Iterator[Key]:
+    """The keys of `model`, whose defaults are `held` by each kind of run."""
     for name, field in model.model_fields.items():
         below, key = nested_models(field.annotation), f"{prefix}{name}"
         values = {kind: each[name] for kind, each in held.items() if name in each}
         if below and None in values.values():  # the keys below apply once one is set
             purpose = field.description or (below[0].__doc__ or "").strip().splitlines()[0].rstrip(".")
             switched = {kind: "null" if value is None else "as below" for kind, value in values.items()}
-            yield _line(key, purpose, _name_default(switched))
+            yield Key(key, purpose, _name_default(switched))
         for sub in below:
             own = _field_defaults(sub)
             inside = {kind: fill_in(value, own) for kind, value in values.items() if value is not None}
@@ -36,7 +49,7 @@ def _describe(model: type[BaseModel], held: Mapping[str, _Values], prefix: str =
         if below:
             continue
         default = "required" if field.is_required() else _name_default({k: _show(v) for k, v in values.items()})
-        yield _line(key, field.description or "", default)
+        yield Key(key, field.description or "", default)
         if (entry := entry_model(field.annotation)) is not None:
             yield from _describe(entry, {"": _field_defaults(entry)}, f"{key}.<name>.")
 
@@ -65,7 +78,3 @@ def _name_default(values: Mapping[str, str]) -> str:
 
 def _show(value: Any) -> str:
     return json.dumps(value, default=str)
-
-
-def _line(key: str, purpose: str, default: str) -> str:
-    return f"{f'  {key}':<32} {purpose} ({default})".replace("  (", " (")

@@ -125,7 +125,8 @@ def decoupled_kl(
 
     Args:
         target: int64 [B] or [B, H, W], 0..K-1 in valid rows, K > 2 (with two classes c has no effect).
-        target_weight, others_weight: a and c.
+        target_weight: a.
+        others_weight: c.
     """
     student, teacher = _softened(student_logits, teacher_logits, valid, temperature)
     target = torch.where(broadcast_valid(valid, target), target, 0).unsqueeze(1)

@@ -93,7 +93,8 @@ class CSAT(nn.Module):
         dims: channels of the stages, strictly increasing.
         conv_depths: gated convolution blocks of each stage.
         transformer_depths: transformer blocks at the end of each stage.
-        heads, head_dim: of the transformer blocks.
+        heads: of the transformer blocks.
+        head_dim: channels of each head.
         spatial_attention: "alive", or "inert" for the published form.
         stem_stride: 4, or 2 for small tiles.
     """

@@ -92,7 +92,8 @@ def build_segmenter(
         encoder: a timm model name, such as "csat" or "resnet18".
         classes: number K of classes, class 0 being the background.
         decoder_channels: widths of the five decoder blocks, coarsest first.
-        mean, std: input normalization per channel, in 0..1.
+        mean: of each channel in 0..1, subtracted from the input.
+        std: of each channel in 0..1, by which it is divided.
         encoder_options: keyword arguments of the encoder, such as CSAT's `spatial_attention`.
 
     Raises:

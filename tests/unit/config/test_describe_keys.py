@@ -48,7 +48,7 @@ def test_the_default_of_each_key_is_the_one_that_holds(
     model: type[RunConfig], kind: str, given: dict[str, Any]
 ) -> None:
     config = validate(model, NEEDED | given, "test").model_dump(mode="json")
-    lines = {line.split()[0]: line for line in describe_keys(model)}
+    lines = {line.split()[0]: line for line in map(str, describe_keys(model))}
     there = {"name", "runs", "data.tiles", "target", *given}
     for key in dotted_keys(model):
         if key in there or key.split(".")[0] in given:
@@ -64,19 +64,19 @@ def test_the_default_of_each_key_is_the_one_that_holds(
 
 
 def test_the_learning_rate_of_fine_tuning_is_said_by_the_kind_of_run() -> None:
-    line = next(line for line in describe_keys(FinetuneConfig) if line.startswith("  optimizer.lr "))
+    line = next(line for line in map(str, describe_keys(FinetuneConfig)) if line.startswith("  optimizer.lr "))
     assert line.endswith(
         "(by the kind of run: 2e-05 for a pretrained classifier; 0.001 for a classifier from scratch or a segmenter)"
     )
 
 
 def test_a_sweep_has_the_defaults_of_its_job() -> None:
-    lines = describe_keys(SEARCHES.models["finetune_student"])
+    lines = [str(key) for key in describe_keys(SEARCHES.models["finetune_student"])]
     assert next(line for line in lines if line.startswith("  layer_decay ")).endswith(
         "(by the kind of run: 0.5 for a pretrained classifier; 1.0 for a classifier from scratch or a segmenter)"
     )
 
 
 def test_a_section_with_a_default_of_its_own_is_described_by_that() -> None:
-    line = next(line for line in describe_keys(CacheConfig) if line.startswith("  augment.flips "))
+    line = next(line for line in map(str, describe_keys(CacheConfig)) if line.startswith("  augment.flips "))
     assert line.endswith("(default false)")

@@ -1,0 +1,93 @@
+"""Write the command line's pages: `histill --help`, and for each verb its help, an example file, and its keys."""
+
+import contextlib
+import inspect
+import io
+from itertools import groupby
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from histill.cli.main import main
+from histill.cli.verbs import VERBS, Verb, load_object
+from histill.config.describe_keys import Key, describe_keys
+from histill.config.load import OneOf
+
+EXAMPLES = {  # where they are not named as the job
+    "ingest_tiles": ("ingest_slides", "ingest_images"),
+    "pretrain_student": ("pretrain_student", "pretrain_embeddings"),
+}
+PLACES = {"<!-- histill --help -->": ["--help"], "<!-- histill ingest --help -->": ["ingest", "--help"]}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    configs = Path(config.config_file_path).parent / "jobs/configs"
+    for verb in VERBS:
+        files.append(File.generated(config, f"reference/verbs/{verb.name}.md", content=_page_of(verb, configs)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    for place, argv in PLACES.items():
+        if place in markdown:
+            help_text = _print_of(argv).partition("\nkeys ")[0]
+            shown = help_text[help_text.index("positional arguments") :] if len(argv) > 1 else help_text
+            markdown = markdown.replace(place, f"```text\n{shown.strip()}\n```")
+    links = (f"[{verb.name}](verbs/{verb.name}.md): {verb.summary}" for verb in VERBS)
+    return markdown.replace("<!-- verbs -->", "\n".join(f"- {link}" for link in links))
+
+
+def _print_of(argv: list[str]) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        main(argv)
+    return printed.getvalue()
+
+
+def _page_of(verb: Verb, configs: Path) -> str:
+    text = inspect.cleandoc(load_object(verb.use_case).__doc__).partition("\nArgs:")[0].rstrip()
+    examples = "\n".join(f"histill {verb.name} {example}" for example in verb.examples)
+    parts = [
+        f"# histill {verb.name}",
+        text,
+        f"In Python: [`histill.{verb.job}`](../python.md#histill.{verb.job}). As a job: `jobs/{verb.job}.py`.",
+        f"```bash\n{examples}\n```",
+        "## Keys",
+        "How keys are set: [configuration](../configuration.md).",
+    ]
+    for section, keys in groupby(_keys_of(verb), key=_section_of):
+        parts += [f"### {section}"] if section else []
+        parts.append("\n".join(["| key | default | |", "|---|---|---|", *map(_row_of, keys)]))
+    if isinstance(model := load_object(verb.config), OneOf):
+        trials = ", ".join(f"[{each.name}]({each.name}.md#keys)" for each in VERBS if each.job in model.models)
+        parts.append(f"And the keys of the trials' verb: {trials}.")
+    found = [configs / f"{name}.yaml" for name in EXAMPLES.get(verb.job, (verb.job,))]
+    if found := [path for path in found if path.exists()]:
+        parts.append("## A file with the usual keys")
+    parts += [f'```yaml title="jobs/configs/{path.name}"\n{path.read_text().rstrip()}\n```' for path in found]
+    return "\n\n".join(parts) + "\n"
+
+
+def _keys_of(verb: Verb) -> list[Key]:
+    """The keys, those of no section first; of a sweep those that its trials do not have."""
+    model = load_object(verb.config)
+    if isinstance(model, OneOf):
+        job = next(iter(model.models))
+        of_trials = {key.name for each in VERBS if each.job == job for key in describe_keys(load_object(each.config))}
+        keys = [key for key in describe_keys(model.models[job]) if key.name not in of_trials]
+    else:
+        keys = describe_keys(model)
+    return sorted(keys, key=lambda key: bool(_section_of(key)))
+
+
+def _section_of(key: Key) -> str:
+    section, dot, _ = key.name.partition(".")
+    return section if dot else ""
+
+
+def _row_of(key: Key) -> str:
+    default = key.default.removeprefix("default ")
+    if default != key.default:
+        default = f"`{default}`"
+    purpose = key.purpose.replace("<", "&lt;")
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{key.name}`", default, purpose)) + " |"

@@ -1,0 +1,73 @@
+"""Show pages that lie elsewhere in the repository, point links at them, and fill in the navigation's `folder/*`."""
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+OUTSIDE = {  # file of the repository: its page
+    "CHANGELOG.md": "changes.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "deploy/policies/README.md": "how-to/policies.md",
+}
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(?=[)#])")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    root = Path(config.config_file_path).parent
+    for source, page in OUTSIDE.items():
+        files.append(File.generated(config, page, content=_point_links((root / source).read_text(), source, page)))
+    pages = [file.src_uri for file in files.documentation_pages()]
+    config.nav = _fill_in(config.nav, pages, named=set(_named(config.nav)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    here = page.file.src_uri
+    return markdown if here in OUTSIDE.values() else _point_links(markdown, f"docs/{here}", here)
+
+
+def _point_links(markdown: str, source: str, page: str) -> str:
+    """The text of the repository's file `source`, whose links lead from `page` to pages."""
+
+    def point(found: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[1]))
+        shown = OUTSIDE.get(target, target.removeprefix("docs/") if target.startswith("docs/") else None)
+        shown = re.sub(r"\.ipynb$", ".md", shown) if shown else None  # a notebook's page
+        return found[1] if shown is None else posixpath.relpath(shown, posixpath.dirname(page) or ".")
+
+    return LINK.sub(point, markdown)
+
+
+def _named(nav: Any) -> list[str]:
+    """The pages that the navigation names."""
+    match nav:
+        case str():
+            return [nav]
+        case dict():
+            return [page for part in nav.values() for page in _named(part)]
+        case list():
+            return [page for part in nav for page in _named(part)]
+    return []
+
+
+def _fill_in(nav: Any, pages: list[str], named: set[str]) -> Any:
+    """`nav` with the pages of each `folder/*` in its place."""
+    match nav:
+        case dict():
+            return {title: _fill_in(part, pages, named) for title, part in nav.items()}
+        case list():
+            return [each for part in nav for each in _expand(part, pages, named)]
+    return nav
+
+
+def _expand(part: Any, pages: list[str], named: set[str]) -> list[Any]:
+    if isinstance(part, str) and part.endswith("/*"):
+        folder = part.removesuffix("*")
+        return sorted(page for page in pages if page.startswith(folder) and page not in named)
+    return [_fill_in(part, pages, named)]
