@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import runpy
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,7 +18,7 @@ from mlflow import MlflowClient
 
 from histill.artifacts import exports, model_folder
 from histill.artifacts.model_folder import ModelCard, build
-from histill.cli.job import run_job
+from histill.cli.main import main
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
 from histill.config.promote_model import PromoteConfig
@@ -242,7 +241,6 @@ def test_the_job_prints_the_table_and_ends_with_1_when_a_gate_refuses(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     promoting("good")
-    job = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "promote_model.py"))
     command = [f"model={models['poor']}", f"registered_name={name}", f"held_out.tiles={tiles.uri}"]
     command += [
         "held_out.split=train",
@@ -251,7 +249,7 @@ def test_the_job_prints_the_table_and_ends_with_1_when_a_gate_refuses(
         "--dry-run",
     ]
     capsys.readouterr()
-    assert run_job(PromoteConfig, job["main"], command) == 1
+    assert main(["promote", *command]) == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out)["decision"] == "would be refused"  # nothing else on stdout
     (line,) = [line for line in printed.err.splitlines() if line.startswith("not worse")]
