@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-unit test-chaos lint layers types format lock benchmarks docs docs-serve
+.PHONY: help setup demo ui test test-unit test-chaos lint layers types format lock benchmarks docs docs-serve tutorial
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ docs: setup  ## build the documentation into site/; any warning fails
 docs-serve: setup  ## show the documentation on port 8000 while you write
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+tutorial: setup  ## run docs/tutorial.ipynb, and keep what it prints and draws
+	$(BIN)/python -m testbed.notebook docs/tutorial.ipynb docs/img
 
 # MosaicML Streaming pins an older numpy than it needs.
 benchmarks: setup  ## install the data loaders that the benchmarks compare with
