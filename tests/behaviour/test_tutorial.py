@@ -50,3 +50,9 @@ def test_it_leaves_what_it_says(folder: Path) -> None:
     assert sum(histill.open_tiles(str(work / "tiles")).splits.values()) > 100
     assert list(work.glob("predictions/*/heatmaps/*.geojson"))
     assert (work / "report.html").exists()
+
+
+def test_what_it_shows_is_small_and_in_order() -> None:
+    """`make tutorial` makes it anew."""
+    assert [cell["execution_count"] for cell in code_cells(NOTEBOOK)] == list(range(1, len(code_cells(NOTEBOOK)) + 1))
+    assert NOTEBOOK.stat().st_size < 1_000_000
