@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import histill
+
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
@@ -31,3 +33,21 @@ def test_modules_that_are_named_exist(page: Path) -> None:
 def test_every_page_is_listed(folder: str) -> None:
     pages = {page.name for page in (ROOT / "docs" / folder).glob("*.md")} - {"README.md"}
     assert pages == set(re.findall(r"\]\((\w[\w-]*\.md)\)", (ROOT / "docs" / folder / "README.md").read_text()))
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    shown = re.findall(r"^::: histill\.(\w+)$", (ROOT / "docs/reference/python.md").read_text(), re.MULTILINE)
+    modules = {name for name in histill.__all__ if (ROOT / f"docs/reference/{name}.md").exists()}
+    assert {*shown, *modules} == set(histill.__all__) - {"__version__"}
+
+
+@pytest.mark.parametrize("package", ["losses", "metrics"])
+def test_every_module_of_pure_functions_is_in_the_reference(package: str) -> None:
+    """But those that hold no more than a run's own plumbing: which layers are compared, and the table of the terms."""
+    plumbing = {"__init__", "layers", "loss"}
+    shown = set(
+        re.findall(
+            rf"^::: histill\.{package}\.(\w+)$", (ROOT / f"docs/reference/{package}.md").read_text(), re.MULTILINE
+        )
+    )
+    assert {path.stem for path in (ROOT / f"platform/histill/{package}").glob("*.py")} - plumbing == shown
