@@ -84,6 +84,7 @@ class ModelCard(Record):
         "includes those of the pretrained encoder and of the teacher"
     )
     teacher_digest: str | None = Field(None, description="digest of the teacher whose responses it learned from")
+    teacher: str | None = Field(None, description="that teacher's kind and place; null: not recorded, or no teacher")
     histill: str = Field(description="version of the code that wrote the folder")
     val_cases: tuple[str, ...] = Field(
         (), description="digests of the validation cases by which it, its encoder or its teacher was selected"
@@ -109,6 +110,14 @@ class ModelCard(Record):
     def outputs(self) -> OutputSpec:
         """The kind and classes of the model's outputs."""
         return OutputSpec(self.kind, self.classes, self.multi_label, self.width)
+
+    @property
+    def teacher_name(self) -> str:
+        """Its teacher in words, as far as that is on record."""
+        digest = self.teacher_digest
+        if digest is None:
+            return ", ".join(self.unknown_teachers) or "none"
+        return digest if self.teacher is None else f"{self.teacher} ({digest[:12]})"
 
     @property
     def mpp(self) -> float:
@@ -224,9 +233,8 @@ def digest_of(card: ModelCard, weights: bytes) -> str:
 
     Fields that older cards lack are left out when empty, so that models keep their digests.
     """
-    absent = {
-        name for name in ("val_cases", "taught_on", "unknown_teachers", "width", "prefixes") if not getattr(card, name)
-    }
+    later = ("val_cases", "taught_on", "unknown_teachers", "width", "prefixes", "teacher")
+    absent = {name for name in later if not getattr(card, name)}
     absent |= {"taught_by"} if card.taught_by is None else set()
     return hashlib.sha256(card.model_dump_json(exclude=absent).encode() + weights).hexdigest()
 

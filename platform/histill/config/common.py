@@ -218,7 +218,8 @@ class Teacher(Strict):
     def label(self) -> str:
         """Its name in the cards of models that learned from it."""
         preset = getattr(self.value, "preset", None)
-        return f"{self.key} teacher {self.value}{f' ({preset})' if preset else ''}"
+        value = "" if self.value is True else f" {self.value}"
+        return f"{self.key} teacher{value}{f' ({preset})' if preset else ''}"
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Teacher":

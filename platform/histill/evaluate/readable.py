@@ -27,13 +27,33 @@ _TITLES = {
 }
 
 
-def list_figures(score: Score) -> list[tuple[str, str, str]]:
-    """Name, value and 95 % interval of each figure; that of random draws has their standard deviation (sd) beside it.
+_MEANINGS = {
+    "dice": "overlap with the reference, mean over the classes without the background",
+    "miou": "intersection over union, mean over all classes: the background counts as well, and is easy, so that this "
+    "figure can be above the Dice",
+    "balanced_accuracy": "mean over the classes of the share of their tiles that is found; with several labels a tile, "
+    "of the mean of recall and specificity",
+    "macro_f1": "mean over the classes of the harmonic mean of precision and recall",
+    "auroc": "how surely tiles of a class rank above the others by its probability, mean over the classes; 0.5 is "
+    "chance",
+    "calibration_error": "mean distance between a probability and how often it is right; 0 is best",
+    "accuracy": "share of all tiles that is decided rightly, which frequent classes dominate",
+}
+
+
+def describe_figure(name: str) -> str:
+    """What a figure means, in a sentence without its end; empty where its name says it."""
+    return _MEANINGS.get(name, "")
+
+
+def list_figures(score: Score) -> list[tuple[str, str, str, str]]:
+    """Name, value, 95 % interval and meaning of each figure; that of random draws has their standard deviation (sd)
+    beside it.
 
     The interval is empty where there is none: of a single case, or without resamples.
     """
     return [
-        (name_figure(name), _show_value(name, score), _show_interval(name, score))
+        (name_figure(name), _show_value(name, score), _show_interval(name, score), describe_figure(name))
         for name in score.figures
         if not name.endswith(SD)
     ]
@@ -43,11 +63,22 @@ def render_table(score: Score) -> str:
     """The figures as a plain table, below a line that says what they are of."""
     from tabulate import tabulate
 
-    count = f"{count_of(score.tiles, 'tile')} of {count_of(score.slides, 'slide')} and {count_of(score.cases, 'case')}"
     headers = ["figure", "value", INTERVAL] if score.intervals else ["figure", "value"]
     rows = [row[: len(headers)] for row in list_figures(score)]
     table = tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", "right", "right")[: len(headers)])
-    return f"split {score.split}, {count}, held against {score.reference}:\n{table}"
+    lines = [f"split {score.split}, {name_tiles(score)}:", table]
+    if {"dice", "miou"} <= score.figures.keys():
+        lines += ["The mean IoU counts the background as a class, the Dice does not."]
+    return "\n".join(lines)
+
+
+def name_tiles(score: Score) -> str:
+    """What was scored, and against what."""
+    tiles = f"{count_of(score.tiles, 'tile')} of {count_of(score.slides, 'slide')}"
+    if score.unit == "image":
+        tiles = count_of(score.tiles, "image")
+    of_cases = f"{' of' if score.unit == 'image' else ' and'} {count_of(score.cases, 'case')}"
+    return f"{tiles}{of_cases}, held against {score.reference_name or score.reference}"
 
 
 def name_figure(name: str) -> str:

@@ -2,37 +2,65 @@
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from importlib import resources
 
 from histill.artifacts.model_folder import ModelCard
 from histill.cluster.progress import count_of
-from histill.evaluate.readable import format_figure, list_figures, name_figure
+from histill.evaluate.panels import Panel
+from histill.evaluate.readable import describe_figure, format_figure, list_figures, name_figure, name_tiles
 from histill.evaluate.robustness import EXPLAINED
 from histill.evaluate.score import Score
+from histill.tiles.manifest import Manifest
 
 TEMPLATE_NAME = "report.html"
-_WORST_SLIDES = 20
+_WORST = 20  # slides or cases
 
 
-def render_report(score: Score, card: ModelCard, model: str, tiles: str, pictures: Mapping[str, bytes]) -> str:
-    """Render `score` as HTML with embedded `pictures` (title -> PNG); `model` and `tiles` are the scored URIs."""
+@dataclass(frozen=True)
+class Report:
+    """What the page shows beside the score."""
+
+    card: ModelCard
+    model: str  # URI of the scored model
+    manifest: Manifest
+    command: str  # that makes the page again
+    made: datetime
+    panels: Mapping[str, Sequence[Panel]]  # tiles by title
+    pictures: Mapping[str, bytes]  # PNG by title
+
+
+def render_report(score: Score, report: Report) -> str:
+    """Render `score` as HTML with embedded pictures."""
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"count": count_of, "figure": format_figure, "title": name_figure, "share": _share}
+    environment.filters |= {
+        "count": count_of, "figure": format_figure, "title": name_figure, "share": _share, "base64": _encode,
+        "meaning": describe_figure,
+    }  # fmt: skip
     template = environment.from_string(resources.files(__package__).joinpath(TEMPLATE_NAME).read_text("utf-8"))
+    manifest, by_part = report.manifest, score.by_case or score.by_slide
     return template.render(
         score=score,
+        report=report,
+        card=report.card,
         figures=list_figures(score),
-        card=card,
-        model=model,
-        tiles=tiles,
-        worst=dict(list(score.by_slide.items())[:_WORST_SLIDES]),
+        scored=name_tiles(score),
+        splits={split: manifest.counts_of(split)[:2] for split in ("train", "val", "test")},
+        part="case" if score.by_case else "slide",
+        parts=len(by_part),
+        worst=dict(list(by_part.items())[:_WORST]),
         explained=EXPLAINED,
         columns=list(next(iter(score.classes.values()))),
-        pictures={title: base64.b64encode(png).decode() for title, png in pictures.items()},
+        decided=[(name, row, sum(row)) for name, row in zip(score.classes, score.confusion, strict=False)],
     )
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _share(value: float, of: float) -> str:

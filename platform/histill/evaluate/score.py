@@ -44,6 +44,13 @@ class Score:
     robustness: dict[str, float] = field(default_factory=dict)  # main figure by kind of degradation, if measured
     speed: dict[str, float | str] = field(default_factory=dict)  # on the scoring machine, if measured
     probe: dict[str, float | str] = field(default_factory=dict)  # facts about the probe of an encoder
+    by_case: dict[str, Subgroup] = field(default_factory=dict)  # of images, each of which is a slide; worst first
+    reference_name: str = ""  # the reference in words
+
+    @property
+    def unit(self) -> str:
+        """What `slides` counts."""
+        return "image" if self.by_case else "slide"
 
     @property
     def main(self) -> str:
@@ -96,6 +103,8 @@ def compute_score(examined: Examined, *, bootstrap_samples: int) -> Score:
         gmacs_with_attention=cost.macs_with_attention / 1e9,
         size_px=examiner.card.size_px,
         probe=examined.probe,
+        by_case=score_slides(answers, cases) if _are_images(examiner, slides) else {},
+        reference_name=_describe_reference(examiner),
     )
 
 
@@ -105,6 +114,18 @@ def _name_reference(examiner: Evaluator) -> str:
     if examiner.probe is not None:
         return "labels, by a linear probe"
     return "masks" if examiner.outputs.dense else "labels"
+
+
+def _are_images(examiner: Evaluator, slides: np.ndarray) -> bool:
+    """Whether each tile is an image of its own, rather than cut from a slide; `slides` has that of each tile."""
+    return examiner.manifest.header.slides is None and len(np.unique(slides)) == len(slides)
+
+
+def _describe_reference(examiner: Evaluator) -> str:
+    named = examiner.held_out.reference
+    if examiner.teacher is None or named is None:
+        return _name_reference(examiner)
+    return f"the {named.label} ({examiner.teacher.digest[:12]})"
 
 
 def read_column(examiner: Evaluator, answers: Predictions, name: str) -> np.ndarray:

@@ -13,10 +13,11 @@ from histill.config.score_model import HeldOut
 from histill.evaluate.constant_baseline import score_constant
 from histill.evaluate.evaluator import Evaluator
 from histill.evaluate.examine import examine
-from histill.evaluate.pictures import draw_tiles, spread_tiles
+from histill.evaluate.pictures import draw_tiles
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.raw_tiles import read_cut_tiles
 from histill.evaluate.score import Score, compute_score
+from histill.evaluate.shown_tiles import spread_tiles
 from histill.licenses import License
 from histill.registry import versions
 from histill.registry.gates import Provenance

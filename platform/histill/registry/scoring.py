@@ -3,24 +3,22 @@
 import dataclasses
 import math
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
+from histill.config.command import format_command, list_changed_keys
 from histill.config.score_model import ScoreConfig
 from histill.errors import InputError
 from histill.evaluate.evaluator import Evaluator
 from histill.evaluate.examine import examine
-from histill.evaluate.pictures import (
-    draw_confusion,
-    draw_reliability,
-    draw_tiles,
-    find_worst_tiles,
-    spread_tiles,
-)
+from histill.evaluate.panels import make_panels
+from histill.evaluate.pictures import draw_reliability, draw_tiles
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.readable import render_table
-from histill.evaluate.report import render_report
+from histill.evaluate.report import Report, render_report
 from histill.evaluate.robustness import measure_robustness
 from histill.evaluate.score import Score, compute_score
+from histill.evaluate.shown_tiles import find_worst_tiles, spread_tiles
 from histill.models.cost import measure_speed
 from histill.registry.materialize import materialize_reference
 from histill.registry.mlflow_client import check_tracking, server_uri
@@ -81,8 +79,7 @@ def _report(config: ScoreConfig, examiner: Evaluator, answers: Predictions, scor
     """Write the HTML report and track the score, if either is configured."""
     if config.report is None and server_uri(config.tracking) is None:
         return
-    pictures = _pictures(examiner, answers, score, config.picture_rows)
-    page = render_report(score, examiner.card, config.model, config.held_out.tiles, pictures).encode()
+    page = render_report(score, _describe_report(config, examiner, answers)).encode()
     if config.report is not None:
         write_bytes(config.report, page, config.storage)
         print(f"report: {config.report}", file=sys.stderr)
@@ -101,15 +98,20 @@ def _report(config: ScoreConfig, examiner: Evaluator, answers: Predictions, scor
         tracker.finish("FINISHED")
 
 
-def _pictures(examiner: Evaluator, answers: Predictions, score: Score, count: int) -> dict[str, bytes]:
-    """The report's pictures (PNG) by title."""
-    found = {"The worst tiles": draw_tiles(examiner, find_worst_tiles(answers, count))}
-    found["Tiles from all over the split"] = draw_tiles(examiner, spread_tiles(examiner, count))
-    if score.confusion:
-        found["Decisions against the reference"] = draw_confusion(score.confusion, examiner.outputs.scored)
-    if not examiner.outputs.dense:
-        found["Calibration"] = draw_reliability(answers)
-    return found
+def _describe_report(config: ScoreConfig, examiner: Evaluator, answers: Predictions) -> Report:
+    count = config.picture_rows
+    return Report(
+        card=examiner.card,
+        model=config.model,
+        manifest=examiner.manifest,
+        command=format_command(KIND, list_changed_keys(config)),
+        made=datetime.now(UTC),
+        panels={
+            "The worst tiles": make_panels(examiner, find_worst_tiles(answers, count)),
+            "Tiles from all over the split": make_panels(examiner, spread_tiles(examiner, count)),
+        },
+        pictures={} if examiner.outputs.dense else {"Calibration": draw_reliability(answers)},
+    )
 
 
 def _metrics(score: Score) -> dict[str, float]:

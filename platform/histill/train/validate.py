@@ -135,6 +135,7 @@ def make_card(
         tiles_digest=manifest.header.digest,
         train_cases=case_digests(manifest, train, cases),
         teacher_digest=inputs.teacher.digest if inputs.teacher else None,
+        teacher=sources.teacher.label if sources.teacher else None,
         histill=__version__,
         val_cases=case_digests(manifest, val),
         taught_on=(TaughtOn(digest=manifest.header.digest, uri=absolute(config.data.tiles)),),

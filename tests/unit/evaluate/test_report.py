@@ -1,6 +1,7 @@
 """The whole score of a model: its page, its robustness, its speed, and what is written where."""
 
 import html.parser
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 
 from histill.artifacts.model_folder import ModelCard, build, save
@@ -16,12 +18,16 @@ from histill.config.score_model import HeldOut, ScoreConfig
 from histill.errors import InputError
 from histill.evaluate.evaluator import Evaluator, split_by_row_group
 from histill.evaluate.pictures import shorten
+from histill.evaluate.predictions import Predictions
 from histill.evaluate.readable import format_figure, list_figures, render_table
 from histill.evaluate.robustness import CHANGES, EXPLAINED, UNCHANGED, measure_robustness
 from histill.evaluate.score import score_model
+from histill.evaluate.shown_tiles import find_worst_tiles, read_shown
 from histill.models.cost import measure_speed
 from histill.registry.scoring import run_scoring
+from histill.testing.tile_sets import write_tile_set
 from histill.tiles.manifest import Manifest
+from histill.tiles.shards import Tile
 
 pytestmark = pytest.mark.unit
 
@@ -79,9 +85,11 @@ def test_the_page_holds_everything(
     score = run_scoring(config)
     page = Page(report.read_text())
     assert page.loaded
-    assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
-    expected = (*score.classes, *EXPLAINED.values(), score.model_digest, score.tiles_digest, "case-0")
-    for text in (*expected, "Dice" if changes else "AUROC"):
+    assert all(source.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for source in page.loaded)
+    expected = [*score.classes, *EXPLAINED.values(), score.model_digest, score.tiles_digest, "case-0"]
+    expected += ["The worst first.", f"histill score model={config.model} held_out.tiles=", "32 tiles of 4 cases"]
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", page.said)
+    for text in (*expected, "the background counts as well" if changes else "AUROC"):
         assert text in page.said, text
     assert (tmp_path / "tiles.png").read_bytes().startswith(b"\x89PNG")
     assert score.intervals.keys() == score.figures.keys()
@@ -91,6 +99,48 @@ def test_the_page_holds_everything(
     assert sum(map(sum, score.confusion)) == 32 * (64 * 64 if changes else 1)
     for parts in (score.by_slide, score.by_stain):
         assert sum(part.tiles for part in parts.values()) == 32
+
+
+def make_image_set(uri: str, draw_tile: Callable[..., Any]) -> Manifest:
+    """16 images of two cases to learn from, each of them a slide of its own, as ingest writes images."""
+    tiles = [
+        Tile(
+            tile_id=f"{number}.jpg", slide=f"{number}.jpg", case=f"case-{number // 8}", x=0, y=0, mpp=0.5,
+            label=("tumour", "stroma")[number % 2], mask=None,
+            image=simplejpeg.encode_jpeg(draw_tile(number, 64)[0], quality=95),
+        )
+        for number in range(16)
+    ]  # fmt: skip
+    return write_tile_set(uri, tiles, ["train"] * 16, tile_px=64, per_shard=8, per_group=4)
+
+
+def test_of_images_cases_are_listed_and_no_slides(
+    tmp_path: Path, model: Callable[..., str], draw_tile: Callable[..., Any]
+) -> None:
+    images = make_image_set(f"{tmp_path}/tiles", draw_tile)
+    report = tmp_path / "one.html"
+    config = ScoreConfig(
+        model=model(), held_out=HeldOut(tiles=images.uri, split="train"), report=str(report), bootstrap_samples=0,
+        robustness_tiles=0, speed=False,
+    )  # fmt: skip
+    score = run_scoring(config)
+    page = Page(report.read_text())
+    assert (score.slides, list(score.by_case), sum(part.tiles for part in score.by_case.values())) == (
+        16, sorted(score.by_case, key=lambda case: score.by_case[case].figure), 16,
+    )  # fmt: skip
+    assert "16 images of 2 cases, held against labels" in page.said
+    assert "slide" not in page.said.lower()
+
+
+def test_the_worst_tiles_are_the_first(manifest: Manifest, model: Callable[..., str]) -> None:
+    examiner = Evaluator.load(model(), HeldOut(tiles=manifest.uri, split="train"), STORAGE)
+    answers = Predictions.joined([examiner.answers(batch) for batch in examiner.batches(examiner.rows)])
+    worst = find_worst_tiles(answers, 6)
+    quality = dict(zip(answers.rows.tolist(), answers.per_tile(), strict=True))
+    assert [quality[row] for row in worst.tolist()] == sorted(quality.values())[:6]
+    names = [manifest.table["tile_id"][row].as_py() for row in worst.tolist()]
+    assert worst.tolist() != sorted(worst.tolist())
+    assert [tile.name for tile in read_shown(examiner, worst)] == names
 
 
 def test_figures_and_their_names_are_for_readers() -> None:
@@ -108,7 +158,7 @@ def test_the_table_has_each_figure_with_its_interval_or_the_sd_of_its_draws(
         figures={"auroc": 0.75, "few_shot_1_balanced_accuracy": 0.5, "few_shot_1_balanced_accuracy_sd": 0.0625},
         intervals={"auroc": (0.5, 1.0), "few_shot_1_balanced_accuracy": (0.25, 0.625)},
     )
-    assert list_figures(score) == [
+    assert [row[:3] for row in list_figures(score)] == [
         ("AUROC", "0.750", "0.500 to 1.000"),
         ("balanced accuracy from 1 case for each class", "0.500 (sd 0.062 over draws)", "0.250 to 0.625"),
     ]

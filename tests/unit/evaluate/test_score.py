@@ -16,8 +16,9 @@ from histill.config.common import Storage, Teacher
 from histill.config.score_model import HeldOut
 from histill.errors import InputError
 from histill.evaluate.evaluator import Evaluator
-from histill.evaluate.pictures import draw_tiles, spread_tiles
+from histill.evaluate.pictures import draw_tiles
 from histill.evaluate.score import score_model
+from histill.evaluate.shown_tiles import spread_tiles
 from histill.tiles.manifest import Manifest, write_manifest
 from histill.tiles.masks import IGNORED
 

@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardInde
 from histill.config.distill_student import DistillLoss
 from histill.config.runs import SupervisedLoss
 from histill.errors import InputError
-from histill.evaluate.pictures import _dice
+from histill.evaluate.shown_tiles import _dice
 from histill.losses.logits import cross_entropy, soft_dice
 from histill.outputs import OutputSpec
 from histill.stream.tile_batch import TileBatch
