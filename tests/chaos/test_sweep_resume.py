@@ -55,6 +55,11 @@ def command(config: dict[str, Any], folder: Path) -> list[str]:
     return [sys.executable, "jobs/search_students.py", "-c", str(path)]
 
 
+def trial_of(run: Any) -> str:
+    """The trial's id, with which its tracked run's name begins."""
+    return str(run.info.run_name).partition(" ")[0]
+
+
 def paths_in(uri: str) -> Iterator[str]:
     """Every folder and file below `uri`, relative to it."""
     from pyarrow.fs import FileSelector
@@ -89,9 +94,9 @@ def test_finished_trials_stay_and_the_running_one_goes_on(
     client = MlflowClient(tracking.uri, tracking.uri)
     (experiment,) = [each for each in client.search_experiments() if each.name == "interrupted-sweep"]
     ended = {
-        run.info.run_name: run.info.end_time
+        trial_of(run): run.info.end_time
         for run in client.search_runs([experiment.experiment_id])
-        if run.info.run_name in done
+        if trial_of(run) in done
     }
 
     second = subprocess.run(command(config, tmp_path), cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -100,7 +105,7 @@ def test_finished_trials_stay_and_the_running_one_goes_on(
     assert outcome["trials"] == TRIALS
     assert "Traceback" not in second.stderr
 
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    runs = {trial_of(run): run for run in client.search_runs([experiment.experiment_id])}
     parent = runs.pop("interrupted-sweep")
     assert parent.info.run_id == outcome["tracking_run"]
     assert len(runs) == TRIALS  # no trial was begun twice

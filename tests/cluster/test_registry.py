@@ -4,6 +4,8 @@ import json
 import logging
 import pickle
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -33,6 +35,7 @@ from histill.registry.mlflow_runs import open_run
 from histill.registry.mlflow_tracker import FLUSH_VALUES, MlflowTracker
 from histill.search.configs import PretrainSearch
 from histill.storage.control import json_bytes
+from histill.train.tracker import DataUse
 
 pytestmark = pytest.mark.cluster
 
@@ -140,6 +143,37 @@ def test_a_part_names_its_parent(config: Tracking, client: MlflowClient) -> None
     tags = client.get_run(part.run_id).data.tags
     assert tags["mlflow.parentRunId"] == whole.run_id
     assert tags["trial"] == "1"
+    of_whole = client.get_run(whole.run_id).data.tags
+    origin = [name for name in of_whole if name.startswith(("mlflow.source.", "mlflow.user"))]
+    assert {"mlflow.source.name", "mlflow.user"} <= set(origin)
+    assert {name: tags[name] for name in origin} == {name: of_whole[name] for name in origin}
+
+
+def test_a_run_says_where_it_comes_from_and_what_it_reads(
+    config: Tracking, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/histill", "train", "name=a b", "s3://key:PLANTED@bucket/x"])
+    data = [DataUse("s3://bucket/tiles/liver/", "ab" * 32, "training")]
+    tracker = open_run(
+        config, name="student", kind="pretrain", config=training(), run_id=None, note="A *run*.", data=data
+    )
+    assert tracker is not None
+    tracker.data(data)  # once more, as after a restart
+    run = client.get_run(tracker.run_id)
+    assert run.data.tags["mlflow.note.content"] == "A *run*."
+    assert run.data.tags["mlflow.source.name"].startswith("histill train 'name=a b' s3://")
+    assert "PLANTED" not in str(run.data.tags)
+    assert (
+        run.data.tags["mlflow.source.git.commit"]
+        == subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    )
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest, used.dataset.source_type) == ("liver", ("ab" * 32)[:36], "s3")
+    assert json.loads(used.dataset.source) == {"uri": "s3://bucket/tiles/liver/"}
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
+    assert client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_a_run_that_the_server_lost_is_replaced(
@@ -441,6 +475,7 @@ def test_a_model_is_registered_once(
         "taught_by.licenses": "none",
         "taught_by.commercial_use": "allowed",
     }
+    assert version.description == f"`csat_tiny` for tiles of 64 px at 0.5 um/px, registered from `{model}`."
     saved = client.download_artifacts(version.run_id, "", str(tmp_path))
     files = {str(path.relative_to(saved)) for path in Path(saved).rglob("*") if path.is_file()}
     assert files == {

@@ -25,6 +25,7 @@ from histill.registry.versions import register
 from histill.search.configs import SEARCHES
 from histill.search.results import Sweep
 from histill.search.sweep import make_searcher, prepare_sweep, run_sweep
+from histill.search.trial import name_trial
 from histill.storage.control import json_bytes
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
@@ -227,12 +228,13 @@ def test_every_trial_is_a_child_of_the_sweep(sweep: Sweep, tracking: TrackingSer
     assert table["columns"][-4:] == ["val_dice", "gmacs", "front", "error"]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == sweep.tracking_run]
     assert len(children) == TRIALS
-    by_name = {run.info.run_name: run for run in children}
+    by_name = {run.info.run_name.partition(" ")[0]: run for run in children}
     assert set(by_name) == {trial.trial for trial in sweep.trials}
     for trial in sweep.trials:
         run = by_name[trial.trial]
         assert run.info.status == ("FINISHED" if trial.epochs == EPOCHS else "KILLED")
-        assert run.data.metrics["gmacs"] == pytest.approx(trial.costs["gmacs"])
+        assert run.info.run_name == name_trial(trial.trial, trial.values)
+        assert run.data.metrics["cost/gmacs"] == pytest.approx(trial.costs["gmacs"])
         assert run.data.params[TEMPERATURE] == str(trial.values[TEMPERATURE])
         assert len(client.get_metric_history(run.info.run_id, "val/dice")) >= trial.epochs
 

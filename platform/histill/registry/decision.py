@@ -63,7 +63,8 @@ def record_decision(client: "MlflowClient", promotion: Promotion, config: Promot
         tags |= {"scored.split": score.split, "scored.reference": score.reference}
     for gate in promotion.gates:
         said = "passed" if gate.passed else "failed"
-        text = f"{said}: {gate.value:.6g}, {gate.required}, short by {gate.shortfall:.6g}"
+        short = "" if gate.passed else f", short by {gate.shortfall:.6g}"
+        text = f"{said}: {gate.value:.6g}, {gate.required}{short}"
         tags[f"gate.{gate.name.replace(' ', '_')}"] = text
     tags[DECISION_TAG] = promotion.decision
     for key, value in tags.items():

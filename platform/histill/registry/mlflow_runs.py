@@ -3,7 +3,7 @@
 import json
 import logging
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from histill.registry.mlflow_client import (
     strip_userinfo,
 )
 from histill.registry.mlflow_tracker import MlflowTracker
+from histill.registry.origin import NOTE_TAG, describe_process, inherit_origin
+from histill.train.tracker import DataUse
 from histill.version import __version__
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ def open_run(
     run_id: str | None,
     parent: str | None = None,
     tags: Mapping[str, str] | None = None,
+    note: str | None = None,
+    data: Sequence[DataUse] = (),
     unsent: str | None = None,
     storage: Storage = Storage(),  # noqa: B008 - frozen
 ) -> MlflowTracker | None:
@@ -56,6 +60,8 @@ def open_run(
             that the server has lost is replaced by a new one.
         parent: id of the parent run.
         tags: further tags.
+        note: a new run's description, in Markdown.
+        data: tile sets that the run reads.
         unsent: folder in `storage` for metrics that could not be sent; those that earlier runs left in it are sent
             now. None: such metrics are lost.
         storage: access to `unsent`.
@@ -72,8 +78,6 @@ def open_run(
     check_reachable(uri)
     client = connect(uri)
     all_tags = {"kind": kind, **_versions(), **(tags or {})}
-    if parent is not None:
-        all_tags["mlflow.parentRunId"] = parent
     params = flatten_params(config)
     kept = None if unsent is None else MetricSpool(unsent, storage)
     with server_errors(uri):
@@ -84,7 +88,10 @@ def open_run(
         else:
             if run_id is not None:
                 _LOG.warning("the tracking server %s has lost run %s; continuing with a new one.", uri, run_id)
-            tracker = MlflowTracker(uri, begin_run(client, tracking.experiment, name, all_tags), kept)
+            about = {"mlflow.parentRunId": parent, **inherit_origin(client, parent)} if parent else describe_process()
+            about |= {NOTE_TAG: note} if note else {}
+            tracker = MlflowTracker(uri, begin_run(client, tracking.experiment, name, all_tags | about), kept)
+            tracker.data(data)
     tracker.params(params if run is None else {key: params[key] for key in params.keys() - run.data.params})
     if kept is not None:
         _send_earlier(kept)
@@ -161,7 +168,8 @@ def _experiment_id(client: "MlflowClient", name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name))
+            # of the two kinds of pages that MLflow has, those with charts of metrics
+            return str(client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"}))
         except MlflowException as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import posixpath
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from histill.errors import HistillError
 from histill.registry.metric_spool import AT_ONCE, KnownSteps, MetricSpool, Status, Value, send_missing_values
 from histill.registry.mlflow_client import connect, explain_error, log_file
 from histill.storage.control import json_value
+from histill.train.tracker import DataUse
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +24,7 @@ CLOSE_S = 30.0
 MOST_HELD = 100_000  # values held while the server is unreachable
 _TABLES_TAG = "mlflow.loggedArtifacts"  # lists the artifacts that MLflow's UI shows as tables
 _PARAMS_AT_ONCE = 100  # MLflow's limit
+_DIGEST = 36  # MLflow's limit on the digits of a dataset's digest
 _LOG = logging.getLogger(__name__)
 
 
@@ -83,6 +86,29 @@ class MlflowTracker:
         self.file(path, json.dumps(json_value(data)).encode())
         shown = json.dumps([{"path": path, "type": "table"}])
         self._attempt("a table", lambda client: client.set_tag(self.run_id, _TABLES_TAG, shown))
+
+    def data(self, uses: Sequence[DataUse]) -> None:
+        """Record the tile sets that the run reads as MLflow's datasets."""
+
+        def send(client: "MlflowClient") -> None:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            inputs = [
+                DatasetInput(
+                    Dataset(
+                        name=posixpath.basename(use.uri.rstrip("/")),
+                        digest=use.digest[:_DIGEST],
+                        source_type="s3" if use.uri.startswith("s3:") else "local",
+                        source=json.dumps({"uri": use.uri}),
+                    ),
+                    [InputTag("mlflow.data.context", use.context)],
+                )
+                for use in uses
+            ]
+            client.log_inputs(self.run_id, datasets=inputs)
+
+        if uses:
+            self._attempt("the tile set", send)
 
     def params(self, values: Mapping[str, str]) -> None:
         """Record parameters; MLflow refuses to change an existing one."""

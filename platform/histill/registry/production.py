@@ -47,9 +47,8 @@ def copy_version(name: str, version: str, source: Tracking, target: Tracking, *,
         model.mkdir()
         beside.mkdir()
         evidence = versions.read_evidence(name, version, beside, source)
-        copied = versions.register(
-            versions.download_version(name, version, model, source), name, evidence, target, storage
-        )
+        source_model = versions.download_version(name, version, model, source)
+        copied = versions.register(source_model, name, evidence, target, storage, origin=f"models:/{name}/{version}")
     client = connect(uri)
     with server_errors(uri):
         client.set_model_version_tag(name, copied, "copied_from", f"version {version} of {require_server_uri(source)}")

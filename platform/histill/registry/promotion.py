@@ -64,7 +64,7 @@ def promote(config: PromoteConfig) -> Promotion:
             return dataclasses.replace(promotion, decision=WOULD[promotion.decision])
         version = versions.register(
             model, name, collect_evidence(candidate, config), config.tracking, config.storage,
-            candidate.score.model_digest,
+            candidate.score.model_digest, origin=config.model,
         )  # fmt: skip
         with server_errors(uri):
             ledger = read_history(client, name)

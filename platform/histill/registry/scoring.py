@@ -4,7 +4,7 @@ import dataclasses
 import math
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from histill.config.command import format_command, list_changed_keys
 from histill.config.score_model import ScoreConfig
@@ -14,7 +14,7 @@ from histill.evaluate.examine import examine
 from histill.evaluate.panels import make_panels
 from histill.evaluate.pictures import draw_reliability, draw_tiles
 from histill.evaluate.predictions import Predictions
-from histill.evaluate.readable import render_table
+from histill.evaluate.readable import list_figures, name_tiles, render_table
 from histill.evaluate.report import Report, render_report
 from histill.evaluate.robustness import measure_robustness
 from histill.evaluate.score import Score, compute_score
@@ -27,6 +27,7 @@ from histill.registry.versions import SCORE_PATH, fetch_model
 from histill.storage.control import json_bytes, probe, write_bytes
 from histill.storage.scratch import scratch_folder
 from histill.storage.uris import folder_of
+from histill.train.tracker import DataUse
 
 KIND = "score_model"
 REPORT_PATH = "report.html"
@@ -85,11 +86,13 @@ def _report(config: ScoreConfig, examiner: Evaluator, answers: Predictions, scor
         print(f"report: {config.report}", file=sys.stderr)
     tracker = open_run(
         config.tracking,
-        name=f"score-{score.model_digest[:12]}",
+        name=f"score {PurePosixPath(config.model).name} on {score.split}".replace("'", ""),
         kind=KIND,
         config=config,
         run_id=None,
         tags={"model_digest": score.model_digest, "tiles_digest": score.tiles_digest},
+        note=_describe(config, score),
+        data=[DataUse(config.held_out.tiles, score.tiles_digest, "evaluation")],
     )
     if tracker is not None:
         tracker.metrics(_metrics(score), 0)
@@ -114,15 +117,30 @@ def _describe_report(config: ScoreConfig, examiner: Evaluator, answers: Predicti
     )
 
 
+def _describe(config: ScoreConfig, score: Score) -> str:
+    """The tracked run's description, in Markdown."""
+    figures = (
+        f"{name} {value}{f' ({interval})' if interval else ''}" for name, value, interval, _ in list_figures(score)
+    )
+    lines = [
+        f"The model `{config.model}` on split `{score.split}` of `{config.held_out.tiles}`: {name_tiles(score)}.",
+        "",
+        *(f"- {line}" for line in figures),
+        *([f"- page: `{config.report}`"] if config.report else []),
+    ]
+    return "\n".join(lines)
+
+
 def _metrics(score: Score) -> dict[str, float]:
-    """The score's numbers as flat MLflow metrics; nan is left out."""
+    """The score's numbers as metrics, whose charts MLflow groups by what is before the slash; nan is left out."""
+    figures = {f"{score.split}/{name}": value for name, value in score.figures.items()}
     ends = {
-        f"{name}/{end}": value
+        f"interval/{name}_{end}": value
         for name, both in score.intervals.items()
         for end, value in zip(("low", "high"), both, strict=True)
     }
     robust = {f"robustness/{name}": value for name, value in score.robustness.items()}
-    speed = {name: value for name, value in score.speed.items() if isinstance(value, float)}
-    costs = {"parameters": float(score.parameters), "gmacs": score.gmacs}
-    found = score.figures | ends | robust | speed | costs
+    speed = {f"cost/{name}": value for name, value in score.speed.items() if isinstance(value, float)}
+    costs = {"cost/parameters": float(score.parameters), "cost/gmacs": score.gmacs}
+    found = figures | ends | robust | speed | costs
     return {name: value for name, value in found.items() if not math.isnan(value)}

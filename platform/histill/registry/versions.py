@@ -13,6 +13,7 @@ from histill.errors import InputError
 from histill.registry.mlflow_client import connect, error_code, log_file, require_server_uri, server_errors
 from histill.registry.mlflow_runs import begin_run, end_dead_runs
 from histill.registry.mlflow_tracker import MlflowTracker
+from histill.registry.origin import NOTE_TAG, describe_process
 from histill.storage.scratch import scratch_folder
 from histill.version import __version__
 
@@ -37,11 +38,13 @@ def register(
     tracking: Tracking,
     storage: Storage,
     expected_digest: str | None = None,
+    origin: str | None = None,
 ) -> str:
     """Register a model folder; a model that is already registered (same digest) keeps its version.
 
     The version's MLflow run holds `model/` (the folder's two files) and the files of `evidence` (path -> content): the
-    model's score, or the search that found it.
+    model's score, or the search that found it. The description says where the model is from: its `origin`, which is
+    `model_uri` unless that is a temporary copy.
 
     Returns:
         The version's number.
@@ -75,7 +78,12 @@ def register(
                     client.set_terminated(run.info.run_id)
                 end_dead_runs(client, tracking.experiment, run_name, KIND)
                 return known
-            run_id = begin_run(client, tracking.experiment, run_name, {"kind": KIND})
+            about = (
+                f"`{card.encoder}` for tiles of {card.tile_px} px at {card.tile_mpp:g} um/px, registered from "
+                f"`{origin or model_uri}`."
+            )
+            tags = {"kind": KIND, NOTE_TAG: f"The files of a version of `{registered_name}`: {about}"}
+            run_id = begin_run(client, tracking.experiment, run_name, tags | describe_process())
             try:
                 source = _upload(client, run_id, folder)
                 _log(client, run_id, evidence)
@@ -86,7 +94,9 @@ def register(
                     "histill": __version__,
                     **_license_tags(list_teachers(card)),
                 }
-                version = client.create_model_version(registered_name, source=source, run_id=run_id, tags=tags)
+                version = client.create_model_version(
+                    registered_name, source=source, run_id=run_id, tags=tags, description=about
+                )
             except BaseException as error:
                 MlflowTracker(uri, run_id).finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
                 raise

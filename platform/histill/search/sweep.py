@@ -31,7 +31,7 @@ from histill.train.inputs import resolve
 from histill.train.launch import OpenRun
 from histill.train.prepare import check_run
 from histill.train.run_folder import check_same_inputs, open_record, run_uri, save_record, write_result
-from histill.train.tracker import close_on_error
+from histill.train.tracker import DataUse, close_on_error
 
 RECORD_NAME = "sweep.json"
 _SAVE_EVERY_S = "1"  # interval of saving Tune's state; trials drawn since the last save are drawn again on resume
@@ -90,7 +90,15 @@ def _run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | 
     config = prepared.config
     record = open_record(config)
     check_same_inputs(config, record, prepared.inputs)
-    tracker = open_run(config.tracking, name=config.name, kind=config.kind, config=config, run_id=record.tracking_run)
+    tracker = open_run(
+        config.tracking,
+        name=config.name,
+        kind=config.kind,
+        config=config,
+        run_id=record.tracking_run,
+        note=_describe(config),
+        data=[DataUse(config.data.tiles, prepared.inputs["data.tiles"], "training")],
+    )
     parent = tracker.run_id if tracker else None
     with close_on_error(tracker, run_uri(config)):
         save_record(config, record.model_copy(update={"tracking_run": parent, "inputs": prepared.inputs}))
@@ -109,6 +117,14 @@ def _run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | 
             tracker.finish("FINISHED")
         write_result(config, model, {sweep.metric: sweep.best.quality})  # last: from now on the name is refused
     return sweep
+
+
+def _describe(config: SearchConfig) -> str:
+    """The tracked run's description, in Markdown."""
+    lines = [f"A sweep of {config.trials} trials of `{config.job}` on tiles of `{config.data.tiles}`.", ""]
+    lines += [f"- folder of the sweep, which stands for its best trial: `{run_uri(config)}`"]
+    lines += [f"- drawn: {', '.join(f'`{key}`' for key in config.space)}"]
+    return "\n".join(lines)
 
 
 def _track(tracker: Any, config: SearchConfig, sweep: Sweep) -> None:

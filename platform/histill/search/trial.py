@@ -19,10 +19,21 @@ from histill.train.launch import OpenRun, train_run
 from histill.train.prepare import prepare_run
 from histill.train.run_folder import read_result, run_uri
 
+_LONGEST = 200  # characters of a tracked run's name
+
 
 def run_of(config: SearchConfig, values: Mapping[str, Any], trial: str) -> RunConfig:
     """The training run of the trial with id `trial` and the drawn `values`."""
     return build_trial_config(config, values, name=trial, runs=join(run_uri(config), "trials"))
+
+
+def name_trial(trial: str, values: Mapping[str, Any]) -> str:
+    """The name of a trial's tracked run: its id and its values, by the last part of their keys."""
+    ends = [key.rpartition(".")[2] for key in values]
+    keys = [key if ends.count(end) > 1 else end for key, end in zip(values, ends, strict=True)]
+    shown = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values.values()]
+    name = " ".join([trial, *(f"{key}={value}" for key, value in zip(keys, shown, strict=True))])
+    return name[:_LONGEST].replace("'", "")  # quotes would end the name in a search
 
 
 def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: OpenRun, parent: str | None) -> None:
@@ -40,7 +51,16 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
             return
         spec = prepare_run(run)
         costs = _costs(spec.card, config.cost)
-        train = partial(train_run, spec, open_run, parent=parent, show=False, claims=False, figures=costs)
+        train = partial(
+            train_run,
+            spec,
+            open_run,
+            parent=parent,
+            show=False,
+            claims=False,
+            figures={f"cost/{name}": value for name, value in costs.items()},
+            title=name_trial(run.name, values),
+        )
         if run.workers.in_process:
             train(on_report=partial(report_checkpoint, costs, quality_of(spec.card)))
         else:

@@ -14,7 +14,7 @@ from histill.config.common import Storage, Tracking, WorkerGroup
 from histill.storage.uris import join
 from histill.train.claim import hold_claim
 from histill.train.run_folder import check_same_inputs, open_record, run_uri, save_record, write_result
-from histill.train.tracker import close_on_error
+from histill.train.tracker import DataUse, close_on_error
 from histill.train.validation_warnings import doubt_validation
 
 if TYPE_CHECKING:
@@ -40,12 +40,15 @@ class OpenRun(Protocol):
         config: Strict,
         run_id: str | None,
         parent: str | None = None,
+        note: str | None = None,
+        data: Sequence[DataUse] = (),
         unsent: str | None = None,
         storage: Storage = ...,
     ) -> Any:
         """Return a tracker with a `run_id`, or None when nothing is tracked.
 
-        Metrics that an unreachable server missed are spooled to the folder `unsent` of `storage`.
+        `note` describes a new run (Markdown), and `data` are the tile sets that it reads. Metrics that an unreachable
+        server missed are spooled to the folder `unsent` of `storage`.
         """
         ...
 
@@ -70,13 +73,14 @@ def train_run(
     show: bool = True,
     claims: bool = True,
     figures: Mapping[str, float] = MappingProxyType({}),
+    title: str | None = None,
 ) -> Trained:
     """Train on the connected cluster, or with `workers.count` 0 in this process; a run of the same name resumes from
     its newest checkpoint.
 
     `callbacks` are Ray Train's; in this process `on_report` is called instead, with each checkpoint's metrics and path
     once it is kept. `figures` are values known before training, logged with the run's metrics. Without
-    `claims` the caller ensures that no other job works on the run.
+    `claims` the caller ensures that no other job works on the run. `title` names the tracked run; None: the run's name.
 
     Raises InputError when the run is finished, has another configuration, or is claimed by another job; HistillError
     and Ray's TrainingFailedError when the run cannot continue; Interrupted when a signal ends it.
@@ -84,7 +88,8 @@ def train_run(
     config = spec.config
     held = hold_claim(run_uri(config), config.storage) if claims else nullcontext()
     with held, keep_on_interrupt("the newest checkpoint stays"):
-        return _train_run(spec, open_run, parent, _choose_fit(config.workers, callbacks, on_report), show, figures)
+        fit = _choose_fit(config.workers, callbacks, on_report)
+        return _train_run(spec, open_run, parent, fit, show, figures, title or config.name)
 
 
 def _train_run(
@@ -94,17 +99,22 @@ def _train_run(
     fit: Fit,
     show: bool,
     figures: Mapping[str, float],
+    title: str,
 ) -> Trained:
     config = spec.config
     record = open_record(config)
     check_same_inputs(config, record, spec.inputs)  # a previous job may have written the record meanwhile
     tracker = open_run(
         config.tracking,
-        name=config.name,
+        name=title,
         kind=config.kind,
         config=config,
         run_id=record.tracking_run,
         parent=parent,
+        note=_describe(spec),
+        data=[
+            DataUse(config.data.tiles, spec.inputs[key], "training") for key in ("data.tiles",) if key in spec.inputs
+        ],
         unsent=join(config.runs, UNSENT),
         storage=config.storage,
     )
@@ -122,6 +132,18 @@ def _train_run(
     if show and (doubt := doubt_validation(config.name, metrics)):
         print(f"warning: {doubt}", file=sys.stderr, flush=True)
     return Trained(run_uri(config), model, metrics, run_id)
+
+
+def _describe(spec: "RunSpec") -> str:
+    """The tracked run's description, in Markdown."""
+    config, card = spec.config, spec.card
+    lines = [
+        f"`{config.kind}` of `{card.encoder}`, which sees tiles of `{config.data.tiles}` at {card.size_px} px.",
+        "",
+        f"- folder of the run: `{run_uri(config)}`",
+        f"- teacher: {card.teacher_name}",
+    ]
+    return "\n".join([*lines, f"- classes: {', '.join(card.classes)}"] if card.classes else lines)
 
 
 def _choose_fit(workers: WorkerGroup, callbacks: Sequence[Any], on_report: "OnReport | None") -> Fit:

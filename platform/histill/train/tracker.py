@@ -2,9 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from histill.train.claim import is_lost
+
+
+@dataclass(frozen=True)
+class DataUse:
+    """A tile set that a tracked run reads, and for what."""
+
+    uri: str
+    digest: str
+    context: Literal["training", "evaluation"]
 
 
 class Tracker(Protocol):

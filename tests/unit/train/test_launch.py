@@ -37,9 +37,11 @@ def never(*_: Any, **__: Any) -> Any:
 
 def test_a_second_job_of_a_runs_name_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
     config: Any = validate(PretrainConfig, keys, "the test")
-    card: Any = None
+    card: Any = SimpleNamespace(encoder="csat", size_px=64, teacher_name="none", classes=())
     source = TileSource("tiles", "digest", Storage())
-    spec = PretrainRun(config=config, card=card, source=source, views=Views(64), inputs={}, layers=Layers())
+    spec = PretrainRun(
+        config=config, card=card, source=source, views=Views(64), inputs={"data.tiles": "f6"}, layers=Layers()
+    )
     with hold_claim(str(tmp_path / "one"), Storage()), pytest.raises(InputError, match=r"another job .*/one"):
         train_run(spec, never)
 
@@ -55,9 +57,11 @@ def test_the_record_is_closed_before_the_name_is_refused(
 ) -> None:
     """A job that is killed in between can be repeated, and its tracked run does not stay RUNNING."""
     config: Any = validate(PretrainConfig, keys, "the test")
-    card: Any = None
+    card: Any = SimpleNamespace(encoder="csat", size_px=64, teacher_name="none", classes=())
     source = TileSource("tiles", "digest", Storage())
-    spec = PretrainRun(config=config, card=card, source=source, views=Views(64), inputs={}, layers=Layers())
+    spec = PretrainRun(
+        config=config, card=card, source=source, views=Views(64), inputs={"data.tiles": "f6"}, layers=Layers()
+    )
     ended = SimpleNamespace(
         checkpoint=SimpleNamespace(path=f"{tmp_path}/one/step-1"), metrics={"dice": 0.5}, best_checkpoints=[]
     )
