@@ -30,7 +30,15 @@ from histill.train.prepare import prepare_run
 pytestmark = pytest.mark.unit
 
 STORAGE = Storage()
-NEW = ("val_cases", "taught_on", "unknown_teachers", "width", "taught_by", "prefixes")  # fields that older cards lack
+NEW = (
+    "val_cases",
+    "taught_on",
+    "unknown_teachers",
+    "width",
+    "teacher",
+    "taught_by",
+    "prefixes",
+)  # fields that older cards lack
 CARD = ModelCard(
     kind="classification", encoder="resnet_gn", decoder_channels=(), classes=("stroma", "tumour"), mean=(0.7, 0.5, 0.7),
     std=(0.2, 0.2, 0.2), tile_px=64, tile_mpp=0.5, size_px=64, tiles_digest="cd" * 32, train_cases=("0123456789ab",),
