@@ -105,10 +105,13 @@ def ray_local(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A Ray of 4 CPUs that the test's process is the driver of; its workers have the credentials of `s3`.
 
     The dashboard is on and the workers know the cluster's address: without either, trials that Tune stops
-    early keep their placement groups. The driver's environment holds the same variables while it runs.
+    early keep their placement groups. Metrics are exported each second. The driver's environment holds the same
+    variables while it runs.
     """
-    with ray_head(tmp_path_factory.mktemp("ray"), cpus=4, env=s3.environment(), token_auth=False) as head:
-        environment = {**s3.environment(), **head.environment()}
+    often = {"RAY_metrics_report_interval_ms": "1000"}
+    env = {**s3.environment(), **often}
+    with ray_head(tmp_path_factory.mktemp("ray"), cpus=4, env=env, token_auth=False) as head:
+        environment = {**env, **head.environment()}
         with patch.dict(os.environ, environment):
             import ray
 

@@ -3,12 +3,17 @@
 import json
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from histill.config.pretrain_student import PretrainConfig
 from histill.tiles.manifest import Manifest
@@ -48,12 +53,62 @@ def observe() -> type[Observer]:
 
 
 @dataclass(frozen=True)
+class Scraped:
+    """What Prometheus would have scraped from the node: the newest value of each of histill's series."""
+
+    series: dict[tuple[str, frozenset[tuple[str, str]]], float] = field(default_factory=dict)
+    begun: float = field(default_factory=time.time)
+
+    def find(self, name: str, **tags: str) -> dict[str, float]:
+        """The values of the metric `name` with these tags, by rank or state."""
+        found = {}
+        for (metric, labels), value in self.series.items():
+            if metric == name and tags.items() <= dict(labels).items():
+                found[dict(labels).get("rank") or dict(labels).get("state", "")] = value
+        return found
+
+
+@contextmanager
+def scraping() -> Iterator[Scraped]:
+    """Scrape the node's metrics during the block, and once more when its last ones were exported."""
+    import ray
+
+    (node,) = (node for node in ray.nodes() if node["Alive"])
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    scraped, ended = Scraped(), threading.Event()
+
+    def scrape() -> None:
+        last = False
+        while not last:
+            last = ended.wait(1.0)
+            time.sleep(1.5 if last else 0.0)  # processes export their metrics each second
+            with suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
+                for family in text_string_to_metric_families(answer.read().decode()):
+                    for sample in family.samples if "histill" in family.name else ():
+                        scraped.series[sample.name, frozenset(sample.labels.items())] = sample.value
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield scraped
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def scrape() -> Callable[[], Any]:
+    return scraping
+
+
+@dataclass(frozen=True)
 class Finished:
-    """A run, and what it reported."""
+    """A run, what it reported, and what was scraped meanwhile."""
 
     config: PretrainConfig
     trained: Any
     reports: list[dict[str, Any]]
+    scraped: Scraped
 
 
 @pytest.fixture(scope="session")
@@ -69,5 +124,6 @@ def two(
         shared_pretraining("two-workers", tiles.uri),
         Observer(tmp_path_factory.mktemp("two") / "reports"),
     )
-    trained = train_run(prepare_run(config), open_run, callbacks=[observer.callback()])
-    return Finished(config, trained, observer.reports())
+    with scraping() as scraped:
+        trained = train_run(prepare_run(config), open_run, callbacks=[observer.callback()])
+    return Finished(config, trained, observer.reports(), scraped)

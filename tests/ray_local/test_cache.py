@@ -59,8 +59,15 @@ def groups_of(uri: str, column: str) -> list[list[Any]]:
 
 
 @pytest.fixture(scope="module")
-def cached(tiles: Manifest, s3: S3Server) -> CachedResponses:
-    return cache_responses(caching(tiles, s3))
+def scraped_cache(tiles: Manifest, s3: S3Server, scrape: Callable[[], Any]) -> tuple[CachedResponses, Any]:
+    """The cache, and what was scraped meanwhile."""
+    with scrape() as scraped:
+        return cache_responses(caching(tiles, s3)), scraped
+
+
+@pytest.fixture(scope="module")
+def cached(scraped_cache: tuple[CachedResponses, Any]) -> CachedResponses:
+    return scraped_cache[0]
 
 
 def test_the_shards_mirror_those_of_the_tiles(tiles: Manifest, cached: CachedResponses) -> None:
@@ -72,6 +79,17 @@ def test_the_shards_mirror_those_of_the_tiles(tiles: Manifest, cached: CachedRes
     assert shards(cached.uri).keys() == set(tiles.table["shard"].to_pylist())
     for shard in shards(cached.uri):
         assert groups_of(join(cached.uri, shard), "tile_id") == groups_of(join(tiles.uri, shard), "tile_id")
+
+
+def test_a_job_is_watched_by_its_metrics(
+    scraped_cache: tuple[CachedResponses, Any], tiles: Manifest, s3: S3Server
+) -> None:
+    cached, scraped = scraped_cache
+    job = {"kind": "cache_responses", "run": caching(tiles, s3).output}
+    stage = {"stage": "teacher responses", "unit": "tiles"}
+    assert scraped.find("ray_histill_work_done", **job, **stage) == {"": cached.header.tiles}
+    assert scraped.find("ray_histill_work_planned", **job, **stage) == {"": cached.header.tiles}
+    assert scraped.find("ray_histill_items_done_total", **job) == {"": len(shards(cached.uri))}
 
 
 def test_a_finished_cache_is_found(tiles: Manifest, s3: S3Server, cached: CachedResponses) -> None:

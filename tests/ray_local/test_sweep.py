@@ -100,13 +100,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sweep(
+def scraped_sweep(
     searching: Callable[..., SearchConfig],
     tracking: TrackingServer,
     held_before: frozenset[str],
     cache: Path,
     tiles: Manifest,
-) -> Sweep:
+    scrape: Callable[[], Any],
+) -> tuple[Sweep, Any]:
+    """The sweep, and what was scraped meanwhile."""
     config = searching(
         "sweep",
         tracking={"experiment": "sweep"},
@@ -114,8 +116,14 @@ def sweep(
         data={"batch_size": 4, "decode_threads": 1, "tiles": tiles.uri, "cache_decoded": True},
         storage={"cache": {"folder": str(cache), "max_gb": 1.0}},
     )
-    with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": tracking.uri}):  # the driver's; the trials' workers lack it
-        return run_sweep(prepare_sweep(config), open_run, registered(config, tracking))
+    env = {"MLFLOW_TRACKING_URI": tracking.uri}  # the driver's; the trials' workers lack it
+    with patch.dict(os.environ, env), scrape() as scraped:
+        return run_sweep(prepare_sweep(config), open_run, registered(config, tracking)), scraped
+
+
+@pytest.fixture(scope="module")
+def sweep(scraped_sweep: tuple[Sweep, Any]) -> Sweep:
+    return scraped_sweep[0]
 
 
 def registered(config: SearchConfig, tracking: TrackingServer) -> Callable[[str, str, dict[str, Any]], str]:
@@ -195,6 +203,19 @@ def test_a_sweep_repeated_draws_and_scores_alike(searching: Callable[..., Search
         return [(trial.values, trial.quality) for trial in sweep.trials]
 
     assert search("once") == search("again")
+
+
+def test_a_sweep_is_watched_by_its_metrics(scraped_sweep: tuple[Sweep, Any]) -> None:
+    """By the states of its trials, and each trial as a run is; workers say how often their cache had what they read."""
+    sweep, scraped = scraped_sweep
+    job = {"kind": "search_students", "run": "sweep"}
+    states = {"running": 0, "waiting": 0, "done": TRIALS, "failed": 0}
+    assert scraped.find("ray_histill_trials", **job, trial="") == states
+    for trial in sweep.trials:
+        assert scraped.find("ray_histill_epoch", **job, trial=trial.trial)[""] >= trial.epochs
+        assert scraped.find("ray_histill_data_wait_ratio", **job, trial=trial.trial).keys() == {"0"}
+    assert scraped.find("ray_histill_cache_misses_total", **job)["0"] > 0
+    assert scraped.find("ray_histill_cache_hits_total", **job)["0"] > 0
 
 
 def test_the_trials_share_their_decoded_tiles(sweep: Sweep, cache: Path, tiles: Manifest) -> None:

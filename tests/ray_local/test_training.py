@@ -104,6 +104,22 @@ def test_two_workers_leave_a_model_and_one_tracked_run(
     assert len(client.search_runs([run.info.experiment_id])) == 1
 
 
+def test_a_run_is_watched_by_its_metrics(two: Any) -> None:
+    """From the process that started it, and from each worker; those that nothing happened to publish no event."""
+    find, job = two.scraped.find, {"kind": "pretrain_student", "run": "two-workers", "trial": ""}
+    for name in ("ray_histill_step_timestamp_seconds", "ray_histill_checkpoint_timestamp_seconds"):
+        assert two.scraped.begun <= find(name, **job)[""] <= time.time()
+    assert find("ray_histill_step", **job) == find("ray_histill_steps_planned", **job) == {"": 2 * STEPS}
+    assert find("ray_histill_epoch", **job) == {"": 2}
+    assert find("ray_histill_loss", **job)[""] == pytest.approx(two.reports[-1]["loss"], rel=0.5)
+    assert find("ray_histill_tiles_per_second", **job)[""] > 0
+    assert find("ray_histill_work_done", **job, unit="tiles") == {"": 2 * TILES}
+    waits = find("ray_histill_data_wait_ratio", **job)
+    assert waits.keys() == {"0", "1"}
+    assert all(0 <= wait <= 1 for wait in waits.values())
+    assert not find("ray_histill_undecodable_tiles_total", **job)
+
+
 def test_a_lost_worker_costs_no_tile_and_changes_no_figure(
     two: Any,
     tiles: Manifest,

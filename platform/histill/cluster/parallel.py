@@ -7,14 +7,17 @@ a probe on every node, whatever its load, see `histill.preflight.nodes`.)
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from histill.cluster.metrics import Job, Publisher, current_job, name_job
 from histill.cluster.ray_logging import import_ray_data
 from histill.cluster.signals import is_interrupted
 from histill.config.common import Workers
+from histill.counts import count_event
 from histill.errors import HistillError
 
 T = TypeVar("T")
@@ -43,8 +46,11 @@ def map_tasks(
         return
     import ray
 
+    job = current_job()
+
     def work(item: T) -> R:  # Ray needs a function, and `function` may be a partial
-        return function(item)
+        with name_job(job), closing(Publisher()):
+            return function(item)
 
     task = ray.remote(work).options(num_cpus=cpus, num_gpus=gpus)
     bound = at_once or max(1, int(WAITING_PER_CPU * ray.cluster_resources().get("CPU", 1.0)))
@@ -62,6 +68,7 @@ def map_tasks(
                 if isinstance(error.cause, HistillError):
                     raise error.cause from None
                 raise
+            count_event("items_done")
             yield result
     finally:
         # A driver's exit ends its tasks anyway, and Ray 2.60 aborts it if a task ends just as it is cancelled.
@@ -78,12 +85,13 @@ def map_actors(
     with a count of 0 this process does the work, without Ray. Errors of the work are raised unwrapped.
     """
     if workers.in_process:
-        return map(make(*arguments), items)
+        yield from map(make(*arguments), items)
+        return
     data = import_ray_data()
     dataset = data.from_items(list(items), override_num_blocks=len(items))
     results = dataset.map_batches(
         _Actor,
-        fn_constructor_args=(make, arguments),
+        fn_constructor_args=(make, arguments, current_job()),
         batch_size=1,
         batch_format="pyarrow",
         # start all actors at once if they fit: a pool that scales up on its own keeps work waiting
@@ -96,11 +104,15 @@ def map_actors(
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
     )
-    return (json.loads(row["result"]) for row in results.iter_rows())
+    for row in results.iter_rows():
+        count_event("items_done")
+        yield json.loads(row["result"])
 
 
 class _Actor:
-    def __init__(self, make: Callable[..., Callable[[str], Any]], arguments: tuple[Any, ...]) -> None:
+    def __init__(self, make: Callable[..., Callable[[str], Any]], arguments: tuple[Any, ...], job: Job | None) -> None:
+        with name_job(job):
+            self._publisher = Publisher()  # until the actor ends
         self._work = make(*arguments)
 
     def __call__(self, items: pa.Table) -> pa.Table:

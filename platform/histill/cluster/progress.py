@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from histill.cluster.metrics import Publisher
+
 T = TypeVar("T")
 _LEAST_S = 0.5  # of work, from which a rate can be measured
 
@@ -29,7 +31,7 @@ def _figure(rate: float) -> str:
 
 @dataclass
 class Progress:
-    """Show `done` of `total` units of work, with the rate and the time left.
+    """Show `done` of `total` units of work, with the rate and the time left, and publish them as metrics.
 
     On a terminal one line is redrawn; elsewhere (a job's log) a line is printed every `every_s` seconds.
     """
@@ -39,6 +41,7 @@ class Progress:
     unit: str
     every_s: float = 5.0
     done: int = 0
+    publisher: Publisher = field(default_factory=Publisher)
     _begun: float = field(default_factory=lambda: time.monotonic())
     _resumed_at: int = 0
     _shown: float = 0.0
@@ -58,6 +61,8 @@ class Progress:
 
     def _show(self, now: float, detail: str, rate: float | None) -> None:
         self._shown = now
+        self.publisher.set("work_done", self.done, stage=self.title, unit=self.unit)
+        self.publisher.set("work_planned", self.total, stage=self.title, unit=self.unit)
         spent = now - self._begun
         fresh = self.done - self._resumed_at
         if rate is None:
@@ -77,7 +82,8 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """End the redrawn line."""
+        """End the redrawn line, and the metrics."""
+        self.publisher.close()
         if sys.stderr.isatty() and self._width:
             print(file=sys.stderr)
 

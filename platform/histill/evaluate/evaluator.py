@@ -10,6 +10,7 @@ from torch import Tensor
 
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.cluster.connect import connect_cluster
+from histill.cluster.metrics import Job, name_job
 from histill.cluster.parallel import map_tasks
 from histill.cluster.sharded import run_sharded
 from histill.config.common import Storage, Workers
@@ -173,7 +174,7 @@ def predict_split(examiner: Evaluator, model: str, workers: Workers | None) -> P
     else:
         work = partial(_part, model, examiner.held_out, examiner.storage, workers.gpus > 0)
         pieces = split_by_row_group(examiner.manifest, rows, PARTS_PER_WORKER * workers.count)
-        with connect_cluster():
+        with connect_cluster(), name_job(Job("score_model", model)):
             parts = collect(map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus))
     answers = Predictions.joined(parts)
     if len(np.unique(answers.rows)) != len(answers.rows):

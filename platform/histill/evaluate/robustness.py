@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from types import MappingProxyType
 
 import numpy as np
@@ -73,17 +74,16 @@ def measure_robustness(examiner: Evaluator, tiles: int) -> dict[str, float]:
     rows = examiner.rows
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(tiles, len(rows))).round().astype(int))]
     found: dict[str, list[Predictions]] = {name: [] for name in CHANGES}
-    progress = Progress("robustness", len(rows) * len(CHANGES), "tiles")
     done = 0
-    for batch in examiner.batches(rows, whole=True):
-        assert batch.teacher is not None
-        whole, index = batch.teacher.permute(0, 2, 3, 1).numpy(), batch.index.tolist()
-        for name, change in CHANGES.items():
-            changed = (change(tile, row) for tile, row in zip(whole, index, strict=True))
-            seen = np.stack([downscale_area(tile, examiner.card.size_px) for tile in changed])
-            found[name].append(examiner.answers(batch, torch.from_numpy(seen).permute(0, 3, 1, 2)))
-            done += int((batch.index >= 0).sum())
-            progress.update(done)
-    progress.close()
+    with closing(Progress("robustness", len(rows) * len(CHANGES), "tiles")) as progress:
+        for batch in examiner.batches(rows, whole=True):
+            assert batch.teacher is not None
+            whole, index = batch.teacher.permute(0, 2, 3, 1).numpy(), batch.index.tolist()
+            for name, change in CHANGES.items():
+                changed = (change(tile, row) for tile, row in zip(whole, index, strict=True))
+                seen = np.stack([downscale_area(tile, examiner.card.size_px) for tile in changed])
+                found[name].append(examiner.answers(batch, torch.from_numpy(seen).permute(0, 3, 1, 2)))
+                done += int((batch.index >= 0).sum())
+                progress.update(done)
     main = examiner.outputs.main_metric
     return {name: float(Predictions.joined(parts).figures()[main][0]) for name, parts in found.items()}

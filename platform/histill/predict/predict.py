@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.cluster.connect import connect_cluster
+from histill.cluster.metrics import Job, name_job
 from histill.cluster.parallel import map_actors, map_tasks
 from histill.cluster.progress import track
 from histill.cluster.sharded import ShardedFolder, name_by_content
@@ -78,7 +79,7 @@ def predict(config: PredictConfig) -> Predicted:
     slides, folder = plan_slides(job, manifest, card), ShardedFolder(uri, HEADER_NAME, config.storage)
     if (header := _find_finished(folder, manifest, config)) is not None:
         return _reuse(header, slides, job)
-    with connect_cluster(in_process=config.workers.in_process):
+    with connect_cluster(in_process=config.workers.in_process), name_job(Job("predict_tiles", config.output)):
         begun = time.monotonic()
         shards = map_actors(PredictionWorker, (job,), manifest.shards(config.split), config.workers)
         found = tally_shards(shards, expected, "predicting")
@@ -135,7 +136,10 @@ def _reuse(header: PredictionsHeader, slides: Sequence[PredictedSlide], job: Pre
     unmade = {files: find_unmade(slides, files.folder, files.endings) for files in _wanted(job.config)}
     if any(unmade.values()):
         warn_of_unrecorded([slide for missing in unmade.values() for slide in missing], job.tiles)
-        with connect_cluster(in_process=job.config.workers.in_process):
+        with (
+            connect_cluster(in_process=job.config.workers.in_process),
+            name_job(Job("predict_tiles", job.config.output)),
+        ):
             for files, missing in unmade.items():
                 files.make_all(missing, job.config.workers)
         counts = {files.folder: len(slides) for files, missing in unmade.items() if missing}

@@ -90,6 +90,8 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
                 self.progress = Progress(config.name, total, "epochs")
                 self.progress.start_at(sum(_epochs(trial) for trial in trials if trial.is_finished()))
             states = [_STATES.get(trial.status, trial.status.lower()) for trial in trials]
+            for state in {*_STATES.values(), *states}:
+                self.progress.publisher.set("trials", states.count(state), state=state)
             counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
             points = _points(trials)
             best = max(points, key=lambda point: point.quality, default=None)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
+from histill.cluster.metrics import Job, name_job
 from histill.cluster.ray_errors import unwrap_error
 from histill.cluster.ray_logging import is_verbose
 from histill.cluster.signals import keep_handlers, keep_on_interrupt, raise_if_interrupted
@@ -79,8 +80,10 @@ def run_sweep(prepared: PreparedSweep, open_run: OpenRun, register: Register | N
     student registered. Raises InputError when not even one trial fits the cluster, or another job works on the sweep;
     HistillError (InputError if that was the cause) when every trial failed; Interrupted when a signal ends it.
     """
+    config = prepared.config
     with (
-        hold_claim(run_uri(prepared.config), prepared.config.storage),
+        name_job(Job(config.kind, config.name)),
+        hold_claim(run_uri(config), config.storage),
         keep_on_interrupt("the trials' newest checkpoints stay"),
     ):
         return _run_sweep(prepared, open_run, register)

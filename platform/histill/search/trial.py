@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from histill.artifacts.model_folder import ModelCard, build, read_card
+from histill.cluster.metrics import Job, name_job
 from histill.cluster.ray_errors import unwrap_error
 from histill.config.runs import RunConfig
 from histill.config.search_students import SearchConfig
@@ -61,10 +62,11 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
             figures={f"cost/{name}": value for name, value in costs.items()},
             title=name_trial(run.name, values),
         )
-        if run.workers.in_process:
-            train(on_report=partial(report_checkpoint, costs, quality_of(spec.card)))
-        else:
-            train(callbacks=[forward_reports(costs, quality_of(spec.card))])
+        with name_job(Job(config.kind, config.name, trial=run.name)):
+            if run.workers.in_process:
+                train(on_report=partial(report_checkpoint, costs, quality_of(spec.card)))
+            else:
+                train(callbacks=[forward_reports(costs, quality_of(spec.card))])
     except Exception as error:
         known = unwrap_error(error)
         if known is None:

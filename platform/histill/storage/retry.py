@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from histill.config.common import Storage
+from histill.counts import count_event
 from histill.storage.scheme import scheme_of
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ def with_retries(action: Callable[[], T], storage: Storage, *, uri: str) -> T:
             reason = scheme_of(uri).transient_reason(error)
             if reason is None or attempt >= storage.attempts:
                 raise
+            count_event("storage_retries")
             wait_s = _jitter.uniform(0.0, min(LONGEST_WAIT_S, storage.retry_base_s * 2 ** (attempt - 1)))
             _logger.warning(
                 "%s: %s at try %d of %d; next try in %.1f s", uri, reason, attempt, storage.attempts, wait_s

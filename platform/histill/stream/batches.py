@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from histill.config.augment import Augment
+from histill.counts import count_event
 from histill.errors import InputError
 from histill.stream import responses
 from histill.stream.buffers import Buffers
@@ -160,6 +161,7 @@ def decode_batches(
         arrays, step, jobs = decoding.popleft()
         for tile, fault in (found for job in jobs for found in job.result()):
             corrupt += 1
+            count_event("undecodable_tiles")
             _report_corrupt(manifest, tile, fault, corrupt, how.max_corrupt)
         arrays.fill()
         index = places.tiles_of(step.entries)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
 from histill.config.common import Storage
+from histill.counts import count_event
 from histill.errors import InputError
 from histill.storage.cache import RowGroupCache
 from histill.storage.filesystems import arrow_filesystem, client_key, storage_errors
@@ -176,6 +177,8 @@ class ShardReader:
         """The requested rows, from the cache or from `fetch`, which also says whether the row group may be cached."""
         cache, key = self._cache(set_id, storage), f"{read.shard}/{read.row_group}/{','.join(columns)}{kind}"
         table = cache.get(key) if cache else None
+        if cache:
+            count_event("cache_misses" if table is None else "cache_hits")
         if table is None:
             table, lasting = fetch()
             if cache and lasting:

@@ -14,6 +14,7 @@ import numpy as np
 from histill.artifacts.lineage import recall_licenses
 from histill.artifacts.model_folder import TaughtBy
 from histill.cluster.connect import connect_cluster
+from histill.cluster.metrics import Job, name_job
 from histill.cluster.parallel import map_actors
 from histill.cluster.sharded import ShardedFolder, name_by_content
 from histill.config.augment import Augment
@@ -148,7 +149,7 @@ def cache_responses(config: CacheConfig) -> CachedResponses:
         return CachedResponses(uri, _renew_licenses(uri, header, config, teacher), shares, reused=True)
     job = ResponseJob(config, CachedViews(uri, teacher.outputs, config.views, config.seed, config.augment))
     worker = (job, tiles.digest, teacher.digest)
-    with connect_cluster(in_process=config.workers.in_process):
+    with connect_cluster(in_process=config.workers.in_process), name_job(Job("cache_responses", config.output)):
         shards = map_actors(ResponseWorker, worker, manifest.shards(), config.workers)
         tallies = tuple(join_tallies(tally_shards(shards, tiles.tiles, "teacher responses")).values())
     shares = Shares(

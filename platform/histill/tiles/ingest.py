@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from histill.cluster.connect import connect_cluster
+from histill.cluster.metrics import Job, name_job
 from histill.cluster.parallel import map_tasks
 from histill.cluster.sharded import ShardedFolder, run_sharded
 from histill.config.ingest_tiles import IngestConfig, SlideSource
@@ -79,7 +80,7 @@ def ingest(config: IngestConfig) -> IngestReport:
 def _make(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]) -> IngestReport:
     """Make the missing parts, and assemble the tile set."""
     seen: Sightings = {}
-    with connect_cluster(in_process=config.workers.in_process):
+    with connect_cluster(in_process=config.workers.in_process), name_job(Job("ingest_tiles", config.output)):
         meaning = find_set_meaning(units)
         units = [replace(unit, meaning=meaning) for unit in add_shard_sizes(units, claim)]
         title, unit = ("cutting tiles", "slides") if config.slides else ("ingesting images", "parts")

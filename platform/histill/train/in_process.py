@@ -6,7 +6,7 @@ Checkpoints have the same names and contents as on Ray Train, so that either res
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -35,14 +35,10 @@ def fit(
 ) -> tuple[str, dict[str, float]]:
     """Train on `device` and return the final model folder and the metrics."""
     config = spec.config
-    line = ProgressLine(config.name) if show else None
-    try:
+    with closing(ProgressLine(config.name, quiet=not show)) as line:
         session = ProcessSession(config, device, line, on_report)
         with _threads(config.workers):
             run_worker(spec, tracker, session)
-    finally:
-        if line is not None:
-            line.close()
     assert session.newest is not None  # a run ends with a checkpoint
     return uri_like(config.runs, session.newest), {key: float(value) for key, value in session.metrics.items()}
 
@@ -66,7 +62,7 @@ class ProcessSession:
     rank, workers = 0, 1
 
     def __init__(
-        self, config: RunConfig, device: torch.device, line: ProgressLine | None, on_report: OnReport | None = None
+        self, config: RunConfig, device: torch.device, line: ProgressLine, on_report: OnReport | None = None
     ) -> None:
         self.device = device
         self._line, self._on_report = line, on_report
@@ -107,6 +103,7 @@ class ProcessSession:
             with self._filesystem.open_output_stream(f"{path}/{METADATA_NAME}") as file:  # last: now it is complete
                 file.write(json.dumps(metrics).encode())
         shutil.rmtree(folder)
+        self._line.note_checkpoint()
         self.newest, self.metrics = path, metrics
         self._tell_of_newest()
 
@@ -118,12 +115,10 @@ class ProcessSession:
         return False
 
     def show(self, snapshot: Snapshot) -> None:
-        if self._line is not None:
-            self._line.show(snapshot)
+        self._line.show(snapshot)
 
     def tell(self, text: str) -> None:
-        if self._line is not None:
-            self._line.tell(text)
+        self._line.tell(text)
 
 
 def _copy(source: str, source_filesystem: fs.FileSystem, target: str, target_filesystem: fs.FileSystem) -> None:

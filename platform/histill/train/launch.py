@@ -8,6 +8,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from histill.cluster.metrics import Job, name_job
 from histill.cluster.signals import keep_on_interrupt
 from histill.config.base import Strict
 from histill.config.common import Storage, Tracking, WorkerGroup
@@ -87,7 +88,8 @@ def train_run(
     """
     config = spec.config
     held = hold_claim(run_uri(config), config.storage) if claims else nullcontext()
-    with held, keep_on_interrupt("the newest checkpoint stays"):
+    named = name_job(Job(config.kind, config.name))
+    with named, held, keep_on_interrupt("the newest checkpoint stays"):
         fit = _choose_fit(config.workers, callbacks, on_report)
         return _train_run(spec, open_run, parent, fit, show, figures, title or config.name)
 

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from histill.cluster.metrics import Publisher
 from histill.storage.scratch import make_scratch_folder
 from histill.tiles.manifest import read_manifest
 from histill.train.build import build_learner, build_streams
@@ -27,11 +28,11 @@ def run_worker(spec: RunSpec, tracker: Tracker | None, session: Session) -> None
 
     Raises InputError for tiles that cannot be used, HistillError when the loss is not finite or a disk is full.
     """
-    with _tell_warnings(session):
-        _train(spec, tracker if session.rank == 0 else None, session)
+    with _tell_warnings(session), closing(Publisher(rank=str(session.rank))) as publisher:
+        _train(spec, tracker if session.rank == 0 else None, session, publisher)
 
 
-def _train(spec: RunSpec, tracker: Tracker | None, session: Session) -> None:
+def _train(spec: RunSpec, tracker: Tracker | None, session: Session, publisher: Publisher) -> None:
     config, rank, workers = spec.config, session.rank, session.workers
     manifest = read_manifest(config.data.tiles, config.storage)
     learner = build_learner(spec, manifest, session.device)
@@ -60,6 +61,7 @@ def _train(spec: RunSpec, tracker: Tracker | None, session: Session) -> None:
             record(newest.metrics)  # the process that saved the checkpoint may have died before sending these
 
     def show(snapshot: Snapshot) -> None:
+        publisher.set("data_wait_ratio", snapshot.data_wait)
         if rank == 0:
             session.show(replace(snapshot, validation=summary.latest))
         if tracker is not None:

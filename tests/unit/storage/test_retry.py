@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from histill.config.common import Storage
+from histill.counts import take_counts
 from histill.errors import InputError
 from histill.storage import retry
 from histill.storage.retry import with_retries
@@ -61,8 +62,10 @@ def failing(errors: list[Exception]) -> Callable[[], str]:
 
 @pytest.mark.parametrize("error", PASSING, ids=str)
 def test_what_passes_is_tried_again(error: OSError, waits: list[float]) -> None:
+    take_counts()
     assert with_retries(failing([error, error]), STORAGE, uri="s3://b/shard") == "read"
     assert len(waits) == 2
+    assert take_counts() == {"storage_retries": 2}
 
 
 @pytest.mark.parametrize("error", LASTING, ids=str)

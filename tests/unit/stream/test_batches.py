@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from histill.config.augment import Augment
+from histill.counts import take_counts
 from histill.errors import InputError
 from histill.outputs import OutputSpec
 from histill.stream.batches import DecodeSpec, decode_batches
@@ -258,8 +259,10 @@ def test_an_unusable_tile_is_named_and_masked_out(
     manifest: Manifest, caplog: pytest.LogCaptureFixture, spoilt: dict[str, object], reason: str
 ) -> None:
     tables = [table(0, 2), table(6, **spoilt)]
+    take_counts()
     with caplog.at_level(logging.WARNING, "histill"):
         (batch,) = batches(manifest, [[0, 6, 2]], tables, max_corrupt=1)
+    assert take_counts() == {"undecodable_tiles": 1}
     assert batch.valid.tolist() == [True, False, True]
     assert batch.index.tolist() == [10, 16, 12]  # it counts as seen
     assert np.array_equal(batch.student[1].permute(1, 2, 0).numpy(), pixels(0))  # batch statistics see no black tile

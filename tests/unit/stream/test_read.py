@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from histill.config.common import ShardCache, Storage
+from histill.counts import take_counts
 from histill.errors import InputError
 from histill.outputs import OutputSpec
 from histill.storage.tables import write_table
@@ -111,10 +112,13 @@ def test_a_shard_is_opened_once_for_all_its_row_groups(manifest: Manifest, monke
 def test_a_cache_answers_when_the_shards_are_gone(manifest: Manifest, tmp_path: Path) -> None:
     storage = Storage(cache=ShardCache(folder=str(tmp_path / "cache"), max_gb=1))
     source = TileSource(manifest.uri, manifest.header.digest, storage, masks=True)
+    take_counts()
     first = list(ShardReader()(source, all_reads(manifest)))
+    assert take_counts() == {"cache_misses": len(first)}
     for shard in SHARDS:
         Path(manifest.uri, shard).unlink()
     again = list(ShardReader()(source, all_reads(manifest)))
+    assert take_counts() == {"cache_hits": len(first)}
     assert [table.to_pylist() for table in again] == [table.to_pylist() for table in first]
     other = TileSource(manifest.uri, "another set", storage, masks=True)
     with pytest.raises(InputError, match="is missing though the manifest names it"):

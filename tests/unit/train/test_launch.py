@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +76,7 @@ def test_the_record_is_closed_before_the_name_is_refused(
 
     monkeypatch.setattr("histill.train.ray.trainer.Trainer", lambda *_, **__: SimpleNamespace(fit=lambda: ended))
     monkeypatch.setattr(fit, "make_progress_actor", lambda: None)
+    monkeypatch.setattr(fit, "show_progress", lambda *_, **__: nullcontext())
     for name in ("put", "kill"):
         monkeypatch.setattr(f"ray.{name}", lambda *_: None)
     trained = train_run(spec, lambda *_, **__: Tracker(), show=False)

@@ -1,5 +1,6 @@
 """The progress actor: the messages of workers, and the lines that a user sees."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 import ray
 
 from histill.cluster import progress
+from histill.train.progress_line import ProgressLine
 from histill.train.ray import progress_actor
 from histill.train.ray.progress_actor import ProgressActor, show_progress
 from histill.train.snapshot import Snapshot
@@ -25,19 +27,20 @@ def snapshot(step: int) -> Snapshot:
 
 def actor(state: ProgressActor) -> Any:
     """A stand-in for the Ray actor that calls `state` directly; `ray.get` has to return its argument."""
-    names = ("take", "tell", "show")
+    names = ("take", "tell", "show", "note_checkpoint")
     return SimpleNamespace(**{name: SimpleNamespace(remote=getattr(state, name)) for name in names})
 
 
 def test_lines_are_taken_once_and_in_order() -> None:
     state = ProgressActor()
-    assert state.take() == (None, [])
+    assert state.take() == (None, 0, [])
+    state.note_checkpoint()
     state.tell("one")
     state.tell("two")
     state.show(snapshot(1))
     state.show(snapshot(2))
-    assert state.take() == (snapshot(2), ["one", "two"])
-    assert state.take() == (snapshot(2), [])
+    assert state.take() == (snapshot(2), 1, ["one", "two"])
+    assert state.take() == (snapshot(2), 1, [])
 
 
 @pytest.fixture
@@ -67,7 +70,8 @@ def seen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
             return now[0] - 100 >= seconds
 
         stop: Any = SimpleNamespace(wait=wait)
-        progress_actor._show(actor(state), "first", stop)
+        with contextlib.closing(ProgressLine("first")) as line:
+            progress_actor._show(actor(state), line, stop)
         return capsys.readouterr().err.splitlines()
 
     return show
@@ -144,6 +148,25 @@ def test_the_room_counts_living_nodes_and_what_is_free(monkeypatch: pytest.Monke
     assert progress_actor._describe_capacity() == "the cluster has 2 nodes and 8 of 8 CPUs free and 0 of 1 GPUs free"
     monkeypatch.setattr(ray, "cluster_resources", dict)
     assert progress_actor._describe_capacity() == "the cluster has 2 nodes and no CPU"
+
+
+def test_checkpoints_are_noted_once_whether_steps_are_shown_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[str] = []
+    monkeypatch.setattr(ray, "get", lambda value, timeout: value)
+    monkeypatch.setattr(ProgressLine, "note_checkpoint", lambda line: noted.append("checkpoint"))
+    state, rounds = ProgressActor(), iter(range(4))
+    state.note_checkpoint()
+
+    def wait(timeout: float) -> bool:
+        now = next(rounds)
+        if now == 2:
+            state.note_checkpoint()
+        return now == 3
+
+    stop: Any = SimpleNamespace(wait=wait)
+    with contextlib.closing(ProgressLine("first", quiet=True)) as line:
+        progress_actor._show(actor(state), line, stop)
+    assert noted == ["checkpoint"] * 2
 
 
 def test_what_is_told_until_the_block_ends_is_shown(

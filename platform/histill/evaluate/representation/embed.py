@@ -9,6 +9,7 @@ import torch
 
 from histill.artifacts.model_folder import ModelCard
 from histill.cluster.connect import connect_cluster
+from histill.cluster.metrics import Job, name_job
 from histill.cluster.parallel import map_tasks
 from histill.cluster.sharded import run_sharded
 from histill.config.common import Storage, Workers
@@ -72,7 +73,7 @@ class Embedder:
             return EmbeddedTiles.joined(collect(self._embed(network, card, manifest, rows)))
         pieces = split_by_row_group(manifest, rows, PARTS_PER_WORKER * workers.count)
         work = partial(self._embed_piece, workers.gpus > 0)
-        with connect_cluster():
+        with connect_cluster(), name_job(Job("score_model", self.model)):
             return EmbeddedTiles.joined(collect(map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus)))
 
     def _embed_piece(self, gpu: bool, rows: np.ndarray) -> EmbeddedTiles:

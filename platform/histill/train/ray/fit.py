@@ -3,9 +3,10 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from histill.cluster.metrics import current_job, name_job
 from histill.cluster.ray_logging import is_verbose
 from histill.config.common import WorkerGroup
 from histill.storage.retrying import retrying_filesystem
@@ -28,6 +29,7 @@ def fit(spec: "RunSpec", tracker: Any, *, callbacks: Sequence[Any], show: bool) 
     import ray.train
 
     from histill.train.ray.fail_fast import FailFast
+    from histill.train.ray.note_checkpoints import NoteCheckpoints
     from histill.train.ray.trainer import Trainer
 
     config, workers = spec.config, spec.config.workers
@@ -41,7 +43,7 @@ def fit(spec: "RunSpec", tracker: Any, *, callbacks: Sequence[Any], show: bool) 
     board = make_progress_actor()
     trainer = Trainer(
         _work,
-        train_loop_config={"assignment": ray.put((spec, tracker, board))},
+        train_loop_config={"assignment": ray.put((spec, tracker, board, current_job()))},
         scaling_config=ray.train.ScalingConfig(
             num_workers=(workers.fewest, workers.most) if workers.fewest < workers.most else workers.most,
             elastic_resize_monitor_interval_s=_LOOK_FOR_NODES_S,
@@ -54,12 +56,12 @@ def fit(spec: "RunSpec", tracker: Any, *, callbacks: Sequence[Any], show: bool) 
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            callbacks=[*callbacks, FailFast()],
+            callbacks=[*callbacks, FailFast(), NoteCheckpoints(board)],
             logging_config=ray.train.LoggingConfig(log_level="INFO" if is_verbose() else "CRITICAL"),
         ),
     )
     try:
-        with show_progress(board, config.name) if show else nullcontext(), _train_settings(workers):
+        with show_progress(board, config.name, quiet=not show), _train_settings(workers):
             result = trainer.fit()
     finally:
         ray.kill(board)
@@ -96,6 +98,7 @@ def _work(settings: dict[str, Any]) -> None:
     from histill.train.ray.session import RaySession
     from histill.train.worker import run_worker
 
-    spec, tracker, board = ray.get(settings["assignment"])
+    spec, tracker, board, job = ray.get(settings["assignment"])
     torch.set_num_threads(max(1, int(spec.config.workers.cpus)))
-    run_worker(spec, tracker, RaySession(board))
+    with name_job(job):
+        run_worker(spec, tracker, RaySession(board))

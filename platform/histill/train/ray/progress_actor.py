@@ -18,24 +18,29 @@ _ANSWER_S = 10.0  # timeout of one wait for the board; on a loaded machine a rep
 
 
 class ProgressActor:
-    """The actor's state: the newest snapshot, and lines not yet shown."""
+    """The actor's state: the newest snapshot, how many checkpoints were kept, and lines not yet shown."""
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
+        self._checkpoints = 0
         self._lines: list[str] = []
 
     def show(self, snapshot: Snapshot) -> None:
         """Keep the newest snapshot."""
         self._snapshot = snapshot
 
+    def note_checkpoint(self) -> None:
+        """Count a checkpoint."""
+        self._checkpoints += 1
+
     def tell(self, text: str) -> None:
         """Queue a line for the user."""
         self._lines.append(text)
 
-    def take(self) -> tuple[Snapshot | None, list[str]]:
-        """Return the newest snapshot and the queued lines, and clear the queue."""
+    def take(self) -> tuple[Snapshot | None, int, list[str]]:
+        """Return the newest snapshot, the checkpoints so far and the queued lines, and clear the queue."""
         lines, self._lines = self._lines, []
-        return self._snapshot, lines
+        return self._snapshot, self._checkpoints, lines
 
 
 def make_progress_actor() -> Any:
@@ -49,23 +54,23 @@ def make_progress_actor() -> Any:
 
 
 @contextlib.contextmanager
-def show_progress(board: Any, title: str) -> Iterator[None]:
-    """Show the board's progress on stderr until the block ends."""
+def show_progress(board: Any, title: str, *, quiet: bool = False) -> Iterator[None]:
+    """Show the board's progress on stderr, unless `quiet`, and publish it until the block ends."""
     stop = threading.Event()
-    thread = threading.Thread(target=_show, args=(board, title, stop), name="board", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=10)
+    with contextlib.closing(ProgressLine(title, quiet=quiet)) as line:
+        thread = threading.Thread(target=_show, args=(board, line, stop), name="board", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(timeout=10)
 
 
-def _show(board: Any, title: str, stop: threading.Event) -> None:
+def _show(board: Any, line: ProgressLine, stop: threading.Event) -> None:
     import ray
 
-    line = ProgressLine(title)
-    shown_step = -1
+    shown_step, kept = -1, 0
     asked: Any = None
     last = False
     moved = said = time.monotonic()
@@ -76,7 +81,10 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
         )  # take() clears the queue, so a pending call is awaited rather than repeated
         snapshot: Snapshot | None = None
         try:
-            (snapshot, lines), asked = ray.get(asked, timeout=_ANSWER_S), None
+            (snapshot, checkpoints, lines), asked = ray.get(asked, timeout=_ANSWER_S), None
+            if checkpoints > kept:
+                kept = checkpoints
+                line.note_checkpoint()
         except ray.exceptions.GetTimeoutError:
             lines = []  # the pending reply is awaited again
         except ray.exceptions.ActorUnavailableError:
@@ -98,7 +106,6 @@ def _show(board: Any, title: str, stop: threading.Event) -> None:
             continue
         shown_step, moved, said = snapshot.step, now, now
         line.show(snapshot)
-    line.close()
 
 
 def _describe_capacity() -> str:
