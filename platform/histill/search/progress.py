@@ -21,7 +21,8 @@ _STATES = {"RUNNING": "running", "PENDING": "waiting", "TERMINATED": "done", "ER
 
 
 def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
-    """A Tune callback that shows a progress line, and one line for each trial that ends.
+    """A Tune callback that shows a progress line, on a terminal with the running trials below, and one line for each
+    trial that ends.
 
     It also closes the tracked runs of stopped and failed trials, through `open_run`, since their own processes do not
     know which of the two they are.
@@ -96,7 +97,17 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
             points = _points(trials)
             best = max(points, key=lambda point: point.quality, default=None)
             said = f"trials: {counts}" if best is None else f"trials: {counts}  best {best.name} {_figures(best)}"
-            self.progress.update(min(done, total), f"{said}  front of {len(pareto_front(points))}")
+            self.progress.update(
+                min(done, total),
+                f"{said}  front of {len(pareto_front(points))}",
+                below=[self._line(trial) for trial in trials if trial.status == "RUNNING"],
+            )
+
+        def _line(self, trial: Any) -> str:
+            """What a terminal shows of a running trial."""
+            point = _point(trial)
+            known = "" if point is None else f": {_figures(point)}"
+            return f"  trial {trial.trial_id}: {_epochs(trial)} of {config.optimizer.epochs} epochs{known}"
 
     def _points(trials: list[Any]) -> list[TradeOff]:
         return [point for point in map(_point, trials) if point is not None]

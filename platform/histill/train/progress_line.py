@@ -61,7 +61,8 @@ class ProgressLine:
             print(text if text.startswith(WARNING) else f"{self._title}: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """End the redrawn line, and the metrics."""
+        """End the line, and the metrics."""
+        self._quiet = True  # for a thread that is late
         self._publisher.close()
         if self._progress is not None:
             self._progress.close()

@@ -1,7 +1,6 @@
 """The progress line, on a terminal and in a log."""
 
 import re
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -96,20 +95,44 @@ def test_counts_are_singular_for_one() -> None:
     assert [count_of(count, "part") for count in (0, 1, 1200)] == ["0 parts", "1 part", "1,200 parts"]
 
 
-def test_a_terminal_gets_one_line_redrawn(
-    time: Time, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    shown = time.started("ingest", 100)
-    for second in (1, 2, 3):
-        time.now = 100.0 + second
-        shown.update(10 * second, "long detail" if second == 1 else "")
-    shown.close()
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    first, second, third = re.split("\r", error)[1:]
-    assert len(second) == len(first)  # what was longer is overwritten
-    assert third.endswith("\n")
+TRAINING = "epoch 1  loss 0.1234  waiting for data 3%"
+
+
+@pytest.mark.parametrize(
+    ("title", "width", "expected"),
+    [
+        (
+            "first",
+            110,
+            [f"first  15% ━ 36000/240000 tiles  1,234 tiles/s  ETA 2:45  {TRAINING}"],
+        ),
+        ("first", 80, [f"first  15%  1,234 tiles/s  ETA 2:45  {TRAINING}"]),
+        (
+            "liver-csat",
+            80,
+            [
+                "liver-csat  15% ━ 36000/240000 tiles  1,234 tiles/s  ETA 2:45",
+                f"  {TRAINING}",
+            ],
+        ),
+        (
+            "liver-csat",
+            30,
+            [
+                "liver-csat  15% 36000/240000 …",
+                "  epoch 1  loss 0.1234",
+                "  waiting for data 3%",
+            ],
+        ),
+    ],
+)
+def test_a_terminals_lines_fit_it(time: Time, title: str, width: int, expected: list[str]) -> None:
+    """Whole, if need be in two lines; only a title for which there is no room at all is cut."""
+    shown = time.started(title, 240_000)
+    shown.update(36_000, TRAINING, rate=1234.5)
+    lines = shown._draw(width)
+    assert [re.sub("━+", "━", line.plain) for line in lines] == expected  # a bar of the room that is left
+    assert all(line.cell_len <= width for line in lines)
 
 
 def test_a_rate_that_the_caller_knows_goes_before_the_measured_one(
