@@ -36,13 +36,18 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
             # not in __init__: a resumed sweep unpickles the callback of its first start, with its old clock
             self.progress: Progress | None = None
             self.closed: set[str] = set()
+            self.ended: dict[str, str] = {}  # Tune sets a trial's own status after these callbacks
             tunes: Any = signal.getsignal(signal.SIGINT)  # Tune's handler, which saves its state and ends
             reinstall_handlers(tunes)
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            self._show(trials)
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             self._show(trials)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            self.ended[trial.trial_id] = "TERMINATED"
             point, epochs = _point(trial), _epochs(trial)
             if point is None:
                 text = f"trial {trial.trial_id} done after {epochs} epochs: its {metric_label(metric)} is not a number"
@@ -60,8 +65,10 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             if not is_interrupted():
+                self.ended[trial.trial_id] = "ERROR"
                 text = f"trial {trial.trial_id} failed after {_epochs(trial)} epochs; the sweep continues without it"
                 print(text, file=sys.stderr, flush=True)
+                self._show(trials)
             self._close(trial, "KILLED" if is_interrupted() else "FAILED")
 
         def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
@@ -85,12 +92,14 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
 
         def _show(self, trials: list[Any]) -> None:
             total = config.trials * config.optimizer.epochs
+            status = {trial.trial_id: self.ended.get(trial.trial_id, trial.status) for trial in trials}
+            finished = [trial for trial in trials if status[trial.trial_id] in ("TERMINATED", "ERROR")]
             # epochs that early stopping saved count as done
-            done = sum(config.optimizer.epochs if trial.is_finished() else _epochs(trial) for trial in trials)
+            done = sum(config.optimizer.epochs if trial in finished else _epochs(trial) for trial in trials)
             if self.progress is None:
                 self.progress = Progress(config.name, total, "epochs")
-                self.progress.start_at(sum(_epochs(trial) for trial in trials if trial.is_finished()))
-            states = [_STATES.get(trial.status, trial.status.lower()) for trial in trials]
+                self.progress.start_at(sum(_epochs(trial) for trial in finished))
+            states = [_STATES.get(each, each.lower()) for each in status.values()]
             for state in {*_STATES.values(), *states}:
                 self.progress.publisher.set("trials", states.count(state), state=state)
             counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -100,7 +109,7 @@ def sweep_progress(config: SearchConfig, metric: str, open_run: OpenRun) -> Any:
             self.progress.update(
                 min(done, total),
                 f"{said}  front of {len(pareto_front(points))}",
-                below=[self._line(trial) for trial in trials if trial.status == "RUNNING"],
+                below=[self._line(trial) for trial in trials if status[trial.trial_id] == "RUNNING"],
             )
 
         def _line(self, trial: Any) -> str:
