@@ -13,9 +13,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
         stem = notebook.src_uri.removesuffix(".ipynb")
         cells = json.loads(Path(str(notebook.abs_src_path)).read_text())["cells"]
-        parts: list[str] = []
+        download = f'<a href="../{notebook.src_uri.rpartition("/")[2]}" download>Download this notebook</a>'
+        parts = ["---\nhide: [navigation]\n---"]
         for number, cell in enumerate(cells):
             parts += _show(cell, f"{stem}-{number}", config, files)
+        parts.insert(2, download)  # behind the first cell
         files.append(File.generated(config, f"{stem}.md", content="\n\n".join(parts) + "\n"))
     return files
 
@@ -27,11 +29,13 @@ def _show(cell: dict[str, Any], name: str, config: MkDocsConfig, files: Files) -
         return [source]
     parts = [f"```python\n{source}\n```"]
     for output in cell["outputs"]:
+        if output.get("name") == "stderr":  # progress
+            continue
         data = output.get("data", {})
         if "image/png" in data:
             picture = f"{name}.png"
             files.append(File.generated(config, picture, content=base64.b64decode("".join(data["image/png"]))))
-            parts.append(f"![]({picture.rpartition('/')[2]})")
+            parts.append(f"![what the code draws]({picture.rpartition('/')[2]})")
         elif text := "".join(output.get("text", data.get("text/plain", []))):
             parts.append(f'<div class="cell-output" markdown>\n\n```text\n{text.rstrip()}\n```\n\n</div>')
     return parts
