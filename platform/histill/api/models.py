@@ -41,9 +41,13 @@ def score_model(config: Given = None, /, *, local: bool = False, **keys: Any) ->
     Examples:
         >>> histill.score_model(model="runs/first", held_out={"tiles": "tiles"}).figures["dice"]
     """
-    from histill.registry.scoring import run_scoring
+    from histill.tiles.manifest import read_header
 
-    return run_scoring(configure(ScoreConfig, config, keys, local=local, source="score_model"))
+    checked = configure(ScoreConfig, config, keys, local=local, source="score_model")
+    read_header(checked.held_out.tiles, checked.storage)
+    from histill.registry.scoring import run_scoring  # from here on torch is loaded
+
+    return run_scoring(checked)
 
 
 def promote_model(config: Given = None, /, *, local: bool = False, **keys: Any) -> "Promotion":
@@ -67,9 +71,14 @@ def promote_model(config: Given = None, /, *, local: bool = False, **keys: Any) 
     Examples:
         >>> histill.promote_model(model="runs/first", registered_name="nuclei", held_out={"tiles": "tiles"}).decision
     """
-    from histill.registry.promotion import promote
+    from histill.tiles.manifest import read_header
 
-    return promote(configure(PromoteConfig, config, keys, local=local, source="promote_model"))
+    checked = configure(PromoteConfig, config, keys, local=local, source="promote_model")
+    if checked.held_out is not None:
+        read_header(checked.held_out.tiles, checked.storage)
+    from histill.registry.promotion import promote  # from here on torch is loaded
+
+    return promote(checked)
 
 
 def predict_tiles(config: Given = None, /, *, local: bool = False, **keys: Any) -> "Predicted":
@@ -101,10 +110,14 @@ def predict_tiles(config: Given = None, /, *, local: bool = False, **keys: Any) 
     Examples:
         >>> histill.predict_tiles(model="models:/nuclei@champion", slides=["a.svs"], output="predictions", local=True)
     """
-    from histill.predict.predict import predict
     from histill.registry.materialize import materialize_model
+    from histill.tiles.manifest import read_header
 
     checked = configure(PredictConfig, config, keys, local=local, source="predict_tiles")
+    if checked.tiles is not None:
+        read_header(checked.tiles, checked.storage)
+    from histill.predict.predict import predict  # from here on torch is loaded
+
     model = materialize_model(checked.model, checked.tracking, checked.output, checked.storage, name="model")
     return predict(checked.model_copy(update={"model": model}))
 

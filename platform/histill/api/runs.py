@@ -158,17 +158,21 @@ def search_students(config: Given = None, /, *, local: bool = False, **keys: Any
         ... )
         >>> sweep.best.values
     """
-    from histill.cluster.connect import connect_cluster
+    from histill.registry.training import fetch_sources
+    from histill.search.configs import SEARCHES
+    from histill.train.prepare import check_places
+
+    checked = configure(SEARCHES, config, keys, local=local, source="search_students")
+    fetched = fetch_sources(checked)
+    check_places(fetched)
+    from histill.cluster.connect import connect_cluster  # from here on torch and Ray are loaded
     from histill.registry.mlflow_client import check_tracking, require_server_uri
     from histill.registry.mlflow_runs import open_run
-    from histill.registry.training import fetch_sources
     from histill.registry.versions import register
-    from histill.search.configs import SEARCHES
     from histill.search.sweep import RECORD_NAME, prepare_sweep, run_sweep
     from histill.storage.control import json_bytes
 
-    checked = configure(SEARCHES, config, keys, local=local, source="search_students")
-    prepared = prepare_sweep(fetch_sources(checked))
+    prepared = prepare_sweep(fetched)
     if checked.register_best is None:
         check_tracking(checked.tracking)
     else:

@@ -68,16 +68,18 @@ def cache_responses(config: Given = None, /, *, local: bool = False, **keys: Any
     Examples:
         >>> histill.cache_responses(tiles="tiles", teacher={"classical": True}, output="responses", local=True).uri
     """
-    from histill.evaluate.teacher_picture import CONTOURS_NAME, draw_contours
-    from histill.registry.materialize import materialize_teacher
     from histill.storage.control import exists, probe, write_bytes
     from histill.storage.uris import join
-    from histill.teachers import cache
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest import read_header, read_manifest
 
     checked = configure(CacheConfig, config, keys, local=local, source="cache_responses")
     storage = checked.storage
     probe(checked.output, storage)
+    read_header(checked.tiles, storage)
+    from histill.evaluate.teacher_picture import CONTOURS_NAME, draw_contours  # from here on torch is loaded
+    from histill.registry.materialize import materialize_teacher
+    from histill.teachers import cache
+
     teacher = materialize_teacher(checked.teacher, checked.tracking, checked.output, storage)
     cached = cache.cache_responses(checked.model_copy(update={"teacher": teacher}))
     if cached.header.outputs.kind == "encoder":  # which has no classes to count or draw

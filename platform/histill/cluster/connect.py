@@ -75,6 +75,11 @@ def connect_cluster(*, in_process: bool = False, hook: bool = True) -> Iterator[
         ray.shutdown()
 
 
+def works_here(*, in_process: bool) -> bool:
+    """Whether a job's work is done on this machine, which then sees the same local files."""
+    return in_process or (os.environ.get("RAY_ADDRESS") or LOCAL) == LOCAL
+
+
 def _init(address: str, hook: bool) -> None:
     import ray
 

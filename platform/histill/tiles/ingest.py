@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from histill.cluster.connect import connect_cluster
+from histill.cluster.connect import connect_cluster, works_here
 from histill.cluster.metrics import Job, name_job
 from histill.cluster.parallel import map_tasks
 from histill.cluster.sharded import ShardedFolder, run_sharded
@@ -63,9 +63,12 @@ def ingest(config: IngestConfig) -> IngestReport:
     """
     claim = claim_of(config)
     units, notes = _units(config, claim)
-    if (finished := find_finished(claim, begun=claim.look())) is not None:
+    begun = claim.look()
+    if (finished := find_finished(claim, begun=begun)) is not None:
         return IngestReport(finished, finished.header.skipped, finished.header.notes, True, 0, len(units))
     if config.slides:
+        if not begun:  # finished parts need their slides no longer
+            _check_existence([unit.slide.uri for unit in units if unit.slide], config)
         _check_resolutions([unit.slide for unit in units if unit.slide], config)
     claim.take()
     try:
@@ -177,6 +180,27 @@ def _checked_parts(units: list[Unit], config: IngestConfig, seen: Sightings) -> 
 def _first_of(reasons: Sequence[str]) -> str:
     more = f" And {len(reasons) - NAMED} more." if len(reasons) > NAMED else ""
     return " ".join(reasons[:NAMED]) + more
+
+
+def _check_existence(slides: list[str], config: IngestConfig) -> None:
+    """Raise InputError, before Ray is started, when more of the `slides` do not exist than may be unreadable.
+
+    Local paths of a cluster are left out: they may be those of its nodes.
+    """
+    if not works_here(in_process=config.workers.in_process):
+        slides = [uri for uri in slides if is_remote(uri)]
+    with ThreadPoolExecutor(OPENERS) as pool:
+        there = pool.map(lambda uri: exists(uri, config.storage), slides)
+        missing = list(dict.fromkeys(uri for uri, found in zip(slides, there, strict=True) if not found))
+    if len(missing) <= config.max_unreadable:
+        return
+    if len(missing) == 1:
+        raise InputError(f"slide {missing[0]} does not exist; correct its path.", code="source-missing")
+    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    raise InputError(
+        f"{len(missing)} slides do not exist; correct their paths: {', '.join(missing[:NAMED])}{more}.",
+        code="source-missing",
+    )
 
 
 def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:

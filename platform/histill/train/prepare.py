@@ -1,26 +1,47 @@
 """Turn a configuration into a checked run, so that invalid ones are refused before Ray starts."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from histill.artifacts.model_folder import resolve as resolve_model
 from histill.config.runs import RunConfig
 from histill.storage.control import probe
-from histill.train.inputs import Inputs, resolve
+from histill.tiles.manifest import read_header
 from histill.train.recipes import RECIPES
-from histill.train.run_folder import check_same_inputs, open_record
-from histill.train.spec import RunSpec
+from histill.train.run_folder import RunRecord, check_same_inputs, open_record
+
+if TYPE_CHECKING:
+    from histill.train.inputs import Inputs
+    from histill.train.spec import RunSpec
 
 
 def prepare_run(config: RunConfig) -> Any:
     """Return the checked run, of its recipe's own type. Raises InputError when `config` or an input is invalid."""
-    probe(config.runs, config.storage)  # first: it reports problems with credentials and buckets
-    record = open_record(config)
+    record = check_places(config)
+    from histill.train.inputs import resolve  # torch, which takes seconds to load
+
     spec = check_run(config, resolve(config))
     check_same_inputs(config, record, spec.inputs)
     return spec
 
 
-def check_run(config: RunConfig, inputs: Inputs) -> RunSpec:
+def check_places(config: RunConfig) -> RunRecord:
+    """Check what can be checked before torch is loaded; returns the record of the run, which may be a new one.
+
+    Raises InputError when its folder cannot be written, the run is finished or has another configuration, or its tile
+    set, encoder or teacher is missing.
+    """
+    probe(config.runs, config.storage)  # first: it reports problems with credentials and buckets
+    record = open_record(config)
+    read_header(config.data.tiles, config.storage)
+    teacher = config.sources.teacher
+    for model in (config.sources.encoder, teacher.model if teacher else None):
+        if model is not None:
+            resolve_model(model, config.storage)
+    return record
+
+
+def check_run(config: RunConfig, inputs: "Inputs") -> "RunSpec":
     """Check `config` and its inputs by the run's recipe, without reading or writing anything. Raises InputError."""
     check = import_module(RECIPES[config.kind].module).check
     spec: RunSpec = check(config, inputs)

@@ -128,3 +128,31 @@ def test_every_verbs_configuration_can_be_loaded() -> None:
         model = load_object(verb.config)
         for each in model.models.values() if isinstance(model, OneOf) else [model]:
             assert each.model_json_schema()["properties"]
+
+
+def test_what_is_missing_or_finished_is_refused_before_torch_and_ray_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "old").mkdir(parents=True)
+    (tmp_path / "runs" / "old" / "finished.json").write_text("{}")
+    train = ["runs=runs", "data.tiles=none", "target=classification"]
+    refused = [
+        (["train", "name=old", *train], "run-finished"),
+        (["train", "name=new", *train], "tiles-missing"),
+        (["search", "job=train_teacher", "name=new", *train, "space.optimizer.lr.choice=[0.1, 0.2]"], "tiles-missing"),
+        (["cache", "tiles=none", "teacher.classical=true", "output=responses"], "tiles-missing"),
+        (["score", "model=runs/old", "held_out.tiles=none"], "tiles-missing"),
+        (["promote", "model=runs/old", "held_out.tiles=none", "registered_name=a"], "tiles-missing"),
+        (["predict", "model=runs/old", "tiles=none", "output=out"], "tiles-missing"),
+        (["ingest", "slides.paths=[none.svs, no.svs]", "slides.mpp=0.5", "output=new"], "source-missing"),
+    ]
+    code = (
+        "import json, sys; from histill.cli.main import main; commands = json.loads(sys.argv[1]); "
+        "print([main(command) for command in commands], sorted({'torch', 'ray', 'mlflow', 'timm'} & set(sys.modules)))"
+    )
+    given = [sys.executable, "-c", code, json.dumps([command for command, _ in refused])]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+    done = subprocess.run(given, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{[2] * len(refused)} []\n"
+    lines = done.stderr.splitlines()
+    assert [line.rpartition("[")[2].rstrip("]") for line in lines] == [code for _, code in refused], lines
+    assert lines[-1] == "error: 2 slides do not exist; correct their paths: none.svs, no.svs. [source-missing]"
+    assert not (tmp_path / "new" / "ingest.json").exists()
