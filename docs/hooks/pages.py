@@ -1,4 +1,4 @@
-"""Show pages that lie elsewhere in the repository, point links at them, and fill in the navigation's `folder/*`."""
+"""Show pages that lie elsewhere in the repository, point links at them, and fill in the navigation's `*`."""
 
 import posixpath
 import re
@@ -67,7 +67,9 @@ def _fill_in(nav: Any, pages: list[str], named: set[str]) -> Any:
 
 
 def _expand(part: Any, pages: list[str], named: set[str]) -> list[Any]:
-    if isinstance(part, str) and part.endswith("/*"):
-        folder = part.removesuffix("*")
-        return sorted(page for page in pages if page.startswith(folder) and page not in named)
+    if isinstance(part, str) and part.endswith("*"):
+        here = re.compile(re.escape(part[:-1]) + r"[^/]*")
+        found = sorted(page for page in pages if here.fullmatch(page) and page not in named)
+        named.update(found)
+        return found
     return [_fill_in(part, pages, named)]
