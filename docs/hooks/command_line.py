@@ -57,7 +57,8 @@ def _page_of(verb: Verb, configs: Path) -> str:
     ]
     for section, keys in groupby(_keys_of(verb), key=_section_of):
         parts += [f"### {section}"] if section else []
-        parts.append("\n".join(["| key | default | |", "|---|---|---|", *map(_row_of, keys)]))
+        table = "\n".join(["| key | default | |", "|---|---|---|", *map(_row_of, keys)])
+        parts.append(f'<div class="keys" markdown>\n\n{table}\n\n</div>')
     if isinstance(model := load_object(verb.config), OneOf):
         trials = ", ".join(f"[{each.name}]({each.name}.md#keys)" for each in VERBS if each.job in model.models)
         parts.append(f"And the keys of the trials' verb: {trials}.")
