@@ -1,9 +1,11 @@
 """Synthetic tiles, real servers shared by the whole session (each starts when a test first asks for it), small runs."""
 
+import base64
 import json
 import os
 import re
 import runpy
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,8 +97,14 @@ def s3(s3_reader: Identity, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="session")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
-    """An MLflow tracking server. No environment variable is set."""
-    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as server:
+    """An MLflow tracking server, whose webhooks may call this machine. No environment variable is set."""
+    webhooks = {
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_CACHE_TTL": "0",  # else a new one hears nothing for up to a minute
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+    }
+    with mlflow_server(tmp_path_factory.mktemp("mlflow"), env=webhooks) as server:
         yield server
 
 

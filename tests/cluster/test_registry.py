@@ -1,5 +1,7 @@
 """Runs, versions and promotion against a real MLflow server; only the evaluation is prepared."""
 
+import base64
+import hmac
 import json
 import logging
 import pickle
@@ -11,7 +13,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -29,6 +34,7 @@ from histill.errors import InputError
 from histill.local.ports import LOOPBACK, free_ports
 from histill.local.tracking import mlflow_server
 from histill.registry import mlflow_client, versions
+from histill.registry.champions import append_champion, read_history
 from histill.registry.dead_runs import OWNER_TAG, owner
 from histill.registry.metric_spool import MetricSpool, sync_metrics
 from histill.registry.mlflow_runs import open_run
@@ -515,6 +521,56 @@ def test_files_changed_on_the_server_are_refused(
     client.log_artifact(run_id, str(Path(make_model(2), model_folder.WEIGHTS_NAME)), versions.MODEL_FOLDER)
     with pytest.raises(InputError, match="not those that were registered"):
         versions.download_version(name, version, tmp_path, config)
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, Queue[tuple[Message, bytes]]]]:
+    """An address, and the headers and bodies of what is posted to it."""
+    received: Queue[tuple[Message, bytes]] = Queue()
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.put((self.headers, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer((LOOPBACK, 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{LOOPBACK}:{server.server_port}/champions", received
+        server.shutdown()
+
+
+def test_a_webhook_hears_of_each_champion(
+    config: Tracking,
+    client: MlflowClient,
+    name: str,
+    make_model: Callable[[int], str],
+    receiver: tuple[str, Queue[tuple[Message, bytes]]],
+) -> None:
+    """As docs/watch.md says: signed, for either alias, in any order."""
+    url, received = receiver
+    for seed in (1, 2):
+        versions.register(make_model(seed), name, {}, config, STORAGE)
+    secret = "a long random string"
+    hook = client.create_webhook("champions", url, ["model_version_alias.created"], secret=secret)
+    for version in ("1", "2"):
+        append_champion(client, name, read_history(client, name), version)
+    heard = set()
+    for _ in range(3):
+        headers, body = received.get(timeout=60)
+        signed = f"{headers['X-MLflow-Delivery-Id']}.{headers['X-MLflow-Timestamp']}.".encode() + body
+        digest = hmac.digest(secret.encode(), signed, "sha256")
+        assert headers["X-MLflow-Signature"] == f"v1,{base64.b64encode(digest).decode()}"
+        assert abs(time.time() - int(headers["X-MLflow-Timestamp"])) < 300
+        message = json.loads(body)
+        assert (message["entity"], message["action"]) == ("model_version_alias", "created")
+        heard.add((message["data"]["name"], message["data"]["alias"], message["data"]["version"]))
+    assert heard == {(name, "champion", "1"), (name, "previous", "1"), (name, "champion", "2")}
+    assert client.test_webhook(hook.webhook_id).success
+    client.delete_webhook(hook.webhook_id)
 
 
 def test_a_pickle_is_not_registered(

@@ -5,7 +5,7 @@ import secrets
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ def mlflow_server(
     timeout_s: float = 120.0,
     admin_password: str | None = None,
     host: str = LOOPBACK,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[TrackingServer]:
     """Run a server on the runs, models and artifacts in `folder` until the block is left.
 
@@ -37,6 +38,7 @@ def mlflow_server(
         timeout_s: seconds within which the server must answer.
         admin_password: require a login, with this password for `admin` (12 characters or more).
         host: address that the server listens on.
+        env: environment variables for the server in addition.
 
     Raises:
         HistillError: the server did not start.
@@ -53,17 +55,19 @@ def mlflow_server(
         *("--allowed-hosts", f"{host}:{port},localhost:{port}"),
     ]
     log = folder / "mlflow.log"
-    env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    env |= {
+    whole_env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    whole_env |= {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes instead of 10
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        **(env or {}),
     }
     if admin_password is not None:
         command += ["--app-name", "basic-auth"]
-        env |= {"MLFLOW_AUTH_ADMIN_PASSWORD": admin_password, "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32)}
-    with run_server(command, log=log, env=env, cwd=folder) as process:
+        whole_env["MLFLOW_AUTH_ADMIN_PASSWORD"] = admin_password
+        whole_env["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secrets.token_hex(32)
+    with run_server(command, log=log, env=whole_env, cwd=folder) as process:
         wait_until_ready(process, "The MLflow server", log, lambda: _answers(server), timeout_s)
         yield server
 
