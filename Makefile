@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-unit test-chaos lint layers types format lock benchmarks docs docs-serve tutorial
+.PHONY: help setup demo ui promtool test test-unit test-chaos lint layers types format lock benchmarks docs docs-serve tutorial
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -23,6 +23,12 @@ demo: setup  ## run the whole pipeline on a sample slide (SLIDE=path MPP=0.25 fo
 
 ui: setup  ## show the last demo's runs in MLflow
 	@$(BIN)/python -m histill ui
+
+# Taken out of the package and not installed with it, which would start a server.
+promtool:  ## take promtool, by which the tests check the alert rules, from Debian's package prometheus
+	test -x .tools/promtool || { mkdir -p .tools && cd .tools && apt-get download -q prometheus \
+		&& dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --to-stdout ./usr/bin/promtool > promtool.part \
+		&& chmod +x promtool.part && mv promtool.part promtool && rm prometheus_*.deb; }
 
 test: setup  ## run every test but those of chaos, on two processes and real Ray, S3 and MLflow servers
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not chaos" --durations=10

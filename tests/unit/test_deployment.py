@@ -227,6 +227,12 @@ def test_token_authentication_is_set_on_purpose(
         assert {"name": "RAY_AUTH_MODE", "value": "token"} in pods[name]["containers"][0]["env"], name
 
 
+def test_every_node_exports_its_metrics_where_prometheus_looks(cluster: dict[str, Any]) -> None:
+    """KubeRay's default, for which the nodes' security group may be opened."""
+    starts = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
+    assert ["--metrics-export-port=8080" in each for each in starts if "ray start" in each] == [True, True]
+
+
 def test_both_clusters_grow_to_the_same_size_and_shrink_after_the_same_time(
     cluster: dict[str, Any], job: dict[str, Any]
 ) -> None:
@@ -278,6 +284,25 @@ def test_kuberays_schema_would_notice_a_misspelt_field(
     job["rayClusterSpec"]["authOption"] = {"mode": "token"}
     pods["worker"]["containers"][0]["lifecycle"]["preStopp"] = {}
     assert len(list(kuberay.iter_errors(manifests["RayJob"]))) == 2
+
+
+def test_the_operators_schemas_accept_the_pod_monitor_and_the_alerts() -> None:
+    folder = os.environ.get("HISTILL_MONITORING_CRDS")
+    if not folder:
+        pytest.skip(
+            "HISTILL_MONITORING_CRDS names no folder; it is example/prometheus-operator-crd of a release of "
+            "github.com/prometheus-operator/prometheus-operator."
+        )
+    monitor = yaml.safe_load((ROOT / "deploy" / "prometheus" / "podmonitor.yaml").read_text())
+    alerts = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
+    rule = {"apiVersion": monitor["apiVersion"], "kind": "PrometheusRule", "metadata": {}, "spec": alerts}
+    for document in (monitor, rule):
+        definition = yaml.safe_load(Path(folder, f"monitoring.coreos.com_{document['kind'].lower()}s.yaml").read_text())
+        (schema,) = [each["schema"]["openAPIV3Schema"] for each in definition["spec"]["versions"]]
+        closed = strict(schema)
+        closed["properties"]["metadata"] = {"type": "object"}
+        faults = jsonschema.Draft202012Validator(closed).iter_errors(document)
+        assert [f"{fault.json_path}: {fault.message}" for fault in faults] == []
 
 
 def test_the_entrypoint_is_a_job_with_keys_that_it_knows(job: dict[str, Any], pods: dict[str, Any]) -> None:
