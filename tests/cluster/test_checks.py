@@ -132,10 +132,10 @@ def test_a_reader_cannot_write_and_mlflow_is_away(store: Store) -> None:
     (where,) = probed.states("write")
     assert where.startswith("driver, ")  # and the node
     found, fix = red["write"]
-    assert found == f"{store.server.endpoint} denied access for {RUNS}"
+    assert found == f"{store.server.endpoint} denied access for {RUNS} [storage-denied]"
     assert fix.startswith(CREDENTIALS)
     found, fix = red["MLflow"]
-    assert found == "the tracking server http://127.0.0.1:1 cannot be reached"
+    assert found == "the tracking server http://127.0.0.1:1 cannot be reached [tracking-unreachable]"
     assert fix.startswith("start it, or correct tracking.uri")
 
 

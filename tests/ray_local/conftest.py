@@ -68,9 +68,12 @@ class Scraped:
         return found
 
 
+UNCHANGED = 5  # scrapes
+
+
 @contextmanager
 def scraping() -> Iterator[Scraped]:
-    """Scrape the node's metrics during the block, and once more when its last ones were exported."""
+    """Scrape the node's metrics during the block, and then until its last ones were exported: until nothing changes."""
     import ray
 
     (node,) = (node for node in ray.nodes() if node["Alive"])
@@ -78,14 +81,16 @@ def scraping() -> Iterator[Scraped]:
     scraped, ended = Scraped(), threading.Event()
 
     def scrape() -> None:
-        last = False
-        while not last:
-            last = ended.wait(1.0)
-            time.sleep(1.5 if last else 0.0)  # processes export their metrics each second
+        unchanged = 0
+        while unchanged < UNCHANGED:
+            if ended.wait(1.0):
+                time.sleep(1.0)  # processes export their metrics each second, and later on a loaded machine
+            before = dict(scraped.series)
             with suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
                 for family in text_string_to_metric_families(answer.read().decode()):
                     for sample in family.samples if "histill" in family.name else ():
                         scraped.series[sample.name, frozenset(sample.labels.items())] = sample.value
+            unchanged = unchanged + 1 if ended.is_set() and scraped.series == before else 0
 
     thread = threading.Thread(target=scrape)
     thread.start()
