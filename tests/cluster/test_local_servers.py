@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from histill.config.common import Tracking
 from histill.errors import HistillError, InputError
 from histill.local import s3 as s3_module
 from histill.local import ui
@@ -156,7 +157,7 @@ class TestTracking:
     def test_runs_outlive_the_server_and_the_ui_serves_them_until_a_signal(self, tmp_path: Path) -> None:
         with mlflow_server(tmp_path / ui.FOLDER) as first:
             url = f"{first.uri}/api/2.0/mlflow/experiments/create"
-            body = json.dumps({"name": "kept"}).encode()
+            body = json.dumps({"name": Tracking().experiment}).encode()
             assert status_of(url, body, **{"Content-Type": "application/json"}) == 200
         assert living(str(tmp_path)) == {}
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -166,10 +167,13 @@ class TestTracking:
             try:
                 assert process.stdout is not None
                 said = process.stdout.readline()
-                uri = next(word for word in said.split() if word.startswith("http://"))
+                page = next(word for word in said.split() if word.startswith("http://"))
+                uri, _, place = page.partition("/#")
+                assert int(uri.rpartition(":")[2]) >= ui.PORT
+                assert place == "/experiments/1/runs?workflowType=machine_learning"
                 assert status_of(f"{uri}/health") == 200
                 found = f"{uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name="
-                assert (status_of(found + "kept"), status_of(found + "lost")) == (200, 404)
+                assert (status_of(f"{found}histill"), status_of(f"{found}lost")) == (200, 404)
             finally:
                 process.send_signal(number)
                 process.communicate()

@@ -161,14 +161,15 @@ def test_a_run_says_where_it_comes_from_and_what_it_reads(
     monkeypatch.setattr(sys, "argv", ["/bin/histill", "train", "name=a b", "s3://key:PLANTED@bucket/x"])
     data = [DataUse("s3://bucket/tiles/liver/", "ab" * 32, "training")]
     tracker = open_run(
-        config, name="student", kind="pretrain", config=training(), run_id=None, note="A *run*.", data=data
+        config, name="student", kind="pretrain", config=training(), run_id=None, note="- A *run*.", data=data
     )
     assert tracker is not None
     tracker.data(data)  # once more, as after a restart
     run = client.get_run(tracker.run_id)
-    assert run.data.tags["mlflow.note.content"] == "A *run*."
-    assert run.data.tags["mlflow.source.name"].startswith("histill train 'name=a b' s3://")
-    assert "PLANTED" not in str(run.data.tags)
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("- A *run*.\n- command: `histill train 'name=a b' s3://")
+    assert "PLANTED" not in note
+    assert run.data.tags["mlflow.source.name"] == "histill"
     assert (
         run.data.tags["mlflow.source.git.commit"]
         == subprocess.run(
@@ -179,7 +180,6 @@ def test_a_run_says_where_it_comes_from_and_what_it_reads(
     assert (used.dataset.name, used.dataset.digest, used.dataset.source_type) == ("liver", ("ab" * 32)[:36], "s3")
     assert json.loads(used.dataset.source) == {"uri": "s3://bucket/tiles/liver/"}
     assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
-    assert client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_a_run_that_the_server_lost_is_replaced(

@@ -45,8 +45,8 @@ def check_recorded(client: MlflowClient, experiment: str, score: dict[str, Any])
     assert (run.info.status, run.data.tags["model_digest"]) == ("FINISHED", score["model_digest"])
     for name, value in score["figures"].items():
         assert run.data.metrics[f"train/{name}"] == pytest.approx(value)
-        assert run.data.metrics[f"interval/{name}_low"] == pytest.approx(score["intervals"][name][0])
-    assert run.data.metrics["cost/gmacs"] == score["gmacs"]
+        assert run.data.metrics[f"within_95/{name}_low"] == pytest.approx(score["intervals"][name][0])
+    assert run.data.metrics["workload/gmacs"] == score["gmacs"]
     (used,) = run.inputs.dataset_inputs
     assert (used.dataset.name, used.tags[0].value) == ("tiles", "evaluation")
     assert score["tiles_digest"].startswith(used.dataset.digest)

@@ -27,6 +27,7 @@ from histill.stream import prepare_tile
 PT2_NAME, ONNX_NAME, INTERFACE_NAME, README_NAME = "model.pt2", "model.onnx", "interface.json", "README.md"
 PREPARE_NAME = "prepare_tile.py"
 INPUT, LOGITS, EMBEDDINGS = "pixels", "logits", "embeddings"
+BATCH = "batch"  # the dimension of any size
 _MOST_AT_ONCE = 4096
 
 
@@ -36,7 +37,7 @@ def export_model(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
     `model` itself is unchanged, and stays on its device.
     """
     example = torch.zeros(2, 3, card.size_px, card.size_px)  # two: a batch of one would be specialized
-    batch = torch.export.Dim("batch", min=1, max=_MOST_AT_ONCE)
+    batch = torch.export.Dim(BATCH, min=1, max=_MOST_AT_ONCE)
     model = _copy_to_cpu(model)
     with _quiet(), scratch_folder() as folder:
         program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
@@ -48,8 +49,20 @@ def export_model(model: nn.Module, card: ModelCard) -> dict[str, bytes]:
         )
         assert graph is not None
         graph.save(path)
-        with open(path, "rb") as file:
-            return {PT2_NAME: archive.getvalue(), ONNX_NAME: file.read()}
+        return {PT2_NAME: archive.getvalue(), ONNX_NAME: _name_batch(path)}
+
+
+def _name_batch(path: str) -> bytes:
+    """The ONNX file at `path` with its dynamic dimension called `batch`: torch names it by a symbol such as s96."""
+    import onnx
+
+    model = onnx.load(path)
+    symbol = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if symbol in dimension.dim_param:
+                dimension.dim_param = dimension.dim_param.replace(symbol, BATCH)
+    return model.SerializeToString()
 
 
 def name_output(card: ModelCard) -> str:
@@ -105,13 +118,13 @@ def describe_interface(
     import cv2
 
     side = card.size_px
-    shape: list[int | str | None] = ["batch", card.width if card.kind == "encoder" else len(card.classes)]
+    shape: list[int | str | None] = [BATCH, card.width if card.kind == "encoder" else len(card.classes)]
     shape += [side, side] if card.outputs.dense else []
     return {
         "input": {
             "name": INPUT,
             "dtype": "float32",
-            "shape": ["batch", 3, side, side],
+            "shape": [BATCH, 3, side, side],
             "values": "RGB, 0 to 255; mean and standard deviation are applied inside",
             "microns_per_pixel": card.mpp,
             "cut_at": {"side_px": card.tile_px, "microns_per_pixel": card.tile_mpp},

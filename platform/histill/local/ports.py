@@ -27,6 +27,11 @@ def free_ports(count: int) -> range:
     raise OSError(f"no block of {count} free ports between {FIRST_PORT} and {LAST_PORT}: end some local servers first")
 
 
+def first_free_port(port: int) -> int:
+    """`port`, or the next one that is free."""
+    return next(each for each in range(port, 2**16) if _is_free(each))
+
+
 def _is_free(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         try:

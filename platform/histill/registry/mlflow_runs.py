@@ -22,7 +22,7 @@ from histill.registry.mlflow_client import (
     strip_userinfo,
 )
 from histill.registry.mlflow_tracker import MlflowTracker
-from histill.registry.origin import NOTE_TAG, describe_process, inherit_origin
+from histill.registry.origin import NOTE_TAG, add_command, describe_process, inherit_origin
 from histill.train.tracker import DataUse
 from histill.version import __version__
 
@@ -60,7 +60,7 @@ def open_run(
             that the server has lost is replaced by a new one.
         parent: id of the parent run.
         tags: further tags.
-        note: a new run's description, in Markdown.
+        note: a new run's description, in Markdown, which ends with a list; the command line is added to it.
         data: tile sets that the run reads.
         unsent: folder in `storage` for metrics that could not be sent; those that earlier runs left in it are sent
             now. None: such metrics are lost.
@@ -89,7 +89,7 @@ def open_run(
             if run_id is not None:
                 _LOG.warning("the tracking server %s has lost run %s; continuing with a new one.", uri, run_id)
             about = {"mlflow.parentRunId": parent, **inherit_origin(client, parent)} if parent else describe_process()
-            about |= {NOTE_TAG: note} if note else {}
+            about |= {NOTE_TAG: note if parent else add_command(note)} if note else {}
             tracker = MlflowTracker(uri, begin_run(client, tracking.experiment, name, all_tags | about), kept)
             tracker.data(data)
     tracker.params(params if run is None else {key: params[key] for key in params.keys() - run.data.params})
@@ -168,8 +168,7 @@ def _experiment_id(client: "MlflowClient", name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            # of the two kinds of pages that MLflow has, those with charts of metrics
-            return str(client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"}))
+            return str(client.create_experiment(name))
         except MlflowException as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -22,12 +22,17 @@ _GIT_S = 5
 
 def describe_process() -> dict[str, str]:
     """The tags of a run that this process starts."""
-    tags = {_SOURCE: redact(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])), _KIND: "LOCAL"}
+    tags = {_SOURCE: Path(sys.argv[0]).name, _KIND: "LOCAL"}  # MLflow shows what follows the last slash alone
     with contextlib.suppress(OSError, KeyError):  # no user of this number, as in some containers
         tags[_USER] = getpass.getuser()
     if (commit := _find_commit()) is not None:
         tags[_COMMIT] = commit
     return tags
+
+
+def add_command(note: str) -> str:
+    """The description `note`, which ends with a list in Markdown, with the command line of this process."""
+    return f"{note}\n- command: `{redact(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))}`"
 
 
 def inherit_origin(client: "MlflowClient", parent: str) -> Mapping[str, str]:

@@ -132,15 +132,18 @@ def _describe(config: ScoreConfig, score: Score) -> str:
 
 
 def _metrics(score: Score) -> dict[str, float]:
-    """The score's numbers as metrics, whose charts MLflow groups by what is before the slash; nan is left out."""
+    """The score's numbers as metrics; nan is left out.
+
+    MLflow groups their charts by what is before the slash, and sorts the groups by the alphabet: those of figures come
+    beside `train` and `val`, and intervals, cost and degraded tiles after them.
+    """
     figures = {f"{score.split}/{name}": value for name, value in score.figures.items()}
     ends = {
-        f"interval/{name}_{end}": value
+        f"within_95/{name}_{end}": value
         for name, both in score.intervals.items()
         for end, value in zip(("low", "high"), both, strict=True)
     }
-    robust = {f"robustness/{name}": value for name, value in score.robustness.items()}
-    speed = {f"cost/{name}": value for name, value in score.speed.items() if isinstance(value, float)}
-    costs = {"cost/parameters": float(score.parameters), "cost/gmacs": score.gmacs}
-    found = figures | ends | robust | speed | costs
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    costs = {"parameters": score.parameters, "gmacs": score.gmacs, **score.speed}
+    work = {f"workload/{name}": float(value) for name, value in costs.items() if not isinstance(value, str)}
+    worse = {f"worse_tiles/{name}": value for name, value in score.robustness.items()}
+    return {name: value for name, value in (figures | ends | work | worse).items() if not math.isnan(value)}

@@ -13,7 +13,7 @@ from histill.errors import InputError
 from histill.registry.mlflow_client import connect, error_code, log_file, require_server_uri, server_errors
 from histill.registry.mlflow_runs import begin_run, end_dead_runs
 from histill.registry.mlflow_tracker import MlflowTracker
-from histill.registry.origin import NOTE_TAG, describe_process
+from histill.registry.origin import NOTE_TAG, add_command, describe_process
 from histill.storage.scratch import scratch_folder
 from histill.version import __version__
 
@@ -82,7 +82,8 @@ def register(
                 f"`{card.encoder}` for tiles of {card.tile_px} px at {card.tile_mpp:g} um/px, registered from "
                 f"`{origin or model_uri}`."
             )
-            tags = {"kind": KIND, NOTE_TAG: f"The files of a version of `{registered_name}`: {about}"}
+            note = add_command(f"The files of a version of `{registered_name}`.\n\n- {about}")
+            tags = {"kind": KIND, NOTE_TAG: note}
             run_id = begin_run(client, tracking.experiment, run_name, tags | describe_process())
             try:
                 source = _upload(client, run_id, folder)

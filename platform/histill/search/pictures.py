@@ -3,21 +3,23 @@
 import io
 import json
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from histill.config.search_students import SearchConfig, SearchRange
 from histill.search.pareto import pareto_front
-from histill.search.results import Sweep, metric_label
+from histill.search.results import Sweep, TrialResult, metric_label
 
 _COSTS = {"gmacs": "GMACs of one tile", "latency_ms": "ms for one tile, one CPU thread"}
 _DPI = 120
+_ACROSS = 3  # panels in a row
+_SHORT = 6  # letters of a choice that fit beside the next
+_RANKED = 20  # trials from which importance is drawn: it tells the best tenth, here two, from the others
 
 
 def draw_front(sweep: Sweep) -> bytes:
-    """Plot all trials by quality and cost, with the front as a line."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    """Plot all trials by quality and cost, with the front as a line, whose trials have their numbers."""
+    figure = _figure(5, 3.6)
     axes = figure.subplots()
     points, best = sweep.points, pareto_front(sweep.points)
     axes.scatter([point.cost for point in points], [point.quality for point in points], color="gray", label="trials")
@@ -25,7 +27,8 @@ def draw_front(sweep: Sweep) -> bytes:
         [point.cost for point in best], [point.quality for point in best], "o-", drawstyle="steps-post", label="front"
     )
     for point in best:
-        axes.annotate(point.name, (point.cost, point.quality), textcoords="offset points", xytext=(4, -10), fontsize=7)
+        name = point.name.rpartition("_")[2].lstrip("0") or "0"  # Tune's number of the trial
+        axes.annotate(name, (point.cost, point.quality), textcoords="offset points", xytext=(4, -10), fontsize=8)
     axes.set(xlabel=_COSTS[sweep.cost], ylabel=metric_label(sweep.metric))
     axes.margins(0.15)
     axes.legend(fontsize=8)
@@ -33,30 +36,70 @@ def draw_front(sweep: Sweep) -> bytes:
 
 
 def draw_study(config: SearchConfig, sweep: Sweep) -> dict[str, bytes]:
-    """Plot `parallel_coordinates` of the trials' values and quality, and the `importance` of each key.
+    """Plot the trials' quality by the `values` of each key, and of enough trials the `importance` of the keys.
 
-    Importance is by PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255): what distinguishes the best trials from
-    the rest. It needs several differing trials, and is left out otherwise.
+    Importance is by PED-ANOVA (Watanabe et al., IJCAI 2023, arXiv 2304.10255): what distinguishes the best tenth of the
+    trials from the rest. It needs differing trials, 20 or more.
     """
-    import matplotlib
+    trials = [trial for trial in sweep.trials if trial.counts]
+    if len(trials) < 2:
+        return {}
+    pictures = {"values": _draw_values(config, sweep, trials)}
+    weights = _weigh_keys(config, sweep) if len(trials) >= _RANKED else {}
+    return pictures | ({"importance": _draw_importance(weights, len(trials))} if weights else {})
+
+
+def _draw_values(config: SearchConfig, sweep: Sweep, trials: Sequence[TrialResult]) -> bytes:
+    """A panel for each key: the quality of each trial by the key's value, the best trial in color."""
+    keys = [key for key in config.space if any(key in trial.values for trial in trials)]
+    down = -(-len(keys) // _ACROSS)
+    across = min(len(keys), _ACROSS)
+    figure = _figure(0.6 + 3.2 * across, 2.9 * down)
+    panels = figure.subplots(down, across, squeeze=False, sharey=True).flatten().tolist()
+    for axes, key in zip(panels, keys, strict=False):
+        draw, drawn = config.space[key], [trial for trial in trials if key in trial.values]
+        names = [json.dumps(choice) for choice in draw.choice or ()]
+        places = [names.index(json.dumps(trial.values[key])) if names else trial.values[key] for trial in drawn]
+        colors = ["C0" if trial.trial == sweep.best.trial else "gray" for trial in drawn]
+        axes.scatter(places, [trial.quality for trial in drawn], c=colors, alpha=0.6)
+        axes.set_xlabel(key, fontsize=8)
+        if names:
+            axes.set_xticks(range(len(names)), names, rotation=20 if max(map(len, names)) > _SHORT else 0)
+        elif draw.loguniform:
+            axes.set_xscale("log")
+        elif draw.integer:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.margins(x=0.15)
+    for axes in panels[len(keys) :]:
+        axes.set_axis_off()
+    for axes in panels[::across]:
+        axes.set_ylabel(metric_label(sweep.metric))
+    return _png(figure)
+
+
+def _weigh_keys(config: SearchConfig, sweep: Sweep) -> dict[str, float]:
+    """The importance of each key, which add up to 1; empty if the trials do not differ."""
     import optuna
-    from optuna.visualization import matplotlib as plots
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _study(config, sweep)
-    name = metric_label(sweep.metric)
-    # Optuna's plots set a global style, and warn about experimental features and small samples.
-    with warnings.catch_warnings(), matplotlib.rc_context():
-        warnings.simplefilter("ignore")
-        if len(study.trials) < 2:
-            return {}
-        pictures = {"parallel_coordinates": _png(plots.plot_parallel_coordinate(study, target_name=name).figure)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about experimental features
         try:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            axes = plots.plot_param_importances(study, evaluator=evaluator, target_name=name)
-        except (RuntimeError, ValueError):  # too few trials, or no difference between them
-            return pictures
-        return pictures | {"importance": _png(axes.figure)}
+            return dict(optuna.importance.get_param_importances(_study(config, sweep), evaluator=evaluator))
+        except (RuntimeError, ValueError):
+            return {}
+
+
+def _draw_importance(weights: Mapping[str, float], trials: int) -> bytes:
+    figure = _figure(6, 1.4 + 0.35 * len(weights))
+    axes = figure.subplots()
+    keys = sorted(weights, key=lambda key: weights[key])
+    axes.barh(keys, [weights[key] for key in keys])
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set(xlabel="share of the importance")
+    axes.set_title(f"What tells the best tenth of {trials} trials from the others: a hint, not a test", fontsize=8)
+    return _png(figure)
 
 
 def _study(config: SearchConfig, sweep: Sweep) -> Any:
@@ -88,10 +131,14 @@ def _range(draw: SearchRange) -> Any:
     return FloatDistribution(low, high, log=draw.loguniform is not None)
 
 
-def _png(figure: Any) -> bytes:
-    from matplotlib import pyplot
+def _figure(width: float, height: float) -> Any:
+    """An empty figure of this size in inches, in the style of all pictures of a sweep."""
+    from matplotlib.figure import Figure
 
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: Any) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight")
-    pyplot.close(figure)
+    figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight")  # nothing outside of the axes is cut
     return file.getvalue()

@@ -59,7 +59,7 @@ def run_trial(values: Mapping[str, Any], *, config: SearchConfig, open_run: Open
             parent=parent,
             show=False,
             claims=False,
-            figures={f"cost/{name}": value for name, value in costs.items()},
+            figures={f"workload/{name}": value for name, value in costs.items()},
             title=name_trial(run.name, values),
         )
         with name_job(Job(config.kind, config.name, trial=run.name)):

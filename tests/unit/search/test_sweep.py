@@ -198,13 +198,14 @@ def test_rows_hold_every_key_of_every_trial() -> None:
     assert found.rows()[2]["val_dice"] is None
 
 
-def test_pictures() -> None:
-    values = [{TEMPERATURE: 1.0 + 0.5 * number, "student.size_px": (32, 64)[number % 2]} for number in range(12)]
+@pytest.mark.parametrize(("trials", "names"), [(12, {"values", "front"}), (20, {"values", "front", "importance"})])
+def test_pictures_and_importance_only_of_enough_trials(trials: int, names: set[str]) -> None:
+    values = [{TEMPERATURE: 1.0 + 0.3 * number, "student.size_px": (32, 64)[number % 2]} for number in range(trials)]
     values[1] |= {"optimizer.accumulate": 2}
-    trials = [trial(f"t{number}", 0.5 + 0.01 * number, 1.0 + number % 2, **each) for number, each in enumerate(values)]
-    found = sweep_of(*trials, trial("failed", math.nan, None, **values[0]))
+    done = [trial(f"t{number}", 0.5 + 0.01 * number, 1.0 + number % 2, **each) for number, each in enumerate(values)]
+    found = sweep_of(*done, trial("failed", math.nan, None, **values[0]))
     pictures = draw_study(config(), found) | {"front": draw_front(found)}
-    assert set(pictures) == {"parallel_coordinates", "importance", "front"}
+    assert set(pictures) == names
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
 
 

@@ -194,6 +194,8 @@ def test_parity_begins_at_the_cut_tiles_bytes(
     network = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(48, 2)).train()
     with moves(monkeypatch) as moved:
         formats = exports.export_model(network, examiner.card)
+        session = onnxruntime.InferenceSession(formats["model.onnx"])
+        assert {end.shape[0] for end in (*session.get_inputs(), *session.get_outputs())} == {"batch"}
         found = exports.measure_differences(network, formats, tiles, examiner.card, cut)
         assert moved
         assert not moved & set(map(id, network.modules()))  # one on a GPU stays there
@@ -225,7 +227,7 @@ def test_an_exported_encoder_answers_with_embeddings(examiner: Evaluator) -> Non
     card = examiner.card.model_copy(update={"kind": "encoder", "classes": (), "width": 48})
     formats = exports.export_model(torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten()), card)
     (said,) = onnxruntime.InferenceSession(formats["model.onnx"]).get_outputs()
-    assert (said.name, said.shape[1]) == ("embeddings", 48)
+    assert (said.name, said.shape) == ("embeddings", ["batch", 48])
     told = exports.describe_interface(card, "ab" * 32, {"model.onnx": 1e-6}, None)
     assert told["output"] == {
         "name": "embeddings", "dtype": "float32", "shape": ["batch", 48], "classes": [], "activation": None,
