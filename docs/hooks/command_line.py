@@ -34,8 +34,8 @@ def on_page_markdown(markdown: str, **_: object) -> str:
             help_text = _print_of(argv).partition("\nkeys ")[0]
             shown = help_text[help_text.index("positional arguments") :] if len(argv) > 1 else help_text
             markdown = markdown.replace(place, f"```text\n{shown.strip()}\n```")
-    links = (f"[{verb.name}](verbs/{verb.name}.md): {verb.summary}" for verb in VERBS)
-    return markdown.replace("<!-- verbs -->", "\n".join(f"- {link}" for link in links))
+    links = ", ".join(f"[{verb.name}](verbs/{verb.name}.md)" for verb in VERBS)
+    return markdown.replace("<!-- verbs -->", links)
 
 
 def _print_of(argv: list[str]) -> str:
