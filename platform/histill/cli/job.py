@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import yaml
 from histill.cluster.ray_errors import unwrap_error
 from histill.cluster.signals import Interrupted, handle_signals
 from histill.config.base import Strict
-from histill.config.describe_keys import describe_keys
+from histill.config.describe_keys import format_keys
 from histill.config.keys import nested_models
 from histill.config.load import OneOf, load_config
 from histill.config.redact import print_trace, redact, redact_all
@@ -24,6 +25,7 @@ from histill.errors import ErrorCode, InputError, format_error
 from histill.storage.control import json_value
 
 C = TypeVar("C", bound=Strict)
+_WIDEST = 120  # characters of a line of --help
 _WRONG: ErrorCode = "command-line-wrong"  # of what argparse refuses
 
 
@@ -128,8 +130,8 @@ def _parser(model: type[Strict], description: str | None, prog: str | None) -> a
     parser = _Parser(
         prog=prog,
         description=(description or model.__doc__ or "").strip(),
-        epilog="keys (one without a dot may also be given as an option, --name NAME):\n"
-        + "\n".join(map(str, describe_keys(model))),
+        epilog="keys (one without a dot may also be given as an option, --name NAME)\n\n"
+        + format_keys(model, min(shutil.get_terminal_size().columns, _WIDEST)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set one key, once, e.g. data.batch_size=64")

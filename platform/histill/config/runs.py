@@ -186,8 +186,8 @@ class RunConfig(Strict):
     checkpoint_every: int = Field(
         500, ge=1, description="steps between checkpoints within an epoch; every epoch ends with one"
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the student's activations")
-    compile: bool = Field(False, description="torch.compile the student; costs a minute or two before the first step")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the trained network's activations")
+    compile: bool = Field(False, description="torch.compile the network; costs a minute or two before the first step")
     max_failures: int = Field(2, ge=0, description="number of worker failures to recover from before the run fails")
     workers: WorkerGroup = WorkerGroup()
     storage: Storage = Storage()

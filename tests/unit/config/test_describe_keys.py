@@ -5,9 +5,10 @@ import re
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from histill.config.cache_responses import CacheConfig
-from histill.config.describe_keys import describe_keys
+from histill.config.describe_keys import describe_keys, format_keys
 from histill.config.distill_student import DistillConfig
 from histill.config.finetune_student import FinetuneConfig
 from histill.config.keys import dotted_keys
@@ -80,3 +81,31 @@ def test_a_sweep_has_the_defaults_of_its_job() -> None:
 def test_a_section_with_a_default_of_its_own_is_described_by_that() -> None:
     line = next(line for line in map(str, describe_keys(CacheConfig)) if line.startswith("  augment.flips "))
     assert line.endswith("(default false)")
+
+
+RUN = {"name", "runs", "data.tiles"}
+
+
+@pytest.mark.parametrize(
+    ("model", "required"),
+    [
+        (PretrainConfig, RUN),
+        (FinetuneConfig, RUN | {"target"}),
+        (SEARCHES.models["train_teacher"], RUN | {"space"}),
+        (CacheConfig, {"tiles", "output"}),
+    ],
+)
+def test_help_has_each_key_once_in_its_section_and_the_required_ones_first(
+    model: type[BaseModel], required: set[str]
+) -> None:
+    text = format_keys(model, 100)
+    assert max(map(len, text.splitlines())) <= 100
+    names = {
+        part.partition(":")[0]: re.findall(r"^  (\S+)", part, re.MULTILINE)
+        for part in re.sub(r"\n    (?! )", " ", text).split("\n\n")
+    }
+    first, own, *sections = names
+    assert (first, set(names[first]), own) == ("required", required, "of the command itself")
+    assert sorted(name for part in names.values() for name in part) == sorted(key.name for key in describe_keys(model))
+    for section in sections:
+        assert {name.partition(".")[0] for name in names[section]} == {section}
