@@ -104,14 +104,13 @@ class Publisher:
         self._tags = {"rank": rank} | ({} if job is None else asdict(job))
         self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._closed = threading.Event()
-        if job is None or not _has_ray():
-            self._closed.set()
-        else:
+        self._publishes = job is not None and _has_ray()
+        if self._publishes:
             threading.Thread(target=self._keep_publishing, name="metrics", daemon=True).start()
 
     def set(self, name: str, value: float, **tags: str) -> None:
         """Set the gauge `name`, whose own tags are `tags`."""
-        if not self._closed.is_set():
+        if self._publishes and not self._closed.is_set():
             self._gauges[name, tuple(tags.items())] = value
             _metric(name).set(value, self._tags_of(name) | tags)
 
@@ -119,17 +118,19 @@ class Publisher:
         """Publish the last events, and no longer the gauges, which disappear within half a minute."""
         if not self._closed.is_set():
             self._closed.set()
-            self._publish_counts()
+            self.publish_events()
 
     def _keep_publishing(self) -> None:
         while not self._closed.wait(_SET_AGAIN_S):
             for (name, tags), value in self._gauges.copy().items():
                 _metric(name).set(value, self._tags_of(name) | dict(tags))
-            self._publish_counts()
+            self.publish_events()
 
-    def _publish_counts(self) -> None:
-        for event, number in take_counts().items():
-            _metric(event).inc(number, self._tags_of(event))
+    def publish_events(self) -> None:
+        """Publish the events counted since the last time."""
+        if self._publishes:
+            for event, number in take_counts().items():
+                _metric(event).inc(number, self._tags_of(event))
 
     def _tags_of(self, name: str) -> dict[str, str]:
         """This publisher's tags, as far as the metric `name` has them."""

@@ -112,8 +112,10 @@ def map_actors(
 class _Actor:
     def __init__(self, make: Callable[..., Callable[[str], Any]], arguments: tuple[Any, ...], job: Job | None) -> None:
         with name_job(job):
-            self._publisher = Publisher()  # until the actor ends
+            self._publisher = Publisher()  # until the actor ends, without notice
         self._work = make(*arguments)
 
     def __call__(self, items: pa.Table) -> pa.Table:
-        return pa.table({"result": [json.dumps(self._work(item)) for item in items["item"].to_pylist()]})
+        results = [json.dumps(self._work(item)) for item in items["item"].to_pylist()]
+        self._publisher.publish_events()
+        return pa.table({"result": results})

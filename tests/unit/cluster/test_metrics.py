@@ -8,11 +8,13 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, get_args
 
+import pyarrow as pa
 import pytest
 
 from histill import counts
 from histill.cluster import metrics
 from histill.cluster.metrics import METRICS, Job, Publisher, current_job, name_job
+from histill.cluster.parallel import _Actor
 
 pytestmark = pytest.mark.unit
 
@@ -110,6 +112,18 @@ def test_events_are_published_once_whether_while_it_goes_on_or_at_its_end(
     publisher.close()
     assert sum(number for _, number, _ in published) == 3
     assert {(name, tags["rank"], tags["run"]) for name, _, tags in published} == {("storage_retries", "0", "first")}
+
+
+def test_an_actor_publishes_the_events_of_each_item(published: list[Any]) -> None:
+    """Ray ends it without notice when there are no more."""
+
+    def make() -> Callable[[str], None]:
+        return lambda item: counts.count_event("storage_retries", len(item))
+
+    actor = _Actor(make, (), FIRST)
+    actor(pa.table({"item": ["a", "bb"]}))
+    assert [(name, number, tags["run"]) for name, number, tags in published] == [("storage_retries", 3, "first")]
+    actor._publisher.close()
 
 
 def test_a_part_of_a_job_is_not_named_for_itself() -> None:
