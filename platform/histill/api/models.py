@@ -90,9 +90,10 @@ def predict_tiles(config: Given = None, /, *, local: bool = False, **keys: Any) 
     PNG, and a GeoJSON that QuPath opens on the slide: both use level-0 pixels from the corner of OpenSlide's bounds, as
     QuPath does, while the Parquet files count from the corner of level 0. `slides.csv` has a line per slide: its tiles
     and their area, the mean share of each class (for a classifier the mean probability), and the tiles of each class; a
-    segmenter's tile counts as background if less than 1 % of it is foreground. With `embeddings=true`, and always for
-    encoders, the Parquet files also hold each tile's embedding, and `features/` an HDF5 file per slide in TRIDENT's
-    form.
+    segmenter's tile counts as background if less than 1 % of it is foreground. The metadata of each Parquet file (key
+    `histill.predictions`) has the classes in the order of `probabilities`, and the side and resolution of a tile. With
+    `embeddings=true`, and always for encoders, the Parquet files also hold each tile's embedding, and `features/` an
+    HDF5 file per slide in TRIDENT's form.
 
     To predict an array rather than files, see `load_model`.
 

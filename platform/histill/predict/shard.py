@@ -1,6 +1,7 @@
 """Write the predictions for each shard of tiles as one file."""
 
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from histill.artifacts.model_folder import load
+from histill.artifacts.model_folder import ModelCard, load
 from histill.cluster.sharded import check_unchanged
 from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
@@ -27,6 +28,7 @@ from histill.tiles.tally import measure_areas, tally_tiles
 
 Column = Sequence[Any] | np.ndarray
 PLACE = ("tile_id", "slide", "case", "x", "y")
+ABOUT = b"histill.predictions"  # key of the file's metadata: JSON of what is needed to read the columns
 FOREGROUND = 0.01  # share of a segmenter's tile: with less of all classes together, the tile is background
 
 
@@ -45,6 +47,19 @@ def prediction_schema(*, masks: bool = False, embeddings: bool = False) -> pa.Sc
     if embeddings:  # all of one length, but pyarrow 25 cannot read nulls in fixed-size lists (apache/arrow#35692)
         said.append(pa.field("embedding", pa.list_(pa.float16())))
     return pa.schema([*strings, *numbers, *said])
+
+
+def describe_columns(card: ModelCard, model_digest: str) -> dict[bytes, bytes]:
+    """The metadata of a prediction file: the classes in the order of `probabilities`, and what a tile is."""
+    about = {
+        "kind": card.kind,
+        "classes": card.outputs.scored,
+        "multi_label": card.multi_label,
+        "tile_px": card.tile_px,
+        "tile_mpp": card.tile_mpp,
+        "model": model_digest,
+    }
+    return {ABOUT: json.dumps(about).encode()}
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,8 @@ class PredictionWorker:
         with torch.inference_mode():
             for batch in batches:
                 said |= dict(self._said(batch))
-        schema = prediction_schema(masks=config.masks, embeddings=config.embeddings)
+        about = describe_columns(card, self._job.model_digest)
+        schema = prediction_schema(masks=config.masks, embeddings=config.embeddings).with_metadata(about)
         columns = self._manifest.table.select(PLACE).take(pa.array(rows)).to_pydict()
         for name in schema.names[len(PLACE) :]:
             columns[name] = [said.get(row, {}).get(name) for row in rows.tolist()]

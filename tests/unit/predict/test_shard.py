@@ -1,6 +1,7 @@
 """Predictions of a shard, and what is drawn of them."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from histill.config.load import validate
 from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
 from histill.models.encoders import embed
-from histill.predict.shard import FOREGROUND, PredictionJob, PredictionWorker, prediction_schema
+from histill.predict.shard import ABOUT, FOREGROUND, PredictionJob, PredictionWorker, prediction_schema
 from histill.stream.tile_stream import stream_shard
 from histill.tiles.manifest import Manifest, read_header
 from histill.tiles.shards import shards_of
@@ -81,7 +82,11 @@ def test_every_tile_has_the_models_own_answer(
     assert table.schema == prediction_schema(masks=segmenter)
     assert table["tile_id"].to_pylist() == manifest.table["tile_id"].to_pylist()
     assert table.select(["slide", "x", "y"]).to_pylist() == manifest.table.select(["slide", "x", "y"]).to_pylist()
-    network, card, _ = load(folder, STORAGE)
+    network, card, digest = load(folder, STORAGE)
+    assert json.loads(table.schema.metadata[ABOUT]) == {
+        "kind": card.kind, "classes": ["background", "nucleus"] if segmenter else list(card.classes),
+        "multi_label": kind == "multi_label", "tile_px": 64, "tile_mpp": 0.5, "model": digest,
+    }  # fmt: skip
     first = pq.read_table(Path(manifest.uri, manifest.table["shard"][0].as_py()))["image"][0].as_py()
     pixels = np.array(Image.open(io.BytesIO(first))).reshape(32, 2, 32, 2, 3).mean((1, 3)).round()
     with torch.inference_mode():
