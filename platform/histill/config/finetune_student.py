@@ -66,6 +66,11 @@ class FinetuneConfig(RunConfig):
     def sources(self) -> Sources:
         return Sources(self.student, encoder=self.encoder)
 
+    @property
+    def fits_head(self) -> bool:
+        """Whether a classifier's head is fitted before the first step."""
+        return self.head != "fresh" and self.continue_from is None
+
     def epochs_of(self, steps_per_epoch: int) -> int:
         return 0 if self.head == "probe" else super().epochs_of(steps_per_epoch)
 
@@ -76,7 +81,7 @@ class FinetuneConfig(RunConfig):
             return {}
         student = given.get("student")
         weights = student.get("weights") if isinstance(student, Mapping) else getattr(student, "weights", None)
-        pretrained = given.get("encoder") is not None or weights is not None
+        pretrained = weights is not None or any(given.get(key) is not None for key in ("encoder", "continue_from"))
         found = {name: dict(keys) for name, keys in (_PRETRAINED if pretrained else _FROM_SCRATCH).items()}
         if given.get("multi_label"):  # there is a label for each set of classes
             found["data"].pop("balance")
@@ -94,10 +99,13 @@ class FinetuneConfig(RunConfig):
             raise ValueError(f"classes {list(self.classes)} names one of them twice; name each once")
         if self.encoder is not None and self.student.weights is not None:
             raise ValueError("encoder and student.weights both bring pretrained weights; name one of them")
-        if self.frozen and self.encoder is None and self.student.weights is None:
+        pretrained = any(each is not None for each in (self.encoder, self.student.weights, self.continue_from))
+        if self.frozen and not pretrained:
             raise ValueError("frozen=true needs a pretrained encoder or student.weights; name one, or set frozen=false")
-        if self.batch_norm == "frozen" and self.encoder is None and self.student.weights is None:
+        if self.batch_norm == "frozen" and not pretrained:
             raise ValueError("batch_norm=frozen keeps what was pretrained; name an encoder or student.weights")
+        if self.head == "probe" and self.continue_from is not None:
+            raise ValueError("head=probe fits a new head, and continue_from brings one; leave one of them out")
         if self.head == "probe" and self.target == "segmentation":
             raise ValueError("head=probe is for classification; leave it out, or set frozen=true")
         if self.head == "probe" and self.validation.keep == "last":

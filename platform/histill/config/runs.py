@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from histill.config.augment import Augment
-from histill.config.base import Strict, Uri
+from histill.config.base import ModelUri, Strict, Uri
 from histill.config.common import Name, Split, Storage, Teacher, Tracking, WorkerGroup
 from histill.config.embeddings import EmbeddingTeacher
 from histill.licenses import License
@@ -180,6 +180,11 @@ class RunConfig(Strict):
     name: Name = Field(description="name of the run; the same name again resumes it")
     runs: Uri = Field(description="folder that holds the runs, local or s3://")
     data: Data
+    continue_from: ModelUri | None = Field(
+        None,
+        description="finished run, model folder or models:/name@alias whose weights this run starts from, all of them, "
+        "with a new optimizer and schedule: to train a finished run longer; null: new weights",
+    )
     optimizer: Optimizer = Optimizer()
     validation: Validation = Validation()
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the initial weights")
@@ -211,6 +216,15 @@ class RunConfig(Strict):
     @classmethod
     def _fill_in_defaults(cls, data: Any) -> Any:
         return fill_in(data, cls.defaults_for(data)) if isinstance(data, Mapping) else data
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> "RunConfig":
+        sources = self.sources if self.continue_from is not None else None
+        if sources is not None and (sources.encoder is not None or sources.network.weights is not None):
+            raise ValueError(
+                f"continue_from brings all weights; leave it out, or encoder and {sources.network_key}.weights"
+            )
+        return self
 
     @model_validator(mode="after")
     def _somewhere_to_keep(self) -> "RunConfig":

@@ -26,13 +26,15 @@ def train_tracked(config: RunConfig) -> Trained:
 
 
 def fetch_sources(config: C) -> C:
-    """`config` with its registered teachers and encoder copied to where every node can read them."""
+    """`config` with its registered teachers and models copied to where every node can read them."""
     sources, where = config.sources, (config.tracking, config.runs, config.storage)
     changes: dict[str, Any] = {}
     if sources.teacher is not None:
         changes["teacher"] = materialize_teacher(sources.teacher, *where)
     if sources.encoder is not None:
         changes["encoder"] = materialize_model(sources.encoder, *where, name="encoder")
+    if config.continue_from is not None:
+        changes["continue_from"] = materialize_model(config.continue_from, *where, name="start")
     if sources.embeddings:
         changes["embeddings"] = {
             name: each

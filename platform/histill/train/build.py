@@ -3,12 +3,14 @@
 import torch
 from timm.utils import ModelEmaV3
 
+from histill.artifacts.model_folder import resolve
+from histill.models.projection import ProjectedStudent
 from histill.stream.ray_data_reader import read_by_ray_data
 from histill.stream.read import ShardReader
 from histill.stream.tile_stream import TileStream
 from histill.tiles.manifest import Manifest
 from histill.train.best import Best
-from histill.train.checkpoint import Learner
+from histill.train.checkpoint import Learner, continue_modules
 from histill.train.coverage import DataState
 from histill.train.spec import RunSpec
 
@@ -17,7 +19,10 @@ def build_learner(spec: RunSpec, manifest: Manifest, device: torch.device) -> Le
     """The learner before its first step, identical on every worker."""
     config = spec.config
     torch.manual_seed(config.seed)
-    model = spec.build_model().to(device)
+    model = spec.build_model()
+    if isinstance(model, ProjectedStudent) and config.continue_from is not None:
+        continue_modules(model, resolve(config.continue_from, config.storage), config.storage)
+    model = model.to(device)
     position = DataState(batch_size=config.data.batch_size, tiles_digest=manifest.header.digest)
     average = ModelEmaV3(model, decay=config.optimizer.ema, use_warmup=True) if config.optimizer.ema else None
     best = Best(spec.card.outputs.main_metric) if config.validation.keep == "best" else None

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import nn
 
 from histill.artifacts.model_folder import WEIGHTS_NAME, ModelCard, save_weights
+from histill.config.common import Storage
 from histill.errors import HistillError, InputError
 from histill.models.projection import ProjectedStudent
+from histill.storage.control import read_bytes
 from histill.storage.records import parse_record, record_bytes
+from histill.storage.uris import join
 from histill.train.best import Best, BestRecord
 from histill.train.coverage import DataState
 from histill.train.newest import list_contents
@@ -26,6 +29,7 @@ CURRENT_NAME = "current.safetensors"  # the shipped model as it is now, where an
 BEST_NAME = "best.json"  # what is known of the kept model, where that is the best so far
 TASK_NAME = "task.safetensors"  # the task's state, if it has any
 POSITION_NAME = "position.json"
+_SHIPPED = "model."  # the part of a module in training that is shipped
 
 
 @dataclass
@@ -105,6 +109,21 @@ def _write(folder: str, learner: Learner, card: ModelCard) -> None:
 
 def _save_module(path: str, module: nn.Module) -> None:
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
+
+
+def continue_modules(model: nn.Module, folder: str, storage: Storage) -> None:
+    """Give the training-only modules of `model` the weights they had in the checkpoint `folder`, if they are the same.
+
+    Others, and those of a model folder that is no checkpoint, begin anew.
+    """
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_SHIPPED)}
+    try:
+        found = load(read_bytes(join(folder, LEARNED_NAME), storage)) if own else {}
+    except FileNotFoundError:
+        return
+    given = {name: tensor for name, tensor in found.items() if not name.startswith(_SHIPPED)}
+    if {name: tensor.shape for name, tensor in given.items()} == {name: tensor.shape for name, tensor in own.items()}:
+        model.load_state_dict(given, strict=False)
 
 
 def restore_checkpoint(folder: str, learner: Learner) -> None:

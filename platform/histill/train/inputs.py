@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Encoder:
-    """The pretrained model that initializes a run's encoder."""
+    """The pretrained model that initializes a run's encoder, or all of its network."""
 
     card: ModelCard
     digest: str
@@ -36,6 +36,7 @@ class Inputs:
     teacher_card: ModelCard | None = None  # if the teacher is a network with a card
     responses: CacheHeader | None = None
     encoder: Encoder | None = None
+    start: Encoder | None = None  # the whole model that the run continues from
     weights: EncoderWeights | None = None
     embedding_caches: Mapping[str, CacheHeader] = field(default_factory=dict)  # by the teacher's name
     embedding_teachers: Mapping[str, Teacher] = field(default_factory=dict)  # live ones, on the CPU
@@ -61,6 +62,8 @@ class Inputs:
             digests[f"embeddings.{name}"] = teacher.digest
         if self.encoder is not None:
             digests["encoder"] = self.encoder.digest
+        if self.start is not None:
+            digests["continue_from"] = self.start.digest
         if self.weights is not None:
             digests[f"{config.sources.network_key}.weights"] = self.weights.digest
         return digests
@@ -83,9 +86,13 @@ def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
 
     tiles, teacher, responses, encoder = config.data.tiles, sources.teacher, sources.responses, sources.encoder
     weights, architecture = sources.network.weights, sources.network.encoder
-    pretrained = once(  # before the tiles, as it tells at once whether it fits
-        "encoder", encoder and (encoder, architecture), lambda: _read_encoder(str(encoder), architecture, storage)
-    )
+
+    def read_model(uri: str | None) -> Encoder | None:  # before the tiles, as it tells at once whether it fits
+        key = f"{sources.network_key}.encoder"
+        read = partial(_read_encoder, str(uri), architecture, storage, key)
+        return once("encoder", uri and (uri, architecture), read)
+
+    pretrained, start = read_model(encoder), read_model(config.continue_from)
     manifest = once("tiles", tiles, lambda: read_manifest(tiles, storage))
     assert manifest is not None
     mpp = manifest.header.mpp
@@ -105,6 +112,7 @@ def resolve(config: RunConfig, known: dict[Any, Any] | None = None) -> Inputs:
         teacher_card=once("card", model, lambda: read_card(resolve_model(str(model), storage), storage)),
         responses=once("responses", responses, lambda: read_header(str(responses), storage)),
         encoder=pretrained,
+        start=start,
         weights=once("weights", weights, lambda: read_weights(str(weights), storage)),
         embedding_caches={name: header for name, header in caches.items() if header is not None},
         embedding_teachers={name: each for name, each in live.items() if each is not None},
@@ -130,13 +138,12 @@ def _list_licensed(sources: Sources, inputs: Inputs, storage: Storage) -> Iterat
         yield TaughtBy(name=f"encoder weights {sources.network.weights}", license=sources.network.weights_license)
 
 
-def _read_encoder(uri: str, architecture: str, storage: Storage) -> Encoder:
+def _read_encoder(uri: str, architecture: str, storage: Storage, key: str) -> Encoder:
     folder = resolve_model(uri, storage)
     card = read_card(folder, storage)
     if card.encoder != architecture:
         raise InputError(
-            f"{uri} was pretrained with the encoder {card.encoder} and student.encoder is {architecture}; set "
-            f"student.encoder={card.encoder}.",
+            f"{uri} was trained with the encoder {card.encoder} and {key} is {architecture}; set {key}={card.encoder}.",
             code="weights-do-not-fit",
         )
     return Encoder(card, read_digest(folder, card, storage))

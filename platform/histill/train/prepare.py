@@ -35,7 +35,7 @@ def check_places(config: RunConfig) -> RunRecord:
     record = open_record(config)
     read_header(config.data.tiles, config.storage)
     teacher = config.sources.teacher
-    for model in (config.sources.encoder, teacher.model if teacher else None):
+    for model in (config.continue_from, config.sources.encoder, teacher.model if teacher else None):
         if model is not None:
             resolve_model(model, config.storage)
     return record

@@ -70,7 +70,9 @@ def open_record(config: RunConfig) -> RunRecord:
     fresh = RunRecord(kind=config.kind, config=config.model_dump(mode="json"))
     if exists(join(uri, FINISHED_NAME), config.storage):
         raise InputError(
-            f"run {uri} is finished; choose another name, or score and promote it as it is.", code="run-finished"
+            f"run {uri} is finished; score and promote it as it is, or choose another name, with "
+            f"continue_from={uri} to train it longer.",
+            code="run-finished",
         )
     try:
         record = read_record(RunRecord, join(uri, RECORD_NAME), config.storage)
@@ -140,8 +142,8 @@ def _difference(old: RunRecord, new: RunRecord) -> str:
 
 
 def _fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys that affect what is computed: dotted key -> value."""
-    flat = _flat(config)
+    """The keys that affect what is computed: dotted key -> value; without nulls, which older records lack."""
+    flat = {key: value for key, value in _flat(config).items() if value is not None}
     fixed = {key: flat[key] for key in flat if not {key, key.partition(".")[0]} & _MAY_CHANGE}
     return {key: value for key, value in fixed.items() if not _LICENSES & set(key.split("."))}
 

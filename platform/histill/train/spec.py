@@ -43,13 +43,17 @@ class RunSpec(ABC):
         return self.build_network()
 
     def build_network(self) -> Model:
-        """Build the card's model and load its published weights or pretrained encoder, if there are any."""
+        """Build the card's model and load its weights, as far as there are any: published ones, those of a pretrained
+        encoder, or of the model that the run continues from."""
         sources, storage, model = self.config.sources, self.config.storage, build(self.card)
         if sources.network.weights is not None:
             load_encoder(model, read_weights(sources.network.weights, storage).tensors, sources.network.weights)
         if sources.encoder is not None:
             pretrained, _, _ = load(resolve(sources.encoder, storage), storage)
             copy_encoder(pretrained, model)
+        if self.config.continue_from is not None:
+            start, _, _ = load(resolve(self.config.continue_from, storage), storage)
+            model.load_state_dict(start.state_dict())
         return model
 
     def initialize(self, learner: Learner, training: TileStream) -> None:  # noqa: B027

@@ -115,11 +115,12 @@ def make_card(
 ) -> ModelCard:
     """The card of the model that a run will train; `cases` are the training cases that it sees, None: all.
 
-    It includes the lineage of the encoder and of the teacher.
+    It includes the lineage of the encoder, or of the model that the run continues from, and of the teacher.
     """
     sources, manifest, train, val = config.sources, inputs.manifest, config.data.train, config.data.val
     network = sources.network
-    mean, std = (each.mean, each.std) if (each := inputs.encoder and inputs.encoder.card) else _normalization(network)
+    begun = inputs.encoder or inputs.start
+    mean, std = (begun.card.mean, begun.card.std) if begun else _normalization(network)
     card = ModelCard(
         kind=outputs.kind,
         multi_label=outputs.multi_label,
@@ -141,7 +142,7 @@ def make_card(
         taught_on=(TaughtOn(digest=manifest.header.digest, uri=absolute(config.data.tiles)),),
         taught_by=inputs.licensed,
     )
-    ancestors = [inputs.encoder.card] if inputs.encoder else []
+    ancestors = [begun.card] if begun else []
     ancestors += [inputs.teacher_card] if inputs.teacher_card else []
     teacher = sources.teacher
     unknown = [teacher.label] if teacher and teacher.kind.trained_on == "unknown" else []
@@ -154,14 +155,33 @@ def make_card(
 def check_network(card: ModelCard, config: RunConfig, inputs: Inputs) -> Model:
     """Check that the pretrained weights fit the model of `card`, and return that model.
 
-    Raises InputError when the network cannot take tiles of its size, or published weights are of another encoder.
+    Raises InputError when the network cannot take tiles of its size, published weights are of another encoder, or the
+    model that the run continues from is another one.
     """
+    if inputs.start is not None:
+        _check_same_model(inputs.start.card, card, str(config.continue_from))
     model, sources = build(card), config.sources
     if not isinstance(model, Segmenter):
         check_side(model, card.size_px)
     if inputs.weights is not None:
         load_encoder(model, inputs.weights.tensors, str(sources.network.weights))
     return model
+
+
+def _check_same_model(start: ModelCard, card: ModelCard, uri: str) -> None:
+    """Raise InputError when `card` is of a model that cannot hold the weights of `start`, the model at `uri`."""
+    for name in ("kind", "multi_label", "classes", "decoder_channels"):
+        before, now = getattr(start, name), getattr(card, name)
+        if before != now:
+            raise InputError(
+                f"continue_from={uri} is a model whose {name} is {_show(before)}, and this run would train one with "
+                f"{_show(now)}; give this run the keys of that one, or start from its encoder alone (encoder={uri}).",
+                code="weights-do-not-fit",
+            )
+
+
+def _show(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def make_source(

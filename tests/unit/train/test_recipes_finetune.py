@@ -244,7 +244,7 @@ def test_what_is_not_there_or_does_not_fit_is_refused(
 def test_another_encoder_than_the_pretrained_one_is_refused(labeled: Manifest, tmp_path: Path, pretrained: str) -> None:
     changes = {"encoder": pretrained, "student__encoder": "resnet18", "classes": ("a", "b")}  # of two faults, first
     message = refused(labeled, tmp_path, **changes)
-    assert message.startswith(f"{pretrained} was pretrained with the encoder csat_tiny and student.encoder is resnet18")
+    assert message.startswith(f"{pretrained} was trained with the encoder csat_tiny and student.encoder is resnet18")
     assert message.endswith("set student.encoder=csat_tiny.")
 
 

@@ -96,17 +96,25 @@ def test_another_kind_of_run_is_named(tmp_path: Path) -> None:
 def test_a_key_that_an_older_version_did_not_know_is_named(tmp_path: Path) -> None:
     first = config(tmp_path)
     record = open_record(first)
-    older = {key: value for key, value in record.config.items() if key != "responses"}
+    older = {key: value for key, value in record.config.items() if key != "seed"}
     save_record(first, record.model_copy(update={"config": older}))
-    with pytest.raises(InputError, match="responses was None"):
+    with pytest.raises(InputError, match="seed was None"):
         open_record(first)
+
+
+def test_a_key_that_an_older_version_did_not_know_and_that_is_not_set_changes_nothing(tmp_path: Path) -> None:
+    first = config(tmp_path)
+    record = open_record(first)
+    older = {key: value for key, value in record.config.items() if key != "continue_from"}
+    save_record(first, record.model_copy(update={"config": older}))
+    assert open_record(first).config == older
 
 
 def test_a_finished_name_is_refused_whatever_the_configuration(tmp_path: Path) -> None:
     first = started(tmp_path)
     write_result(first, str(tmp_path / "first" / "model"), {"val_dice": 0.5})
     for again in (first, config(tmp_path, optimizer__lr=0.5)):
-        with pytest.raises(InputError, match="is finished; choose another name"):
+        with pytest.raises(InputError, match=r"is finished; .* with continue_from=.* to train it longer"):
             open_record(again)
 
 

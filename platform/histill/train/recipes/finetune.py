@@ -47,8 +47,8 @@ class FinetuneRun(RunSpec):
         return model
 
     def initialize(self, learner: Learner, training: TileStream) -> None:
-        """Fit the head of a classifier as a probe, unless a fresh one is asked for."""
-        if self.config.head != "fresh" and isinstance(learner.model, Classifier):
+        """Fit the head of a classifier as a probe, unless a fresh one is asked for or there is one already."""
+        if self.config.fits_head and isinstance(learner.model, Classifier):
             balanced = self.config.data.balance == "label" or self.class_weights is not None
             fit_head(learner.model, self.card.outputs, training, balanced=balanced)
             learner.restart_average()
@@ -85,7 +85,7 @@ def check(config: FinetuneConfig, inputs: Inputs) -> FinetuneRun:
     check_data(config, config.student, manifest, dense=dense)  # after the labels, by which tiles may be balanced
     card = make_card(config, inputs, outputs, cases=cases)
     model = check_network(card, config, inputs)
-    if config.head != "fresh" and isinstance(model, Classifier):
+    if config.fits_head and isinstance(model, Classifier):
         find_head(model)
     views = Views(card.size_px)
     return FinetuneRun(
