@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 import histill
@@ -24,8 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if SLIDE.exists():  # else it is fetched, as for a reader
         (folder / "tutorial").mkdir()
         shutil.copyfile(SLIDE, folder / "tutorial" / SLIDE.name)
-    done = run_notebook(json.loads(NOTEBOOK.read_text()), folder)
-    (folder / "done.ipynb").write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+    nbformat.write(run_notebook(NOTEBOOK, folder), folder / "done.ipynb")
     return folder
 
 
