@@ -22,7 +22,7 @@ def make_tiles(folder: Path, count: int, seed: int) -> list[Path]:
         return files
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
-    fields = [_field(generator) for _ in range(FIELDS)]
+    fields = [synthesize_field(generator) for _ in range(FIELDS)]
     grain = (NOISE * generator.standard_normal((FIELD_PX, FIELD_PX, 3), np.float32)).round().astype(np.int16)
     for file in files:
         tile = _crop(fields[generator.integers(FIELDS)], generator) + _crop(grain, generator)
@@ -31,7 +31,7 @@ def make_tiles(folder: Path, count: int, seed: int) -> list[Path]:
     return files
 
 
-def _field(generator: np.random.Generator) -> np.ndarray:
+def synthesize_field(generator: np.random.Generator) -> np.ndarray:
     """A field of tissue, int16 RGB [FIELD_PX, FIELD_PX, 3] in 0..255: nuclei in fibrous stroma."""
     stroma = (
         0.5 + 0.18 * _texture(generator, (9, 3)) + 0.10 * _texture(generator, (2, 5)) + 0.08 * _texture(generator, 1)

@@ -53,7 +53,7 @@ def connect_cluster(*, in_process: bool = False, hook: bool = True) -> Iterator[
     Raises InputError when the address does not answer, the token is missing or wrong, or the versions of Ray or Python
     differ.
     """
-    if in_process or ("ray" in sys.modules and sys.modules["ray"].is_initialized()):
+    if in_process or _is_connected():
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or LOCAL
@@ -75,9 +75,18 @@ def connect_cluster(*, in_process: bool = False, hook: bool = True) -> Iterator[
         ray.shutdown()
 
 
+def has_cluster() -> bool:
+    """Whether Ray is connected, or an environment variable says which one to join or start."""
+    return bool(os.environ.get("RAY_ADDRESS")) or _is_connected()
+
+
 def works_here(*, in_process: bool) -> bool:
     """Whether a job's work is done on this machine, which then sees the same local files."""
     return in_process or (os.environ.get("RAY_ADDRESS") or LOCAL) == LOCAL
+
+
+def _is_connected() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def _init(address: str, hook: bool) -> None:

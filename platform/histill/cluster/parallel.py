@@ -6,8 +6,10 @@ a probe on every node, whatever its load, see `histill.preflight.nodes`.)
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ import pyarrow as pa
 from histill.cluster.metrics import Job, Publisher, current_job, name_job
 from histill.cluster.ray_logging import import_ray_data
 from histill.cluster.signals import is_interrupted
+from histill.cluster.threads import count_cpus, map_threads
 from histill.config.common import Workers
 from histill.counts import count_event
 from histill.errors import HistillError
@@ -33,16 +36,18 @@ def map_tasks(
     cpus: float = 1.0,
     gpus: float = 0.0,
     at_once: int | None = None,
+    threads: int | None = None,
 ) -> Iterator[R]:
     """Run `function(item)` for every item in Ray tasks of `cpus` CPUs and `gpus` GPUs; yields results as completed.
 
     Ray replaces lost workers and retries their items. Leaving the loop early cancels running tasks. At most `at_once`
-    tasks run, None: as many as the cluster has CPUs for; with 0 this process does the work, without Ray.
+    tasks run, None: as many as the cluster has CPUs for. With `threads` that many of this process do the work, without
+    Ray; 1 is the caller's own.
 
     A HistillError from `function` is raised unwrapped.
     """
-    if at_once == 0:
-        yield from map(function, items)
+    if threads is not None:
+        yield from map_threads(function, items, threads, in_order=False)
         return
     import ray
 
@@ -74,6 +79,30 @@ def map_tasks(
         # A driver's exit ends its tasks anyway, and Ray 2.60 aborts it if a task ends just as it is cancelled.
         for reference in [] if is_interrupted() else running:
             ray.cancel(reference, recursive=True)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of several units of work gets of the CPUs."""
+
+    threads: int | None  # of this process that take units; None: Ray's tasks do
+    cpus: int  # for each unit
+
+
+def share_cpus(units: int, at_once: int | None, *, here: bool) -> Share:
+    """Divide `at_once` CPUs, None: all of the cluster or, with `here`, of this process, among the units.
+
+    A unit never gets more than the smallest node has. Threads of this process are more than its CPUs when that keeps
+    all busy until the last unit is done.
+    """
+    if here:
+        cpus = at_once or count_cpus()
+        return Share(min(cpus, units), min(cpus, math.ceil(2 * cpus / units)))
+    import ray
+
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    smallest = min((cpus for cpus in nodes if cpus), default=1)
+    return Share(None, max(1, min((at_once or sum(nodes)) // units, smallest)))
 
 
 def map_actors(

@@ -89,10 +89,13 @@ class Workers(Worker):
 
 
 class Parts(Strict):
-    """How many parts of a job are made at once."""
+    """How many CPUs make the parts of a job."""
 
     count: int | None = Field(
-        None, ge=0, description="parts at once; null: one on each CPU of the cluster; 0: in this process, without Ray"
+        None,
+        ge=0,
+        description="CPUs that make parts; null: those of the cluster, or without one those of this machine, in this "
+        "process and without Ray; 0: those of this machine even if there is a cluster",
     )
 
     @property

@@ -51,7 +51,7 @@ class _SlideFiles:
         """Make the files of each slide; return for how many: the others have no decodable tile."""
         if not slides:
             return 0
-        made = map_tasks(self.make, slides, at_once=0 if workers.in_process else None)
+        made = map_tasks(self.make, slides, threads=1 if workers.in_process else None)
         return sum(track(made, len(slides), title=self.folder, unit="slides"))
 
 

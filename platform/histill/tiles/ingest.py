@@ -2,15 +2,16 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 
-from histill.cluster.connect import connect_cluster, works_here
+from histill.cluster.connect import connect_cluster, has_cluster, works_here
 from histill.cluster.metrics import Job, name_job
-from histill.cluster.parallel import map_tasks
+from histill.cluster.parallel import Share, map_tasks, share_cpus
 from histill.cluster.sharded import ShardedFolder, run_sharded
 from histill.config.ingest_tiles import IngestConfig, SlideSource
 from histill.errors import InputError
@@ -82,19 +83,25 @@ def ingest(config: IngestConfig) -> IngestReport:
 
 def _make(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]) -> IngestReport:
     """Make the missing parts, and assemble the tile set."""
-    seen: Sightings = {}
-    with connect_cluster(in_process=config.workers.in_process), name_job(Job("ingest_tiles", config.output)):
-        meaning = find_set_meaning(units)
+    here = _is_local(config)
+    with connect_cluster(in_process=here), name_job(Job("ingest_tiles", config.output)):
+        share = share_cpus(len(units), config.workers.count, here=here)
+        meaning = find_set_meaning(units, share.threads)
         units = [replace(unit, meaning=meaning) for unit in add_shard_sizes(units, claim)]
         title, unit = ("cutting tiles", "slides") if config.slides else ("ingesting images", "parts")
-        found = run_sharded(_checked_parts(units, config, seen), len(units), title=title, unit=unit)
+        found = run_sharded(_checked_parts(units, config, share), len(units), title=title, unit=unit)
     parts = {part.name: part for part in found}
     ordered = [parts[unit.name] for unit in units]  # parts complete in any order
     skipped = tuple(reason for part in ordered for reason in (*part.unreadable, *part.empty))
     rows = pa.concat_tables([part.rows for part in ordered])
     if not rows.num_rows:
         raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}", code="no-tiles")
-    notes = (*notes, *note_doubles(seen), *describe_images(ordered, meaning), *find_equal_tiles(rows))
+    notes = (
+        *notes,
+        *note_doubles(_sightings(units, ordered, config)),
+        *describe_images(ordered, meaning),
+        *find_equal_tiles(rows),
+    )
     claim.take()  # still ours, unless another ingest of the same configuration has failed
     manifest = write_rows(
         config.output,
@@ -110,6 +117,11 @@ def _make(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[st
     header = ShardedFolder(config.output, HEADER_NAME, config.storage).finish(manifest.header, manifest.shards())
     reused = sum(part.reused for part in ordered)
     return IngestReport(replace(manifest, header=header), skipped, notes, False, len(units) - reused, reused)
+
+
+def _is_local(config: IngestConfig) -> bool:
+    """Whether this process does the work: if it was told to, or there is no cluster, which takes long to start."""
+    return config.workers.in_process or not has_cluster()
 
 
 def _tile_mpp(config: IngestConfig) -> float:
@@ -153,14 +165,25 @@ def _units(config: IngestConfig, claim: Claim) -> tuple[list[Unit], tuple[str, .
     return units, index.notes
 
 
-def _checked_parts(units: list[Unit], config: IngestConfig, seen: Sightings) -> Iterator[Part]:
-    """Yield the parts as they complete, and add their slides to `seen`.
+def _sightings(units: Iterable[Unit], parts: Iterable[Part], config: IngestConfig) -> Sightings:
+    """The slides that have tiles, in the order of the units."""
+    seen: Sightings = {}
+    for unit, part in zip(units, parts, strict=True):
+        if unit.slide and part.slide and part.slide.tiles:
+            add_sighting(seen, part.slide.identity, unit.slide, config)
+    return seen
+
+
+def _checked_parts(units: list[Unit], config: IngestConfig, share: Share) -> Iterator[Part]:
+    """Yield the parts as they complete.
 
     Raises InputError once more files are unreadable than the limit allows, or a slide would be in two splits.
     """
+    seen: Sightings = {}
     unreadable: list[str] = []
     by_name = {unit.name: unit for unit in units}
-    for part in map_tasks(make_part, units, at_once=config.workers.count):
+    make = partial(make_part, threads=share.cpus)
+    for part in map_tasks(make, units, cpus=share.cpus, at_once=config.workers.count, threads=share.threads):
         unit = by_name[part.name]
         unreadable += part.unreadable
         if part.unreadable and unit.meaning is not None:  # its files are going to be replaced
@@ -187,7 +210,7 @@ def _check_existence(slides: list[str], config: IngestConfig) -> None:
 
     Local paths of a cluster are left out: they may be those of its nodes.
     """
-    if not works_here(in_process=config.workers.in_process):
+    if not works_here(in_process=_is_local(config)):
         slides = [uri for uri in slides if is_remote(uri)]
     with ThreadPoolExecutor(OPENERS) as pool:
         there = pool.map(lambda uri: exists(uri, config.storage), slides)

@@ -18,8 +18,9 @@ from histill.tiles.parts import Unit
 from histill.tiles.sources import Unreadable, read_file
 
 
-def find_set_meaning(units: Sequence[Unit]) -> dict[int, int] | None:
-    """The class of each value of the masks of `units`; None if there are no masks. Needs a connection to Ray.
+def find_set_meaning(units: Sequence[Unit], threads: int | None) -> dict[int, int] | None:
+    """The class of each value of the masks of `units`; None if there are no masks. `threads` is that of
+    `map_tasks`.
 
     It is given by `images.mask_values`, else derived from all masks together (`find_meaning`), independent of the
     number of units and the order in which they are read. An interrupted pass resumes; after an error, here or in a
@@ -31,7 +32,7 @@ def find_set_meaning(units: Sequence[Unit]) -> dict[int, int] | None:
         return None
     if source.mask_values is not None:
         return dict(source.mask_values)
-    surveys = map_tasks(_survey, masked, at_once=units[0].config.workers.count)
+    surveys = map_tasks(_survey, masked, at_once=units[0].config.workers.count, threads=threads)
     surveyed = dict(track(surveys, len(masked), title="reading masks", unit="parts"))
     try:
         return find_meaning(reduce(or_, (surveyed[unit.name] for unit in masked)), source.index)

@@ -3,6 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import islice
@@ -89,8 +90,10 @@ class _Found:
     class_pixels: Counter[int] = field(default_factory=Counter)
 
 
-def make_part(unit: Unit) -> Part:
+def make_part(unit: Unit, threads: int = 1) -> Part:
     """Write the unit's shards and then its record, unless an earlier run did; runs as a task on the cluster.
+
+    A slide is cut by a number of threads, which does not change the result.
 
     A part is made again if it has unreadable sources, since they may have been replaced, if its slide has been
     replaced, if its masks were read with another meaning, or if shards are missing.
@@ -101,7 +104,7 @@ def make_part(unit: Unit) -> Part:
     if earlier is not None and not earlier.unreadable and not _is_outdated(earlier, unit):
         return earlier
     found = _Found()
-    tiles = _slide_tiles(unit, found) if unit.slide else _image_tiles(unit, found)
+    tiles = _slide_tiles(unit, found, threads) if unit.slide else _image_tiles(unit, found)
     rows, shards = _write_shards(tiles, unit)
     if unit.slide and found.unreadable:  # a partly readable slide is not used
         rows, shards = rows.slice(0, 0), {}
@@ -173,17 +176,18 @@ def _is_outdated(part: Part, unit: Unit) -> bool:
     return part.slide is not None and find_replaced(part.slide, unit.config.storage)
 
 
-def _slide_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
+def _slide_tiles(unit: Unit, found: _Found, threads: int) -> Iterator[Tile]:
     config, row = unit.config, unit.slide
     assert row is not None
     assert config.slides is not None
     count = 0
     try:
         with open_slide(row.uri, config.storage) as slide:
-            layout = lay_out(slide, row, config.slides, config.tile_px)
-            for tile in iter_layout_tiles(slide, row, layout, config.slides, config.tile_px):
-                count += 1
-                yield tile
+            layout = lay_out(slide, row, config.slides, config.tile_px, threads)
+            with closing(iter_layout_tiles(slide, row, layout, config.slides, config.tile_px, threads)) as tiles:
+                for tile in tiles:
+                    count += 1
+                    yield tile
             found.slide = record_slide(slide, row, layout, count, config.storage)
             if not count:
                 found.empty.append(explain_empty(row, slide.dimensions, layout, config.slides, config.tile_px))

@@ -20,6 +20,8 @@ from histill.tiles.tiff_traits import find_misread
 if TYPE_CHECKING:
     from openslide import OpenSlide
 
+    from histill.tiles.tiled_slide import TiledSlide
+
 CHUNK = 16 * 2**20  # bytes read at once
 SEVERAL_FILES = {".mrxs": "MIRAX", ".dcm": "DICOM", ".vms": "Hamamatsu VMS", ".vmu": "Hamamatsu VMU"}
 GENERIC = "generic-tiff"  # OpenSlide's name for a TIFF that is not in a scanner's format
@@ -28,18 +30,20 @@ DESCRIPTORS = "/proc/self/fd"  # where Linux gives open files a path, even those
 
 
 @contextlib.contextmanager
-def open_slide(uri: str, storage: Storage) -> Iterator["OpenSlide"]:
+def open_slide(uri: str, storage: Storage) -> Iterator["TiledSlide"]:
     """Open a slide; one in object storage is fetched into an unnamed temporary file, which vanishes with the process.
 
     Raises Unreadable when OpenSlide cannot use it, on opening or inside the block.
     """
     import openslide
 
+    from histill.tiles.tiled_slide import TiledSlide
+
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(_local_copy(uri, storage)) if is_remote(uri) else os.path.abspath(uri)
         _check_file(path, uri)
         try:
-            slide = stack.enter_context(openslide.OpenSlide(path))
+            slide = stack.enter_context(TiledSlide(path))
             if slide.properties["openslide.vendor"] == GENERIC and (misread := find_misread(path)):
                 raise Unreadable(f"slide {uri} {misread}", code="slide-unreadable")
             yield slide

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histill.cluster.threads import map_threads
 from histill.tiles.resolution import PLAUSIBLE_MPP as PLAUSIBLE_MPP
 from histill.tiles.resolution import SAME_MPP as SAME_MPP
 from histill.tiles.resolution import SAME_SCALE as SAME_SCALE
@@ -18,10 +19,12 @@ from histill.tiles.slide_index import slide_rows as slide_rows
 if TYPE_CHECKING:
     from openslide import OpenSlide
 
+    from histill.tiles.tiled_slide import TiledSlide
+
 BLOCK_PX = 4096  # side of the blocks read for the overview, since a slide may have no small level
 
 
-def read_square(slide: "OpenSlide", x: int, y: int, side: float, px: int) -> np.ndarray:
+def read_square(slide: "TiledSlide", x: int, y: int, side: float, px: int) -> np.ndarray:
     """Read the square of `side` level-0 pixels at (x, y), as uint8 [px, px, 3] RGB.
 
     It is read from the coarsest level that is fine enough, and downscaled with a Lanczos filter. Its edge may lie
@@ -32,38 +35,37 @@ def read_square(slide: "OpenSlide", x: int, y: int, side: float, px: int) -> np.
     level = find_level(slide, side / px)
     inner = side / slide.level_downsamples[level]
     if abs(inner / px - 1) <= SAME_SCALE:
-        return _rgb(slide, x, y, level, px, px)
+        return slide.read_rgb(x, y, level, px, px)
     outer = math.ceil(inner)
-    pixels = _rgb(slide, x, y, level, outer, outer)
+    pixels = slide.read_rgb(x, y, level, outer, outer)
     with Image.fromarray(pixels) as picture:
         box = (0.0, 0.0, inner, inner)
         return np.asarray(picture.resize((px, px), Image.Resampling.LANCZOS, box=box))
 
 
-def read_overview(slide: "OpenSlide", step: float) -> np.ndarray:
+def read_overview(slide: "TiledSlide", step: float, threads: int = 1) -> np.ndarray:
     """Read the whole slide at `step` level-0 pixels per pixel: uint8 [ceil(H / step), ceil(W / step), 3], RGB."""
     from PIL import Image
 
     width, height = slide.dimensions
     level = find_level(slide, step)
+    inner = step / slide.level_downsamples[level]
     block = max(1, round(BLOCK_PX * slide.level_downsamples[level] / step))  # pixels of the overview
     shape = (math.ceil(height / step), math.ceil(width / step))
-    picture = np.full((*shape, 3), 255, dtype=np.uint8)
-    for top in range(0, shape[0], block):
-        for left in range(0, shape[1], block):
-            high, wide = min(block, shape[0] - top), min(block, shape[1] - left)
-            inner = step / slide.level_downsamples[level]
-            pixels = _rgb(
-                slide,
-                round(left * step),
-                round(top * step),
-                level,
-                math.ceil(wide * inner),
-                math.ceil(high * inner),
-            )
-            with Image.fromarray(pixels) as part:
-                reduced = part.resize((wide, high), Image.Resampling.BOX, box=(0.0, 0.0, wide * inner, high * inner))
-            picture[top : top + high, left : left + wide] = np.asarray(reduced)
+
+    def reduce(corner: tuple[int, int]) -> np.ndarray:
+        top, left = corner
+        high, wide = min(block, shape[0] - top), min(block, shape[1] - left)
+        extent = math.ceil(wide * inner), math.ceil(high * inner)
+        pixels = slide.read_rgb(round(left * step), round(top * step), level, *extent)
+        with Image.fromarray(pixels) as part:
+            box = (0.0, 0.0, wide * inner, high * inner)
+            return np.asarray(part.resize((wide, high), Image.Resampling.BOX, box=box))
+
+    picture = np.empty((*shape, 3), dtype=np.uint8)
+    corners = [(top, left) for top in range(0, shape[0], block) for left in range(0, shape[1], block)]
+    for (top, left), reduced in zip(corners, map_threads(reduce, corners, threads), strict=True):
+        picture[top : top + block, left : left + block] = reduced
     return picture
 
 
@@ -74,13 +76,3 @@ def find_level(slide: "OpenSlide", step: float) -> int:
     """
     fitting = [level for level, factor in enumerate(slide.level_downsamples) if factor <= step * (1 + SAME_SCALE)]
     return max(fitting, key=lambda level: slide.level_downsamples[level], default=0)
-
-
-def _rgb(slide: "OpenSlide", x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
-    """Read pixels, uint8 [height, width, 3]; what the scanner left out becomes white, like glass."""
-    from PIL import Image
-
-    with slide.read_region((x, y), level, (width, height)) as region:
-        canvas = Image.new("RGB", region.size, (255, 255, 255))
-        canvas.paste(region, mask=region.getchannel("A"))
-        return np.asarray(canvas)

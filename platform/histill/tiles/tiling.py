@@ -1,23 +1,26 @@
 """Cut a slide: the grid of its tiles, those that show tissue, and their JPEGs."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histill.cluster.threads import map_threads
 from histill.config.ingest_tiles import SlideSource
 from histill.tiles.shards import Tile
 from histill.tiles.slides import SlideRow, read_overview, read_square, resolve_mpp, scale_factor
 from histill.tiles.tissue import find_tissue
 
 if TYPE_CHECKING:
-    from openslide import OpenSlide
+    from histill.tiles.tiled_slide import TiledSlide
 
 OVERVIEW_PER_TILE = 16  # pixels of the overview along a tile's side
 ROUNDING = 1e-9  # relative; a fraction written with fewer than nine digits means another pixel
 SINGLE = 2.0**-23  # relative precision of a 32-bit float
+TILES_AT_ONCE = 8  # that a thread cuts in one go
 COARSEST_UM = 16.0  # microns per pixel of the overview at which small pieces of tissue are still found
 
 
@@ -89,7 +92,7 @@ class Layout:
         return self.overview[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
-def lay_out(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Layout:
+def lay_out(slide: "TiledSlide", row: SlideRow, source: SlideSource, tile_px: int, threads: int = 1) -> Layout:
     """The grid of a slide or region, and its tissue.
 
     Raises InputError when the slide's resolution is unknown, contradictory or too coarse.
@@ -99,28 +102,36 @@ def lay_out(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int
     side = tile_px * scale
     corners = tile_grid(slide.dimensions, row.region, side)
     step = max(1.0, min(side / OVERVIEW_PER_TILE, COARSEST_UM / level0_mpp))
-    picture = read_overview(slide, step)
+    picture = read_overview(slide, step, threads)
     tissue = find_tissue(picture)
     fractions = tissue_fractions(tissue, step, corners, side)
     return Layout(level0_mpp, scale, side, corners, fractions, picture, tissue, step)
 
 
-def iter_tiles(slide: "OpenSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Iterator[Tile]:
+def iter_tiles(slide: "TiledSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Iterator[Tile]:
     """The tiles of one slide or region that show enough tissue, row by row. Raises InputError as `lay_out` does."""
     yield from iter_layout_tiles(slide, row, lay_out(slide, row, source, tile_px), source, tile_px)
 
 
 def iter_layout_tiles(
-    slide: "OpenSlide", row: SlideRow, layout: Layout, source: SlideSource, tile_px: int
-) -> Iterator[Tile]:
-    """The tiles of a layout that show enough tissue, row by row.
+    slide: "TiledSlide", row: SlideRow, layout: Layout, source: SlideSource, tile_px: int, threads: int = 1
+) -> Generator[Tile, None, None]:
+    """The tiles of a layout that show enough tissue, row by row, cut by a number of threads.
 
     JPEGs keep full chroma resolution (4:4:4): subsampling smears the hematoxylin of small nuclei.
     """
     import simplejpeg
 
     mpp = layout.level0_mpp * layout.scale
-    for x, y in layout.kept(source.min_tissue):
+
+    def cut(corner: tuple[int, int]) -> Tile:
+        x, y = corner
         pixels = np.ascontiguousarray(read_square(slide, x, y, layout.side, tile_px))
         image = simplejpeg.encode_jpeg(pixels, quality=source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
-        yield Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, mpp, None, image, None)
+        return Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, mpp, None, image, None)
+
+    kept = layout.kept(source.min_tissue)
+    runs = [kept[start : start + TILES_AT_ONCE] for start in range(0, len(kept), TILES_AT_ONCE)]
+    with closing(map_threads(lambda run: [cut(corner) for corner in run], runs, threads)) as cut_runs:
+        for tiles in cut_runs:
+            yield from tiles

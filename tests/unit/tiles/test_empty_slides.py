@@ -101,7 +101,7 @@ def test_a_slide_damaged_half_way_gives_no_tile(
     read = histill.tiles.tiling.read_square
 
     def torn(*arguments: Any) -> np.ndarray:
-        if next(reads) == 3:
+        if "a.tiff" in repr(arguments[0]) and next(reads) == 3:
             raise OpenSlideError("premature end of file")
         return read(*arguments)
 

@@ -1,0 +1,204 @@
+"""Decode the tiles of a TIFF without OpenSlide's drawing, which costs more than the decoding: the same pixels."""
+
+import os
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+import tifffile
+from openslide import OpenSlide
+
+VENDORS = ("aperio", "generic-tiff")  # whose levels are the pages of a TIFF, without overlaps or offsets
+RGB, YCBCR = 2, 6  # TIFF's photometric interpretations
+PLAIN, JPEG, DEFLATE = (1,), (7,), (8, 32946)  # and its compressions
+KEPT_BYTES = 64 * 2**20  # of decoded tiles that the next squares may need, too
+CHECKED_PX = 512
+_ADOBE = {RGB: 0, YCBCR: 1}  # how JPEG's marker of Adobe calls them
+_APP0, _APP15, _COMMENT, _SCAN = 0xE0, 0xEF, 0xFE, 0xDA  # markers
+
+
+@dataclass(frozen=True)
+class TiledLevel:
+    """A level that consists of tiles; `places` and `sizes` are int64 [rows * columns], in bytes of the file."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    places: np.ndarray
+    sizes: np.ndarray
+    decode: Callable[[bytes], np.ndarray]  # the bytes of a tile -> uint8 [tile_height, tile_width, 3], or ValueError
+
+    @property
+    def columns(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.tile_width)
+
+
+class TiledSlide(OpenSlide):
+    """A slide whose pixels are read from its tiles where they are those that OpenSlide would give.
+
+    Everything else is read by OpenSlide: other formats and compressions, positions between two pixels of a level, what
+    the scanner left out, and what cannot be decoded. The first pixels of each level are read both ways and compared.
+    Threads may read concurrently.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._factors = super().level_downsamples
+        self._levels: dict[int, TiledLevel] = {}
+        if self.properties.get("openslide.vendor") in VENDORS:
+            self._levels = _find_levels(path, self.level_dimensions)
+        self._file = os.open(path, os.O_RDONLY) if self._levels else None
+        self._checked: set[int] = set()
+        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels per pixel of each level; OpenSlide's own property asks the library each time."""
+        return self._factors
+
+    def close(self) -> None:
+        """Close the slide; no thread may still read from it."""
+        super().close()
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._levels = None, {}
+
+    def read_rgb(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
+        """uint8 [height, width, 3] of a level from (x, y) on, in level-0 pixels; what was not scanned is white."""
+        pixels = self._read_tiles(x, y, level, width, height)
+        if pixels is not None and level not in self._checked:
+            if self._agrees(pixels, x, y, level):
+                self._checked.add(level)
+            else:
+                self._levels.pop(level, None)
+                pixels = None
+        return self._draw(x, y, level, width, height) if pixels is None else pixels
+
+    def _agrees(self, pixels: np.ndarray, x: int, y: int, level: int) -> bool:
+        """Whether OpenSlide gives the same pixels, in the middle of what was read at (x, y)."""
+        factor = self._factors[level]
+        high, wide = (min(side, CHECKED_PX) for side in pixels.shape[:2])
+        top, left = ((side - part) // 2 for side, part in zip(pixels.shape[:2], (high, wide), strict=True))
+        if not float(factor).is_integer():  # then only (x, y) is sure to be a pixel of both levels
+            top = left = 0
+        drawn = self._draw(x + int(left * factor), y + int(top * factor), level, wide, high)
+        return np.array_equal(pixels[top : top + high, left : left + wide], drawn)
+
+    def _draw(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
+        """`read_rgb` by OpenSlide."""
+        from PIL import Image
+
+        with self.read_region((x, y), level, (width, height)) as region:
+            alpha = region.getchannel("A")
+            if alpha.getextrema()[0] == 255:
+                return np.asarray(region.convert("RGB"))  # at a third of the cost
+            canvas = Image.new("RGB", region.size, (255, 255, 255))
+            canvas.paste(region, mask=alpha)
+            return np.asarray(canvas)
+
+    def _read_tiles(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray | None:
+        """`read_rgb` from the tiles of the level; None where OpenSlide has to."""
+        found = self._levels.get(level)
+        if found is None:
+            return None
+        factor = self._factors[level]
+        left, top = x / factor, y / factor
+        if not (left.is_integer() and top.is_integer()):
+            return None
+        left, top = int(left), int(top)
+        if left < 0 or top < 0 or left + width > found.width or top + height > found.height:
+            return None
+        pixels = np.empty((height, width, 3), np.uint8)
+        across, down = found.tile_width, found.tile_height
+        for row in range(top // down, -(-(top + height) // down)):
+            first, last = max(top, row * down), min(top + height, (row + 1) * down)
+            for column in range(left // across, -(-(left + width) // across)):
+                begin, end = max(left, column * across), min(left + width, (column + 1) * across)
+                whole = (last - first, end - begin) == (down, across)
+                tile = self._tile(level, found, row * found.columns + column, keep=not whole)
+                if tile is None:
+                    return None
+                part = tile[first - row * down : last - row * down, begin - column * across : end - column * across]
+                pixels[first - top : last - top, begin - left : end - left] = part
+        return pixels
+
+    def _tile(self, number: int, level: TiledLevel, index: int, *, keep: bool) -> np.ndarray | None:
+        """A decoded tile of the level `number`; None if there is none, or it is damaged."""
+        key = number, index
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        size = int(level.sizes[index])
+        if not size or self._file is None:
+            return None
+        try:
+            tile = level.decode(os.pread(self._file, size, int(level.places[index])))
+        except (ValueError, IndexError, zlib.error):
+            return None
+        if tile.shape != (level.tile_height, level.tile_width, 3):
+            return None
+        if keep:
+            with self._lock:
+                self._kept[key] = tile
+                while len(self._kept) * tile.nbytes > KEPT_BYTES:
+                    self._kept.popitem(last=False)
+        return tile
+
+
+def _find_levels(path: str, extents: tuple[tuple[int, int], ...]) -> dict[int, TiledLevel]:
+    """The levels that can be decoded here, by their number in OpenSlide: the pages with these widths and heights."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            pages = [page.aspage() for page in tiff.pages]
+            tiled = {(page.imagewidth, page.imagelength): page for page in reversed(pages) if page.is_tiled}
+    except Exception:  # OpenSlide is the judge of what is damaged
+        return {}
+    levels = {}
+    for number, extent in enumerate(extents):
+        page = tiled.get(extent)
+        decode = None if page is None else _find_decoder(page)
+        if page is not None and decode is not None:
+            places, sizes = (np.array(each, np.int64) for each in (page.dataoffsets, page.databytecounts))
+            levels[number] = TiledLevel(*extent, page.tilewidth, page.tilelength, places, sizes, decode)
+    return levels
+
+
+def _find_decoder(page: tifffile.TiffPage) -> Callable[[bytes], np.ndarray] | None:
+    """What decodes a tile of a page; None if nothing here does."""
+    if page.planarconfig != 1 or page.samplesperpixel != 3 or page.bitspersample != 8 or page.photometric not in _ADOBE:
+        return None
+    shape = page.tilelength, page.tilewidth, 3
+    if page.compression in JPEG:
+        adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([_ADOBE[page.photometric]])
+        head = b"\xff\xd8" + adobe + (page.jpegtables or b"")[2:-2]
+        return lambda data: simplejpeg.decode_jpeg(_complete(data, head))
+    if page.photometric != RGB or page.predictor not in (1, 2):
+        return None
+    summed = page.predictor == 2  # each pixel is stored as the difference to the one on its left
+
+    def take(data: bytes) -> np.ndarray:
+        pixels = np.frombuffer(data, np.uint8).reshape(shape)
+        return pixels.cumsum(axis=1, dtype=np.uint8) if summed else pixels
+
+    if page.compression in PLAIN and not summed:
+        return take
+    return (lambda data: take(zlib.decompress(data))) if page.compression in DEFLATE else None
+
+
+def _complete(data: bytes, head: bytes) -> bytes:
+    """A JPEG of its own from an abbreviated one; the color space is the page's, whatever the JPEG says itself."""
+    parts, at = [head], 2
+    while (marker := data[at + 1]) != _SCAN:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if not _APP0 <= marker <= _APP15 and marker != _COMMENT:
+            parts.append(data[at:end])
+        at = end
+    return b"".join((*parts, data[at:]))
