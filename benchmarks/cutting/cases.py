@@ -30,4 +30,4 @@ def find_squares(slide: Path, mpp: float, out: Path) -> Cut:
     source = SlideSource(paths=(str(slide),), mpp=mpp, min_tissue=MIN_TISSUE)
     with open_slide(str(slide), Storage()) as opened:
         layout = lay_out(opened, SlideRow(str(slide), "case"), source, TILE_PX)
-    return Cut(slide, mpp, layout.side, tuple(layout.kept(MIN_TISSUE)), out)
+    return Cut(slide, mpp, layout.side, layout.kept(MIN_TISSUE).corners, out)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from PIL import Image
 
 import histill.tiles.ingest
-from histill.cluster.parallel import map_tasks
+from histill.cluster.parallel import Share, map_tasks
 from histill.config.common import Storage
 from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
@@ -240,6 +241,37 @@ def test_regions_of_a_real_slide_from_object_storage(s3: S3Server, tmp_path: Pat
     write_bytes(f"{folder}/slide.svs", CMU.read_bytes() + b"more", storage)
     with pytest.raises(InputError, match=r"slide\.svs has been replaced since"):
         ingest(config)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_one_slide_by_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one thread, by several, and by a task for each shard on whatever node: the same files, also after a loss."""
+    noise = np.random.default_rng(3).integers(0, 80, (640, 512, 3))
+    picture = (noise + np.array([150, 40, 120])).astype(np.uint8)
+    dots = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "a.tiff", picture, tile=(64, 64), photometric="rgb", **dots)
+
+    def made(name: str, share: Share, **workers: int) -> IngestReport:
+        slides = {"paths": [str(tmp_path / "a.tiff")], "mpp": 0.5, "min_tissue": 0.0}
+        data = {"output": str(tmp_path / name), "tile_px": PX, "slides": slides, "workers": workers}
+        monkeypatch.setattr(histill.tiles.ingest, "share_cpus", lambda *_, **__: share)
+        config = validate(IngestConfig, data | {"rows_per_shard": 50, "rows_per_group": 16}, "test")
+        return ingest(config)
+
+    report = made("one", Share(1, 1), count=0)
+    assert (report.manifest.header.tiles, len(report.manifest.shards())) == (320, 7)
+    check_contents(report, Storage())
+    expected = files(tmp_path / "one")
+    for name, share in {"threads": Share(None, 3), "nodes": Share(None, 2, spread=True)}.items():
+        made(name, share)
+        assert files(tmp_path / name) == expected
+    (lost,) = (tmp_path / "nodes").glob("shards/*/*-0003.parquet")
+    lost.unlink()
+    assert made("nodes", Share(None, 1, spread=True)).parts_done == 1
+    assert files(tmp_path / "nodes") == expected
 
 
 def test_slides_that_cannot_be_read_are_named(tmp_path: Path) -> None:

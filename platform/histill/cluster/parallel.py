@@ -87,6 +87,7 @@ class Share:
 
     threads: int | None  # of this process that take units; None: Ray's tasks do
     cpus: int  # for each unit
+    spread: bool = False  # whether there are more than that, so that a unit may hand pieces of itself to other nodes
 
 
 def share_cpus(units: int, at_once: int | None, *, here: bool) -> Share:
@@ -102,7 +103,8 @@ def share_cpus(units: int, at_once: int | None, *, here: bool) -> Share:
 
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     smallest = min((cpus for cpus in nodes if cpus), default=1)
-    return Share(None, max(1, min((at_once or sum(nodes)) // units, smallest)))
+    each = max(1, (at_once or sum(nodes)) // units)
+    return Share(None, min(each, smallest), spread=each > smallest)
 
 
 def map_actors(

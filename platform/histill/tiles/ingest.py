@@ -182,7 +182,7 @@ def _checked_parts(units: list[Unit], config: IngestConfig, share: Share) -> Ite
     seen: Sightings = {}
     unreadable: list[str] = []
     by_name = {unit.name: unit for unit in units}
-    make = partial(make_part, threads=share.cpus)
+    make = partial(make_part, threads=share.cpus, spread=share.spread)
     for part in map_tasks(make, units, cpus=share.cpus, at_once=config.workers.count, threads=share.threads):
         unit = by_name[part.name]
         unreadable += part.unreadable

@@ -5,8 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cache, partial
-from itertools import islice
 from typing import ClassVar
 
 import pyarrow as pa
@@ -19,19 +17,19 @@ from histill.storage.control import read_bytes, write_bytes
 from histill.storage.records import Record, parse_record, record_bytes
 from histill.storage.tables import write_table
 from histill.storage.uris import join
+from histill.tiles.bands import cut_bands, divide_slide
 from histill.tiles.empty_slides import explain_empty
 from histill.tiles.image_index import ImageRow
 from histill.tiles.images import read_images
+from histill.tiles.part_shards import PartShards, write_shards
 from histill.tiles.schema import MANIFEST
-from histill.tiles.shards import Tile, content_hash, write_shard
+from histill.tiles.shards import Tile
 from histill.tiles.slide_records import SlideRecord, find_replaced, record_slide
 from histill.tiles.slides import SlideRow, open_slide
 from histill.tiles.sources import Unreadable
-from histill.tiles.splits import assign_split
 from histill.tiles.thumbnail import draw_thumbnail
-from histill.tiles.tiling import iter_layout_tiles, lay_out
+from histill.tiles.tiling import cut_squares, lay_out
 
-SHARDS = "shards"
 NOTE_KEY = b"histill.part"  # Parquet metadata of a part's record, in JSON, so that the record is one file
 
 THUMBNAILS = "thumbnails"  # folder in the tile set
@@ -90,10 +88,10 @@ class _Found:
     class_pixels: Counter[int] = field(default_factory=Counter)
 
 
-def make_part(unit: Unit, threads: int = 1) -> Part:
+def make_part(unit: Unit, threads: int = 1, spread: bool = False) -> Part:
     """Write the unit's shards and then its record, unless an earlier run did; runs as a task on the cluster.
 
-    A slide is cut by a number of threads, which does not change the result.
+    A slide is cut by a number of threads, or with `spread` by tasks of as many CPUs, which does not change the result.
 
     A part is made again if it has unreadable sources, since they may have been replaced, if its slide has been
     replaced, if its masks were read with another meaning, or if shards are missing.
@@ -104,23 +102,23 @@ def make_part(unit: Unit, threads: int = 1) -> Part:
     if earlier is not None and not earlier.unreadable and not _is_outdated(earlier, unit):
         return earlier
     found = _Found()
-    tiles = _slide_tiles(unit, found, threads) if unit.slide else _image_tiles(unit, found)
-    rows, shards = _write_shards(tiles, unit)
-    if unit.slide and found.unreadable:  # a partly readable slide is not used
-        rows, shards = rows.slice(0, 0), {}
+    if unit.slide:
+        written = _cut_slide(unit, found, threads, spread)
+    else:
+        written = write_shards(_image_tiles(unit, found), unit.config, unit.name)
     part = Part(
         unit.name,
-        rows,
+        written.rows,
         tuple(found.unreadable),
         tuple(found.empty),
-        shards,
+        written.sizes,
         found.slide,
         found.done,
         found.class_pixels,
     )
     note = PartNote(
         ingest=unit.ingest,
-        shards=shards,
+        shards=written.sizes,
         unreadable=part.unreadable,
         empty=part.empty,
         slide=part.slide,
@@ -128,7 +126,7 @@ def make_part(unit: Unit, threads: int = 1) -> Part:
         class_pixels=tuple(sorted(part.class_pixels.items())),
         meaning=_pairs(unit.meaning),
     )
-    marked = rows.replace_schema_metadata({NOTE_KEY: record_bytes(note)})
+    marked = written.rows.replace_schema_metadata({NOTE_KEY: record_bytes(note)})
     write_table(_record_uri(unit), [marked], marked.schema, unit.config.storage, compression="zstd")
     return part
 
@@ -176,26 +174,29 @@ def _is_outdated(part: Part, unit: Unit) -> bool:
     return part.slide is not None and find_replaced(part.slide, unit.config.storage)
 
 
-def _slide_tiles(unit: Unit, found: _Found, threads: int) -> Iterator[Tile]:
+def _cut_slide(unit: Unit, found: _Found, threads: int, spread: bool) -> PartShards:
     config, row = unit.config, unit.slide
     assert row is not None
     assert config.slides is not None
-    count = 0
     try:
         with open_slide(row.uri, config.storage) as slide:
             layout = lay_out(slide, row, config.slides, config.tile_px, threads)
-            with closing(iter_layout_tiles(slide, row, layout, config.slides, config.tile_px, threads)) as tiles:
-                for tile in tiles:
-                    count += 1
-                    yield tile
-            found.slide = record_slide(slide, row, layout, count, config.storage)
-            if not count:
+            squares = layout.kept(config.slides.min_tissue)
+            bands = divide_slide(unit.name, row, squares, config, threads)
+            if spread and len(bands) > 1:
+                shards = cut_bands(bands)
+            else:
+                with closing(cut_squares(slide, row, squares, config.slides, config.tile_px, threads)) as tiles:
+                    shards = write_shards(tiles, config, unit.name)
+            found.slide = record_slide(slide, row, layout, shards.rows.num_rows, config.storage)
+            if not shards.sizes:
                 found.empty.append(explain_empty(row, slide.dimensions, layout, config.slides, config.tile_px))
-    except Unreadable as reason:
+    except Unreadable as reason:  # a partly readable slide is not used
         found.unreadable.append(str(reason))
-        return
+        return PartShards.join([])
     picture = draw_thumbnail(row, layout, config.slides.min_tissue)
     write_bytes(join(config.output, THUMBNAILS, f"{unit.name.rpartition('/')[2]}.png"), picture, config.storage)
+    return shards
 
 
 def _image_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
@@ -210,34 +211,3 @@ def _image_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
             found.done[what] = count + 1, first
         found.class_pixels.update(result.class_pixels)
         yield result
-
-
-def _write_shards(tiles: Iterator[Tile], unit: Unit) -> tuple[pa.Table, dict[str, int]]:
-    config = unit.config
-    rows: list[dict[str, object]] = []
-    sizes: dict[str, int] = {}
-    split = cache(partial(assign_split, rule=config.split))  # thousands of cases may be pinned
-    while shard := list(islice(tiles, config.rows_per_shard)):
-        name = f"{SHARDS}/{unit.name}-{len(sizes):04d}.parquet"
-        sizes[name] = write_shard(join(config.output, name), shard, config.rows_per_group, config.storage)
-        rows += [_manifest_row(tile, name, position, split(tile.case), config) for position, tile in enumerate(shard)]
-    return pa.Table.from_pylist(rows, schema=MANIFEST), sizes
-
-
-def _manifest_row(tile: Tile, shard: str, position: int, split: str, config: IngestConfig) -> dict[str, object]:
-    return {
-        "tile_id": tile.tile_id,
-        "slide": tile.slide,
-        "case": tile.case,
-        "x": tile.x,
-        "y": tile.y,
-        "mpp": tile.mpp,
-        "size_px": config.tile_px,
-        "label": tile.label,
-        "has_mask": tile.mask is not None,
-        "split": split,
-        "shard": shard,
-        "row_group": position // config.rows_per_group,
-        "row": position % config.rows_per_group,
-        "content": content_hash(tile.image, tile.mask),
-    }

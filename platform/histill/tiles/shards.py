@@ -1,7 +1,8 @@
 """Shards: Parquet files of encoded tiles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,17 +34,23 @@ class Tile:
     class_pixels: Mapping[int, int] = field(default_factory=dict)  # of each class in the mask
 
 
-def write_shard(uri: str, tiles: Sequence[Tile], rows_per_group: int, storage: Storage) -> int:
-    """Write `tiles` to one Parquet file, atomically; return its bytes. Raises InputError when the storage refuses."""
-    columns = {
-        "tile_id": [tile.tile_id for tile in tiles],
-        "image": [tile.image for tile in tiles],
-        "mask": [tile.mask for tile in tiles],
-    }
-    table = pa.Table.from_pydict(columns, schema=SHARD)
+def write_shard(uri: str, tiles: Iterable[Tile], rows_per_group: int, storage: Storage) -> int:
+    """Write `tiles` to one Parquet file, atomically; return its bytes. Raises InputError when the storage refuses.
+
+    They are taken as the file grows, one row group after the other.
+    """
     # JPEG and PNG do not compress further, and uncompressed row groups save the reader a copy.
-    groups = (table.slice(start, rows_per_group) for start in range(0, len(tiles), rows_per_group))
-    return write_table(uri, groups, SHARD, storage)
+    return write_table(uri, _groups(iter(tiles), rows_per_group), SHARD, storage)
+
+
+def _groups(tiles: Iterator[Tile], rows: int) -> Iterator[pa.Table]:
+    while group := list(islice(tiles, rows)):
+        columns = {
+            "tile_id": [tile.tile_id for tile in group],
+            "image": [tile.image for tile in group],
+            "mask": [tile.mask for tile in group],
+        }
+        yield pa.Table.from_pydict(columns, schema=SHARD)
 
 
 @dataclass(frozen=True)

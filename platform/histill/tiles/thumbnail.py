@@ -29,7 +29,7 @@ def draw_thumbnail(row: SlideRow, layout: Layout, min_tissue: float) -> bytes:
     scale = np.array(size) / (width * layout.step, height * layout.step)
     with Image.fromarray(picture) as plain, plain.copy() as drawn:
         pen = ImageDraw.Draw(drawn)
-        for corner in layout.kept(min_tissue):
+        for corner in layout.kept(min_tissue).corners:
             near = np.array(corner) * scale
             pen.rectangle([*near, *(near + layout.side * scale - 1).clip(near)], outline=GRID)
         drawn.paste(TISSUE, mask=Image.fromarray(_edge_of(tissue)))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,6 +67,20 @@ def tissue_fractions(mask: np.ndarray, step: float, corners: list[tuple[int, int
 
 
 @dataclass(frozen=True)
+class Squares:
+    """Squares to cut, in order: `corners` (x, y) and `side` in level-0 pixels, and the um/px of their tiles."""
+
+    corners: tuple[tuple[int, int], ...]
+    side: float  # may be fractional
+    mpp: float
+
+    def divide(self, count: int) -> "list[Squares]":
+        """Runs of `count` squares each, the last one shorter."""
+        starts = range(0, len(self.corners), count)
+        return [replace(self, corners=self.corners[start : start + count]) for start in starts]
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where the tiles of a slide, or of a region of one, lie. Pixels are those of level 0 unless stated otherwise."""
 
@@ -79,10 +93,11 @@ class Layout:
     tissue: np.ndarray  # bool [h, w]
     step: float  # level-0 pixels per pixel of the overview
 
-    def kept(self, min_tissue: float) -> list[tuple[int, int]]:
-        """The corners of the squares that show enough tissue."""
+    def kept(self, min_tissue: float) -> "Squares":
+        """The squares that show enough tissue."""
         pairs = zip(self.corners, self.fractions.tolist(), strict=True)
-        return [corner for corner, fraction in pairs if fraction >= min_tissue]
+        corners = tuple(corner for corner, fraction in pairs if fraction >= min_tissue)
+        return Squares(corners, self.side, self.level0_mpp * self.scale)
 
     def overview_of(self, region: tuple[float, float, float, float]) -> np.ndarray:
         """The part of the overview that shows a region, at least one pixel."""
@@ -110,28 +125,26 @@ def lay_out(slide: "TiledSlide", row: SlideRow, source: SlideSource, tile_px: in
 
 def iter_tiles(slide: "TiledSlide", row: SlideRow, source: SlideSource, tile_px: int) -> Iterator[Tile]:
     """The tiles of one slide or region that show enough tissue, row by row. Raises InputError as `lay_out` does."""
-    yield from iter_layout_tiles(slide, row, lay_out(slide, row, source, tile_px), source, tile_px)
+    squares = lay_out(slide, row, source, tile_px).kept(source.min_tissue)
+    yield from cut_squares(slide, row, squares, source, tile_px)
 
 
-def iter_layout_tiles(
-    slide: "TiledSlide", row: SlideRow, layout: Layout, source: SlideSource, tile_px: int, threads: int = 1
+def cut_squares(
+    slide: "TiledSlide", row: SlideRow, squares: Squares, source: SlideSource, tile_px: int, threads: int = 1
 ) -> Generator[Tile, None, None]:
-    """The tiles of a layout that show enough tissue, row by row, cut by a number of threads.
+    """The tiles of some squares, in their order, cut by a number of threads.
 
     JPEGs keep full chroma resolution (4:4:4): subsampling smears the hematoxylin of small nuclei.
     """
     import simplejpeg
 
-    mpp = layout.level0_mpp * layout.scale
-
     def cut(corner: tuple[int, int]) -> Tile:
         x, y = corner
-        pixels = np.ascontiguousarray(read_square(slide, x, y, layout.side, tile_px))
+        pixels = np.ascontiguousarray(read_square(slide, x, y, squares.side, tile_px))
         image = simplejpeg.encode_jpeg(pixels, quality=source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
-        return Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, mpp, None, image, None)
+        return Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, squares.mpp, None, image, None)
 
-    kept = layout.kept(source.min_tissue)
-    runs = [kept[start : start + TILES_AT_ONCE] for start in range(0, len(kept), TILES_AT_ONCE)]
-    with closing(map_threads(lambda run: [cut(corner) for corner in run], runs, threads)) as cut_runs:
+    runs = squares.divide(TILES_AT_ONCE)
+    with closing(map_threads(lambda run: [cut(corner) for corner in run.corners], runs, threads)) as cut_runs:
         for tiles in cut_runs:
             yield from tiles

@@ -38,3 +38,35 @@ def test_leaving_early_cancels_unless_the_process_ends(
     assert next(results) == 1
     results.close()  # type: ignore[attr-defined]
     assert cancelled == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "units", "at_once", "expected"),
+    [
+        ([4], 1, None, parallel.Share(None, 4)),
+        ([4], 3, None, parallel.Share(None, 1)),
+        ([4], 100, None, parallel.Share(None, 1)),
+        ([8, 8, 0], 1, None, parallel.Share(None, 8, spread=True)),  # the head takes no work
+        ([8, 8], 2, None, parallel.Share(None, 8)),
+        ([8, 2], 1, None, parallel.Share(None, 2, spread=True)),
+        ([8, 8], 1, 4, parallel.Share(None, 4)),
+        ([8, 8], 6, 4, parallel.Share(None, 1)),
+    ],
+)
+def test_a_few_units_share_the_cpus_of_a_cluster(
+    nodes: list[int], units: int, at_once: int | None, expected: parallel.Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [{"Alive": True, "Resources": {"CPU": float(cpus)} if cpus else {}} for cpus in nodes]
+    monkeypatch.setattr("ray.nodes", lambda: [*found, {"Alive": False, "Resources": {"CPU": 64.0}}])
+    assert parallel.share_cpus(units, at_once, here=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("units", "at_once", "expected"),
+    [(1, None, (1, 6)), (4, None, (4, 3)), (6, None, (6, 2)), (500, None, (6, 1)), (1, 2, (1, 2)), (3, 1, (1, 1))],
+)
+def test_a_few_units_share_the_cpus_of_a_process(
+    units: int, at_once: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "count_cpus", lambda: 6)
+    assert parallel.share_cpus(units, at_once, here=True) == parallel.Share(*expected)

@@ -18,7 +18,7 @@ from histill.tiles.slide_files import open_slide
 from histill.tiles.slides import SlideRow
 from histill.tiles.sources import Unreadable
 from histill.tiles.tiled_slide import TiledSlide
-from histill.tiles.tiling import iter_layout_tiles, lay_out
+from histill.tiles.tiling import cut_squares, lay_out
 from testbed.jpeg_tiff import RGB, YCBCR, JpegLevel, write_jpeg_tiff
 
 pytestmark = pytest.mark.unit
@@ -166,8 +166,8 @@ def test_tiles_are_the_same_whoever_reads_them_and_by_any_number_of_threads(
     def tiles(mpp: float, threads: int) -> list[Any]:
         source = SlideSource(paths=(str(path),), mpp=mpp, min_tissue=0.0)
         with open_slide(str(path), storage) as ours:
-            layout = lay_out(ours, row, source, 32, threads)
-            return list(iter_layout_tiles(ours, row, layout, source, 32, threads))
+            squares = lay_out(ours, row, source, 32, threads).kept(source.min_tissue)
+            return list(cut_squares(ours, row, squares, source, 32, threads))
 
     with monkeypatch.context() as patch:
         patch.setattr(tiled_slide, "VENDORS", ())

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from histill.tiles import tissue
 from histill.tiles.tissue import find_tissue
 
 pytestmark = pytest.mark.unit
@@ -57,3 +59,15 @@ def test_black_borders_are_not_tissue() -> None:
 def test_pale_tissue_beside_dark() -> None:
     mask = find_tissue(field((PALE, slice(10, 80), slice(10, 60)), (HEMATOXYLIN, slice(10, 80), slice(60, 110))))
     assert mask[15:75, 15:105].mean() > 0.98
+
+
+def test_tissue_does_not_depend_on_the_strips_that_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    blobs = ndimage.gaussian_filter(random.normal(0, 1, (201, 90)), 5) > 0.02
+    colors = np.where(blobs[..., None], (200, 90, 170), (243, 241, 244)) + random.normal(0, 9, (201, 90, 3))
+    overview = colors.clip(0, 255).astype(np.uint8)
+    whole = find_tissue(overview)
+    assert 0.2 < whole.mean() < 0.8
+    for rows in (1, 50, 200):
+        monkeypatch.setattr(tissue, "STRIP_PX", rows)
+        np.testing.assert_array_equal(find_tissue(overview), whole)

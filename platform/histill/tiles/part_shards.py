@@ -1,0 +1,72 @@
+"""Write the tiles of a part of an ingest to its shards, with their rows of the manifest."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain, islice
+
+import pyarrow as pa
+
+from histill.config.ingest_tiles import IngestConfig
+from histill.storage.uris import join
+from histill.tiles.schema import MANIFEST
+from histill.tiles.shards import Tile, content_hash, write_shard
+from histill.tiles.splits import assign_split
+
+SHARDS = "shards"
+
+
+@dataclass(frozen=True)
+class PartShards:
+    """Shards of a part: the rows of their tiles, and their sizes in bytes by name."""
+
+    rows: pa.Table
+    sizes: dict[str, int]
+
+    @classmethod
+    def join(cls, shards: Sequence["PartShards"]) -> "PartShards":
+        """Several, in their order; none have no rows."""
+        rows = pa.concat_tables([MANIFEST.empty_table(), *(each.rows for each in shards)])
+        return cls(rows, {name: size for each in shards for name, size in each.sizes.items()})
+
+
+def write_shards(tiles: Iterable[Tile], config: IngestConfig, name: str, first: int = 0) -> PartShards:
+    """Write the tiles to shards of `rows_per_shard`, the last one shorter; `first` is the number of the first shard.
+
+    Tiles are taken as they are written, so that memory holds one shard's bytes. Raises whatever the tiles raise, and
+    InputError when the storage refuses.
+    """
+    waiting = iter(tiles)
+    rows: list[dict[str, object]] = []
+    sizes: dict[str, int] = {}
+    split = cache(partial(assign_split, rule=config.split))  # thousands of cases may be pinned
+
+    def noted(shard: Iterable[Tile], name: str) -> Iterator[Tile]:
+        for position, tile in enumerate(shard):
+            rows.append(_manifest_row(tile, name, position, split(tile.case), config))
+            yield tile
+
+    for tile in waiting:
+        shard = f"{SHARDS}/{name}-{first + len(sizes):04d}.parquet"
+        full = noted(chain([tile], islice(waiting, config.rows_per_shard - 1)), shard)
+        sizes[shard] = write_shard(join(config.output, shard), full, config.rows_per_group, config.storage)
+    return PartShards(pa.Table.from_pylist(rows, schema=MANIFEST), sizes)
+
+
+def _manifest_row(tile: Tile, shard: str, position: int, split: str, config: IngestConfig) -> dict[str, object]:
+    return {
+        "tile_id": tile.tile_id,
+        "slide": tile.slide,
+        "case": tile.case,
+        "x": tile.x,
+        "y": tile.y,
+        "mpp": tile.mpp,
+        "size_px": config.tile_px,
+        "label": tile.label,
+        "has_mask": tile.mask is not None,
+        "split": split,
+        "shard": shard,
+        "row_group": position // config.rows_per_group,
+        "row": position % config.rows_per_group,
+        "content": content_hash(tile.image, tile.mask),
+    }
