@@ -18,6 +18,7 @@ from histill.counts import count_event
 from histill.errors import InputError
 from histill.storage.cache import RowGroupCache
 from histill.storage.filesystems import arrow_filesystem, client_key, storage_errors
+from histill.storage.memory import keep_freed_memory
 from histill.storage.retry import with_retries
 from histill.storage.tables import is_damage, is_part_of
 from histill.storage.uris import is_remote, join, path_within
@@ -87,6 +88,7 @@ class ShardReader:
 
         Raises InputError, naming the shard, when it is missing, truncated or refused by the storage.
         """
+        keep_freed_memory()
         waiting: deque[Future[pa.Table]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="read")
         try:
