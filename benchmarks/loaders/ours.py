@@ -1,6 +1,7 @@
 """histill's own stream: one process, a reader and two decoding threads."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -9,6 +10,9 @@ from benchmarks.loaders.parquet_shards import write
 from benchmarks.loaders.target import Target
 from benchmarks.loaders.tiles import SIDE_PX
 
+if TYPE_CHECKING:
+    from histill.stream.tile_stream import TileStream
+
 FORMAT = "parquet"
 
 __all__ = ["FORMAT", "batches", "write"]
@@ -16,6 +20,17 @@ __all__ = ["FORMAT", "batches", "write"]
 
 def batches(case: str, target: Target, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of 64, uint8 [B, 3, side, side] for each side of the case, in the shuffled order of a training epoch."""
+    return read_epoch(make_stream(case, target), 0)
+
+
+def read_epoch(stream: "TileStream", epoch: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The batches of one epoch, the larger view first."""
+    for batch in stream.training_epoch(epoch, seed=0):
+        yield (batch.student,) if batch.teacher is None else (batch.teacher, batch.student)
+
+
+def make_stream(case: str, target: Target) -> "TileStream":
+    """The stream of the views of the case."""
     from histill.config.common import Storage
     from histill.stream.read import TileSource
     from histill.stream.tile_stream import TileStream
@@ -29,7 +44,7 @@ def batches(case: str, target: Target, tiles: int) -> Iterator[tuple[torch.Tenso
         "pair": Views(student_px=SMALL_PX, teacher_px=SIDE_PX),
     }[case]
     manifest = read_manifest(target.uri, storage)
-    stream = TileStream(
+    return TileStream(
         manifest=manifest,
         source=TileSource(target.uri, manifest.header.digest, storage),
         split="train",
@@ -39,5 +54,3 @@ def batches(case: str, target: Target, tiles: int) -> Iterator[tuple[torch.Tenso
         workers=1,
         threads=WORKERS,
     )
-    for batch in stream.training_epoch(0, seed=0):
-        yield (batch.student,) if batch.teacher is None else (batch.teacher, batch.student)

@@ -24,7 +24,7 @@ LONG = {  # a run of minutes: a student that takes its time, saved when an epoch
     "checkpoint_every": "1000",
 }
 ELASTIC = {"workers.count": "{min: 1, max: 2}"}
-READ_BY_TASKS = {"data.reader": "ray_data", "workers.cpus": "0.5"}  # who leave CPUs for the tasks
+READ_BY_TASKS = {"data.decode": "cluster", "workers.cpus": "0.5"}  # who leave CPUs for the tasks
 CUT_S, S3_AWAY_S, TRACKING_AWAY_S = 25.0, 6.0, 120.0
 NOTICE_S = 15
 FIRST_AT = 16  # steps: by then Ray has a checkpoint for certain; the newest that is seen may not be in its books

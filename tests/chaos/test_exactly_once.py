@@ -130,10 +130,10 @@ def test_a_run_through_broken_requests_ends_like_one_without_faults(
 ) -> None:
     """A tenth of all requests fail: slow-downs, resets, silence, short bodies; for tiles and checkpoints alike.
 
-    The run without faults is read by Ray Data, so it also holds the two readers against each other.
+    The cluster decodes for the run without faults, so it also holds the two ways against each other.
     """
     changes = {"data.batch_size": BATCH, "checkpoint_every": 2, "workers.count": 2}
-    whole = train(pretraining("no-faults", many.uri, changes | {"data.reader": "ray_data"}))
+    whole = train(pretraining("no-faults", many.uri, changes | {"data.decode": "cluster"}))
     with fault_proxy(s3.endpoint, Faults(rate=0.1, stall_s=2.0, seed=3)) as proxy:
         broken = changes | {"storage.endpoint": proxy.endpoint, "storage.request_timeout_s": 1.0}
         faulty = train(pretraining("faults", many.uri, broken), ledger_of(tmp_path / "ledger"))

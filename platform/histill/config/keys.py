@@ -12,6 +12,7 @@ _NEAR = 0.6  # least similarity of a suggested key
 _FORMER = {  # renamed keys of earlier versions
     "dice": "loss.dice.weight",
     "deep": "loss.deep.weight",
+    "data.reader": "data.decode",
     "loss.soft": "loss.soft_cross_entropy.weight",
     "loss.hard": "loss.hard_cross_entropy.weight",
     "loss.temperature": "loss.soft_cross_entropy.temperature",

@@ -38,8 +38,13 @@ class Data(Strict):
         None, ge=1, description="encoded tiles in the shuffle buffers of all workers; null: 64 batches, at least 4096"
     )
     augment: Augment = Augment()
-    reader: Literal["worker", "ray_data"] = Field(
-        "worker", description="who reads shards: threads of each worker, or Ray Data tasks anywhere in the cluster"
+    decode: Literal["auto", "worker", "cluster"] = Field(
+        "auto",
+        description="who reads and decodes tiles: threads of each worker, or Ray Data on any node with free CPUs; "
+        "auto: the cluster if its other nodes have a free CPU for each of these threads, except in a sweep",
+    )
+    decode_nodes: dict[str, str] = Field(
+        {}, description="Ray labels of the nodes that may decode for the workers, such as {pool: cpu}; {}: any node"
     )
     read_threads: int = Field(4, ge=1, description="concurrent read requests of each worker")
     decode_threads: int = Field(2, ge=1, description="decoding threads of each worker")
@@ -233,10 +238,10 @@ class RunConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def _ray_to_read_with(self) -> "RunConfig":
-        if self.workers.in_process and self.data.reader == "ray_data":
+    def _ray_to_decode_with(self) -> "RunConfig":
+        if self.workers.in_process and self.data.decode == "cluster":
             raise ValueError(
-                "data.reader=ray_data reads in tasks of Ray, which workers.count 0 leaves out; set it to worker"
+                "data.decode=cluster decodes in tasks of Ray, which workers.count 0 leaves out; set it to worker"
             )
         return self
 

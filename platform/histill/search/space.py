@@ -42,6 +42,8 @@ def build_trial_config(config: SearchConfig, values: Mapping[str, Any], *, name:
     # Tune stops a trial at its reports, each of which must carry the score, so checkpoint only at epoch ends.
     data |= {"name": name, "runs": runs, "checkpoint_every": 10**9}
     data["optimizer"] = {**data["optimizer"], "steps": None}  # ASHA compares trials after equally many epochs
+    if data["data"]["decode"] == "auto":  # the next trials take the CPUs that are free now
+        data["data"] = {**data["data"], "decode": "worker"}
     return validate(model, data, f"trial {name}")
 
 

@@ -4,76 +4,32 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from histill.config.augment import Augment
 from histill.counts import count_event
 from histill.errors import InputError
 from histill.stream import responses
 from histill.stream.buffers import Buffers
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile, decode_mask
+from histill.stream.decode_spec import DecodeSpec, place_tiles, show_tile
 from histill.stream.encoded import EncodedRow, list_encoded_rows
-from histill.stream.geometry import apply_symmetry_to_planes, compose_symmetries
+from histill.stream.geometry import apply_symmetry_to_planes
 from histill.stream.index import SampleIndex
 from histill.stream.plan import Step
 from histill.stream.tile_batch import TileBatch
 from histill.stream.views import (
     Placement,
-    Views,
     crop_and_orient,
     draw_numbers,
-    draw_placements,
-    view_input_px,
-    view_into,
 )
 from histill.tiles.manifest import Manifest
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DecodeSpec:
-    """How encoded rows are decoded into a batch."""
-
-    tile_px: int
-    views: Views
-    augment: Augment
-    seed: int
-    epoch: int
-    labels: np.ndarray | None  # int64 [tiles of the manifest] class indices, or [tiles, K] of 0 and 1
-    masks: bool
-    threads: int
-    max_corrupt: int
-    responses: CachedViews | None = None
-    maps: bool = False  # also decode the teacher's feature maps
-    embeddings: tuple[tuple[str, CachedViews], ...] = ()  # caches of embeddings by teacher, all of the same views
-
-    @property
-    def answered(self) -> CachedViews | None:
-        """The cached views that the responses belong to; None if they belong to upright whole tiles."""
-        cached = self.responses or next((cached for _, cached in self.embeddings), None)
-        return cached if cached is not None and cached.views > 1 else None
-
-    @property
-    def window_px(self) -> int:
-        """Side of the window that a batch shows of a tile, in tile pixels."""
-        return (self.answered or self).augment.crop_px or self.tile_px
-
-    def response_shape(self, side_px: int) -> tuple[int, int, int]:
-        """Shape [C, H, W] of the response to a tile or window of `side_px`."""
-        assert self.responses is not None
-        side = side_px if self.responses.outputs.dense else 1
-        return self.responses.outputs.packed_channels, side, side
-
-    @property
-    def map_shape(self) -> tuple[int, int, int] | None:
-        """Shape [C, h, w] of the teacher's feature maps; None if they are not decoded."""
-        return self.responses.map_shape if self.maps and self.responses is not None else None
 
 
 @dataclass(frozen=True)
@@ -94,8 +50,7 @@ class _Arrays:
 
     def __init__(self, buffers: Buffers, count: int, how: DecodeSpec) -> None:
         window = how.window_px
-        sides = [view_input_px(side, window, how.tile_px) for side in how.views.sides]
-        self.views = [buffers.lend((count, side, side, 3)) for side in sides]
+        self.views = [buffers.lend((count, side, side, 3)) for side in how.shown_px]
         self.mask = buffers.lend((count, window, window)) if how.masks else None
         self.response = buffers.lend((count, *how.response_shape(window))) if how.responses else None
         self.map = None if how.map_shape is None else np.zeros((count, *how.map_shape), np.float32)
@@ -211,28 +166,12 @@ def _jobs(step: Step, arrays: _Arrays, rows: dict[int, EncodedRow], places: Samp
     entries = np.concatenate([step.entries[present], step.fill])
     tiles = places.tiles_of(entries)
     draws = draw_numbers(how.seed, how.epoch, tiles, places.copies_of(entries))
-    places_of_tiles, places_of_answers = _placements(tiles, draws, how)
+    places_of_tiles, places_of_answers = place_tiles(tiles, draws, how)
     drawn = zip(slots, tiles, entries, places_of_tiles, places_of_answers, draws, strict=True)
     return [
         _Job(int(slot), int(tile), rows[int(entry)], place, answer, draw[3:], bool(step.entries[slot] >= 0))
         for slot, tile, entry, place, answer, draw in drawn
     ]
-
-
-def _placements(tiles: np.ndarray, draws: np.ndarray, how: DecodeSpec) -> tuple[list[Placement], list[Placement]]:
-    """Return the placements of the tiles' views and of their stored responses.
-
-    If the responses belong to cached views, the epoch's cached view is shown, and the run's own flips are applied on
-    top of it, to view and response alike.
-    """
-    if how.answered is None:
-        places = draw_placements(how.augment, draws, how.tile_px, how.views)
-        return places, places
-    side = how.window_px
-    answers = draw_placements(Augment(flips=how.augment.flips), draws, side, Views(side))
-    seen = how.answered.placements(how.answered.view_of(how.epoch), tiles, how.tile_px)
-    turns = [compose_symmetries(view.symmetry, answer.symmetry) for view, answer in zip(seen, answers, strict=True)]
-    return [replace(view, symmetry=turn) for view, turn in zip(seen, turns, strict=True)], answers
 
 
 def _decode(jobs: list[_Job], arrays: _Arrays, how: DecodeSpec) -> list[tuple[int, CorruptTile]]:
@@ -249,13 +188,7 @@ def _decode(jobs: list[_Job], arrays: _Arrays, how: DecodeSpec) -> list[tuple[in
 
 def _decode_one(job: _Job, arrays: _Arrays, how: DecodeSpec) -> None:
     row, place = job.row, job.place
-    colors = (job.draws, how.augment) if how.augment.colors else None
-    data, decoded_px = (row.image, None) if row.pixels is None else (row.pixels, max(how.views.sides))
-    if not data:
-        raise CorruptTile("its bytes are not those that the manifest names")
-    view_into(
-        [view[job.slot] for view in arrays.views], data, how.tile_px, how.views, place, colors, decoded_px=decoded_px
-    )
+    show_tile([view[job.slot] for view in arrays.views], row, place, job.draws, how)
     if not job.counts:
         return
     if arrays.mask is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
 
 import pyarrow as pa
@@ -20,6 +21,8 @@ class EncodedRow:
     map: memoryview | None
     embeddings: Mapping[str, memoryview | None] = field(default_factory=dict)  # by the teacher's name
     tokens: Mapping[str, memoryview | None] = field(default_factory=dict)
+    views: tuple[memoryview, ...] = ()  # as the network sees them, if another process has decoded them
+    fault: str | None = None  # why that process could not
 
 
 def embedding_column(teacher: str) -> str:
@@ -32,11 +35,33 @@ def token_column(teacher: str) -> str:
     return f"tokens:{teacher}"
 
 
+def view_column(number: int) -> str:
+    """The column with the decoded view number `number`, fixed_size_binary of its pixels."""
+    return f"view:{number}"
+
+
 def list_encoded_rows(table: pa.Table) -> Iterator[tuple[int, EncodedRow]]:
     """Iterate over the entries of `table`, each with its bytes."""
     columns = [bytes_of(table, name) for name in ("image", "pixels", "mask", "response", "map")]
     embeddings, tokens = (_by_teacher(table, name("")) for name in (embedding_column, token_column))
-    return zip(table["entry"].to_pylist(), map(EncodedRow, *columns, embeddings, tokens), strict=True)
+    views = _views(table)
+    faults = table["fault"].to_pylist() if "fault" in table.column_names else repeat(None, table.num_rows)
+    rows = map(EncodedRow, *columns, embeddings, tokens, views, faults)
+    return zip(table["entry"].to_pylist(), rows, strict=True)
+
+
+def _views(table: pa.Table) -> Iterable[tuple[memoryview, ...]]:
+    names = [name for name in table.column_names if name.startswith(view_column(0)[:-1])]
+    return zip(*map(partial(_pixels, table), names), strict=True) if names else repeat((), table.num_rows)
+
+
+def _pixels(table: pa.Table, name: str) -> list[memoryview]:
+    """The rows of a column of fixed size, as slices of its memory."""
+    column = table[name].combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    size = column.type.byte_width
+    content = memoryview(column.buffers()[1]).cast("B")[column.offset * size :]
+    return [content[start : start + size] for start in range(0, size * len(column), size)]
 
 
 def _by_teacher(table: pa.Table, prefix: str) -> Iterable[Mapping[str, memoryview | None]]:

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import tee
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from histill.config.augment import Augment
 from histill.config.common import Storage
-from histill.stream.batches import DecodeSpec, decode_batches
+from histill.stream.batches import decode_batches
 from histill.stream.buffers import Buffers
-from histill.stream.index import SampleIndex, balance_groups
-from histill.stream.plan import EpochPlan, Step, plan_steps, sequential_steps
+from histill.stream.decode_spec import DecodeSpec, PassSpec
+from histill.stream.index import SampleIndex
+from histill.stream.passes import Pass, Planner, Series
 from histill.stream.prefetch import prefetch
 from histill.stream.read import ReadRequest, ShardReader, TileSource
 from histill.stream.tile_batch import TileBatch
@@ -23,9 +25,17 @@ from histill.tiles.manifest import Manifest
 from histill.tiles.shards import TileShard
 
 Read = Callable[[TileSource, Iterable[ReadRequest]], Generator[pa.Table]]
-"""Reads the encoded tables in the order of the requests: a `ShardReader` in this process, or `read_by_ray_data`."""
+"""Reads the encoded tables in the order of the requests: a `ShardReader`."""
 
-_LEAST_BUFFER_TILES, _BUFFERED_BATCHES = 4096, 64
+
+class ReadPass(Protocol):
+    """Reads the tables of a pass elsewhere, decoded or not, in the order of its requests."""
+
+    def __call__(self, stream: "TileStream", of: Pass) -> Generator[pa.Table]: ...
+
+    def close(self) -> None:
+        """End what reads ahead."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class TileStream:
     only: np.ndarray | None = None  # int64, ascending rows of the manifest: only these, in any split
     labels: np.ndarray | None = None  # int64 [tiles of the manifest], class indices for the batches
     read: Read = field(default_factory=ShardReader)
+    passes: ReadPass | None = None  # None: `read` reads, in this process
     threads: int = 2
     max_corrupt: int = 0
     buffer_tiles: int | None = None  # shuffle buffer over all workers; None: enough to mix well
@@ -50,11 +61,14 @@ class TileStream:
     groups: np.ndarray | None = None  # int64 [tiles of the manifest], groups to balance instead of a column
 
     @cached_property
+    def planner(self) -> Planner:
+        """The order of this stream's tiles."""
+        return Planner(**{each.name: getattr(self, each.name) for each in fields(Planner)})
+
+    @property
     def places(self) -> SampleIndex:
         """The tiles to stream. Raises InputError when the split is empty."""
-        if self.only is not None:
-            return SampleIndex.at(self.manifest, self.only)
-        return SampleIndex.of(self.manifest, self.split, self.cases)
+        return self.planner.places
 
     @cached_property
     def _buffers(self) -> Buffers:
@@ -72,60 +86,54 @@ class TileStream:
 
     def tiles_of_epoch(self, epoch: int, *, seed: int) -> np.ndarray:
         """The manifest rows (int64, ascending) that all workers together must consume in `epoch`."""
-        return self._places_of(epoch, seed).tiles
+        return self.planner.places_of(epoch, seed).tiles
+
+    def close(self) -> None:
+        """End what reads ahead of the consumer in other processes."""
+        if self.passes is not None:
+            self.passes.close()
 
     def training_epoch(
         self, epoch: int, *, seed: int, augment: Augment = UPRIGHT, from_step: int = 0
     ) -> Iterator[TileBatch]:
         """This worker's part of the global batches of `epoch` from `from_step` on; any world size sees the same."""
-        places = self._places_of(epoch, seed)
-        buffer_tiles = self.buffer_tiles or max(_LEAST_BUFFER_TILES, _BUFFERED_BATCHES * self.batch_size)
-        plan = EpochPlan(places.starts, self.batch_size, seed, epoch, buffer_tiles)
-        return self._stream(plan_steps(plan, self.worker, self.workers, from_step), places, epoch, seed, augment)
+        return self._stream(Pass(Series(True, seed, augment), epoch, from_step))
 
     def exact_pass(self, *, padded: bool = True) -> Iterator[TileBatch]:
         """Every tile of the split once over all workers; the last batch is `padded` or shorter, never dropped.
 
         Tiles are not augmented; if responses are cached for several views, each tile is shown in the first of these.
         """
-        steps = sequential_steps(self.places.starts, self.worker, self.workers, self.batch_size, padded=padded)
-        return self._stream(steps, self.places, 0, 0, UPRIGHT)
+        return self._stream(Pass(Series(False, padded=padded)))
 
-    def _places_of(self, epoch: int, seed: int) -> SampleIndex:
-        if self.groups is not None:
-            groups = np.unique(self.groups[self.places.tiles], return_inverse=True)[1]
-        elif self.balance is not None:
-            groups = balance_groups(self.manifest, self.places.tiles, self.balance)
-        else:
-            return self.places
-        return self.places.balanced(groups, seed=seed, epoch=epoch)
-
-    def _stream(
-        self, steps: Iterator[Step], places: SampleIndex, epoch: int, seed: int, augment: Augment
-    ) -> Iterator[TileBatch]:
-        cached, embeddings = self.source.responses, self.source.embeddings
-        answered = cached or next((each for _, each in embeddings), None)
-        source = self.source if answered is None else replace(self.source, view=answered.view_of(epoch))
+    def spec(self, of: Pass) -> PassSpec:
+        """What a pass reads, and how it is decoded."""
         how = DecodeSpec(
             tile_px=self.manifest.header.tile_px,
             views=self.views,
-            augment=augment,
-            seed=seed,
-            epoch=epoch,
+            augment=of.series.augment,
+            seed=of.series.seed,
+            epoch=of.epoch,
             labels=self.labels,
             masks=self.source.masks,
             threads=self.threads,
             max_corrupt=self.max_corrupt,
-            responses=cached,
-            maps=source.maps,
-            embeddings=embeddings,
+            responses=self.source.responses,
+            maps=self.source.maps,
+            embeddings=self.source.embeddings,
         )
+        return PassSpec(self.source, how).of_epoch(of.epoch)
+
+    def _stream(self, of: Pass) -> Iterator[TileBatch]:
+        steps, places = self.planner.plan(of)
+        spec = self.spec(of)
 
         def batches() -> Iterator[TileBatch]:
             decoded, read = tee(steps)
             reads = (group for step in read for group in places.reads(step.opened))
-            with closing(self.read(source, reads)) as tables:  # stops its threads, even if the consumer leaves early
-                yield from decode_batches(decoded, tables, places, self.manifest, self._buffers, how)
+            tables = self.read(spec.source, reads) if self.passes is None else self.passes(self, of)
+            with closing(tables):  # stops its threads, even if the consumer leaves early
+                yield from decode_batches(decoded, tables, places, self.manifest, self._buffers, spec.how)
 
         return prefetch(batches())
 

@@ -1,11 +1,15 @@
 """Build a worker's learner and tile streams. Free of Ray, so that a run can also train without it."""
 
+from dataclasses import replace
+
 import torch
 from timm.utils import ModelEmaV3
 
 from histill.artifacts.model_folder import resolve
 from histill.models.projection import ProjectedStudent
-from histill.stream.ray_data_reader import read_by_ray_data
+from histill.stream.ray_data.choose import decodes_in_cluster
+from histill.stream.ray_data.graph import RayDataGraph
+from histill.stream.ray_data.read_passes import PassReader
 from histill.stream.read import ShardReader
 from histill.stream.tile_stream import TileStream
 from histill.tiles.manifest import Manifest
@@ -31,7 +35,9 @@ def build_learner(spec: RunSpec, manifest: Manifest, device: torch.device) -> Le
 
 def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) -> tuple[TileStream, TileStream]:
     """The training and validation streams of `worker` out of `workers`."""
-    data, labels, groups = spec.config.data, spec.read_labels(manifest), spec.group_tiles(manifest)
+    config = spec.config
+    data, labels, groups = config.data, spec.read_labels(manifest), spec.group_tiles(manifest)
+    in_cluster = not config.workers.in_process and decodes_in_cluster(data, workers)
 
     def stream(split: str, cases: frozenset[str] | None) -> TileStream:
         return TileStream(
@@ -44,7 +50,7 @@ def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) 
             batch_size=data.batch_size,
             worker=worker,
             workers=workers,
-            read=ShardReader(data.read_threads) if data.reader == "worker" else read_by_ray_data,
+            read=ShardReader(data.read_threads),
             threads=data.decode_threads,
             max_corrupt=data.max_corrupt,
             buffer_tiles=data.shuffle_tiles,
@@ -52,4 +58,9 @@ def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) 
             groups=groups,
         )
 
-    return stream(data.train, spec.cases), stream(data.val, None)
+    training, validation = stream(data.train, spec.cases), stream(data.val, None)
+    if in_cluster:
+        graph, epochs = RayDataGraph(workers, data.decode_nodes), config.epochs_of(training.steps)
+        training = replace(training, passes=PassReader(graph, epochs))
+        validation = replace(validation, passes=PassReader(graph))
+    return training, validation

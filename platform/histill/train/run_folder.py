@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -29,7 +30,9 @@ _MAY_CHANGE = {
     "concurrent",
     "register_best",
     "checkpoint_every",
-    "data.reader",
+    "data.decode",
+    "data.decode_nodes",
+    "data.reader",  # earlier name of data.decode
     "data.read_threads",
     "data.decode_threads",
     "data.cache_decoded",
@@ -144,7 +147,7 @@ def _difference(old: RunRecord, new: RunRecord) -> str:
 def _fixed(config: dict[str, Any]) -> dict[str, Any]:
     """The keys that affect what is computed: dotted key -> value; without nulls, which older records lack."""
     flat = {key: value for key, value in _flat(config).items() if value is not None}
-    fixed = {key: flat[key] for key in flat if not {key, key.partition(".")[0]} & _MAY_CHANGE}
+    fixed = {key: flat[key] for key in flat if _MAY_CHANGE.isdisjoint(accumulate(key.split("."), "{}.{}".format))}
     return {key: value for key, value in fixed.items() if not _LICENSES & set(key.split("."))}
 
 

@@ -87,6 +87,8 @@ def _train(spec: RunSpec, tracker: Tracker | None, session: Session, publisher: 
         if rank == 0 and (line := summary.close(keep_best=learner.best is not None)):
             session.tell(line)
     finally:
+        training.close()
+        validation.close()
         if tracker is not None:
             tracker.close()
 

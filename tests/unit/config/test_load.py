@@ -120,7 +120,8 @@ def test_a_missing_file_is_named() -> None:
         ("data.augment.stain=1.5", ("'data.augment.stain'", "1.5", "less than 1")),
         ("data.augment.brightness=-0.1", ("'data.augment.brightness'", "-0.1")),
         ("data.balance=organ", ("'data.balance'", "organ", "'label', 'slide', 'case' or 'response'")),
-        ("data.reader=torch", ("'data.reader'", "torch")),
+        ("data.decode=torch", ("'data.decode'", "torch")),
+        ("data.reader=ray_data", ("'data.reader'", "did you mean 'data.decode'")),
         ("data.shuffle_tiles=0", ("'data.shuffle_tiles'", "0")),
         ("data.read_threads=0", ("'data.read_threads'", "0")),
         ("student={size_px: 64, mpp: 1.0}", ("student", "size_px or mpp, not both")),
@@ -144,7 +145,7 @@ def test_what_a_training_run_varies() -> None:
     plain = load_config(PretrainConfig, None, PRETRAIN).data
     assert plain.augment.flips
     assert not plain.augment.colors
-    assert (plain.augment.crop_px, plain.balance, plain.reader) == (None, None, "worker")
+    assert (plain.augment.crop_px, plain.balance, plain.decode) == (None, None, "auto")
     varied = load_config(PretrainConfig, None, [*PRETRAIN, "data.augment={flips: false, stain: 0.1, crop_px: 128}"])
     assert varied.data.augment.colors
     assert (varied.data.augment.flips, varied.data.augment.crop_px) == (False, 128)
@@ -255,7 +256,7 @@ def test_batch_jobs_take_a_number_of_workers_alone(count: str) -> None:
 
 
 def test_what_needs_ray_refuses_no_workers() -> None:
-    assert "set it to worker" in refused_pretraining("workers.count=0", "data.reader=ray_data")
+    assert "set it to worker" in refused_pretraining("workers.count=0", "data.decode=cluster")
     assert load_config(PretrainConfig, None, [*PRETRAIN, "workers.count=0", "data.batch_size=1"]).workers.in_process
     keys = [*PRETRAIN, "space={loss.soft_cross_entropy.temperature: {uniform: [1, 2]}}", "workers.count=0"]
     assert load_config(SEARCHES, None, keys).workers.in_process

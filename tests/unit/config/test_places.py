@@ -140,7 +140,18 @@ def test_what_is_no_servers_address_is_refused_wherever_it_enters(text: str, mon
 
 
 NO_PLACES = {  # texts of other kinds, by the last part of their keys
-    *("name", "encoder", "region", "experiment", "layer", "student_layer", "teacher_layer", "teacher_layers", "image"),
+    *(
+        "name",
+        "encoder",
+        "region",
+        "decode_nodes",
+        "experiment",
+        "layer",
+        "student_layer",
+        "teacher_layer",
+        "teacher_layers",
+        "image",
+    ),
     *(
         "case",
         "label",

@@ -19,6 +19,7 @@ from histill.config.augment import Augment
 from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
 from histill.stream.counter_rng import multiset_hash
+from histill.stream.ray_data import read_passes
 from histill.stream.read import DecodedCacheSpec, ShardReader, TileSource
 from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
@@ -38,8 +39,27 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., M
     return tile_set(tmp_path_factory.mktemp("tiles"), tiles=27, tile_px=64)  # 18 to train: the last batch is padded
 
 
+@pytest.fixture(scope="module", params=["by the worker", "read by tasks", "decoded by tasks"], autouse=True)
+def mode(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Who reads and decodes: each test holds for all of them. Here the work of the tasks is done without Ray."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHARED, "passes", None if request.param == "by the worker" else in_tasks)
+        patch.setattr(read_passes, "is_smaller_decoded", lambda *_: request.param == "decoded by tasks")
+        patch.setattr(read_passes, "CHUNK_TILES", 8)
+        yield request.param
+
+
+SHARED: dict[str, Any] = {}
+
+
+def in_tasks() -> read_passes.PassReader:
+    return read_passes.PassReader(lambda plan, work, ahead: (work(block) for block in plan()))
+
+
 def stream(manifest: Manifest, worker: int = 0, workers: int = 1, **changes: Any) -> TileStream:
+    passes = SHARED["passes"]
     values: dict[str, Any] = {
+        "passes": passes and passes(),
         "manifest": manifest,
         "source": TileSource(manifest.uri, manifest.header.digest, Storage(), masks=True),
         "split": "train",

@@ -19,9 +19,9 @@ from histill.config.load import validate
 from histill.errors import InputError
 from histill.storage.control import create_bytes, list_files, measure_files, swap_bytes, write_bytes
 from histill.storage.tables import write_table
-from histill.stream import ray_data_reader
 from histill.stream.cached_views import CachedViews
 from histill.stream.index import SampleIndex
+from histill.stream.ray_data.chunks import Chunk
 from histill.stream.read import DecodedCacheSpec, ReadRequest, ShardReader, TileSource
 from histill.stream.responses import response_schema
 from histill.stream.tile_stream import TileStream
@@ -167,15 +167,14 @@ def test_a_part_of_a_split_is_checked_too(manifest: Manifest) -> None:
 
 def test_ray_tasks_are_told_what_to_expect() -> None:
     sent = ReadRequest("a", 3, np.array([0, 2]), np.array([7, 8]), Expected(pa.array(["x", "y"]), pa.array(["1", "2"])))
-    (plan,) = pa.Table.from_pylist([ray_data_reader._item(sent)]).to_pylist()
-    got = ray_data_reader._read(plan)
+    unchecked = ReadRequest("b", 0, np.array([0]), np.array([9]))
+    chunk = Chunk.from_block(Chunk(4, True, [sent, unchecked], np.array([5, 6, 7]), np.array([0, 0, 1])).to_block())
+    assert (chunk.epoch, chunk.last, chunk.tiles.tolist(), chunk.copies.tolist()) == (4, True, [5, 6, 7], [0, 0, 1])
+    got, other = chunk.requests
     assert (got.shard, got.row_group, got.rows.tolist(), got.entries.tolist()) == ("a", 3, [0, 2], [7, 8])
     assert got.expected is not None
     assert got.expected.lists() == (["x", "y"], ["1", "2"])
-    (plan,) = pa.Table.from_pylist(
-        [ray_data_reader._item(ReadRequest("a", 3, np.array([0]), np.array([7])))]
-    ).to_pylist()
-    assert ray_data_reader._read(plan).expected is None
+    assert (other.shard, other.entries.tolist(), other.expected) == ("b", [9], None)
 
 
 def answer(manifest: Manifest, folder: Path) -> CachedViews:
