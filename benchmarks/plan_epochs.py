@@ -26,7 +26,7 @@ from histill.stream.plan import EpochPlan, plan_steps
 from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
-from histill.tiles.manifest import read_manifest, write_manifest
+from histill.tiles.manifest_file import read_manifest, write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, write_shard
 

@@ -135,7 +135,7 @@ def ours(bench: Bench, size: str, number: int) -> float:
 def bare(bench: Bench, size: str, number: int) -> float:
     """Seconds of the bare loop in one process per core, each with its part of the shards."""
     from histill.config.common import Storage
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from histill.tiles.shards import shards_of
 
     begun = time.monotonic()

@@ -159,7 +159,8 @@ def prepare(budget: Budget) -> None:
 
     from histill.config.common import Storage
     from histill.config.train_teacher import TeacherConfig
-    from histill.tiles.manifest import HEADER_NAME, read_manifest
+    from histill.tiles.manifest import HEADER_NAME
+    from histill.tiles.manifest_file import read_manifest
     from testbed.training import epochs_for, run
 
     torch.set_num_threads(budget.processors)

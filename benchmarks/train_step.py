@@ -45,7 +45,8 @@ from histill.tasks.training_task import TrainingTask
 from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.network import NetworkTeacher
 from histill.teachers.shard_responses import ResponseJob, write_shard_responses
-from histill.tiles.manifest import Manifest, write_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, shards_of, write_shard
 from histill.train.checkpoint import Learner

@@ -149,7 +149,7 @@ def cache(budget: Budget, name: str) -> tuple[str, None]:
 def _cache(budget: Budget, name: str, tiles: str) -> str:
     from experiments.common.imagenet import encoder_folder
     from experiments.common.tile_sets import STORAGE
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from testbed.training import responses
 
     folder = encoder_folder(name, budget.out / "teachers" / name)
@@ -164,7 +164,7 @@ def cache_shell(budget: Budget) -> str:
     """Cache SHELL's responses to the tiles that students see."""
     from experiments.common.shell import shell_teacher
     from experiments.common.tile_sets import STORAGE
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from testbed.training import responses
 
     tiles = read_manifest(str(budget.out / "unlabeled"), STORAGE)
@@ -215,7 +215,7 @@ def pretrain(budget: Budget, arm: str, seed: int) -> tuple[str, None]:
 
 def _keys(budget: Budget, arm: str, teachers: tuple[str, ...], seed: int) -> dict[str, Any]:
     from experiments.common.tile_sets import STORAGE
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from testbed.training import epochs_for, keys_of
 
     tiles = read_manifest(str(budget.out / "unlabeled"), STORAGE)
@@ -242,7 +242,7 @@ def _keep_untrained(budget: Budget, seed: int) -> None:
     from histill.artifacts import model_folder
     from histill.config.load import validate
     from histill.config.pretrain_student import PretrainConfig
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from histill.train.build import build_learner
     from histill.train.prepare import prepare_run
 
@@ -260,7 +260,7 @@ def probe(budget: Budget, model: str, seed: int) -> tuple[str, list[Part]]:
     """The figures of one teacher, with every seed's cases, or of one arm's student, with those of its own seed."""
     from experiments.common.representation import embed_tiles, probe_once, read_embeddings
     from experiments.common.tile_sets import STORAGE
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
 
     teacher, tiles = model in TEACHERS, read_manifest(str(budget.out / "biopsies"), STORAGE)
     name = f"teacher_{model}" if teacher else f"{budget.student}_{model}"

@@ -150,7 +150,7 @@ def teach(budget: Budget, seed: int) -> tuple[int, dict[int, float]]:
     from histill.config.score_model import HeldOut
     from histill.config.train_teacher import TeacherConfig
     from histill.evaluate.score import score_model
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from testbed.training import epochs_for, keys_of, responses, run
 
     tiles = read_manifest(str(budget.out / "biopsies"), STORAGE)
@@ -179,7 +179,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     from histill.config.finetune_student import FinetuneConfig
     from histill.config.score_model import HeldOut
     from histill.evaluate.score import score_model
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from testbed.training import FRESH_HEAD, epochs_for, keys_of, responses, run
 
     kept = budget.out / "values" / f"{cell.name}.json"
@@ -214,7 +214,7 @@ def learn(budget: Budget, cell: Cell) -> tuple[Cell, float]:
 def summary(budget: Budget, teachers: dict[int, dict[int, float]], values: dict[Cell, float]) -> dict[str, Any]:
     """Rows by scale, the curve, and the students for comparison."""
     from experiments.common.tile_sets import STORAGE
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from histill.tiles.subsample import subsample_cases
 
     grouped: dict[tuple[str, str, int, float], list[float]] = defaultdict(list)

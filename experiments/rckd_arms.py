@@ -159,7 +159,7 @@ def teach(budget: Budget) -> float:
     from histill.config.score_model import HeldOut
     from histill.config.train_teacher import TeacherConfig
     from histill.evaluate.score import score_model
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from testbed.training import epochs_for, keys_of, responses, run
 
     torch.set_num_threads(os.cpu_count() or 1)  # nothing else is running
@@ -180,7 +180,7 @@ def pretrain(budget: Budget, student: str, arm: str, seed: int) -> tuple[str, No
     from experiments.common.tile_sets import STORAGE
     from histill.config.pretrain_student import PretrainConfig
     from histill.config.train_teacher import TeacherConfig
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from testbed.training import epochs_for, keys_of, responses, run
 
     supervised = arm == "supervised"
@@ -205,7 +205,7 @@ def finetune(budget: Budget, cell: Cell) -> tuple[Cell, float]:
     from histill.config.finetune_student import FinetuneConfig
     from histill.config.score_model import HeldOut
     from histill.evaluate.score import score_model
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
     from testbed.training import FRESH_HEAD, epochs_for, keys_of, run
 
     kept = budget.out / "values" / f"{cell.name}.json"

@@ -14,7 +14,8 @@ from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.contents import content_hash
-from histill.tiles.manifest import TABLE_NAME, Manifest, read_manifest, write_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import TABLE_NAME, read_manifest, write_manifest
 from histill.tiles.schema import MANIFEST
 
 MPP = 0.25

@@ -35,7 +35,7 @@ def make_stream(case: str, target: Target) -> "TileStream":
     from histill.stream.read import TileSource
     from histill.stream.tile_stream import TileStream
     from histill.stream.views import Views
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
 
     storage = Storage()
     views = {

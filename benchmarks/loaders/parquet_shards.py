@@ -15,7 +15,7 @@ MPP = 0.25
 def write(tiles: Sequence[Path], target: Target) -> None:
     """Shards with row groups of one batch, and a manifest with every tile in `train`."""
     from histill.config.common import Storage
-    from histill.tiles.manifest import write_manifest
+    from histill.tiles.manifest_file import write_manifest
     from histill.tiles.shards import Tile, content_hash, write_shard
 
     rows = []

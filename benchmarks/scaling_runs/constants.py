@@ -30,7 +30,8 @@ from histill.stream.responses import decode_levels
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.teachers.classical import ClassicalTeacher
-from histill.tiles.manifest import read_header, read_manifest, write_manifest
+from histill.tiles.manifest import read_header
+from histill.tiles.manifest_file import read_manifest, write_manifest
 from histill.tiles.schema import MANIFEST
 from testbed.fault_proxy import fault_proxy
 
@@ -86,7 +87,7 @@ def _read(uri: str) -> dict[str, float]:
 
 def _stored(uri: str) -> float:
     from histill.storage.filesystems import arrow_filesystem
-    from histill.tiles.manifest import TABLE_NAME
+    from histill.tiles.manifest_file import TABLE_NAME
 
     filesystem, path = arrow_filesystem(f"{uri}/{TABLE_NAME}", Storage())
     return float(filesystem.get_file_info(path).size)

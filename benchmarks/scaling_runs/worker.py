@@ -19,7 +19,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.scaling_runs.shares import Mark
-from histill.tiles.manifest import read_manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import checkpoint_name, save_checkpoint
 from histill.train.loop import Hooks, train

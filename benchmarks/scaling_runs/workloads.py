@@ -16,7 +16,7 @@ from histill.stream.cached_views import CachedViews
 from histill.teachers.cache import address, finish_cache
 from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.shard_responses import ResponseJob, write_shard_responses
-from histill.tiles.manifest import write_manifest
+from histill.tiles.manifest_file import write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, TileShard, content_hash, write_shard
 from histill.train.prepare import prepare_run

@@ -13,7 +13,7 @@ from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.testing.tile_sets import write_tile_set
-from histill.tiles.manifest import read_manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.tiles.shards import Tile
 from testbed.site import Site
 

@@ -30,7 +30,8 @@ def _make(folder: Path, images: Path, tiles: str, seed: int) -> None:
 
     from histill.artifacts import model_folder
     from histill.artifacts.model_folder import ModelCard
-    from histill.tiles.manifest import case_digests, read_manifest
+    from histill.tiles.manifest import case_digests
+    from histill.tiles.manifest_file import read_manifest
 
     manifest, step = read_manifest(tiles, Storage()), 1 + seed
     card = ModelCard(

@@ -20,6 +20,7 @@ from histill.teachers.shard_responses import read_first_responses
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import shards_of
 from histill.tiles.subsample import subsample_cases
+from histill.tiles.whole_table import read_table
 
 SAMPLES = 1000  # of the test cases
 FIGURE = "balanced_accuracy"
@@ -41,9 +42,9 @@ def probe(values: np.ndarray, tiles: Manifest, fraction: float, seed: int) -> Pr
     `values`, float32 [tiles, D], are those of all tiles in the order of the manifest. The cases are those that a
     fine-tuning with the same fraction and seed learns from; C is chosen by folds of these.
     """
-    split, label = (np.array(tiles.table[name].to_pylist()) for name in ("split", "label"))
+    split, label = (np.array(read_table(tiles)[name].to_pylist()) for name in ("split", "label"))
     classes = tuple(sorted(set(label)))
-    everything = Embeddings(values, np.searchsorted(classes, label), np.array(tiles.table["case"].to_pylist()))
+    everything = Embeddings(values, np.searchsorted(classes, label), np.array(read_table(tiles)["case"].to_pylist()))
     chosen = sorted(subsample_cases(tiles, "train", fraction, seed))
     train, test = (
         everything.take((split == "train") & np.isin(everything.cases, chosen)),

@@ -16,8 +16,10 @@ from histill.config.common import Storage
 from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.tiles.image_index import image_rows
-from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest, write_manifest
+from histill.tiles.manifest import HEADER_NAME, Manifest
+from histill.tiles.manifest_file import read_manifest, write_manifest
 from histill.tiles.parts import Unit, make_part
+from histill.tiles.whole_table import read_table
 
 STORAGE = Storage()
 # EBHI-Seg records no resolution. Its nuclei are 5 to 6 px wide, those of NuInsSeg 35 to 40 px at 0.25 um/px.
@@ -93,7 +95,7 @@ def unlabeled(data: Path, out: Path) -> Manifest:
         return read_manifest(str(out / "unlabeled"), STORAGE)
     folder = out / "unlabeled-images"
     folder.mkdir(parents=True, exist_ok=True)
-    known = biopsies(data, out).table.select(["case", "split"]).to_pydict()
+    known = read_table(biopsies(data, out)).select(["case", "split"]).to_pydict()
     split_of = dict(zip(known["case"], known["split"], strict=True))
     rows, val = [], {case for case, split in split_of.items() if split == "val"}
     for row in _rows(data / "ebhi_seg" / "index.csv"):

@@ -14,7 +14,9 @@ from histill.config.distill_student import DistillConfig
 from histill.config.load import set_value, validate
 from histill.config.runs import RunConfig
 from histill.config.train_teacher import TeacherConfig
-from histill.tiles.manifest import Manifest, write_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import write_manifest
+from histill.tiles.whole_table import read_table
 from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint
 from histill.train.loop import Hooks, train
@@ -86,11 +88,11 @@ def teacher(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> str
 
 def without_labels(manifest: Manifest, folder: Path) -> Manifest:
     """The same tiles, with labels only in the validation split."""
-    names = manifest.table["label"].to_pylist()
+    names = read_table(manifest)["label"].to_pylist()
     for row in manifest.rows_of("train"):
         names[row] = None
-    column = manifest.table.schema.get_field_index("label")
-    table = manifest.table.set_column(column, "label", pa.array(names, pa.string()))
+    column = read_table(manifest).schema.get_field_index("label")
+    table = read_table(manifest).set_column(column, "label", pa.array(names, pa.string()))
     shards = [f"{manifest.uri}/{shard}" for shard in table["shard"].to_pylist()]
     at = table.schema.get_field_index("shard")
     return write_manifest(str(folder), table.set_column(at, "shard", pa.array(shards)), tile_px=64, mpp=0.5, ingest="")

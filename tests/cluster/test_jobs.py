@@ -19,6 +19,7 @@ from histill.local.ray_head import RayHead
 from histill.local.s3 import S3Server
 from histill.local.tracking import TrackingServer
 from histill.tiles.manifest import Manifest
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.cluster
 
@@ -171,7 +172,7 @@ def test_a_corrupt_jpeg(
     finished = job(*arguments(keys), env=environment(s3.environment(), head.environment()))
     assert (finished.returncode, finished.stdout) == (2, ""), finished.stderr
     line = one_line(finished.stderr, [s3.secret_key])
-    assert f"tile {tile} in shard {spoilt.uri}/{spoilt.table['shard'][0]}" in line
+    assert f"tile {tile} in shard {spoilt.uri}/{read_table(spoilt)['shard'][0]}" in line
     client = MlflowClient(tracking.uri, tracking.uri)
     (run,) = client.search_runs([client.get_experiment_by_name(keys["name"]).experiment_id])
     assert run.info.status == "FAILED"

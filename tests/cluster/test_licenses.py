@@ -24,7 +24,8 @@ from histill.registry.promotion import Promotion, promote
 from histill.teachers import cache as caching
 from histill.teachers.cache import cache_responses
 from histill.teachers.encoder_presets import PRESETS
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.train.build import build_learner, build_streams
 from histill.train.loop import Hooks, train
 from histill.train.prepare import prepare_run

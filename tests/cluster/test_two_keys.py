@@ -20,7 +20,8 @@ from histill.storage.control import exists, probe, read_bytes, write_json
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
 from histill.storage.retrying import retrying_filesystem
 from histill.stream.read import ReadRequest, ShardReader, TileSource
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.tiles.shards import shards_of
 
 pytestmark = pytest.mark.cluster

@@ -34,7 +34,9 @@ from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.testing.storage_schemes import check_storage
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
+from histill.tiles.whole_table import read_table
 from testbed.fault_proxy import Faults, fault_proxy
 
 pytestmark = pytest.mark.cluster
@@ -63,11 +65,11 @@ def test_any_name_goes_through_all_clients(
 ) -> None:
     root = f"{FOLDER}/odd/{name}"
     manifest = tile_set(f"{root}/tile set {name}", tiles=8, tile_px=32, storage=storage)  # both of our clients
-    assert read_manifest(manifest.uri, storage).table.equals(manifest.table)
+    assert read_table(read_manifest(manifest.uri, storage)).equals(read_table(manifest))
     source = TileSource(manifest.uri, manifest.header.digest, storage)
     tiles = TileStream(manifest, source, "", Views(32), 4, 0, 1, only=np.arange(8))
     assert sum(int(batch.valid.sum()) for batch in tiles.exact_pass()) == 8
-    names = manifest.table["shard"].unique().to_pylist()
+    names = read_table(manifest)["shard"].unique().to_pylist()
     assert control.measure_files(manifest.uri, names, storage).keys() == set(names)
     assert control.create_bytes(f"{root}/claim {name}", b"1", storage)
     assert control.swap_bytes(f"{root}/claim {name}", b"1", b"2", storage)
@@ -200,7 +202,7 @@ def test_jobs_ask_for_nothing_that_the_policies_do_not_allow(
         for _ in range(2):
             made = ingesting.ingest(tiles).manifest
             cached = caching.cache_responses(answers)
-        name = made.table["shard"][0].as_py()
+        name = read_table(made)["shard"][0].as_py()
         for folder in (made.uri, cached.uri):
             control.remove(f"{folder}/{name}", storage)
         assert not ingesting.ingest(tiles).reused

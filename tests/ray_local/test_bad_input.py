@@ -13,7 +13,9 @@ from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard
 from histill.config.common import Storage
 from histill.local.ray_head import RayHead
-from histill.tiles.manifest import Manifest, write_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import write_manifest
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.ray_local
 
@@ -41,7 +43,7 @@ class Desk:
     def without(self, split: str) -> Manifest:
         """A tile set whose `split` is empty."""
         whole = self.tiles(labels=True)
-        rows = whole.table.filter(pa.array([name != split for name in whole.table["split"].to_pylist()]))
+        rows = read_table(whole).filter(pa.array([name != split for name in read_table(whole)["split"].to_pylist()]))
         return write_manifest(str(self.folder / "less"), rows, tile_px=64, mpp=0.5, ingest="", storage=Storage())
 
     def model(self, mpp: float = 0.5) -> str:
@@ -96,7 +98,7 @@ def marked(desk: Desk, split: str) -> tuple[Manifest, str]:
     """Tiles of which one has a mask with a 7, and what is to be said of it."""
     tiles = desk.tiles()
     row = int(tiles.rows_of(split)[1])
-    name = f"tile {desk.mark_mask(tiles, row, 7)} in shard {tiles.uri}/{tiles.table['shard'][row]}"
+    name = f"tile {desk.mark_mask(tiles, row, 7)} in shard {tiles.uri}/{read_table(tiles)['shard'][row]}"
     return tiles, f"the mask of {name} holds the value 7 and 0 to 1 was expected (background, nucleus); "
 
 

@@ -31,6 +31,7 @@ from histill.teachers.cache import HEADER_NAME, CachedResponses, address, cache_
 from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.teacher import load_teacher
 from histill.tiles.manifest import Manifest
+from histill.tiles.whole_table import read_table
 from histill.train.prepare import prepare_run
 
 pytestmark = pytest.mark.ray_local
@@ -76,7 +77,7 @@ def test_the_shards_mirror_those_of_the_tiles(tiles: Manifest, cached: CachedRes
     assert (header.tiles, header.undecodable) == (24, 0)
     assert header.classes == ("background", "nucleus")
     assert header.tiles_digest == tiles.header.digest
-    assert shards(cached.uri).keys() == set(tiles.table["shard"].to_pylist())
+    assert shards(cached.uri).keys() == set(read_table(tiles)["shard"].to_pylist())
     for shard in shards(cached.uri):
         assert groups_of(join(cached.uri, shard), "tile_id") == groups_of(join(tiles.uri, shard), "tile_id")
 

@@ -23,9 +23,11 @@ from histill.storage.control import exists, read_bytes, remove, write_bytes
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import join
 from histill.tiles.ingest import IngestReport, ingest
-from histill.tiles.manifest import HEADER_NAME, read_manifest
+from histill.tiles.manifest import HEADER_NAME
+from histill.tiles.manifest_file import read_manifest
 from histill.tiles.shards import content_hash
 from histill.tiles.slide_records import read_slides
+from histill.tiles.whole_table import read_table
 
 pytestmark = [pytest.mark.ray_local, pytest.mark.usefixtures("ray_local")]
 
@@ -72,7 +74,7 @@ def config_of(output: str, index: str, **changes: Any) -> IngestConfig:
 
 def check_contents(report: IngestReport, storage: Storage) -> None:
     """Every row is where the manifest says, with the bytes that it says, and every shard's row is named once."""
-    table = read_manifest(report.manifest.uri, storage).table
+    table = read_table(read_manifest(report.manifest.uri, storage))
     rows = table.to_pylist()
     assert len({row["tile_id"] for row in rows}) == len(rows)
     for shard in {row["shard"] for row in rows}:
@@ -94,7 +96,7 @@ def test_images_with_labels_and_masks(images: Path, tmp_path: Path) -> None:
     assert sum(header.splits.values()) == COUNT
     assert (report.reused, report.skipped, report.parts_done) == (False, (), 6)
     check_contents(report, Storage())
-    rows = report.manifest.table.to_pylist()
+    rows = read_table(report.manifest).to_pylist()
     assert [row["tile_id"] for row in rows] == [f"{number}.jpg" for number in range(COUNT)]
     for case in {row["case"] for row in rows}:
         assert len({row["split"] for row in rows if row["case"] == case}) == 1
@@ -198,7 +200,7 @@ def test_object_storage(s3: S3Server, images: Path, tmp_path: Path) -> None:
     write_bytes(table, read_bytes(table, storage)[:-10], storage)
     with pytest.raises(InputError, match=r"manifest\.parquet does not match its header's digest: it was cut short"):
         read_manifest(config.output, storage)
-    remove(join(config.output, report.manifest.table["shard"][0].as_py()), storage)
+    remove(join(config.output, read_table(report.manifest)["shard"][0].as_py()), storage)
     again = ingest(config)
     assert (again.parts_done, again.parts_reused, again.manifest.header) == (1, 5, report.manifest.header)
     check_contents(again, storage)

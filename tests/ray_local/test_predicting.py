@@ -22,6 +22,7 @@ from histill.storage.control import exists, read_bytes
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.ray_local
 
@@ -65,7 +66,7 @@ def test_every_tile_is_there_once_and_a_finished_run_is_only_read(tiles: Manifes
     config = PredictConfig(output=f"s3://{s3.bucket}/predicting/twice", **keys)
     first, again = predict(config), predict(config)
     assert (first.tiles, first.corrupt, sum(first.classes.values())) == (TILES, 0, TILES)
-    assert seen(first.predictions) == Counter(tiles.table["tile_id"].to_pylist())
+    assert seen(first.predictions) == Counter(read_table(tiles)["tile_id"].to_pylist())
     assert (first.heatmaps, first.features) == (6, 6)
     assert len(files_below(join(first.predictions, "features"), ".h5")) == 6
     heatmaps = files_below(join(first.predictions, "heatmaps"), "")

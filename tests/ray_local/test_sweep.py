@@ -29,6 +29,7 @@ from histill.search.trial import name_trial
 from histill.storage.control import json_bytes
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.ray_local
 TEMPERATURE = "loss.soft_cross_entropy.temperature"
@@ -220,7 +221,9 @@ def test_a_sweep_is_watched_by_its_metrics(scraped_sweep: tuple[Sweep, Any]) -> 
 
 def test_the_trials_share_their_decoded_tiles(sweep: Sweep, cache: Path, tiles: Manifest) -> None:
     """One file per row group of the training and validation splits, since all trials use one tile size."""
-    groups = {(row["shard"], row["row_group"]) for row in tiles.table.to_pylist() if row["split"] in ("train", "val")}
+    groups = {
+        (row["shard"], row["row_group"]) for row in read_table(tiles).to_pylist() if row["split"] in ("train", "val")
+    }
     assert len(list(cache.rglob("*.arrow"))) == len(groups)
 
 

@@ -30,6 +30,7 @@ from histill.storage.filesystems import arrow_filesystem
 from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
+from histill.tiles.whole_table import read_table
 from histill.train.in_process import ProcessSession
 from histill.train.launch import Trained, train_run
 from histill.train.newest import find_newest_checkpoint, step_of
@@ -230,7 +231,7 @@ def test_a_span_of_workers_takes_as_many_as_it_may_and_leaves_a_corrupt_tile_out
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     row = int(damaged.rows_of("train")[5])
-    tile, shard = spoil_tile(damaged, row), damaged.table["shard"][row].as_py()
+    tile, shard = spoil_tile(damaged, row), read_table(damaged)["shard"][row].as_py()
     changes = {"data.max_corrupt": 1, "workers.count": {"min": 1, "max": 2}}
     observer = observe(tmp_path / "reports")
     trained = train(pretraining("corrupt-left-out", damaged.uri, changes), observer.callback())

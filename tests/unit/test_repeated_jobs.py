@@ -30,8 +30,10 @@ from histill.errors import InputError
 from histill.predict.predict import predict
 from histill.teachers.cache import cache_responses
 from histill.tiles.ingest import ingest
-from histill.tiles.manifest import HEADER_NAME, TABLE_NAME, read_manifest
+from histill.tiles.manifest import HEADER_NAME
+from histill.tiles.manifest_file import TABLE_NAME, read_manifest
 from histill.tiles.parts import make_part
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -106,7 +108,7 @@ def test_of_two_configurations_at_once_one_is_refused_before_it_writes(
     assert "holds tiles of another configuration (images.mpp was" in refused
     (made,) = [each for each in said if not isinstance(each, str)]
     assert files(tmp_path / "t") == alone[made.header.mpp]
-    assert set(made.table["mpp"].to_pylist()) == {made.header.mpp}
+    assert set(read_table(made)["mpp"].to_pylist()) == {made.header.mpp}
 
 
 def test_one_configuration_twice_at_once_makes_one_set(
@@ -126,7 +128,7 @@ def test_a_failed_ingest_does_not_occupy_its_folder(images: Path, tmp_path: Path
         ingest(config(images, output))
     (images / "5.jpg").write_bytes(kept)
     made = ingest(config(images, output, mpp=1.0)).manifest
-    assert set(made.table["mpp"].to_pylist()) == {1.0}
+    assert set(read_table(made)["mpp"].to_pylist()) == {1.0}
     with pytest.raises(InputError, match=r"another configuration \(images\.mpp was 1\.0 and is 0\.5\)"):
         ingest(config(images, output))
     assert ingest(config(images, output, mpp=1.0)).reused
@@ -197,7 +199,7 @@ def test_what_a_straggler_of_a_failed_ingest_writes_is_mixed_with_nothing(images
         make_part(unit)
     after = files(tmp_path / "t")
     manifest = read_manifest(str(tmp_path / "t"), Storage())
-    needed = [*manifest.table["shard"].unique().to_pylist(), TABLE_NAME, HEADER_NAME]
+    needed = [*read_table(manifest)["shard"].unique().to_pylist(), TABLE_NAME, HEADER_NAME]
     assert {name: after[name] for name in needed} == {name: before[name] for name in needed}
     assert ingest(config(images, tmp_path / "t", mpp=1.0)).reused
 
@@ -221,7 +223,7 @@ def test_the_same_ingest_mends_what_is_lost_or_damaged(
 ) -> None:
     made = ingest(config(images, tmp_path / "t")).manifest
     undisturbed = files(tmp_path / "t")
-    shard = made.table["shard"][2].as_py()
+    shard = read_table(made)["shard"][2].as_py()
     part = next(path for path in undisturbed if path.startswith("parts/") and "00001" in path)
     for each in {"shard": [shard], "shard and header": [shard, HEADER_NAME], "shard and part": [shard, part]}.get(
         name, [name]
@@ -270,7 +272,7 @@ def test_the_same_command_mends_responses(
     what = cache_of(tmp_path / "t", tmp_path / "out")
     folder = Path(cache_responses(what).uri)
     undisturbed = files(folder)
-    harmed = {"shard": [made.table["shard"][2].as_py()], "header": [caching.HEADER_NAME]}
+    harmed = {"shard": [read_table(made)["shard"][2].as_py()], "header": [caching.HEADER_NAME]}
     for name in harmed.get(which) or [each for names in harmed.values() for each in names]:
         harm(folder / name)
     assert not cache_responses(what).reused
@@ -300,7 +302,7 @@ def test_the_same_command_mends_predictions(images: Path, tmp_path: Path, which:
     what = predictions_of(tmp_path / "t", tmp_path / "out", tmp_path / "model")
     folder = Path(predict(what).predictions)
     undisturbed = rows_of(folder)
-    one, two = (folder / made.table["shard"][row].as_py() for row in (0, 2))
+    one, two = (folder / read_table(made)["shard"][row].as_py() for row in (0, 2))
     if which in ("shard", "both"):
         cut(one)
     if which in ("header", "both"):
@@ -320,7 +322,7 @@ def test_the_same_command_mends_predictions(images: Path, tmp_path: Path, which:
 def test_tiles_that_are_mended_are_predicted_again(images: Path, tmp_path: Path) -> None:
     made = ingest(config(images, tmp_path / "t")).manifest
     what = predictions_of(tmp_path / "t", tmp_path / "out", tmp_path / "model", max_corrupt=1)
-    shard = tmp_path / "t" / made.table["shard"][0].as_py()
+    shard = tmp_path / "t" / read_table(made)["shard"][0].as_py()
     whole, table = shard.read_bytes(), pq.read_table(shard)
     images_then = table["image"].to_pylist()
     images_then[1] = images_then[0]  # decodable, and another tile's

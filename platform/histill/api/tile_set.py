@@ -26,7 +26,7 @@ def open_tiles(uri: str, *, storage: Storage | None = None) -> "TileSet":
         >>> tiles.splits, tiles.classes
         ({'train': 812, 'val': 96, 'test': 104}, ('benign', 'tumor'))
     """
-    from histill.tiles.manifest import read_manifest
+    from histill.tiles.manifest_file import read_manifest
 
     storage = storage or Storage()
     return TileSet(read_manifest(str(uri), storage), storage)
@@ -71,8 +71,13 @@ class TileSet:
 
     @property
     def table(self) -> "pa.Table":
-        """A row for each tile: its id, case, slide, place, split, label and so on. `.to_pandas()` makes a frame."""
-        return self.manifest.table
+        """A row for each tile: its id, case, slide, place, split, label and so on. `.to_pandas()` makes a frame.
+
+        It is read whole each time, 250 bytes for each tile.
+        """
+        from histill.tiles.whole_table import read_table
+
+        return read_table(self.manifest)
 
     def __len__(self) -> int:
         return self.manifest.header.tiles
@@ -131,7 +136,6 @@ class TileSet:
             >>> for batch in histill.open_tiles("tiles").stream("train", student_px=112, batch_size=64):
             ...     loss = criterion(network(batch.student.float() / 255), batch.label)
         """
-        import numpy as np
 
         from histill.config.load import validate
         from histill.outputs import OutputSpec
@@ -141,7 +145,7 @@ class TileSet:
         from histill.stream.views import UPRIGHT, Views, check_window
         from histill.teachers.cache import check_tiles, read_header
 
-        self.manifest.rows_of(split)  # refuses an empty split now, rather than in the loop
+        tiles = self.manifest.select(split)  # refuses an empty split now, rather than in the loop
         views = Views(student_px or self.tile_px, teacher_px)
         how = validate(Augment, augment, "augment") if isinstance(augment, dict) else augment or UPRIGHT
         check_window(how, self.tile_px, views, stride=1)
@@ -168,7 +172,7 @@ class TileSet:
                 batch_size=batch_size,
                 worker=0,
                 workers=1,
-                labels=self.manifest.labels_of(outputs, np.arange(len(self)), needed=False) if self.classes else None,
+                labels=self.manifest.labels_of(outputs, tiles, needed=False) if self.classes else None,
                 threads=threads,
                 max_corrupt=max_corrupt,
                 balance=balance,

@@ -70,7 +70,8 @@ def cache_responses(config: Given = None, /, *, local: bool = False, **keys: Any
     """
     from histill.storage.control import exists, probe, write_bytes
     from histill.storage.uris import join
-    from histill.tiles.manifest import read_header, read_manifest
+    from histill.tiles.manifest import read_header
+    from histill.tiles.manifest_file import read_manifest
 
     checked = configure(CacheConfig, config, keys, local=local, source="cache_responses")
     storage = checked.storage

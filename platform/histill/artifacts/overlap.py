@@ -8,6 +8,7 @@ from slides. Overlap of neither kind is not detected.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,9 +20,11 @@ from histill.errors import InputError
 from histill.storage.control import list_folders
 from histill.storage.records import read_record
 from histill.storage.uris import join
-from histill.tiles.manifest import HEADER_NAME, Header, Manifest, digest_case, read_manifest
+from histill.tiles.manifest import HEADER_NAME, Header, Manifest, digest_case
+from histill.tiles.manifest_file import read_manifest
 from histill.tiles.slide_records import read_slides
 
+_COMPARED = ("case", "slide", "content")
 _IMAGE_DIGITS = 32  # of a tile's content hash; the mask's digits follow
 _MOST_SIBLINGS = 200  # maximum number of neighboring folders searched for a tile set
 
@@ -37,7 +40,7 @@ class SeenTiles:
 
 def find_seen(card: ModelCard, held_out: Manifest, split: str, storage: Storage) -> SeenTiles:
     """What the model of `card` has seen of a split, in training or validation, its own or its ancestors'."""
-    rows = held_out.table.filter(pc.equal(held_out.table["split"], split))
+    rows = held_out.read(_COMPARED, np.asarray(held_out.rows.find("split", {split})))
     taught = frozenset((*card.train_cases, *card.val_cases))
     seen = set(rows["case"].filter(_of_cases(rows, taught)).unique().to_pylist())
     if not card.val_cases and card.tiles_digest == held_out.header.digest and split == Data.model_fields["val"].default:
@@ -51,10 +54,13 @@ def find_seen(card: ModelCard, held_out: Manifest, split: str, storage: Storage)
             place = f" at {tiles.uri}" if tiles.uri else ""
             unknown.append(f"tile set {tiles.digest[:12]}, which is no longer{place} nor beside the held-out tiles")
             continue
-        learned = manifest.table.filter(_of_cases(manifest.table, taught))
-        same = pc.or_(same, pc.is_in(images, _images_of(learned)))
-        for slide in slides.keys() & _cases_by_slide(learned, manifest, storage).keys():
-            seen |= slides[slide]
+        cases = manifest.rows.coded["case"].values.to_pylist()
+        learned = manifest.rows.find("case", {case for case in cases if digest_case(case) in taught})
+        for piece in learned.pieces():
+            part = manifest.read(_COMPARED, piece)
+            same = pc.or_(same, pc.is_in(images, _images_of(part)))
+            for slide in slides.keys() & _cases_by_slide(part, manifest, storage).keys():
+                seen |= slides[slide]
     seen |= set(rows["case"].filter(same).unique().to_pylist())
     return SeenTiles(len(seen), pc.sum(same).as_py() or 0, tuple(unknown))
 

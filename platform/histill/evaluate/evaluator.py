@@ -32,7 +32,9 @@ from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tasks.masks import read_masks, tile_name
 from histill.teachers.teacher import Teacher, load_teacher
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.labels import TileLabels
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 
 PARTS_PER_WORKER = 4  # tasks per worker: more balance the load better, fewer load the model less often
 
@@ -86,7 +88,7 @@ class Evaluator:
         return self.manifest.rows_of(self.held_out.split)
 
     @property
-    def labels(self) -> np.ndarray | None:
+    def labels(self) -> TileLabels | None:
         """A classifier's labels in the stream's format; None for a segmenter."""
         return None if self.outputs.dense else self.manifest.labels_of(self.outputs, self.rows)
 
@@ -208,8 +210,7 @@ def _part(model: str, held_out: HeldOut, storage: Storage, gpu: bool, rows: np.n
 def _reference(outputs: OutputSpec, manifest: Manifest, held_out: HeldOut, storage: Storage) -> Teacher | None:
     """The teacher that a segmenter is scored against, or None for masks, which are then checked to exist."""
     if held_out.reference is None:
-        rows = manifest.rows_of(held_out.split)
-        without = int((~manifest.table["has_mask"].to_numpy(zero_copy_only=False)[rows]).sum())
+        without = len(manifest.without_mask(manifest.select(held_out.split)))
         if without:
             raise InputError(
                 f"{without} tiles of split {held_out.split!r} in {held_out.tiles} have no mask; ingest masks, or judge "

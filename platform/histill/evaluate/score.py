@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 
 from histill.config.common import Storage, Workers
 from histill.config.score_model import HeldOut
@@ -130,8 +129,7 @@ def _describe_reference(examiner: Evaluator) -> str:
 
 def read_column(examiner: Evaluator, answers: Predictions, name: str) -> np.ndarray:
     """The manifest's column `name` for each predicted tile."""
-    values: np.ndarray = examiner.manifest.table[name].take(pa.array(answers.rows)).to_numpy(zero_copy_only=False)
-    return values
+    return examiner.manifest.column(name, answers.rows)
 
 
 def _classes(answers: Predictions) -> dict[str, dict[str, float]]:

@@ -60,7 +60,7 @@ def _read(examiner: Evaluator, batch: TileBatch) -> Iterator[tuple[int, ShownTil
     for slot, row in enumerate(batch.index.tolist()):
         if not bool(batch.valid[slot]):
             continue
-        name, reference = examiner.manifest.table["tile_id"][row].as_py(), references[slot]
+        name, reference = examiner.manifest.tile(row)["tile_id"], references[slot]
         if dense:
             decided = examiner.outputs.decide(logits[slot : slot + 1])[0]
             yield row, ShownTile(name, pixels[slot], f"Dice {_dice(decided, reference):.2f}", reference, decided)

@@ -16,6 +16,7 @@ from histill.stream.views import Views
 from histill.teachers.cache import CacheHeader
 from histill.teachers.shares import group_by
 from histill.tiles.manifest import Manifest
+from histill.tiles.row_runs import RowRuns
 
 CONTOURS_NAME = "contours.png"
 _TILES, _ACROSS = 12, 4
@@ -80,23 +81,23 @@ def read_responses(
 
 def name_tile(manifest: Manifest, row: int) -> str:
     """Two lines for the tile at manifest `row`: its slide (its case, if each image is its own slide) and its name."""
-    place = manifest.table.slice(row, 1).to_pylist()[0]
+    place = manifest.tile(row)
     within = place["tile_id"].removeprefix(place["slide"]).lstrip("_/")
     return f"{place[group_by(manifest)]}\n{within or place['tile_id']}"
 
 
 def spread_over_slides(manifest: Manifest, count: int) -> np.ndarray:
     """Manifest rows, int64, ascending, of at most `count` tiles, spread evenly over and within as many slides."""
-    _, owner = np.unique(manifest.table["slide"].to_numpy(zero_copy_only=False), return_inverse=True)
-    slides = _spread(np.arange(owner.max() + 1), count)
+    slides = _spread(np.sort(manifest.rows.coded["slide"].values.to_numpy(zero_copy_only=False)), count)
     each = -(-count // len(slides))
-    return _spread(np.sort(np.concatenate([_spread(np.flatnonzero(owner == slide), each) for slide in slides])), count)
+    rows = [_spread(manifest.rows.find("slide", {slide}), each) for slide in slides]
+    return _spread(np.sort(np.concatenate(rows)), count)
 
 
-def _spread(values: np.ndarray, count: int) -> np.ndarray:
+def _spread(values: np.ndarray | RowRuns, count: int) -> np.ndarray:
     """At most `count` of `values`, evenly spaced; for `count` 1 the middle one."""
     if len(values) <= count:
-        return values
+        return np.asarray(values)
     return values[((np.arange(count) + 0.5) * len(values) / count).astype(int)]
 
 

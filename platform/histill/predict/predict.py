@@ -30,7 +30,8 @@ from histill.storage.control import exists, probe, write_bytes
 from histill.storage.records import read_record, write_record
 from histill.storage.uris import join
 from histill.tiles.ingest import ingest
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.tiles.slide_files import fingerprint_source
 from histill.tiles.slide_records import read_slides
 from histill.tiles.tally import SlideTally, count_classes, join_tallies, tally_shards
@@ -73,7 +74,7 @@ def predict(config: PredictConfig) -> Predicted:
     tiles = config.tiles if config.tiles is not None else _ingest_slides(config, card)
     manifest = read_manifest(tiles, config.storage)
     check_like(card, manifest.header, tiles)
-    expected = manifest.header.tiles if config.split is None else len(manifest.rows_of(config.split))
+    expected = manifest.header.tiles if config.split is None else len(manifest.select(config.split))
     uri = join(config.output, _address(digest, manifest, config))
     job = PredictionJob(config, model, tiles, uri, digest, manifest.header.digest)
     slides, folder = plan_slides(job, manifest, card), ShardedFolder(uri, HEADER_NAME, config.storage)
@@ -206,7 +207,7 @@ def _slides_without_tiles(manifest: Manifest, storage: Storage) -> list[SlideTal
 def _cases(manifest: Manifest, slides: Mapping[str, SlideTally]) -> dict[str, list[str]]:
     """The cases of each of `slides`, from its tiles."""
     cases: dict[str, list[str]] = {}
-    for row in manifest.table.group_by(["slide", "case"], use_threads=False).aggregate([]).to_pylist():
-        if row["slide"] in slides:
-            cases.setdefault(row["slide"], []).append(row["case"])
+    for (slide, case), _ in manifest.count("slide", "case"):
+        if slide in slides:
+            cases.setdefault(slide, []).append(case)
     return cases

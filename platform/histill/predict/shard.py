@@ -22,7 +22,7 @@ from histill.storage.uris import folder_name, join
 from histill.stream.read import ShardReader
 from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import stream_shard
-from histill.tiles.manifest import read_manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.tiles.shards import TileShard, shards_of
 from histill.tiles.tally import measure_areas, tally_tiles
 
@@ -108,7 +108,7 @@ class PredictionWorker:
         found = read_columns(uri, ["tile_id", "slide", "class", "probabilities"], storage, belongs_to=name)
         if found is None or found["class"].null_count:
             return None
-        return found if found["tile_id"].equals(self._manifest.table["tile_id"].take(pa.array(rows))) else None
+        return found if found["tile_id"].equals(self._manifest.read(["tile_id"], rows)["tile_id"]) else None
 
     def _rows(self, shard: TileShard) -> np.ndarray:
         """The manifest rows of the shard's tiles in the chosen split."""
@@ -116,7 +116,7 @@ class PredictionWorker:
         split = self._job.config.split
         if split is None:
             return rows
-        return rows[self._manifest.table["split"].take(pa.array(rows)).to_numpy(zero_copy_only=False) == split]
+        return rows[self._manifest.column("split", rows) == split]
 
     def _predict(self, shard: TileShard, rows: np.ndarray) -> pa.Table:
         config, card = self._job.config, self._card
@@ -135,7 +135,7 @@ class PredictionWorker:
                 said |= dict(self._said(batch))
         about = describe_columns(card, self._job.model_digest)
         schema = prediction_schema(masks=config.masks, embeddings=config.embeddings).with_metadata(about)
-        columns = self._manifest.table.select(PLACE).take(pa.array(rows)).to_pydict()
+        columns = self._manifest.read(PLACE, rows).to_pydict()
         for name in schema.names[len(PLACE) :]:
             columns[name] = [said.get(row, {}).get(name) for row in rows.tolist()]
         return pa.Table.from_pydict(columns, schema=schema)

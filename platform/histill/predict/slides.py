@@ -111,12 +111,10 @@ def warn_of_unrecorded(slides: Sequence[PredictedSlide], tiles: str) -> None:
 
 def _find_shards(manifest: Manifest, split: str | None, *, alone: bool) -> dict[str, tuple[str, ...]]:
     """The shards with tiles of each slide of `split` (None: all); slides with a single tile only if `alone`."""
-    table = manifest.table.select(["slide", "shard"])
-    if split is not None:
-        table = table.take(pa.array(manifest.rows_of(split)))
     shards: dict[str, list[str]] = {}
     tiles: Counter[str] = Counter()
-    for row in table.group_by(["slide", "shard"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
-        shards.setdefault(row["slide"], []).append(row["shard"])
-        tiles[row["slide"]] += row["count_all"]
+    for (of, slide, shard), count in manifest.count("split", "slide", "shard"):
+        if split in (None, of):
+            shards.setdefault(slide, []).append(shard)
+            tiles[slide] += count
     return {slide: tuple(found) for slide, found in sorted(shards.items()) if alone or tiles[slide] > 1}

@@ -9,7 +9,7 @@ from typing import Any
 from histill.config.common import Storage
 from histill.storage.filesystems import control_filesystem, storage_errors, writing_errors
 from histill.storage.folders import probe_folder
-from histill.storage.scheme import scheme_of
+from histill.storage.scheme import Content, scheme_of
 from histill.storage.uris import is_remote, join, local_path
 
 
@@ -21,7 +21,7 @@ def read_bytes(uri: str, storage: Storage) -> bytes:
     return data
 
 
-def write_bytes(uri: str, data: bytes, storage: Storage) -> None:
+def write_bytes(uri: str, data: Content, storage: Storage) -> None:
     """Write a file atomically: a reader sees the old one or the new one, never a part."""
     filesystem, path = control_filesystem(uri, storage)
     with writing_errors(uri, storage):

@@ -8,6 +8,7 @@ import functools
 import importlib
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import TYPE_CHECKING
 
 from histill.config.common import Storage
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 LOCAL = "file"
+Content = bytes | mmap
+"""What is written: a large file is mapped, so that not more of it is held than is being sent."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class ErrorTexts:
     client: tuple[str, ...] = ()  # tell errors of the client from those of the Parquet reader
 
 
-def overwrite_by_fsspec(filesystem: "fsspec.AbstractFileSystem", path: str, data: bytes) -> None:
+def overwrite_by_fsspec(filesystem: "fsspec.AbstractFileSystem", path: str, data: Content) -> None:
     """Write an object whole."""
     filesystem.pipe_file(path, data)
 
@@ -69,7 +72,7 @@ class Scheme:
     open_control: Callable[[str, Storage], "fsspec.AbstractFileSystem"]
     swap: Callable[["fsspec.AbstractFileSystem", str, bytes, bytes], bool]
     create: Callable[["fsspec.AbstractFileSystem", str, bytes], bool] = create_by_fsspec
-    overwrite: Callable[["fsspec.AbstractFileSystem", str, bytes], None] = overwrite_by_fsspec
+    overwrite: Callable[["fsspec.AbstractFileSystem", str, Content], None] = overwrite_by_fsspec
     open_bytes: Callable[[str, Storage, int], "fs.FileSystem"] | None = None
     """Opens pyarrow's own file system for shards, given the number of attempts that it makes per request."""
     walk: Callable[["fsspec.AbstractFileSystem", str, Storage], Iterator[str]] = walk_by_fsspec

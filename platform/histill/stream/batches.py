@@ -120,9 +120,7 @@ def decode_batches(
             _report_corrupt(manifest, tile, fault, corrupt, how.max_corrupt)
         arrays.fill()
         index = places.tiles_of(step.entries)
-        label = None if how.labels is None else how.labels[index]  # a copy
-        if label is not None:
-            label[index < 0] = -1
+        label = None if how.labels is None else how.labels[index]
         return arrays.batch(index, label, step.planned)
 
     pool = ThreadPoolExecutor(how.threads, thread_name_prefix="decode", initializer=_one_thread_each)
@@ -235,7 +233,7 @@ def _crop_levels(levels: np.ndarray, place: Placement) -> np.ndarray:
 
 
 def _report_corrupt(manifest: Manifest, tile: int, fault: CorruptTile, count: int, limit: int) -> None:
-    place = manifest.table.slice(tile, 1).to_pylist()[0]
+    place = manifest.tile(tile)
     name = f"tile {place['tile_id']} in shard {manifest.uri}/{place['shard']}"
     if count > limit:
         raise InputError(

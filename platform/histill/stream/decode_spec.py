@@ -12,6 +12,7 @@ from histill.stream.encoded import EncodedRow
 from histill.stream.geometry import compose_symmetries
 from histill.stream.read import TileSource
 from histill.stream.views import Placement, Views, draw_placements, view_input_px, view_into
+from histill.tiles.labels import TileLabels
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class DecodeSpec:
     augment: Augment
     seed: int
     epoch: int
-    labels: np.ndarray | None  # int64 [tiles of the manifest] class indices, or [tiles, K] of 0 and 1
+    labels: TileLabels | None
     masks: bool
     threads: int
     max_corrupt: int

@@ -64,7 +64,7 @@ class Planner:
     def places_of(self, epoch: int, seed: int) -> SampleIndex:
         """The tiles of a shuffled epoch."""
         if self.groups is not None:
-            groups = np.unique(self.groups[self.places.tiles], return_inverse=True)[1]
+            groups = np.unique(self.groups[np.asarray(self.places.tiles)], return_inverse=True)[1]
         elif self.balance is not None:
             groups = balance_groups(self.manifest, self.places.tiles, self.balance)
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import tee
 from typing import Protocol
@@ -21,7 +21,9 @@ from histill.stream.prefetch import prefetch
 from histill.stream.read import ReadRequest, ShardReader, TileSource
 from histill.stream.tile_batch import TileBatch
 from histill.stream.views import UPRIGHT, Views
+from histill.tiles.labels import TileLabels
 from histill.tiles.manifest import Manifest
+from histill.tiles.row_runs import RowRuns
 from histill.tiles.shards import TileShard
 
 Read = Callable[[TileSource, Iterable[ReadRequest]], Generator[pa.Table]]
@@ -51,7 +53,7 @@ class TileStream:
     workers: int
     cases: frozenset[str] | None = None  # the cases of the split to use; None: all
     only: np.ndarray | None = None  # int64, ascending rows of the manifest: only these, in any split
-    labels: np.ndarray | None = None  # int64 [tiles of the manifest], class indices for the batches
+    labels: TileLabels | None = None
     read: Read = field(default_factory=ShardReader)
     passes: ReadPass | None = None  # None: `read` reads, in this process
     threads: int = 2
@@ -84,8 +86,8 @@ class TileStream:
         """Number of global batches in an epoch."""
         return -(-self.tiles // self.batch_size)
 
-    def tiles_of_epoch(self, epoch: int, *, seed: int) -> np.ndarray:
-        """The manifest rows (int64, ascending) that all workers together must consume in `epoch`."""
+    def tiles_of_epoch(self, epoch: int, *, seed: int) -> RowRuns | np.ndarray:
+        """The manifest rows (ascending) that all workers together must consume in `epoch`."""
         return self.planner.places_of(epoch, seed).tiles
 
     def close(self) -> None:
@@ -160,12 +162,11 @@ def stream_shard(
     Raises:
         InputError: the shard is missing, damaged, or does not hold the tiles that the manifest names.
     """
-    part = replace(manifest, table=manifest.table.slice(shard.first, shard.tiles))
     stream = TileStream(
-        manifest=part,
+        manifest=manifest,
         source=TileSource(manifest.uri, manifest.header.digest, storage),
         split="",
-        only=rows - shard.first,
+        only=rows,
         views=Views(side_px),
         batch_size=batch_size,
         worker=0,
@@ -173,5 +174,4 @@ def stream_shard(
         max_corrupt=len(rows),  # the caller counts over all shards
         read=read or ShardReader(),
     )
-    for batch in stream.exact_pass(padded=False):
-        yield replace(batch, index=batch.index + shard.first)
+    yield from stream.exact_pass(padded=False)

@@ -57,5 +57,5 @@ def sample_nearest(mask: Tensor, side: int) -> Tensor:
 
 def tile_name(manifest: Manifest, row: int) -> str:
     """Describe the tile in a manifest row: its id and shard."""
-    place = manifest.table.slice(row, 1).to_pylist()[0]
+    place = manifest.tile(row)
     return f"tile {place['tile_id']} in shard {join(manifest.uri, place['shard'])}"

@@ -33,7 +33,8 @@ from histill.teachers.shard_responses import ResponseJob, read_first_responses
 from histill.teachers.shares import SHARES_NAME, Shares, group_by, read_shares
 from histill.teachers.slide_features import SlideFeatures
 from histill.teachers.teacher import Teacher, find_licensed, load_teacher
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.tiles.shards import shards_of
 from histill.tiles.tally import join_tallies, tally_shards
 

@@ -10,7 +10,7 @@ from histill.stream.read import ShardReader
 from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.teachers.shares import tally_responses
 from histill.teachers.teacher import load_teacher
-from histill.tiles.manifest import read_manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.tiles.shards import shards_of
 
 

@@ -53,7 +53,7 @@ def write_shard_responses(
         columns = [_encode(torch.from_numpy(teacher.find_embeddings(manifest, rows)), teacher.outputs)]
     else:
         columns = _answer_shard(teacher, manifest, shard, job, len(schema.names) - 1, read)
-    part = manifest.table.slice(shard.first, shard.tiles)
+    part = manifest.read(["tile_id", "row_group"], np.arange(shard.first, shard.first + shard.tiles))
     table = pa.table([part["tile_id"], *map(pa.array, columns)], schema=schema)
     write_table(join(cached.uri, shard.shard), _row_groups(table, part), schema, storage, belongs_to=cached.name)
     return columns[0]

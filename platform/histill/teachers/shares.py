@@ -106,7 +106,7 @@ def tally_responses(
     outputs = teacher.outputs
     shares = [_shares_of(answer, outputs, side) for answer in answers]
     names = [None if each is None else _name(each, outputs) for each in shares]
-    owners = manifest.table[group_by(manifest)].take(pa.array(rows))
+    owners = manifest.read([group_by(manifest)], rows)[0]
     table = pa.table(
         {
             "slide": owners,

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from histill.config.common import Storage
 from histill.config.encoder import FeaturesTeacher
@@ -106,7 +105,7 @@ class SlideFeatures:
         Raises InputError, with the first tile concerned, when they are not there, of another grid, size or slide.
         """
         records = read_slides(manifest, self.storage)
-        tiles = manifest.table.select(["tile_id", "slide", "x", "y"]).take(pa.array(rows)).to_pylist()
+        tiles = manifest.read(["tile_id", "slide", "x", "y"], rows).to_pylist()
         found = np.empty((len(tiles), self.outputs.width or 0), np.float32)
         for slide in dict.fromkeys(tile["slide"] for tile in tiles):
             places = [place for place, tile in enumerate(tiles) if tile["slide"] == slide]

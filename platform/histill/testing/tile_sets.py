@@ -14,9 +14,11 @@ from histill.config.common import Storage
 from histill.storage.control import read_bytes, write_bytes
 from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import join
-from histill.tiles.manifest import Manifest, write_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, write_shard
+from histill.tiles.whole_table import read_table
 
 CASES = 6
 ROWS_PER_GROUP, ROWS_PER_SHARD = 4, 8
@@ -115,7 +117,7 @@ def mark_mask(manifest: Manifest, row: int, value: int, storage: Storage = _LOCA
         return _png(mask)
 
     tile = _change_tile(manifest, row, "mask", mark, storage)
-    rows = manifest.table.to_pylist()
+    rows = read_table(manifest).to_pylist()
     shard = pq.read_table(
         io.BytesIO(read_bytes(join(manifest.uri, rows[row]["shard"]), storage)), columns=["tile_id", "image", "mask"]
     )
@@ -128,7 +130,7 @@ def mark_mask(manifest: Manifest, row: int, value: int, storage: Storage = _LOCA
 
 def truncate_shard(manifest: Manifest, row: int, storage: Storage = _LOCAL) -> str:
     """Truncate the shard of one tile to half; returns the shard's URI."""
-    uri = join(manifest.uri, manifest.table["shard"][row].as_py())
+    uri = join(manifest.uri, read_table(manifest)["shard"][row].as_py())
     data = read_bytes(uri, storage)
     write_bytes(uri, data[: len(data) // 2], storage)
     return uri
@@ -153,7 +155,7 @@ def _synthetic_tile(number: int, case: int, tile_px: int, masks: bool, labels: b
 
 
 def _change_tile(manifest: Manifest, row: int, column: str, change: Callable[[bytes], bytes], storage: Storage) -> str:
-    place = manifest.table.slice(row, 1).to_pylist()[0]
+    place = read_table(manifest).slice(row, 1).to_pylist()[0]
     filesystem, path = arrow_filesystem(join(manifest.uri, place["shard"]), storage)
     shard = pq.read_table(path, filesystem=filesystem)
     rows = shard.to_pylist()

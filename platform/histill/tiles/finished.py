@@ -9,7 +9,8 @@ from histill.errors import InputError
 from histill.storage.control import list_sizes
 from histill.storage.uris import join
 from histill.tiles.claim import Claim
-from histill.tiles.manifest import HEADER_NAME, Manifest, read_manifest
+from histill.tiles.manifest import HEADER_NAME, Manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.tiles.part_shards import SHARDS
 from histill.tiles.parts import Unit
 from histill.tiles.slide_records import SlideRecord, find_replaced, read_slides

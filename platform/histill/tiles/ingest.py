@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-import pyarrow as pa
-
 from histill.cluster.connect import connect_cluster, has_cluster, works_here
 from histill.cluster.metrics import Job, name_job
 from histill.cluster.parallel import Share, map_tasks, share_cpus
@@ -16,14 +14,17 @@ from histill.cluster.sharded import ShardedFolder, run_sharded
 from histill.config.ingest_tiles import IngestConfig, SlideSource
 from histill.errors import InputError
 from histill.storage.control import exists
+from histill.storage.scratch import scratch_folder
 from histill.storage.uris import is_remote, join
 from histill.tiles.claim import Claim, claim_of
 from histill.tiles.duplicate_slides import Sightings, add_sighting, note_doubles
 from histill.tiles.finished import add_shard_sizes, find_finished
 from histill.tiles.image_index import read_image_index
-from histill.tiles.manifest import HEADER_NAME, Manifest, write_rows
+from histill.tiles.manifest import HEADER_NAME, Manifest
+from histill.tiles.manifest_file import write_rows
 from histill.tiles.mask_survey import find_set_meaning, forget_survey
 from histill.tiles.parts import Part, Unit, make_part
+from histill.tiles.row_store import RowStore
 from histill.tiles.slide_index import read_slide_index
 from histill.tiles.slide_records import join_regions
 from histill.tiles.slides import SlideRow, open_slide, resolve_mpp, scale_factor
@@ -83,40 +84,43 @@ def ingest(config: IngestConfig) -> IngestReport:
 
 def _make(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]) -> IngestReport:
     """Make the missing parts, and assemble the tile set."""
+    with scratch_folder() as folder:  # the rows of all tiles may be more than the memory
+        return _make_within(RowStore(folder), claim, config, units, notes)
+
+
+def _make_within(
+    rows: RowStore, claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]
+) -> IngestReport:
     here = _is_local(config)
     with connect_cluster(in_process=here), name_job(Job("ingest_tiles", config.output)):
         share = share_cpus(len(units), config.workers.count, here=here)
         meaning = find_set_meaning(units, share.threads)
         units = [replace(unit, meaning=meaning) for unit in add_shard_sizes(units, claim)]
         title, unit = ("cutting tiles", "slides") if config.slides else ("ingesting images", "parts")
-        found = run_sharded(_checked_parts(units, config, share), len(units), title=title, unit=unit)
+        laid_aside = map(rows.put, _checked_parts(units, config, share))
+        found = run_sharded(laid_aside, len(units), title=title, unit=unit)
     parts = {part.name: part for part in found}
     ordered = [parts[unit.name] for unit in units]  # parts complete in any order
     skipped = tuple(reason for part in ordered for reason in (*part.unreadable, *part.empty))
-    rows = pa.concat_tables([part.rows for part in ordered])
-    if not rows.num_rows:
+    if not rows.tiles:
         raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}", code="no-tiles")
-    notes = (
-        *notes,
-        *note_doubles(_sightings(units, ordered, config)),
-        *describe_images(ordered, meaning),
-        *find_equal_tiles(rows),
-    )
+    notes = (*notes, *note_doubles(_sightings(units, ordered, config)), *describe_images(ordered, meaning))
     claim.take()  # still ours, unless another ingest of the same configuration has failed
     manifest = write_rows(
         config.output,
-        rows,
+        map(rows.read, ordered),
         tile_px=config.tile_px,
         mpp=_tile_mpp(config),
         ingest=claim.digest,
         storage=config.storage,
         skipped=skipped,
         notes=notes,
+        describe=find_equal_tiles,
         slides=join_regions(part.slide for part in ordered if part.slide),
     )
     header = ShardedFolder(config.output, HEADER_NAME, config.storage).finish(manifest.header, manifest.shards())
     reused = sum(part.reused for part in ordered)
-    return IngestReport(replace(manifest, header=header), skipped, notes, False, len(units) - reused, reused)
+    return IngestReport(replace(manifest, header=header), skipped, header.notes, False, len(units) - reused, reused)
 
 
 def _is_local(config: IngestConfig) -> bool:

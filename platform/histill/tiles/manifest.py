@@ -1,29 +1,27 @@
 """The manifest: what a tile set holds and where, so that no folder has to be listed."""
 
 import hashlib
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.outputs import OutputSpec
-from histill.storage.control import exists, read_bytes, write_bytes
-from histill.storage.records import Record, read_record, write_record
+from histill.storage.control import exists
+from histill.storage.records import Record, read_record
 from histill.storage.uris import join
+from histill.tiles.coded_column import CodedColumn, count_values, join_runs
+from histill.tiles.labels import TileLabels, number_labels, number_multi_labels, split_labels
+from histill.tiles.row_runs import RowRuns
 from histill.tiles.schema import MANIFEST
-from histill.tiles.slide_records import SlideRecord, write_slides
+from histill.tiles.tile_rows import TileRows
 
-TABLE_NAME = "manifest.parquet"
 HEADER_NAME = "manifest.json"
 
 
@@ -49,29 +47,48 @@ class Header(Record):
     slides: str | None = Field(None, description="SHA-256 of the record of the slides; null for images")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Manifest:
-    """A tile set's header and rows; row i of `table` is tile i."""
+    """A tile set's header and rows; row i is tile i."""
 
     uri: str
     header: Header
-    table: pa.Table
+    rows: TileRows
+
+    def read(self, names: Sequence[str], rows: np.ndarray) -> pa.Table:
+        """Some columns of some rows (int64), in the types of the manifest."""
+        return self.rows.read(names, rows)
+
+    def column(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """One column of some rows (int64)."""
+        values: np.ndarray = self.rows.read([name], rows)[name].to_numpy(zero_copy_only=False)
+        return values
+
+    def tile(self, row: int) -> dict[str, Any]:
+        """All that the manifest says of one tile."""
+        found: dict[str, Any] = self.rows.read(MANIFEST.names, np.array([row])).to_pylist()[0]
+        return found
+
+    def count(self, *names: str) -> list[tuple[tuple[Any, ...], int]]:
+        """Each combination of the values of these columns, in the order of first appearance, and its number of tiles.
+
+        For slide, case, mpp, size_px, label, has_mask, split, shard and row_group.
+        """
+        return count_values(self.rows.coded[name] for name in names)
 
     def shards(self, split: str | None = None) -> list[str]:
         """The names of all shards, or of those with a tile of `split`."""
-        table = self.table if split is None else self.table.filter(pc.equal(self.table["split"], split))
-        names: list[str] = table["shard"].unique().to_pylist()
-        return names
+        return list(dict.fromkeys(shard for (shard, of), _ in self.count("shard", "split") if split in (None, of)))
 
-    def rows_of(self, split: str, cases: frozenset[str] | None = None) -> np.ndarray:
-        """Indices (int64, ascending) of the tiles of `split`, or of some of its `cases`.
-
-        Raises InputError when there are none.
-        """
-        chosen = pc.equal(self.table["split"], split)
-        if cases is not None:
-            chosen = pc.and_(chosen, pc.is_in(self.table["case"], pa.array(sorted(cases))))
-        rows = np.flatnonzero(chosen.to_numpy())
+    def select(self, split: str, cases: frozenset[str] | None = None) -> RowRuns:
+        """The tiles of `split`, or of some of its `cases`. Raises InputError when there are none."""
+        columns = [self.rows.coded[name] for name in ("split", "case")]
+        ends, codes = join_runs(columns[: 1 if cases is None else 2])
+        wanted = ({split}, cases or ())
+        chosen = np.ones(len(ends), bool)
+        for column, code, among in zip(columns, codes, wanted, strict=False):
+            chosen &= np.array([value in among for value in column.values.to_pylist()], bool)[code]
+        rows = RowRuns.between(np.concatenate([[0], ends[:-1]])[chosen], ends[chosen])
         if not len(rows):
             counts = ", ".join(f"{name} {count}" for name, count in self.header.splits.items())
             raise InputError(
@@ -80,125 +97,96 @@ class Manifest:
             )
         return rows
 
-    def labels_of(self, outputs: OutputSpec, tiles: np.ndarray, *, needed: bool = True) -> np.ndarray:
+    def rows_of(self, split: str, cases: frozenset[str] | None = None) -> np.ndarray:
+        """`select` as indices (int64, ascending), eight bytes for each tile."""
+        return np.asarray(self.select(split, cases))
+
+    def labels_of(self, outputs: OutputSpec, tiles: RowRuns | np.ndarray, *, needed: bool = True) -> TileLabels:
         """Each tile's label as a classifier with these `outputs` learns it: `labels_among` or `multi_labels_among`."""
         among = self.multi_labels_among if outputs.multi_label else self.labels_among
         return among(outputs.classes, tiles, needed=needed)
 
-    def labels_among(self, classes: Sequence[str], tiles: np.ndarray, *, needed: bool = True) -> np.ndarray:
-        """The index in `classes` of every tile's label, int64 [all tiles]; -1 for a tile without one.
+    def labels_among(self, classes: Sequence[str], tiles: RowRuns | np.ndarray, *, needed: bool = True) -> TileLabels:
+        """The index in `classes` of every tile's label; -1 for a tile without one.
 
         Raises InputError, naming the first of `tiles` that has no label, if one is `needed`, or one not in `classes`.
         """
-        indices = pc.fill_null(pc.index_in(self.table["label"], pa.array(classes)), -1).to_numpy().astype(np.int64)
-        wrong = tiles[indices[tiles] < 0]
-        if not needed:
-            wrong = wrong[pc.is_valid(self.table["label"].take(pa.array(wrong))).to_numpy()]
-        if len(wrong):
-            raise self._wrong_label(wrong, classes)
-        return indices
+        return self._labels(number_labels, classes, tiles, needed)
+
+    def multi_labels_among(
+        self, classes: Sequence[str], tiles: RowRuns | np.ndarray, *, needed: bool = True
+    ) -> TileLabels:
+        """Which of `classes` each tile has, 0 or 1 for each; -1 in the row of a tile without a label.
+
+        A tile's labels are stored as one string, separated by |. Raises InputError as `labels_among` does.
+        """
+        return self._labels(number_multi_labels, classes, tiles, needed)
+
+    def _labels(
+        self,
+        number: Callable[[Sequence[str | None], Sequence[str]], tuple[np.ndarray, np.ndarray]],
+        classes: Sequence[str],
+        tiles: RowRuns | np.ndarray,
+        needed: bool,
+    ) -> TileLabels:
+        column = self.rows.coded["label"]
+        names = column.values.to_pylist()
+        numbers, wrong = number(names, classes)
+        wrong &= np.array([needed or name is not None for name in names], bool)
+        found = _find_rows(column, wrong, tiles)
+        if len(found):
+            raise self._wrong_label(found, classes)
+        return TileLabels(column, numbers)
 
     def _wrong_label(self, wrong: np.ndarray, classes: Sequence[str]) -> InputError:
-        row = self.table.slice(int(wrong[0]), 1).to_pylist()[0]
-        said = "no label" if row["label"] is None else f"the label {row['label']!r}"
+        tile = self.tile(int(wrong[0]))
+        said = "no label" if tile["label"] is None else f"the label {tile['label']!r}"
         return InputError(
-            f"tile {row['tile_id']} of {self.uri} has {said} (such tiles: {len(wrong)}); expected one of "
+            f"tile {tile['tile_id']} of {self.uri} has {said} (such tiles: {len(wrong)}); expected one of "
             f"{', '.join(classes)}: correct the index and ingest again, or name the classes.",
-            code="label-missing" if row["label"] is None else "label-unknown",
+            code="label-missing" if tile["label"] is None else "label-unknown",
         )
 
     def label_names(self, *, multi_label: bool) -> tuple[str, ...]:
         """The labels of the set, ascending; with `multi_label`, combined labels are split into their parts."""
         if not multi_label:
             return self.header.labels
-        return tuple(sorted({part for label in self.header.labels for part in _parts(label)}))
+        return tuple(sorted({part for label in self.header.labels for part in split_labels(label)}))
 
-    def multi_labels_among(self, classes: Sequence[str], tiles: np.ndarray, *, needed: bool = True) -> np.ndarray:
-        """Which of `classes` each tile has, int64 [all tiles, K] of 0 and 1; -1 in the row of a tile without a label.
-
-        A tile's labels are stored as one string, separated by |. Raises InputError as `labels_among` does.
-        """
-        labels = self.header.labels
-        rows = np.full((len(labels) + 1, len(classes)), -1, np.int64)  # last row: tiles without a label
-        unknown = np.array([*(not set(_parts(label)) <= set(classes) for label in labels), needed])
-        for number, label in enumerate(labels):
-            rows[number] = [name in _parts(label) for name in classes]
-        found = pc.index_in(self.table["label"], pa.array(labels, pa.string()))
-        index = pc.fill_null(found, len(labels)).to_numpy().astype(np.int64)
-        wrong = tiles[unknown[index[tiles]]]
-        if len(wrong):
-            raise self._wrong_label(wrong, classes)
-        return rows[index]
+    def without_mask(self, tiles: RowRuns | np.ndarray) -> np.ndarray:
+        """Those of `tiles` that have no mask, int64."""
+        column = self.rows.coded["has_mask"]
+        return _find_rows(column, ~column.values.to_numpy(zero_copy_only=False), tiles)
 
     def counts_of(self, split: str) -> tuple[int, int, int]:
         """The numbers of tiles, cases and masks in `split`, all 0 when it is empty."""
-        rows = self.table.filter(pc.equal(self.table["split"], split))
-        return rows.num_rows, pc.count_distinct(rows["case"]).as_py(), pc.sum(rows["has_mask"]).as_py() or 0
+        found = [
+            (case, mask, count) for (of, case, mask), count in self.count("split", "case", "has_mask") if of == split
+        ]
+        tiles, masks = (sum(count for _, mask, count in found if mask or every) for every in (True, False))
+        return tiles, len({case for case, _, _ in found}), masks
+
+
+def _find_rows(column: CodedColumn, wanted: np.ndarray, tiles: RowRuns | np.ndarray) -> np.ndarray:
+    """Those of `tiles` whose value in `column` is `wanted` (bool [values]), int64."""
+    if not wanted.any():
+        return np.zeros(0, np.int64)
+    pieces = tiles.pieces() if isinstance(tiles, RowRuns) else [tiles]
+    return np.concatenate([piece[wanted[column.codes_at(piece)]] for piece in pieces])
 
 
 def case_digests(manifest: Manifest, split: str, cases: frozenset[str] | None = None) -> tuple[str, ...]:
     """The digests (`digest_case`) of the cases of a split, or of those that are in `cases`; ascending."""
-    names = manifest.table["case"].take(pa.array(manifest.rows_of(split, cases))).unique().to_pylist()
+    manifest.select(split, cases)  # refuses an empty split
+    names = {
+        case for (of, case), _ in manifest.count("split", "case") if of == split and (cases is None or case in cases)
+    }
     return tuple(sorted({digest_case(name) for name in names}))
 
 
 def digest_case(name: str) -> str:
     """12 digits of the SHA-256 of a case's name, equal for its composed and decomposed Unicode forms."""
     return hashlib.sha256(normalize("NFC", name).encode()).hexdigest()[:12]
-
-
-def _parts(label: str) -> list[str]:
-    """Split a combined label at |."""
-    return [part.strip() for part in label.split("|") if part.strip()]
-
-
-def digest_table(table: pa.Table) -> str:
-    """SHA-256 of the rows as CSV, which does not depend on the chunks and buffers of the table."""
-    text = io.BytesIO()
-    pyarrow.csv.write_csv(table.select(MANIFEST.names), text)
-    return hashlib.sha256(text.getvalue()).hexdigest()
-
-
-def write_rows(
-    uri: str,
-    table: pa.Table,
-    *,
-    tile_px: int,
-    mpp: float,
-    ingest: str,
-    storage: Storage,
-    skipped: tuple[str, ...] = (),
-    notes: tuple[str, ...] = (),
-    slides: Sequence[SlideRecord] = (),
-) -> Manifest:
-    """Write the rows and the record of the slides; the set is finished once its header is written, too."""
-    table = table.select(MANIFEST.names).cast(MANIFEST).combine_chunks()
-    splits = table["split"].value_counts().to_pylist()
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    header = Header(
-        digest=digest_table(table),
-        table=hashlib.sha256(buffer.getvalue()).hexdigest(),
-        tiles=table.num_rows,
-        tile_px=tile_px,
-        mpp=mpp,
-        labels=tuple(sorted(label for label in table["label"].unique().to_pylist() if label is not None)),
-        splits={pair["values"]: pair["counts"] for pair in sorted(splits, key=lambda pair: pair["values"])},
-        masks=int(np.count_nonzero(table["has_mask"].to_numpy(zero_copy_only=False))),
-        ingest=ingest,
-        skipped=skipped,
-        notes=notes,
-        slides=write_slides(uri, slides, storage) if slides else None,
-    )
-    write_bytes(join(uri, TABLE_NAME), buffer.getvalue(), storage)
-    return Manifest(uri, header, table)
-
-
-def write_manifest(uri: str, table: pa.Table, *, storage: Storage, **values: Any) -> Manifest:
-    """Write the rows and then the header, for shards that exist already; `values` are passed to `write_rows`."""
-    manifest = write_rows(uri, table, storage=storage, **values)
-    write_record(manifest.header, join(uri, HEADER_NAME), storage)
-    return manifest
 
 
 def read_header(uri: str, storage: Storage) -> Header:
@@ -213,22 +201,3 @@ def read_header(uri: str, storage: Storage) -> Header:
         raise InputError(
             f"{uri} holds no tile set ({HEADER_NAME} is missing); make one with {call}.", code="tiles-missing"
         ) from None
-
-
-def read_manifest(uri: str, storage: Storage) -> Manifest:
-    """Read header and rows, verified against the digest.
-
-    Raises InputError when one is missing or they do not belong together.
-    """
-    header = read_header(uri, storage)
-    try:
-        data = read_bytes(join(uri, TABLE_NAME), storage)
-    except FileNotFoundError:
-        raise InputError(f"{join(uri, TABLE_NAME)} is missing; ingest the tiles again.", code="tiles-damaged") from None
-    if hashlib.sha256(data).hexdigest() != header.table:
-        raise InputError(
-            f"{join(uri, TABLE_NAME)} does not match its header's digest: it was cut short or overwritten; ingest the "
-            "tiles again.",
-            code="tiles-damaged",
-        )
-    return Manifest(uri, header, pq.read_table(pa.BufferReader(data)))

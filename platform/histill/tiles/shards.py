@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from histill.config.common import Storage
@@ -69,10 +68,8 @@ class TileShard:
 
 def shards_of(manifest: Manifest) -> list[TileShard]:
     """The shards in manifest order, which is the order of their tiles."""
-    shards, firsts, counts = np.unique(
-        manifest.table["shard"].to_numpy(zero_copy_only=False), return_index=True, return_counts=True
-    )
-    rows = manifest.table.select(["tile_id", "content"])
-    found = zip(shards.tolist(), firsts.tolist(), counts.tolist(), strict=True)
-    made = (TileShard(name, first, count, Expected.of(rows, first, count)) for name, first, count in found)
-    return sorted(made, key=lambda shard: shard.first)
+    found, first = [], 0
+    for (name,), count in manifest.count("shard"):
+        found.append(TileShard(name, first, count, manifest.rows.expected(first, count)))
+        first += count
+    return found

@@ -16,10 +16,11 @@ def subsample_cases(manifest: Manifest, split: str, fraction: float, seed: int) 
     smaller fraction is a subset of a larger one. For a label that is nowhere the most frequent, the first case with it
     is always taken.
     """
-    table = manifest.table.select(["case", "label"]).take(manifest.rows_of(split))
+    manifest.select(split)  # refuses an empty split
     labels: dict[str, Counter[str]] = defaultdict(Counter)
-    for case, label in zip(table["case"].to_pylist(), table["label"].to_pylist(), strict=True):
-        labels[case][label or ""] += 1
+    for (of, case, label), count in manifest.count("split", "case", "label"):
+        if of == split:
+            labels[case][label or ""] += count
     by_label: dict[str, list[str]] = defaultdict(list)
     first: dict[str, str] = {}
     for case in sorted(labels, key=lambda case: _order(case, seed)):
@@ -30,12 +31,11 @@ def subsample_cases(manifest: Manifest, split: str, fraction: float, seed: int) 
     return frozenset(chosen + [case for label, case in first.items() if label not in by_label])
 
 
-def balance_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
-    """Weights that balance the classes, 1 on average over `labels` (int64 [N]); 0 for an absent class."""
-    counts = np.bincount(labels, minlength=classes)
+def balance_weights(counts: np.ndarray) -> tuple[float, ...]:
+    """Weights that balance classes of `counts` (int64 [K]) tiles, 1 on average over these; 0 for an absent class."""
     present = counts > 0
-    weights = np.zeros(classes)
-    weights[present] = len(labels) / (present.sum() * counts[present])
+    weights = np.zeros(len(counts))
+    weights[present] = counts.sum() / (present.sum() * counts[present])
     return tuple(weights.tolist())
 
 

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from histill.tiles.contents import find_repeated
+from histill.tiles.labels import split_labels
 from histill.tiles.manifest import Manifest
 from histill.tiles.masks import IGNORED
 from histill.tiles.parts import Part
 from histill.tiles.slide_records import SlideRecord
+from histill.tiles.tile_rows import TileRows
 
 NAMED = 5  # classes that a sentence lists
 SLIDES = 30  # slides that a table lists: those with the least tissue
@@ -31,12 +34,11 @@ def count_labels(manifest: Manifest) -> dict[str, dict[str, int]]:
 
     Empty when no tile has a label.
     """
-    pairs = manifest.table.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
     counts: dict[str, dict[str, int]] = {}
-    for pair in pairs:
-        for name in {part.strip() for part in (pair["label"] or "").split("|")} - {""}:
+    for (label, split), count in manifest.count("label", "split"):
+        for name in set(split_labels(label or "")):
             found = counts.setdefault(name, {})
-            found[pair["split"]] = found.get(pair["split"], 0) + pair["count_all"]
+            found[split] = found.get(split, 0) + count
     return dict(sorted(counts.items()))
 
 
@@ -74,10 +76,10 @@ def describe_images(parts: Sequence[Part], meaning: Mapping[int, int] | None) ->
 
 def find_warnings(manifest: Manifest) -> list[str]:
     """A sentence for each property of the set that harms training or distorts scores."""
-    return [*find_missing_classes(manifest), *find_shared_tiles(manifest.table)]
+    return [*find_missing_classes(manifest), *find_shared_tiles(manifest.rows)]
 
 
-def find_equal_tiles(rows: pa.Table) -> list[str]:
+def find_equal_tiles(rows: TileRows) -> list[str]:
     """A sentence if tiles (rows of a manifest) are equal byte for byte."""
     groups = (
         _equal_ones(rows).group_by("content").aggregate([("tile_id", "min"), ("tile_id", "max"), ([], "count_all")])
@@ -89,10 +91,9 @@ def find_equal_tiles(rows: pa.Table) -> list[str]:
     return [f"{tiles} tiles are equal byte for byte (first: {first[0]} and {first[1]})."]
 
 
-def find_shared_tiles(rows: pa.Table) -> list[str]:
+def find_shared_tiles(rows: TileRows) -> list[str]:
     """A sentence if tiles (rows of a manifest) of different splits are equal byte for byte."""
-    rows = _equal_ones(rows)
-    places = rows.group_by(["content", "split"]).aggregate([("tile_id", "min"), ([], "count_all")])
+    places = _equal_ones(rows).group_by(["content", "split"]).aggregate([("tile_id", "min"), ([], "count_all")])
     shared = places.group_by("content").aggregate([("tile_id_min", "list"), ("count_all", "sum"), ([], "count_all")])
     shared = shared.filter(pc.greater(shared["count_all"], 1))
     if not shared.num_rows:
@@ -105,7 +106,9 @@ def find_shared_tiles(rows: pa.Table) -> list[str]:
     ]
 
 
-def _equal_ones(rows: pa.Table) -> pa.Table:
-    counts = rows["content"].value_counts()
+def _equal_ones(rows: TileRows) -> pa.Table:
+    """Name, content and split of the tiles whose content occurs more than once."""
+    found = rows.read(["tile_id", "content", "split"], find_repeated(rows.plain["content"]))
+    counts = found["content"].value_counts()
     contents = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    return rows.filter(pc.is_in(rows["content"], contents))
+    return found.filter(pc.is_in(found["content"], contents))

@@ -10,6 +10,7 @@ from histill.errors import InputError
 from histill.storage.records import Record
 from histill.stream.counter_rng import multiset_hash
 from histill.stream.tile_batch import TileBatch
+from histill.tiles.row_runs import RowRuns
 
 
 class DataState(Record):
@@ -83,12 +84,14 @@ def advance(position: DataState, step: int, consumed: ConsumedCounter, loss: flo
     )
 
 
-def verify_epoch(position: DataState, planned: np.ndarray, max_corrupt: int) -> None:
+def verify_epoch(position: DataState, planned: RowRuns | np.ndarray, max_corrupt: int) -> None:
     """Compare a finished epoch with its plan, the manifest rows `planned`.
 
     Raises RuntimeError when a tile was lost or consumed twice, InputError when too many could not be decoded.
     """
-    if (position.tiles, position.tally) != (len(planned), multiset_hash(planned)):
+    pieces = planned.pieces() if isinstance(planned, RowRuns) else [planned]
+    tally = np.array([multiset_hash(piece) for piece in pieces], np.int64).sum()  # modulo 2^64
+    if (position.tiles, position.tally) != (len(planned), int(tally)):
         raise RuntimeError(
             f"epoch {position.epoch} consumed {position.tiles} tiles and the plan has {len(planned)}, or others; "
             "tiles were lost or came twice"

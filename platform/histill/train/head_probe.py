@@ -8,7 +8,6 @@ computed once.
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import nn
 
@@ -86,8 +85,8 @@ def _embed_tiles(model: Classifier, training: TileStream) -> Embeddings:
     """The embeddings of the training tiles that can be decoded, upright and whole, with labels and cases."""
     assert training.labels is not None
     every = -(-training.tiles // MOST_TILES)
-    stream = replace(training, only=training.places.tiles[::every])
-    device, rows = next(model.parameters()).device, stream.places.tiles
+    stream = replace(training, only=training.places.tiles[np.arange(0, training.tiles, every)])
+    device, rows = next(model.parameters()).device, np.asarray(stream.places.tiles)
     values = torch.zeros(len(rows), find_head(model).in_features + 1)  # the last: whether it could be decoded
     model.eval()
     for batch in stream.exact_pass():
@@ -96,5 +95,5 @@ def _embed_tiles(model: Classifier, training: TileStream) -> Embeddings:
         values[places] = torch.cat([embedded, torch.ones(len(embedded), 1)], 1)
     values = sum_over_workers(values)
     seen = rows[(values[:, -1] > 0).numpy()]
-    cases = training.manifest.table["case"].take(pa.array(seen)).to_numpy(zero_copy_only=False)
+    cases = training.manifest.column("case", seen)
     return Embeddings(values[values[:, -1] > 0, :-1].numpy(), training.labels[seen], cases)

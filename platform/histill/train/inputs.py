@@ -14,7 +14,8 @@ from histill.config.runs import RunConfig, Sources
 from histill.errors import InputError
 from histill.teachers.cache import CacheHeader, read_header
 from histill.teachers.teacher import Teacher, find_licensed, load_teacher
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 
 T = TypeVar("T")
 

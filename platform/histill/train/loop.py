@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -128,7 +129,7 @@ def _average(learner: Learner, workers: int) -> None:
 def evaluate(model: nn.Module, task: Task, stream: TileStream, device: torch.device) -> dict[str, float]:
     """The task's metrics over the whole split and all workers, the same on each; every tile counts exactly once."""
     model.eval()
-    metric = task.build_metric(stream.places.tiles)
+    metric = task.build_metric(np.asarray(stream.places.tiles))
     seen = torch.zeros((), dtype=torch.int64)
     for batch in stream.exact_pass():
         seen += (batch.index >= 0).sum()

@@ -18,7 +18,9 @@ from histill.stream.views import Views
 from histill.tasks.masks import tile_name
 from histill.tasks.task import Task
 from histill.teachers.teacher import Teacher, load_teacher
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.labels import TileLabels
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.train.checkpoint import Learner
 from histill.train.schedule import make_optimizer
 
@@ -94,17 +96,15 @@ class RunSpec(ABC):
             )
         return teacher
 
-    def read_labels(self, manifest: Manifest) -> np.ndarray | None:
-        """Each tile's class, int64 [tiles of the manifest], or multi-hot classes, [tiles, K]; None for masks."""
+    def read_labels(self, manifest: Manifest) -> TileLabels | None:
+        """Each tile's class, or multi-hot classes; None for masks."""
         return self.find_labels(manifest, needed=True)
 
-    def find_labels(self, manifest: Manifest, *, needed: bool) -> np.ndarray | None:
+    def find_labels(self, manifest: Manifest, *, needed: bool) -> TileLabels | None:
         """As `read_labels`, with -1 for no label. With `needed`, raises InputError for an unlabeled training tile."""
         if self.card.kind != "classification":
             return None
-        return manifest.labels_of(
-            self.card.outputs, manifest.rows_of(self.config.data.train, self.cases), needed=needed
-        )
+        return manifest.labels_of(self.card.outputs, manifest.select(self.config.data.train, self.cases), needed=needed)
 
     def group_tiles(self, manifest: Manifest) -> np.ndarray | None:
         """Groups, int64 [tiles of the manifest], that get equal shares of an epoch; None: by `data.balance`."""

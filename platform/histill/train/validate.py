@@ -16,7 +16,7 @@ from histill.models.transfer import Model, load_encoder
 from histill.outputs import OutputSpec
 from histill.storage.uris import absolute
 from histill.stream.cached_views import CachedViews
-from histill.stream.index import balance_groups
+from histill.stream.index import check_balance
 from histill.stream.read import DecodedCacheSpec, TileSource
 from histill.stream.views import Views, check_window
 from histill.tiles.manifest import Manifest, case_digests
@@ -63,7 +63,7 @@ def check_data(
         config.data.augment, manifest.header.tile_px, Views(size_of(network, manifest, dense)), STRIDE if dense else 1
     )
     for split in (config.data.train, config.data.val):
-        manifest.rows_of(split)
+        manifest.select(split)
     if config.data.balance == "response":
         if not by_response:
             raise InputError(
@@ -72,7 +72,7 @@ def check_data(
                 code="responses-needed",
             )
     elif config.data.balance is not None:
-        balance_groups(manifest, manifest.rows_of(config.data.train), config.data.balance)
+        check_balance(manifest, config.data.train, config.data.balance)
 
 
 def size_of(network: Network, manifest: Manifest, dense: bool) -> int:
@@ -224,19 +224,18 @@ def resolve_classes(
             code="label-missing",
         )
     outputs = OutputSpec("classification", classes, config.multi_label)
-    manifest.labels_of(outputs, manifest.rows_of(config.data.val))
-    rows = manifest.rows_of(config.data.train, cases)
+    manifest.labels_of(outputs, manifest.select(config.data.val))
+    rows = manifest.select(config.data.train, cases)
     labels = manifest.labels_of(outputs, rows)
-    return outputs, balance_weights(labels[rows], len(classes)) if config.loss.weighs_classes else None
+    return outputs, balance_weights(labels.count(rows, len(classes))) if config.loss.weighs_classes else None
 
 
 def check_masks(manifest: Manifest, *splits: str) -> None:
     """Raise InputError when a tile of one of `splits` has no mask."""
     for split in splits:
-        rows = manifest.rows_of(split)
-        without = rows[~manifest.table["has_mask"].to_numpy()[rows]]
+        without = manifest.without_mask(manifest.select(split))
         if len(without):
-            name = manifest.table["tile_id"][int(without[0])].as_py()
+            name = manifest.tile(int(without[0]))["tile_id"]
             raise InputError(
                 f"{len(without)} tiles of split {split!r} in {manifest.uri} have no mask (first: {name}); "
                 "masks are learned from, so ingest them with a mask column or name another split.",

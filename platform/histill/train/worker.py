@@ -10,7 +10,7 @@ import torch
 
 from histill.cluster.metrics import Publisher
 from histill.storage.scratch import make_scratch_folder
-from histill.tiles.manifest import read_manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import restore_checkpoint, save_checkpoint
 from histill.train.epoch_summary import EpochSummary

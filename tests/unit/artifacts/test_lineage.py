@@ -24,7 +24,10 @@ from histill.evaluate.constant_baseline import score_constant
 from histill.evaluate.predictions import Predictions
 from histill.licenses import License
 from histill.outputs import OutputSpec
-from histill.tiles.manifest import Manifest, case_digests, write_manifest
+from histill.tiles.manifest import Manifest, case_digests
+from histill.tiles.manifest_file import write_manifest
+from histill.tiles.tile_rows import hold_rows
+from histill.tiles.whole_table import read_table
 from histill.train.prepare import prepare_run
 
 pytestmark = pytest.mark.unit
@@ -58,7 +61,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., Mani
 
 def moved(tiles: Manifest, uri: Path, rows: list[int], **columns: str) -> Manifest:
     """A tile set of some rows of another, with some columns replaced; its shards are not written."""
-    table = tiles.table.take(rows)
+    table = read_table(tiles).take(rows)
     for name, value in columns.items():
         at = table.schema.get_field_index(name)
         table = table.set_column(at, table.schema.field(at), pa.array([value] * len(rows)))
@@ -171,10 +174,12 @@ def test_training_tiles_are_known_by_their_bytes_under_any_name(tiles: Manifest,
 
 def test_an_image_is_known_whatever_its_mask(tiles: Manifest) -> None:
     masks = moved(tiles, Path(tiles.uri).parent / "other masks", [1, 2], case="patient Y", split="test")
-    contents = [content[:32] + "0" * 32 for content in masks.table["content"].to_pylist()]
-    at = masks.table.schema.get_field_index("content")
-    table = masks.table.set_column(at, masks.table.schema.field(at), pa.array(contents))
-    assert find_seen(taught(tiles), Manifest(masks.uri, masks.header, table), "test", STORAGE) == SeenTiles(1, 2)
+    contents = [content[:32] + "0" * 32 for content in read_table(masks)["content"].to_pylist()]
+    at = read_table(masks).schema.get_field_index("content")
+    table = read_table(masks).set_column(at, read_table(masks).schema.field(at), pa.array(contents))
+    assert find_seen(taught(tiles), Manifest(masks.uri, masks.header, hold_rows(table)), "test", STORAGE) == SeenTiles(
+        1, 2
+    )
 
 
 def test_a_training_set_that_is_gone_is_said(tiles: Manifest, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from histill.registry.scoring import run_scoring
 from histill.testing.tile_sets import write_tile_set
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import Tile
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -138,7 +139,7 @@ def test_the_worst_tiles_are_the_first(manifest: Manifest, model: Callable[..., 
     worst = find_worst_tiles(answers, 6)
     quality = dict(zip(answers.rows.tolist(), answers.per_tile(), strict=True))
     assert [quality[row] for row in worst.tolist()] == sorted(quality.values())[:6]
-    names = [manifest.table["tile_id"][row].as_py() for row in worst.tolist()]
+    names = [read_table(manifest)["tile_id"][row].as_py() for row in worst.tolist()]
     assert worst.tolist() != sorted(worst.tolist())
     assert [tile.name for tile in read_shown(examiner, worst)] == names
 

@@ -19,8 +19,10 @@ from histill.evaluate.evaluator import Evaluator
 from histill.evaluate.pictures import draw_tiles
 from histill.evaluate.score import score_model
 from histill.evaluate.shown_tiles import spread_tiles
-from histill.tiles.manifest import Manifest, write_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import write_manifest
 from histill.tiles.masks import IGNORED
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -178,7 +180,7 @@ def test_a_mask_of_another_class_is_refused_with_its_tile(
 ) -> None:
     marked = tile_set(tmp_path)
     row = int(marked.rows_of("test")[2])
-    tile, shard = mark_mask(marked, row, 3), marked.table["shard"][row].as_py()
+    tile, shard = mark_mask(marked, row, 3), read_table(marked)["shard"][row].as_py()
     for classes in (("background", "nucleus"), BOUNDED):
         with pytest.raises(InputError) as caught:
             score_model(model(classes=classes), HeldOut(tiles=marked.uri), STORAGE)
@@ -191,7 +193,7 @@ def test_a_mask_of_another_class_is_refused_with_its_tile(
 
 
 def without_split(manifest: Manifest, uri: Path, split: str) -> Manifest:
-    rows = manifest.table.filter(pa.array([name != split for name in manifest.table["split"].to_pylist()]))
+    rows = read_table(manifest).filter(pa.array([name != split for name in read_table(manifest)["split"].to_pylist()]))
     header = manifest.header
     return write_manifest(str(uri), rows, tile_px=header.tile_px, mpp=header.mpp, ingest="", storage=STORAGE)
 

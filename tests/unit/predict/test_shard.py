@@ -24,6 +24,7 @@ from histill.predict.shard import ABOUT, FOREGROUND, PredictionJob, PredictionWo
 from histill.stream.tile_stream import stream_shard
 from histill.tiles.manifest import Manifest, read_header
 from histill.tiles.shards import shards_of
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -80,14 +81,14 @@ def test_every_tile_has_the_models_own_answer(
     done, table = predicted(job, manifest)
     assert done == [(8, 0)] * 3
     assert table.schema == prediction_schema(masks=segmenter)
-    assert table["tile_id"].to_pylist() == manifest.table["tile_id"].to_pylist()
-    assert table.select(["slide", "x", "y"]).to_pylist() == manifest.table.select(["slide", "x", "y"]).to_pylist()
+    assert table["tile_id"].to_pylist() == read_table(manifest)["tile_id"].to_pylist()
+    assert table.select(["slide", "x", "y"]).to_pylist() == read_table(manifest).select(["slide", "x", "y"]).to_pylist()
     network, card, digest = load(folder, STORAGE)
     assert json.loads(table.schema.metadata[ABOUT]) == {
         "kind": card.kind, "classes": ["background", "nucleus"] if segmenter else list(card.classes),
         "multi_label": kind == "multi_label", "tile_px": 64, "tile_mpp": 0.5, "model": digest,
     }  # fmt: skip
-    first = pq.read_table(Path(manifest.uri, manifest.table["shard"][0].as_py()))["image"][0].as_py()
+    first = pq.read_table(Path(manifest.uri, read_table(manifest)["shard"][0].as_py()))["image"][0].as_py()
     pixels = np.array(Image.open(io.BytesIO(first))).reshape(32, 2, 32, 2, 3).mean((1, 3)).round()
     with torch.inference_mode():
         logits = network(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())[0]

@@ -40,6 +40,7 @@ from histill.testing.storage_schemes import check_storage
 from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import shards_of
+from histill.tiles.whole_table import read_table
 from histill.train.claim import CLAIM_NAME, describe_process, hold_claim
 from histill.train.run_folder import open_record, read_result, save_record, write_result
 
@@ -140,7 +141,7 @@ def both(memory: ModuleType, tmp_path: Path) -> list[Manifest]:
 def tiles_of(manifest: Manifest) -> dict[str, np.ndarray]:
     source = TileSource(manifest.uri, manifest.header.digest, STORAGE)
     stream = TileStream(manifest, source, "", Views(PX), 4, 0, 1, only=np.arange(TILES))
-    names = manifest.table["tile_id"].to_pylist()
+    names = read_table(manifest)["tile_id"].to_pylist()
     return {
         names[int(row)]: batch.student[place].numpy().copy()
         for batch in stream.exact_pass()
@@ -152,7 +153,7 @@ def tiles_of(manifest: Manifest) -> dict[str, np.ndarray]:
 def test_tiles_are_ingested_streamed_and_predicted_as_on_a_disk(both: list[Manifest], tmp_path: Path) -> None:
     on_disk, in_memory = both
     assert in_memory.uri == "memory://bucket/tiles"
-    assert in_memory.table.equals(on_disk.table)
+    assert read_table(in_memory).equals(read_table(on_disk))
     pixels = [tiles_of(manifest) for manifest in both]
     assert len(pixels[0]) == TILES
     for name, tile in pixels[0].items():

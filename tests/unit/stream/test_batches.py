@@ -28,6 +28,7 @@ from histill.stream.tile_batch import TileBatch
 from histill.stream.views import UPRIGHT, Placement, Views, draw_numbers, draw_placements
 from histill.tiles.manifest import Header, Manifest
 from histill.tiles.schema import MANIFEST
+from histill.tiles.tile_rows import hold_rows
 
 pytestmark = pytest.mark.unit
 
@@ -80,7 +81,7 @@ def manifest() -> Manifest:
     header = Header(
         digest="", table="", tiles=18, tile_px=SIDE, mpp=0.5, labels=(), splits={"train": 8}, masks=8, ingest=""
     )
-    return Manifest("s3://bucket/set", header, pa.Table.from_pylist(rows, schema=MANIFEST))
+    return Manifest("s3://bucket/set", header, hold_rows(pa.Table.from_pylist(rows, schema=MANIFEST)))
 
 
 RESPONSES = CachedViews("", OutputSpec("segmentation", ("background", "nucleus")))

@@ -32,8 +32,10 @@ from histill.teachers.cache import HEADER_NAME, CacheHeader, address, check_view
 from histill.teachers.network import NetworkTeacher
 from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.teachers.teacher import Teacher
-from histill.tiles.manifest import Manifest, digest_table
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import digest_tables
 from histill.tiles.shards import TileShard, content_hash, shards_of
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -339,7 +341,7 @@ def test_an_interrupted_cache_neither_loses_nor_doubles_a_row(manifest: Manifest
     after = {path: pq.read_table(path) for path in sorted(tmp_path.rglob("*.parquet"))}
     assert after == before
     ids = [tile for table in after.values() for tile in table["tile_id"].to_pylist()]
-    assert ids == manifest.table["tile_id"].to_pylist()
+    assert ids == read_table(manifest)["tile_id"].to_pylist()
 
 
 def test_an_undecodable_tile_has_an_empty_response_in_all_views(
@@ -391,16 +393,17 @@ def test_the_address_says_what_the_cache_holds(manifest: Manifest) -> None:
     ]
     assert len({plain, *others}) == 1 + len(others)
 
-    row = manifest.table.slice(5, 1).to_pylist()[0]
+    row = read_table(manifest).slice(5, 1).to_pylist()[0]
     shard = pq.read_table(Path(manifest.uri, row["shard"])).to_pylist()[5]
     assert row["content"] == content_hash(shard["image"], shard["mask"])
     image = bytearray(shard["image"])
     image[-5] ^= 1
-    contents = manifest.table["content"].to_pylist()
+    contents = read_table(manifest)["content"].to_pylist()
     contents[5] = content_hash(bytes(image), shard["mask"])
-    at = manifest.table.schema.get_field_index("content")
-    changed = digest_table(manifest.table.set_column(at, manifest.table.schema.field(at), [contents]))
-    assert digest_table(manifest.table) == manifest.header.digest
+    table = read_table(manifest)
+    at = table.schema.get_field_index("content")
+    changed = digest_tables([table.set_column(at, table.schema.field(at), [contents])])
+    assert digest_tables([table]) == manifest.header.digest
     assert address("teacher", changed) != address("teacher", manifest.header.digest)
 
 

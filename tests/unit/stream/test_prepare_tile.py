@@ -26,6 +26,7 @@ from histill.evaluate.raw_tiles import read_cut_tiles
 from histill.stream.decode import decode_image, downscale_area
 from histill.stream.views import Placement, Views, view_into
 from histill.tiles.manifest import Manifest
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -188,7 +189,7 @@ def test_parity_begins_at_the_cut_tiles_bytes(
     rows = examiner.rows[[0, 3, 5, 14]]
     tiles, cut = read_cut_tiles(examiner, rows)
     stored = {row["tile_id"]: row["image"] for row in _shards(examiner.manifest)}
-    assert cut == [stored[name] for name in examiner.manifest.table["tile_id"].take(rows).to_pylist()]
+    assert cut == [stored[name] for name in read_table(examiner.manifest)["tile_id"].take(rows).to_pylist()]
     for seen, data in zip(tiles.permute(0, 2, 3, 1).numpy(), cut, strict=True):
         np.testing.assert_array_equal(prepare(data, 64, 32), seen)
     network = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(48, 2)).train()

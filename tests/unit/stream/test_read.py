@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from histill.stream.read import ReadRequest, ShardReader, TileSource
 from histill.stream.responses import response_columns, response_schema
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import content_hash
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -32,8 +34,7 @@ def manifest(tmp_path: Path, tile_set: Callable[..., Manifest]) -> Manifest:
 
 
 def all_reads(manifest: Manifest) -> list[ReadRequest]:
-    everything = SampleIndex(np.arange(16), np.arange(16) % 4, np.arange(0, 17, 4), SHARDS, *np.divmod(np.arange(4), 2))
-    return everything.reads(np.arange(16))
+    return [replace(read, expected=None) for read in SampleIndex.at(manifest, np.arange(16)).reads(np.arange(16))]
 
 
 def source_of(manifest: Manifest, **changes: object) -> TileSource:
@@ -46,13 +47,13 @@ def read_all(manifest: Manifest, **source: object) -> list[pa.Table]:
 
 def respond(manifest: Manifest, folder: Path, tile_ids: list[str] | None = None, views: int = 1) -> CachedViews:
     """Responses `r<row>.<view>` beside the manifest's tiles, in shards like theirs."""
-    ids = tile_ids or manifest.table["tile_id"].to_pylist()
+    ids = tile_ids or read_table(manifest)["tile_id"].to_pylist()
     columns = {
         name: [b"r%d.%d" % (row, view) for row in range(len(ids))] for view, name in enumerate(response_columns(views))
     }
     answers = pa.table({"tile_id": ids, **columns}, schema=response_schema(views))
-    for shard in manifest.table["shard"].unique().to_pylist():
-        of_shard = np.flatnonzero(manifest.table["shard"].to_numpy(zero_copy_only=False) == shard)
+    for shard in read_table(manifest)["shard"].unique().to_pylist():
+        of_shard = np.flatnonzero(read_table(manifest)["shard"].to_numpy(zero_copy_only=False) == shard)
         (folder / shard).parent.mkdir(parents=True, exist_ok=True)
         rows = answers.take(pa.array(of_shard))
         groups = [rows.slice(start, 4) for start in range(0, len(rows), 4)]
@@ -76,7 +77,7 @@ def test_tables_bring_the_rows_asked_for(manifest: Manifest) -> None:
     assert set(whole.column_names) == {"entry", "image", "mask"}
     assert whole["entry"].to_pylist() == list(range(16))
     contents = [content_hash(row["image"], row["mask"]) for row in whole.to_pylist()]
-    assert contents == manifest.table["content"].to_pylist()
+    assert contents == read_table(manifest)["content"].to_pylist()
     wanted = ReadRequest("shards/0001.parquet", 0, np.array([1, 3, 1]), np.array([70, 71, 72]))
     (some,) = ShardReader()(source_of(manifest), [wanted])
     assert set(some.column_names) == {"entry", "image"}
@@ -157,7 +158,7 @@ def test_a_cache_on_the_node_keeps_views_apart(manifest: Manifest, tmp_path: Pat
 
 
 def test_responses_to_other_tiles_are_refused(manifest: Manifest, tmp_path: Path) -> None:
-    ids = manifest.table["tile_id"].to_pylist()
+    ids = read_table(manifest)["tile_id"].to_pylist()
     folder = respond(manifest, tmp_path / "responses", [*ids[:-2], ids[-1], ids[-2]])
     with pytest.raises(InputError, match=r"responses .*/shards/0001\.parquet belong to other tiles"):
         read_all(manifest, responses=folder)

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -30,6 +29,7 @@ from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.shares import Shares, tally_responses
 from histill.tiles.manifest import Manifest
 from histill.tiles.tally import SlideTally
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -77,7 +77,7 @@ def test_shares_are_those_of_the_teachers_pixels(
     found = cache(tiles, tmp_path, {"classical": True})
     teacher, images = ClassicalTeacher(0.5), decoded_tiles(tiles)
     expected: dict[str, list[float]] = {}
-    for row in tiles.table.to_pylist():
+    for row in read_table(tiles).to_pylist():
         logits = teacher.respond(torch.from_numpy(images[row["tile_id"]]).permute(2, 0, 1)[None])[0]
         expected.setdefault(row["case"], []).append(float((logits[1] > 0).float().mean()))
     for case, shares in expected.items():
@@ -108,7 +108,7 @@ def test_shares_of_a_classifier_are_tiles(tiles: Manifest, tmp_path: Path, multi
 
     network, _, _ = load(teacher["model"], Storage())
     images, said = decoded_tiles(tiles), {}
-    for row in tiles.table.to_pylist():
+    for row in read_table(tiles).to_pylist():
         with torch.inference_mode():
             logits = network(torch.from_numpy(images[row["tile_id"]].copy()).permute(2, 0, 1)[None].float())[0]
         levels = ((logits if multi_label else logits - logits[0]) * 12.7).round()  # as logits are stored
@@ -205,7 +205,7 @@ def test_a_long_table_is_cut() -> None:
 
 
 def test_the_picture_shows_many_slides(tiles: Manifest) -> None:
-    slides = tiles.table["slide"].to_pylist()
+    slides = read_table(tiles)["slide"].to_pylist()
     twelve = spread_over_slides(tiles, 12)
     assert len(set(twelve.tolist())) == 12
     assert [slides[row] for row in twelve] == [f"case-{number}" for number in range(6) for _ in range(2)]
@@ -224,5 +224,5 @@ def test_the_picture_shows_many_slides(tiles: Manifest) -> None:
     ids=["of a slide", "an image", "long"],
 )
 def test_a_panel_says_whose_tile_it_shows_and_which(place: dict[str, str], slides: str | None, title: str) -> None:
-    manifest: Any = SimpleNamespace(table=pa.Table.from_pylist([place]), header=SimpleNamespace(slides=slides))
+    manifest: Any = SimpleNamespace(tile=lambda row: place, header=SimpleNamespace(slides=slides))
     assert name_tile(manifest, 0) == title

@@ -27,6 +27,7 @@ from histill.teachers.teacher import load_teacher
 from histill.testing.tile_sets import make_tile_set
 from histill.tiles.manifest import Manifest
 from histill.tiles.shards import shards_of
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +43,7 @@ def tiles(tmp_path: Path, write_slide: Callable[..., str], ingest_slides: Callab
     for seed, name in enumerate(SLIDES):
         write_slide(tmp_path / f"{name}.tiff", seed)
     found: Manifest = ingest_slides(tmp_path, "slide\na.tiff\nb.tiff\n").manifest
-    assert found.table["x"].to_pylist() == [0, 128] * 8
+    assert read_table(found)["x"].to_pylist() == [0, 128] * 8
     return found
 
 
@@ -106,7 +107,7 @@ def refused(folder: Path, tiles: Manifest) -> str:
 
 
 def expected(tiles: Manifest, rows: list[int]) -> np.ndarray:
-    table = tiles.table.take(rows).to_pylist()
+    table = read_table(tiles).take(rows).to_pylist()
     return np.stack([feature_of(tile["slide"], tile["x"], tile["y"]) for tile in table])
 
 
@@ -150,7 +151,7 @@ def test_the_digest_changes_with_the_files(features: Path) -> None:
 
 def test_a_shifted_grid_is_refused(features: Path, tiles: Manifest) -> None:
     write_h5(features, "a", grid(shift=(1, 0)))
-    first = tiles.table["tile_id"][0].as_py()
+    first = read_table(tiles)["tile_id"][0].as_py()
     assert refused(features, tiles) == (
         f"features {features}/a.h5 lie on another grid: tile {first} begins at (0, 0) of level 0, and the nearest "
         "patch at (1, 0); cut tiles and patches of one grid, from the slide's corner and without overlap."
@@ -159,7 +160,7 @@ def test_a_shifted_grid_is_refused(features: Path, tiles: Manifest) -> None:
 
 def test_patches_of_another_size_are_refused(features: Path, tiles: Manifest) -> None:
     write_h5(features, "b", grid(256), patch_size_level0=256)
-    first = tiles.table["tile_id"][8].as_py()
+    first = read_table(tiles)["tile_id"][8].as_py()
     assert refused(features, tiles) == (
         f"features {features}/b.h5 are of patches of 256 px at level 0, and tile {first} has 128; cut tiles of the "
         "patches' side and resolution."
@@ -170,17 +171,19 @@ def test_patches_of_another_size_are_refused(features: Path, tiles: Manifest) ->
 
 def test_missing_tiles_are_refused(features: Path, tiles: Manifest) -> None:
     write_h5(features, "b", [corner for corner in grid() if corner not in [(128, 0), (0, 256)]])
-    tile = tiles.table["tile_id"][9].as_py()
+    tile = read_table(tiles)["tile_id"][9].as_py()
     assert refused(features, tiles) == (
         f"features {features}/b.h5 lack tile {tile} at (128, 0), and 2 of 8 tiles like it; extract the features of all "
         "tiles, or leave such tiles out by a higher slides.min_tissue."
     )
     write_h5(features, "b", [])
-    assert f"b.h5 lack tile {tiles.table['tile_id'][8].as_py()} at (0, 0), and 8 of 8 tiles" in refused(features, tiles)
+    assert f"b.h5 lack tile {read_table(tiles)['tile_id'][8].as_py()} at (0, 0), and 8 of 8 tiles" in refused(
+        features, tiles
+    )
 
 
 def test_other_slides_are_refused(features: Path, tiles: Manifest) -> None:
-    first = tiles.table["tile_id"][8].as_py()
+    first = read_table(tiles)["tile_id"][8].as_py()
     write_h5(features, "b", grid(), level0_width=1280)
     assert refused(features, tiles) == (
         f"features {features}/b.h5 are of a slide of 1280 x 512 px, and tile {first} is of one of 640 x 512; extract "

@@ -29,8 +29,10 @@ from histill.stream.views import Views
 from histill.teachers.classical import ClassicalTeacher
 from histill.teachers.shard_responses import ResponseJob, write_shard_responses
 from histill.tiles.contents import Expected, content_hash
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.tiles.shards import shards_of
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -159,8 +161,8 @@ def test_a_part_of_a_split_is_checked_too(manifest: Manifest) -> None:
     (first, second) = SampleIndex.at(manifest, some).reads(np.arange(3))
     assert first.expected is not None
     assert second.expected is not None
-    assert first.expected.lists()[1] == manifest.table["content"].to_pylist()[0:4]
-    assert second.expected.lists()[1] == manifest.table["content"].to_pylist()[8:12]
+    assert first.expected.lists()[1] == read_table(manifest)["content"].to_pylist()[0:4]
+    assert second.expected.lists()[1] == read_table(manifest)["content"].to_pylist()[8:12]
     change(manifest, TWO, 1, "image", another)
     assert lost(manifest, only=some, max_corrupt=1) == [9]
 
@@ -226,7 +228,7 @@ def test_swapped_responses_are_refused_and_answered_again(manifest: Manifest, tm
 
 def test_damaged_responses_are_refused(manifest: Manifest, tmp_path: Path) -> None:
     schema = response_schema(1)
-    ids = manifest.table["tile_id"].to_pylist()
+    ids = read_table(manifest)["tile_id"].to_pylist()
     for number, shard in enumerate((ONE, TWO)):
         rows = pa.table([ids[8 * number :][:8], [bytes([number]) * 500] * 8], schema=schema)
         uri = str(tmp_path / "answers" / shard)
@@ -263,7 +265,7 @@ def test_more_shards_than_a_process_may_open_files(tmp_path: Path, tile_set: Cal
 def test_a_folder_may_have_any_name(tmp_path: Path, tile_set: Callable[..., Manifest], name: str) -> None:
     root = f"{tmp_path}/{name}"
     manifest = tile_set(f"{root}/tiles", tiles=TILES, tile_px=32)
-    assert read_manifest(manifest.uri, Storage()).table.equals(manifest.table)
+    assert read_table(read_manifest(manifest.uri, Storage())).equals(read_table(manifest))
     assert lost(manifest, responses=answer(manifest, Path(root, "answers"))) == []
     assert measure_files(manifest.uri, [ONE, TWO, "shards/none"], Storage()).keys() == {ONE, TWO}
     assert create_bytes(f"{root}/claim {name}", b"1", Storage())

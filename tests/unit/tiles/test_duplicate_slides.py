@@ -14,6 +14,7 @@ from histill.config.common import Storage
 from histill.errors import InputError
 from histill.tiles.slide_records import read_slides
 from histill.tiles.summary import find_warnings
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -154,7 +155,7 @@ def test_a_slide_replaced_before_an_ingest_goes_on(
     write_slide(tmp_path / "a.tiff", tissue=128)
     report = ingest_slides(tmp_path, index)
     assert (report.parts_done, report.parts_reused) == (1, 1)
-    assert report.manifest.table["slide"].to_pylist() == ["a"] * 4 + ["b"] * 8
+    assert read_table(report.manifest)["slide"].to_pylist() == ["a"] * 4 + ["b"] * 8
 
 
 def test_different_slides_with_equal_tiles_are_told_apart(

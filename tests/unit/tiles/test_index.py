@@ -13,7 +13,8 @@ from histill.errors import InputError
 from histill.tiles.image_index import ImageIndex, read_image_index
 from histill.tiles.index import lines_named, read_index
 from histill.tiles.ingest import ingest
-from histill.tiles.manifest import Manifest, case_digests, write_manifest
+from histill.tiles.manifest import Manifest, case_digests
+from histill.tiles.manifest_file import write_manifest
 from histill.tiles.schema import MANIFEST
 from histill.tiles.splits import assign_split, check_pinned
 from histill.tiles.summary import count_labels, find_equal_tiles, find_missing_classes, find_shared_tiles, find_warnings
@@ -213,11 +214,11 @@ def test_equal_tiles_are_said_and_whether_splits_share_them(tmp_path: Path) -> N
     tiles = [("x", "train", "1"), ("y", "train", "1"), ("x", "train", "2"), ("z", "val", "3"), ("z", "val", "3")]
     tiles.append(("z", "test", "4"))
     manifest = manifest_of(tmp_path, tiles)
-    assert find_equal_tiles(manifest.table) == ["5 tiles are equal byte for byte (first: 0.png and 2.png)."]
+    assert find_equal_tiles(manifest.rows) == ["5 tiles are equal byte for byte (first: 0.png and 2.png)."]
     (warning,) = [said for said in find_warnings(manifest) if "equal" in said]
     assert warning.startswith("3 tiles are equal and lie in different splits (first: 3.png and 5.png)")
-    within = manifest_of(tmp_path / "a", tiles[:3]).table
+    within = manifest_of(tmp_path / "a", tiles[:3]).rows
     assert len(find_equal_tiles(within)) == 1
     assert find_shared_tiles(within) == []
-    none = manifest_of(tmp_path / "b", [("x", "train", "1"), ("y", "val", "2")]).table
+    none = manifest_of(tmp_path / "b", [("x", "train", "1"), ("y", "val", "2")]).rows
     assert find_equal_tiles(none) == find_shared_tiles(none) == []

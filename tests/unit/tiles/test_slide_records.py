@@ -10,9 +10,10 @@ import pytest
 
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.tiles.manifest import write_manifest
+from histill.tiles.manifest_file import write_manifest
 from histill.tiles.slide_files import fingerprint_source
 from histill.tiles.slide_records import RECORDS_NAME, read_slides
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -39,7 +40,7 @@ def test_every_slide_has_a_record(
     assert records["b"].tiles == 2
     assert record.identity != records["b"].identity
     for name, each in records.items():
-        assert each.tiles == report.manifest.table["slide"].to_pylist().count(name)
+        assert each.tiles == read_table(report.manifest)["slide"].to_pylist().count(name)
 
 
 def test_a_file_that_is_not_the_headers_is_refused(
@@ -61,7 +62,7 @@ def test_a_set_without_records_says_so(
     tmp_path: Path, write_slide: Callable[..., str], ingest_slides: Callable[..., Any]
 ) -> None:
     write_slide(tmp_path / "a.tiff")
-    table = ingest_slides(tmp_path, "slide\na.tiff\n").manifest.table
+    table = read_table(ingest_slides(tmp_path, "slide\na.tiff\n").manifest)
     older = write_manifest(str(tmp_path / "old"), table, tile_px=64, mpp=1.0, ingest="i", storage=STORAGE)
     with pytest.raises(InputError, match=r"has no record of its slides .* into another folder"):
         read_slides(older, STORAGE)

@@ -23,7 +23,9 @@ from histill.models.projection import ProjectedStudent
 from histill.models.transfer import find_encoder
 from histill.stream.views import Views
 from histill.tasks.training_task import TrainingTask
-from histill.tiles.manifest import Manifest, write_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import write_manifest
+from histill.tiles.whole_table import read_table
 from histill.train.prepare import prepare_run
 from histill.train.run_folder import open_record, save_record
 from histill.train.spec import RunSpec
@@ -210,7 +212,7 @@ def test_a_balance_by_what_tiles_do_not_have_is_refused(manifest: Manifest, tmp_
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_empty_split_is_refused(manifest: Manifest, tmp_path: Path, split: str) -> None:
-    rows = manifest.table.filter(pa.array([name != split for name in manifest.table["split"].to_pylist()]))
+    rows = read_table(manifest).filter(pa.array([name != split for name in read_table(manifest)["split"].to_pylist()]))
     header = manifest.header
     changed = write_manifest(
         str(tmp_path / "tiles"), rows, tile_px=header.tile_px, mpp=header.mpp, ingest="", storage=Storage()
@@ -361,10 +363,10 @@ def test_tiles_and_encoder_weights_are_inputs_as_well(tmp_path: Path, tile_set: 
     with pytest.raises(InputError, match=r"network\.weights held"):
         prepare_run(config)
     path.write_bytes(content)
-    table = first.table.set_column(
-        first.table.schema.get_field_index("case"),
+    table = read_table(first).set_column(
+        read_table(first).schema.get_field_index("case"),
         "case",
-        pa.array([f"{case}-b" for case in first.table["case"].to_pylist()]),
+        pa.array([f"{case}-b" for case in read_table(first)["case"].to_pylist()]),
     )
     header = first.header
     write_manifest(first.uri, table, tile_px=header.tile_px, mpp=header.mpp, ingest="made", storage=Storage())

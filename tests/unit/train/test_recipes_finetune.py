@@ -21,7 +21,9 @@ from histill.models.segmenter import Segmenter
 from histill.models.transfer import find_encoder
 from histill.stream.views import Views
 from histill.tasks.training_task import TrainingTask
-from histill.tiles.manifest import Manifest, case_digests, write_manifest
+from histill.tiles.manifest import Manifest, case_digests
+from histill.tiles.manifest_file import write_manifest
+from histill.tiles.whole_table import read_table
 from histill.train.build import build_learner, build_streams
 from histill.train.loop import Hooks, train
 from histill.train.prepare import prepare_run
@@ -61,8 +63,8 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, labeled: Manifest) -> s
 
 def relabeled(manifest: Manifest, uri: Path, labels: list[str | None]) -> Manifest:
     """`manifest` with other labels, without shards."""
-    column = manifest.table.schema.get_field_index("label")
-    table = manifest.table.set_column(column, "label", pa.array(labels, pa.string()))
+    column = read_table(manifest).schema.get_field_index("label")
+    table = read_table(manifest).set_column(column, "label", pa.array(labels, pa.string()))
     header = manifest.header
     return write_manifest(str(uri), table, tile_px=header.tile_px, mpp=header.mpp, ingest="", storage=Storage())
 
@@ -171,18 +173,18 @@ def test_one_label_is_not_enough(labeled: Manifest, tmp_path: Path) -> None:
 def test_a_label_that_is_missing_or_no_class_is_refused_with_its_tile(
     labeled: Manifest, tmp_path: Path, row: int, split: str, label: str | None, said: str
 ) -> None:
-    labels = labeled.table["label"].to_pylist()
+    labels = read_table(labeled)["label"].to_pylist()
     labels[row] = label
-    assert labeled.table["split"][row].as_py() == split
+    assert read_table(labeled)["split"][row].as_py() == split
     manifest = relabeled(labeled, tmp_path / "tiles", labels)
     message = refused(manifest, tmp_path / "runs", classes=("stroma", "tumour"))
-    tile = labeled.table["tile_id"][row].as_py()
+    tile = read_table(labeled)["tile_id"][row].as_py()
     assert message.startswith(f"tile {tile} of {manifest.uri} has {said} (such tiles: 1)")
     assert "expected one of stroma, tumour" in message
 
 
 def test_tiles_of_no_split_that_is_used_need_no_label(labeled: Manifest, tmp_path: Path) -> None:
-    rows = labeled.table.select(["split", "label"]).to_pylist()
+    rows = read_table(labeled).select(["split", "label"]).to_pylist()
     labels = [None if row["split"] == "test" else row["label"] for row in rows]
     manifest = relabeled(labeled, tmp_path / "tiles", labels)
     assert prepare_run(configured(manifest, tmp_path / "runs")).card.classes == ("stroma", "tumour")
@@ -209,7 +211,7 @@ def test_a_class_that_would_be_taken_for_a_teachers_boundary_is_refused(labeled:
 @pytest.mark.parametrize("target", ["classification", "segmentation"])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_empty_split_is_refused(labeled: Manifest, tmp_path: Path, split: str, target: str, fraction: float) -> None:
-    rows = labeled.table.filter(pa.array([name != split for name in labeled.table["split"].to_pylist()]))
+    rows = read_table(labeled).filter(pa.array([name != split for name in read_table(labeled)["split"].to_pylist()]))
     manifest = write_manifest(
         str(tmp_path / "tiles"), rows, tile_px=64, mpp=labeled.header.mpp, ingest="", storage=Storage()
     )
@@ -221,7 +223,7 @@ def test_an_empty_split_is_refused(labeled: Manifest, tmp_path: Path, split: str
 def test_the_smallest_fraction_leaves_a_case_of_every_label(labeled: Manifest, tmp_path: Path, target: str) -> None:
     prepared = prepare_run(configured(labeled, tmp_path, target, fraction=1e-6))
     assert prepared.cases
-    labels = [row["label"] for row in labeled.table.to_pylist() if row["case"] in prepared.cases]
+    labels = [row["label"] for row in read_table(labeled).to_pylist() if row["case"] in prepared.cases]
     assert set(labels) == {"stroma", "tumour"}
 
 
@@ -279,14 +281,14 @@ def test_what_a_segmentation_of_few_cases_is_sent_out_with(labeled: Manifest, tm
 
 
 def test_class_weights_are_those_of_the_cases_that_are_used(labeled: Manifest, tmp_path: Path) -> None:
-    labels = [row["label"] if row["case"] != "case-0" else "stroma" for row in labeled.table.to_pylist()]
+    labels = [row["label"] if row["case"] != "case-0" else "stroma" for row in read_table(labeled).to_pylist()]
     manifest = relabeled(labeled, tmp_path / "tiles", labels)
     changes = {"loss": WEIGHTED, "classes": ("stroma", "tumour", "fat")}
     everything = prepare_run(configured(manifest, tmp_path / "runs", **changes))
     assert everything.class_weights == pytest.approx((16 / (2 * 10), 16 / (2 * 6), 0.0))
     few = prepare_run(configured(manifest, tmp_path / "runs", fraction=0.25, **changes))
     assert few.cases is not None
-    rows = [row["label"] for row in manifest.table.to_pylist() if row["case"] in few.cases]
+    rows = [row["label"] for row in read_table(manifest).to_pylist() if row["case"] in few.cases]
     counts = [rows.count(name) for name in ("stroma", "tumour")]
     assert few.class_weights == pytest.approx((*(len(rows) / (2 * count) for count in counts), 0.0))
 

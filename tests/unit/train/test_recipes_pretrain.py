@@ -29,7 +29,8 @@ from histill.tasks.training_task import TrainingTask
 from histill.teachers import cache as caching
 from histill.teachers.cache import CachedResponses, CacheHeader, cache_responses, read_header
 from histill.teachers.teacher import load_teacher
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 from histill.train import inputs
 from histill.train.build import build_learner, build_streams
 from histill.train.checkpoint import Learner, restore_checkpoint, save_checkpoint

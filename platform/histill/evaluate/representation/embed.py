@@ -22,7 +22,8 @@ from histill.stream.color import stain_densities
 from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 
 
 @dataclass(frozen=True)

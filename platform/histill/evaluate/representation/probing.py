@@ -1,8 +1,6 @@
 """Probe a model's encoder: predict held-out tiles with a linear classifier on its embeddings."""
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from histill.config.common import Split, Storage, Workers
@@ -18,7 +16,9 @@ from histill.evaluate.representation.embeddings import Embeddings
 from histill.evaluate.representation.judge import judge_embeddings
 from histill.evaluate.representation.linear_probe import fit_probe
 from histill.evaluate.representation.subject import load_subject
-from histill.tiles.manifest import Manifest, read_manifest
+from histill.tiles.labels import TileLabels
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import read_manifest
 
 
 def probe_encoder(
@@ -48,7 +48,7 @@ def probe_encoder(
         )
     centers = None
     if keys.centers is not None:  # before hours of embedding
-        names = _read_column(manifest, keys.centers.by, asked)
+        names = manifest.column(keys.centers.by, asked)
         centers = read_centers(keys.centers, names, labels[asked], storage)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
@@ -56,7 +56,7 @@ def probe_encoder(
     rows = np.unique(np.concatenate([train, val, asked]))
     embedded = embedder.embed_tiles(network, card, manifest, rows, workers)
     check_corrupt(embedded.corrupt, held_out)
-    cases = _read_column(manifest, "case", embedded.rows)
+    cases = manifest.column("case", embedded.rows)
     everything = Embeddings(embedded.values, labels[embedded.rows], cases)
     learned, chosen, answered = (everything.take(np.isin(embedded.rows, part)) for part in (train, val, asked))
     probe = fit_probe(learned, classes, chosen if len(chosen) else None)
@@ -119,7 +119,8 @@ def _say_who_chose(keys: Probe, cases: int) -> str:
 
 def _find_classes(manifest: Manifest, split: Split) -> tuple[str, ...]:
     """The labels of a split, ascending. Raises InputError if there are fewer than two."""
-    found = manifest.table["label"].take(pa.array(manifest.rows_of(split))).unique().to_pylist()
+    manifest.select(split)  # refuses an empty split
+    found = {label for (of, label), _ in manifest.count("split", "label") if of == split}
     classes = tuple(sorted(label for label in found if label is not None))
     if len(classes) < 2:
         said = f"the label {classes[0]!r} alone" if classes else "no labels"
@@ -131,13 +132,9 @@ def _find_classes(manifest: Manifest, split: Split) -> tuple[str, ...]:
     return classes
 
 
-def _labeled(manifest: Manifest, split: Split | None, labels: np.ndarray) -> np.ndarray:
+def _labeled(manifest: Manifest, split: Split | None, labels: TileLabels) -> np.ndarray:
     """The manifest rows, int64, of the split's tiles with a known label; none without a split."""
-    if split is None:
+    if split not in manifest.header.splits:
         return np.zeros(0, np.int64)
-    return np.flatnonzero(pc.equal(manifest.table["split"], split).to_numpy() & (labels >= 0))
-
-
-def _read_column(manifest: Manifest, name: str, rows: np.ndarray) -> np.ndarray:
-    values: np.ndarray = manifest.table[name].take(pa.array(rows)).to_numpy(zero_copy_only=False)
-    return values
+    rows = manifest.rows_of(split)
+    return rows[labels[rows] >= 0]

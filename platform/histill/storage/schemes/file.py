@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from histill.config.common import Storage
-from histill.storage.scheme import Scheme
+from histill.storage.scheme import Content, Scheme
 from histill.storage.uris import local_path
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def walk(filesystem: "fsspec.AbstractFileSystem", uri: str, storage: Storage) ->
     return (os.path.join(folder, name) for folder, _, names in os.walk(local_path(uri)) for name in names)
 
 
-def put_file(path: str, data: bytes) -> None:
+def put_file(path: str, data: Content) -> None:
     """Write `path` atomically: a reader sees the old file or the new one, never a part."""
     with _part(path) as part:
         _write(part, data)
@@ -150,7 +150,7 @@ def _create(part: str) -> int | None:
     return None
 
 
-def _write(path: str, data: bytes) -> None:
+def _write(path: str, data: Content) -> None:
     with open(path, "r+b") as file:
         file.write(data)
         file.flush()

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from histill.config.common import Storage
 from histill.config.places import read_server
 from histill.errors import InputError
-from histill.storage.scheme import ErrorTexts, Scheme, transient_by_type
+from histill.storage.scheme import Content, ErrorTexts, Scheme, transient_by_type
 
 if TYPE_CHECKING:
     import fsspec
@@ -164,8 +164,9 @@ def _state_of(file: tuple[str, str]) -> tuple[str, int | None]:
         return path, None
 
 
-def overwrite(filesystem: "fsspec.AbstractFileSystem", uri: str, data: bytes) -> None:
+def overwrite(filesystem: "fsspec.AbstractFileSystem", uri: str, data: Content) -> None:
     """Write the object atomically: a reader sees the old one or the new one, never a part."""
+    data = data if len(data) >= 2 * _PART_BYTES else data[:]  # one request has no parts to be cut from a map
     filesystem.pipe_file(uri, data, chunksize=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
 
 

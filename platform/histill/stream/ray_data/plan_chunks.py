@@ -12,7 +12,7 @@ from histill.stream.index import SampleIndex
 from histill.stream.passes import Pass, Planner
 from histill.stream.ray_data.chunks import Chunk
 from histill.stream.read import ReadRequest
-from histill.tiles.manifest import read_manifest
+from histill.tiles.manifest_file import read_manifest
 
 
 def plan_chunks(

@@ -20,6 +20,7 @@ from histill.tasks.responses import Responses
 from histill.tasks.training_task import TrainingTask
 from histill.teachers.cache import check_cache, check_views, decisions
 from histill.teachers.teacher import Teacher
+from histill.tiles.labels import TileLabels
 from histill.tiles.manifest import Manifest
 from histill.tiles.subsample import balance_weights, subsample_cases
 from histill.train.inputs import Inputs
@@ -51,12 +52,13 @@ class DistillRun(RunSpec):
             name_of=self.name_tile,
         )
 
-    def read_labels(self, manifest: Manifest) -> np.ndarray | None:
+    def read_labels(self, manifest: Manifest) -> TileLabels | None:
         labels = self.find_labels(manifest, needed=False)
         if labels is not None and self.visible_cases is not None:
             split = self.config.data.train
-            visible = manifest.rows_of(split, self.visible_cases)
-            labels[np.setdiff1d(manifest.rows_of(split, self.cases), visible)] = -1
+            names = {case for (of, case), _ in manifest.count("split", "case") if of == split}
+            hidden = frozenset(names if self.cases is None else names & self.cases) - self.visible_cases
+            labels = labels.hide(manifest.select(split, hidden)) if hidden else labels
         return labels
 
     def group_tiles(self, manifest: Manifest) -> np.ndarray | None:
@@ -163,7 +165,7 @@ def _visible_labels(
 
     Raises InputError for a label that is not a class of the teacher, and for missing masks that the loss needs.
     """
-    training, validation = manifest.rows_of(config.data.train, cases), manifest.rows_of(config.data.val)
+    training, validation = manifest.select(config.data.train, cases), manifest.rows_of(config.data.val)
     if outputs.dense:
         if config.labeled < 1:
             raise InputError(
@@ -191,6 +193,6 @@ def _class_weights(
     if not config.loss.weighs_classes:
         return None
     among = visible if cases is None else cases if visible is None else cases & visible
-    rows = manifest.rows_of(config.data.train, among)
-    labels = manifest.labels_of(outputs, rows, needed=False)[rows]
-    return balance_weights(labels[labels >= 0], len(outputs.classes))
+    rows = manifest.select(config.data.train, among)
+    labels = manifest.labels_of(outputs, rows, needed=False)
+    return balance_weights(labels.count(rows, len(outputs.classes)))

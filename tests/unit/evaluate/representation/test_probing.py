@@ -30,7 +30,9 @@ from histill.evaluate.robustness import UNCHANGED
 from histill.evaluate.score import score_model
 from histill.models.encoders import embed
 from histill.registry.scoring import run_scoring
-from histill.tiles.manifest import Manifest, write_manifest
+from histill.tiles.manifest import Manifest
+from histill.tiles.manifest_file import write_manifest
+from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
@@ -73,7 +75,7 @@ def embeddings_of(folder: str, manifest: Manifest, split: str) -> tuple[np.ndarr
     tiles = torch.cat([batch.student[batch.valid] for batch in examined.examiner.batches(manifest.rows_of(split))])
     with torch.inference_mode():
         values = embed(network, tiles.float()).numpy()
-    return values, manifest.table["label"].take(pa.array(manifest.rows_of(split))).to_pylist()
+    return values, read_table(manifest)["label"].take(pa.array(manifest.rows_of(split))).to_pylist()
 
 
 def test_an_encoder_scores_what_scikit_learns_probe_scores(manifest: Manifest, model: Callable[..., str]) -> None:
@@ -113,7 +115,7 @@ def test_a_split_without_a_class_does_not_choose_C(
 ) -> None:
     one_class = [
         "stroma" if split == "val" else label
-        for split, label in zip(manifest.table["split"].to_pylist(), manifest.table["label"].to_pylist(), strict=True)
+        for split, label in zip(*(read_table(manifest)[name].to_pylist() for name in ("split", "label")), strict=True)
     ]
     held_out = HeldOut(tiles=relabel(manifest, tmp_path, one_class), probe=PROBE.model_copy(update={"val": "val"}))
     with pytest.raises(InputError, match=r"^split 'val' of .* has no tile of 'tumour', so the probe's C cannot"):
@@ -229,8 +231,8 @@ def test_the_page_and_the_picture_show_the_probes_answers(
 
 def relabel(manifest: Manifest, folder: Path, labels: list[str | None]) -> str:
     """The same tiles with other labels."""
-    place = manifest.table.schema.get_field_index("label")
-    table = manifest.table.set_column(place, "label", pa.array(labels, pa.string()))
+    place = read_table(manifest).schema.get_field_index("label")
+    table = read_table(manifest).set_column(place, "label", pa.array(labels, pa.string()))
     for each in Path(manifest.uri).iterdir():
         (folder / each.name).symlink_to(each)
     for name in ("manifest.json", "manifest.parquet"):
@@ -241,7 +243,7 @@ def relabel(manifest: Manifest, folder: Path, labels: list[str | None]) -> str:
 
 
 def test_tiles_without_a_label_teach_nothing(manifest: Manifest, model: Callable[..., str], tmp_path: Path) -> None:
-    labels = manifest.table["label"].to_pylist()
+    labels = read_table(manifest)["label"].to_pylist()
     tiles = relabel(manifest, tmp_path, [None if row < 12 else label for row, label in enumerate(labels)])
     score = score_model(model(), HeldOut(tiles=tiles, probe=PROBE), STORAGE)
     assert (score.probe["train_tiles"], score.probe["train_cases"]) == (36, 6)
@@ -260,7 +262,7 @@ def test_tiles_without_a_label_teach_nothing(manifest: Manifest, model: Callable
 def test_what_no_probe_can_learn_is_refused(
     manifest: Manifest, model: Callable[..., str], tmp_path: Path, held_out: dict[str, Any], labels: str, named: str
 ) -> None:
-    known = manifest.table["label"].to_pylist()
+    known = read_table(manifest)["label"].to_pylist()
     given = {"same": known, "none": [None] * 60, "one": ["stroma"] * 60, "new": known[:54] + ["fat"] * 6}[labels]
     with pytest.raises(InputError, match=named):
         score_model(model(), HeldOut(**{"tiles": relabel(manifest, tmp_path, given)} | held_out), STORAGE)
