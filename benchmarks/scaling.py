@@ -1,6 +1,7 @@
 """How speed scales with nodes, what limits it, and what 64 GPUs and 100 million tiles would cost.
 
     python -m benchmarks.scaling [--share 0.4] [--rounds 3] [--quick]
+    python -m benchmarks.scaling --fed [--share 0.4] [--rounds 3] [--quick]
 
 Needs root, network namespaces and cgroup v1. A Ray head and three worker nodes on separate hosts, S3 outside of
 them; each node gets a fixed CPU share, head and S3 the rest. On 1, 2 and 3 nodes in turns, with the
@@ -8,6 +9,8 @@ same batch size per worker, the product's training loop runs two workloads: `ing
 tiles of 1024 px at 32 px, and `compute`, CSAT on tiles of 64 px and cached responses to them. Both write real
 checkpoints to S3. All-reduce is the time between the hand-over of gradients and the end of their all-reduce: it
 includes waiting for the slower worker, which is shown separately.
+
+With --fed, one node trains `ingest`, first decoding for itself and then while two nodes beside it decode.
 
 The performance model is in scaling_runs/paper.py: its constants are measured here (manifest, plan, stream, gradients,
 checkpoint) or assumed, which makes them options below. Prints a line per measurement, tables, and as its last line one
@@ -17,7 +20,7 @@ JSON object; draws docs/results/scaling.png.
 import argparse
 import json
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ from benchmarks.scaling_runs.paper import (
     used_shares,
 )
 from benchmarks.scaling_runs.picture import draw
-from benchmarks.scaling_runs.workloads import DISTINCT
+from benchmarks.scaling_runs.workloads import DISTINCT, FED, WORKLOADS
 from histill.errors import HistillError
 from testbed.hosts import missing
 
@@ -52,6 +55,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 3], help="numbers of nodes (1 2 3)")
     parser.add_argument("--rounds", type=int, default=3, help="times that each is measured (3)")
     parser.add_argument("--quick", action="store_true", help="one round of few steps, small manifests, no picture")
+    parser.add_argument("--fed", action="store_true", help="one training node, without and with two that only decode")
     parser.add_argument("--picture", type=Path, default=PICTURE, help="where it is drawn (docs/results/scaling.png)")
     assumed = parser.add_argument_group("what is assumed in the model, since it cannot be measured here")
     for name, default, meaning in options():
@@ -64,6 +68,9 @@ def main() -> None:
         raise SystemExit(f"{why}; run this as root on Linux with iproute2.")
     course = Course(chosen.share, tuple(sorted(chosen.nodes)), 1 if chosen.quick else chosen.rounds, chosen.quick)
     pictures = decoded_tiles()
+    if chosen.fed:
+        measure_fed(replace(course, nodes=(1,), workloads=(WORKLOADS[0], FED), beside=2), pictures)
+        return
     try:
         raw = raw_constants(pictures, _say, quick=chosen.quick)
         measured = measure(course, pictures, _say)
@@ -74,6 +81,18 @@ def main() -> None:
         draw(chosen.picture, measured, made, given)
     print("\n" + "\n\n".join([scaling_table(measured), *raw_tables(raw), *paper_tables(made, given)]) + "\n")
     print(json.dumps({name: summary(rows) for name, rows in measured.items()} | {"model": on_paper(raw, made, given)}))
+
+
+def measure_fed(course: Course, pictures: list[np.ndarray]) -> None:
+    """Print the speed of a node that decodes for itself, of one that others decode for, and their ratio."""
+    try:
+        measured = measure(course, pictures, _say)
+    except HistillError as error:
+        raise SystemExit(str(error)) from None
+    alone, fed = (measured[each.name][1] for each in course.workloads)
+    print("\n" + scaling_table(measured) + "\n")
+    ratio = round(fed["tiles_per_s"] / alone["tiles_per_s"], 3)
+    print(json.dumps({"alone": _rounded(alone), "fed": _rounded(fed), "fed_over_alone": ratio}))
 
 
 def _say(text: str) -> None:

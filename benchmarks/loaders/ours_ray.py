@@ -26,11 +26,16 @@ def open_epochs(case: str, target: Target) -> Iterator[Callable[..., Iterator[tu
     The last epoch is not asked for: the tasks would end during it.
     """
     from histill.cluster.connect import connect_cluster
+    from histill.stream.passes import Pass, Series
     from histill.stream.ray_data.graph import RayDataGraph
-    from histill.stream.ray_data.read_passes import PassReader
+    from histill.stream.ray_data.plan_chunks import Entry
+    from histill.stream.ray_data.read_passes import PassReader, StreamPasses
 
     with connect_cluster():
-        stream = replace(ours.make_stream(case, target), passes=PassReader(RayDataGraph(), EPOCHS + 1))
+        reader = PassReader(RayDataGraph())
+        stream = replace(ours.make_stream(case, target), passes=StreamPasses(reader, "tiles"))
+        reader.streams = {"tiles": stream}
+        reader.timetable = [Entry("tiles", Pass(Series(True), epoch)) for epoch in range(EPOCHS + 1)]
         numbers = iter(range(EPOCHS))
         yield lambda *_: ours.read_epoch(stream, next(numbers))
         stream.close()

@@ -13,6 +13,7 @@ MARKED = "measured"  # the first key of each line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bucket", required=True)
+    parser.add_argument("--workloads", nargs="+", required=True)
     parser.add_argument("--responses", nargs="+", required=True, help="folder of each workload's")
     parser.add_argument("--nodes", type=int, nargs="+", required=True)
     parser.add_argument("--rounds", type=int, required=True)
@@ -21,21 +22,24 @@ def main() -> None:
     with connect_cluster():
         for number in range(chosen.rounds):
             for nodes in chosen.nodes:
-                for line in measured(chosen.bucket, chosen.responses, nodes, number, chosen.quick):
+                for line in measured(chosen.bucket, chosen.workloads, chosen.responses, nodes, number, chosen.quick):
                     print(json.dumps(line), flush=True)
 
 
-def measured(bucket: str, responses: list[str], nodes: int, number: int, quick: bool) -> list[dict[str, Any]]:
+def measured(
+    bucket: str, names: list[str], responses: list[str], nodes: int, number: int, quick: bool
+) -> list[dict[str, Any]]:
     """The figures of each workload on `nodes` nodes."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
     from benchmarks.scaling_runs.shares import figures_of
-    from benchmarks.scaling_runs.workloads import WORKLOADS, prepared_run, shortened
+    from benchmarks.scaling_runs.workloads import FED, WORKLOADS, prepared_run, shortened
     from histill.storage.retrying import retrying_filesystem
 
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
-    workloads = [shortened(each) for each in WORKLOADS] if quick else list(WORKLOADS)
+    by_name = {each.name: each for each in (*WORKLOADS, FED)}
+    workloads = [shortened(by_name[name]) if quick else by_name[name] for name in names]
     runs = []
     for workload, answers in zip(workloads, responses, strict=True):
         name = f"{workload.name}-{nodes}-{number}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.scaling_runs.driver import MARKED
 from benchmarks.scaling_runs.shares import over_rounds
-from benchmarks.scaling_runs.workloads import WORKLOADS, write_tiles
+from benchmarks.scaling_runs.workloads import WORKLOADS, Workload, write_tiles
 from histill.config.common import Storage
 from histill.errors import HistillError
 from testbed.hosts import Host, cpu_share
@@ -38,6 +38,8 @@ class Course:
     nodes: tuple[int, ...]
     rounds: int
     quick: bool
+    workloads: tuple[Workload, ...] = WORKLOADS
+    beside: int = 0  # nodes more than those that train
 
 
 def measure(course: Course, pictures: Sequence[np.ndarray], say: Callable[[str], None]) -> Measured:
@@ -49,14 +51,15 @@ def measure(course: Course, pictures: Sequence[np.ndarray], say: Callable[[str],
         return cpu_share(host.name, course.share, PERIOD_US)
 
     rounds: dict[tuple[str, int], list[Figures]] = defaultdict(list)
-    total = len(WORKLOADS) * len(course.nodes) * course.rounds
+    total = len(course.workloads) * len(course.nodes) * course.rounds
     with (
         tempfile.TemporaryDirectory(prefix="scaling-") as folder,
-        site(Path(folder) / "site", hosts=1 + max(course.nodes), share=share) as where,
+        site(Path(folder) / "site", hosts=1 + max(course.nodes) + course.beside, share=share) as where,
     ):
         with patch.dict("os.environ", where.s3.environment()):
             responses = [
-                write_tiles(each, pictures, f"s3://{where.s3.bucket}/{each.folder}", Storage()) for each in WORKLOADS
+                write_tiles(each, pictures, f"s3://{where.s3.bucket}/{each.folder}", Storage())
+                for each in course.workloads
             ]
         begun = time.monotonic()
         for number, line in enumerate(_lines(where, course, responses), start=1):
@@ -74,12 +77,15 @@ def measure(course: Course, pictures: Sequence[np.ndarray], say: Callable[[str],
         raise HistillError(
             f"{total} measurements were asked for and {sum(map(len, rounds.values()))} came.", code="testbed-failed"
         )
-    return {each.name: {nodes: over_rounds(rounds[each.name, nodes]) for nodes in course.nodes} for each in WORKLOADS}
+    return {
+        each.name: {nodes: over_rounds(rounds[each.name, nodes]) for nodes in course.nodes} for each in course.workloads
+    }
 
 
 def _lines(where: Site, course: Course, responses: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The figures as the job prints them. Raises HistillError with its last lines when it fails."""
     arguments = ["--bucket", where.s3.bucket, "--nodes", *map(str, course.nodes), "--rounds", str(course.rounds)]
+    arguments += ["--workloads", *(each.name for each in course.workloads)]
     arguments += ["--responses", *responses, *(["--quick"] if course.quick else [])]
     process = where.submit(_JOB, *arguments, env={"PYTHONPATH": "."})
     said: list[str] = []

@@ -114,6 +114,8 @@ def measured_marks(prepared: RunSpec, steps: int) -> list[list[Mark]]:
             train(learner, parallel, prepared.build_task(), training, validation, config, hooks)
     except _Enough:
         pass
+    finally:
+        training.close()
     return _gathered(clocks.marks, workers)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ MPP, PER_GROUP, GROUPS_PER_SHARD = 0.5, 16, 4
 DISTINCT = 2 * GROUPS_PER_SHARD * PER_GROUP  # images of 512 px that all tiles are made of
 ROWS = 8192  # tiles of an epoch, of which a measurement uses the beginning
 _VAL_ROWS = 64
+_FED = "fed-"
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,12 @@ class Workload:
     warm: int  # steps before the measured ones
     steps: int  # measured, a multiple of `checkpoint_every`
     checkpoint_every: int  # steps
+    decode: Literal["worker", "cluster"] = "worker"  # who reads and decodes
 
     @property
     def folder(self) -> str:
         """The folder of its tile set, within a bucket."""
-        return f"{self.name}-tiles"
+        return f"{self.name.removeprefix(_FED)}-tiles"
 
 
 WORKLOADS = (
@@ -56,6 +59,8 @@ WORKLOADS = (
     ),
     Workload("compute", "csat", (48, 32, 24, 16, 16), 64, 64, False, True, 24, warm=9, steps=12, checkpoint_every=12),
 )
+FED = replace(WORKLOADS[0], name=f"{_FED}{WORKLOADS[0].name}", decode="cluster")
+"""`ingest` while other nodes decode."""
 
 
 def shortened(workload: Workload) -> Workload:
@@ -71,7 +76,7 @@ def prepared_run(workload: Workload, bucket: str, responses: str, workers: int, 
         "runs": f"s3://{bucket}/runs",
         "data": {
             "tiles": f"s3://{bucket}/{workload.folder}", "batch_size": batch, "shuffle_tiles": 4 * batch,
-            "read_threads": 2, "decode_threads": 1,
+            "read_threads": 2, "decode_threads": 1, "decode": workload.decode,
         },
         "student": {
             "encoder": workload.encoder, "decoder_channels": workload.decoder_channels, "size_px": workload.student_px,

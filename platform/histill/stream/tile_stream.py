@@ -33,7 +33,7 @@ Read = Callable[[TileSource, Iterable[ReadRequest]], Generator[pa.Table]]
 class ReadPass(Protocol):
     """Reads the tables of a pass elsewhere, decoded or not, in the order of its requests."""
 
-    def __call__(self, stream: "TileStream", of: Pass) -> Generator[pa.Table]: ...
+    def __call__(self, of: Pass) -> Generator[pa.Table]: ...
 
     def close(self) -> None:
         """End what reads ahead."""
@@ -133,7 +133,7 @@ class TileStream:
         def batches() -> Iterator[TileBatch]:
             decoded, read = tee(steps)
             reads = (group for step in read for group in places.reads(step.opened))
-            tables = self.read(spec.source, reads) if self.passes is None else self.passes(self, of)
+            tables = self.read(spec.source, reads) if self.passes is None else self.passes(of)
             with closing(tables):  # stops its threads, even if the consumer leaves early
                 yield from decode_batches(decoded, tables, places, self.manifest, self._buffers, spec.how)
 

@@ -1,15 +1,16 @@
 """Build a worker's learner and tile streams. Free of Ray, so that a run can also train without it."""
 
-from dataclasses import replace
-
 import torch
 from timm.utils import ModelEmaV3
 
 from histill.artifacts.model_folder import resolve
+from histill.config.runs import RunConfig
 from histill.models.projection import ProjectedStudent
+from histill.stream.passes import Pass, Series
 from histill.stream.ray_data.choose import decodes_in_cluster
 from histill.stream.ray_data.graph import RayDataGraph
-from histill.stream.ray_data.read_passes import PassReader
+from histill.stream.ray_data.plan_chunks import Entry
+from histill.stream.ray_data.read_passes import PassReader, StreamPasses
 from histill.stream.read import ShardReader
 from histill.stream.tile_stream import TileStream
 from histill.tiles.manifest import Manifest
@@ -38,8 +39,9 @@ def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) 
     config = spec.config
     data, labels, groups = config.data, spec.read_labels(manifest), spec.group_tiles(manifest)
     in_cluster = not config.workers.in_process and decodes_in_cluster(data, workers)
+    reader = PassReader(RayDataGraph(workers, data.decode_nodes)) if in_cluster else None
 
-    def stream(split: str, cases: frozenset[str] | None) -> TileStream:
+    def stream(split: str, cases: frozenset[str] | None, name: str) -> TileStream:
         return TileStream(
             manifest=manifest,
             source=spec.source,
@@ -51,6 +53,7 @@ def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) 
             worker=worker,
             workers=workers,
             read=ShardReader(data.read_threads),
+            passes=None if reader is None else StreamPasses(reader, name),
             threads=data.decode_threads,
             max_corrupt=data.max_corrupt,
             buffer_tiles=data.shuffle_tiles,
@@ -58,9 +61,19 @@ def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) 
             groups=groups,
         )
 
-    training, validation = stream(data.train, spec.cases), stream(data.val, None)
-    if in_cluster:
-        graph, epochs = RayDataGraph(workers, data.decode_nodes), config.epochs_of(training.steps)
-        training = replace(training, passes=PassReader(graph, epochs))
-        validation = replace(validation, passes=PassReader(graph))
+    training, validation = stream(data.train, spec.cases, "training"), stream(data.val, None, "validation")
+    if reader is not None:
+        reader.streams = {"training": training, "validation": validation}
+        reader.timetable = list_passes(config, training.steps)
     return training, validation
+
+
+def list_passes(config: RunConfig, steps: int) -> tuple[Entry, ...]:
+    """The passes of a run over its training tiles, of `steps` global batches, and its validation tiles, in order."""
+    epochs, series = config.epochs_of(steps), Series(True, config.data.seed, config.data.augment)
+    entries = []
+    for epoch in range(epochs):
+        entries.append(Entry("training", Pass(series, epoch)))
+        if epoch + 1 == epochs or config.validation.is_due(epoch, steps):
+            entries.append(Entry("validation", Pass(Series(False))))
+    return tuple(entries)

@@ -45,7 +45,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., M
 def mode(request: pytest.FixtureRequest) -> Iterator[str]:
     """Who reads and decodes: each test holds for all of them. Here the work of the tasks is done without Ray."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SHARED, "passes", None if request.param == "by the worker" else in_tasks)
+        patch.setitem(SHARED, "made", in_tasks if "tasks" in request.param else lambda tiles: tiles)
         patch.setattr(read_passes, "is_smaller_decoded", lambda *_: request.param == "decoded by tasks")
         patch.setattr(read_passes, "CHUNK_TILES", 8)
         yield request.param
@@ -54,14 +54,16 @@ def mode(request: pytest.FixtureRequest) -> Iterator[str]:
 SHARED: dict[str, Any] = {}
 
 
-def in_tasks() -> read_passes.PassReader:
-    return read_passes.PassReader(lambda plan, work, ahead: (work(block) for block in plan()))
+def in_tasks(tiles: TileStream) -> TileStream:
+    """`tiles`, of which tasks read and perhaps decode."""
+    reader = read_passes.PassReader(lambda plan, work, ahead: (work(block) for block in plan()))
+    of_tasks = replace(tiles, passes=read_passes.StreamPasses(reader, "tiles"))
+    reader.streams = {"tiles": of_tasks}
+    return of_tasks
 
 
 def stream(manifest: Manifest, worker: int = 0, workers: int = 1, **changes: Any) -> TileStream:
-    passes = SHARED["passes"]
     values: dict[str, Any] = {
-        "passes": passes and passes(),
         "manifest": manifest,
         "source": TileSource(manifest.uri, manifest.header.digest, Storage(), masks=True),
         "split": "train",
@@ -70,7 +72,7 @@ def stream(manifest: Manifest, worker: int = 0, workers: int = 1, **changes: Any
         "worker": worker,
         "workers": workers,
     }
-    return TileStream(**values | changes)
+    return SHARED["made"](TileStream(**values | changes))
 
 
 def parts(batch: TileBatch) -> dict[str, torch.Tensor]:

@@ -170,8 +170,11 @@ def test_a_part_of_a_split_is_checked_too(manifest: Manifest) -> None:
 def test_ray_tasks_are_told_what_to_expect() -> None:
     sent = ReadRequest("a", 3, np.array([0, 2]), np.array([7, 8]), Expected(pa.array(["x", "y"]), pa.array(["1", "2"])))
     unchecked = ReadRequest("b", 0, np.array([0]), np.array([9]))
-    chunk = Chunk.from_block(Chunk(4, True, [sent, unchecked], np.array([5, 6, 7]), np.array([0, 0, 1])).to_block())
-    assert (chunk.epoch, chunk.last, chunk.tiles.tolist(), chunk.copies.tolist()) == (4, True, [5, 6, 7], [0, 0, 1])
+    chunk = Chunk.from_block(
+        Chunk("training", 4, True, [sent, unchecked], np.array([5, 6, 7]), np.array([0, 0, 1])).to_block()
+    )
+    assert (chunk.stream, chunk.epoch, chunk.last) == ("training", 4, True)
+    assert (chunk.tiles.tolist(), chunk.copies.tolist()) == ([5, 6, 7], [0, 0, 1])
     got, other = chunk.requests
     assert (got.shard, got.row_group, got.rows.tolist(), got.entries.tolist()) == ("a", 3, [0, 2], [7, 8])
     assert got.expected is not None

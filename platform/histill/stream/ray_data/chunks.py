@@ -18,6 +18,7 @@ from histill.tiles.contents import Expected
 class Chunk:
     """Consecutive requests of one pass, which one task reads."""
 
+    stream: str  # name of the stream that is read
     epoch: int
     last: bool  # of its pass
     requests: Sequence[ReadRequest]
@@ -42,12 +43,13 @@ class Chunk:
         }
         text = {"id": pa.string(), "content": pa.string()}
         lists = {name: _in_one_row(pa.array(values, text.get(name))) for name, values in columns.items()}
-        return pa.table({"epoch": [self.epoch], "last": [self.last], **lists})
+        return pa.table({"stream": [self.stream], "epoch": [self.epoch], "last": [self.last], **lists})
 
     @classmethod
     def from_block(cls, block: pa.Table) -> "Chunk":
         """The inverse of `to_block`."""
-        whole = {name: block[name].chunk(0).flatten() for name in block.column_names if name not in ("epoch", "last")}
+        marks = {name: block[name][0].as_py() for name in ("stream", "epoch", "last")}
+        whole = {name: block[name].chunk(0).flatten() for name in block.column_names if name not in marks}
         entries, expected = (_bounds(whole[name].to_pylist()) for name in ("entries", "expected"))
         rows, numbers = whole["row"].to_numpy(), whole["entry"].to_numpy()
         ids, contents = whole["id"], whole["content"]
@@ -63,8 +65,7 @@ class Chunk:
                 *(whole[name].to_pylist() for name in ("shard", "row_group", "checked")), entries, expected, strict=True
             )
         ]
-        epoch, last = block["epoch"][0].as_py(), block["last"][0].as_py()
-        return cls(epoch, last, requests, whole["tile"].to_numpy(), whole["copy"].to_numpy())
+        return cls(**marks, requests=requests, tiles=whole["tile"].to_numpy(), copies=whole["copy"].to_numpy())
 
 
 def pack_rows(table: pa.Table, *, last: bool) -> pa.Table:

@@ -1,5 +1,6 @@
 """The work of one task of the graph: read the row groups of a chunk and, where it is smaller, decode them to views."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,7 +11,7 @@ from histill.stream.decode import CorruptTile
 from histill.stream.decode_spec import DecodeSpec, PassSpec, place_tiles, show_tile
 from histill.stream.encoded import list_encoded_rows, view_column
 from histill.stream.ray_data.chunks import Chunk, pack_rows
-from histill.stream.read import ShardReader, TileSource
+from histill.stream.read import ShardReader
 from histill.stream.views import draw_numbers
 
 _READ_THREADS = 4
@@ -26,25 +27,25 @@ def process_reader() -> ShardReader:
 class ReadTiles:
     """Reads the row groups of a chunk; tiles stay encoded. Ray Data shows the name."""
 
-    spec: PassSpec  # of any pass of the series
+    specs: Mapping[str, PassSpec]  # of any pass of each stream
 
     def __call__(self, block: pa.Table) -> pa.Table:
         chunk = Chunk.from_block(block)
-        spec = self.spec.of_epoch(chunk.epoch)
-        return pack_rows(_read(spec.source, chunk), last=chunk.last)
+        return pack_rows(_read(self.specs[chunk.stream].of_epoch(chunk.epoch), chunk), last=chunk.last)
 
 
 @dataclass(frozen=True)
 class DecodeTiles:
-    """Reads the row groups of a chunk and decodes its tiles to what the network sees."""
+    """Reads the row groups of a chunk and decodes its tiles to what the network sees, if they are of such a stream."""
 
-    spec: PassSpec  # of any pass of the series
+    specs: Mapping[str, PassSpec]  # of any pass of each stream
+    decoded: frozenset[str]  # names of the streams whose tiles are decoded
 
     def __call__(self, block: pa.Table) -> pa.Table:
         chunk = Chunk.from_block(block)
-        spec = self.spec.of_epoch(chunk.epoch)
-        table = _read(spec.source, chunk)
-        if len(table):
+        spec = self.specs[chunk.stream].of_epoch(chunk.epoch)
+        table = _read(spec, chunk)
+        if len(table) and chunk.stream in self.decoded:
             table = decode_views(table, chunk.tiles, chunk.copies, spec.how)
         return pack_rows(table, last=chunk.last)
 
@@ -69,8 +70,8 @@ def decode_views(table: pa.Table, tiles: np.ndarray, copies: np.ndarray, how: De
     return pa.table({name: table[name] for name in kept} | views | {"fault": pa.array(faults, pa.string())})
 
 
-def _read(source: TileSource, chunk: Chunk) -> pa.Table:
-    tables = list(process_reader()(source, chunk.requests))
+def _read(spec: PassSpec, chunk: Chunk) -> pa.Table:
+    tables = list(process_reader()(spec.source, chunk.requests))
     if not tables:
         return pa.table({"entry": pa.array([], pa.int64())})
     # Where the cache keeps tiles decoded, row groups with a spoilt tile are still encoded.

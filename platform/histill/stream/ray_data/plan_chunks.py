@@ -1,8 +1,9 @@
 """Plan what the tasks of the graph read: the requests of one pass after another, in chunks."""
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, count
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,38 +16,47 @@ from histill.stream.read import ReadRequest
 from histill.tiles.manifest_file import read_manifest
 
 
+class Entry(NamedTuple):
+    """A pass in the timetable of a run."""
+
+    stream: str  # its name
+    of: Pass
+
+
 def plan_chunks(
-    open_planner: Callable[[], Planner], first: Pass, passes: int | None, chunk_tiles: int
+    uri: str, storage: Storage, streams: Mapping[str, Mapping[str, Any]], entries: Sequence[Entry], chunk_tiles: int
 ) -> Iterator[pa.Table]:
     """Yield a block for each chunk of at least `chunk_tiles` tiles, except the last of a pass.
 
-    The passes are `first` and the following ones of its series, `passes` of them or, if None, without end.
+    The streams are of the tile set at `uri`, with the fields of a `Planner` but for the manifest.
     """
-    planner = open_planner()
-    numbers = count(first.epoch) if passes is None else range(first.epoch, first.epoch + passes)
-    for epoch in numbers:
-        of = first if epoch == first.epoch else Pass(first.series, epoch)
-        yield from (chunk.to_block() for chunk in chunks_of(planner, of, chunk_tiles))
+    manifest = read_manifest(uri, storage)
+    planners = {name: Planner(manifest=manifest, **values) for name, values in streams.items()}
+    for name, of in entries:
+        yield from (chunk.to_block() for chunk in chunks_of(planners[name], name, of, chunk_tiles))
 
 
-def chunks_of(planner: Planner, of: Pass, chunk_tiles: int) -> Iterator[Chunk]:
+def without_manifest(planner: Planner) -> dict[str, Any]:
+    """The fields of a planner that are sent to where it plans."""
+    return {each.name: getattr(planner, each.name) for each in fields(planner) if each.name != "manifest"}
+
+
+def chunks_of(planner: Planner, stream: str, of: Pass, chunk_tiles: int) -> Iterator[Chunk]:
     """Cut the requests of one pass, in their order, into chunks."""
     steps, places = planner.plan(of)
-    reads = chain.from_iterable(places.reads(step.opened) for step in steps)
     waiting: list[ReadRequest] = []
-    for read in reads:
+
+    def chunk(*, last: bool) -> Chunk:
+        return _chunk(stream, of.epoch, last, waiting, places)
+
+    for read in chain.from_iterable(places.reads(step.opened) for step in steps):
         if sum(len(each.entries) for each in waiting) >= chunk_tiles:
-            yield _chunk(waiting, of, places, last=False)
+            yield chunk(last=False)
             waiting = []
         waiting.append(read)
-    yield _chunk(waiting, of, places, last=True)
+    yield chunk(last=True)
 
 
-def _chunk(reads: list[ReadRequest], of: Pass, places: SampleIndex, *, last: bool) -> Chunk:
+def _chunk(stream: str, epoch: int, last: bool, reads: list[ReadRequest], places: SampleIndex) -> Chunk:
     entries = np.concatenate([np.zeros(0, np.int64), *(read.entries for read in reads)])
-    return Chunk(of.epoch, last, reads, places.tiles_of(entries), places.copies_of(entries))
-
-
-def make_planner(uri: str, storage: Storage, values: Mapping[str, Any]) -> Planner:
-    """A planner of the tile set at `uri`, with these values of its other fields."""
-    return Planner(manifest=read_manifest(uri, storage), **values)
+    return Chunk(stream, epoch, last, reads, places.tiles_of(entries), places.copies_of(entries))
