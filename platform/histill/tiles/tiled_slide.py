@@ -1,5 +1,6 @@
 """Decode the tiles of a TIFF without OpenSlide's drawing, which costs more than the decoding: the same pixels."""
 
+import math
 import os
 import threading
 import zlib
@@ -136,12 +137,12 @@ class TiledSlide(OpenSlide):
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        size = int(level.sizes[index])
-        if not size or self._file is None:
-            return None
         try:
+            size = int(level.sizes[index])
+            if not size or self._file is None:
+                return None
             tile = level.decode(os.pread(self._file, size, int(level.places[index])))
-        except (ValueError, IndexError, zlib.error):
+        except (ValueError, IndexError, OSError, zlib.error):
             return None
         if tile.shape != (level.tile_height, level.tile_width, 3):
             return None
@@ -179,7 +180,8 @@ def _find_decoder(page: tifffile.TiffPage) -> Callable[[bytes], np.ndarray] | No
     if page.compression in JPEG:
         adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([_ADOBE[page.photometric]])
         head = b"\xff\xd8" + adobe + (page.jpegtables or b"")[2:-2]
-        return lambda data: simplejpeg.decode_jpeg(_complete(data, head))
+        # into a buffer, so that a JPEG that says it is larger is refused
+        return lambda data: simplejpeg.decode_jpeg(_complete(data, head), buffer=np.empty(shape, np.uint8))
     if page.photometric != RGB or page.predictor not in (1, 2):
         return None
     summed = page.predictor == 2  # each pixel is stored as the difference to the one on its left
@@ -188,9 +190,11 @@ def _find_decoder(page: tifffile.TiffPage) -> Callable[[bytes], np.ndarray] | No
         pixels = np.frombuffer(data, np.uint8).reshape(shape)
         return pixels.cumsum(axis=1, dtype=np.uint8) if summed else pixels
 
-    if page.compression in PLAIN and not summed:
-        return take
-    return (lambda data: take(zlib.decompress(data))) if page.compression in DEFLATE else None
+    if page.compression in PLAIN:
+        return None if summed else take
+    if page.compression in DEFLATE:
+        return lambda data: take(zlib.decompressobj().decompress(data, math.prod(shape)))
+    return None
 
 
 def _complete(data: bytes, head: bytes) -> bytes:

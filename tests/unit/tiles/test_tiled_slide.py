@@ -142,8 +142,9 @@ def test_a_level_that_is_read_differently_is_left_to_openslide(tmp_path: Path, m
 def test_a_tile_that_was_not_scanned_or_is_damaged(tmp_path: Path) -> None:
     """Both are left to OpenSlide, which alone says what becomes of them."""
     coded = list(jpegs(picture(512, 512), 256))
-    damaged = coded[3][:700] + b"\xff\xd8" * 40
-    for name, last in (("sparse", b""), ("damaged", damaged)):
+    larger = next(jpegs(picture(512, 512), 512))
+    damaged = {"damaged": coded[3][:700] + b"\xff\xd8" * 40, "cut": coded[3][:700], "larger": larger}
+    for name, last in {"sparse": b"", **damaged}.items():
         path = tmp_path / f"{name}.tiff"
         write_jpeg_tiff(path, [JpegLevel(512, 512, 256, [*coded[:3], last], 0.5)])
         try:
