@@ -19,13 +19,14 @@ MODULES = {
     "bare": "bare",
     "histill": "ours",
     "histill_one_thread": "ours_one_thread",
+    "histill_by_openslide": "ours_by_openslide",
     "ratiopath": "ratiopath_ray",
     "hs2p": "hs2p_tar",
     "hs2p_tifffile": "hs2p_tifffile",
     "fastslide": "fastslide_loop",
     "tiffslide": "tiffslide_loop",
 }
-NOT_PEERS = ("bare", "histill", "histill_one_thread")
+OURS = ("bare", "histill", "histill_one_thread", "histill_by_openslide")
 
 
 @dataclass(frozen=True)
