@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import threading
 import zlib
 from collections import OrderedDict
@@ -19,6 +20,7 @@ PLAIN, JPEG, DEFLATE = (1,), (7,), (8, 32946)  # and its compressions
 KEPT_BYTES = 64 * 2**20  # of decoded tiles that the next squares may need, too
 CHECKED_PX = 512
 _ADOBE = {RGB: 0, YCBCR: 1}  # how JPEG's marker of Adobe calls them
+_ALPHA = 24 if sys.byteorder == "little" else 0  # where it is in a pixel of four bytes
 _APP0, _APP15, _COMMENT, _SCAN = 0xE0, 0xEF, 0xFE, 0xDA  # markers
 
 
@@ -94,14 +96,15 @@ class TiledSlide(OpenSlide):
 
     def _draw(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
         """`read_rgb` by OpenSlide."""
+        import cv2
         from PIL import Image
 
         with self.read_region((x, y), level, (width, height)) as region:
-            alpha = region.getchannel("A")
-            if alpha.getextrema()[0] == 255:
-                return np.asarray(region.convert("RGB"))  # at a third of the cost
+            pixels = np.asarray(region)
+            if np.bitwise_and.reduce(pixels.view(np.uint32), axis=None) >> _ALPHA == 255:
+                return cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB)  # an eighth of what compositing costs
             canvas = Image.new("RGB", region.size, (255, 255, 255))
-            canvas.paste(region, mask=alpha)
+            canvas.paste(region, mask=region.getchannel("A"))
             return np.asarray(canvas)
 
     def _read_tiles(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray | None:

@@ -138,11 +138,13 @@ def cut_squares(
     """
     import simplejpeg
 
+    name = row.name
+
     def cut(corner: tuple[int, int]) -> Tile:
         x, y = corner
         pixels = np.ascontiguousarray(read_square(slide, x, y, squares.side, tile_px))
         image = simplejpeg.encode_jpeg(pixels, quality=source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
-        return Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, squares.mpp, None, image, None)
+        return Tile(f"{name}_{x}_{y}", name, row.case, x, y, squares.mpp, None, image, None)
 
     runs = squares.divide(TILES_AT_ONCE)
     with closing(map_threads(lambda run: [cut(corner) for corner in run.corners], runs, threads)) as cut_runs:
