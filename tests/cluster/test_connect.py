@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from histill.local.ray_head import RayHead
+from histill.tiles.manifest import Manifest
 
 pytestmark = pytest.mark.cluster
 
@@ -21,10 +23,11 @@ try:
         import ray
 
         @ray.remote
-        def address():
-            return os.environ["RAY_ADDRESS"]
+        def place():
+            return os.environ["RAY_ADDRESS"], os.getcwd()
 
-        assert ray.get(address.remote()) == ray.get_runtime_context().gcs_address
+        found = ray.get(place.remote())
+        assert found == (ray.get_runtime_context().gcs_address, os.getcwd()), found
         with connect_cluster():
             pass
         assert ray.is_initialized()
@@ -39,6 +42,7 @@ def drive(home: Path, **environment: str) -> str:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER],
+        cwd=home,
         env={**inherited, "HOME": str(home), **environment},
         capture_output=True,
         text=True,
@@ -83,3 +87,19 @@ def test_no_cluster_there(tmp_path: Path, address: str, expected: str) -> None:
     said = drive(tmp_path, RAY_ADDRESS=address)
     assert said.startswith("refused: ")
     assert expected in said
+
+
+def test_relative_places_are_those_of_the_folder_where_the_command_was_given(
+    head: RayHead, tile_set: Callable[..., Manifest], tmp_path: Path
+) -> None:
+    """For the workers of trials, too: Ray gives each a folder of its own, and was started in another one."""
+    tile_set(tmp_path / "tiles")
+    keys = (
+        "name=sweep runs=runs data.tiles=tiles data.batch_size=8 teacher.classical=true student.encoder=csat_tiny "
+        "optimizer.epochs=1 trials=1 space.seed.choice=[1] workers.count=1 workers.cpus=0.5"
+    )
+    command = [sys.executable, "-m", "histill", "search", *keys.split()]
+    environment = os.environ | head.environment()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/sweep/finished.json").exists()

@@ -7,6 +7,7 @@ from slides. Overlap of neither kind is not detected.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from histill.tiles.manifest import HEADER_NAME, Header, Manifest, digest_case
 from histill.tiles.manifest_file import read_manifest
 from histill.tiles.slide_records import read_slides
 
-_COMPARED = ("case", "slide", "content")
+_COMPARED = ("case", "slide", "split", "content")
 _IMAGE_DIGITS = 32  # of a tile's content hash; the mask's digits follow
 _MOST_SIBLINGS = 200  # maximum number of neighboring folders searched for a tile set
 
@@ -35,18 +36,23 @@ class SeenTiles:
 
     cases: int = 0  # cases with a name, a tile or a slide that was seen
     tiles: int = 0  # tiles whose image was seen
+    divided: tuple[str, ...] = ()  # slides with regions of other cases, declared to be other patients', that were seen
     unknown: tuple[str, ...] = ()  # sources that could not be compared, each the rest of a sentence
 
 
 def find_seen(card: ModelCard, held_out: Manifest, split: str, storage: Storage) -> SeenTiles:
-    """What the model of `card` has seen of a split, in training or validation, its own or its ancestors'."""
+    """What the model of `card` has seen of a split, in training or validation, its own or its ancestors'.
+
+    A slide that is in two splits of one tile set is not seen through the other one's regions: the ingest refuses that
+    unless `slides.split_within_slide` declares them to be of different patients.
+    """
     rows = held_out.read(_COMPARED, np.asarray(held_out.rows.find("split", {split})))
     taught = frozenset((*card.train_cases, *card.val_cases))
     seen = set(rows["case"].filter(_of_cases(rows, taught)).unique().to_pylist())
     if not card.val_cases and card.tiles_digest == held_out.header.digest and split == Data.model_fields["val"].default:
         seen |= set(rows["case"].unique().to_pylist())  # an older card does not record its validation cases
     unknown = list(card.unknown_teachers)
-    images, slides = _images_of(rows), _cases_by_slide(rows, held_out, storage)
+    images, regions, divided = _images_of(rows), _regions(rows, held_out, storage), set[str]()
     same = pa.repeat(pa.scalar(False), rows.num_rows)
     for tiles in tile_sets(card):
         manifest = held_out if tiles.digest == held_out.header.digest else _find(tiles, held_out.uri, storage)
@@ -56,13 +62,19 @@ def find_seen(card: ModelCard, held_out: Manifest, split: str, storage: Storage)
             continue
         cases = manifest.rows.coded["case"].values.to_pylist()
         learned = manifest.rows.find("case", {case for case in cases if digest_case(case) in taught})
+        identities: set[str] = set()
         for piece in learned.pieces():
             part = manifest.read(_COMPARED, piece)
             same = pc.or_(same, pc.is_in(images, _images_of(part)))
-            for slide in slides.keys() & _cases_by_slide(part, manifest, storage).keys():
-                seen |= slides[slide]
+            if manifest is held_out:
+                here = pc.equal(part["split"], split)
+                others = {region.identity for region in _regions(part.filter(pc.invert(here)), manifest, storage)}
+                divided |= {region.slide for region in regions if region.identity in others}
+                part = part.filter(here)
+            identities |= {region.identity for region in _regions(part, manifest, storage)}
+        seen |= {region.case for region in regions if region.identity in identities}
     seen |= set(rows["case"].filter(same).unique().to_pylist())
-    return SeenTiles(len(seen), pc.sum(same).as_py() or 0, tuple(unknown))
+    return SeenTiles(len(seen), pc.sum(same).as_py() or 0, tuple(sorted(divided)), tuple(unknown))
 
 
 def _images_of(rows: pa.Table) -> pa.Array:
@@ -76,15 +88,21 @@ def _of_cases(rows: pa.Table, digests: frozenset[str]) -> pa.ChunkedArray:
     return pc.is_in(rows["case"], pa.array(names, pa.string()))
 
 
-def _cases_by_slide(rows: pa.Table, manifest: Manifest, storage: Storage) -> dict[str, set[str]]:
-    """The cases of the rows by slide identity; empty for a tile set that was not cut from slides."""
-    if manifest.header.slides is None:
-        return {}
-    found: dict[str, set[str]] = {}
+class _Region(NamedTuple):
+    """A case of a slide; `identity` is the same under all names of the slide."""
+
+    identity: str
+    slide: str
+    case: str
+
+
+def _regions(rows: pa.Table, manifest: Manifest, storage: Storage) -> list[_Region]:
+    """The slides and cases of the rows; empty for a tile set that was not cut from slides."""
+    if manifest.header.slides is None or not rows.num_rows:
+        return []
     records = read_slides(manifest, storage)
-    for pair in rows.select(["slide", "case"]).group_by(["slide", "case"]).aggregate([]).to_pylist():
-        found.setdefault(records[pair["slide"]].identity, set()).add(pair["case"])
-    return found
+    pairs = rows.select(["slide", "case"]).group_by(["slide", "case"]).aggregate([]).to_pylist()
+    return [_Region(records[pair["slide"]].identity, pair["slide"], pair["case"]) for pair in pairs]
 
 
 def _find(tiles: TaughtOn, beside: str, storage: Storage) -> Manifest | None:

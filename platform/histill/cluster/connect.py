@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from histill.cluster.ray_logging import is_verbose, silence_ray_start
 from histill.cluster.signals import reinstall_handlers
@@ -17,6 +18,8 @@ from histill.errors import InputError, UnavailableError
 OWN_TOKEN = "~/.ray/auth_token"  # where Ray keeps one
 CONNECT_S = 5.0  # seconds to wait for the cluster's port to answer
 LOCAL = "local"  # Ray's name for "start a cluster here"
+_FOLDER = "HISTILL_FOLDER"  # in workers: where the job was started
+_CHANGES_FOLDER = "RAY_CHDIR_TO_TRIAL_DIR"
 _MAY_PASS = ("timed out", "Timed out", "TimeoutError", "Failed to connect", "UNAVAILABLE")
 _BUSY: tuple[type[InputError], str] = (
     UnavailableError,
@@ -48,7 +51,7 @@ def connect_cluster(*, in_process: bool = False, hook: bool = True) -> Iterator[
     With `in_process` nothing is connected: the job works in its own process.
 
     An existing connection is used and left open. With HISTILL_VERBOSE=1 the workers' output is shown. Without `hook`
-    the workers do not run `tell_address`, and may run on nodes without histill.
+    the workers do not run `prepare_worker`, and may run on nodes without histill.
 
     Raises InputError when the address does not answer, the token is missing or wrong, or the versions of Ray or Python
     differ.
@@ -100,7 +103,7 @@ def _init(address: str, hook: bool) -> None:
                 include_dashboard=True if address == LOCAL else None,
                 log_to_driver=is_verbose(),
                 logging_level=logging.INFO if is_verbose() else logging.ERROR,
-                runtime_env={"worker_process_setup_hook": "histill.cluster.connect.tell_address"} if hook else None,
+                runtime_env=_worker_environment() if hook else None,
             )
     except Exception as error:  # Ray raises plain exceptions
         if is_verbose():
@@ -132,15 +135,27 @@ def _start_error(address: str, error: Exception) -> InputError:
     return kind(f"Ray cannot be started on this machine ({reason}); {fix}.", code="ray-not-started")
 
 
-def tell_address() -> None:
-    """Set RAY_ADDRESS to the cluster; Ray runs this in each new worker.
+def _worker_environment() -> dict[str, Any]:
+    """What Ray gives to workers. Those of Ray Train and Tune would each change to a folder of their own."""
+    os.environ.setdefault(_CHANGES_FOLDER, "0")  # read by the process that starts Ray Train, too
+    return {
+        "worker_process_setup_hook": f"{__name__}.prepare_worker",
+        "env_vars": {_FOLDER: os.getcwd(), _CHANGES_FOLDER: os.environ[_CHANGES_FOLDER]},
+    }
 
-    Otherwise drivers inside workers, such as Tune's trials, look for a cluster on the machine, find none or the wrong
-    one, and leave the placement groups of stopped trials reserved.
+
+def prepare_worker() -> None:
+    """Set RAY_ADDRESS to the cluster, and work in the job's folder; Ray runs this in each new worker.
+
+    Without the address drivers inside workers, such as Tune's trials, look for a cluster on the machine, find none or
+    the wrong one, and leave the placement groups of stopped trials reserved. Without the folder, which a node may lack,
+    relative paths would mean what they mean where Ray was started.
     """
     import ray
 
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    with contextlib.suppress(OSError):
+        os.chdir(os.environ[_FOLDER])
 
 
 def _prepare_own_cluster() -> None:

@@ -69,7 +69,20 @@ def render_table(score: Score) -> str:
     lines = [f"split {score.split}, {name_tiles(score)}:", table]
     if {"dice", "miou"} <= score.figures.keys():
         lines += ["The mean IoU counts the background as a class, the Dice does not."]
+    if doubt := doubt_score(score):
+        lines += [f"warning: {doubt}"]
     return "\n".join(lines)
+
+
+def doubt_score(score: Score) -> str:
+    """A sentence if the model has learned from what it was scored on, else empty."""
+    if not score.seen_cases:
+        return ""
+    same = f" ({count_of(score.seen_tiles, 'tile')} byte for byte)" if score.seen_tiles else ""
+    return (
+        f"{score.seen_cases} of {count_of(score.cases, 'case')}{same} were learned from, or chosen by, so that these "
+        "figures say little about new ones; score on other cases."
+    )
 
 
 def name_tiles(score: Score) -> str:

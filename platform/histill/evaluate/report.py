@@ -10,7 +10,14 @@ from importlib import resources
 from histill.artifacts.model_folder import ModelCard
 from histill.cluster.progress import count_of
 from histill.evaluate.panels import Panel
-from histill.evaluate.readable import describe_figure, format_figure, list_figures, name_figure, name_tiles
+from histill.evaluate.readable import (
+    describe_figure,
+    doubt_score,
+    format_figure,
+    list_figures,
+    name_figure,
+    name_tiles,
+)
 from histill.evaluate.robustness import EXPLAINED
 from histill.evaluate.score import Score
 from histill.tiles.manifest import Manifest
@@ -49,6 +56,7 @@ def render_report(score: Score, report: Report) -> str:
         card=report.card,
         figures=list_figures(score),
         scored=name_tiles(score),
+        doubt=doubt_score(score),
         splits={split: manifest.counts_of(split)[:2] for split in ("train", "val", "test")},
         part="case" if score.by_case else "slide",
         parts=len(by_part),

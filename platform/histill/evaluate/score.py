@@ -45,6 +45,8 @@ class Score:
     probe: dict[str, float | str] = field(default_factory=dict)  # facts about the probe of an encoder
     by_case: dict[str, Subgroup] = field(default_factory=dict)  # of images, each of which is a slide; worst first
     reference_name: str = ""  # the reference in words
+    seen_cases: int = 0  # scored cases that the model, its encoder or its teacher is known to have learned from
+    seen_tiles: int = 0  # scored tiles that are byte-identical to one that it learned from
 
     @property
     def unit(self) -> str:

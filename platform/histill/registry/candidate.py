@@ -64,6 +64,7 @@ def trace_provenance(
         seen_cases=seen.cases,
         difference=max(differences.values()),
         seen_tiles=seen.tiles,
+        divided=seen.divided,
         unknown=seen.unknown,
         constant=None if answers is None else score_constant(answers),
         taught_by=state_licenses(card, stated or {}),

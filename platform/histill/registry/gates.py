@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from histill.artifacts.model_folder import TaughtBy
+from histill.cluster.progress import count_of
 from histill.config.promote_model import Gates
 from histill.errors import InputError
 from histill.evaluate.bootstrap import LEAST_CASES
@@ -48,6 +49,7 @@ class Provenance:
     seen_cases: int  # held-out cases that it, its encoder or its teacher was trained on
     difference: float  # largest difference between logits of its exported formats and its own
     seen_tiles: int = 0  # held-out tiles that are byte-identical to a training tile
+    divided: tuple[str, ...] = ()  # held-out slides with other regions, of other cases, that it has learned from
     unknown: tuple[str, ...] = ()  # parts of the lineage that could not be compared with the held-out tiles
     constant: float | None = None  # main figure of the best constant answer; None: not known
     taught_by: tuple[TaughtBy, ...] = ()  # licensed teachers and weights, with their licenses
@@ -179,9 +181,15 @@ def check_exports(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
 def check_lineage(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
     """Require that no held-out case or tile is known to have been trained on."""
     provenance = evidence.provenance
-    tiles = provenance.seen_tiles
-    note = f"{tiles} held-out tiles are, byte for byte, ones that it has learned from" if tiles else ""
-    yield _none("unseen cases", provenance.seen_cases, "no held-out case in training or validation", note)
+    tiles, divided = provenance.seen_tiles, provenance.divided
+    notes = [f"{tiles} held-out tiles are, byte for byte, ones that it has learned from"] if tiles else []
+    if divided:
+        more = f" and {count_of(len(divided) - 1, 'more slide')}" if len(divided) > 1 else ""
+        declared = "slides.split_within_slide says that they are of different patients"
+        notes.append(f"other regions of {divided[0]}{more} were learned from; {declared}")
+    rule = "no held-out case in training or validation"
+    unseen = _none("unseen cases", provenance.seen_cases, rule, "; ".join(notes))
+    yield dataclasses.replace(unseen, warning=bool(divided))
     if provenance.unknown:
         note, count = "not known: " + "; ".join(provenance.unknown), float(len(provenance.unknown))
         passed = not gates.refuse_unknown

@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
+from histill.artifacts.overlap import find_seen
 from histill.config.command import format_command, list_changed_keys
 from histill.config.score_model import ScoreConfig
 from histill.errors import InputError
@@ -49,6 +50,8 @@ def run_scoring(config: ScoreConfig) -> Score:
         examined = examine(model, held_out, config.storage, config.workers, config.encoder)
         examiner = examined.examiner
         score = compute_score(examined, bootstrap_samples=config.bootstrap_samples)
+        seen = find_seen(examiner.card, examiner.manifest, score.split, config.storage)
+        score = dataclasses.replace(score, seen_cases=seen.cases, seen_tiles=seen.tiles)
         if config.robustness_tiles:
             score = dataclasses.replace(score, robustness=measure_robustness(examiner, config.robustness_tiles))
         if config.speed:

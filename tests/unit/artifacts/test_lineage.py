@@ -26,6 +26,8 @@ from histill.licenses import License
 from histill.outputs import OutputSpec
 from histill.tiles.manifest import Manifest, case_digests
 from histill.tiles.manifest_file import write_manifest
+from histill.tiles.schema import MANIFEST
+from histill.tiles.slide_records import SlideRecord
 from histill.tiles.tile_rows import hold_rows
 from histill.tiles.whole_table import read_table
 from histill.train.prepare import prepare_run
@@ -66,6 +68,22 @@ def moved(tiles: Manifest, uri: Path, rows: list[int], **columns: str) -> Manife
         at = table.schema.get_field_index(name)
         table = table.set_column(at, table.schema.field(at), pa.array([value] * len(rows)))
     return write_manifest(str(uri), table, tile_px=64, mpp=0.5, ingest="moved", storage=STORAGE)
+
+
+def sliced(uri: Path, splits: dict[str, str], size: int = 64) -> Manifest:
+    """A tile set of one tile for each region of a slide, `splits` by case; nothing of its shards is written."""
+    record = SlideRecord(
+        name="tma", cases=tuple(splits), source="/tma.svs", identity="the slide", fingerprint="1", mpp=0.5, width=999,
+        height=999, origin=(0, 0), tile_side=float(size), tiles=len(splits), tissue=1.0,
+    )  # fmt: skip
+    rows = [
+        {"tile_id": f"tma-{number}", "slide": "tma", "case": case, "x": number, "y": 0, "mpp": 0.5, "size_px": size,
+         "label": None, "has_mask": False, "split": split, "shard": "0", "row_group": 0, "row": number,
+         "content": hashlib.sha256(f"{uri}{number}".encode()).hexdigest()}
+        for number, (case, split) in enumerate(splits.items())
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows, MANIFEST)
+    return write_manifest(str(uri), table, tile_px=size, mpp=0.5, ingest="sliced", storage=STORAGE, slides=(record,))
 
 
 def taught(tiles: Manifest, **changes: Any) -> ModelCard:
@@ -170,6 +188,16 @@ def test_training_tiles_are_known_by_their_bytes_under_any_name(tiles: Manifest,
     assert find_seen(card, held_out, "test", STORAGE) == SeenTiles(1, 2)
     fresh = moved(tiles, Path(f"{beside}-fresh"), [20, 21, 22, 23], case="patient X", split="test")
     assert find_seen(card, fresh, "test", STORAGE) == SeenTiles()
+
+
+def test_a_slide_is_known_under_other_cases_unless_its_regions_are_other_patients(tmp_path: Path) -> None:
+    """Only the ingest of one tile set knows of that: it refuses a slide in two splits unless it is told."""
+    cores = sliced(tmp_path / "cores", {"a": "train", "b": "val", "c": "test"})
+    card = taught(cores)
+    assert find_seen(card, cores, "test", STORAGE) == SeenTiles(divided=("tma",))
+    assert find_seen(card, cores, "val", STORAGE) == SeenTiles(1, 1, ("tma",))
+    elsewhere = sliced(tmp_path / "elsewhere", {"patient X": "test"}, 128)
+    assert find_seen(card, elsewhere, "test", STORAGE) == SeenTiles(1)
 
 
 def test_an_image_is_known_whatever_its_mask(tiles: Manifest) -> None:

@@ -26,7 +26,7 @@ from histill.evaluate.shown_tiles import find_worst_tiles, read_shown
 from histill.models.cost import measure_speed
 from histill.registry.scoring import run_scoring
 from histill.testing.tile_sets import write_tile_set
-from histill.tiles.manifest import Manifest
+from histill.tiles.manifest import Manifest, case_digests
 from histill.tiles.shards import Tile
 from histill.tiles.whole_table import read_table
 
@@ -76,11 +76,13 @@ class Page(html.parser.HTMLParser):
 
 @pytest.mark.parametrize("changes", [{}, SEGMENTER], ids=["classifier", "segmenter"])
 def test_the_page_holds_everything(
-    manifest: Manifest, model: Callable[..., str], tmp_path: Path, changes: dict[str, Any]
-) -> None:
+    manifest: Manifest, model: Callable[..., str], tmp_path: Path, changes: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     report = tmp_path / "reports" / "one.html"
+    taught = {"tiles_digest": manifest.header.digest, "train_cases": case_digests(manifest, "train")}
     config = ScoreConfig(
-        model=model(**changes), held_out=HeldOut(tiles=manifest.uri, split="train"), report=str(report),
+        model=model(**changes, **taught), held_out=HeldOut(tiles=manifest.uri, split="train"), report=str(report),
         picture=str(tmp_path / "tiles.png"), bootstrap_samples=20, robustness_tiles=6,
     )  # fmt: skip
     score = run_scoring(config)
@@ -97,6 +99,9 @@ def test_the_page_holds_everything(
     low, high = score.intervals[score.main]
     assert low <= score.figures[score.main] <= high
     assert (score.cases, score.slides, score.tiles) == (4, 4, 32)
+    doubt = "4 of 4 cases (32 tiles byte for byte) were learned from, or chosen by"
+    assert doubt in page.said
+    assert f"warning: {doubt}" in capsys.readouterr().err
     assert sum(map(sum, score.confusion)) == 32 * (64 * 64 if changes else 1)
     for parts in (score.by_slide, score.by_stain):
         assert sum(part.tiles for part in parts.values()) == 32

@@ -117,6 +117,12 @@ def test_where_it_comes_from_matters(name: str, changes: dict[str, Any]) -> None
     assert [result.name for result in found.values() if not result.passed] == [name]
 
 
+def test_a_slide_whose_regions_are_declared_to_be_other_patients_is_said() -> None:
+    found = judged(Gates(), provenance=replace(SOUND, divided=("tma-1", "tma-2")))["unseen cases"]
+    assert (found.passed, found.warning) == (True, True)
+    assert found.note.startswith("other regions of tma-1 and 1 more slide were learned from; slides.split_within_slide")
+
+
 @pytest.mark.parametrize(("cases", "passed"), [(5, False), (6, True), (None, True)])
 def test_a_champion_is_replaced_on_enough_cases_only(cases: int | None, passed: bool) -> None:
     found = judged(Gates(), rivalry=replace(RIVALRY, cases=cases))
