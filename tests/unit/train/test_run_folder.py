@@ -54,6 +54,7 @@ def test_the_same_configuration_goes_on_with_its_tracked_run(tmp_path: Path) -> 
         {"workers__count": 4},
         {"workers__count": {"min": 1, "max": 4}},
         {"workers__cpus": 0.5},
+        {"data__decode": "cluster", "data__decode_nodes": {"pool": "cpu"}},
         {"storage__endpoint": "http://elsewhere:9000"},
         {"tracking__uri": "http://elsewhere:5000"},
         {"max_failures": 0},
