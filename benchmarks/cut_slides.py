@@ -4,12 +4,13 @@
     python -m benchmarks.cut_slides --rounds 3 --out results/cut_slides.jsonl
 
 Makes pyramidal slides that look like H&E, of JPEG or deflated tiles, and cuts 512 px tiles from them, at the slide's
-own resolution and at a coarser one. The bare loop is OpenSlide's `read_region` and the same encoder on the same
-squares, on one thread; histill's figures include finding the tissue and writing the tile set. Each measurement is a
-separate process, and the contenders take turns, so that other load affects all of them. Prints a JSON line per
-measurement, a table, and as its last line one JSON object. CPU milliseconds per tile count every process and are the
-reproducible figure; tiles/s also depends on other load. Libraries that are not installed (`pip install
-ratiopath==1.0.3 hs2p fastslide tiffslide`) are left out with a message on stderr.
+own resolution and at a coarser one; where the slide's tiles are of that size, histill keeps their JPEGs. The bare loop
+is OpenSlide's `read_region` and the same encoder on the same squares, on one thread; histill's figures include finding
+the tissue and writing the tile set. Each measurement is a separate process, and the contenders take turns, so that
+other load affects all of them. Prints a JSON line per measurement, a table, and as its last line one JSON object. CPU
+milliseconds per tile count every process and are the reproducible figure; tiles/s also depends on other load.
+Libraries that are not installed (`pip install ratiopath==1.0.3 hs2p fastslide tiffslide`) are left out with a message
+on stderr.
 """
 
 import argparse
@@ -38,8 +39,8 @@ LIMIT_S = 900  # of one process
 
 def run(name: str, case: str, slides: Path, side: int, work: Path) -> dict[str, Any]:
     """Measure one contender; its result, or {"missing": why}."""
-    coding = "deflate" if case == "deflate" else "444"
-    slide, short = (make_slide(slides, SlideSpec(each, coding=coding)) for each in (side, SHORT_SIDE))
+    kind = CASES[case]
+    slide, short = (make_slide(slides, SlideSpec(each, kind.tile, kind.coding)) for each in (side, SHORT_SIDE))
     scratch, result, log = work / "scratch", work / "result.json", work / "log.txt"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -63,11 +64,13 @@ def run(name: str, case: str, slides: Path, side: int, work: Path) -> dict[str, 
     return values
 
 
-def measurements(rounds: int, names: list[str], slides: Path, side: int, work: Path) -> Iterator[dict[str, Any]]:
+def measurements(
+    rounds: int, names: list[str], cases: list[str], slides: Path, side: int, work: Path
+) -> Iterator[dict[str, Any]]:
     """Round by round, case by case, one contender after the other."""
     absent: set[tuple[str, str]] = set()
     for number in range(rounds):
-        for case in CASES:
+        for case in cases:
             for name in names:
                 if (name, case) in absent:
                     continue
@@ -133,16 +136,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the JSON lines here")
     parser.add_argument("--work", type=Path, help="where slides are kept for the next run; else temporary")
     parser.add_argument("--only", help="some contenders, separated by commas")
+    parser.add_argument("--cases", help=f"some of {', '.join(CASES)}, separated by commas")
     arguments = parser.parse_args()
     side = arguments.side or (QUICK_SIDE if arguments.quick else SIDE)
     rounds = arguments.rounds or (1 if arguments.quick else 3)
     names = [name for name in MODULES if not arguments.only or name in arguments.only.split(",")]
+    cases = [case for case in CASES if not arguments.cases or case in arguments.cases.split(",")]
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cut-slides-")))
         slides = arguments.work.resolve() if arguments.work else work / "slides"
         out = stack.enter_context(arguments.out.open("w")) if arguments.out else None
-        for row in measurements(rounds, names, slides, side, work):
+        for row in measurements(rounds, names, cases, slides, side, work):
             rows.append(row)
             line = json.dumps(row)
             print(line, flush=True)

@@ -4,8 +4,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TILE_PX, QUALITY, MIN_TISSUE = 512, 90, 0.25
-CASES = {"jpeg": 0.5, "jpeg_scaled": 0.7, "deflate": 0.5}
-"""Microns per pixel of the tiles: those of the slide, or coarser ones; slides of JPEG tiles, and of others."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of slide, and what is cut from it."""
+
+    mpp: float = 0.5  # um/px of the tiles; that of the slides is 0.5
+    coding: str = "444"  # of the slide's tiles, as in `SlideSpec`
+    tile: int = 256  # their side in pixels
+    keep_jpeg: bool = False  # whether histill keeps the slide's own JPEGs
+
+
+CASES = {
+    "jpeg": Case(),
+    "jpeg_420": Case(coding="420"),
+    "jpeg_scaled": Case(mpp=0.7),
+    "deflate": Case(coding="deflate"),
+    "kept": Case(tile=TILE_PX, keep_jpeg=True),
+}
 
 
 @dataclass(frozen=True)
@@ -13,13 +30,13 @@ class Cut:
     """A slide, and the squares to cut from it: `corners` (x, y) and `side` in level-0 pixels."""
 
     slide: Path
-    mpp: float
+    case: Case
     side: float
     corners: tuple[tuple[int, int], ...]
     out: Path
 
 
-def find_squares(slide: Path, mpp: float, out: Path) -> Cut:
+def find_squares(slide: Path, case: Case, out: Path) -> Cut:
     """The squares of a slide that show enough tissue, as histill finds them."""
     from histill.config.common import Storage
     from histill.config.ingest_tiles import SlideSource
@@ -27,7 +44,7 @@ def find_squares(slide: Path, mpp: float, out: Path) -> Cut:
     from histill.tiles.slide_index import SlideRow
     from histill.tiles.tiling import lay_out
 
-    source = SlideSource(paths=(str(slide),), mpp=mpp, min_tissue=MIN_TISSUE)
+    source = SlideSource(paths=(str(slide),), mpp=case.mpp, min_tissue=MIN_TISSUE)
     with open_slide(str(slide), Storage()) as opened:
         layout = lay_out(opened, SlideRow(str(slide), "case"), source, TILE_PX)
-    return Cut(slide, mpp, layout.side, layout.kept(MIN_TISSUE).corners, out)
+    return Cut(slide, case, layout.side, layout.kept(MIN_TISSUE).corners, out)

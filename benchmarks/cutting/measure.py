@@ -38,13 +38,13 @@ class Pass:
     tiles: int
 
 
-def cut_once(contender: ModuleType, slide: Path, mpp: float, out: Path) -> Pass:
+def cut_once(contender: ModuleType, slide: Path, case: Any, out: Path) -> Pass:
     """Cut a slide once; ends the process when the number of tiles is not that of the squares."""
     from benchmarks.cutting.cases import find_squares
     from benchmarks.loaders.cpu import tree_cpu_s
 
     out.mkdir()
-    squares = find_squares(slide, mpp, out)
+    squares = find_squares(slide, case, out)
     begun, cpu_begun = time.perf_counter(), tree_cpu_s()
     tiles = contender.cut(squares)
     found = Pass(tree_cpu_s() - cpu_begun, time.perf_counter() - begun, tiles)
@@ -54,15 +54,15 @@ def cut_once(contender: ModuleType, slide: Path, mpp: float, out: Path) -> Pass:
     return found
 
 
-def measure(contender: ModuleType, slide: Path, short: Path, mpp: float, scratch: Path) -> dict[str, Any]:
+def measure(contender: ModuleType, slide: Path, short: Path, case: Any, scratch: Path) -> dict[str, Any]:
     """CPU milliseconds per tile and steady tiles/s.
 
     A short slide is cut, once as warm-up and twice for the mean, and then the long one: the figures are differences in
     time over the difference in tiles, so that imports, workers and connections cancel. What depends on the slide, such
     as finding the tissue, does not.
     """
-    starts = [cut_once(contender, short, mpp, scratch / str(number)) for number in range(3)][1:]
-    whole = cut_once(contender, slide, mpp, scratch / "whole")
+    starts = [cut_once(contender, short, case, scratch / str(number)) for number in range(3)][1:]
+    whole = cut_once(contender, slide, case, scratch / "whole")
     tiles = whole.tiles - starts[0].tiles
     cpu_s = whole.cpu_s - statistics.mean(start.cpu_s for start in starts)
     elapsed_s = whole.elapsed_s - statistics.mean(start.elapsed_s for start in starts)

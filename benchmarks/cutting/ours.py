@@ -10,7 +10,13 @@ THREADS = len(os.sched_getaffinity(0))
 
 def cut(squares: Cut, threads: int = THREADS) -> int:
     """Ingest the slide; returns the number of tiles."""
-    source = {"paths": [squares.slide], "mpp": squares.mpp, "min_tissue": MIN_TISSUE, "jpeg_quality": QUALITY}
+    source = {
+        "paths": [squares.slide],
+        "mpp": squares.case.mpp,
+        "min_tissue": MIN_TISSUE,
+        "jpeg_quality": QUALITY,
+        "keep_jpeg": squares.case.keep_jpeg,
+    }
     made = histill.ingest_tiles(
         output=squares.out / "tiles", tile_px=TILE_PX, slides=source, workers={"count": threads}
     )

@@ -29,7 +29,7 @@ def cut(squares: Cut) -> int:
         images = [simplejpeg.encode_jpeg(tile, quality=QUALITY, colorsubsampling="444") for tile in batch["tile"]]
         return {"x": batch["tile_x"], "y": batch["tile_y"], "image": images}
 
-    slides = read_slides(str(squares.slide), tile_extent=TILE_PX, stride=TILE_PX, mpp=squares.mpp)
+    slides = read_slides(str(squares.slide), tile_extent=TILE_PX, stride=TILE_PX, mpp=squares.case.mpp)
     cut = slides.flat_map(tiles).repartition(target_num_rows_per_block=64)
     encoded = cut.map_batches(read_slide_tiles, batch_size=16).map_batches(encode, batch_size=16)
     encoded.write_parquet(str(squares.out / "tiles"))

@@ -34,6 +34,11 @@ class SlideSource(Strict):
     )
     min_tissue: float = Field(0.25, ge=0, le=1, description="smallest tissue fraction of a tile that is kept")
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of the tiles")
+    keep_jpeg: bool = Field(
+        False,
+        description="whether a tile that is exactly one JPEG tile of its slide is kept as it is, without a second "
+        "loss; all others are encoded at jpeg_quality",
+    )
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "SlideSource":

@@ -43,6 +43,12 @@ def read_square(slide: "TiledSlide", x: int, y: int, side: float, px: int) -> np
         return np.asarray(picture.resize((px, px), Image.Resampling.LANCZOS, box=box))
 
 
+def find_jpeg(slide: "TiledSlide", x: int, y: int, side: float, px: int) -> bytes | None:
+    """The slide's own JPEG of the pixels that `read_square` reads; None if it has none of exactly these."""
+    level = find_level(slide, side / px)
+    return slide.read_jpeg(x, y, level, px) if side == px * slide.level_downsamples[level] else None
+
+
 def read_overview(slide: "TiledSlide", step: float, threads: int = 1) -> np.ndarray:
     """Read the whole slide at `step` level-0 pixels per pixel: uint8 [ceil(H / step), ceil(W / step), 3], RGB."""
     from PIL import Image

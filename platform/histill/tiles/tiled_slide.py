@@ -35,6 +35,7 @@ class TiledLevel:
     places: np.ndarray
     sizes: np.ndarray
     decode: Callable[[bytes], np.ndarray]  # the bytes of a tile -> uint8 [tile_height, tile_width, 3], or ValueError
+    head: bytes | None  # of JPEGs: what each begins with, its color space and shared tables
 
     @property
     def columns(self) -> int:
@@ -83,6 +84,24 @@ class TiledSlide(OpenSlide):
                 self._levels.pop(level, None)
                 pixels = None
         return self._draw(x, y, level, width, height) if pixels is None else pixels
+
+    def read_jpeg(self, x: int, y: int, level: int, px: int) -> bytes | None:
+        """The slide's own JPEG of the `px` x `px` pixels of a level at (x, y), in level-0 pixels, with all its tables.
+
+        None if they are not exactly one tile of the level, or `read_rgb` would not decode it.
+        """
+        found = self._levels.get(level)
+        if found is None or found.head is None or (found.tile_width, found.tile_height) != (px, px):
+            return None
+        left, top = x / self._factors[level], y / self._factors[level]
+        if left % px or top % px or left + px > found.width or top + px > found.height:
+            return None
+        if level not in self._checked:
+            self.read_rgb(x, y, level, px, px)
+        index = int(top // px) * found.columns + int(left // px)
+        if level not in self._checked or self._tile(level, found, index, keep=False) is None:
+            return None
+        return _complete(self._read(found, index), found.head)
 
     def _agrees(self, pixels: np.ndarray, x: int, y: int, level: int) -> bool:
         """Whether OpenSlide gives the same pixels, in the middle of what was read at (x, y)."""
@@ -141,10 +160,10 @@ class TiledSlide(OpenSlide):
                 self._kept.move_to_end(key)
                 return self._kept[key]
         try:
-            size = int(level.sizes[index])
-            if not size or self._file is None:
+            data = self._read(level, index)
+            if not data:
                 return None
-            tile = level.decode(os.pread(self._file, size, int(level.places[index])))
+            tile = level.decode(data)
         except (ValueError, IndexError, OSError, zlib.error):
             return None
         if tile.shape != (level.tile_height, level.tile_width, 3):
@@ -155,6 +174,11 @@ class TiledSlide(OpenSlide):
                 while len(self._kept) * tile.nbytes > KEPT_BYTES:
                     self._kept.popitem(last=False)
         return tile
+
+    def _read(self, level: TiledLevel, index: int) -> bytes:
+        """A tile as it is stored; empty if the scanner left it out."""
+        assert self._file is not None
+        return os.pread(self._file, int(level.sizes[index]), int(level.places[index]))
 
 
 def _find_levels(path: str, extents: tuple[tuple[int, int], ...]) -> dict[int, TiledLevel]:
@@ -171,7 +195,8 @@ def _find_levels(path: str, extents: tuple[tuple[int, int], ...]) -> dict[int, T
         decode = None if page is None else _find_decoder(page)
         if page is not None and decode is not None:
             places, sizes = (np.array(each, np.int64) for each in (page.dataoffsets, page.databytecounts))
-            levels[number] = TiledLevel(*extent, page.tilewidth, page.tilelength, places, sizes, decode)
+            head = _head(page) if page.compression in JPEG else None
+            levels[number] = TiledLevel(*extent, page.tilewidth, page.tilelength, places, sizes, decode, head)
     return levels
 
 
@@ -181,8 +206,7 @@ def _find_decoder(page: tifffile.TiffPage) -> Callable[[bytes], np.ndarray] | No
         return None
     shape = page.tilelength, page.tilewidth, 3
     if page.compression in JPEG:
-        adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([_ADOBE[page.photometric]])
-        head = b"\xff\xd8" + adobe + (page.jpegtables or b"")[2:-2]
+        head = _head(page)
         # into a buffer, so that a JPEG that says it is larger is refused
         return lambda data: simplejpeg.decode_jpeg(_complete(data, head), buffer=np.empty(shape, np.uint8))
     if page.photometric != RGB or page.predictor not in (1, 2):
@@ -198,6 +222,12 @@ def _find_decoder(page: tifffile.TiffPage) -> Callable[[bytes], np.ndarray] | No
     if page.compression in DEFLATE:
         return lambda data: take(zlib.decompressobj().decompress(data, math.prod(shape)))
     return None
+
+
+def _head(page: tifffile.TiffPage) -> bytes:
+    """What each JPEG of a page is to begin with: the color space, in Adobe's marker, and the shared tables."""
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([_ADOBE[page.photometric]])
+    return b"\xff\xd8" + adobe + (page.jpegtables or b"")[2:-2]
 
 
 def _complete(data: bytes, head: bytes) -> bytes:

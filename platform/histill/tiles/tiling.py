@@ -11,7 +11,7 @@ import numpy as np
 from histill.cluster.threads import map_threads
 from histill.config.ingest_tiles import SlideSource
 from histill.tiles.shards import Tile
-from histill.tiles.slides import SlideRow, read_overview, read_square, resolve_mpp, scale_factor
+from histill.tiles.slides import SlideRow, find_jpeg, read_overview, read_square, resolve_mpp, scale_factor
 from histill.tiles.tissue import find_tissue
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def cut_squares(
 ) -> Generator[Tile, None, None]:
     """The tiles of some squares, in their order, cut by a number of threads.
 
-    JPEGs keep full chroma resolution (4:4:4): subsampling smears the hematoxylin of small nuclei.
+    JPEGs keep full chroma resolution (4:4:4): subsampling smears the hematoxylin of small nuclei. With
+    `source.keep_jpeg` those of the slide are kept as they are.
     """
     import simplejpeg
 
@@ -142,8 +143,10 @@ def cut_squares(
 
     def cut(corner: tuple[int, int]) -> Tile:
         x, y = corner
-        pixels = np.ascontiguousarray(read_square(slide, x, y, squares.side, tile_px))
-        image = simplejpeg.encode_jpeg(pixels, quality=source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
+        image = find_jpeg(slide, x, y, squares.side, tile_px) if source.keep_jpeg else None
+        if image is None:
+            pixels = np.ascontiguousarray(read_square(slide, x, y, squares.side, tile_px))
+            image = simplejpeg.encode_jpeg(pixels, source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
         return Tile(f"{name}_{x}_{y}", name, row.case, x, y, squares.mpp, None, image, None)
 
     runs = squares.divide(TILES_AT_ONCE)

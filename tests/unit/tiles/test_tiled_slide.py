@@ -1,5 +1,6 @@
 """Tiles of TIFFs are decoded without OpenSlide: the pixels must be its own, and what it refuses is refused."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,10 @@ def test_real_slides(name: str) -> None:
         for region in [(0, 0, 0, 512, 512), (511, 1023, 0, 300, 400), (1800, 2000, 0, 256, 256)]:
             np.testing.assert_array_equal(ours.read_rgb(*region), drawn(WSI / name, *region))
         assert bool(ours._checked) == name.startswith("CMU")
+        jpeg = ours.read_jpeg(480, 720, 0, 240)
+        assert (jpeg is not None) == name.startswith("CMU")
+        for decode in (simplejpeg.decode_jpeg, lambda data: np.asarray(Image.open(io.BytesIO(data)))) if jpeg else ():
+            np.testing.assert_array_equal(decode(jpeg), drawn(WSI / name, 480, 720, 0, 240, 240))
 
 
 def test_a_level_that_is_read_differently_is_left_to_openslide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,3 +182,35 @@ def test_tiles_are_the_same_whoever_reads_them_and_by_any_number_of_threads(
         assert len(found) > 100
         for threads in (1, 2, 5):
             assert tiles(mpp, threads) == found
+
+
+@pytest.mark.parametrize("sampling", ["444", "420"])
+def test_the_slides_own_jpegs_are_kept(tmp_path: Path, sampling: str) -> None:
+    """Where a tile is one of the slide's; the pixels are OpenSlide's, and others are encoded."""
+    path = slide(tmp_path / "a.tiff", sampling=sampling)
+    row = SlideRow(str(path), "case")
+    for tile_px, mpp, kept in ((256, 0.5, True), (256, 1.0, True), (128, 0.5, False), (256, 0.7, False)):
+        source = SlideSource(paths=(str(path),), mpp=mpp, min_tissue=0.0, keep_jpeg=True)
+        with open_slide(str(path), Storage()) as ours:
+            squares = lay_out(ours, row, source, tile_px).kept(0.0)
+            tiles = list(cut_squares(ours, row, squares, source, tile_px, 2))
+            again = source.model_copy(update={"keep_jpeg": False})
+            encoded = list(cut_squares(ours, row, squares, again, tile_px))
+        assert [tile.image == other.image for tile, other in zip(tiles, encoded, strict=True)] == [not kept] * len(
+            tiles
+        )
+        for tile in tiles if kept else ():
+            expected = drawn(path, tile.x, tile.y, int(mpp), tile_px, tile_px)  # 1.0 um/px is level 1
+            np.testing.assert_array_equal(simplejpeg.decode_jpeg(tile.image), expected)
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(tile.image))), expected)
+
+
+def test_a_damaged_jpeg_is_not_kept(tmp_path: Path) -> None:
+    coded = list(jpegs(picture(512, 512), 256))
+    coded[3] = coded[3][:700] + b"\xff\xd8" * 40
+    path = write_jpeg_tiff(tmp_path / "a.tiff", [JpegLevel(512, 512, 256, coded, 0.5)])
+    with TiledSlide(str(path)) as ours:
+        assert ours.read_jpeg(0, 0, 0, 256) is not None
+        assert ours.read_jpeg(256, 256, 0, 256) is None
+        assert ours.read_jpeg(128, 0, 0, 256) is None
+        assert ours.read_jpeg(256, 256, 1, 256) is None
