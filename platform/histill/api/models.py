@@ -41,10 +41,12 @@ def score_model(config: Given = None, /, *, local: bool = False, **keys: Any) ->
     Examples:
         >>> histill.score_model(model="runs/first", held_out={"tiles": "tiles"}).figures["dice"]
     """
+    from histill.artifacts.check_model import check_model
     from histill.tiles.manifest import read_header
 
     checked = configure(ScoreConfig, config, keys, local=local, source="score_model")
-    read_header(checked.held_out.tiles, checked.storage)
+    header = read_header(checked.held_out.tiles, checked.storage)
+    check_model(checked.model, header, checked.held_out.tiles, checked.storage)
     from histill.registry.scoring import run_scoring  # from here on torch is loaded
 
     return run_scoring(checked)
@@ -71,11 +73,14 @@ def promote_model(config: Given = None, /, *, local: bool = False, **keys: Any) 
     Examples:
         >>> histill.promote_model(model="runs/first", registered_name="nuclei", held_out={"tiles": "tiles"}).decision
     """
+    from histill.artifacts.check_model import check_model
     from histill.tiles.manifest import read_header
 
     checked = configure(PromoteConfig, config, keys, local=local, source="promote_model")
     if checked.held_out is not None:
-        read_header(checked.held_out.tiles, checked.storage)
+        header = read_header(checked.held_out.tiles, checked.storage)
+        if checked.model is not None:
+            check_model(checked.model, header, checked.held_out.tiles, checked.storage)
     from histill.registry.promotion import promote  # from here on torch is loaded
 
     return promote(checked)
@@ -111,16 +116,17 @@ def predict_tiles(config: Given = None, /, *, local: bool = False, **keys: Any) 
     Examples:
         >>> histill.predict_tiles(model="models:/nuclei@champion", slides=["a.svs"], output="predictions", local=True)
     """
+    from histill.predict.check_places import check_model, check_sources
     from histill.registry.materialize import materialize_model
-    from histill.tiles.manifest import read_header
 
     checked = configure(PredictConfig, config, keys, local=local, source="predict_tiles")
-    if checked.tiles is not None:
-        read_header(checked.tiles, checked.storage)
+    check_sources(checked)
+    model = materialize_model(checked.model, checked.tracking, checked.output, checked.storage, name="model")
+    checked = checked.model_copy(update={"model": model})
+    check_model(checked)
     from histill.predict.predict import predict  # from here on torch is loaded
 
-    model = materialize_model(checked.model, checked.tracking, checked.output, checked.storage, name="model")
-    return predict(checked.model_copy(update={"model": model}))
+    return predict(checked)
 
 
 def embed_tiles(config: Given = None, /, *, local: bool = False, **keys: Any) -> "Predicted":

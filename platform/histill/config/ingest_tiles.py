@@ -4,7 +4,7 @@ import unicodedata
 from collections import Counter
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from histill.config.base import Strict, Uri
 from histill.config.common import Parts, Split, Storage
@@ -40,6 +40,8 @@ class SlideSource(Strict):
         "loss; all others are encoded at jpeg_quality",
     )
 
+    _is_of_prediction: bool = PrivateAttr(default=False)
+
     @model_validator(mode="after")
     def _one_of_each(self) -> "SlideSource":
         if bool(self.paths) == (self.index is not None):
@@ -47,6 +49,17 @@ class SlideSource(Strict):
         if (self.mpp is None) == (self.magnification is None):
             raise ValueError("set exactly one of slides.mpp and slides.magnification")
         return self
+
+    def for_prediction(self) -> "SlideSource":
+        """The same for a job that predicts slides, whose keys messages name instead of `slides.*`."""
+        source = self.model_copy()
+        source._is_of_prediction = True
+        return source
+
+    @property
+    def is_of_prediction(self) -> bool:
+        """Whether the slides are cut to be predicted."""
+        return self._is_of_prediction
 
     @property
     def tile_mpp(self) -> float:

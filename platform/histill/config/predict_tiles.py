@@ -39,6 +39,9 @@ class PredictConfig(Strict):
             raise ValueError("set exactly one of tiles=<folder> and slides=[<file>, ...]")
         if self.slides and self.split is not None:
             raise ValueError("split is of a tile set; leave it out for slides")
+        for key in ("slide_mpp", "min_tissue"):
+            if self.tiles is not None and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is for cutting slides; leave it out for a tile set")
         return self
 
 

@@ -1,12 +1,12 @@
 """Predict a held-out split with a model, or with a probe of its encoder."""
 
+from histill.artifacts.check_model import is_timm_folder
 from histill.artifacts.model_folder import read_card, resolve
 from histill.config.common import Storage, Workers
 from histill.config.encoder import EncoderFacts
 from histill.config.score_model import HeldOut
 from histill.evaluate.evaluator import Evaluator, Examined, predict_split
 from histill.evaluate.representation.probing import probe_encoder
-from histill.evaluate.representation.subject import is_timm_folder
 
 _AS_ITS_FOLDER = EncoderFacts()
 

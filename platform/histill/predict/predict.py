@@ -6,6 +6,7 @@ tiles gets a file, written whole or not at all; a repeated run adds the missing 
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -163,14 +164,16 @@ def _ingest_slides(config: PredictConfig, card: ModelCard) -> str:
     """Cut the slides at the model's resolution and return the tile set's URI, which changes if a file is replaced."""
     source = SlideSource(
         paths=config.slides, mpp=card.tile_mpp, slide_mpp=config.slide_mpp, min_tissue=config.min_tissue
-    )
+    ).for_prediction()
     files = [_fingerprint(slide, config.storage) for slide in config.slides]
     parts = json.dumps([source.model_dump(mode="json"), files, card.tile_px])
     digest = hashlib.sha256(parts.encode()).hexdigest()[:12]
     output = join(config.output, f"tiles-{digest}-{card.tile_px}px-{card.tile_mpp:g}mpp")
     rule = SplitRule(train=0.0, val=0.0, test=1.0)
     cut = IngestConfig(output=output, tile_px=card.tile_px, slides=source, split=rule, storage=config.storage)
-    ingest(cut.model_copy(update={"workers": Parts(count=0 if config.workers.in_process else None)}))
+    report = ingest(cut.model_copy(update={"workers": Parts(count=0 if config.workers.in_process else None)}))
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
     return output
 
 

@@ -22,7 +22,7 @@ from histill.evaluate.score import Score, compute_score
 from histill.evaluate.shown_tiles import find_worst_tiles, spread_tiles
 from histill.models.cost import measure_speed
 from histill.registry.materialize import materialize_reference
-from histill.registry.mlflow_client import check_tracking, server_uri
+from histill.registry.mlflow_client import check_tracking, require_server_uri, server_uri
 from histill.registry.mlflow_runs import open_run
 from histill.registry.versions import SCORE_PATH, fetch_model
 from histill.storage.control import json_bytes, probe, write_bytes
@@ -71,7 +71,8 @@ def _check_workers(config: ScoreConfig) -> None:
     if config.held_out.reference is not None and config.held_out.reference.model is not None:
         models["held_out.reference.model"] = config.held_out.reference.model
     for key, uri in models.items():
-        if config.workers is not None and uri.startswith("models:"):
+        if config.workers is not None and not config.workers.in_process and uri.startswith("models:"):
+            require_server_uri(config.tracking)  # without a registry that is the fault to name
             raise InputError(
                 f"workers read the model themselves and {key} is {uri}, which only this job fetches; name the run or "
                 "a model folder in object storage, or leave workers out.",

@@ -3,6 +3,7 @@
 import numpy as np
 
 from histill.config.ingest_tiles import SlideSource
+from histill.tiles.remedies import list_remedies
 from histill.tiles.slide_index import SlideRow
 from histill.tiles.tiling import Layout
 from histill.tiles.tissue import CHROMA_BOUNDS, DARKEST
@@ -20,22 +21,23 @@ def explain_empty(row: SlideRow, extent: tuple[int, int], layout: Layout, source
     """
     region = "" if row.whole else " (region {:g}, {:g}, {:g}, {:g})".format(*row.region)
     name = f"slide {row.uri}{region}"
+    remedies = list_remedies(source)
     left, top, right, bottom = row.region
     wide, high = (right - left) * extent[0], (bottom - top) * extent[1]
     if not layout.corners:
         return (
             f"{name} is {wide:.0f} x {high:.0f} px of {layout.level0_mpp:g} um, smaller than a tile, which takes "
-            f"{layout.side:.0f} x {layout.side:.0f} of them ({tile_px} px of {source.tile_mpp:g} um); set a smaller "
-            "tile_px or a finer slides.mpp."
+            f"{layout.side:.0f} x {layout.side:.0f} of them ({tile_px} px of {source.tile_mpp:g} um); "
+            f"{remedies.smaller_tile}."
         )
     most = float(layout.fractions.max())
     if most > 0:
         return (
-            f"{name} has no tile of {tile_px} px with {source.min_tissue:.0%} tissue, the most is {most:.1%}; set a "
-            "smaller slides.min_tissue."
+            f"{name} has no tile of {tile_px} px with {source.min_tissue:.0%} tissue, the most is {most:.1%}; "
+            f"{remedies.less_tissue}."
         )
     look = _look_of(layout.overview_of(row.region))
-    return f"{name} shows no tissue: {look}; set slides.min_tissue=0 to cut it anyway."
+    return f"{name} shows no tissue: {look}; {remedies.no_tissue}."
 
 
 def _look_of(picture: np.ndarray) -> str:

@@ -24,16 +24,17 @@ from histill.tiles.manifest import HEADER_NAME, Manifest
 from histill.tiles.manifest_file import write_rows
 from histill.tiles.mask_survey import find_set_meaning, forget_survey
 from histill.tiles.parts import Part, Unit, make_part
+from histill.tiles.remedies import list_remedies
 from histill.tiles.row_store import RowStore
+from histill.tiles.slide_files import OPENERS, check_existence
 from histill.tiles.slide_index import read_slide_index
 from histill.tiles.slide_records import join_regions
-from histill.tiles.slides import SlideRow, open_slide, resolve_mpp, scale_factor
+from histill.tiles.slides import SlideRow, open_slide, resolve_scale
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import check_pinned
-from histill.tiles.summary import describe_images, find_equal_tiles
+from histill.tiles.summary import describe_images, describe_mpp, find_equal_tiles
 
 NAMED = 5  # unreadable files that an error lists
-OPENERS = 8  # slides opened concurrently to check their resolution
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def ingest(config: IngestConfig) -> IngestReport:
         return IngestReport(finished, finished.header.skipped, finished.header.notes, True, 0, len(units))
     if config.slides:
         if not begun:  # finished parts need their slides no longer
-            _check_existence([unit.slide.uri for unit in units if unit.slide], config)
+            found = [unit.slide.uri for unit in units if unit.slide]
+            here = works_here(in_process=_is_local(config))
+            check_existence(found, config.storage, here=here, allowed=config.max_unreadable)
         _check_resolutions([unit.slide for unit in units if unit.slide], config)
     claim.take()
     try:
@@ -104,7 +107,8 @@ def _make_within(
     skipped = tuple(reason for part in ordered for reason in (*part.unreadable, *part.empty))
     if not rows.tiles:
         raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}", code="no-tiles")
-    notes = (*notes, *note_doubles(_sightings(units, ordered, config)), *describe_images(ordered, meaning))
+    described = *describe_images(ordered, meaning), *describe_mpp(ordered, config.slides)
+    notes = (*notes, *note_doubles(_sightings(units, ordered, config)), *described)
     claim.take()  # still ours, unless another ingest of the same configuration has failed
     manifest = write_rows(
         config.output,
@@ -194,9 +198,8 @@ def _checked_parts(units: list[Unit], config: IngestConfig, share: Share) -> Ite
             forget_survey(unit)
         if len(unreadable) > config.max_unreadable:
             raise InputError(
-                f"{len(unreadable)} of the sources cannot be used and max_unreadable is {config.max_unreadable}; "
-                "replace them in place or raise the limit, and run it again, which keeps finished parts (with a "
-                f"changed index it starts over): {_first_of(unreadable)}",
+                f"{_count_unreadable(unreadable, config)}; {list_remedies(config.slides).unreadable}: "
+                f"{_first_of(unreadable)}",
                 code="too-many-unreadable",
             )
         if unit.slide and part.slide and part.slide.tiles:
@@ -204,30 +207,15 @@ def _checked_parts(units: list[Unit], config: IngestConfig, share: Share) -> Ite
         yield part
 
 
+def _count_unreadable(unreadable: Sequence[str], config: IngestConfig) -> str:
+    counted = f"{len(unreadable)} of the sources cannot be used"
+    asked = config.slides is None or not config.slides.is_of_prediction
+    return f"{counted} and max_unreadable is {config.max_unreadable}" if asked else counted
+
+
 def _first_of(reasons: Sequence[str]) -> str:
     more = f" And {len(reasons) - NAMED} more." if len(reasons) > NAMED else ""
     return " ".join(reasons[:NAMED]) + more
-
-
-def _check_existence(slides: list[str], config: IngestConfig) -> None:
-    """Raise InputError, before Ray is started, when more of the `slides` do not exist than may be unreadable.
-
-    Local paths of a cluster are left out: they may be those of its nodes.
-    """
-    if not works_here(in_process=_is_local(config)):
-        slides = [uri for uri in slides if is_remote(uri)]
-    with ThreadPoolExecutor(OPENERS) as pool:
-        there = pool.map(lambda uri: exists(uri, config.storage), slides)
-        missing = list(dict.fromkeys(uri for uri, found in zip(slides, there, strict=True) if not found))
-    if len(missing) <= config.max_unreadable:
-        return
-    if len(missing) == 1:
-        raise InputError(f"slide {missing[0]} does not exist; correct its path.", code="source-missing")
-    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-    raise InputError(
-        f"{len(missing)} slides do not exist; correct their paths: {', '.join(missing[:NAMED])}{more}.",
-        code="source-missing",
-    )
 
 
 def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
@@ -241,7 +229,7 @@ def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
     def check(row: SlideRow, source: SlideSource = source) -> str | None:
         try:
             with open_slide(row.uri, config.storage) as slide:
-                scale_factor(source.tile_mpp, resolve_mpp(slide, row, source.slide_mpp), row.uri)
+                resolve_scale(slide, row, source)
                 return slide.properties.get("openslide.quickhash-1")
         except Unreadable:
             return None

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from histill.errors import InputError
+from histill.tiles.remedies import list_remedies
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
 
+    from histill.config.ingest_tiles import SlideSource
     from histill.tiles.slide_index import SlideRow
 
 PLAUSIBLE_MPP = (0.01, 20.0)  # a TIFF's default of 72 dots per inch would be 353 um/px
@@ -20,11 +22,13 @@ OME_MICRONS = {"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "mm":
 TIFF_MICRONS = {"inch": 25_400.0, "centimeter": 10_000.0}
 
 
-def resolve_mpp(slide: "OpenSlide", row: "SlideRow", fallback: float | None) -> float:
+def resolve_mpp(
+    slide: "OpenSlide", row: "SlideRow", fallback: float | None, *, remedy: str = "state it as slide_mpp"
+) -> float:
     """Microns per pixel of level 0: what the slide records, else what its row declares, else `fallback`.
 
     It is never guessed, not even from the objective power, which does not account for the camera. If the slide's own
-    records contradict each other, row or fallback decides which is right.
+    records contradict each other, row or fallback decides which is right. `remedy` says how to state it.
 
     Raises InputError when it is stated nowhere, when the slide's pixels are not square, and when slide and row, or two
     records of the slide, disagree.
@@ -32,25 +36,24 @@ def resolve_mpp(slide: "OpenSlide", row: "SlideRow", fallback: float | None) -> 
     recorded = _recorded_mpp(slide, row.uri)
     stated = row.mpp if row.mpp is not None else fallback
     for (one, here), (other, there) in combinations(recorded.items(), 2):
-        if not _same(here, there):
-            agreeing = [mpp for mpp in recorded.values() if stated is not None and _same(mpp, stated)]
+        if not is_same_mpp(here, there):
+            agreeing = [mpp for mpp in recorded.values() if stated is not None and is_same_mpp(mpp, stated)]
             if agreeing:
                 return agreeing[0]
             raise InputError(
-                f"slide {row.uri} contradicts itself: {here:g} um/px in {one} and {there:g} in {other}; look it up and "
-                "put the right one into the column mpp of the slide's row in the index, or slide_mpp.",
+                f"slide {row.uri} contradicts itself: {here:g} um/px in {one} and {there:g} in {other}; find out "
+                f"which is right and {remedy}.",
                 code="mpp-contradicting",
             )
     if not recorded:
         if stated is None:
             raise InputError(
-                f"slide {row.uri} does not record its microns per pixel; "
-                "look it up and set slides.slide_mpp, or the column mpp of the slide's row in the index.",
+                f"slide {row.uri} does not record its microns per pixel; look it up and {remedy}.",
                 code="mpp-missing",
             )
         return stated
     mpp = next(iter(recorded.values()))
-    if row.mpp is not None and not _same(mpp, row.mpp):
+    if row.mpp is not None and not is_same_mpp(mpp, row.mpp):
         raise InputError(
             f"slide {row.uri} records {mpp:g} um/px and the index declares {row.mpp:g}; "
             "correct the column mpp or leave it empty, or correct what the slide records.",
@@ -59,7 +62,8 @@ def resolve_mpp(slide: "OpenSlide", row: "SlideRow", fallback: float | None) -> 
     return mpp
 
 
-def _same(one: float, other: float) -> bool:
+def is_same_mpp(one: float, other: float) -> bool:
+    """Whether two statements about a slide agree, to a fiftieth."""
     return abs(one / other - 1) <= SAME_MPP
 
 
@@ -84,7 +88,7 @@ def _recorded_mpp(slide: "OpenSlide", uri: str) -> dict[str, float]:
     for where, (across, down) in sides.items():
         if not all(PLAUSIBLE_MPP[0] <= side <= PLAUSIBLE_MPP[1] for side in (across, down)):
             continue
-        if not _same(across, down):
+        if not is_same_mpp(across, down):
             raise InputError(
                 f"slide {uri} has pixels of {across:g} x {down:g} um by {where}; only square pixels can be tiled, so "
                 "resample it.",
@@ -131,7 +135,14 @@ def _ome_sides(description: str, extent: tuple[int, int]) -> tuple[float, float]
     return across, down
 
 
-def scale_factor(tile_mpp: float, level0_mpp: float, uri: str) -> float:
+def resolve_scale(slide: "OpenSlide", row: "SlideRow", source: "SlideSource") -> tuple[float, float]:
+    """Microns per pixel of level 0, and its pixels per tile pixel. Raises InputError as the two functions do."""
+    remedies = list_remedies(source)
+    level0_mpp = resolve_mpp(slide, row, source.slide_mpp, remedy=remedies.state_mpp)
+    return level0_mpp, scale_factor(source.tile_mpp, level0_mpp, row.uri, remedy=remedies.coarser)
+
+
+def scale_factor(tile_mpp: float, level0_mpp: float, uri: str, *, remedy: str = "take coarser tiles") -> float:
     """Level-0 pixels per tile pixel; exactly 1 where they differ by less than a hundredth.
 
     Raises InputError when the tiles would be finer than the slide, which has no detail between its pixels.
@@ -140,7 +151,7 @@ def scale_factor(tile_mpp: float, level0_mpp: float, uri: str) -> float:
     if scale < 1 - SAME_SCALE:
         raise InputError(
             f"slide {uri} has {level0_mpp:g} um/px and tiles of {tile_mpp:g} were asked for, which is finer; "
-            f"set slides.mpp to {level0_mpp:g} or more.",
+            f"{remedy.format(mpp=level0_mpp)}.",
             code="resolution-too-fine",
         )
     return 1.0 if abs(scale - 1) <= SAME_SCALE else scale

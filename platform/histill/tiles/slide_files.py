@@ -5,11 +5,13 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING
 
 from histill.config.common import Storage
 from histill.errors import InputError
+from histill.storage.control import exists
 from histill.storage.filesystems import arrow_filesystem, control_filesystem, storage_errors
 from histill.storage.scratch import scratch_folder
 from histill.storage.uris import is_remote
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from histill.tiles.tiled_slide import TiledSlide
 
+NAMED = 5  # missing slides that an error lists
+OPENERS = 8  # slides looked for or opened concurrently
 CHUNK = 16 * 2**20  # bytes read at once
 SEVERAL_FILES = {".mrxs": "MIRAX", ".dcm": "DICOM", ".vms": "Hamamatsu VMS", ".vmu": "Hamamatsu VMU"}
 GENERIC = "generic-tiff"  # OpenSlide's name for a TIFF that is not in a scanner's format
@@ -81,6 +85,26 @@ def _check_file(path: str, uri: str) -> None:
         )
     if is_remote(uri) and head[128:] == b"DICM":
         raise _of_several(uri, "DICOM")
+
+
+def check_existence(slides: Iterable[str], storage: Storage, *, here: bool = True, allowed: int = 0) -> None:
+    """Raise InputError when more than `allowed` of the `slides` do not exist.
+
+    Local paths are left out unless the work is done `here`: they may be those of a cluster's nodes.
+    """
+    with ThreadPoolExecutor(OPENERS) as pool:
+        seen = [uri for uri in slides if here or is_remote(uri)]
+        there = pool.map(lambda uri: exists(uri, storage), seen)
+        missing = list(dict.fromkeys(uri for uri, found in zip(seen, there, strict=True) if not found))
+    if len(missing) <= allowed:
+        return
+    if len(missing) == 1:
+        raise InputError(f"slide {missing[0]} does not exist; correct its path.", code="source-missing")
+    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    raise InputError(
+        f"{len(missing)} slides do not exist; correct their paths: {', '.join(missing[:NAMED])}{more}.",
+        code="source-missing",
+    )
 
 
 def consists_of_several(uri: str) -> bool:

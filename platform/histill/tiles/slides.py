@@ -10,6 +10,7 @@ from histill.tiles.resolution import PLAUSIBLE_MPP as PLAUSIBLE_MPP
 from histill.tiles.resolution import SAME_MPP as SAME_MPP
 from histill.tiles.resolution import SAME_SCALE as SAME_SCALE
 from histill.tiles.resolution import resolve_mpp as resolve_mpp
+from histill.tiles.resolution import resolve_scale as resolve_scale
 from histill.tiles.resolution import scale_factor as scale_factor
 from histill.tiles.slide_files import open_slide as open_slide
 from histill.tiles.slide_index import WHOLE as WHOLE

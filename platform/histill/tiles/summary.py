@@ -6,15 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from histill.config.ingest_tiles import SlideSource
 from histill.tiles.contents import find_repeated
 from histill.tiles.labels import split_labels
 from histill.tiles.manifest import Manifest
 from histill.tiles.masks import IGNORED
 from histill.tiles.parts import Part
+from histill.tiles.remedies import list_remedies
+from histill.tiles.resolution import is_same_mpp
 from histill.tiles.slide_records import SlideRecord
 from histill.tiles.tile_rows import TileRows
 
-NAMED = 5  # classes that a sentence lists
+NAMED = 5  # classes or slides that a sentence lists
 SLIDES = 30  # slides that a table lists: those with the least tissue
 
 
@@ -52,6 +55,22 @@ def find_missing_classes(manifest: Manifest) -> list[str]:
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             sentences.append(f"split {split!r} has no tile of {', '.join(missing[:NAMED])}{more}.")
     return sentences
+
+
+def describe_mpp(parts: Iterable[Part], source: SlideSource | None) -> list[str]:
+    """A sentence on slides whose resolution is another than the one given for those that record none."""
+    if source is None or source.slide_mpp is None:
+        return []
+    records = {part.slide.name: part.slide for part in parts if part.slide}.values()
+    other = [each for each in records if not is_same_mpp(each.mpp, source.slide_mpp)]
+    if not other:
+        return []
+    more = f" and {len(other) - NAMED} more" if len(other) > NAMED else ""
+    named = ", ".join(f"{each.source} ({each.mpp:.4g} um/px)" for each in other[:NAMED])
+    return [
+        f"{list_remedies(source).fallback} is {source.slide_mpp:g} um/px, and was not used for slides that have a "
+        f"resolution of their own: {named}{more}."
+    ]
 
 
 def describe_images(parts: Sequence[Part], meaning: Mapping[int, int] | None) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from histill.cluster.threads import map_threads
 from histill.config.ingest_tiles import SlideSource
 from histill.tiles.shards import Tile
-from histill.tiles.slides import SlideRow, find_jpeg, read_overview, read_square, resolve_mpp, scale_factor
+from histill.tiles.slides import SlideRow, find_jpeg, read_overview, read_square, resolve_scale
 from histill.tiles.tissue import find_tissue
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ def lay_out(slide: "TiledSlide", row: SlideRow, source: SlideSource, tile_px: in
 
     Raises InputError when the slide's resolution is unknown, contradictory or too coarse.
     """
-    level0_mpp = resolve_mpp(slide, row, source.slide_mpp)
-    scale = scale_factor(source.tile_mpp, level0_mpp, row.uri)
+    level0_mpp, scale = resolve_scale(slide, row, source)
     side = tile_px * scale
     corners = tile_grid(slide.dimensions, row.region, side)
     step = max(1.0, min(side / OVERVIEW_PER_TILE, COARSEST_UM / level0_mpp))

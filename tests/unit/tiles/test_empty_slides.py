@@ -72,6 +72,34 @@ def test_a_region_that_holds_no_tile_or_no_tissue(
     assert "(region 0.4, 0, 0.5, 1) is 64 x 512 px of 0.5 um, smaller than a tile" in narrow
 
 
+def test_slides_with_another_resolution_than_the_one_stated_for_those_without_are_noted(
+    tmp_path: Path, write_slide: Callable[..., str], ingest_slides: Callable[..., Any]
+) -> None:
+    write_slide(tmp_path / "a.tiff")
+    write_slide(tmp_path / "b.tiff", seed=1, mpp=0.25)
+    bare = {"resolution": None, "resolutionunit": None}
+    write_slide(tmp_path / "c.tiff", seed=2, **bare)
+    index = "slide\na.tiff\nb.tiff\nc.tiff\n"
+    (note,) = ingest_slides(tmp_path, index, slides={"slide_mpp": 0.25}).notes
+    assert note == (
+        "slides.slide_mpp is 0.25 um/px, and was not used for slides that have a resolution of their own: "
+        f"{tmp_path}/a.tiff (0.5 um/px)."
+    )
+    assert ingest_slides(tmp_path, index, slides={"slide_mpp": 0.25}).notes == (note,)
+
+
+def test_an_unstated_resolution_is_asked_for_by_what_the_ingest_has(
+    tmp_path: Path, write_slide: Callable[..., str], ingest_slides: Callable[..., Any]
+) -> None:
+    path = write_slide(tmp_path / "bare.tiff", resolution=None, resolutionunit=None)
+    with pytest.raises(
+        InputError, match=r"set slides\.slide_mpp, or the column mpp of the slide's row in the index\.$"
+    ):
+        ingest_slides(tmp_path, "slide\nbare.tiff\n")
+    with pytest.raises(InputError, match=r"set slides\.slide_mpp\.$"):
+        ingest_slides(tmp_path, "", slides={"index": None, "paths": [path]})
+
+
 def test_a_set_without_a_tile_names_the_first_and_counts_the_others(
     tmp_path: Path, ingest_slides: Callable[..., Any]
 ) -> None:

@@ -113,7 +113,7 @@ def test_one_level_gives_what_three_give(tmp_path: Path) -> None:
 
 def test_an_unrecorded_mpp_is_asked_for(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "bare.tiff", mpp=None)
-    with pytest.raises(InputError, match=r"bare\.tiff does not record .* slides\.slide_mpp, or the column mpp"):
+    with pytest.raises(InputError, match=r"bare\.tiff does not record .* set slides\.slide_mpp\.$"):
         tiles_of(path)
     assert tiles_of(path, slide_mpp=0.5)[0].mpp == 0.5
     assert tiles_of(path, row={"mpp": 0.25}, slide_mpp=0.5)[0].mpp == 0.5

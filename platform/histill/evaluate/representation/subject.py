@@ -1,25 +1,18 @@
 """Load what is scored by its embeddings: a histill model, or an encoder as the Hugging Face hub has timm models."""
 
-from histill.artifacts.model_folder import CARD_NAME, FINISHED_NAME, ModelCard, check_like, load, resolve
+from histill.artifacts.check_model import is_timm_folder
+from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
 from histill.config.encoder import EncoderFacts, EncoderTeacher
 from histill.errors import InputError
 from histill.models.encoders import Encoder
 from histill.models.transfer import Model
-from histill.storage.control import exists
-from histill.storage.uris import join
-from histill.teachers.encoder_folder import CONFIG_NAME, read_config
+from histill.teachers.encoder_folder import read_config
 from histill.teachers.teacher import find_licensed, load_teacher
 from histill.teachers.timm_encoder import PooledNetwork, TimmEncoder
 from histill.tiles.manifest import Header
 from histill.version import __version__
-
-
-def is_timm_folder(uri: str, storage: Storage) -> bool:
-    """Whether `uri` is a folder in the form of the Hugging Face hub, and neither a model folder nor a run."""
-    is_ours = any(exists(join(uri, name), storage) for name in (CARD_NAME, FINISHED_NAME))
-    return not is_ours and exists(join(uri, CONFIG_NAME), storage)
 
 
 def load_subject(
