@@ -80,8 +80,8 @@ def doubt_score(score: Score) -> str:
         return ""
     same = f" ({count_of(score.seen_tiles, 'tile')} byte for byte)" if score.seen_tiles else ""
     return (
-        f"{score.seen_cases} of {count_of(score.cases, 'case')}{same} were learned from, or chosen by, so that these "
-        "figures say little about new ones; score on other cases."
+        f"the model learned from, or was chosen by, {score.seen_cases} of {count_of(score.cases, 'case')}{same}, so "
+        "that these figures say little about new ones; score it on others."
     )
 
 

@@ -99,7 +99,7 @@ def test_the_page_holds_everything(
     low, high = score.intervals[score.main]
     assert low <= score.figures[score.main] <= high
     assert (score.cases, score.slides, score.tiles) == (4, 4, 32)
-    doubt = "4 of 4 cases (32 tiles byte for byte) were learned from, or chosen by"
+    doubt = "the model learned from, or was chosen by, 4 of 4 cases (32 tiles byte for byte)"
     assert doubt in page.said
     assert f"warning: {doubt}" in capsys.readouterr().err
     assert sum(map(sum, score.confusion)) == 32 * (64 * 64 if changes else 1)
