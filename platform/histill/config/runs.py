@@ -41,7 +41,8 @@ class Data(Strict):
     decode: Literal["auto", "worker", "cluster"] = Field(
         "auto",
         description="who reads and decodes tiles: threads of each worker, or Ray Data on any node with free CPUs; "
-        "auto: the cluster if its other nodes have a free CPU for each of these threads, except in a sweep",
+        "auto: the cluster if its other nodes have a free CPU for each of these threads and views are fewer bytes than "
+        "tiles, unless in a sweep or an elastic group",
     )
     decode_nodes: dict[str, str] = Field(
         {}, description="Ray labels of the nodes that may decode for the workers, such as {pool: cpu}; {}: any node"

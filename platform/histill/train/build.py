@@ -1,5 +1,7 @@
 """Build a worker's learner and tile streams. Free of Ray, so that a run can also train without it."""
 
+from dataclasses import replace
+
 import torch
 from timm.utils import ModelEmaV3
 
@@ -10,7 +12,7 @@ from histill.stream.passes import Pass, Series
 from histill.stream.ray_data.choose import decodes_in_cluster
 from histill.stream.ray_data.graph import RayDataGraph
 from histill.stream.ray_data.plan_chunks import Entry
-from histill.stream.ray_data.read_passes import PassReader, StreamPasses
+from histill.stream.ray_data.read_passes import PassReader, StreamPasses, is_smaller_decoded
 from histill.stream.read import ShardReader
 from histill.stream.tile_stream import TileStream
 from histill.tiles.manifest import Manifest
@@ -38,10 +40,8 @@ def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) 
     """The training and validation streams of `worker` out of `workers`."""
     config = spec.config
     data, labels, groups = config.data, spec.read_labels(manifest), spec.group_tiles(manifest)
-    in_cluster = not config.workers.in_process and decodes_in_cluster(data, workers)
-    reader = PassReader(RayDataGraph(workers, data.decode_nodes)) if in_cluster else None
 
-    def stream(split: str, cases: frozenset[str] | None, name: str) -> TileStream:
+    def stream(split: str, cases: frozenset[str] | None) -> TileStream:
         return TileStream(
             manifest=manifest,
             source=spec.source,
@@ -53,7 +53,6 @@ def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) 
             worker=worker,
             workers=workers,
             read=ShardReader(data.read_threads),
-            passes=None if reader is None else StreamPasses(reader, name),
             threads=data.decode_threads,
             max_corrupt=data.max_corrupt,
             buffer_tiles=data.shuffle_tiles,
@@ -61,11 +60,24 @@ def build_streams(spec: RunSpec, manifest: Manifest, worker: int, workers: int) 
             groups=groups,
         )
 
-    training, validation = stream(data.train, spec.cases, "training"), stream(data.val, None, "validation")
-    if reader is not None:
-        reader.streams = {"training": training, "validation": validation}
-        reader.timetable = list_passes(config, training.steps)
+    training, validation = stream(data.train, spec.cases), stream(data.val, None)
+    if not _is_decoded_in_cluster(config, training):
+        return training, validation
+    reader = PassReader(RayDataGraph(workers, data.decode_nodes))
+    training = replace(training, passes=StreamPasses(reader, "training"))
+    validation = replace(validation, passes=StreamPasses(reader, "validation"))
+    reader.streams = {"training": training, "validation": validation}
+    reader.timetable = list_passes(config, training.steps)
     return training, validation
+
+
+def _is_decoded_in_cluster(config: RunConfig, training: TileStream) -> bool:
+    group = config.workers
+    if group.in_process:
+        return False
+    spec = training.spec(Pass(Series(True, config.data.seed, config.data.augment)))
+    smaller = is_smaller_decoded(spec.how, spec.source, training.manifest.header)
+    return decodes_in_cluster(config.data, training.workers, smaller=smaller, elastic=group.fewest < group.most)
 
 
 def list_passes(config: RunConfig, steps: int) -> tuple[Entry, ...]:

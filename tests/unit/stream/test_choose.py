@@ -22,4 +22,5 @@ def test_only_nodes_with_the_labels_count(labels: dict[str, str], cpus: float) -
 
 @pytest.mark.parametrize(("decode", "cluster"), [("worker", False), ("cluster", True), ("auto", False)])
 def test_without_a_cluster_workers_decode_unless_told_otherwise(decode: str, cluster: bool) -> None:
-    assert decodes_in_cluster(Data.model_validate({"tiles": "t", "decode": decode}), workers=1) is cluster
+    data = Data.model_validate({"tiles": "t", "decode": decode})
+    assert decodes_in_cluster(data, workers=1, smaller=True, elastic=False) is cluster

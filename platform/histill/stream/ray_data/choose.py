@@ -6,13 +6,17 @@ from typing import Any
 from histill.config.runs import Data
 
 
-def decodes_in_cluster(data: Data, workers: int) -> bool:
-    """Whether the cluster decodes for the `workers` of a run on Ray; call it once they hold their CPUs."""
+def decodes_in_cluster(data: Data, workers: int, *, smaller: bool, elastic: bool) -> bool:
+    """Whether the cluster decodes for the `workers` of a run on Ray; call it once they hold their CPUs.
+
+    Where nothing else is said, it does so only if tiles are `smaller` decoded, since it would only read them else, and
+    not for an `elastic` group, whose tasks would take the CPUs that it is to grow into.
+    """
     if data.decode != "auto":
         return data.decode == "cluster"
     import ray
 
-    if not ray.is_initialized():
+    if elastic or not smaller or not ray.is_initialized():
         return False
     nodes = [
         node for node in ray.nodes() if node["Alive"] and node["NodeID"] != ray.get_runtime_context().get_node_id()

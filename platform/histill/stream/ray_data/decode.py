@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
+from histill.stream.buffers import Buffers
 from histill.stream.decode import CorruptTile
 from histill.stream.decode_spec import DecodeSpec, PassSpec, place_tiles, show_tile
 from histill.stream.encoded import list_encoded_rows, view_column
@@ -21,6 +22,12 @@ _READ_THREADS = 4
 def process_reader() -> ShardReader:
     """The reader of this process, whose connections and footers all of its tasks share."""
     return ShardReader(_READ_THREADS)
+
+
+@cache
+def process_buffers() -> Buffers:
+    """Memory for views, which returns here once Ray has copied them to its object store."""
+    return Buffers()
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ def decode_views(table: pa.Table, tiles: np.ndarray, copies: np.ndarray, how: De
     """
     draws = draw_numbers(how.seed, how.epoch, tiles, copies)
     places, _ = place_tiles(tiles, draws, how)
-    arrays = [np.zeros((len(tiles), side, side, 3), np.uint8) for side in how.shown_px]
+    arrays = [process_buffers().lend((len(tiles), side, side, 3)) for side in how.shown_px]
     faults: list[str | None] = [None] * len(tiles)
     rows = (row for _, row in list_encoded_rows(table))
     for number, (row, place, drawn) in enumerate(zip(rows, places, draws, strict=True)):
