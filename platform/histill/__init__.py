@@ -3,6 +3,7 @@
 Names are loaded when they are used, so that `import histill` is instant and needs neither torch nor Ray.
 """
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,14 @@ def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return import_module(f"{__name__}.{name}")
     if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_suggest(name)}")
     return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def _suggest(name: str) -> str:
+    """The name that was likely meant, which may be longer: `finetune_student` for `finetune`."""
+    near = [each for each in _MODULE_OF if name and each.startswith(name)] or get_close_matches(name, _MODULE_OF, n=1)
+    return f"; did you mean {' or '.join(near)}?" if near and not name.startswith("_") else ""
 
 
 def __dir__() -> list[str]:

@@ -128,6 +128,15 @@ COMPOSED = {  # what is filled in last is a sentence of its own
 }
 
 
+def test_nothing_that_is_said_names_a_file_that_a_wheel_lacks() -> None:
+    """Messages, descriptions and docstrings name commands; jobs/ is of the repository alone."""
+    jobs = "|".join(path.stem for path in (ROOT / "jobs").glob("*.py"))
+    lacking = re.compile(rf"jobs/\w+\.py|\b({jobs})\.py")
+    package = ROOT / "platform" / "histill"
+    texts = {path: path.read_text() for pattern in ("*.py", "*.md", "*.html") for path in package.rglob(pattern)}
+    assert [(path.name, found[0]) for path, text in texts.items() if (found := lacking.search(text))] == []
+
+
 def test_every_sentence_about_an_input_has_a_next_step() -> None:
     """After a semicolon; or it is one ("set ...")."""
     found = []

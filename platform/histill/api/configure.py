@@ -1,6 +1,7 @@
 """Turn what a caller of the API gives, a configuration, a file or keys, into one validated configuration."""
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +25,7 @@ def configure(
     Args:
         model: the configuration's class, or several.
         given: where to begin.
-        keys: paths and tile sets may stand for their addresses.
+        keys: paths, tile sets and what another job returned may stand for their addresses.
         local: work in this process, without Ray: `workers.count` becomes 0.
         source: what error messages name.
 
@@ -41,7 +42,7 @@ def configure(
     chosen = model.chosen(data) if isinstance(model, OneOf) else model
     if local and "workers" in chosen.model_fields:
         data = _merge(data, _at_home(chosen))
-    return validate(chosen, data, source)
+    return validate(chosen, data, source, in_python=True)
 
 
 def _read(given: Given) -> Mapping[str, Any]:
@@ -52,31 +53,35 @@ def _read(given: Given) -> Mapping[str, Any]:
             return given.model_dump(exclude_unset=True)
         case str() | Path():
             return read_yaml(str(given))
-    return _plain(given)
+    return plain(given)
 
 
 def _nest(keys: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings for the sections that dotted keys name."""
     nested: dict[str, Any] = {}
     for key, value in keys.items():
-        below = _plain(value)
+        below = plain(value)
         for part in reversed(key.split(".")):
             below = {part: below}
         nested = _merge(nested, below)
     return nested
 
 
-def _plain(value: Any) -> Any:
-    """`value` with addresses in the place of paths and tile sets."""
+def plain(value: Any) -> Any:
+    """`value` with addresses in the place of paths, tile sets, and what jobs have made."""
     match value:
         case Mapping():
-            return {key: _plain(item) for key, item in value.items()}
+            return {key: plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case Path():
             return str(value)
         case Strict():
             return value.model_dump(exclude_unset=True)
+        case Integral():  # numpy's numbers, too
+            return value if isinstance(value, int) else int(value)
+        case Real():
+            return value if isinstance(value, float) else float(value)
     uri: TileSet | Any = getattr(value, "uri", value)
     return uri
 

@@ -130,24 +130,36 @@ class TileSet:
             max_corrupt: undecodable tiles to leave out; one more ends the loop.
 
         Raises:
-            InputError: the split is empty, the cache is another tile set's, or the window does not fit the tiles.
+            InputError: an argument is wrong, the split is empty, the cache is another tile set's, or the window
+                does not fit the tiles.
 
         Examples:
             >>> for batch in histill.open_tiles("tiles").stream("train", student_px=112, batch_size=64):
             ...     loss = criterion(network(batch.student.float() / 255), batch.label)
         """
 
+        from histill.api.configure import plain
         from histill.config.load import validate
+        from histill.config.stream_tiles import StreamKeys
+        from histill.errors import InputError
         from histill.outputs import OutputSpec
+        from histill.stream.index import check_balance
         from histill.stream.loader import TileLoader
         from histill.stream.read import TileSource
         from histill.stream.tile_stream import TileStream
-        from histill.stream.views import UPRIGHT, Views, check_window
+        from histill.stream.views import UPRIGHT, Views, check_sides, check_window
         from histill.teachers.cache import check_tiles, read_header
 
+        given = {name: value for name, value in locals().items() if name in StreamKeys.model_fields}  # the arguments
+        keys = validate(StreamKeys, plain(given), "stream", in_python=True)
         tiles = self.manifest.select(split)  # refuses an empty split now, rather than in the loop
-        views = Views(student_px or self.tile_px, teacher_px)
-        how = validate(Augment, augment, "augment") if isinstance(augment, dict) else augment or UPRIGHT
+        views = Views(keys.student_px or self.tile_px, keys.teacher_px)
+        how = keys.augment or UPRIGHT
+        check_sides(views, self.tile_px)
+        if keys.balance is not None:
+            check_balance(self.manifest, split, keys.balance)
+        if keys.masks and not self.manifest.header.masks:
+            raise InputError(f"{self.uri} has no masks; leave masks out.", code="mask-missing")
         check_window(how, self.tile_px, views, stride=1)
 
         def open_cache(uri: str) -> "CachedViews":
@@ -163,21 +175,21 @@ class TileSet:
                     self.uri,
                     self.digest,
                     self.storage,
-                    masks=masks,
-                    responses=None if responses is None else open_cache(responses),
-                    embeddings=tuple((name, open_cache(each)) for name, each in (embeddings or {}).items()),
+                    masks=keys.masks,
+                    responses=None if keys.responses is None else open_cache(keys.responses),
+                    embeddings=tuple((name, open_cache(each)) for name, each in (keys.embeddings or {}).items()),
                 ),
                 split=split,
                 views=views,
-                batch_size=batch_size,
+                batch_size=keys.batch_size,
                 worker=0,
                 workers=1,
                 labels=self.manifest.labels_of(outputs, tiles, needed=False) if self.classes else None,
-                threads=threads,
-                max_corrupt=max_corrupt,
-                balance=balance,
+                threads=keys.threads,
+                max_corrupt=keys.max_corrupt,
+                balance=keys.balance,
             ),
-            shuffle=split == "train" if shuffle is None else shuffle,
-            seed=seed,
+            shuffle=split == "train" if keys.shuffle is None else keys.shuffle,
+            seed=keys.seed,
             augment=how,
         )

@@ -1,5 +1,6 @@
 """Say at a command's end what was made, where it is, and which command is next."""
 
+import posixpath
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,8 +23,10 @@ def _close_ingest(config: Any, values: _Values) -> str:
     keys: dict[str, Any] = {"data.tiles": config.output}
     if values["classes"] or values["masks"]:
         keys |= {"target": "classification"} if values["classes"] else {}
-        return _made(config, config.output, made, "train_teacher", {"name": "teacher", **keys})
-    return _made(config, config.output, made, "cache_responses", {"tiles": config.output, "teacher.classical": True})
+        keys = {"name": "teacher", "runs": _beside(config.output, "runs"), **keys}
+        return _made(config, config.output, made, "train_teacher", keys)
+    keys = {"tiles": config.output, "teacher.classical": True, "output": _beside(config.output, "responses")}
+    return _made(config, config.output, made, "cache_responses", keys)
 
 
 def _close_cache(config: Any, values: _Values) -> str:
@@ -34,18 +37,18 @@ def _close_cache(config: Any, values: _Values) -> str:
     else:
         name = getattr(teacher.value, "preset", None) or "teacher"
         job, keys = "pretrain_student", {f"embeddings.{name}.responses": responses}
-    keys = {"name": _NAME, "data.tiles": config.tiles, **keys}
+    keys = {"name": _NAME, "runs": _beside(config.output, "runs"), "data.tiles": config.tiles, **keys}
     return _made(config, responses, "a teacher's cached responses", job, keys)
 
 
 def _close_teacher(config: Any, values: _Values) -> str:
-    keys = {"tiles": config.data.tiles, "teacher.model": values["run"]}
+    keys = {"tiles": config.data.tiles, "teacher.model": values["run"], "output": _beside(config.runs, "responses")}
     return _made(config, values["run"], "a teacher", "cache_responses", keys)
 
 
 def _close_pretraining(config: Any, values: _Values) -> str:
-    keys = {"name": _NAME, "runs": config.runs, "encoder": values["run"]}
-    return _made(config, values["run"], "a pretrained student", "finetune_student", keys | _of_network(config))
+    keys = {"name": _NAME, "runs": config.runs, "encoder": values["run"]} | _of_network(config) | _labeled(_TILES)
+    return _made(config, values["run"], "a pretrained student", "finetune_student", keys)
 
 
 def _close_training(config: Any, values: _Values) -> str:
@@ -60,7 +63,8 @@ def _close_search(config: Any, values: _Values) -> str:
 def _close_scoring(config: Any, values: _Values) -> str:
     job, keys = "promote_model", {"model": config.model, "registered_name": _NAME} | _of(config, "held_out")
     if values["probe"]:
-        job, keys = "finetune_student", {"name": _NAME, "encoder": config.model}
+        keys = {"name": _NAME, "runs": _beside(config.model, "") or "runs", "encoder": config.model}
+        job, keys = "finetune_student", keys | _labeled(config.held_out.tiles)
     if config.report is not None:
         return _made(config, config.report, "a report", job, keys)
     done = f"scored {shlex.quote(config.model)}; report=report.html writes the same as a page"
@@ -72,7 +76,8 @@ def _close_promotion(config: Any, values: _Values) -> str | None:
         return None
     model = f"models:/{config.registered_name}@champion"
     tiles = _TILES if config.held_out is None else config.held_out.tiles
-    return _made(config, model, "the champion", "predict_tiles", {"model": model, "tiles": tiles})
+    keys = {"model": model, "tiles": tiles, "output": _beside(tiles, "predictions")}
+    return _made(config, model, "the champion", "predict_tiles", keys)
 
 
 def _close_prediction(config: Any, values: _Values) -> str:
@@ -82,9 +87,17 @@ def _close_prediction(config: Any, values: _Values) -> str:
     return made
 
 
+def _close_embedding(config: Any, values: _Values) -> str:
+    made = f"made {shlex.quote(values['predictions'])}, embeddings of {count_of(values['tiles'], 'tile')}"
+    return (
+        f"{made}; next: read features/*.h5 of that folder, a slide each, or the column embedding of its Parquet files"
+    )
+
+
 def _close_conversion(config: Any, values: _Values) -> str:
     keys = {"tiles": _TILES, "teacher.encoder.folder": values["folder"]}
     keys |= {"teacher.encoder.preset": config.preset} if config.preset else {}
+    keys |= {"output": _beside(config.output, "responses")}
     return _made(config, values["folder"], "an encoder", "cache_responses", keys)
 
 
@@ -93,8 +106,17 @@ def _made(config: Strict, where: str, what: str, job: str, keys: _Values) -> str
 
 
 def _next(config: Strict, job: str, keys: _Values) -> str:
-    """The command of `job`, which needs further keys, with the same storage and tracking server."""
-    return format_command(job, {**keys, **_of(config, "storage"), **_of(config, "tracking")}, more=True)
+    """The command of `job` with the same storage and tracking server."""
+    return format_command(job, {**keys, **_of(config, "storage"), **_of(config, "tracking")})
+
+
+def _beside(place: str, name: str) -> str:
+    """The address of `name` in the folder of `place`; the folder itself for no name, empty for the current one."""
+    return posixpath.join(posixpath.dirname(place.rstrip("/")), name).rstrip("/")
+
+
+def _labeled(tiles: str) -> dict[str, Any]:
+    return {"data.tiles": tiles, "target": "classification"}
 
 
 def _of(config: Strict, section: str) -> dict[str, Any]:
@@ -122,6 +144,6 @@ _CLOSING: Mapping[str, Callable[[Any, _Values], str | None]] = {
     "score_model": _close_scoring,
     "promote_model": _close_promotion,
     "predict_tiles": _close_prediction,
-    "embed_tiles": _close_prediction,
+    "embed_tiles": _close_embedding,
     "convert_encoder": _close_conversion,
 }

@@ -9,24 +9,23 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
 from histill.cluster.ray_errors import unwrap_error
 from histill.cluster.signals import Interrupted, handle_signals
+from histill.config.arguments import Parser
 from histill.config.base import Strict
 from histill.config.describe_keys import format_keys
 from histill.config.keys import nested_models
 from histill.config.load import OneOf, load_config
 from histill.config.redact import print_trace, redact, redact_all
-from histill.config.validation_errors import is_shown
-from histill.errors import ErrorCode, InputError, format_error
+from histill.errors import InputError, format_error
 from histill.storage.control import json_value
 
 C = TypeVar("C", bound=Strict)
 _WIDEST = 120  # characters of a line of --help
-_WRONG: ErrorCode = "command-line-wrong"  # of what argparse refuses
 
 
 @dataclass(frozen=True)
@@ -103,20 +102,6 @@ def run_job(
     return 0 if outcome.ok else 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Accepts no abbreviated options, and does not repeat the value of an unknown one, which may be a secret."""
-
-    def __init__(self, **how: Any) -> None:
-        super().__init__(**how, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        said, colon, arguments = message.partition(": ")
-        if said == "unrecognized arguments":
-            names = [word.partition("=")[0] for word in arguments.split() if word.startswith("--")]
-            message = f"{said}{colon}{' '.join(name for name in names if is_shown(name[2:]))}"
-        super().error(f"{redact(message)} [{_WRONG}]")
-
-
 def _choose_model(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Strict]:
     """The model whose keys are shown in --help and accepted as options; a wrong choice is refused later."""
     if not isinstance(model, OneOf):
@@ -127,7 +112,7 @@ def _choose_model(model: type[C] | OneOf[C], given: Sequence[str]) -> type[Stric
 
 
 def _parser(model: type[Strict], description: str | None, prog: str | None) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         description=(description or model.__doc__ or "").strip(),
         epilog="keys (one without a dot may also be given as an option, --name NAME)\n\n"

@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from histill.cli.completion import complete
 
         complete(tuple(_OTHERS))
+    if given[:1] == ["help"] and len(given) > 1:
+        given = [given[1], "--help"]
     if not given or given[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -76,6 +78,8 @@ def _ui(arguments: Sequence[str]) -> int:
 def _explain(arguments: Sequence[str]) -> int:
     from histill.error_catalogue import explain
 
+    if _asks_for_help("explain", "CODE", arguments):
+        return 0
     if len(arguments) != 1:
         return _refuse("name one code, as an error shows it in brackets: histill explain mpp-missing.")
     try:
@@ -89,10 +93,20 @@ def _completion(arguments: Sequence[str]) -> int:
     from argcomplete import shell_integration
 
     shells = ("bash", "zsh", "fish", "tcsh", "powershell")
+    if _asks_for_help("completion", "|".join(shells), arguments):
+        return 0
     if len(arguments) != 1 or arguments[0] not in shells:
         return _refuse(f"name your shell: histill completion {'|'.join(shells)}.")
     print(shell_integration.shellcode(["histill"], shell=arguments[0]))
     return 0
+
+
+def _asks_for_help(name: str, takes: str, arguments: Sequence[str]) -> bool:
+    """Whether `arguments` ask how the helper `name` is called, which is then printed."""
+    asked = any(each in ("-h", "--help") for each in arguments)
+    if asked:
+        print(f"usage: histill {name} {takes}\n\n{_HELPERS[name]}")
+    return asked
 
 
 def _refuse(said: str) -> int:

@@ -1,4 +1,4 @@
-"""Configuration of `cache_responses.py`."""
+"""Configuration of `histill cache`."""
 
 from pydantic import Field, model_validator
 
@@ -21,7 +21,7 @@ class CacheConfig(Strict):
     layer: str | None = Field(
         None,
         description="layer of a network teacher, by timm's name, whose feature map is cached with each response, for "
-        "distill_student.py; null: none",
+        "histill distill; null: none",
     )
     batch_size: int = Field(16, ge=1, description="tiles per batch")
     workers: Workers = Workers(count=2)

@@ -1,4 +1,4 @@
-"""Configuration of `jobs/check_cluster.py`."""
+"""Configuration of `histill check`."""
 
 from pydantic import Field, model_validator
 

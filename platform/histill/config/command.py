@@ -11,10 +11,10 @@ from histill.config.base import Strict
 from histill.config.plain_yaml import parse_yaml
 
 
-def format_command(job: str, keys: Mapping[str, Any], *, more: bool = False) -> str:
-    """The command line of the use case `job` with dotted `keys`, to be pasted into a shell; `more`: it needs others."""
+def format_command(job: str, keys: Mapping[str, Any]) -> str:
+    """The command line of the use case `job` with dotted `keys`, to be pasted into a shell."""
     words = [f"{key}={_format_value(value)}" for key, value in keys.items()]
-    return shlex.join(["histill", job.partition("_")[0], *words]) + " ..." * more
+    return shlex.join(["histill", job.partition("_")[0], *words])
 
 
 def list_changed_keys(config: Strict) -> dict[str, Any]:

@@ -190,7 +190,7 @@ class Teacher(Strict):
         None, description="an encoder as an .onnx file, with its card (a .json of the same name) beside it"
     )
     features: Annotated[FeaturesTeacher | None, TeacherKind("slide_features", "{folder: <folder>}")] = Field(
-        None, description="features that were extracted elsewhere, for cache_responses.py: a TRIDENT H5 for each slide"
+        None, description="features that were extracted elsewhere, for histill cache: a TRIDENT H5 for each slide"
     )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Configuration of `jobs/convert_encoder.py`."""
+"""Configuration of `histill convert`."""
 
 from pydantic import Field
 

@@ -1,4 +1,4 @@
-"""Configuration of `distill_student.py`."""
+"""Configuration of `histill distill`."""
 
 from pydantic import Field, model_validator
 
@@ -26,7 +26,7 @@ class DistillConfig(RunConfig):
     teacher: Teacher
     responses: Uri | None = Field(
         None,
-        description="folder of cached responses, with feature maps (cache_responses.py layer=...) if terms need them; "
+        description="folder of cached responses, with feature maps (histill cache layer=...) if terms need them; "
         "null: the teacher runs live",
     )
     loss: DistillLoss = DistillLoss()

@@ -9,7 +9,7 @@ from histill.config.common import Teacher
 
 
 class EmbeddingTeacher(Strict):
-    """One teacher of embeddings: cached by `cache_responses.py`, or running beside the student."""
+    """One teacher of embeddings: cached by histill cache, or running beside the student."""
 
     responses: Uri | None = Field(None, description="folder of its cached embeddings; null: it runs live")
     teacher: Teacher | None = Field(None, description="the live teacher; null: its embeddings are cached")
@@ -26,12 +26,12 @@ class EmbeddingTeacher(Strict):
             raise ValueError("set exactly one of responses=<folder> (cached) and teacher.<kind>=... (live)")
         if self.teacher is not None and self.teacher.features is not None:
             raise ValueError(
-                "teacher.features answers no pixels, so that it cannot run live; cache it with cache_responses.py and "
+                "teacher.features answers no pixels, so that it cannot run live; cache it with histill cache and "
                 "name the cache as responses"
             )
         if self.teacher is not None and self.normalize != "none":
             raise ValueError(
-                "normalize=scale needs the statistics of cached embeddings; cache them with cache_responses.py, or set "
+                "normalize=scale needs the statistics of cached embeddings; cache them with histill cache, or set "
                 "normalize=none"
             )
         return self

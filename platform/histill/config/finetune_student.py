@@ -1,4 +1,4 @@
-"""Configuration of `finetune_student.py`."""
+"""Configuration of `histill finetune`."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Configuration of `jobs/ingest_tiles.py`."""
+"""Configuration of `histill ingest`."""
 
 import unicodedata
 from collections import Counter

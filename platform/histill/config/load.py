@@ -145,14 +145,19 @@ def set_value(data: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     return {**data, head: set_value(below if isinstance(below, Mapping) else {}, rest, value)}
 
 
-def validate(model: type[C], data: Mapping[str, Any], source: str) -> C:
-    """Validate `data` as a `model`. Raises InputError with one sentence per fault."""
+def validate(model: type[C], data: Mapping[str, Any], source: str, *, in_python: bool = False) -> C:
+    """Validate `data` as a `model`. Raises InputError with one sentence per fault.
+
+    `source` is named by the message, which asks a caller `in_python` for arguments.
+    """
     _refuse_credentials(data, source)
     try:
         return model.model_validate(_tuples_for_lists(data))
     except ValidationError as error:
         faults = error.errors(include_url=False)
-        raise InputError(f"{source}: {describe_errors(model, faults)}", code=classify_errors(faults)) from None
+        raise InputError(
+            f"{source}: {describe_errors(model, faults, in_python=in_python)}", code=classify_errors(faults)
+        ) from None
 
 
 def _refuse_credentials(data: Any, source: str, path: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Configuration of `pretrain_student.py`."""
+"""Configuration of `histill pretrain`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal

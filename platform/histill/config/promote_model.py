@@ -1,4 +1,4 @@
-"""Configuration of `promote_model.py`."""
+"""Configuration of `histill promote`."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Configuration of `score_model.py`."""
+"""Configuration of `histill score`."""
 
 from pydantic import Field
 

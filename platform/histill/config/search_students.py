@@ -1,4 +1,4 @@
-"""Configuration of `search_students.py`."""
+"""Configuration of `histill search`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal

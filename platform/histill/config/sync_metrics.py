@@ -1,4 +1,4 @@
-"""Configuration of `jobs/sync_metrics.py`."""
+"""Configuration of `histill sync`."""
 
 from pydantic import Field
 

@@ -1,4 +1,4 @@
-"""Configuration of `train_teacher.py`."""
+"""Configuration of `histill train`."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal

@@ -26,15 +26,18 @@ _EXPECTED = {
 }
 
 
-def describe_errors(model: type[BaseModel], faults: Sequence[Any]) -> str:
-    """The faults of a ValidationError, one sentence each; consequences of other faults are left out."""
+def describe_errors(model: type[BaseModel], faults: Sequence[Any], *, in_python: bool = False) -> str:
+    """The faults of a ValidationError, one sentence each; consequences of other faults are left out.
+
+    What is missing is asked for as an argument of a call `in_python`, else in the file or on the command line.
+    """
     faults = [fault for fault in faults if not _follows(fault, faults)]
     texts = [fault for fault in faults if fault["type"] == "string_type"]
     by_list: dict[tuple[Any, ...], list[Any]] = {}
     for fault in texts:
         by_list.setdefault(fault["loc"][:-1] if _in_list(fault) else fault["loc"], []).append(fault)
     said = [_no_names(loc, [fault["input"] for fault in found]) for loc, found in by_list.items()]
-    return redact(" ".join(said + [_sentence(model, fault) for fault in faults if fault not in texts]))
+    return redact(" ".join(said + [_sentence(model, fault, in_python) for fault in faults if fault not in texts]))
 
 
 def classify_errors(faults: Sequence[Any]) -> ErrorCode:
@@ -90,10 +93,12 @@ def _describe(key: str, value: Any) -> str:
             return "null (so YAML reads null, ~ and nothing)"
         case int() | float():
             return f"the number {HIDDEN if names_secret(key) else value}"
-    return "keys and values" if isinstance(value, Mapping) else "a list"
+    if isinstance(value, Mapping):
+        return "keys and values"
+    return "a list" if isinstance(value, list | tuple) else f"an object of {type(value).__name__}"
 
 
-def _sentence(model: type[BaseModel], fault: Any) -> str:
+def _sentence(model: type[BaseModel], fault: Any, in_python: bool) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     kind, given = fault["type"], fault["input"]
     if kind == "extra_forbidden":
@@ -101,8 +106,11 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     if kind == "missing" and (below := _below(model, fault["loc"])):
         needed = [name for name in required_keys(model) if name.startswith(f"{key}.")]
         if len(needed) != 1:
-            return f"{key!r} is missing; set {below}, in the file or on the command line."
+            where = "in the call" if in_python else "in the file or on the command line"
+            return f"{key!r} is missing; set {below}, {where}."
         key = needed[0]
+    if kind == "missing" and in_python:
+        return f"{key!r} is missing; give {_as_argument(key)} in the call."
     if kind == "missing":
         return f"{key!r} is missing; set it in the file or as {key}=... on the command line."
     message = fault["msg"].removeprefix("Value error, ").rstrip(".")
@@ -116,6 +124,15 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
         message = f"it has keys of its own; {f'set {below}' if below else 'write {key: value}'}"
     message = _EXPECTED.get(kind, message)
     return f"{key!r} is {shown}: {message[0].lower() + message[1:]}."
+
+
+def _as_argument(key: str) -> str:
+    """`data={"tiles": ...}` for `data.tiles`."""
+    name, *below = key.split(".")
+    value = "..."
+    for part in reversed(below):
+        value = f'{{"{part}": {value}}}'
+    return f"{name}={value}"
 
 
 def is_shown(key: str) -> bool:

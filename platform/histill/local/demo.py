@@ -4,7 +4,6 @@ Starts a real S3 server (where SeaweedFS is installed), an MLflow server and a R
 user would. All files are in `.demo`; a second run reuses the results of the first.
 """
 
-import argparse
 import contextlib
 import fcntl
 import json
@@ -21,6 +20,7 @@ from typing import Any
 
 from histill.artifacts.model_folder import FINISHED_NAME, FinishedRun
 from histill.cluster.progress import format_duration
+from histill.config.arguments import Parser
 from histill.config.common import Storage
 from histill.errors import HistillError, InputError, format_error
 from histill.local.demo_regions import BANDS, write_regions
@@ -225,7 +225,7 @@ def _safe(name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 a job failed, 2 no such slide, 130 interrupted."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="histill demo", description="distil a CSAT student on this machine, from a slide to a champion"
     )
     parser.add_argument("--slide", type=Path, help="a whole slide image; default: a CC0 sample")

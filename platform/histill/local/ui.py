@@ -1,6 +1,5 @@
 """Show what the demo left in MLflow: `histill ui`, run in the folder that holds `.demo`."""
 
-import argparse
 import json
 import signal
 import sys
@@ -10,6 +9,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from histill.config.arguments import Parser
 from histill.config.common import Tracking
 from histill.errors import HistillError, InputError, format_error
 from histill.local.ports import first_free_port
@@ -27,7 +27,7 @@ def serve(folder: Path) -> None:
         HistillError: the server did not start.
     """
     if not (folder / "mlflow.db").is_file():
-        raise InputError(f"{folder} holds no MLflow runs; run `histill demo` first", code="demo-failed")
+        raise InputError(f"{folder} holds no MLflow runs; run `histill demo` first.", code="source-missing")
     with mlflow_server(folder, first_free_port(PORT)) as server:
         print(f"MLflow is at {_find_page(server)} (Ctrl-C ends it)", flush=True)
         signal.pause()
@@ -48,7 +48,7 @@ def _find_page(server: TrackingServer) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 after Ctrl-C or SIGTERM, 2 without runs to show, 1 without a server to show them."""
-    argparse.ArgumentParser(prog="histill ui", description="show the demo's runs in MLflow").parse_args(argv)
+    Parser(prog="histill ui", description="show the demo's runs in MLflow").parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         serve(FOLDER)

@@ -50,7 +50,7 @@ def select_layers(
         name = next(iter(terms))
         raise InputError(
             f"loss.{name} compares feature maps, which the cached responses or the teacher do not have; "
-            f"cache them (cache_responses.py layer=<name>), set responses=null, or loss.{name}=null.",
+            f"cache them (histill cache layer=<name>), set responses=null, or loss.{name}=null.",
             code="maps-missing",
         )
     own, others = list(student), list(teacher)

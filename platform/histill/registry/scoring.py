@@ -111,7 +111,7 @@ def _describe_report(config: ScoreConfig, examiner: Evaluator, answers: Predicti
         card=examiner.card,
         model=config.model,
         manifest=examiner.manifest,
-        command=format_command(KIND, list_changed_keys(config)),
+        command=format_command(KIND, {**list_changed_keys(config), "held_out.split": config.held_out.split}),
         made=datetime.now(UTC),
         panels={
             "The worst tiles": make_panels(examiner, find_worst_tiles(answers, count)),

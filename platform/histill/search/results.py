@@ -43,6 +43,11 @@ class Sweep:
     version: str | None = None  # of the registered model, if the best student was registered
 
     @property
+    def uri(self) -> str:
+        """Where it is stored; keys of other jobs take the sweep itself, and with it its best student, in its place."""
+        return self.run
+
+    @property
     def best(self) -> TrialResult:
         """The trial of the highest quality."""
         return self.trials[0]

@@ -68,6 +68,16 @@ def check_window(augment: Augment, tile_px: int, views: Views, stride: int = 32)
         )
 
 
+def check_sides(views: Views, tile_px: int) -> None:
+    """Raise InputError when a view would show a tile larger than it is."""
+    for name, side in (("student_px", views.student_px), ("teacher_px", views.teacher_px)):
+        if side is not None and side > tile_px:
+            raise InputError(
+                f"{name} is {side}, more than the tiles' own {tile_px} px; take {tile_px} or less.",
+                code="resolution-too-fine",
+            )
+
+
 def crop_and_orient(plane: np.ndarray, place: Placement) -> np.ndarray:
     """Crop a whole tile's `plane`, [H, W] or [H, W, C], to the window of `place` and apply its symmetry."""
     window = plane[place.top : place.top + place.side, place.left : place.left + place.side]

@@ -120,7 +120,7 @@ def read_header(uri: str, storage: Storage) -> CacheHeader:
         return read_record(CacheHeader, join(uri, HEADER_NAME), storage)
     except FileNotFoundError:
         raise InputError(
-            f"{uri} holds no finished responses; make them with jobs/cache_responses.py.", code="responses-missing"
+            f"{uri} holds no finished responses; make them with histill cache.", code="responses-missing"
         ) from None
 
 
@@ -246,8 +246,7 @@ def check_tiles(uri: str, header: CacheHeader, manifest: Manifest) -> None:
     """Raise InputError unless the cache at `uri` is of the tiles of `manifest`."""
     if header.tiles_digest != manifest.header.digest:
         raise InputError(
-            f"responses {uri} are to another tile set than {manifest.uri}; "
-            "cache them again with jobs/cache_responses.py.",
+            f"responses {uri} are to another tile set than {manifest.uri}; cache them again with histill cache.",
             code="responses-of-other-tiles",
         )
 

@@ -57,7 +57,7 @@ class HubConfig(Record):
     """The `config.json` of a timm model."""
 
     noun: ClassVar[str] = "the config of a timm model"
-    remedy: ClassVar[str] = "write it with jobs/convert_encoder.py, which takes weights of other forms, too"
+    remedy: ClassVar[str] = "write it with histill convert, which takes weights of other forms, too"
     model_config = ConfigDict(extra="ignore", strict=False, frozen=True)
 
     architecture: str
@@ -149,7 +149,7 @@ def read_weights(folder: str, storage: Storage) -> tuple[dict[str, Tensor], str]
         pickled = next((name for name in PICKLES if exists(join(folder, name), storage)), None)
         if pickled is not None:
             raise InputError(
-                f"{folder} holds {pickled}, a pickle, which is not loaded; convert it with jobs/convert_encoder.py.",
+                f"{folder} holds {pickled}, a pickle, which is not loaded; convert it with histill convert.",
                 code="weights-pickled",
             ) from None
         raise InputError(
@@ -158,7 +158,7 @@ def read_weights(folder: str, storage: Storage) -> tuple[dict[str, Tensor], str]
     except SafetensorError:
         raise InputError(
             f"{where} is not a safetensors file, or was cut short; copy it again, or convert the weights with "
-            "jobs/convert_encoder.py.",
+            "histill convert.",
             code="weights-unreadable",
         ) from None
 

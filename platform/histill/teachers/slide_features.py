@@ -95,7 +95,7 @@ class SlideFeatures:
     def respond(self, tiles: "torch.Tensor") -> "torch.Tensor":
         raise InputError(
             f"features {self.folder} are of tiles that were seen before, and answer no pixels; cache them with "
-            "jobs/cache_responses.py (one upright view), and name the cache.",
+            "histill cache (one upright view), and name the cache.",
             code="responses-needed",
         )
 

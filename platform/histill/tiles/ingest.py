@@ -52,6 +52,11 @@ class IngestReport:
     parts_done: int
     parts_reused: int
 
+    @property
+    def uri(self) -> str:
+        """Where the tile set is; keys of other jobs take the report itself in its place."""
+        return self.manifest.uri
+
 
 def ingest(config: IngestConfig) -> IngestReport:
     """Make the tile set that `config` describes, or resume it; a finished one with all its shards is only read.

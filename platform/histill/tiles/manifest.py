@@ -195,7 +195,7 @@ def read_header(uri: str, storage: Storage) -> Header:
         return read_record(Header, join(uri, HEADER_NAME), storage)
     except FileNotFoundError:
         index = join(uri, "index.csv")
-        call = "jobs/ingest_tiles.py"
+        call = "histill ingest"
         if exists(index, storage):  # a folder of images: only their resolution is unknown
             call += f" output=<folder> images.index={index} images.mpp=<um/px> tile_px=<side>, and name that folder"
         raise InputError(

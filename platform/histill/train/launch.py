@@ -63,6 +63,11 @@ class Trained:
     metrics: dict[str, float]
     tracking_run: str | None
 
+    @property
+    def uri(self) -> str:
+        """Where it is stored; keys of other jobs take the run itself in its place."""
+        return self.run
+
 
 def train_run(
     spec: "RunSpec",

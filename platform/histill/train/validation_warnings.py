@@ -13,12 +13,12 @@ def doubt_validation(name: str, metrics: Mapping[str, float]) -> str | None:
     if reference < _LEAST:
         return (
             f"the masks or the teacher that {name} was validated against mark {reference:.3%} of the pixels, so its "
-            "Dice means nothing: check the slides' resolution, and the shares that jobs/cache_responses.py prints."
+            "Dice means nothing: check the slides' resolution, and the shares that histill cache prints."
         )
     if decided < _LEAST:
         return (
             f"{name} marks {decided:.3%} of the validation's pixels where its reference marks {reference:.1%}: it has "
-            "learned nothing yet, so train it longer, or check what it learns from (jobs/cache_responses.py)."
+            "learned nothing yet, so train it longer, or check what it learns from (histill cache)."
         )
     if metrics.get("val_dice") == 0:
         return (

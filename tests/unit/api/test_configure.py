@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
+import histill
 from histill.api.configure import configure
 from histill.config.cache_responses import CacheConfig
 from histill.config.pretrain_student import PretrainConfig
 from histill.config.score_model import ScoreConfig
 from histill.errors import InputError
 from histill.search.configs import SEARCHES
+from histill.search.results import Sweep
+from histill.train.launch import Trained
 
 pytestmark = pytest.mark.unit
 
@@ -44,6 +47,32 @@ def test_paths_and_tile_sets_stand_for_their_addresses() -> None:
         CacheConfig, None, {"tiles": Opened(), "teacher": {"onnx": Path("a.onnx")}, "output": Path("out")}, source="x"
     )
     assert (found.tiles, found.teacher.onnx, found.output) == ("s3://bucket/tiles", "a.onnx", "out")
+
+
+def test_what_a_job_returned_stands_for_its_address() -> None:
+    run, sweep = Trained("runs/a", "runs/a/model", {}, None), Sweep("runs/s", "val_dice", "gmacs", (), None)
+    for made, where in ((run, "runs/a"), (sweep, "runs/s")):
+        assert configure(ScoreConfig, None, {"model": made, "held_out": {"tiles": "t"}}, source="x").model == where
+    with pytest.raises(InputError, match="'model' holds an object of object, and text was expected; give a text"):
+        configure(ScoreConfig, None, {"model": object(), "held_out": {"tiles": "t"}}, source="x")
+
+
+def test_what_is_missing_is_asked_for_as_an_argument() -> None:
+    with pytest.raises(InputError) as caught:
+        configure(ScoreConfig, None, {}, source="score_model")
+    assert str(caught.value) == (
+        "score_model: 'model' is missing; give model=... in the call. 'held_out.tiles' is missing; give "
+        'held_out={"tiles": ...} in the call.'
+    )
+
+
+def test_the_likely_name_is_suggested() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'finetune'; did you mean finetune_student\?"):
+        histill.finetune  # noqa: B018
+    with pytest.raises(AttributeError, match=r"did you mean score_model\?"):
+        histill.score_modle  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute '__wrapped__'$"):
+        histill.__wrapped__  # noqa: B018
 
 
 def test_local_work_needs_no_workers() -> None:

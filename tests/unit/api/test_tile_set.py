@@ -1,7 +1,9 @@
 """A tile set opened in a notebook streams the same tiles as a run does, also through torch's own loader."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,12 +87,52 @@ def test_what_cannot_be_streamed_is_refused_before_the_loop(tiles: histill.TileS
         tiles.stream("other")
     with pytest.raises(InputError, match=r"augment\.crop_px is 65"):
         tiles.stream("train", augment={"crop_px": 65})
-    with pytest.raises(InputError, match=r"augment: .*crop"):
+    with pytest.raises(InputError, match=r"stream: .augment\.crop. .*crop_px"):
         tiles.stream("train", augment={"crop": 32})
     with pytest.raises(InputError, match="holds no finished responses"):
         tiles.stream("train", responses=str(tmp_path))
     with pytest.raises(InputError, match=r"nowhere.*no tile set|nowhere"):
         histill.open_tiles(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"batch_size": 0}, "'batch_size' is 0: "),
+        ({"batch_size": -1}, "'batch_size' is -1: "),
+        ({"batch_size": 2.5}, "'batch_size' is 2.5: "),
+        ({"batch_size": "4"}, "'batch_size' is '4': "),
+        ({"student_px": "32"}, "'student_px' is '32': "),
+        ({"student_px": -5}, "'student_px' is -5: "),
+        ({"student_px": 0}, "'student_px' is 0: "),
+        ({"student_px": 5000}, "student_px is 5000, more than the tiles' own 64 px"),
+        ({"teacher_px": 0}, "'teacher_px' is 0: "),
+        ({"teacher_px": 65}, "teacher_px is 65, more than the tiles' own 64 px"),
+        ({"threads": 0}, "'threads' is 0: "),
+        ({"seed": "a"}, "'seed' is 'a': "),
+        ({"balance": "nope"}, "'balance' is 'nope': input should be 'label', 'slide'"),
+        ({"max_corrupt": -1}, "'max_corrupt' is -1: "),
+        ({"shuffle": "yes"}, "'shuffle' is 'yes': true or false was expected"),
+        ({"responses": 3}, "'responses' holds the number 3"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_the_call(tiles: histill.TileSet, keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        tiles.stream("train", **keys)
+    assert caught.value.code in ("config-wrong-value", "config-unquoted", "resolution-too-fine")
+    assert str(caught.value).count("\n") == 0
+
+
+def test_masks_and_groups_that_a_set_lacks_are_refused_at_the_call(
+    tile_set: Callable[..., Manifest], tmp_path: Path
+) -> None:
+    tile_set(tmp_path, tiles=8, tile_px=32, masks=False)
+    bare = histill.open_tiles(str(tmp_path))
+    with pytest.raises(InputError, match="has no masks; leave masks out"):
+        bare.stream("train", masks=True)
+    with pytest.raises(InputError, match=r"tiles of .* have no label; balance by another column"):
+        bare.stream("train", balance="label")
+    assert len(list(bare.stream("train", balance="case", batch_size=3))) > 0
 
 
 def test_cached_answers_come_with_the_tiles(tiles: histill.TileSet, tmp_path: Path) -> None:

@@ -22,12 +22,6 @@ CACHE = ["tiles=t", "output=o", "storage.endpoint=http://127.0.0.1:8333"]
 CACHED: dict[str, Any] = {"responses": "o/1234", "width": None, "dense": True}
 SCORE = ["model=r/a", "held_out.tiles=t"]
 PROMOTE = ["registered_name=nuclei", "model=r/a", "held_out.tiles=t"]
-# by the next job: what it needs beside the keys that the line gives
-MISSING = {
-    "train_teacher": ["runs=r"], "cache_responses": ["output=o"], "pretrain_student": ["runs=r"],
-    "finetune_student": ["name=b", "runs=r", "data.tiles=t", "target=classification"], "distill_student": ["runs=r"],
-    "predict_tiles": ["output=o"],
-}  # fmt: skip
 
 
 def verb_of(job: str) -> Verb:
@@ -39,22 +33,27 @@ def verb_of(job: str) -> Verb:
 @pytest.mark.parametrize(
     ("job", "keys", "values", "made", "named"),
     [
-        ("ingest_tiles", INGEST, COUNTS, SET, "cache tiles=t teacher.classical=true"),
-        ("ingest_tiles", INGEST, COUNTS | {"masks": 3}, SET, "train name=teacher data.tiles=t"),
+        ("ingest_tiles", INGEST, COUNTS, SET, "cache tiles=t teacher.classical=true output=responses"),
+        (
+            "ingest_tiles", ["output=s3://b/t/x", *INGEST[1:]], COUNTS, "s3://b/t/x, a tile set of 1,200 tiles",
+            "cache tiles=s3://b/t/x teacher.classical=true output=s3://b/t/responses",
+        ),
+        ("ingest_tiles", INGEST, COUNTS | {"masks": 3}, SET, "train name=teacher runs=runs data.tiles=t"),
         ("ingest_tiles", INGEST, COUNTS | {"classes": {"a": {}}}, SET, "train"),
         ("cache_responses", [*CACHE, "teacher.classical=true"], CACHED, RESPONSES, "pretrain"),
         (
             "cache_responses", [*CACHE, "teacher.model=r/high"], CACHED | {"dense": False},
-            RESPONSES, "distill name=NAME data.tiles=t teacher.model=r/high responses=o/1234",
+            RESPONSES, "distill name=NAME runs=runs data.tiles=t teacher.model=r/high responses=o/1234",
         ),
         (
             "cache_responses", [*CACHE, "teacher.encoder.folder=e", "teacher.encoder.preset=uni"],
             CACHED | {"width": 1024}, RESPONSES, "pretrain",
         ),
-        ("train_teacher", RUN, MADE, "'r s/a', a teacher", "cache tiles=t 'teacher.model=r s/a'"),
+        ("train_teacher", RUN, MADE, "'r s/a', a teacher", "cache tiles=t 'teacher.model=r s/a' output=responses"),
         (
             "pretrain_student", [*RUN, "teacher.classical=true", "student.encoder=csat_fine"], MADE,
-            "'r s/a', a pretrained student", "finetune name=NAME 'runs=r s' 'encoder=r s/a' student.encoder=csat_fine",
+            "'r s/a', a pretrained student", "finetune name=NAME 'runs=r s' 'encoder=r s/a' student.encoder=csat_fine "
+            "data.tiles=TILES target=classification",
         ),
         ("finetune_student", [*RUN, "target=segmentation"], MADE, "'r s/a', a student", "score"),
         ("distill_student", [*RUN, "teacher.model=r/high"], MADE, "'r s/a', a student", "score 'model=r s/a'"),
@@ -63,10 +62,13 @@ def verb_of(job: str) -> Verb:
             "'r s/a', the best student of 3 trials", "score 'model=r s/a' held_out.tiles=t report=report.html",
         ),
         ("score_model", [*SCORE, "report=a.html"], {"probe": {}}, "a.html, a report", "promote model=r/a"),
-        ("score_model", [*SCORE, "report=a.html"], {"probe": {"C": 1.0}}, "a.html, a report", "finetune"),
+        (
+            "score_model", [*SCORE, "report=a.html"], {"probe": {"C": 1.0}}, "a.html, a report",
+            "finetune name=NAME runs=r encoder=r/a data.tiles=t target=classification",
+        ),
         (
             "promote_model", PROMOTE, {"decision": "promoted"}, "models:/nuclei@champion, the champion",
-            "predict model=models:/nuclei@champion tiles=t",
+            "predict model=models:/nuclei@champion tiles=t output=predictions",
         ),
         (
             "promote_model", ["registered_name=nuclei", "rollback=true"], {"decision": "rolled back"},
@@ -84,14 +86,11 @@ def test_the_next_command_takes_the_keys_that_it_is_named_with(
     config = load_config(load_object(verb_of(job).config), None, keys)
     line = close_job(job, config, values)
     assert line is not None
-    assert line.startswith(f"made {made}; next: histill {named} "), line
-    assert line.endswith(" ...")
+    assert f"{line} ".startswith(f"made {made}; next: histill {named} "), line
     _, name, *words = shlex.split(line.partition("; next: ")[2])
     following = find_verb(name=name)
     assert following is not None
-    given = words[:-1]
-    further = [key for key in MISSING.get(following.job, []) if key.partition("=")[0] not in " ".join(given)]
-    read = load_config(load_object(following.config), None, given + further)
+    read = load_config(load_object(following.config), None, words)  # nothing that it needs is missing
     for section in ("storage", "tracking"):
         if section in type(config).model_fields and section in type(read).model_fields:
             assert getattr(read, section) == getattr(config, section)
@@ -102,6 +101,13 @@ def test_a_score_without_a_report_says_how_to_get_one() -> None:
     line = close_job("score_model", config, {"probe": {}})
     assert line is not None
     assert line.startswith("scored r/a; report=report.html writes the same as a page; next: histill promote model=r/a ")
+
+
+def test_embeddings_are_called_so() -> None:
+    config = load_config(load_object(verb_of("embed_tiles").config), None, ["model=m", "tiles=t", "output=o"])
+    line = close_job("embed_tiles", config, {"predictions": "o/1", "tiles": 158, "heatmaps": 0})
+    assert line is not None
+    assert line.startswith("made o/1, embeddings of 158 tiles; next: read features/*.h5 of that folder")
 
 
 def test_nothing_is_said_of_what_was_not_made() -> None:

@@ -123,6 +123,43 @@ def test_completion_prints_what_a_shell_evaluates(capsys: pytest.CaptureFixture[
     assert "name your shell" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "begins"),
+    [
+        (["help", "train"], "usage: histill train "),
+        (["help", "demo"], "usage: histill demo "),
+        (["explain", "--help"], "usage: histill explain CODE"),
+        (["help", "explain"], "usage: histill explain CODE"),
+        (["completion", "--help"], "usage: histill completion bash|zsh"),
+        (["ui", "--help"], "usage: histill ui"),
+    ],
+)
+def test_help_is_given_of_each_command(arguments: list[str], begins: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(arguments)
+    except SystemExit as ended:  # argparse's
+        status = int(ended.code or 0)
+    assert status == 0
+    assert capsys.readouterr().out.startswith(begins)
+
+
+@pytest.mark.parametrize("arguments", [["demo", "--slides", "x"], ["ui", "--port", "3"], ["train", "--verbos"]])
+def test_a_wrong_option_is_refused_with_a_code(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("[command-line-wrong]\n")
+
+
+def test_a_folder_without_runs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["ui"]) == 2
+    said = "error: .demo/mlflow holds no MLflow runs; run `histill demo` first. [source-missing]\n"
+    assert capsys.readouterr().err == said
+
+
 def test_every_verbs_configuration_can_be_loaded() -> None:
     for verb in VERBS:
         model = load_object(verb.config)

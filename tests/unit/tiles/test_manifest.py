@@ -134,7 +134,7 @@ def test_the_header_names_the_rows_and_the_bytes_of_their_file(tmp_path: Path) -
 
 
 def test_headers_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no tile set .* make one with jobs/ingest_tiles.py\.$"):
+    with pytest.raises(InputError, match=r"holds no tile set .* make one with histill ingest\.$"):
         read_manifest(str(tmp_path), STORAGE)
     (tmp_path / "index.csv").write_text("image,case\n")
     with pytest.raises(InputError, match=r"output=<folder> images.index=\S+/index.csv images.mpp=<um/px>"):

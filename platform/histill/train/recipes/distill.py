@@ -75,7 +75,7 @@ def check(config: DistillConfig, inputs: Inputs) -> DistillRun:
     if teacher.outputs.kind == "encoder":
         raise InputError(
             f"teacher {config.teacher.value} answers with embeddings, and this job learns predictions of classes; "
-            "use jobs/pretrain_student.py with embeddings.<name>.teacher, and a student.size_px below the tiles' own "
+            "use histill pretrain with embeddings.<name>.teacher, and a student.size_px below the tiles' own "
             "for a student of lower resolution.",
             code="teacher-wrong-kind",
         )

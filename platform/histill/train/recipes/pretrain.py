@@ -176,6 +176,6 @@ def _check_dense(outputs: OutputSpec, what: str) -> None:
     if not outputs.dense:
         raise InputError(
             f"{what} answers for whole tiles, and pretraining needs a response to every pixel; name a segmentation "
-            "teacher, or use jobs/distill_student.py.",
+            "teacher, or use histill distill.",
             code="teacher-wrong-kind",
         )
