@@ -19,8 +19,10 @@ from typing import Any
 MODULES = {
     "bare": "bare",
     "histill": "ours",
+    "histill_decoded": "ours_decoded",
     "histill_ray": "ours_ray",
     "torch_dataloader": "torch_dataloader",
+    "spdl": "spdl_pipeline",
     "webdataset": "webdataset_tars",
     "mosaic_streaming": "mosaic_mds",
     "litdata": "litdata_chunks",
@@ -31,7 +33,7 @@ FORMATS = {
     "mosaic_streaming": "mds",
     "litdata": "litdata",
 }
-"""The writer of each format; `bare`, `histill_ray` and `torch_dataloader` read histill's."""
+"""The writer of each format; the others read histill's."""
 SHORT_TILES = 256
 """Tiles of the short set, which is read to measure a loader's fixed costs."""
 
@@ -76,8 +78,9 @@ def read(contender: ModuleType, case: str, target: Any, short: Any, scratch: Pat
     A loader that reads or decodes ahead has done part of the work when its first batch arrives, so measuring from the
     first batch to the last is too low, by a fifth and more in a short run. Therefore a short set is
     read and then the long one, both from the call to the end, and both figures are differences in time over the
-    difference in tiles: imports, workers and connections cancel, and every tile's fetching and decoding counts. The
-    short set is read once before that as warm-up, and then twice, for the mean.
+    difference in tiles: imports, workers and connections cancel, and every tile's fetching and decoding counts. Both
+    sets are read once before that, since a run of many epochs touches its memory for the first time only once, and the
+    short one then twice, for the mean. Each pass has an empty folder for its cache.
     """
     import cv2
     import torch
@@ -85,16 +88,17 @@ def read(contender: ModuleType, case: str, target: Any, short: Any, scratch: Pat
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     read_once(contender.batches, case, short(scratch / "0"), SHORT_TILES)
-    starts = [read_once(contender.batches, case, short(scratch / name), SHORT_TILES) for name in ("1", "2")]
-    whole = read_once(contender.batches, case, target(scratch / "3"), tiles)
+    cold = read_once(contender.batches, case, target(scratch / "1"), tiles)
+    starts = [read_once(contender.batches, case, short(scratch / name), SHORT_TILES) for name in ("2", "3")]
+    whole = read_once(contender.batches, case, target(scratch / "4"), tiles)
     cpu_s = whole.cpu_s - statistics.mean(start.cpu_s for start in starts)
     elapsed_s = whole.elapsed_s - statistics.mean(start.elapsed_s for start in starts)
     return {
         "cpu_ms": 1000 * cpu_s / (tiles - SHORT_TILES),
         "tiles_per_s": (tiles - SHORT_TILES) / elapsed_s,
-        "tiles_per_s_with_start": tiles / whole.elapsed_s,
-        "cpu_ms_with_start": 1000 * whole.cpu_s / tiles,
-        "first_batch_s": whole.first_batch_s,
+        "tiles_per_s_with_start": tiles / cold.elapsed_s,
+        "cpu_ms_with_start": 1000 * cold.cpu_s / tiles,
+        "first_batch_s": cold.first_batch_s,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         "checksum": whole.checksum,
     }
@@ -115,6 +119,8 @@ def read_epochs(contender: ModuleType, case: str, target: Any, tiles: int) -> di
         first = read_once(batches, case, target, tiles)
         start_cpu_s, start_s = tree_cpu_s() - cpu_begun, time.perf_counter() - begun
         others = [read_once(batches, case, target, tiles) for _ in range(1, contender.EPOCHS)]
+    if {each.checksum for each in others} != {first.checksum}:
+        raise SystemExit("a later epoch has other pixels than the first")
     cpu_s = statistics.mean(each.cpu_s for each in others)
     elapsed_s = statistics.mean(each.elapsed_s for each in others)
     return {

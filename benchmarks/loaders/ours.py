@@ -1,6 +1,7 @@
 """histill's own stream: one process, a reader and two decoding threads."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,13 +15,16 @@ if TYPE_CHECKING:
     from histill.stream.tile_stream import TileStream
 
 FORMAT = "parquet"
+EPOCHS = 3
 
-__all__ = ["FORMAT", "batches", "write"]
+__all__ = ["EPOCHS", "FORMAT", "open_epochs", "write"]
 
 
-def batches(case: str, target: Target, tiles: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Batches of 64, uint8 [B, 3, side, side] for each side of the case, in the shuffled order of a training epoch."""
-    return read_epoch(make_stream(case, target), 0)
+@contextmanager
+def open_epochs(case: str, target: Target) -> Iterator[Callable[..., Iterator[tuple[torch.Tensor, ...]]]]:
+    """A function that gives the batches of the next epoch, whatever it is called with: a run has one stream for all."""
+    stream, numbers = make_stream(case, target), iter(range(EPOCHS))
+    yield lambda *_: read_epoch(stream, next(numbers))
 
 
 def read_epoch(stream: "TileStream", epoch: int) -> Iterator[tuple[torch.Tensor, ...]]:
