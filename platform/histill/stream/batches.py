@@ -165,11 +165,10 @@ def _jobs(step: Step, arrays: _Arrays, rows: dict[int, EncodedRow], places: Samp
     tiles = places.tiles_of(entries)
     draws = draw_numbers(how.seed, how.epoch, tiles, places.copies_of(entries))
     places_of_tiles, places_of_answers = place_tiles(tiles, draws, how)
-    drawn = zip(slots, tiles, entries, places_of_tiles, places_of_answers, draws, strict=True)
-    return [
-        _Job(int(slot), int(tile), rows[int(entry)], place, answer, draw[3:], bool(step.entries[slot] >= 0))
-        for slot, tile, entry, place, answer, draw in drawn
-    ]
+    counts = np.arange(len(slots)) < len(present)
+    columns = (slots.tolist(), tiles.tolist(), [rows[entry] for entry in entries.tolist()])
+    drawn = zip(*columns, places_of_tiles, places_of_answers, draws[:, 3:], counts.tolist(), strict=True)
+    return [_Job(*each) for each in drawn]
 
 
 def _decode(jobs: list[_Job], arrays: _Arrays, how: DecodeSpec) -> list[tuple[int, CorruptTile]]:

@@ -24,16 +24,18 @@ def decode_image(
     """Decode a tile of `size_px`, JPEG or PNG, to RGB, uint8 [size_px / reduction, size_px / reduction, 3].
 
     A JPEG is reduced by `reduction` (1, 2, 4 or 8) in the DCT domain, which saves most of the inverse transforms; a PNG
-    is decoded, then downscaled. A JPEG is decoded right into `into` (C-contiguous) if it is given. Raises CorruptTile.
+    is decoded, then downscaled. A JPEG is decoded right into `into` (C-contiguous), which is returned, if it is given.
+    Raises CorruptTile.
     """
     try:
         if simplejpeg.is_jpeg(data):
             height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=True)
             _check(height, width, size_px)
             side = size_px // reduction
-            return simplejpeg.decode_jpeg(
+            image = simplejpeg.decode_jpeg(
                 data, colorspace="RGB", strict=True, min_height=side, min_width=side, buffer=into
             )
+            return image if into is None else into
         with open_picture(data) as picture:
             image, _ = read_rgb(picture, data)
     except CorruptTile:

@@ -184,10 +184,10 @@ def _lane_steps(
             columns = (column + np.arange(len(window))) % width
             opened.append(window[(columns >= begin) & (columns < end)])
             waiting, column = np.concatenate([waiting, window]), (column + len(window)) % width
-        entries = np.full(width, PADDING, np.int64)
-        entries[: min(width, len(waiting))] = waiting[:width]
-        waiting = waiting[width:]
-        yield entries[begin:end], np.concatenate([_NOTHING, *opened])
+        entries, waiting = waiting[:width], waiting[width:]
+        if len(entries) < width:
+            entries = np.concatenate([entries, np.full(width - len(entries), PADDING)])
+        yield entries[begin:end], np.concatenate(opened) if opened else _NOTHING
 
 
 def sequential_steps(

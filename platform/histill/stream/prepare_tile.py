@@ -16,6 +16,8 @@ The steps are as follows; `list_steps(512, 224)` lists them for given sides.
 A single area average in place of these steps gives other values, at some pixels by tens of levels.
 """
 
+from functools import cache
+
 import numpy as np
 
 
@@ -49,6 +51,7 @@ def prepare_tile(tile: bytes | np.ndarray, tile_px: int, size_px: int) -> np.nda
     return downscale_area(pixels, size_px)
 
 
+@cache
 def reduction_for(size_px: int, needed_px: int) -> int:
     """The largest of 8, 4, 2 and 1 that divides `size_px` and leaves at least `needed_px`."""
     return next(by for by in (8, 4, 2, 1) if size_px % by == 0 and size_px // by >= needed_px)

@@ -94,10 +94,8 @@ def draw_placements(augment: Augment, draws: np.ndarray, tile_px: int, views: Vi
     side, grid = augment.crop_px or tile_px, crop_grid(tile_px, views)
     offsets = (draws[:, 1:3] * ((tile_px - side) // grid + 1)).astype(int) * grid
     symmetries = (draws[:, 0] * 8).astype(int) if augment.flips else np.zeros(len(draws), int)
-    return [
-        Placement(int(left), int(top), side, int(symmetry))
-        for (left, top), symmetry in zip(offsets, symmetries, strict=True)
-    ]
+    drawn = zip(offsets.tolist(), symmetries.tolist(), strict=True)
+    return [Placement(left, top, side, symmetry) for (left, top), symmetry in drawn]
 
 
 def draw_numbers(seed: int, epoch: int, tiles: np.ndarray, copies: np.ndarray) -> np.ndarray:
@@ -131,6 +129,8 @@ def view_into(
         direct = whole and place.symmetry == 0 and target.shape[0] == tile_px // reduction
         shown_px = tile_px // reduction
         shown = decode_image(data, tile_px, reduction, into=target if direct else None)
+        if shown is target and colors is None and len(out) == 1:
+            return
     else:
         shown_px = decoded_px
         shown = np.frombuffer(data, np.uint8).reshape(decoded_px, decoded_px, 3)
