@@ -354,7 +354,7 @@ def _mean(values: list[float]) -> dict[str, Any]:
 
 
 def _said(cell: dict[str, Any]) -> str:
-    return f"{cell['mean']:.3f}" + ("" if cell["sd"] is None else f" +- {cell['sd']:.3f}")
+    return f"{cell['mean']:.3f}" + ("" if cell["sd"] is None else f" ± {cell['sd']:.3f}")
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def main() -> None:
 
     print(f"\nDice with the masks of {teacher_score['tiles']} tiles of {len(TEST_ORGANS)} unseen organs")
     for arm, values in dice.items():
-        spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+        spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
         print(f"{arm:<42} {statistics.mean(values):.3f}{spread}  (n = {len(values)})")
     minutes = (time.monotonic() - begun) / 60
     print(json.dumps({"dice": dice, "tiles": teacher_score["tiles"], "minutes": round(minutes, 1)}))

@@ -1,19 +1,22 @@
-"""Write the command line's pages: `histill --help`, and for each verb its help, an example file, and its keys."""
+"""Write the pages of the command line (help, and for each verb its help, an example and its keys) and of the errors."""
 
 import contextlib
 import inspect
 import io
+import re
 from itertools import groupby
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+import histill.error_catalogue
 from histill.cli.main import main
 from histill.cli.verbs import VERBS, Verb, load_object
 from histill.config.describe_keys import Key, describe_keys
 from histill.config.load import OneOf
 
+CATALOGUE = Path(histill.error_catalogue.__file__).with_suffix(".md")
 EXAMPLES = {  # where they are not named as the job
     "ingest_tiles": ("ingest_slides", "ingest_images"),
     "pretrain_student": ("pretrain_student", "pretrain_embeddings"),
@@ -34,8 +37,15 @@ def on_page_markdown(markdown: str, **_: object) -> str:
             help_text = _print_of(argv).partition("\nkeys ")[0]
             shown = help_text[help_text.index("positional arguments") :] if len(argv) > 1 else help_text
             markdown = markdown.replace(place, f"```text\n{shown.strip()}\n```")
+    markdown = markdown.replace("<!-- error catalogue -->", escape_tags(CATALOGUE.read_text()))
     links = ", ".join(f"[{verb.name}](verbs/{verb.name}.md)" for verb in VERBS)
     return markdown.replace("<!-- verbs -->", links)
+
+
+def escape_tags(markdown: str) -> str:
+    """`markdown` with placeholders such as <name> shown as they are, which HTML would take for tags."""
+    parts = re.split(r"(`[^`]*`)", markdown)  # code is shown as it is in any case
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)
 
 
 def _print_of(argv: list[str]) -> str:
@@ -45,7 +55,7 @@ def _print_of(argv: list[str]) -> str:
 
 
 def _page_of(verb: Verb, configs: Path) -> str:
-    text = inspect.cleandoc(load_object(verb.use_case).__doc__).partition("\nArgs:")[0].rstrip()
+    text = escape_tags(inspect.cleandoc(load_object(verb.use_case).__doc__).partition("\nArgs:")[0].rstrip())
     examples = "\n".join(f"histill {verb.name} {example}" for example in verb.examples)
     parts = [
         f"# histill {verb.name}",
@@ -90,5 +100,5 @@ def _row_of(key: Key) -> str:
     default = key.default.removeprefix("default ")
     if default != key.default:
         default = f"`{default}`"
-    purpose = key.purpose.replace("<", "&lt;")
+    purpose = escape_tags(key.purpose)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{key.name}`", default, purpose)) + " |"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -15,6 +16,14 @@ OUTSIDE = {  # file of the repository: its page
     "SECURITY.md": "security.md",
     "deploy/policies/README.md": "how-to/policies.md",
 }
+TAGS = frozenset(
+    """
+    a abbr article autoref b blockquote
+    br button code dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img
+    input kbd label li ol p pre s small span strong sub summary sup table tbody td tfoot th thead tr ul
+    circle defs g line marker path polygon polyline rect style svg text title tspan
+    """.split()  # noqa: SIM905
+)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(?=[)#])")
 
 
@@ -30,6 +39,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     here = page.file.src_uri
     return markdown if here in OUTSIDE.values() else _point_links(markdown, f"docs/{here}", here)
+
+
+def on_page_content(html: str, page: Page, **_: object) -> str:
+    """Fail on a tag that HTML does not have, such as a placeholder <name>, which a browser swallows."""
+    if strange := find_strange_tags(html):
+        raise PluginError(f"{page.file.src_uri} has the tags {', '.join(strange)}; put placeholders in `code`.")
+    return html
+
+
+def find_strange_tags(html: str) -> list[str]:
+    """The tags in `html` that are none of HTML's or of a picture's, ascending."""
+    return sorted({name.lower() for name in re.findall(r"<([A-Za-z][\w-]*)", html)} - TAGS)
 
 
 def _point_links(markdown: str, source: str, page: str) -> str:

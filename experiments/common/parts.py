@@ -58,4 +58,4 @@ def table(figures: Found, figure: str) -> str:
 def _said(cell: dict[str, Any] | None) -> str:
     if cell is None:
         return ""
-    return f"{cell['mean']:.3f}" + ("" if cell["sd"] is None else f" +- {cell['sd']:.3f}")
+    return f"{cell['mean']:.3f}" + ("" if cell["sd"] is None else f" ± {cell['sd']:.3f}")

@@ -80,4 +80,4 @@ def draw(found: Summary, arms: Iterable[str], path: Path) -> None:
 def _said(cell: dict[str, Any] | None) -> str:
     if cell is None:
         return ""
-    return f"{cell['mean']:.3f}" + ("" if cell["sd"] is None else f" +- {cell['sd']:.3f}")
+    return f"{cell['mean']:.3f}" + ("" if cell["sd"] is None else f" ± {cell['sd']:.3f}")

@@ -1,11 +1,15 @@
 """The pages of the documentation find one another, and the files that they name."""
 
+import inspect
 import re
+import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import histill
+from histill.cli.verbs import VERBS
 
 pytestmark = pytest.mark.unit
 
@@ -51,3 +55,34 @@ def test_every_module_of_pure_functions_is_in_the_reference(package: str) -> Non
         )
     )
     assert {path.stem for path in (ROOT / f"platform/histill/{package}").glob("*.py")} - plumbing == shown
+
+
+def without_code(markdown: str) -> str:
+    return re.sub(r"^ *```.*?^ *```|`[^`]*`|^ *>>> .*$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_no_placeholder_is_taken_for_a_tag() -> None:
+    """Neither in a public docstring nor on a page: a browser swallows <name>."""
+    named = [getattr(histill, name) for name in histill.__all__ if name != "__version__"]
+    methods = [each for one in named for _, each in inspect.getmembers(one, inspect.isfunction) if inspect.isclass(one)]
+    texts = {
+        each.__qualname__: inspect.getdoc(each) or "" for each in [*named, *methods] if hasattr(each, "__qualname__")
+    }
+    texts |= {page.name: page.read_text() for page in PAGES}
+    tag = re.compile(r"<(?!/?(?:div|details|summary|sub|sup|br|img|svg|b|i)\b|!--|https?:)/?[a-z]\w*[^<\n]*>")
+    assert len(texts) > 40
+    assert {name: found[0] for name, text in texts.items() if (found := tag.search(without_code(text)))} == {}
+
+
+def hook_of(name: str) -> dict[str, Any]:
+    pytest.importorskip("mkdocs")
+    return runpy.run_path(str(ROOT / "docs/hooks" / name))
+
+
+def test_the_pages_of_verbs_show_placeholders() -> None:
+    hook = hook_of("command_line.py")
+    assert hook["escape_tags"]("to <runs>/<name>, as `<name>` is") == "to &lt;runs>/&lt;name>, as `<name>` is"
+    strange = hook_of("pages.py")["find_strange_tags"]
+    assert strange("<p>to <runs>/<name></p>") == ["name", "runs"]
+    pages = {verb.name: hook["_page_of"](verb, ROOT / "jobs/configs") for verb in VERBS}
+    assert {name: found for name, page in pages.items() if (found := strange(without_code(page)))} == {}

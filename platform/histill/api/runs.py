@@ -43,7 +43,7 @@ def pretrain_student(config: Given = None, /, *, local: bool = False, **keys: An
     """Pretrain a student without labels: on a nuclei teacher's responses (RCKD), on embeddings, or on both.
 
     Workers stream the tiles in the tile set's manifest; the teacher's responses are cached or computed live.
-    Checkpoints go to <runs>/<name>; the same name again resumes the run; a finished name is refused.
+    Checkpoints go to `<runs>/<name>`; the same name again resumes the run; a finished name is refused.
 
     Args:
         config: a `PretrainConfig`, a YAML file or a mapping; None: the keys alone.

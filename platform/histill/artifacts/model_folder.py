@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 FINISHED_NAME = "finished.json"
-_SAME_MPP = 0.05  # relative difference up to which two resolutions count as equal
+SAME_MPP = 0.05  # relative difference up to which two resolutions count as equal
 
 
 class FinishedRun(Record):
@@ -220,7 +220,7 @@ def load(uri: str, storage: Storage) -> tuple["Model", ModelCard, str]:
 
 def check_like(card: ModelCard, header: "Header", tiles: str) -> None:
     """Raise InputError when the tile set at `tiles` differs in resolution or tile size from the training tiles."""
-    if abs(card.tile_mpp / header.mpp - 1) > _SAME_MPP or card.tile_px != header.tile_px:
+    if abs(card.tile_mpp / header.mpp - 1) > SAME_MPP or card.tile_px != header.tile_px:
         raise InputError(
             f"the model was trained on tiles of {card.tile_px} px at {card.tile_mpp:g} um/px and {tiles} has "
             f"{header.tile_px} px at {header.mpp:g}; cut the tiles like the training ones.",

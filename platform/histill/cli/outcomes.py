@@ -63,7 +63,9 @@ def summarize_ingest(report: "IngestReport", config: "IngestConfig") -> str:
         tiles, cases, masks = report.manifest.counts_of(split)
         wanted = getattr(config.split, split) > 0 or bool(config.split.pinned.get(split))
         rows.append((split, cases, tiles, masks, "EMPTY: pin a case to it" if wanted and not tiles else ""))
-    lines = [tabulate(rows, headers=("split", "cases", "tiles", "masks", ""), tablefmt="simple")]
+    noted = 5 if any(row[-1] for row in rows) else 4  # columns
+    headers = ("split", "cases", "tiles", "masks", "note")[:noted]
+    lines = [tabulate([row[:noted] for row in rows], headers=headers, tablefmt="simple")]
     if classes := count_labels(report.manifest):
         counts = [(name, *(found.get(split, 0) for split in SPLITS)) for name, found in classes.items()]
         lines += ["", tabulate(counts, headers=("tiles of the class", *SPLITS), tablefmt="simple"), ""]
@@ -117,7 +119,7 @@ def _show_sweep(sweep: "Sweep", config: Any) -> Outcome:
         [*(row[key] for key in row if key not in ("front", "error")), row["error"] or ("front" if row["front"] else "")]
         for row in sweep.rows()
     ]
-    headers = ["trial", *list(sweep.rows()[0])[1:-4], metric_label(sweep.metric), metric_label(sweep.cost), ""]
+    headers = ["trial", *list(sweep.rows()[0])[1:-4], metric_label(sweep.metric), metric_label(sweep.cost), "note"]
     print(tabulate(rows, headers=headers, floatfmt=".4g"), file=sys.stderr)
     if sweep.version is not None:
         print(f"{sweep.best.trial} is version {sweep.version} of {config.register_best}", file=sys.stderr)

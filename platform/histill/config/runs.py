@@ -228,7 +228,8 @@ class RunConfig(Strict):
         sources = self.sources if self.continue_from is not None else None
         if sources is not None and (sources.encoder is not None or sources.network.weights is not None):
             raise ValueError(
-                f"continue_from brings all weights; leave it out, or encoder and {sources.network_key}.weights"
+                "continue_from brings all weights; leave it out, or leave out encoder and "
+                f"{sources.network_key}.weights"
             )
         return self
 

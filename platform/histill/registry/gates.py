@@ -120,7 +120,7 @@ def evaluate_gates(
 def format_gates(results: tuple[GateResult, ...]) -> str:
     """Format the decisions as text, one row per gate: condition, value, and by how much it failed."""
     rows = [(each.name, each.required, _number(each.value), _result_of(each), each.note) for each in results]
-    return tabulate(rows, headers=("gate", "required", "candidate", "result", ""), disable_numparse=True)
+    return tabulate(rows, headers=("gate", "required", "candidate", "result", "note"), disable_numparse=True)
 
 
 def check_floors(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:

@@ -31,7 +31,9 @@ def draw_front(sweep: Sweep) -> bytes:
         axes.annotate(name, (point.cost, point.quality), textcoords="offset points", xytext=(4, -10), fontsize=8)
     axes.set(xlabel=_COSTS[sweep.cost], ylabel=metric_label(sweep.metric))
     axes.margins(0.15)
-    axes.legend(fontsize=8)
+    axes.legend(
+        fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False
+    )  # above: no number is hidden
     return _png(figure)
 
 
@@ -66,7 +68,7 @@ def _draw_values(config: SearchConfig, sweep: Sweep, trials: Sequence[TrialResul
         if names:
             axes.set_xticks(range(len(names)), names, rotation=20 if max(map(len, names)) > _SHORT else 0)
         elif draw.loguniform:
-            axes.set_xscale("log")
+            _scale_log(axes, places)
         elif draw.integer:
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.margins(x=0.15)
@@ -75,6 +77,17 @@ def _draw_values(config: SearchConfig, sweep: Sweep, trials: Sequence[TrialResul
     for axes in panels[::across]:
         axes.set_ylabel(metric_label(sweep.metric))
     return _png(figure)
+
+
+def _scale_log(axes: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers, within less than two decades also at 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    subs = (1.0, 2.0, 5.0) if max(values) < 50 * min(values) else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _weigh_keys(config: SearchConfig, sweep: Sweep) -> dict[str, float]:

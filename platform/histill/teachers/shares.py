@@ -77,13 +77,14 @@ class Shares(Record):
         from tabulate import tabulate
 
         odd = self.implausible()
+        noted = 1 if odd else 0  # columns
         ordered = sorted(self.tallies, key=lambda each: each.slide not in odd)
         rows = [
             (each.slide, each.tiles, *(f"{share:.2%}" for share in self._shares(each).values()),
-             "implausible" if each.slide in odd else "")
+             *["implausible" if each.slide in odd else ""][:noted])
             for each in ordered[:_SHOWN]
         ]  # fmt: skip
-        table = tabulate(rows, headers=(self.of, "tiles", *self.classes, ""), disable_numparse=True)
+        table = tabulate(rows, headers=(self.of, "tiles", *self.classes, *["note"][:noted]), disable_numparse=True)
         return table + (f"\n... and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else "")
 
     def _shares(self, tally: SlideTally) -> dict[str, float]:

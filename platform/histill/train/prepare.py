@@ -1,5 +1,6 @@
 """Turn a configuration into a checked run, so that invalid ones are refused before Ray starts."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,14 @@ def prepare_run(config: RunConfig) -> Any:
     """Return the checked run, of its recipe's own type. Raises InputError when `config` or an input is invalid."""
     record = check_places(config)
     from histill.train.inputs import resolve  # torch, which takes seconds to load
+    from histill.train.validate import doubt_resolution
 
-    spec = check_run(config, resolve(config))
+    inputs = resolve(config)
+    spec = check_run(config, inputs)
+    if inputs.start is not None:
+        doubt = doubt_resolution(inputs.start.card, spec.card, str(config.continue_from))
+        if doubt is not None:
+            print(f"warning: {doubt}", file=sys.stderr, flush=True)
     check_same_inputs(config, record, spec.inputs)
     return spec
 

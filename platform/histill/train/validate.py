@@ -6,7 +6,7 @@ import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from histill.artifacts.lineage import inherit
-from histill.artifacts.model_folder import ModelCard, TaughtOn, build
+from histill.artifacts.model_folder import SAME_MPP, ModelCard, TaughtOn, build
 from histill.config.runs import Data, Network, RunConfig
 from histill.errors import InputError
 from histill.losses.loss import Loss
@@ -178,6 +178,16 @@ def _check_same_model(start: ModelCard, card: ModelCard, uri: str) -> None:
                 f"{_show(now)}; give this run the keys of that one, or start from its encoder alone (encoder={uri}).",
                 code="weights-do-not-fit",
             )
+
+
+def doubt_resolution(start: ModelCard, card: ModelCard, uri: str) -> str | None:
+    """What is odd about continuing the model at `uri` if the network would see another resolution than before."""
+    if abs(start.mpp / card.mpp - 1) <= SAME_MPP:
+        return None
+    return (
+        f"the model of continue_from={uri} has seen tiles at {start.mpp:.3g} um/px, and this run shows them at "
+        f"{card.mpp:.3g}; nuclei have another size there, so set the size_px that gives the same, unless that is meant."
+    )
 
 
 def _show(value: object) -> str:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from histill.models.cost import Cost, measure_cost
+from histill.models.cost import Cost, measure_cost, measure_speed
 from histill.models.segmenter import build_segmenter
 
 pytestmark = pytest.mark.unit
@@ -73,6 +73,26 @@ def test_multi_head_attention_module() -> None:
     cost = measure_cost(Block(), 4, channels=8)
     assert cost.macs == 16 * 8 * 8 * 4
     assert cost.macs_with_attention - cost.macs == 2 * 16 * 16 * 8
+
+
+def test_calls_that_other_load_delays_do_not_count_as_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven of eight calls are hit: the time is that of the eighth."""
+    clock, calls = [0.0], iter(range(10**6))
+
+    class Delayed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            clock[0] += 0.004 if next(calls) % 8 == 7 else 1.016
+            return x
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    found = measure_speed(Delayed(), 8, torch.device("cpu"))
+    assert (found["ms_at_batch_1"], found["ms_at_batch_32"], found["tiles_per_s"]) == (4.0, 4.0, 8000.0)
+
+
+@pytest.mark.parametrize(("threads", "said"), [(1, "CPU, 1 thread"), (4, "CPU, 4 threads")])
+def test_the_device_is_named(threads: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert measure_speed(nn.Identity(), 8, torch.device("cpu"))["device"] == said
 
 
 def test_a_known_network() -> None:

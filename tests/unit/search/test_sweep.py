@@ -209,6 +209,43 @@ def test_pictures_and_importance_only_of_enough_trials(trials: int, names: set[s
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
 
 
+def drawn_figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are drawn from now on, laid out."""
+    figures: list[Any] = []
+
+    def keep(figure: Any) -> bytes:
+        figure.draw_without_rendering()
+        figures.append(figure)
+        return b""
+
+    monkeypatch.setattr("histill.search.pictures._png", keep)
+    return figures
+
+
+@pytest.mark.parametrize("best", [(0.5, 1.0), (0.9, 3.0), (0.1, 1.0)])
+def test_the_fronts_numbers_cross_no_frame(best: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = drawn_figures(monkeypatch)
+    draw_front(sweep_of(trial("t_00012", *best), trial("t_00001", 0.4, 2.0), trial("t_00002", 0.2, 1.5)))
+    ((axes,),) = [figure.axes for figure in figures]
+    frame, legend = axes.get_window_extent(), axes.get_legend().get_window_extent()
+    numbers = [text.get_window_extent() for text in axes.texts]
+    assert numbers
+    assert all(frame.containsx(box.x0) and frame.containsx(box.x1) for box in numbers)
+    assert all(frame.containsy(box.y0) and frame.containsy(box.y1) for box in numbers)
+    assert not any(legend.overlaps(box) for box in numbers)
+
+
+def test_a_logarithmic_axis_has_plain_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = drawn_figures(monkeypatch)
+    values = [{TEMPERATURE: 1.0 + 0.6 * number, "student.size_px": 32} for number in range(8)]
+    draw_study(config(), sweep_of(*(trial(f"t{number}", 0.5, 1.0, **each) for number, each in enumerate(values))))
+    axes = next(axes for axes in figures[0].axes if axes.get_xlabel() == TEMPERATURE)
+    low, high = axes.get_xlim()
+    places = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    assert [text.get_text() for place, text in places if low <= place <= high] == ["1", "2", "5"]
+    assert {text.get_text() for text in axes.get_xticklabels(minor=True)} <= {""}
+
+
 def test_one_trial_has_nothing_to_compare() -> None:
     found = sweep_of(trial("only", 0.5, 1.0, **{TEMPERATURE: 2.0, "student.size_px": 32}))
     assert draw_study(config(), found) == {}

@@ -133,6 +133,21 @@ def test_another_model_is_refused(labeled: Manifest, tmp_path: Path, changes: di
     assert refused.value.code == "weights-do-not-fit"
 
 
+def test_another_resolution_of_what_the_network_sees_is_told(
+    labeled: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {"target": "classification", "student": {"encoder": "csat_tiny", "size_px": 64}}
+    finish(configured(FinetuneConfig, labeled, tmp_path, **keys), labeled)
+    start = {"continue_from": str(tmp_path / "first")}
+    prepare_run(configured(FinetuneConfig, labeled, tmp_path, name="same", **keys, **start))
+    assert "warning" not in capsys.readouterr().err
+    keys["student"] = {"encoder": "csat_tiny", "size_px": 32}
+    prepare_run(configured(FinetuneConfig, labeled, tmp_path, name="coarse", **keys, **start))
+    assert "first has seen tiles at 0.5 um/px, and this run shows them at 1;" in capsys.readouterr().err
+
+
 def test_an_encoder_beside_it_is_one_too_many(labeled: Manifest, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="continue_from brings all weights; leave it out, or encoder and student"):
+    with pytest.raises(
+        InputError, match="continue_from brings all weights; leave it out, or leave out encoder and student"
+    ):
         configured(FinetuneConfig, labeled, tmp_path, target="segmentation", continue_from="runs/a", encoder="runs/b")
