@@ -30,7 +30,6 @@ from histill.storage.filesystems import arrow_filesystem
 from histill.storage.retrying import retrying_filesystem
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
-from histill.tiles.whole_table import read_table
 from histill.train.in_process import ProcessSession
 from histill.train.launch import Trained, train_run
 from histill.train.newest import find_newest_checkpoint, step_of
@@ -121,7 +120,9 @@ def test_a_run_is_watched_by_its_metrics(two: Any) -> None:
     assert not find("ray_histill_undecodable_tiles_total", **job)
 
 
+@pytest.mark.parametrize("decode", ["worker", "cluster"])
 def test_a_lost_worker_costs_no_tile_and_changes_no_figure(
+    decode: str,
     two: Any,
     tiles: Manifest,
     pretraining: Make,
@@ -136,7 +137,8 @@ def test_a_lost_worker_costs_no_tile_and_changes_no_figure(
     gradient's.
     """
     # One worker is killed here; a second failure is allowed, since one of the restarted group once died without cause.
-    config = pretraining("lost-worker", tiles.uri, {"max_failures": 2, "workers.count": 3})
+    changes = {"max_failures": 2, "workers.count": 3, "data.decode": decode}
+    config = pretraining(f"lost-worker-{decode}", tiles.uri, changes)
     observer = observe(tmp_path / "reports", kill_after=1)
     trained, seen = train(config, observer.callback()), observer.reports()
     assert [(report["epochs"], report["tiles"], report["workers"]) for report in seen] == [(1, TILES, 3), (2, TILES, 3)]
@@ -231,7 +233,7 @@ def test_a_span_of_workers_takes_as_many_as_it_may_and_leaves_a_corrupt_tile_out
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     row = int(damaged.rows_of("train")[5])
-    tile, shard = spoil_tile(damaged, row), read_table(damaged)["shard"][row].as_py()
+    tile, shard = spoil_tile(damaged, row), damaged.table["shard"][row].as_py()
     changes = {"data.max_corrupt": 1, "workers.count": {"min": 1, "max": 2}}
     observer = observe(tmp_path / "reports")
     trained = train(pretraining("corrupt-left-out", damaged.uri, changes), observer.callback())
