@@ -6,7 +6,6 @@ Tasks, not actors: an actor pool took four times the CPU outside the trainer (do
 import logging
 import threading
 from collections.abc import Generator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,14 +60,19 @@ class RayDataGraph:
         return self._blocks(worked)
 
     def _blocks(self, dataset: Any) -> Generator[pa.Table]:
+        """Yield the blocks. Threads of `iter_batches` may ask Ray for some after its shutdown, and end the process."""
+        import ray
+
         told = threading.Timer(_PATIENCE_S, self._tell_to_wait)
         told.daemon = True
         told.start()
-        with closing(iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))) as blocks:
-            for block in blocks:
+        try:
+            for bundle in dataset.iter_internal_ref_bundles():  # the execution ends with this iterator
                 told.cancel()
-                yield block
-        told.cancel()
+                for reference in bundle.block_refs:
+                    yield ray.get(reference)
+        finally:
+            told.cancel()
         logger.debug("%s", dataset.stats())
 
     def _tell_to_wait(self) -> None:
