@@ -20,6 +20,7 @@ import gc
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -87,17 +88,17 @@ def _write(uri: str, rows: int, storage: Storage) -> dict[str, float]:
     table = generated_rows(0, PER_SHARD, contents)
     write_manifest(f"{uri}-small", table, tile_px=TILE_PX, mpp=0.5, ingest="generator", storage=storage)
     contents = _write_shards(uri, SHARDS, storage)
-    before, begun = private_bytes(), time.perf_counter()
+    watch, begun = PeakMemory(), time.perf_counter()
     pieces = (generated_rows(first, min(PIECE, rows - first), contents) for first in range(0, rows, PIECE))
     manifest = write_rows(uri, pieces, tile_px=TILE_PX, mpp=0.5, ingest="generator", storage=storage)
     write_record(manifest.header, f"{uri}/{HEADER_NAME}", storage)
-    return {"write_s": time.perf_counter() - begun, "writer_mb": (peak_private() - before) / 1e6}
+    return {"write_s": time.perf_counter() - begun, "writer_mb": watch.stop_mb()}
 
 
 def _work(uri: str, storage: Storage) -> dict[str, float]:
     for _ in _open_stream(f"{uri}-small", storage).training_epoch(0, seed=0):
         """Loads the libraries, opens the client and fills the buffers, so that only the manifest's part is left."""
-    before, begun = private_bytes(), time.perf_counter()
+    before, watch, begun = private_bytes(), PeakMemory(), time.perf_counter()
     stream = _open_stream(uri, storage)
     batches = stream.training_epoch(0, seed=0)
     batch = next(batches)
@@ -106,14 +107,14 @@ def _work(uri: str, storage: Storage) -> dict[str, float]:
     del batch
     gc.collect()
     pa.default_memory_pool().release_unused()
-    private, peak = private_bytes(), peak_private()
+    private, peak_mb = private_bytes(), watch.stop_mb()
     for chunk in stream.manifest.rows.plain["content"].chunks:  # as an epoch of all workers does
         np.frombuffer(chunk.buffers()[1], np.uint64).max()
     return {
         "worker_private_mb": (private - before) / 1e6,
         "node_shared_mb": shared_bytes() / 1e6,
         "first_batch_s": first_s,
-        "worker_peak_mb": (peak - before) / 1e6,
+        "worker_peak_mb": peak_mb,
     }
 
 
@@ -133,14 +134,14 @@ def _open_stream(uri: str, storage: Storage) -> TileStream:
 
 
 def _drive(uri: str, storage: Storage) -> dict[str, float]:
-    before = private_bytes()
+    watch = PeakMemory()
     manifest = read_manifest(uri, storage)
     tiles = manifest.select("train")
     manifest.labels_of(OutputSpec("classification", CLASSES), tiles).count(tiles, len(CLASSES))
     check_balance(manifest, "train", "label")
     for split in manifest.header.splits:
         manifest.counts_of(split)
-    return {"driver_mb": (peak_private() - before) / 1e6}
+    return {"driver_mb": watch.stop_mb()}
 
 
 def _write_shards(uri: str, shards: int, storage: Storage) -> pa.Array:
@@ -209,13 +210,27 @@ def _resident(wanted: Callable[[str], bool]) -> int:
     return total
 
 
-def peak_private() -> int:
-    """The most memory this process has had that is of no file."""
-    status = Path("/proc/self/status").read_text()
-    now = {
-        line.partition(":")[0]: line.split() for line in status.splitlines() if line.startswith(("VmHWM", "RssFile"))
-    }
-    return max(private_bytes(), 1024 * (int(now["VmHWM"][1]) - int(now["RssFile"][1])))
+class PeakMemory:
+    """The most memory that is of no file, above what there is at the start, looked at every 20 ms."""
+
+    def __init__(self) -> None:
+        self._before = self._peak = _anonymous()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.02):
+            self._peak = max(self._peak, _anonymous())
+
+    def stop_mb(self) -> float:
+        self._ended.set()
+        self._thread.join()
+        return (max(self._peak, _anonymous()) - self._before) / 1e6
+
+
+def _anonymous() -> int:
+    return 1024 * int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0])
 
 
 def _walk(folder: Path) -> Iterator[Path]:

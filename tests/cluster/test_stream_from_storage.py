@@ -1,20 +1,35 @@
 """The stream against a real S3 server: what is read once, and what is read again."""
 
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
 from histill.local.s3 import S3Server
+from histill.outputs import OutputSpec
+from histill.storage.control import measure_files, remove
+from histill.storage.filesystems import arrow_filesystem, control_filesystem
+from histill.storage.row_group_index import INDEX_NAME, write_index
+from histill.storage.tables import write_table
+from histill.storage.uris import join
+from histill.stream.cached_views import CachedViews
 from histill.stream.read import ShardReader, TileSource
+from histill.stream.responses import encode_logits, response_schema
 from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import Manifest
+from histill.tiles.whole_table import read_table
 from testbed.fault_proxy import Faults, fault_proxy
 
 pytestmark = pytest.mark.cluster
@@ -28,10 +43,10 @@ def manifest(s3: S3Server, tile_set: Callable[..., Manifest], tmp_path: Path) ->
         return tile_set(f"s3://{s3.bucket}/stream/{tmp_path.name}", tiles=TILES, tile_px=32)
 
 
-def stream(manifest: Manifest, storage: Storage) -> TileStream:
+def stream(manifest: Manifest, storage: Storage, **source: object) -> TileStream:
     return TileStream(
         manifest=manifest,
-        source=TileSource(manifest.uri, manifest.header.digest, storage, masks=True),
+        source=TileSource(manifest.uri, manifest.header.digest, storage, masks=True, **source),  # type: ignore[arg-type]
         split="train",
         views=Views(32),
         batch_size=4,
@@ -46,15 +61,82 @@ def epoch(tiles: TileStream, number: int) -> list[TileBatch]:
     return batches
 
 
-def test_a_row_group_is_one_request_and_a_footer_is_read_once(manifest: Manifest, s3: S3Server) -> None:
+def respond(manifest: Manifest, uri: str) -> CachedViews:
+    """Responses in shards like the manifest's, with their index."""
+    table, storage, name = read_table(manifest), Storage(), uri.rpartition("/")[2]
+    for shard in manifest.shards():
+        ids = table.filter(pc.equal(table["shard"], shard))["tile_id"].combine_chunks()
+        answers = [encode_logits(np.ones((1, 32, 32)))] * len(ids)
+        rows = pa.table({"tile_id": ids, "response": answers}, schema=response_schema(1))
+        groups = [rows.slice(start, 4) for start in range(0, len(rows), 4)]
+        write_table(f"{uri}/{shard}", groups, rows.schema, storage, belongs_to=name)
+    write_index(uri, measure_files(uri, manifest.shards(), storage), name, storage)
+    return CachedViews(uri, OutputSpec("segmentation", ("background", "nucleus")))
+
+
+def count_requests(manifest: Manifest, s3: S3Server, **source: object) -> tuple[int, int, list[TileBatch]]:
+    """The requests of a first and of a second epoch of a new reader, and the first's batches."""
+    with fault_proxy(s3.endpoint, Faults(rate=0)) as proxy:
+        tiles = stream(manifest, Storage(endpoint=proxy.endpoint), **source)
+        batches = epoch(tiles, 0)
+        first = proxy.counts["requests"]
+        epoch(tiles, 1)
+        return first, proxy.counts["requests"] - first, batches
+
+
+def test_a_row_group_is_one_request_and_one_more_with_responses(manifest: Manifest, s3: S3Server) -> None:
+    with patch.dict("os.environ", s3.environment()):
+        first, second, tiles = count_requests(manifest, s3)
+        assert (first, second) == (GROUPS + 1, GROUPS)  # and the index; no shard is opened
+        cached = respond(manifest, f"{manifest.uri}-responses")
+        first, second, answered = count_requests(manifest, s3, responses=cached)
+        assert (first, second) == (2 * (GROUPS + 1), 2 * GROUPS)
+        # without an index the footers say the same
+        for uri in (manifest.uri, cached.uri):
+            remove(join(uri, INDEX_NAME), Storage())
+        first, second, by_footer = count_requests(manifest, s3, responses=cached)
+        assert first > 2 * (GROUPS + 1)
+        assert second == 2 * GROUPS
+    for one, other, plain in zip(answered, by_footer, tiles, strict=True):
+        assert torch.equal(one.student, other.student)
+        assert torch.equal(one.student, plain.student)
+        assert one.response is not None
+        assert other.response is not None
+        assert torch.equal(one.response, other.response)
+
+
+def test_a_forked_child_reads_by_connections_of_its_own(manifest: Manifest, s3: S3Server) -> None:
+    def read(tiles: TileStream, to: Any) -> None:
+        to.put([batch.student.sum().item() for batch in epoch(tiles, 0)])
+
     with patch.dict("os.environ", s3.environment()), fault_proxy(s3.endpoint, Faults(rate=0)) as proxy:
         tiles = stream(manifest, Storage(endpoint=proxy.endpoint))
-        epoch(tiles, 0)
-        first = proxy.counts
-        epoch(tiles, 1)
-        second = proxy.counts
-    assert first["gets"] <= GROUPS + 2 * SHARDS
-    assert second["requests"] - first["requests"] == GROUPS
+        expected = [batch.student.sum().item() for batch in epoch(tiles, 0)]
+        forking = get_context("fork")
+        answers = forking.Queue()
+        child = forking.Process(target=read, args=(tiles, answers))
+        child.start()
+        assert [batch.student.sum().item() for batch in epoch(tiles, 0)] == expected
+        assert answers.get(timeout=60) == expected
+        child.join()
+        assert proxy.counts["requests"] == 3 * GROUPS + 1
+
+
+def test_a_shard_that_is_not_the_indexed_one_is_read_by_its_footer(manifest: Manifest, s3: S3Server) -> None:
+    with patch.dict("os.environ", s3.environment()):
+        before = epoch(stream(manifest, Storage()), 0)
+        filesystem, path = arrow_filesystem(f"{manifest.uri}/{manifest.shards()[0]}", Storage())
+        pq.write_table(pq.read_table(path, filesystem=filesystem), path, filesystem=filesystem, row_group_size=4)
+        after = epoch(stream(manifest, Storage()), 0)
+        for one, other in zip(before, after, strict=True):
+            assert torch.equal(one.student, other.student)
+        cached = respond(manifest, f"{manifest.uri}-of-one")
+        other = respond(manifest, f"{manifest.uri}-of-another")
+        control, _ = control_filesystem(cached.uri, Storage())
+        shard = manifest.shards()[1]
+        control.copy(f"{other.uri}/{shard}", f"{cached.uri}/{shard}")  # as long, byte for byte where the index looks
+        with pytest.raises(InputError, match="do not belong to the cache"):
+            epoch(stream(manifest, Storage(), responses=cached), 0)
 
 
 def test_with_a_cache_later_epochs_and_later_processes_read_nothing(

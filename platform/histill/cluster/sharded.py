@@ -16,6 +16,7 @@ from histill.config.common import Storage
 from histill.errors import InputError
 from histill.storage.control import exists, measure_files
 from histill.storage.records import Record, write_record
+from histill.storage.row_group_index import write_index
 from histill.storage.uris import join
 
 T = TypeVar("T")
@@ -49,22 +50,29 @@ class ShardedFolder:
 
     def is_whole(self, shards: Iterable[str], shard_bytes: int | None) -> bool:
         """Whether all `shards` exist with the total size recorded in the header."""
-        if shard_bytes is not None and self._measure(shards) == shard_bytes:
+        sizes = self._measure(shards)
+        if sizes is not None and sum(sizes.values()) == shard_bytes:
             return True
         _logger.warning("shards of %s are missing or cut short and are made again", self.uri)
         return False
 
-    def finish(self, header: H, shards: Iterable[str]) -> H:
-        """Write the header with the shards' total size as `shard_bytes`; nothing is written after it."""
-        header = header.model_copy(update={"shard_bytes": self._measure(shards)})
+    def finish(self, header: H, shards: Iterable[str], *, index_as: str | None = None) -> H:
+        """Write the header with the shards' total size as `shard_bytes`; nothing is written after it.
+
+        With `index_as`, what the shards belong to, also the index of their row groups.
+        """
+        sizes = self._measure(shards)
+        if index_as is not None and sizes is not None:
+            write_index(self.uri, sizes, index_as, self.storage)
+        header = header.model_copy(update={"shard_bytes": None if sizes is None else sum(sizes.values())})
         write_record(header, join(self.uri, self.header), self.storage)
         return header
 
-    def _measure(self, shards: Iterable[str]) -> int | None:
-        """The total size of all shards in bytes; None if one is missing."""
+    def _measure(self, shards: Iterable[str]) -> dict[str, int] | None:
+        """The sizes of all shards in bytes; None if one is missing."""
         names = set(shards)
         found = measure_files(self.uri, names, self.storage)
-        return sum(found.values()) if len(found) == len(names) else None
+        return found if len(found) == len(names) else None
 
 
 def name_by_content(*parts: str) -> str:

@@ -8,6 +8,7 @@ made.
 import contextlib
 import fcntl
 import functools
+import json
 import logging
 import os
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 from histill.config.common import Storage
 
 _KEPT_S = 7 * 24 * 3600.0
-_LOCK = ".lock"
+_LOCK, _SIZES = ".lock", "sizes.json"
 
 _logger = logging.getLogger(__name__)
 
@@ -52,9 +53,9 @@ def _open(root: Path, name: str, make: Callable[[Path], None]) -> Path:
     folder, lock = root / name, _lock(root / f"{name}{_LOCK}")
     os.utime(lock)
     fcntl.flock(lock, fcntl.LOCK_SH)
-    while not folder.is_dir():
+    while not _is_whole(folder):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
+        if not _is_whole(folder):
             _remove_unused(root, name)
             _make(folder, make)
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -69,14 +70,25 @@ def _lock(path: Path) -> int:
 
 def _make(folder: Path, make: Callable[[Path], None]) -> None:
     part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    for left in (part, folder):  # of a process that was killed; of a folder that something has cleared since
+        shutil.rmtree(left, ignore_errors=True)
     part.mkdir(mode=0o700)
     try:
         make(part)
+        (part / _SIZES).write_text(json.dumps({path.name: path.stat().st_size for path in part.iterdir()}))
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all files are there that were made, as long as they were."""
+    try:
+        sizes = json.loads((folder / _SIZES).read_text())
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except FileNotFoundError:
+        return False
 
 
 def _remove_unused(root: Path, name: str) -> None:

@@ -17,11 +17,19 @@ from histill.errors import InputError
 
 if TYPE_CHECKING:
     import fsspec
+    import pyarrow as pa
     from pyarrow import fs
 
 LOCAL = "file"
 Content = bytes | mmap
 """What is written: a large file is mapped, so that not more of it is held than is being sent."""
+
+
+ReadRange = Callable[[str, int, int], tuple["pa.Buffer", int]]
+"""Given a path within the scheme, a first byte and a length: the bytes, and a number that changes with the object.
+
+Raises OSError for everything else than these bytes.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class Scheme:
     overwrite: Callable[["fsspec.AbstractFileSystem", str, Content], None] = overwrite_by_fsspec
     open_bytes: Callable[[str, Storage, int], "fs.FileSystem"] | None = None
     """Opens pyarrow's own file system for shards, given the number of attempts that it makes per request."""
+    open_ranges: Callable[[str, Storage], ReadRange | None] | None = None
+    """Opens a reader of byte ranges by one request each, for schemes where requests matter; None where it cannot."""
     walk: Callable[["fsspec.AbstractFileSystem", str, Storage], Iterator[str]] = walk_by_fsspec
     """URIs of files below one, to find out if there are any; may stop after a few."""
     keys: Callable[[str, Storage], Hashable] = lambda uri, storage: None

@@ -25,6 +25,7 @@ from histill.storage.uris import is_remote, join, path_within
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile
 from histill.stream.encoded import embedding_column, token_column
+from histill.stream.ranged import RangedRowGroups
 from histill.stream.views import decode_view
 from histill.tiles.contents import Expected, drop_damaged
 
@@ -78,6 +79,7 @@ class ShardReader:
         self._shards: OrderedDict[tuple[Hashable, str], tuple[pa.NativeFile | None, pq.FileMetaData]] = OrderedDict()
         self._clients: dict[Hashable, FileSystem] = {}  # kept to reuse their connections
         self._caches: dict[str, RowGroupCache] = {}
+        self._ranged = RangedRowGroups()
         self._lock = threading.Lock()
 
     def __call__(self, source: TileSource, reads: Iterable[ReadRequest]) -> Generator[pa.Table]:
@@ -136,30 +138,35 @@ class ShardReader:
         columns = ["image", "mask", "tile_id"] if source.masks else ["image", "tile_id"]
 
         def fetch() -> tuple[pa.Table, bool]:
-            table, sound = self._sound(uri, read, columns, source.storage)
+            table, sound = self._sound(source, read, columns)
             return (table if kept is None or not sound else _decode_kept(table, kept)), sound
 
         decoded = "" if kept is None else f"/decoded at {kept.side}"
         return self._row_group(uri, source.digest, read, columns, source.storage, fetch, decoded)
 
-    def _sound(self, uri: str, read: ReadRequest, columns: list[str], storage: Storage) -> tuple[pa.Table, bool]:
+    def _sound(self, source: TileSource, read: ReadRequest, columns: list[str]) -> tuple[pa.Table, bool]:
         """Read a row group, with damaged tiles emptied; also return whether all are intact."""
-        if read.expected is None:
-            return self._fetched(uri, read.row_group, columns, storage), True
-        place = f"row group {read.row_group} of shard {uri}"
-        for _ in range(2):  # the footer may be of a shard that has been replaced since
+        uri, storage = join(source.tiles, read.shard), source.storage
+        table = self._ranged.read(source.tiles, source.digest, read.shard, read.row_group, columns, storage)
+        if table is None:
             table = self._fetched(uri, read.row_group, columns, storage)
-            with contextlib.suppress(InputError):
-                if (found := drop_damaged(table, read.expected, place))[1]:
-                    return found
-            self._forget(uri, storage)
-        return drop_damaged(table, read.expected, place)
+        if read.expected is None:
+            return table, True
+        place = f"row group {read.row_group} of shard {uri}"
+        with contextlib.suppress(InputError):
+            if (found := drop_damaged(table, read.expected, place))[1]:
+                return found
+        self._forget(uri, storage)  # index or footer may be of a shard that has been replaced since
+        return drop_damaged(self._fetched(uri, read.row_group, columns, storage), read.expected, place)
 
     def _answers(self, cached: CachedViews, storage: Storage, read: ReadRequest, columns: list[str]) -> pa.Table:
         uri, columns = join(cached.uri, read.shard), ["tile_id", *columns]
 
         def fetch() -> tuple[pa.Table, bool]:
-            table = self._fetched(uri, read.row_group, columns, storage, belongs_to=cached.name)
+            place = cached.uri, cached.name, read.shard, read.row_group
+            table = self._ranged.read(*place, columns, storage, checked=True)
+            if table is None:
+                table = self._fetched(uri, read.row_group, columns, storage, belongs_to=cached.name)
             # missing responses may be added later, once their tiles are repaired
             return table, all(pc.min(pc.binary_length(table[name])).as_py() for name in columns)
 

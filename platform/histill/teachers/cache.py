@@ -190,7 +190,8 @@ def finish_cache(job: ResponseJob, teacher: Teacher, manifest: Manifest, undecod
         scale=scale,
         taught_by=find_licensed(job.config.teacher, teacher, job.config.storage),
     )
-    return _folder(job.cached.uri, job.config.storage).finish(header, manifest.shards())
+    folder = _folder(job.cached.uri, job.config.storage)
+    return folder.finish(header, manifest.shards(), index_as=job.cached.name)
 
 
 def _find_finished(uri: str, manifest: Manifest, storage: Storage) -> tuple[CacheHeader, Shares] | None:

@@ -91,10 +91,16 @@ def _number(values: pa.Array | None, coded: pa.DictionaryArray) -> tuple[pa.Arra
     return pa.concat_arrays([values, new]) if len(new) else values, places[indices]
 
 
+def join_ends(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The ends of runs that end in either (int64, ascending)."""
+    both = np.sort(np.concatenate([one, other]), kind="stable")  # merges; a hash table would take ten times as long
+    return both[np.append(np.diff(both) > 0, True)]
+
+
 def join_runs(columns: Iterable[CodedColumn]) -> tuple[np.ndarray, list[np.ndarray]]:
     """The row after each run in which no column changes, int64, and for each column the codes there, int32."""
     runs = [column.runs() for column in columns]
-    ends: np.ndarray = reduce(np.union1d, [ends for ends, _ in runs])
+    ends: np.ndarray = reduce(join_ends, [ends for ends, _ in runs])
     return ends, [codes[np.searchsorted(column_ends, ends)] for column_ends, codes in runs]
 
 

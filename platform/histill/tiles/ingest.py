@@ -127,7 +127,8 @@ def _make_within(
         describe=find_equal_tiles,
         slides=join_regions(part.slide for part in ordered if part.slide),
     )
-    header = ShardedFolder(config.output, HEADER_NAME, config.storage).finish(manifest.header, manifest.shards())
+    folder = ShardedFolder(config.output, HEADER_NAME, config.storage)
+    header = folder.finish(manifest.header, manifest.shards(), index_as=manifest.header.digest)
     reused = sum(part.reused for part in ordered)
     return IngestReport(replace(manifest, header=header), skipped, header.notes, False, len(units) - reused, reused)
 

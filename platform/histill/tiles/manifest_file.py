@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 
 from histill.config.common import Storage
 from histill.errors import InputError
-from histill.storage.control import read_bytes, write_bytes
+from histill.storage.control import measure_files, read_bytes, write_bytes
 from histill.storage.filesystems import arrow_filesystem, storage_errors
 from histill.storage.node_copy import open_node_copy
 from histill.storage.records import write_record
 from histill.storage.retry import with_retries
+from histill.storage.row_group_index import write_index
 from histill.storage.scratch import scratch_folder
-from histill.storage.uris import join
+from histill.storage.uris import is_remote, join
 from histill.tiles.coded_column import count_values
 from histill.tiles.manifest import HEADER_NAME, Header, Manifest, read_header
 from histill.tiles.schema import MANIFEST
@@ -31,7 +32,7 @@ MAPPED_TILES = 1 << 17
 """From so many tiles on, the rows are mapped from a copy that the processes of a node share."""
 _GROUP_ROWS = 1 << 18  # rows of the file that are written at a time
 _BLOCK = 1 << 24  # bytes that are read at a time
-_COPY = "manifest-1"  # name and version of a node's copy
+_COPY = "manifest-2"  # name and version of a node's copy
 
 
 def write_rows(
@@ -69,6 +70,8 @@ def write_rows(
 def write_manifest(uri: str, table: pa.Table, *, storage: Storage, **values: Any) -> Manifest:
     """Write the rows and then the header, for shards that exist already; `values` are passed to `write_rows`."""
     manifest = write_rows(uri, [table], storage=storage, **values)
+    if is_remote(uri):
+        write_index(uri, measure_files(uri, manifest.shards(), storage), manifest.header.digest, storage)
     write_record(manifest.header, join(uri, HEADER_NAME), storage)
     return manifest
 
@@ -161,7 +164,7 @@ def _hold_or_map(path: Path, folder: Path) -> TileRows:
     file = pq.ParquetFile(path)
     if file.metadata.num_rows < MAPPED_TILES:
         return hold_rows(file.read())
-    copy_rows(file, folder)
+    copy_rows(path, folder)
     return map_rows(folder)
 
 
@@ -185,7 +188,7 @@ def _copy(uri: str, header: Header, storage: Storage, folder: Path) -> None:
         raise _missing(uri) from None
     if digest != header.table:
         raise _wrong(uri)
-    copy_rows(pq.ParquetFile(path), folder)
+    copy_rows(path, folder)
     path.unlink()
 
 

@@ -6,8 +6,10 @@ reading some rows touches only their pages.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from histill.tiles.coded_column import CodedColumn, code_column
+from histill.tiles.coded_column import CodedColumn, code_column, join_ends
 from histill.tiles.contents import Expected, bytes_to_hex, hex_to_bytes
 from histill.tiles.row_runs import RowRuns
 from histill.tiles.schema import MANIFEST
@@ -23,9 +25,10 @@ from histill.tiles.schema import MANIFEST
 CODED = ("slide", "case", "mpp", "size_px", "label", "has_mask", "split", "shard", "row_group")
 _PLAIN = ("tile_id", "x", "y", "content")
 _ROW = "row"
+_AT_ONCE = 4  # columns that are copied concurrently
 _PIECE = 1 << 18  # rows that are written, and hashed, at a time
 
-ReadColumns = Callable[[Sequence[str]], Iterable[pa.RecordBatch]]
+ReadColumn = Callable[[str], Iterable[pa.RecordBatch]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,53 +81,60 @@ class TileRows:
 def hold_rows(table: pa.Table) -> TileRows:
     """The rows of a manifest's `table`, in memory."""
 
-    def read(names: Sequence[str]) -> Iterable[pa.RecordBatch]:
-        return table.select(list(names)).to_batches(max_chunksize=_PIECE)
+    def read(name: str) -> Iterable[pa.RecordBatch]:
+        return table.select([name]).to_batches(max_chunksize=_PIECE)
 
-    coded = {name: CodedColumn.of(code_column(read([name]))) for name in CODED}
-    return TileRows(coded, pa.Table.from_batches(_plain_batches(read, coded)))
+    coded = {name: CodedColumn.of(code_column(read(name))) for name in CODED}
+    names = list(_PLAIN) if _follows(read, coded) else [*_PLAIN, _ROW]
+    return TileRows(coded, pa.table({name: pa.Table.from_batches(_pack(name, read))[name] for name in names}))
 
 
-def copy_rows(file: pq.ParquetFile, folder: Path) -> None:
-    """Write the rows of a manifest's Parquet `file` into `folder`, from where `map_rows` maps them.
+def copy_rows(path: Path, folder: Path) -> None:
+    """Write the rows of a manifest's Parquet file into `folder`, from where `map_rows` maps them.
 
-    Column by column, so that what is held does not grow with the rows: but for a column that is coded without runs.
+    A few columns at a time, in pieces, so that what is held does not grow with the rows: but for a column that is coded
+    without runs.
     """
 
-    def read(names: Sequence[str]) -> Iterable[pa.RecordBatch]:
-        return file.iter_batches(batch_size=_PIECE, columns=list(names))
+    def read(name: str) -> Iterable[pa.RecordBatch]:
+        return pq.ParquetFile(path).iter_batches(batch_size=_PIECE, columns=[name])
 
-    coded = {}
-    for name in CODED:
-        table = code_column(read([name]))
-        coded[name] = CodedColumn.of(table)
-        _write(folder / f"{name}.arrow", table.schema, table.to_batches())
-    batches = _plain_batches(read, coded)
-    first = next(batches)
-    _write(folder / "plain.arrow", first.schema, _chain(first, batches))
+    def copy(name: str) -> None:
+        batches = iter(code_column(read(name)).to_batches() if name in CODED else _pack(name, read))
+        first = next(batches)
+        _write(folder / f"{name}.arrow", first.schema, chain([first], batches))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(copy, (*reversed(_PLAIN), *CODED)):  # the longest first
+            pass
+    if not _follows(read, map_rows(folder).coded):
+        copy(_ROW)
 
 
 def map_rows(folder: Path) -> TileRows:
     """The rows that `copy_rows` wrote, mapped. Raises OSError or ArrowException when they are not whole."""
-    return TileRows(
-        {name: CodedColumn.of(_map(folder / f"{name}.arrow")) for name in CODED}, _map(folder / "plain.arrow")
-    )
+    coded = {name: CodedColumn.of(_map(folder / f"{name}.arrow")) for name in CODED}
+    names = [*_PLAIN, *([_ROW] if (folder / f"{_ROW}.arrow").exists() else [])]
+    return TileRows(coded, pa.table({name: _map(folder / f"{name}.arrow")[name] for name in names}))
 
 
-def _plain_batches(read: ReadColumns, coded: Mapping[str, CodedColumn]) -> Iterator[pa.RecordBatch]:
-    names = list(_PLAIN) if _follows(read, coded) else [*_PLAIN, _ROW]
-    masks, kind = True in coded["has_mask"].values.to_pylist(), None  # the kind of the first batch is that of all
-    for batch in read(names):
-        content = batch.column(names.index("content"))
-        packed = hex_to_bytes(content, kind, masks=masks)
+def _pack(name: str, read: ReadColumn) -> Iterator[pa.RecordBatch]:
+    """A column that is not coded; hashes as bytes."""
+    if name != "content":
+        yield from read(name)
+        return
+    kind: pa.DataType | None = None  # that of the first batch is that of all
+    masks = any(True in batch.column(0).unique().to_pylist() for batch in read("has_mask"))
+    for batch in read(name):
+        packed = hex_to_bytes(batch.column(0), kind, masks=masks)
         kind = packed.type
-        yield batch.set_column(names.index("content"), "content", packed)
+        yield pa.RecordBatch.from_arrays([packed], [name])
 
 
-def _follows(read: ReadColumns, coded: Mapping[str, CodedColumn]) -> bool:
+def _follows(read: ReadColumn, coded: Mapping[str, CodedColumn]) -> bool:
     """Whether each tile lies in its row group as far behind the first as in the manifest."""
     starts, at = _find_groups(coded), 0
-    for batch in read([_ROW]):
+    for batch in read(_ROW):
         rows = np.arange(at, at + batch.num_rows)
         if not np.array_equal(
             batch.column(0).to_numpy(), rows - starts[np.searchsorted(starts, rows, side="right") - 1]
@@ -135,8 +145,7 @@ def _follows(read: ReadColumns, coded: Mapping[str, CodedColumn]) -> bool:
 
 
 def _find_groups(coded: Mapping[str, CodedColumn]) -> np.ndarray:
-    ends = np.union1d(coded["shard"].runs()[0], coded["row_group"].runs()[0])
-    return np.concatenate([[0], ends])
+    return np.concatenate([[0], join_ends(coded["shard"].runs()[0], coded["row_group"].runs()[0])])
 
 
 def _places(starts: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -168,8 +177,3 @@ def _write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> 
 def _map(path: Path) -> pa.Table:
     with pa.memory_map(str(path)) as file:
         return pa.ipc.open_file(file).read_all()
-
-
-def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from rest

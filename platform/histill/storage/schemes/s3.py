@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from histill.config.common import Storage
 from histill.config.places import read_server
 from histill.errors import InputError
-from histill.storage.scheme import Content, ErrorTexts, Scheme, transient_by_type
+from histill.storage.scheme import Content, ErrorTexts, ReadRange, Scheme, transient_by_type
 
 if TYPE_CHECKING:
     import fsspec
@@ -237,9 +237,17 @@ def transient_reason(error: OSError) -> str | None:
     return None if found is None else found["name"] or found["status"]
 
 
+def open_ranges(uri: str, storage: Storage) -> ReadRange | None:
+    """The reader of byte ranges for the bucket of `uri`, if there can be one."""
+    from histill.storage.schemes import s3_ranges
+
+    return s3_ranges.open_ranges(uri, storage)
+
+
 SCHEME = Scheme(
     name="s3",
     open_bytes=open_bytes,
+    open_ranges=open_ranges,
     open_control=open_control,
     overwrite=overwrite,
     create=create,
