@@ -41,12 +41,17 @@ def score_model(config: Given = None, /, *, local: bool = False, **keys: Any) ->
     Examples:
         >>> histill.score_model(model="runs/first", held_out={"tiles": "tiles"}).figures["dice"]
     """
-    from histill.artifacts.check_model import check_model
+    from histill.artifacts.check_places import check_model, check_teacher
+    from histill.registry.mlflow_client import require_server_uri
     from histill.tiles.manifest import read_header
 
     checked = configure(ScoreConfig, config, keys, local=local, source="score_model")
     header = read_header(checked.held_out.tiles, checked.storage)
     check_model(checked.model, header, checked.held_out.tiles, checked.storage)
+    if checked.held_out.reference is not None:
+        check_teacher(checked.held_out.reference, checked.storage)
+    if checked.model.startswith("models:"):
+        require_server_uri(checked.tracking)
     from histill.registry.scoring import run_scoring  # from here on torch is loaded
 
     return run_scoring(checked)
@@ -73,7 +78,7 @@ def promote_model(config: Given = None, /, *, local: bool = False, **keys: Any) 
     Examples:
         >>> histill.promote_model(model="runs/first", registered_name="nuclei", held_out={"tiles": "tiles"}).decision
     """
-    from histill.artifacts.check_model import check_model
+    from histill.artifacts.check_places import check_model
     from histill.tiles.manifest import read_header
 
     checked = configure(PromoteConfig, config, keys, local=local, source="promote_model")

@@ -68,6 +68,7 @@ def cache_responses(config: Given = None, /, *, local: bool = False, **keys: Any
     Examples:
         >>> histill.cache_responses(tiles="tiles", teacher={"classical": True}, output="responses", local=True).uri
     """
+    from histill.artifacts.check_places import check_teacher
     from histill.storage.control import exists, probe, write_bytes
     from histill.storage.uris import join
     from histill.tiles.manifest import read_header
@@ -77,6 +78,7 @@ def cache_responses(config: Given = None, /, *, local: bool = False, **keys: Any
     storage = checked.storage
     probe(checked.output, storage)
     read_header(checked.tiles, storage)
+    check_teacher(checked.teacher, storage)
     from histill.evaluate.teacher_picture import CONTOURS_NAME, draw_contours  # from here on torch is loaded
     from histill.registry.materialize import materialize_teacher
     from histill.teachers import cache
@@ -113,9 +115,12 @@ def convert_encoder(config: Given = None, /, **keys: Any) -> "HubConfig":
     Examples:
         >>> histill.convert_encoder(weights="uni/pytorch_model.bin", output="encoders/uni")
     """
+    from histill.artifacts.check_places import check_weights
     from histill.storage.control import probe
-    from histill.teachers import convert_encoder as conversion
 
     checked = configure(ConvertConfig, config, keys, source="convert_encoder")
     probe(checked.output, checked.storage)
+    check_weights(checked.weights, checked.storage)
+    from histill.teachers import convert_encoder as conversion  # from here on torch is loaded
+
     return conversion.convert_encoder(checked)

@@ -36,7 +36,7 @@ def describe_errors(model: type[BaseModel], faults: Sequence[Any], *, in_python:
     by_list: dict[tuple[Any, ...], list[Any]] = {}
     for fault in texts:
         by_list.setdefault(fault["loc"][:-1] if _in_list(fault) else fault["loc"], []).append(fault)
-    said = [_no_names(loc, [fault["input"] for fault in found]) for loc, found in by_list.items()]
+    said = [_no_names(loc, [fault["input"] for fault in found], in_python) for loc, found in by_list.items()]
     return redact(" ".join(said + [_sentence(model, fault, in_python) for fault in faults if fault not in texts]))
 
 
@@ -68,13 +68,13 @@ def _in_list(fault: Any) -> bool:
     return len(fault["loc"]) > 1 and isinstance(fault["loc"][-1], int)
 
 
-def _no_names(loc: tuple[Any, ...], values: list[Any]) -> str:
+def _no_names(loc: tuple[Any, ...], values: list[Any], in_python: bool) -> str:
     """The sentence for values that should be strings but that YAML, without quotes, read as something else."""
     key = ".".join(map(str, loc))
-    described = list(dict.fromkeys(_describe(key, value) for value in values))
+    described = list(dict.fromkeys(_describe(key, value, in_python) for value in values))
     listed = described[0] if len(described) == 1 else f"{', '.join(described[:-1])} and {described[-1]}"
     mend = "put it in quotes as you typed it" if len(values) == 1 else "put each in quotes as you typed it"
-    if not all(map(_is_plain, values)):
+    if in_python or not all(map(_is_plain, values)):
         mend = "give a text" if len(values) == 1 else "give texts"
     return f"{key!r} holds {listed}, and text was expected; {mend}."
 
@@ -84,8 +84,10 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float)
 
 
-def _describe(key: str, value: Any) -> str:
+def _describe(key: str, value: Any, in_python: bool) -> str:
     match value:
+        case bool() | None if in_python:
+            return str(value)
         case bool():
             words = "yes, on and true" if value else "no, off and false"
             return f"{str(value).lower()} (so YAML reads {words})"

@@ -1,6 +1,6 @@
 """Predict a held-out split with a model, or with a probe of its encoder."""
 
-from histill.artifacts.check_model import is_timm_folder
+from histill.artifacts.check_places import is_timm_folder
 from histill.artifacts.model_folder import read_card, resolve
 from histill.config.common import Storage, Workers
 from histill.config.encoder import EncoderFacts

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from histill.artifacts.check_places import RESPONSES_NAME, no_responses
 from histill.artifacts.lineage import recall_licenses
 from histill.artifacts.model_folder import TaughtBy
 from histill.cluster.connect import connect_cluster
@@ -38,7 +39,7 @@ from histill.tiles.manifest_file import read_manifest
 from histill.tiles.shards import shards_of
 from histill.tiles.tally import join_tallies, tally_shards
 
-HEADER_NAME = "responses.json"
+HEADER_NAME = RESPONSES_NAME
 
 
 class CacheHeader(Record):
@@ -119,9 +120,7 @@ def read_header(uri: str, storage: Storage) -> CacheHeader:
     try:
         return read_record(CacheHeader, join(uri, HEADER_NAME), storage)
     except FileNotFoundError:
-        raise InputError(
-            f"{uri} holds no finished responses; make them with histill cache.", code="responses-missing"
-        ) from None
+        raise no_responses(uri) from None
 
 
 def cache_responses(config: CacheConfig) -> CachedResponses:

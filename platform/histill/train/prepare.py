@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from histill.artifacts.check_places import check_responses, check_teacher, check_weights
 from histill.artifacts.model_folder import resolve as resolve_model
 from histill.config.runs import RunConfig
 from histill.storage.control import probe
@@ -36,15 +37,24 @@ def check_places(config: RunConfig) -> RunRecord:
     """Check what can be checked before torch is loaded; returns the record of the run, which may be a new one.
 
     Raises InputError when its folder cannot be written, the run is finished or has another configuration, or its tile
-    set, encoder or teacher is missing.
+    set, encoder, teacher or responses are missing.
     """
     probe(config.runs, config.storage)  # first: it reports problems with credentials and buckets
     record = open_record(config)
     read_header(config.data.tiles, config.storage)
-    teacher = config.sources.teacher
-    for model in (config.continue_from, config.sources.encoder, teacher.model if teacher else None):
+    sources = config.sources
+    for model in (config.continue_from, sources.encoder):
         if model is not None:
             resolve_model(model, config.storage)
+    embeddings = sources.embeddings.values()
+    for each in (sources.teacher, *(one.teacher for one in embeddings)):
+        if each is not None:
+            check_teacher(each, config.storage)
+    for uri in (sources.responses, *(one.responses for one in embeddings)):
+        if uri is not None:
+            check_responses(uri, config.storage)
+    if sources.network.weights is not None:
+        check_weights(sources.network.weights, config.storage)
     return record
 
 

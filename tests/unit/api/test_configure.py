@@ -57,6 +57,13 @@ def test_what_a_job_returned_stands_for_its_address() -> None:
         configure(ScoreConfig, None, {"model": object(), "held_out": {"tiles": "t"}}, source="x")
 
 
+@pytest.mark.parametrize(("given", "shown"), [(3, "the number 3"), (True, "True"), (None, "None"), ([1], "a list")])
+def test_what_is_no_text_is_not_explained_by_yaml(given: Any, shown: str) -> None:
+    with pytest.raises(InputError) as caught:
+        configure(ScoreConfig, None, {"model": given, "held_out": {"tiles": "t"}}, source="score_model")
+    assert str(caught.value) == f"score_model: 'model' holds {shown}, and text was expected; give a text."
+
+
 def test_what_is_missing_is_asked_for_as_an_argument() -> None:
     with pytest.raises(InputError) as caught:
         configure(ScoreConfig, None, {}, source="score_model")

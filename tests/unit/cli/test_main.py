@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,7 @@ import pytest
 from histill.cli.main import main
 from histill.cli.verbs import VERBS, Verb, find_verb, load_object
 from histill.config.load import OneOf, parse_yaml
+from histill.tiles.manifest import Manifest
 
 pytestmark = pytest.mark.unit
 
@@ -167,16 +169,28 @@ def test_every_verbs_configuration_can_be_loaded() -> None:
             assert each.model_json_schema()["properties"]
 
 
-def test_what_is_missing_or_finished_is_refused_before_torch_and_ray_are_loaded(tmp_path: Path) -> None:
+def test_what_is_missing_or_finished_is_refused_before_torch_and_ray_are_loaded(
+    tmp_path: Path, tile_set: Callable[..., Manifest]
+) -> None:
     (tmp_path / "runs" / "old").mkdir(parents=True)
     (tmp_path / "runs" / "old" / "finished.json").write_text("{}")
     train = ["runs=runs", "data.tiles=none", "target=classification"]
+    pretrain = ["name=new", "runs=runs", "data.tiles=tiles"]
+    tile_set(tmp_path / "tiles", tiles=4, tile_px=32)
     refused = [
         (["train", "name=old", *train], "run-finished"),
         (["train", "name=new", *train], "tiles-missing"),
         (["search", "job=train_teacher", "name=new", *train, "space.optimizer.lr.choice=[0.1, 0.2]"], "tiles-missing"),
         (["cache", "tiles=none", "teacher.classical=true", "output=responses"], "tiles-missing"),
         (["score", "model=runs/old", "held_out.tiles=none"], "tiles-missing"),
+        (["score", "model=models:/x/1", "held_out.tiles=tiles"], "config-missing-key"),
+        (["cache", "tiles=tiles", "teacher.model=none", "output=responses"], "model-missing"),
+        (["cache", "tiles=tiles", "teacher.onnx=none.onnx", "output=responses"], "model-missing"),
+        (["cache", "tiles=tiles", "teacher.encoder.folder=none", "output=responses"], "model-missing"),
+        (["pretrain", *pretrain, "teacher.classical=true", "responses=none"], "responses-missing"),
+        (["pretrain", *pretrain, "embeddings.a.responses=none"], "responses-missing"),
+        (["pretrain", *pretrain, "teacher.classical=true", "student.weights=none.safetensors"], "weights-missing"),
+        (["convert", "weights=none.bin", "output=encoder"], "weights-missing"),
         (["promote", "model=runs/old", "held_out.tiles=none", "registered_name=a"], "tiles-missing"),
         (["predict", "model=runs/old", "tiles=none", "output=out"], "tiles-missing"),
         (["ingest", "slides.paths=[none.svs, no.svs]", "slides.mpp=0.5", "output=new"], "source-missing"),

@@ -135,7 +135,7 @@ def test_the_configured_teacher_is_this_one(features: Path) -> None:
     config = validate(TeacherConfig, {"features": {"folder": str(features)}}, "the test")
     teacher = load_teacher(config, 0.25, STORAGE)
     assert teacher.digest == load(features).digest
-    with pytest.raises(InputError, match=r"answer no pixels; cache them with jobs/cache_responses\.py"):
+    with pytest.raises(InputError, match=r"answer no pixels; cache them with histill cache"):
         teacher.respond(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 

@@ -239,7 +239,7 @@ def test_a_teacher_of_embeddings_is_refused_where_classes_are_learned(manifest: 
         prepare_run(config_of(manifest, tmp_path, "refused", {}, teacher=teacher))
     shared = {"data": {"tiles": manifest.uri, "batch_size": 4}, "runs": str(tmp_path / "runs"), "student": NETWORK}
     config = validate(DistillConfig, {"name": "refused", "teacher": teacher, **shared}, "the test")
-    with pytest.raises(InputError, match=r"learns predictions of classes; use jobs/pretrain_student\.py with"):
+    with pytest.raises(InputError, match=r"learns predictions of classes; use histill pretrain with"):
         prepare_run(config)
 
 

@@ -1,6 +1,6 @@
 """Load what is scored by its embeddings: a histill model, or an encoder as the Hugging Face hub has timm models."""
 
-from histill.artifacts.check_model import is_timm_folder
+from histill.artifacts.check_places import is_timm_folder
 from histill.artifacts.model_folder import ModelCard, check_like, load, resolve
 from histill.config.common import Storage
 from histill.config.common import Teacher as TeacherConfig
