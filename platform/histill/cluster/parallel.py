@@ -93,8 +93,9 @@ class Share:
 def share_cpus(units: int, at_once: int | None, *, here: bool) -> Share:
     """Divide `at_once` CPUs, None: all of the cluster or, with `here`, of this process, among the units.
 
-    A unit never gets more than the smallest node has. Threads of this process are more than its CPUs when that keeps
-    all busy until the last unit is done.
+    A unit never gets more than the smallest node has left if all that is in use, by other jobs or this job's own
+    entrypoint, is in use there: a task of more might wait forever. Threads of this process are more than its CPUs when
+    that keeps all busy until the last unit is done.
     """
     if here:
         cpus = at_once or count_cpus()
@@ -103,8 +104,9 @@ def share_cpus(units: int, at_once: int | None, *, here: bool) -> Share:
 
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     smallest = min((cpus for cpus in nodes if cpus), default=1)
-    each = max(1, (at_once or sum(nodes)) // units)
-    return Share(None, min(each, smallest), spread=each > smallest)
+    each = (at_once or sum(nodes)) // units
+    busy = math.ceil(sum(nodes) - ray.available_resources().get("CPU", 0.0))
+    return Share(None, max(1, min(each, smallest - busy)), spread=each > smallest)
 
 
 def map_actors(

@@ -41,23 +41,31 @@ def test_leaving_early_cancels_unless_the_process_ends(
 
 
 @pytest.mark.parametrize(
-    ("nodes", "units", "at_once", "expected"),
+    ("nodes", "busy", "units", "at_once", "expected"),
     [
-        ([4], 1, None, parallel.Share(None, 4)),
-        ([4], 3, None, parallel.Share(None, 1)),
-        ([4], 100, None, parallel.Share(None, 1)),
-        ([8, 8, 0], 1, None, parallel.Share(None, 8, spread=True)),  # the head takes no work
-        ([8, 8], 2, None, parallel.Share(None, 8)),
-        ([8, 2], 1, None, parallel.Share(None, 2, spread=True)),
-        ([8, 8], 1, 4, parallel.Share(None, 4)),
-        ([8, 8], 6, 4, parallel.Share(None, 1)),
+        ([4], 0, 1, None, parallel.Share(None, 4)),
+        ([4], 0, 3, None, parallel.Share(None, 1)),
+        ([4], 0, 100, None, parallel.Share(None, 1)),
+        ([8, 8, 0], 0, 1, None, parallel.Share(None, 8, spread=True)),  # the head takes no work
+        ([8, 8], 0, 2, None, parallel.Share(None, 8)),
+        ([8, 2], 0, 1, None, parallel.Share(None, 2, spread=True)),
+        ([8, 8], 0, 1, 4, parallel.Share(None, 4)),
+        ([8, 8], 0, 6, 4, parallel.Share(None, 1)),
+        ([8, 8], 1.5, 1, None, parallel.Share(None, 6, spread=True)),  # both may be used on one node
+        ([4], 4, 1, None, parallel.Share(None, 1)),
     ],
 )
 def test_a_few_units_share_the_cpus_of_a_cluster(
-    nodes: list[int], units: int, at_once: int | None, expected: parallel.Share, monkeypatch: pytest.MonkeyPatch
+    nodes: list[int],
+    busy: float,
+    units: int,
+    at_once: int | None,
+    expected: parallel.Share,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = [{"Alive": True, "Resources": {"CPU": float(cpus)} if cpus else {}} for cpus in nodes]
     monkeypatch.setattr("ray.nodes", lambda: [*found, {"Alive": False, "Resources": {"CPU": 64.0}}])
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": sum(nodes) - busy} if busy < sum(nodes) else {})
     assert parallel.share_cpus(units, at_once, here=False) == expected
 
 
