@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from histill.cluster.sharded import ShardedFolder
 from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
 from histill.local.s3 import S3Server
@@ -28,7 +29,7 @@ from histill.stream.responses import encode_logits, response_schema
 from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
-from histill.tiles.manifest import Manifest
+from histill.tiles.manifest import HEADER_NAME, Manifest
 from histill.tiles.whole_table import read_table
 from testbed.fault_proxy import Faults, fault_proxy
 
@@ -97,6 +98,11 @@ def test_a_row_group_is_one_request_and_one_more_with_responses(manifest: Manife
         first, second, by_footer = count_requests(manifest, s3, responses=cached)
         assert first > 2 * (GROUPS + 1)
         assert second == 2 * GROUPS
+        # which the commands that made the folders write for older ones
+        sizes = measure_files(manifest.uri, manifest.shards(), Storage())
+        folder = ShardedFolder(manifest.uri, HEADER_NAME, Storage())
+        assert folder.is_whole(sizes, sum(sizes.values()), index_as=manifest.header.digest)
+        assert count_requests(manifest, s3)[:2] == (GROUPS + 1, GROUPS)
     for one, other, plain in zip(answered, by_footer, tiles, strict=True):
         assert torch.equal(one.student, other.student)
         assert torch.equal(one.student, plain.student)

@@ -16,8 +16,8 @@ from histill.config.common import Storage
 from histill.errors import InputError
 from histill.storage.control import exists, measure_files
 from histill.storage.records import Record, write_record
-from histill.storage.row_group_index import write_index
-from histill.storage.uris import join
+from histill.storage.row_group_index import INDEX_NAME, write_index
+from histill.storage.uris import is_remote, join
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,10 +48,15 @@ class ShardedFolder:
             _logger.warning("%s is made again, from what is there of it: %s", self.uri, error)
             return None
 
-    def is_whole(self, shards: Iterable[str], shard_bytes: int | None) -> bool:
-        """Whether all `shards` exist with the total size recorded in the header."""
+    def is_whole(self, shards: Iterable[str], shard_bytes: int | None, *, index_as: str | None = None) -> bool:
+        """Whether all `shards` exist with the total size recorded in the header.
+
+        With `index_as`, also writes the index that `finish` writes if there is none, as in older folders.
+        """
         sizes = self._measure(shards)
         if sizes is not None and sum(sizes.values()) == shard_bytes:
+            if index_as is not None and is_remote(self.uri) and not exists(join(self.uri, INDEX_NAME), self.storage):
+                write_index(self.uri, sizes, index_as, self.storage)
             return True
         _logger.warning("shards of %s are missing or cut short and are made again", self.uri)
         return False

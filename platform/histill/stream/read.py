@@ -70,8 +70,8 @@ class ReadRequest:
 class ShardReader:
     """Reads row groups in the requested order, `threads` requests at a time; keeps the shards' footers.
 
-    One reader serves all epochs of a process: opening a shard costs two requests, a row group one, or none if the
-    node's cache has it. Transient failures are retried.
+    One reader serves all epochs of a process. A row group costs one request, or none if the node's cache has it. Where
+    no index says where it lies (see `ranged`), opening its shard costs two more. Transient failures are retried.
     """
 
     def __init__(self, threads: int = 4) -> None:

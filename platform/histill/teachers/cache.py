@@ -24,7 +24,7 @@ from histill.config.common import Storage
 from histill.errors import InputError
 from histill.outputs import OutputSpec
 from histill.storage.records import Record, read_record, write_record
-from histill.storage.uris import join
+from histill.storage.uris import folder_name, join
 from histill.stream.cached_views import CachedViews, check_crop
 from histill.stream.responses import ZERO, decode_levels
 from histill.stream.views import UPRIGHT
@@ -200,7 +200,8 @@ def _find_finished(uri: str, manifest: Manifest, storage: Storage) -> tuple[Cach
     if found is None:
         return None
     header, shares = found
-    if not folder.is_whole(manifest.shards(), header.shard_bytes) or header.undecodable or shares is None:
+    whole = folder.is_whole(manifest.shards(), header.shard_bytes, index_as=folder_name(uri))
+    if not whole or header.undecodable or shares is None:
         return None
     return header, shares
 

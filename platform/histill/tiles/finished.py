@@ -44,7 +44,11 @@ def find_finished(claim: Claim, *, begun: bool) -> Manifest | None:
                     "output, or put the old slide back.",
                     code="input-changed",
                 )
-    return manifest if folder.is_whole(manifest.shards(), manifest.header.shard_bytes) else None
+    return (
+        manifest
+        if folder.is_whole(manifest.shards(), manifest.header.shard_bytes, index_as=manifest.header.digest)
+        else None
+    )
 
 
 def _read(claim: Claim) -> tuple[Manifest, list[SlideRecord]]:
