@@ -30,7 +30,10 @@ class SlideSource(Strict):
     mpp: float | None = Field(None, gt=0, description="microns per pixel of the tiles")
     magnification: float | None = Field(None, gt=0, description="alternative to mpp; 40 means 0.25 um/px, 20 means 0.5")
     slide_mpp: float | None = Field(
-        None, gt=0, description="microns per pixel of slides that do not record it, or record it inconsistently"
+        None,
+        gt=0,
+        description="microns per pixel of slides that do not record it, or record it inconsistently; a "
+        "note tells of slides that record another",
     )
     min_tissue: float = Field(0.25, ge=0, le=1, description="smallest tissue fraction of a tile that is kept")
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of the tiles")
@@ -46,6 +49,10 @@ class SlideSource(Strict):
     def _one_of_each(self) -> "SlideSource":
         if bool(self.paths) == (self.index is not None):
             raise ValueError("set exactly one of slides.paths and slides.index")
+        if self.paths and self.split_within_slide:
+            raise ValueError(
+                "split_within_slide is for regions, which slides.index names; leave it out for slides.paths"
+            )
         if (self.mpp is None) == (self.magnification is None):
             raise ValueError("set exactly one of slides.mpp and slides.magnification")
         return self

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from histill.artifacts import model_folder
-from histill.config.common import Storage, Teacher, Tracking
+from histill.config.common import Storage, Teacher, Tracking, Workers
 from histill.config.score_model import HeldOut
+from histill.errors import InputError
+from histill.registry.mlflow_client import require_server_uri
 from histill.registry.versions import fetch_model
 from histill.storage.control import exists, probe
 from histill.storage.scratch import scratch_folder
@@ -48,3 +50,23 @@ def materialize_reference(held_out: HeldOut, tracking: Tracking, folder_uri: str
     return held_out.model_copy(
         update={"reference": materialize_teacher(held_out.reference, tracking, folder_uri, storage)}
     )
+
+
+def check_workers(model: str, held_out: HeldOut, workers: Workers | None, tracking: Tracking) -> None:
+    """Raise InputError when workers would have to read a registered model, which is fetched to this process alone.
+
+    Without a registry that answers, that is the fault which is named.
+    """
+    if workers is None or workers.in_process:
+        return
+    models = {"model": model}
+    if held_out.reference is not None and held_out.reference.model is not None:
+        models["held_out.reference.model"] = held_out.reference.model
+    for key, uri in models.items():
+        if uri.startswith("models:"):
+            require_server_uri(tracking)
+            raise InputError(
+                f"workers read the model themselves and {key} is {uri}, which only this job fetches; name the run or "
+                "a model folder in object storage, or leave workers out.",
+                code="model-local-only",
+            )

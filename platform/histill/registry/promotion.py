@@ -16,7 +16,7 @@ from histill.registry.champions import PROMOTED, ROLLED_BACK, ChampionHistory, a
 from histill.registry.comparison import best_earlier, compare_with, count_tries
 from histill.registry.decision import ALREADY, LATE, PASSED, REFUSED, WOULD, Promotion, record_decision
 from histill.registry.gates import evaluate_gates
-from histill.registry.materialize import materialize_reference
+from histill.registry.materialize import check_workers, materialize_reference
 from histill.registry.mlflow_client import connect, require_server_uri, server_errors
 from histill.registry.production import copy_champion
 from histill.storage.scratch import scratch_folder
@@ -50,6 +50,7 @@ def promote(config: PromoteConfig) -> Promotion:
         return copy_champion(promotion, config)
     assert config.model is not None
     assert config.held_out is not None
+    check_workers(config.model, config.held_out, config.workers, config.tracking)
     with scratch_folder() as folder:
         fetched = Path(folder, "candidate")
         fetched.mkdir()

@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from histill.artifacts.overlap import find_seen
 from histill.config.command import format_command, list_changed_keys
 from histill.config.score_model import ScoreConfig
-from histill.errors import InputError
 from histill.evaluate.evaluator import Evaluator
 from histill.evaluate.examine import examine
 from histill.evaluate.panels import make_panels
@@ -21,8 +20,8 @@ from histill.evaluate.robustness import measure_robustness
 from histill.evaluate.score import Score, compute_score
 from histill.evaluate.shown_tiles import find_worst_tiles, spread_tiles
 from histill.models.cost import measure_speed
-from histill.registry.materialize import materialize_reference
-from histill.registry.mlflow_client import check_tracking, require_server_uri, server_uri
+from histill.registry.materialize import check_workers, materialize_reference
+from histill.registry.mlflow_client import check_tracking, server_uri
 from histill.registry.mlflow_runs import open_run
 from histill.registry.versions import SCORE_PATH, fetch_model
 from histill.storage.control import json_bytes, probe, write_bytes
@@ -40,7 +39,7 @@ def run_scoring(config: ScoreConfig) -> Score:
     Raises InputError as `examine` does, for a model that workers cannot read, and for a tracking server that
     does not answer.
     """
-    _check_workers(config)
+    check_workers(config.model, config.held_out, config.workers, config.tracking)
     check_tracking(config.tracking)  # fail before the work starts
     for written in filter(None, (config.report, config.picture)):
         probe(folder_of(written), config.storage)
@@ -64,20 +63,6 @@ def run_scoring(config: ScoreConfig) -> Score:
         _report(config, examiner, examined.answers, score)
     print(render_table(score), file=sys.stderr)
     return score
-
-
-def _check_workers(config: ScoreConfig) -> None:
-    models = {"model": config.model}
-    if config.held_out.reference is not None and config.held_out.reference.model is not None:
-        models["held_out.reference.model"] = config.held_out.reference.model
-    for key, uri in models.items():
-        if config.workers is not None and not config.workers.in_process and uri.startswith("models:"):
-            require_server_uri(config.tracking)  # without a registry that is the fault to name
-            raise InputError(
-                f"workers read the model themselves and {key} is {uri}, which only this job fetches; name the run or "
-                "a model folder in object storage, or leave workers out.",
-                code="model-local-only",
-            )
 
 
 def _report(config: ScoreConfig, examiner: Evaluator, answers: Predictions, score: Score) -> None:

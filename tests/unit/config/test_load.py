@@ -84,6 +84,7 @@ def test_overrides_leave_the_original_alone() -> None:
         ("tile_px=8", ("'tile_px'", "8", "32")),
         ("split.train=0.5", ("split", "0.7", "add up to 1")),
         ("slides={paths: [a.svs], mpp: 0.5}", ("exactly one source",)),
+        ("slides={paths: [a.svs], mpp: 0.5, split_within_slide: true}", ("split_within_slide is for regions",)),
         ("rows_per_group=2000", ("2000", "1024")),
         ("split.pinned={test: [a], val: [a]}", ("'a'", "pinned twice")),
     ],

@@ -13,7 +13,7 @@ import simplejpeg
 import torch
 
 from histill.artifacts.model_folder import ModelCard, build, save
-from histill.config.common import Storage, Workers
+from histill.config.common import Storage
 from histill.config.score_model import HeldOut, ScoreConfig
 from histill.errors import InputError
 from histill.evaluate.evaluator import Evaluator, split_by_row_group
@@ -231,24 +231,6 @@ def test_parts_are_whole_row_groups_and_together_all(manifest: Manifest, parts: 
     assert np.concatenate(cut).tolist() == rows.tolist()
     assert len(cut) == min(parts, 8)
     assert all(part[0] % 4 == 0 for part in cut)  # the rows of a group
-
-
-@pytest.mark.parametrize("count", [0, 2])
-def test_the_fault_of_a_registered_model_without_a_registry_is_the_registry(
-    count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    held_out = HeldOut(tiles="s3://t/t")
-    config = ScoreConfig(model="models:/nuclei@champion", held_out=held_out, workers=Workers(count=count))
-    with pytest.raises(InputError, match=r"^the model registry needs a tracking server"):
-        run_scoring(config)
-
-
-def test_workers_cannot_read_what_only_this_job_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histill.registry.scoring.require_server_uri", lambda tracking: "http://tracking")
-    config = ScoreConfig(model="models:/nuclei@champion", held_out=HeldOut(tiles="s3://t/t"), workers=Workers())
-    with pytest.raises(InputError, match=r"^workers read the model themselves and model is models:/nuclei@champion"):
-        run_scoring(config)
 
 
 def test_a_classifier_is_held_against_no_teacher(manifest: Manifest, model: Callable[..., str]) -> None:
