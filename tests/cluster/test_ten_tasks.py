@@ -24,7 +24,6 @@ from histill.local.ray_head import RayHead
 from histill.local.tracking import TrackingServer
 from histill.registry.versions import register
 from histill.tiles.manifest import Manifest
-from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.cluster
 
@@ -84,7 +83,7 @@ def test_there_are_ten_of_at_most_ten_lines() -> None:
 
 
 def check_tiles(names: dict[str, Any]) -> None:
-    assert names["cases"].sum() == len(set(read_table(names["tiles"])["case"].to_pylist()))
+    assert names["cases"].sum() == len(set(names["tiles"].table["case"].to_pylist()))
 
 
 def check_batch(names: dict[str, Any]) -> None:
