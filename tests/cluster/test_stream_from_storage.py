@@ -23,6 +23,7 @@ from histill.storage.filesystems import arrow_filesystem, control_filesystem
 from histill.storage.row_group_index import INDEX_NAME, write_index
 from histill.storage.tables import write_table
 from histill.storage.uris import join
+from histill.stream import ranged
 from histill.stream.cached_views import CachedViews
 from histill.stream.read import ShardReader, TileSource
 from histill.stream.responses import encode_logits, response_schema
@@ -85,7 +86,10 @@ def count_requests(manifest: Manifest, s3: S3Server, **source: object) -> tuple[
         return first, proxy.counts["requests"] - first, batches
 
 
-def test_a_row_group_is_one_request_and_one_more_with_responses(manifest: Manifest, s3: S3Server) -> None:
+def test_a_row_group_is_one_request_and_one_more_with_responses(
+    manifest: Manifest, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranged, "_MOST", 0)  # neighbors are not read together
     with patch.dict("os.environ", s3.environment()):
         first, second, tiles = count_requests(manifest, s3)
         assert (first, second) == (GROUPS + 1, GROUPS)  # and the index; no shard is opened
@@ -111,7 +115,32 @@ def test_a_row_group_is_one_request_and_one_more_with_responses(manifest: Manife
         assert torch.equal(one.response, other.response)
 
 
-def test_a_forked_child_reads_by_connections_of_its_own(manifest: Manifest, s3: S3Server) -> None:
+def test_row_groups_that_are_neighbors_are_one_request(manifest: Manifest, s3: S3Server) -> None:
+    with patch.dict("os.environ", s3.environment()):
+        cached = respond(manifest, f"{manifest.uri}-responses")
+        with fault_proxy(s3.endpoint, Faults(rate=0)) as proxy:
+            tiles = stream(manifest, Storage(endpoint=proxy.endpoint), responses=cached)
+            counts = []
+            for _ in range(2):
+                batches = list(tiles.exact_pass())
+                counts.append(proxy.counts["requests"])
+        shuffled = epoch(stream(manifest, Storage(), responses=cached), 0)
+    assert np.diff([0, *counts]).tolist() == [2 * (SHARDS + 1), 2 * SHARDS]
+    seen = {int(tile): (batch, slot) for batch in shuffled for slot, tile in enumerate(batch.index)}
+    for batch in batches:
+        for slot, tile in enumerate(batch.index.tolist()):
+            other, place = seen[tile]
+            assert torch.equal(batch.student[slot], other.student[place])
+            assert batch.response is not None
+            assert other.response is not None
+            assert torch.equal(batch.response[slot], other.response[place])
+
+
+def test_a_forked_child_reads_by_connections_of_its_own(
+    manifest: Manifest, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranged, "_MOST", 0)
+
     def read(tiles: TileStream, to: Any) -> None:
         to.put([batch.student.sum().item() for batch in epoch(tiles, 0)])
 

@@ -29,7 +29,7 @@ INDEX_NAME = "row_groups.index"  # a Parquet file, but none of the shards
 _COLUMNS = b"histill.columns"  # Parquet metadata: the shards' columns
 _TAIL = 1 << 16  # bytes in which a footer usually fits
 _AT_ONCE = 16
-_GAP = 1 << 16  # bytes that are rather read in vain than left out by another request
+GAP = 1 << 16  # bytes that are rather read in vain than left out by another request
 _MAPPED = 1 << 16  # row groups from which on the index is mapped from a node's copy
 _LENGTH = "length_"
 
@@ -76,7 +76,7 @@ class RowGroupIndex:
         for column in self._columns:
             length = int(values[_LENGTH + column.name][row])
             if column.name in names:
-                if not runs or at - _end(runs[-1]) > _GAP:
+                if not runs or at - _end(runs[-1]) > GAP:
                     runs.append([])
                 runs[-1].append(Chunk(column, at, length))
             at += length

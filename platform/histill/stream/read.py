@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from histill.storage.uris import is_remote, join, path_within
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile
 from histill.stream.encoded import embedding_column, token_column
-from histill.stream.ranged import RangedRowGroups
+from histill.stream.ranged import RangedRowGroups, Wanted
 from histill.stream.views import decode_view
 from histill.tiles.contents import Expected, drop_damaged
 
@@ -67,6 +67,10 @@ class ReadRequest:
     expected: Expected | None = None  # for every tile of the row group; None: do not verify
 
 
+Held = dict[tuple[str, int], pa.Table]
+"""Row groups of one shard that have been read already, by the folder and their number."""
+
+
 class ShardReader:
     """Reads row groups in the requested order, `threads` requests at a time; keeps the shards' footers.
 
@@ -91,38 +95,65 @@ class ShardReader:
         Raises InputError, naming the shard, when it is missing, truncated or refused by the storage.
         """
         keep_freed_memory()
-        waiting: deque[Future[pa.Table]] = deque()
+        waiting: deque[Future[list[pa.Table]]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="read")
         try:
-            for read in reads:
-                waiting.append(pool.submit(self.read, source, read))
+            for run in self._runs(source, reads):
+                waiting.append(pool.submit(self._read_run, source, run))
                 if len(waiting) > 2 * self.threads:
-                    yield waiting.popleft().result()
+                    yield from waiting.popleft().result()
             while waiting:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def read(self, source: TileSource, read: ReadRequest) -> pa.Table:
-        """Read the table of one request."""
-        table = self._tiles(source, read)
-        if source.responses is not None:
-            answered = {"response": source.responses.column(source.view)}
-            if source.maps:
-                answered["map"] = source.responses.map_column(source.view)
-            table = self._append(table, source.responses, source.storage, read, answered)
-        for name, cached in source.embeddings:
-            answered = {embedding_column(name): cached.column(source.view)}
-            if cached.map_shape is not None:
-                answered[token_column(name)] = cached.map_column(source.view)
-            table = self._append(table, cached, source.storage, read, answered)
+    def _runs(self, source: TileSource, reads: Iterable[ReadRequest]) -> Iterator[list[ReadRequest]]:
+        """The requests, those together that follow each other and whose row groups are neighbors in the storage."""
+        if not is_remote(source.tiles) or source.storage.cache is not None:  # which may have any of them
+            yield from ([read] for read in reads)
+            return
+        wanted, run = list(_list_wanted(source)), list[ReadRequest]()
+        for read in reads:
+            groups = [each.row_group for each in (*run, read)]
+            if run and not (
+                read.shard == run[-1].shard
+                and groups[-1] == groups[-2] + 1
+                and all(self._ranged.are_neighbors(each, read.shard, groups, source.storage) for each in wanted)
+            ):
+                yield run
+                run = []
+            run.append(read)
+        if run:
+            yield run
+
+    def _read_run(self, source: TileSource, run: Sequence[ReadRequest]) -> list[pa.Table]:
+        held: Held = {}
+        if len(run) > 1:
+            groups = [read.row_group for read in run]
+            for each in _list_wanted(source):
+                found = self._ranged.read_together(each, run[0].shard, groups, source.storage)
+                held |= {(each.folder, number): table for number, table in found.items()}
+        return [self.read(source, read, held) for read in run]
+
+    def read(self, source: TileSource, read: ReadRequest, held: Held | None = None) -> pa.Table:
+        """Read the table of one request; `held` are row groups that have been read already."""
+        held = held or {}
+        table = self._tiles(source, read, held)
+        for cached, columns in _list_answers(source):
+            table = self._append(table, cached, source.storage, read, columns, held)
         return table.drop_columns(["tile_id"]).append_column("entry", pa.array(read.entries, pa.int64()))
 
     def _append(
-        self, table: pa.Table, cached: CachedViews, storage: Storage, read: ReadRequest, columns: Mapping[str, str]
+        self,
+        table: pa.Table,
+        cached: CachedViews,
+        storage: Storage,
+        read: ReadRequest,
+        columns: Mapping[str, str],
+        held: Held,
     ) -> pa.Table:
         """`table` with these columns of the responses, by the names that they get."""
-        answers = self._answers(cached, storage, read, list(columns.values()))
+        answers = self._answers(cached, storage, read, list(columns.values()), held)
         if answers["tile_id"] != table["tile_id"]:
             uri = join(cached.uri, read.shard)
             raise InputError(
@@ -133,21 +164,24 @@ class ShardReader:
             table = table.append_column(name, answers[column])
         return table
 
-    def _tiles(self, source: TileSource, read: ReadRequest) -> pa.Table:
+    def _tiles(self, source: TileSource, read: ReadRequest, held: Held) -> pa.Table:
         uri, kept = join(source.tiles, read.shard), source.kept
-        columns = ["image", "mask", "tile_id"] if source.masks else ["image", "tile_id"]
+        columns = _tile_columns(source)
 
         def fetch() -> tuple[pa.Table, bool]:
-            table, sound = self._sound(source, read, columns)
+            table, sound = self._sound(source, read, columns, held)
             return (table if kept is None or not sound else _decode_kept(table, kept)), sound
 
         decoded = "" if kept is None else f"/decoded at {kept.side}"
         return self._row_group(uri, source.digest, read, columns, source.storage, fetch, decoded)
 
-    def _sound(self, source: TileSource, read: ReadRequest, columns: list[str]) -> tuple[pa.Table, bool]:
+    def _sound(self, source: TileSource, read: ReadRequest, columns: list[str], held: Held) -> tuple[pa.Table, bool]:
         """Read a row group, with damaged tiles emptied; also return whether all are intact."""
         uri, storage = join(source.tiles, read.shard), source.storage
-        table = self._ranged.read(source.tiles, source.digest, read.shard, read.row_group, columns, storage)
+        table = held.get((source.tiles, read.row_group))
+        if table is None:
+            wanted = Wanted(source.tiles, source.digest, tuple(columns))
+            table = self._ranged.read(wanted, read.shard, read.row_group, storage)
         if table is None:
             table = self._fetched(uri, read.row_group, columns, storage)
         if read.expected is None:
@@ -159,12 +193,16 @@ class ShardReader:
         self._forget(uri, storage)  # index or footer may be of a shard that has been replaced since
         return drop_damaged(self._fetched(uri, read.row_group, columns, storage), read.expected, place)
 
-    def _answers(self, cached: CachedViews, storage: Storage, read: ReadRequest, columns: list[str]) -> pa.Table:
+    def _answers(
+        self, cached: CachedViews, storage: Storage, read: ReadRequest, columns: list[str], held: Held
+    ) -> pa.Table:
         uri, columns = join(cached.uri, read.shard), ["tile_id", *columns]
 
         def fetch() -> tuple[pa.Table, bool]:
-            place = cached.uri, cached.name, read.shard, read.row_group
-            table = self._ranged.read(*place, columns, storage, checked=True)
+            wanted = Wanted(cached.uri, cached.name, tuple(columns), checked=True)
+            table = held.get((cached.uri, read.row_group))
+            if table is None:
+                table = self._ranged.read(wanted, read.shard, read.row_group, storage)
             if table is None:
                 table = self._fetched(uri, read.row_group, columns, storage, belongs_to=cached.name)
             # missing responses may be added later, once their tiles are repaired
@@ -301,6 +339,27 @@ class ShardReader:
         with self._lock:
             self._shards.pop((key, uri), None)
             self._clients.pop(key, None)
+
+
+def _tile_columns(source: TileSource) -> list[str]:
+    return ["image", "mask", "tile_id"] if source.masks else ["image", "tile_id"]
+
+
+def _list_answers(source: TileSource) -> Iterator[tuple[CachedViews, Mapping[str, str]]]:
+    """The caches to read, and for each the columns to read by the names that they get."""
+    if source.responses is not None:
+        maps = {"map": source.responses.map_column(source.view)} if source.maps else {}
+        yield source.responses, {"response": source.responses.column(source.view)} | maps
+    for name, cached in source.embeddings:
+        tokens = {} if cached.map_shape is None else {token_column(name): cached.map_column(source.view)}
+        yield cached, {embedding_column(name): cached.column(source.view)} | tokens
+
+
+def _list_wanted(source: TileSource) -> Iterator[Wanted]:
+    """All that is read of a row group."""
+    yield Wanted(source.tiles, source.digest, tuple(_tile_columns(source)))
+    for cached, columns in _list_answers(source):
+        yield Wanted(cached.uri, cached.name, ("tile_id", *columns.values()), checked=True)
 
 
 def _decode_kept(table: pa.Table, kept: DecodedCacheSpec) -> pa.Table:
