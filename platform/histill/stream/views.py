@@ -140,7 +140,8 @@ def view_into(
     if colors is not None and colors[1].shared_colors:
         shown, colors = color.jitter_colors(shown, *colors), None
     for number, view in reversed(list(enumerate(out))):  # the student's last: its memory may hold the tile
-        seen = apply_symmetry(downscale_area(shown, view.shape[0]), place.symmetry)
+        as_is = place.symmetry == 0 and (number > 0 or colors is None)
+        seen = apply_symmetry(downscale_area(shown, view.shape[0], view if as_is else None), place.symmetry)
         if number == 0 and colors is not None:
             seen = color.jitter_colors(seen, *colors)
         if not np.may_share_memory(seen, view):
