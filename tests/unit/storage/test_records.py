@@ -92,7 +92,7 @@ def test_digests_are_those_of_the_version_that_wrote() -> None:
         "model": "841f849a84417aad358b6217bb1c9bc4cfa7e348724132e2fd7d6677e1ebcad2",
         "model-first": "0b7ade606cf9aaae079087af66645dcf7fd6f1baefaa94f0fe795bbb341f841b",
         "responses": "1d970579e451f0fc545aedb07c7ef0242662172e1a1a592f057e4379b3f5f16e",
-        "run": "e30f8827c4850fe324aff72ebef3acc1dd5decf003fc050d80234a756c11d4b0",
+        "run": "21ac02302d7262014de19cfa2e85eeb22b19d2c51ce4fc52919647f357cb3109",
         "teacher": "6a4cb7fb48a785eb17f8e4f51876f14f4fb12dcac8a3bf1c1df55d655b7d2707",
     }
 
