@@ -233,7 +233,7 @@ def test_a_span_of_workers_takes_as_many_as_it_may_and_leaves_a_corrupt_tile_out
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     row = int(damaged.rows_of("train")[5])
-    tile, shard = spoil_tile(damaged, row), damaged.table["shard"][row].as_py()
+    tile, shard = spoil_tile(damaged, row), damaged.tile(row)["shard"]
     changes = {"data.max_corrupt": 1, "workers.count": {"min": 1, "max": 2}}
     observer = observe(tmp_path / "reports")
     trained = train(pretraining("corrupt-left-out", damaged.uri, changes), observer.callback())
