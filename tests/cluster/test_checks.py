@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,14 +68,15 @@ def probe(
     """Run the job; no secret may be in what it says, and no traceback."""
     mine = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "RAY_", "MLFLOW_"))}
     where = [f"read={TILES}", f"write={RUNS}"] if storage else []
-    done = subprocess.run(
-        # the machine of the tests may be full, and so busy that its clock is read late
-        [sys.executable, *python, "jobs/check_cluster.py", *where, "min_free_gb=0", "max_skew_s=60", *arguments],
-        cwd=ROOT,
-        env=mine | dict(env),
-        capture_output=True,
-        text=True,
-    )
+    with tempfile.TemporaryDirectory() as home:  # a token of Ray in the real one would be checked
+        done = subprocess.run(
+            # the machine of the tests may be full, and so busy that its clock is read late
+            [sys.executable, *python, "jobs/check_cluster.py", *where, "min_free_gb=0", "max_skew_s=60", *arguments],
+            cwd=ROOT,
+            env=mine | {"HOME": home} | dict(env),
+            capture_output=True,
+            text=True,
+        )
     said = done.stdout + done.stderr
     assert "Traceback" not in said, said
     assert not [secret for secret in secrets if secret in said]
