@@ -19,6 +19,7 @@ import simplejpeg
 
 from histill.config.common import Storage
 from histill.stream.index import SampleIndex
+from histill.stream.open_shards import OpenShards
 from histill.stream.read import ShardReader, TileSource
 from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
@@ -75,9 +76,9 @@ def read(manifest: Manifest) -> list[tuple]:
     """Every row group and its expected contents."""
     source = TileSource(manifest.uri, manifest.header.digest, Storage())
     reads = SampleIndex.of(manifest, "train").reads(np.arange(manifest.header.tiles))
-    reader = ShardReader(1)
+    shards = OpenShards()
     return [
-        (reader._fetched(f"{manifest.uri}/{each.shard}", each.row_group, ["image", "tile_id"], source.storage), each)
+        (shards.read(f"{manifest.uri}/{each.shard}", each.row_group, ["image", "tile_id"], source.storage), each)
         for each in reads
     ]
 

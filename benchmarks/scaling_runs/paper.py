@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from histill.stream.read import OPEN_SHARDS
+from histill.stream.open_shards import OPEN_SHARDS
 
 COMPUTE = "GPU"
 

@@ -2,35 +2,28 @@
 
 import contextlib
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow.fs import FileSystem
 
 from histill.config.common import Storage
 from histill.counts import count_event
 from histill.errors import InputError
 from histill.storage.cache import RowGroupCache
-from histill.storage.filesystems import arrow_filesystem, client_key, storage_errors
 from histill.storage.memory import keep_freed_memory
-from histill.storage.retry import with_retries
-from histill.storage.tables import is_damage, is_part_of
-from histill.storage.uris import is_remote, join, path_within
+from histill.storage.uris import is_remote, join
 from histill.stream.cached_views import CachedViews
 from histill.stream.decode import CorruptTile
 from histill.stream.encoded import embedding_column, token_column
+from histill.stream.open_shards import OpenShards
 from histill.stream.ranged import RangedRowGroups, Wanted
 from histill.stream.views import decode_view
 from histill.tiles.contents import Expected, drop_damaged
-
-OPEN_SHARDS = 512
-_CLIENT_ATTEMPTS = 2  # within the client itself; the errors that it raises are retried here, and logged
 
 
 @dataclass(frozen=True)
@@ -80,8 +73,7 @@ class ShardReader:
 
     def __init__(self, threads: int = 4) -> None:
         self.threads = threads
-        self._shards: OrderedDict[tuple[Hashable, str], tuple[pa.NativeFile | None, pq.FileMetaData]] = OrderedDict()
-        self._clients: dict[Hashable, FileSystem] = {}  # kept to reuse their connections
+        self._shards = OpenShards()
         self._caches: dict[str, RowGroupCache] = {}
         self._ranged = RangedRowGroups()
         self._lock = threading.Lock()
@@ -183,15 +175,15 @@ class ShardReader:
             wanted = Wanted(source.tiles, source.digest, tuple(columns))
             table = self._ranged.read(wanted, read.shard, read.row_group, storage)
         if table is None:
-            table = self._fetched(uri, read.row_group, columns, storage)
+            table = self._shards.read(uri, read.row_group, columns, storage)
         if read.expected is None:
             return table, True
         place = f"row group {read.row_group} of shard {uri}"
         with contextlib.suppress(InputError):
             if (found := drop_damaged(table, read.expected, place))[1]:
                 return found
-        self._forget(uri, storage)  # index or footer may be of a shard that has been replaced since
-        return drop_damaged(self._fetched(uri, read.row_group, columns, storage), read.expected, place)
+        self._shards.forget(uri, storage)  # index or footer may be of a shard that has been replaced since
+        return drop_damaged(self._shards.read(uri, read.row_group, columns, storage), read.expected, place)
 
     def _answers(
         self, cached: CachedViews, storage: Storage, read: ReadRequest, columns: list[str], held: Held
@@ -204,7 +196,7 @@ class ShardReader:
             if table is None:
                 table = self._ranged.read(wanted, read.shard, read.row_group, storage)
             if table is None:
-                table = self._fetched(uri, read.row_group, columns, storage, belongs_to=cached.name)
+                table = self._shards.read(uri, read.row_group, columns, storage, belongs_to=cached.name)
             # missing responses may be added later, once their tiles are repaired
             return table, all(pc.min(pc.binary_length(table[name])).as_py() for name in columns)
 
@@ -236,70 +228,6 @@ class ShardReader:
             )
         return table if len(read.rows) == table.num_rows else table.take(pa.array(read.rows))
 
-    def _fetched(
-        self, uri: str, row_group: int, columns: list[str], storage: Storage, belongs_to: str | None = None
-    ) -> pa.Table:
-        """Read columns of a row group; for responses, which belong to a cache, page checksums are verified.
-
-        If that fails with a footer kept from before, read once more, since the shard may have been replaced.
-        """
-        with self._lock:
-            kept = (client_key(uri, storage), uri) in self._shards
-        try:
-            return self._fetched_once(uri, row_group, columns, storage, belongs_to)
-        except InputError:
-            if not kept:
-                raise
-            self._forget(uri, storage)
-            return self._fetched_once(uri, row_group, columns, storage, belongs_to)
-
-    def _fetched_once(
-        self, uri: str, row_group: int, columns: list[str], storage: Storage, belongs_to: str | None
-    ) -> pa.Table:
-        def fetch() -> pa.Table:
-            try:
-                with self._shard(uri, storage) as (file, footer):
-                    if belongs_to is not None and not is_part_of(footer.metadata, belongs_to):
-                        raise InputError(
-                            f"responses {uri} do not belong to the cache {belongs_to}; delete them and cache the "
-                            "responses again.",
-                            code="responses-of-other-tiles",
-                        )
-                    # Adjacent columns are fetched by one request; the buffers are freed with this ParquetFile.
-                    checked = belongs_to is not None
-                    parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=True, page_checksum_verification=checked)
-                    return parquet.read_row_group(row_group, columns=columns, use_threads=False)
-            except (OSError, pa.ArrowInvalid, IndexError) as error:
-                self._forget(uri, storage)
-                if not isinstance(error, IndexError) and not is_damage(error, uri):
-                    raise
-                again = "cache the responses again" if belongs_to is not None else "repeat the ingest that made it"
-                raise InputError(
-                    f"shard {uri} cannot be read (row group {row_group}: {str(error).splitlines()[0]}); "
-                    f"it is truncated, overwritten or damaged, so delete it and {again}.",
-                    code="tiles-damaged",
-                ) from None
-
-        try:
-            with storage_errors(uri, storage):
-                table = with_retries(fetch, storage, uri=uri)
-        except FileNotFoundError:
-            if belongs_to is not None:
-                raise InputError(
-                    f"responses {uri} are missing; cache the responses again.", code="responses-missing"
-                ) from None
-            raise InputError(
-                f"shard {uri} is missing though the manifest names it; repeat the ingest that made it.",
-                code="tiles-damaged",
-            ) from None
-        for column in columns:
-            if column not in table.column_names:
-                raise InputError(
-                    f"shard {uri} has no column {column!r}; it is of another tile set, so delete and make it again.",
-                    code="tiles-damaged",
-                )
-        return table
-
     def _cache(self, set_id: str, storage: Storage) -> RowGroupCache | None:
         if storage.cache is None:
             return None
@@ -307,38 +235,6 @@ class ShardReader:
             if set_id not in self._caches:
                 self._caches[set_id] = RowGroupCache(storage.cache.folder, storage.cache.max_bytes, set_id)
             return self._caches[set_id]
-
-    @contextlib.contextmanager
-    def _shard(self, uri: str, storage: Storage) -> Iterator[tuple[pa.NativeFile, pq.FileMetaData]]:
-        """The open shard and its footer. For a local file only the footer is kept, since open files are limited."""
-        key = client_key(uri, storage)
-        with self._lock:
-            file, footer = self._shards.get((key, uri), (None, None))
-            if footer is not None:
-                self._shards.move_to_end((key, uri))
-            if key not in self._clients:
-                self._clients[key], _ = arrow_filesystem(uri, storage, attempts=_CLIENT_ATTEMPTS)
-            client = self._clients[key]
-        if file is None:
-            file = client.open_input_file(path_within(uri))
-        try:
-            if footer is None:
-                footer = pq.read_metadata(file)
-                with self._lock:
-                    self._shards[key, uri] = (file if is_remote(uri) else None), footer
-                    while len(self._shards) > OPEN_SHARDS:
-                        self._shards.popitem(last=False)
-            yield file, footer
-        finally:
-            if not is_remote(uri):
-                file.close()
-
-    def _forget(self, uri: str, storage: Storage) -> None:
-        """Drop the shard and its client, since a client that has failed often raises every error without a retry."""
-        key = client_key(uri, storage)
-        with self._lock:
-            self._shards.pop((key, uri), None)
-            self._clients.pop(key, None)
 
 
 def _tile_columns(source: TileSource) -> list[str]:
