@@ -53,27 +53,27 @@ def _read(given: Given) -> Mapping[str, Any]:
             return given.model_dump(exclude_unset=True)
         case str() | Path():
             return read_yaml(str(given))
-    return plain(given)
+    return make_plain(given)
 
 
 def _nest(keys: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings for the sections that dotted keys name."""
     nested: dict[str, Any] = {}
     for key, value in keys.items():
-        below = plain(value)
+        below = make_plain(value)
         for part in reversed(key.split(".")):
             below = {part: below}
         nested = _merge(nested, below)
     return nested
 
 
-def plain(value: Any) -> Any:
-    """`value` with addresses in the place of paths, tile sets, and what jobs have made."""
+def make_plain(value: Any) -> Any:
+    """Return `value` with addresses in the place of paths, tile sets, and what jobs have made."""
     match value:
         case Mapping():
-            return {key: plain(item) for key, item in value.items()}
+            return {key: make_plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [plain(item) for item in value]
+            return [make_plain(item) for item in value]
         case Path():
             return str(value)
         case Strict():

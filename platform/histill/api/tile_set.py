@@ -138,7 +138,7 @@ class TileSet:
             ...     loss = criterion(network(batch.student.float() / 255), batch.label)
         """
 
-        from histill.api.configure import plain
+        from histill.api.configure import make_plain
         from histill.config.load import validate
         from histill.config.stream_tiles import StreamKeys
         from histill.errors import InputError
@@ -151,7 +151,7 @@ class TileSet:
         from histill.teachers.cache import check_tiles, read_header
 
         given = {name: value for name, value in locals().items() if name in StreamKeys.model_fields}  # the arguments
-        keys = validate(StreamKeys, plain(given), "stream", in_python=True)
+        keys = validate(StreamKeys, make_plain(given), "stream", in_python=True)
         tiles = self.manifest.select(split)  # refuses an empty split now, rather than in the loop
         views = Views(keys.student_px or self.tile_px, keys.teacher_px)
         how = keys.augment or UPRIGHT
