@@ -30,11 +30,14 @@ promtool:  ## take promtool, by which the tests check the alert rules, from Debi
 		&& dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --to-stdout ./usr/bin/promtool > promtool.part \
 		&& chmod +x promtool.part && mv promtool.part promtool && rm prometheus_*.deb; }
 
+# A process that crashes ends the run: xdist would start another and wait for tests that it does not get.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup --max-worker-restart 0 --durations=10
+
 test: setup  ## run every test but those of chaos, on two processes and real Ray, S3 and MLflow servers
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not chaos" --durations=10
+	$(PYTEST) -m "not chaos"
 
 test-unit: setup  ## run the unit tests alone
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/unit
+	$(PYTEST) tests/unit
 
 test-chaos: setup  ## kill jobs at their writes and take hosts away (needs root and iproute2)
 	$(BIN)/python -m pytest -q tests/chaos --durations=10

@@ -35,7 +35,7 @@ from benchmarks.gpu_runs.card import Row
 
 ROOT = Path(__file__).parents[1]
 DISTINCT, TILES = 512, 8192
-QUICK_DISTINCT, QUICK_TILES = 8, 64
+QUICK_DISTINCT, QUICK_TILES = 2, 64
 RESERVE_S = 15  # to print
 
 Part = Callable[[Path, torch.device, bool], Iterator[Row]]

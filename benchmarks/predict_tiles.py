@@ -1,14 +1,17 @@
-"""Batch prediction compared with a bare loop with the same model, decoder and cores.
+"""Prediction on a CPU: histill compared with bare loops of the same engine, and with PyTorch in eager mode.
 
-    python -m benchmarks.predict_tiles [--tiles 6144] [--rounds 3] [--processors 2] [--quick]
+    python -m benchmarks.predict_tiles [--quick] [--rounds 3] [--work FOLDER] [--out results/predict_tiles.jsonl]
 
-H&E-like tiles of 512 px are on a local S3 server; the model is a CSAT classifier that sees them at 112 px, with random
-weights. histill is `predict`, as called by `jobs/predict_tiles.py`, on its own Ray head, with one actor per
-core. The bare loop is one process per core that reads the row groups of its shards, decodes each tile into a batch
-and runs the model, and writes nothing. Both are timed on a short and on a long set and the figures are differences, so
-that start-up cancels; they take turns, and the medians of the rounds are compared.
+The model is a CSAT classifier with random weights that sees H&E-like tiles of 512 px at 112 and at 224 px. Tile sets
+are predicted by histill with OpenVINO, by histill with eager PyTorch, and by a bare loop that decodes and runs it.
+Slides are predicted to heatmaps by histill right from the file, by histill over a tile set with eager PyTorch (as it
+was done before), and by a bare loop of OpenSlide's `read_region` and OpenVINO that writes nothing. All on one thread,
+each measurement in a process of its own; the contenders take turns, so that other load affects all of them. Figures are
+differences between a long and a short input, so that starts cancel. CPU milliseconds are the reproducible figure.
 
-Prints a line per measurement and as its last line one JSON object.
+Prints a JSON line per measurement, a table, and as its last line one JSON object: medians of the ratios of CPU time, at
+112 px for a slide over its bare loop (`over_bare`) and for a tile set over eager PyTorch (`over_eager`), and how many
+times as fast 8-bit integers are (`int8_over_float`).
 """
 
 import argparse
@@ -17,166 +20,136 @@ import os
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
-TILE_PX, SEEN_PX, MPP, BATCH = 512, 112, 0.25, 32
-PER_SHARD, PER_GROUP = 256, 64
-BUCKET = "predicting"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The setup shared by all measurements."""
-
-    sets: dict[str, str]  # short and long -> URI
-    tiles: dict[str, int]
-    model: str
-    processors: int
+SIDES = (112, 224)
+TILES, SLIDES = (256, 4096), (4096, 35_328)  # short and long: tiles of a set, level-0 pixels of a slide's side
+QUICK_TILES, QUICK_SLIDES = (256, 2048), (4096, 17_664)
+T = TypeVar("T")
 
 
 def main() -> None:
+    """Make the inputs, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiles", type=int, default=6144, help="of the long set")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--processors", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true", help="one round of few tiles; its figure means little")
+    parser.add_argument("--quick", action="store_true", help="smaller inputs and one round, about 10 minutes")
+    parser.add_argument("--rounds", type=int, help="measurements of each kind, to take medians of; 3 unless --quick")
+    parser.add_argument("--sides", default="112,224", help="at which the model sees the tiles, separated by commas")
+    parser.add_argument("--work", type=Path, help="where the inputs are kept for the next run; else temporary")
+    parser.add_argument("--out", type=Path, help="also write the JSON lines here")
     chosen = parser.parse_args()
-    tiles = {"short": PER_SHARD * 2, "long": chosen.tiles}
-    rounds = chosen.rounds
-    if chosen.quick:
-        tiles, rounds = {"short": PER_SHARD * 2, "long": PER_SHARD * 6}, 1
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory(prefix="predict-tiles-") as name, ExitStack() as stack:
-        from histill.cluster.connect import connect_cluster
-        from histill.local.ray_head import ray_head
-        from histill.local.s3 import s3_server
-
-        server = stack.enter_context(s3_server(Path(name, "s3"), BUCKET))
-        os.environ |= server.environment()
-        bench = prepared(Path(name), tiles, chosen.processors)
-        head = ray_head(Path(name, "ray"), cpus=chosen.processors, env=server.environment(), token_auth=False)
-        os.environ |= stack.enter_context(head).environment()
-        stack.enter_context(connect_cluster())
-        rates: dict[str, list[float]] = {"bare": [], "histill": []}
-        for number in range(rounds):
-            for kind, run in (("bare", bare), ("histill", ours)):
-                seconds = {size: run(bench, size, number) for size in tiles}
-                rate = (tiles["long"] - tiles["short"]) / (seconds["long"] - seconds["short"])
-                rates[kind].append(rate)
-                shown = {size: round(value, 2) for size, value in seconds.items()}
-                print(
-                    json.dumps({"kind": kind, "round": number, "tiles_per_s": round(rate, 1), "s": shown}), flush=True
-                )
-    medians = {kind: statistics.median(each) for kind, each in rates.items()}
-    over = medians["histill"] / medians["bare"]
-    print(json.dumps({"over_bare": round(over, 4)} | {kind: round(rate, 1) for kind, rate in medians.items()}))
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sides = [int(side) for side in chosen.sides.split(",")]
+    rounds = chosen.rounds or (1 if chosen.quick else 3)
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="predict-tiles-")))
+        out = stack.enter_context(chosen.out.open("w")) if chosen.out else None
+        kept = chosen.work.resolve() if chosen.work else work / "inputs"
+        for row in list_measurements(kept, work, sides, rounds, quick=chosen.quick):
+            rows.append(row)
+            print(json.dumps(row), file=sys.stdout, flush=True)
+            if out:
+                print(json.dumps(row), file=out, flush=True)
+        rounded = alone(_compare_int8, str(kept / f"model-{sides[0]}"))
+    print(f"\n{draw_table(rows)}\n")
+    print(json.dumps(summarize(rows, sides[0], rounded)))
 
 
-def prepared(work: Path, tiles: dict[str, int], processors: int) -> Bench:
-    """Both tile sets and the model, on the server."""
-    import torch
-
-    from benchmarks.loaders.tiles import make_tiles
-    from histill.artifacts import model_folder
-    from histill.artifacts.model_folder import ModelCard, build
-    from histill.config.common import Storage
-    from histill.testing.tile_sets import write_tile_set
-    from histill.tiles.shards import Tile
-
-    files = make_tiles(work / "jpeg", min(512, max(tiles.values())), 0)
-    sets = {}
-    for size, count in tiles.items():
-        made = [
-            Tile(f"{size}-{number}", f"{number // 64}", "case", number % 8, number // 8, MPP, None,
-                 files[number % len(files)].read_bytes(), None)
-            for number in range(count)
-        ]  # fmt: skip
-        sets[size] = f"s3://{BUCKET}/{size}"
-        write_tile_set(
-            sets[size], made, ["test"] * count, tile_px=TILE_PX, per_shard=PER_SHARD, per_group=PER_GROUP,
-            storage=Storage(),
-        )  # fmt: skip
-    card = ModelCard(
-        kind="classification", encoder="csat", decoder_channels=(), classes=("stroma", "tumour"), mean=(0.7, 0.5, 0.7),
-        std=(0.2, 0.2, 0.2), tile_px=TILE_PX, tile_mpp=MPP, size_px=SEEN_PX, tiles_digest="none", train_cases=(),
-        histill="0",
-    )  # fmt: skip
-    torch.manual_seed(0)
-    folder = work / "model"
-    folder.mkdir()
-    model_folder.save(str(folder), build(card), card)
-    model_folder.copy(str(folder), f"s3://{BUCKET}/model", Storage())
-    return Bench(sets, tiles, f"s3://{BUCKET}/model", processors)
+def list_measurements(
+    kept: Path, work: Path, sides: list[int], rounds: int, *, quick: bool
+) -> Iterator[dict[str, Any]]:
+    """Round by round, input by input, one contender after the other."""
+    models = {side: alone(_make_model, kept, side) for side in sides}
+    sets = [alone(_make_tile_set, kept, count) for count in (QUICK_TILES if quick else TILES)]
+    slides = [alone(_make_slide, kept, side) for side in (QUICK_SLIDES if quick else SLIDES)]
+    for number in range(rounds):
+        for side in sides:
+            for kind, (short, long) in (("tiles", sets), ("slide", slides)):
+                for name in ("bare", "eager" if kind == "tiles" else "by tile set", "histill"):
+                    with tempfile.TemporaryDirectory(dir=work) as scratch:
+                        found = alone(_measure, kind, name, models[side], short, long, scratch)
+                    yield {"kind": kind, "side": side, "contender": name, "round": number, **found}
 
 
-def ours(bench: Bench, size: str, number: int) -> float:
-    """Seconds of `predict`."""
-    from histill.config.common import Workers
-    from histill.config.predict_tiles import PredictConfig
-    from histill.predict.predict import predict
-
-    begun = time.monotonic()
-    found = predict(
-        PredictConfig(
-            model=bench.model, tiles=bench.sets[size], output=f"s3://{BUCKET}/out-{number}", heatmaps=False,
-            batch_size=BATCH, workers=Workers(count=bench.processors, cpus=1.0),
-        )
-    )  # fmt: skip
-    assert (found.tiles, found.reused) == (bench.tiles[size], False)
-    return time.monotonic() - begun
+def alone(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function returns in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
-def bare(bench: Bench, size: str, number: int) -> float:
-    """Seconds of the bare loop in one process per core, each with its part of the shards."""
-    from histill.config.common import Storage
-    from histill.tiles.manifest_file import read_manifest
-    from histill.tiles.shards import shards_of
+def _make_model(folder: Path, side: int) -> str:
+    from benchmarks.predicting.prepare import make_model
 
-    begun = time.monotonic()
-    uri = bench.sets[size]
-    shards = [f"{uri}/{shard.shard}".removeprefix("s3://") for shard in shards_of(read_manifest(uri, Storage()))]
-    parts = [shards[place :: bench.processors] for place in range(bench.processors)]
-    with ProcessPoolExecutor(bench.processors, mp_context=get_context("spawn")) as pool:
-        seen = sum(pool.map(loop, parts, [bench.model] * len(parts)))
-    if seen != bench.tiles[size]:
-        sys.exit(f"the bare loop saw {seen} tiles of {bench.tiles[size]}")
-    return time.monotonic() - begun
+    return make_model(folder, side)
 
 
-def loop(shards: Sequence[str], model: str) -> int:
-    """Read, decode and predict; return the number of tiles."""
-    import numpy as np
-    import pyarrow.parquet as pq
-    import torch
+def _make_tile_set(folder: Path, count: int) -> str:
+    from benchmarks.predicting.prepare import make_tile_set
 
-    from benchmarks.loaders.target import filesystem
-    from histill.artifacts.model_folder import load
-    from histill.config.common import Storage
-    from histill.stream.decode import decode_image, downscale_area, reduction_for
+    return make_tile_set(folder, count)
 
-    torch.set_num_threads(1)
-    network, _, _ = load(model, Storage())
-    store, buffer = filesystem(), np.empty((BATCH, SEEN_PX, SEEN_PX, 3), np.uint8)
-    tiles = torch.from_numpy(buffer).permute(0, 3, 1, 2)
-    reduction, seen = reduction_for(TILE_PX, SEEN_PX), 0
-    with torch.inference_mode():
-        for path in shards:
-            with store.open_input_file(path) as file:
-                parquet = pq.ParquetFile(file, pre_buffer=True)
-                for group in range(parquet.num_row_groups):
-                    images = parquet.read_row_group(group, columns=["image"])["image"].to_pylist()
-                    for start in range(0, len(images), BATCH):
-                        for slot, image in enumerate(images[start : start + BATCH]):
-                            buffer[slot] = downscale_area(decode_image(image, TILE_PX, reduction), SEEN_PX)
-                        network(tiles.float()).softmax(1)
-                        seen += min(BATCH, len(images) - start)
-    return seen
+
+def _make_slide(folder: Path, side: int) -> str:
+    from benchmarks.predicting.prepare import make_whole_slide
+
+    return make_whole_slide(folder, side)
+
+
+def _measure(*arguments: Any) -> dict[str, float]:
+    from benchmarks.predicting.measure import measure
+
+    return measure(*arguments)
+
+
+def _compare_int8(model: str) -> dict[str, float] | str:
+    from benchmarks.predicting.int8 import compare_int8
+
+    return compare_int8(model)
+
+
+def find_ratio(rows: list[dict[str, Any]], kind: str, side: int, over: str) -> float | None:
+    """The median over the rounds of another contender's CPU time over histill's; above 1 histill takes less."""
+    values = {
+        (row["contender"], row["round"]): row["cpu_ms"] for row in rows if (row["kind"], row["side"]) == (kind, side)
+    }
+    rounds = {number for _, number in values}
+    ratios = [values[over, number] / values["histill", number] for number in rounds]
+    return round(statistics.median(ratios), 3) if ratios else None
+
+
+def summarize(rows: list[dict[str, Any]], side: int, rounded: dict[str, float] | str) -> dict[str, Any]:
+    """The last line; `rounded` are the figures of 8-bit integers, or why there are none."""
+    sides = sorted({row["side"] for row in rows})
+    figures: dict[str, Any] = {
+        "over_bare": find_ratio(rows, "slide", side, "bare"),
+        "over_eager": find_ratio(rows, "tiles", side, "eager"),
+        "int8_over_float": None if isinstance(rounded, str) else round(rounded["int8_over_float"], 3),
+    }
+    figures["int8"] = rounded if isinstance(rounded, str) else {name: round(each, 3) for name, each in rounded.items()}
+    for each in sides:
+        figures[f"at_{each}_px"] = {
+            "tiles_over_bare": find_ratio(rows, "tiles", each, "bare"),
+            "tiles_over_eager": find_ratio(rows, "tiles", each, "eager"),
+            "slide_over_bare": find_ratio(rows, "slide", each, "bare"),
+            "slide_over_tile_set": find_ratio(rows, "slide", each, "by tile set"),
+        }
+    return figures
+
+
+def draw_table(rows: list[dict[str, Any]]) -> str:
+    """The medians of each contender."""
+    from tabulate import tabulate
+
+    lines = []
+    for key in dict.fromkeys((row["kind"], row["side"], row["contender"]) for row in rows):
+        mine = [row for row in rows if (row["kind"], row["side"], row["contender"]) == key]
+        lines.append([*key, *(statistics.median(row[name] for row in mine) for name in ("cpu_ms", "tiles_per_s"))])
+    return tabulate(lines, headers=["", "side", "by", "CPU ms/tile", "tiles/s"])
 
 
 if __name__ == "__main__":

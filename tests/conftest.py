@@ -1,6 +1,7 @@
 """Synthetic tiles, real servers shared by the whole session (each starts when a test first asks for it), small runs."""
 
 import base64
+import faulthandler
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
 
 from histill.config.load import set_value, validate
@@ -29,7 +31,7 @@ from histill.testing import tile_sets
 from histill.tiles.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
-PROGRESS = re.compile(r"\S.* +\d+% \d+/\d+ \w+(  [\d.,]+ \w+/s)?  ETA |\S+: .*no (first )?step\b")
+PROGRESS = re.compile(r"\S.* +\d+% \d+/\d+ \w+(  [\d.,]+ \w+/s)?  ETA |\S+: .*no (first )?step\b|engine: ")
 
 
 def pytest_configure() -> None:
@@ -72,6 +74,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if getattr(session.config.option, "loadgroup", False):
         alone = [item.nodeid for item in session.items if "@" not in item.nodeid]
         assert not alone, f"xdist does not know the group of {len(alone)} tests, such as {alone[0]}"
+
+
+@pytest.fixture(autouse=True)
+def _a_crash_says_where(pytestconfig: pytest.Config) -> None:
+    """Ray's driver answers a fatal signal in its own way, to a stderr that pytest captures and loses."""
+    if "ray" in sys.modules and faulthandler.is_enabled():
+        faulthandler.disable()
+        faulthandler.enable(pytestconfig.stash[fault_handler_stderr_fd_key])
 
 
 @pytest.fixture(autouse=True)

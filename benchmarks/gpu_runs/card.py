@@ -70,13 +70,13 @@ def seconds_of(work: Callable[[], object], device: torch.device, least_s: float)
     for _ in range(3):
         work()
     wait_for(device)
-    series = []
+    series, at_once = [], 4 if device.type == "cuda" else 1  # waits rarely for a card, as a training loop does
     for _ in range(3):
         calls, begun = 0, time.perf_counter()
         while time.perf_counter() - begun < least_s:
-            for _ in range(4):  # waits rarely, as a training loop does
+            for _ in range(at_once):
                 work()
-            calls += 4
+            calls += at_once
             wait_for(device)
         series.append((time.perf_counter() - begun) / calls)
     return sorted(series)[1]

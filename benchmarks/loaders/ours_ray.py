@@ -21,9 +21,9 @@ __all__ = ["EPOCHS", "FORMAT", "open_epochs", "write"]
 
 @contextmanager
 def open_epochs(case: str, target: Target) -> Iterator[Callable[..., Iterator[tuple[torch.Tensor, ...]]]]:
-    """A function that gives the batches of the next epoch, whatever it is called with; at most EPOCHS and one more.
+    """A function that gives the batches of the next epoch, whatever it is called with; at most EPOCHS.
 
-    The last epoch is not asked for: the tasks would end during it.
+    The run has more epochs, so that no process ends while others are measured: its CPU would be lost.
     """
     from histill.cluster.connect import connect_cluster
     from histill.stream.passes import Pass, Series
@@ -35,7 +35,7 @@ def open_epochs(case: str, target: Target) -> Iterator[Callable[..., Iterator[tu
         reader = PassReader(RayDataGraph())
         stream = replace(ours.make_stream(case, target), passes=StreamPasses(reader, "tiles"))
         reader.streams = {"tiles": stream}
-        reader.timetable = [Entry("tiles", Pass(Series(True), epoch)) for epoch in range(EPOCHS + 1)]
+        reader.timetable = [Entry("tiles", Pass(Series(True), epoch)) for epoch in range(4 * EPOCHS)]
         numbers = iter(range(EPOCHS))
         yield lambda *_: ours.read_epoch(stream, next(numbers))
         stream.close()

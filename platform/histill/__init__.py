@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from histill.api.model import Model as Model
     from histill.api.model import load_model as load_model
     from histill.api.models import embed_tiles as embed_tiles
+    from histill.api.models import export_model as export_model
     from histill.api.models import predict_tiles as predict_tiles
     from histill.api.models import promote_model as promote_model
     from histill.api.models import score_model as score_model
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from histill.api.runs import distill_student as distill_student
     from histill.api.runs import finetune_student as finetune_student
     from histill.api.runs import pretrain_student as pretrain_student
+    from histill.api.runs import prune_student as prune_student
     from histill.api.runs import search_students as search_students
     from histill.api.runs import train_teacher as train_teacher
     from histill.api.tile_set import TileSet as TileSet
@@ -35,8 +37,15 @@ if TYPE_CHECKING:
 _NAMES = {
     "histill.api.tile_set": ("open_tiles", "TileSet"),
     "histill.api.tiles": ("ingest_tiles", "cache_responses", "convert_encoder"),
-    "histill.api.runs": ("train_teacher", "pretrain_student", "finetune_student", "distill_student", "search_students"),
-    "histill.api.models": ("score_model", "promote_model", "predict_tiles", "embed_tiles"),
+    "histill.api.runs": (
+        "train_teacher",
+        "pretrain_student",
+        "finetune_student",
+        "distill_student",
+        "prune_student",
+        "search_students",
+    ),
+    "histill.api.models": ("score_model", "promote_model", "export_model", "predict_tiles", "embed_tiles"),
     "histill.api.model": ("load_model", "Model"),
     "histill.api.operations": ("check_cluster", "sync_metrics"),
     "histill.errors": ("HistillError", "InputError"),

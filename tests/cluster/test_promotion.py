@@ -1,8 +1,8 @@
 """Promotion against a real MLflow server: real models, scored on real tiles, and the ledger of champions."""
 
 import hashlib
-import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,8 +16,14 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from histill.artifacts import exports, model_folder
-from histill.artifacts.model_folder import ModelCard, build
+from histill.artifacts import model_folder
+from histill.artifacts.formats.made import Made, Rounding
+from histill.artifacts.formats.onnx import make_onnx
+from histill.artifacts.formats.subject import Subject
+from histill.artifacts.formats.table import FORMATS, Format
+from histill.artifacts.interface import PREPARE_NAME, read_preparation
+from histill.artifacts.model_folder import ONNX_NAME, ModelCard, build
+from histill.artifacts.readme import README_NAME
 from histill.cli.main import main
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
@@ -25,6 +31,7 @@ from histill.config.promote_model import PromoteConfig
 from histill.errors import HistillError, InputError
 from histill.local.tracking import mlflow_server
 from histill.registry import champions, promotion, versions
+from histill.registry.fetch import download_version
 from histill.registry.promotion import Promotion, promote
 from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
@@ -100,16 +107,16 @@ def model(card: ModelCard, tiles: Manifest | None, seed: int) -> torch.nn.Module
 @pytest.fixture(scope="module", autouse=True)
 def exported_once() -> Iterator[None]:
     """A model that is promoted by several tests is exported, which takes seconds, by the first of them."""
-    export, kept = exports.export_model, {}
+    made: dict[tuple[bytes, str], Made] = {}
 
-    def export_once(network: torch.nn.Module, card: ModelCard) -> dict[str, bytes]:
-        weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
-        key = (hashlib.sha256(weights).digest(), card.model_dump_json())
-        if key not in kept:
-            kept[key] = export(network, card)
-        return kept[key]
+    def make_once(subject: Subject) -> Made:
+        weights = b"".join(tensor.numpy().tobytes() for tensor in subject.model.state_dict().values())
+        key = (hashlib.sha256(weights).digest(), subject.card.model_dump_json())
+        if key not in made:
+            made[key] = make_onnx(subject)
+        return made[key]
 
-    with patch.object(exports, exports.export_model.__name__, export_once):
+    with patch.dict(FORMATS, {"onnx": Format(make_once)}):
         yield
 
 
@@ -136,8 +143,9 @@ def failed(promotion: Promotion) -> list[str]:
 
 
 def test_the_champion_moves_only_past_the_gates(
-    promoting: Callable[..., Promotion], client: MlflowClient, name: str, tiles: Manifest, tmp_path: Path
-) -> None:
+    promoting: Callable[..., Promotion], models: dict[str, str], config: Tracking, client: MlflowClient, name: str,
+    tiles: Manifest, tmp_path: Path,
+) -> None:  # fmt: skip
     refused = promoting("poor", gates={"floors": {"balanced_accuracy": 0.9}})
     assert (refused.ok, refused.decision, refused.version) == (False, "refused", "1")
     assert failed(refused) == ["balanced_accuracy"]
@@ -174,32 +182,65 @@ def test_the_champion_moves_only_past_the_gates(
     assert record["score"]["figures"]["balanced_accuracy"] == 1.0
     assert record["rivalry"]["champion"] == "2"
     assert record["config"]["registered_name"] == name
-    check_exports(saved, tiles)
+    downloaded = tmp_path / "version"
+    downloaded.mkdir()
+    check_exports(saved, download_version(name, "5", downloaded, config), tiles)
+    logged = client.get_logged_model(version.tags["logged_model"])
+    assert logged.tags["gate.not_worse"] == version.tags["gate.not_worse"]
+    assert logged.tags["mlflow.note.content"] == version.description
+    about, judged, table = version.description.split("\n\n")
+    assert about.endswith(f"registered from `{models['cheap']}`.")
+    assert f"40 tiles of 10 cases of `{tiles.uri}` ({tiles.header.digest[:12]}, train), beside version 2:" in judged
+    assert re.search(r"\| not worse +\| .* \| passed ", table)
+    figures = {(each.key, each.dataset_name, each.dataset_digest): each.value for each in logged.metrics}
+    held_out = (Path(tiles.uri).name, tiles.header.digest[:36])
+    assert figures["train/balanced_accuracy", *held_out] == 1.0
     artifacts = [path.read_bytes() for path in saved.rglob("*") if path.is_file()]
     assert len(artifacts) >= 9
     assert not [data for data in artifacts if any(secret.encode() in data for secret in SECRETS.values())]
 
 
-def check_exports(saved: Path, tiles: Manifest) -> None:
+def check_exports(saved: Path, model: str, tiles: Manifest) -> None:
     """What was registered answers like the model, for one tile and for many, and its card says how."""
-    network, card, digest = model_folder.load(str(saved / "model"), STORAGE)
+    network, card, digest = model_folder.load(model, STORAGE)
     told = json.loads((saved / "exports" / "interface.json").read_text())
     assert told["input"]["shape"] == ["batch", 3, 32, 32]
     assert (told["output"]["classes"], told["model_digest"]) == (["stroma", "tumour"], digest)
     assert max(told["largest_difference"].values()) < 1e-3
-    assert (saved / "exports" / told["input"]["prepared_by"]["program"]).read_bytes() == exports.read_preparation()[
-        exports.PREPARE_NAME
-    ]
+    program = (saved / "exports" / told["input"]["prepared_by"]["program"]).read_bytes()
+    assert program == read_preparation()[PREPARE_NAME]
     readme = (saved / "exports" / "README.md").read_text()
     assert all(text in readme for text in (digest, tiles.header.digest[:12], "license: not stated", "1 um/px"))
     session = onnxruntime.InferenceSession((saved / "exports" / "model.onnx").read_bytes())
-    program = torch.export.load(io.BytesIO((saved / "exports" / "model.pt2").read_bytes())).module()
+    assert not (saved / "exports" / "model.pt2").exists()  # only on request
     for count in (1, 5):
         pixels = torch.rand(count, 3, card.size_px, card.size_px) * 255
         expected = network(pixels).detach().numpy()
         (said,) = session.run(None, {told["input"]["name"]: pixels.numpy()})
         np.testing.assert_allclose(said, expected, atol=1e-3)
-        np.testing.assert_allclose(program(pixels).detach().numpy(), expected, atol=1e-3)
+
+
+def test_a_refused_int8_file_is_not_stored_and_the_float_formats_are_promoted(
+    promoting: Callable[..., Promotion], client: MlflowClient, name: str, tmp_path: Path
+) -> None:
+    def make_useless(subject: Subject) -> Made:
+        answer = make_onnx(subject).answer
+        return Made(
+            {"useless.onnx": b"weights"}, lambda tiles: -answer(tiles), Rounding(answer, ("stem",), {"stem": 1.0})
+        )
+
+    with patch.dict(FORMATS, {"onnx_int8": Format(make_useless)}):
+        promoted = promoting("good", formats=["onnx", "onnx_int8"])
+    assert promoted.decision == "promoted"
+    assert aliases(client, name) == {"champion": "1"}
+    version = client.get_model_version(name, "1")
+    assert version.tags["quantized.onnx_int8"].startswith("REFUSED by 0.98: balanced_accuracy -1 (-1 to -1)")
+    assert re.search(r"\n\| onnx_int8 +\| .* \| REFUSED by 0.98 +\|", version.description)
+    saved = Path(client.download_artifacts(version.run_id, "", str(tmp_path)))
+    assert (saved / "exports" / "model.onnx").exists()
+    assert not (saved / "exports" / "useless.onnx").exists()
+    record = json.loads((saved / "decision.json").read_text())
+    assert record["formats"][1]["rounded"]["layer_errors"] == {"stem": 1.0}
 
 
 def test_a_model_that_has_seen_the_cases_is_refused(promoting: Callable[..., Promotion]) -> None:
@@ -500,8 +541,9 @@ def test_one_model_that_is_registered_by_several_jobs_at_once_is_one_version(
 
 
 def test_the_champion_is_copied_to_production(
-    promoting: Callable[..., Promotion], config: Tracking, client: MlflowClient, name: str, tmp_path: Path
-) -> None:
+    promoting: Callable[..., Promotion], config: Tracking, client: MlflowClient, name: str, tiles: Manifest,
+    tmp_path: Path,
+) -> None:  # fmt: skip
     with mlflow_server(tmp_path / "production") as server:
         promoting("poor")
         found = promoting("good", copy_to=server.uri)
@@ -513,8 +555,10 @@ def test_the_champion_is_copied_to_production(
         assert version.tags["model_digest"] == client.get_model_version(name, "2").tags["model_digest"]
         saved = Path(there.download_artifacts(version.run_id, "", str(tmp_path)))
         kept = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
-        formats = {f"exports/{file}" for file in (exports.PT2_NAME, exports.ONNX_NAME, exports.README_NAME)}
-        assert formats | {"model/model.json", "model/model.safetensors", "decision.json", "score.json"} <= kept
+        formats = {f"exports/{file}" for file in (ONNX_NAME, README_NAME)}
+        assert formats | {"decision.json", "score.json"} <= kept
+        logged = there.get_logged_model(version.tags["logged_model"])
+        assert {each.dataset_digest for each in logged.metrics} == {tiles.header.digest[:36]}
         back = promoting(None, rollback=True, copy_to=server.uri)
         assert (back.version, back.copied) == ("1", "2")
         assert aliases(there, name) == {"champion": "2"}  # as at home, where nobody was before it

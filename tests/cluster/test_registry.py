@@ -19,11 +19,14 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
+import mlflow.artifacts
 import pytest
 from mlflow import MlflowClient
 
 from histill.artifacts import model_folder
-from histill.artifacts.model_folder import ModelCard
+from histill.artifacts.checksums import CHECKSUMS_NAME, list_checksums
+from histill.artifacts.model_folder import ONNX_NAME, ModelCard
+from histill.artifacts.signature import SIGNATURE_NAME
 from histill.config.common import Storage, Tracking
 from histill.config.load import validate
 from histill.config.pretrain_student import PretrainConfig
@@ -36,6 +39,8 @@ from histill.local.tracking import mlflow_server
 from histill.registry import mlflow_client, versions
 from histill.registry.champions import append_champion, read_history
 from histill.registry.dead_runs import OWNER_TAG, owner
+from histill.registry.fetch import download_version, fetch_model, read_evidence
+from histill.registry.materialize import materialize_model
 from histill.registry.metric_spool import MetricSpool, sync_metrics
 from histill.registry.mlflow_runs import open_run
 from histill.registry.mlflow_tracker import FLUSH_VALUES, MlflowTracker
@@ -187,7 +192,7 @@ def test_a_run_that_the_server_lost_is_replaced(
 ) -> None:
     tracker = begin(config, "0" * 32)
     assert tracker.run_id != "0" * 32
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert [record.levelno for record in caplog.records if record.levelname == "WARNING"] == [logging.WARNING]
     assert client.get_run(tracker.run_id).data.params["data.tiles"] == "/tiles"
 
 
@@ -446,7 +451,7 @@ def test_a_server_that_asks_for_passwords(
         tracker.finish("FINISHED")
         assert history(guarded.uri, tracker.run_id, "loss") == [(1, 1.0)]
         assert versions.register(make_model(1), name, {}, where, STORAGE) == "1"
-        fetched = versions.fetch_model(f"models:/{name}/1", where, tmp_path)
+        fetched = fetch_model(f"models:/{name}/1", where, tmp_path)
         assert model_folder.load(fetched, STORAGE)[2] == model_folder.load(make_model(1), STORAGE)[2]
         request = urllib.request.Request(f"{guarded.uri}/api/2.0/mlflow/experiments/get", headers={"Host": "elsewhere"})
         with pytest.raises(urllib.error.HTTPError, match="403"):
@@ -473,7 +478,10 @@ def test_a_model_is_registered_once(
     assert client.get_run(run_id).info.status == "FINISHED"
     assert versions.register(make_model(2), name, {}, config, STORAGE) == "2"
     version = client.get_model_version(name, "1")
+    logged = client.get_logged_model(version.tags["logged_model"])
+    assert (logged.source_run_id, logged.status) == (run_id, "READY")  # no training run is on record
     assert version.tags == {
+        "logged_model": logged.model_id,
         "model_digest": model_folder.load(model, STORAGE)[2],
         "tiles_digest": TRAIN_DIGEST,
         "teacher_digest": "none",
@@ -484,13 +492,7 @@ def test_a_model_is_registered_once(
     assert version.description == f"`csat_tiny` for tiles of 64 px at 0.5 um/px, registered from `{model}`."
     saved = client.download_artifacts(version.run_id, "", str(tmp_path))
     files = {str(path.relative_to(saved)) for path in Path(saved).rglob("*") if path.is_file()}
-    assert files == {
-        "model/model.json",
-        "model/model.safetensors",
-        "score.json",
-        "search.json",
-        "pictures/comparison.png",
-    }
+    assert files == {"score.json", "search.json", "pictures/comparison.png"}
     assert json.loads(Path(saved, "score.json").read_text())["miou"] is None
     assert len(runs_of(client, config)) == 2
 
@@ -505,22 +507,106 @@ def test_a_registered_model_comes_back_as_it_was(
     for number, uri in enumerate((f"models:/{name}@champion", f"models:/{name}/1")):
         into = tmp_path / str(number)
         into.mkdir()
-        local = versions.fetch_model(uri, config, into)
+        local = fetch_model(uri, config, into)
         assert model_folder.load(local, STORAGE)[2] == model_folder.load(model, STORAGE)[2]
-    assert versions.fetch_model(model, config, tmp_path) == model
+    assert fetch_model(model, config, tmp_path) == model
     for uri in (f"models:/{name}@nobody", f"models:/{name}/7", f"models:/un{name}/1", f"models:/{name}"):
         with pytest.raises(InputError, match="version"):
-            versions.fetch_model(uri, config, tmp_path)
+            fetch_model(uri, config, tmp_path)
 
 
 def test_files_changed_on_the_server_are_refused(
     config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
 ) -> None:
     version = versions.register(make_model(1), name, {}, config, STORAGE)
-    run_id = client.get_model_version(name, version).run_id
-    client.log_artifact(run_id, str(Path(make_model(2), model_folder.WEIGHTS_NAME)), versions.MODEL_FOLDER)
+    model_id = client.get_model_version(name, version).tags["logged_model"]
+    client.log_model_artifact(model_id, str(Path(make_model(2), model_folder.WEIGHTS_NAME)))
     with pytest.raises(InputError, match="not those that were registered"):
-        versions.download_version(name, version, tmp_path, config)
+        download_version(name, version, tmp_path, config)
+
+
+@pytest.fixture
+def exports(make_model: Callable[[int], str]) -> Callable[..., dict[str, bytes]]:
+    """`exports(files)`: these as exported files of model 1, with their checksums and its own."""
+    model = Path(make_model(1))
+    own = {name: (model / name).read_bytes() for name in (model_folder.WEIGHTS_NAME, model_folder.CARD_NAME)}
+
+    def make(files: dict[str, bytes]) -> dict[str, bytes]:
+        listed = {**files, CHECKSUMS_NAME: list_checksums({**files, **own})}
+        return {f"exports/{name}": data for name, data in listed.items()}
+
+    return make
+
+
+def read_again(name: str, config: Tracking, folder: Path) -> dict[str, bytes]:
+    """The evidence of version 1."""
+    folder.mkdir()
+    return read_evidence(name, "1", folder, config)
+
+
+def test_a_version_that_is_registered_again_with_other_exports_keeps_its_own(
+    config: Tracking, name: str, make_model: Callable[[int], str], exports: Callable[..., dict[str, bytes]],
+    tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Its MLflow model holds an ONNX file, which the checksums must go on listing."""
+    model, first, score = make_model(1), exports({ONNX_NAME: b"first"}), {"score.json": b"{}"}
+    for other in ({ONNX_NAME: b"first"}, {ONNX_NAME: b"second"}, {"timm/config.json": b"{}"}):
+        assert versions.register(model, name, exports(other) | score, config, STORAGE) == "1"
+    assert [
+        record.getMessage().partition(", which")[0] for record in caplog.records if record.levelname == "WARNING"
+    ] == [f"version 1 of {name!r} keeps the files that it was registered with"] * 2
+    there = materialize_model(f"models:/{name}/1", config, str(tmp_path / "there"), STORAGE, name="model")
+    assert Path(there, ONNX_NAME).read_bytes() == b"first"
+    assert read_again(name, config, tmp_path / "evidence") == first | score
+    signed = first | {f"exports/{SIGNATURE_NAME}": b"a signature"}
+    versions.register(model, name, signed, config, STORAGE)
+    assert read_again(name, config, tmp_path / "signed") == signed | score
+
+
+def test_a_version_without_exports_gets_those_of_its_promotion(
+    config: Tracking, name: str, make_model: Callable[[int], str], exports: Callable[..., dict[str, bytes]],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """As the versions of sweeps do."""
+    search, later = {"search.json": b"{}"}, exports({ONNX_NAME: b"later"})
+    for evidence in (search, later):
+        assert versions.register(make_model(1), name, evidence, config, STORAGE) == "1"
+    there = materialize_model(f"models:/{name}/1", config, str(tmp_path / "there"), STORAGE, name="model")
+    assert not Path(there, ONNX_NAME).exists()
+    assert read_again(name, config, tmp_path / "evidence") == search | later
+
+
+@pytest.mark.parametrize(("changed", "named"), [(ONNX_NAME, r"model\.onnx"), ("timm/added.json", r"timm/added\.json")])
+def test_exports_changed_on_the_server_are_copied_nowhere(
+    config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str],
+    exports: Callable[..., dict[str, bytes]], tmp_path: Path, changed: str, named: str,
+) -> None:  # fmt: skip
+    versions.register(make_model(1), name, exports({ONNX_NAME: b"a graph"}), config, STORAGE)
+    path = tmp_path / changed
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"another")
+    folder = Path("exports", changed).parent.as_posix()
+    client.log_artifact(client.get_model_version(name, "1").run_id, str(path), folder)
+    with pytest.raises(InputError, match=rf"^{named} of version 1 of '{name}' is not the file that was written"):
+        read_again(name, config, tmp_path / "evidence")
+
+
+def test_a_version_from_before_logged_models_is_read_and_kept(
+    config: Tracking, client: MlflowClient, name: str, make_model: Callable[[int], str], tmp_path: Path
+) -> None:
+    model, digest = make_model(1), model_folder.load(make_model(1), STORAGE)[2]
+    run = begin(config).run_id
+    client.log_artifacts(run, model, "model")
+    client.log_artifact(run, str(Path(model, model_folder.CARD_NAME)), "exports")
+    client.create_registered_model(name)
+    source = f"{client.get_run(run).info.artifact_uri}/model"
+    client.create_model_version(name, source, run, tags={"model_digest": digest})
+    local = fetch_model(f"models:/{name}/1", config, tmp_path)
+    assert model_folder.load(local, STORAGE)[2] == digest
+    (tmp_path / "evidence").mkdir()
+    assert list(read_evidence(name, "1", tmp_path / "evidence", config)) == ["exports/model.json"]
+    used = DataUse("/tiles", "ab" * 32, "evaluation")
+    assert versions.register(model, name, {}, config, STORAGE, scored_on=used) == "1"
 
 
 @pytest.fixture
@@ -596,13 +682,16 @@ def test_no_secret_reaches_the_server(
     tracker.metrics({"loss": 1.0}, 0)
     tracker.finish("FINISHED")
     versions.register(make_model(1), name, {"score.json": b"{}"}, config, STORAGE)
-    kept = [client.get_model_version(name, "1").tags, client.get_registered_model(name).tags]
+    version = client.get_model_version(name, "1")
+    kept = [version.tags, client.get_registered_model(name).tags]
+    kept.append(client.get_logged_model(version.tags["logged_model"]).to_dictionary())
+    mlflow.artifacts.download_artifacts(version.source, dst_path=str(tmp_path / "model"), tracking_uri=config.uri)
     for run in runs_of(client, config):
         kept.append(run.to_dictionary())
         folder = tmp_path / run.info.run_id
         folder.mkdir()
         client.download_artifacts(run.info.run_id, "", str(folder))
     texts = [repr(kept).encode(), *(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())]
-    assert len(texts) == 4
+    assert len(texts) == 1 + 10 + 1  # of the model, and the score
     for secret in SECRETS.values():
         assert not [text for text in texts if secret.encode() in text]

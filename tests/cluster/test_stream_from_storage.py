@@ -1,6 +1,7 @@
 """The stream against a real S3 server: what is read once, and what is read again."""
 
 from collections.abc import Callable
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from histill.stream.tile_stream import TileStream
 from histill.stream.views import Views
 from histill.tiles.manifest import HEADER_NAME, Manifest
 from histill.tiles.whole_table import read_table
-from testbed.fault_proxy import Faults, fault_proxy
+from testbed.fault_proxy import KINDS, Faults, fault_proxy
+from testbed.streams import MODES, Mode, read_in, small_tasks
 
 pytestmark = pytest.mark.cluster
 
@@ -221,6 +223,23 @@ def test_the_number_of_requests_at_once_is_limited(manifest: Manifest, s3: S3Ser
         with patch.object(reader, "read", counted):
             object.__setattr__(tiles, "read", reader)
             epoch(tiles, 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_broken_replies_change_no_batch(manifest: Manifest, s3: S3Server, mode: Mode) -> None:
+    """Of every third reply nothing, or only a part, arrives."""
+    faults = Faults(rate=0.3, stall_s=1.0, match=r"\.parquet")
+    with patch.dict("os.environ", s3.environment()), small_tasks(mode):
+        whole = [epoch(stream(manifest, Storage()), number) for number in range(6)]
+        with fault_proxy(s3.endpoint, faults) as proxy:
+            storage = Storage(endpoint=proxy.endpoint, attempts=9, retry_base_s=0.01, request_timeout_s=0.5)
+            through_faults = read_in(mode, stream(manifest, storage))
+            faulty = [epoch(through_faults, number) for number in range(6)]
+            counts = proxy.counts
+    assert sum(counts[kind] for kind in KINDS), counts
+    for first, second in zip(chain.from_iterable(whole), chain.from_iterable(faulty), strict=True):
+        for name in ("index", "valid", "student", "mask"):
+            assert torch.equal(getattr(first, name), getattr(second, name)), name
 
 
 def test_a_server_that_stays_away_is_named(manifest: Manifest, s3: S3Server) -> None:

@@ -1,7 +1,9 @@
 """Predictions on the cluster: every tile once (test_kills.py says that it stays so whatever kills the job)."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from pyarrow.fs import FileSelector
 from histill.artifacts import model_folder
 from histill.artifacts.model_folder import ModelCard, build
 from histill.config.common import Storage, Workers
+from histill.config.objects import Objects
 from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
 from histill.local.ray_head import RayHead
@@ -76,6 +79,33 @@ def test_every_tile_is_there_once_and_a_finished_run_is_only_read(tiles: Manifes
     part = predict(config.model_copy(update={"split": "test", "heatmaps": False}))
     assert part.predictions != first.predictions
     assert part.tiles == tiles.header.splits["test"]
+
+
+def test_objects_found_on_the_cluster_are_those_found_in_one_process(
+    tiles: Manifest, s3: S3Server, tmp_path: Path
+) -> None:
+    card = ModelCard(
+        encoder="csat_tiny", decoder_channels=(16, 16, 8, 8, 8), classes=("background", "nucleus"), mean=(0.5,) * 3,
+        std=(0.2,) * 3, tile_px=64, tile_mpp=0.5, size_px=32, tiles_digest="tiles", train_cases=(), histill="0",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model_folder.save(str(tmp_path), build(card), card)
+    uri = f"s3://{s3.bucket}/predicting/segmenter"
+    model_folder.copy(str(tmp_path), uri, STORAGE)
+    found = []
+    for count in (0, 2):
+        output = f"s3://{s3.bucket}/predicting/objects-{count}"
+        config = PredictConfig(
+            model=uri, tiles=tiles.uri, output=output, workers=Workers(count=count, cpus=0.5), heatmaps=False,
+            objects=Objects(min_um2=1.0), overlay_mpp=1.0,
+        )  # fmt: skip
+        made = predict(config)
+        assert (made.detections, made.overlays) == (6, 6)
+        files = files_below(join(made.predictions, "detections"), ".geojson")
+        found.append([json.loads(read_bytes(file, STORAGE)) for file in files])
+        assert len(files_below(join(made.predictions, "overlays"), ".ome.tif")) == 6
+    assert found[0] == found[1]
+    assert sum(each["slide"]["objects"]["nucleus"] for each in found[0]) > 50
 
 
 def test_too_many_corrupt_tiles_leave_the_run_unfinished(

@@ -1,5 +1,6 @@
-"""Small slides, and an ingest of them in the test's own process."""
+"""Small slides, an ingest of them in the test's own process, and models whose exports all modules share."""
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 
+from histill.artifacts.model_folder import ModelCard, build, save
+from histill.config.common import ShardCache, Storage
 from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import validate
 from histill.tiles.ingest import IngestReport, ingest
@@ -122,3 +126,32 @@ def write_dicom() -> Callable[[Path], list[str]]:
         return [str(path) for path in paths]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def write_small_model() -> Callable[[str, Path], str]:
+    """Writes a ResNet of a kind for tiles of 64 px that it sees at 32 px, into a folder; its path.
+
+    Each has the same digest every time, so that with `node` one export of it, which takes seconds, serves all modules.
+    """
+
+    def write(kind: str, folder: Path) -> str:
+        card = ModelCard(
+            kind=kind, encoder="resnet10t", decoder_channels=(16, 16, 8, 8, 8) if kind == "segmentation" else (),
+            classes=() if kind == "encoder" else ("background", "nucleus"), mean=(0.5,) * 3, std=(0.2,) * 3, tile_px=64,
+            tile_mpp=0.5, size_px=32, tiles_digest="tiles", train_cases=(), histill="0",
+        )  # fmt: skip
+        torch.manual_seed(0)
+        save(str(folder), build(card), card)
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """The disk of a node that keeps exports; one for all processes of this run of pytest."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return Storage(cache=ShardCache(folder=str(folder / "node"), max_gb=1))

@@ -1,13 +1,15 @@
-"""Use cases of finished models: score, promote, predict and embed."""
+"""Use cases of finished models: score, promote, export, predict and embed."""
 
 from typing import TYPE_CHECKING, Any
 
 from histill.api.configure import Given, configure
+from histill.config.export_model import ExportConfig
 from histill.config.predict_tiles import EmbedConfig, PredictConfig
 from histill.config.promote_model import PromoteConfig
 from histill.config.score_model import ScoreConfig
 
 if TYPE_CHECKING:
+    from histill.evaluate.export_model import Exported
     from histill.evaluate.score import Score
     from histill.predict.record import Predicted
     from histill.registry.decision import Promotion
@@ -42,12 +44,14 @@ def score_model(config: Given = None, /, *, local: bool = False, **keys: Any) ->
         >>> histill.score_model(model="runs/first", held_out={"tiles": "tiles"}).figures["dice"]
     """
     from histill.artifacts.check_places import check_model, check_teacher
+    from histill.config.engine import check_installed
     from histill.registry.mlflow_client import require_server_uri
     from histill.tiles.manifest import read_header
 
     checked = configure(ScoreConfig, config, keys, local=local, source="score_model")
     header = read_header(checked.held_out.tiles, checked.storage)
     check_model(checked.model, header, checked.held_out.tiles, checked.storage)
+    check_installed(checked.engine)
     if checked.held_out.reference is not None:
         check_teacher(checked.held_out.reference, checked.storage)
     if checked.model.startswith("models:"):
@@ -89,6 +93,38 @@ def promote_model(config: Given = None, /, *, local: bool = False, **keys: Any) 
     from histill.registry.promotion import promote  # from here on torch is loaded
 
     return promote(checked)
+
+
+def export_model(config: Given = None, /, **keys: Any) -> "Exported":
+    """Export a model to a folder for other programs, without a registry and without judging it.
+
+    Each format must answer some real tiles as the model does. The folder also gets a README, `interface.json`, which
+    says what goes in and what comes out, and the SHA-256 of all files, which `signing_key` signs.
+
+    Args:
+        config: an `ExportConfig`, a YAML file or a mapping; None: the keys alone.
+        **keys: keys of `ExportConfig` over `config`: `model`, `tiles`, `formats`, `output` and so on.
+
+    Returns:
+        Where the files are, and the formats with their sizes, or why one was not made.
+
+    Raises:
+        InputError: the tiles are unlike the model's, or a package is missing.
+        HistillError: a format answers otherwise than the model.
+
+    Examples:
+        >>> histill.export_model(model="runs/first", tiles="tiles", formats=["onnx", "wsinfer"], output="exports")
+    """
+    from pathlib import Path
+
+    from histill.registry.fetch import fetch_model
+    from histill.storage.scratch import scratch_folder
+
+    checked = configure(ExportConfig, config, keys, source="export_model")
+    from histill.evaluate import export_model as exporting  # from here on torch is loaded
+
+    with scratch_folder() as folder:
+        return exporting.export_model(fetch_model(checked.model, checked.tracking, Path(folder)), checked)
 
 
 def predict_tiles(config: Given = None, /, *, local: bool = False, **keys: Any) -> "Predicted":

@@ -6,6 +6,7 @@ from histill.api.configure import Given, configure
 from histill.config.distill_student import DistillConfig
 from histill.config.finetune_student import FinetuneConfig
 from histill.config.pretrain_student import PretrainConfig
+from histill.config.prune_student import PruneConfig
 from histill.config.train_teacher import TeacherConfig
 
 if TYPE_CHECKING:
@@ -125,6 +126,39 @@ def distill_student(config: Given = None, /, *, local: bool = False, **keys: Any
     from histill.registry.training import train_tracked
 
     return train_tracked(configure(DistillConfig, config, keys, local=local, source="distill_student"))
+
+
+def prune_student(config: Given = None, /, *, local: bool = False, **keys: Any) -> "Trained":
+    """Prune a trained student, and let it recover on the responses of a teacher.
+
+    Whole channels are removed, together with all that depends on them, until the share `macs` of the
+    multiply-accumulates is left; then the student is distilled, live or from cached responses. The teacher may be the
+    student before it was pruned. The same name again resumes the run; a finished name is refused.
+
+    Args:
+        config: a `PruneConfig`, a YAML file or a mapping; None: the keys alone.
+        local: train in this process, without Ray.
+        **keys: keys of `PruneConfig` over `config`, such as `name`, `runs`, `data`, `continue_from`, `teacher`, `macs`.
+
+    Returns:
+        The run's folder, its model's and the metrics of its last epoch.
+
+    Raises:
+        InputError: the inputs cannot be used, the student cannot be pruned, or the run is finished or in use.
+
+    Examples:
+        >>> histill.prune_student(
+        ...     name="half",
+        ...     runs="runs",
+        ...     data={"tiles": "tiles"},
+        ...     continue_from="runs/first",
+        ...     teacher={"model": "runs/first"},
+        ...     macs=0.5,
+        ... )
+    """
+    from histill.registry.training import train_tracked
+
+    return train_tracked(configure(PruneConfig, config, keys, local=local, source="prune_student"))
 
 
 def search_students(config: Given = None, /, *, local: bool = False, **keys: Any) -> "Sweep":

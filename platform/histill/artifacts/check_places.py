@@ -38,6 +38,7 @@ def check_teacher(teacher: Teacher, storage: Storage) -> None:
     needed = {
         "onnx": teacher.onnx,
         "onnx_encoder": teacher.onnx_encoder,
+        "onnx_nuclei": teacher.onnx_nuclei,
         "encoder": None if teacher.encoder is None else join(teacher.encoder.folder, HUB_CONFIG_NAME),
     }.get(teacher.key)
     if needed is not None and not exists(needed, storage):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import safetensors
 from pydantic import Field
 
+from histill.artifacts.checksums import check_file
 from histill.config.base import Strict
 from histill.config.common import Storage
 from histill.errors import InputError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
+ONNX_NAME = "model.onnx"  # of the model's ONNX file, where one has been made
 FINISHED_NAME = "finished.json"
 SAME_MPP = 0.05  # relative difference up to which two resolutions count as equal
 
@@ -102,8 +104,15 @@ class ModelCard(Record):
         description="licensed teachers and published weights that it, its encoder and its teacher learned from; null "
         "in cards of older versions",
     )
+    weights_sha256: str | None = Field(
+        None, description="SHA-256 of model.safetensors; null in cards of older versions"
+    )
     prefixes: tuple[int, ...] = Field(
         (), description="lengths to which an embedding can be cut: its first dimensions learned to serve by themselves"
+    )
+
+    shapes: dict[str, tuple[int, ...]] = Field(
+        {}, description="shapes of the weights that pruning has made smaller than the encoder's own, by their names"
     )
 
     @property
@@ -134,6 +143,7 @@ def build(card: ModelCard) -> "Model":
 
     from histill.models.classifiers import build_classifier
     from histill.models.encoders import build_encoder
+    from histill.models.pruning import shrink
     from histill.models.segmenter import build_segmenter
 
     classes = len(card.classes)
@@ -144,11 +154,12 @@ def build(card: ModelCard) -> "Model":
         model = build_encoder(card.encoder, mean=card.mean, std=card.std)
     else:
         model = build_classifier(card.encoder, classes, mean=card.mean, std=card.std)
+    shrink(model, card.shapes)
     return model.to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
 
 def save(folder: str, model: "nn.Module", card: ModelCard) -> None:
-    """Write weights and card into an existing local folder."""
+    """Write weights and card, which gets their SHA-256, into an existing local folder."""
     save_weights(folder, model.state_dict(), card)
 
 
@@ -157,9 +168,12 @@ def save_weights(folder: str, weights: "Mapping[str, Tensor]", card: ModelCard) 
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, os.path.join(folder, WEIGHTS_NAME))
+    path = os.path.join(folder, WEIGHTS_NAME)
+    save_file(tensors, path)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     with open(os.path.join(folder, CARD_NAME), "wb") as file:
-        file.write(record_bytes(card))
+        file.write(record_bytes(card.model_copy(update={"weights_sha256": digest})))
 
 
 def resolve(uri: str, storage: Storage) -> str:
@@ -189,7 +203,7 @@ def read_card(uri: str, storage: Storage) -> ModelCard:
 def load(uri: str, storage: Storage) -> tuple["Model", ModelCard, str]:
     """Load the model in evaluation mode, its card, and its digest (SHA-256 over card and weights).
 
-    Raises InputError when the weights are not safetensors or do not fit the card.
+    Raises InputError when the weights are not safetensors, are not those that were saved, or do not fit the card.
     """
     from safetensors.torch import load as tensors_of
 
@@ -205,6 +219,8 @@ def load(uri: str, storage: Storage) -> tuple["Model", ModelCard, str]:
             "again.",
             code="weights-unreadable",
         ) from None
+    if card.weights_sha256 is not None:
+        check_file(WEIGHTS_NAME, data, card.weights_sha256, uri)
     model = build(card)
     try:
         model.load_state_dict(weights)
@@ -231,11 +247,12 @@ def check_like(card: ModelCard, header: "Header", tiles: str) -> None:
 def digest_of(card: ModelCard, weights: bytes) -> str:
     """SHA-256 over a model folder's card and the bytes of its weights: changes whenever the outputs could.
 
-    Fields that older cards lack are left out when empty, so that models keep their digests.
+    Fields that older cards lack are left out when empty, so that models keep their digests; so is the SHA-256 of the
+    weights, which tells nothing new.
     """
-    later = ("val_cases", "taught_on", "unknown_teachers", "width", "prefixes", "teacher")
+    later = ("val_cases", "taught_on", "unknown_teachers", "width", "prefixes", "teacher", "shapes")
     absent = {name for name in later if not getattr(card, name)}
-    absent |= {"taught_by"} if card.taught_by is None else set()
+    absent |= {"weights_sha256"} | ({"taught_by"} if card.taught_by is None else set())
     return hashlib.sha256(card.model_dump_json(exclude=absent).encode() + weights).hexdigest()
 
 

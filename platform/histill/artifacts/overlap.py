@@ -55,7 +55,7 @@ def find_seen(card: ModelCard, held_out: Manifest, split: str, storage: Storage)
     images, regions, divided = _images_of(rows), _regions(rows, held_out, storage), set[str]()
     same = pa.repeat(pa.scalar(False), rows.num_rows)
     for tiles in tile_sets(card):
-        manifest = held_out if tiles.digest == held_out.header.digest else _find(tiles, held_out.uri, storage)
+        manifest = held_out if tiles.digest == held_out.header.digest else find_tile_set(tiles, held_out.uri, storage)
         if manifest is None:
             place = f" at {tiles.uri}" if tiles.uri else ""
             unknown.append(f"tile set {tiles.digest[:12]}, which is no longer{place} nor beside the held-out tiles")
@@ -105,7 +105,7 @@ def _regions(rows: pa.Table, manifest: Manifest, storage: Storage) -> list[_Regi
     return [_Region(records[pair["slide"]].identity, pair["slide"], pair["case"]) for pair in pairs]
 
 
-def _find(tiles: TaughtOn, beside: str, storage: Storage) -> Manifest | None:
+def find_tile_set(tiles: TaughtOn, beside: str, storage: Storage) -> Manifest | None:
     """Find the manifest of a tile set: at its recorded URI, else next to that or next to the tile set `beside`."""
     for uri in _places(tiles, beside, storage):
         try:

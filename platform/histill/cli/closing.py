@@ -80,11 +80,17 @@ def _close_promotion(config: Any, values: _Values) -> str | None:
     return _made(config, model, "the champion", "predict_tiles", keys)
 
 
+def _close_export(config: Any, values: _Values) -> str:
+    made = sum(bool(each["files"]) for each in values["formats"])
+    return (
+        f"made {shlex.quote(config.output)}, {count_of(made, 'format')}; next: README.md there says what each file is"
+    )
+
+
 def _close_prediction(config: Any, values: _Values) -> str:
     made = f"made {shlex.quote(values['predictions'])}, predictions of {count_of(values['tiles'], 'tile')}"
-    if values["heatmaps"]:
-        return f"{made}; next: open heatmaps/*.geojson of that folder on the slides in QuPath"
-    return made
+    folders = [f"{name}/*.geojson" for name in ("heatmaps", "detections") if values[name]]
+    return f"{made}; next: open {' and '.join(folders)} of that folder on the slides in QuPath" if folders else made
 
 
 def _close_embedding(config: Any, values: _Values) -> str:
@@ -140,9 +146,11 @@ _CLOSING: Mapping[str, Callable[[Any, _Values], str | None]] = {
     "pretrain_student": _close_pretraining,
     "finetune_student": _close_training,
     "distill_student": _close_training,
+    "prune_student": _close_training,
     "search_students": _close_search,
     "score_model": _close_scoring,
     "promote_model": _close_promotion,
+    "export_model": _close_export,
     "predict_tiles": _close_prediction,
     "embed_tiles": _close_embedding,
     "convert_encoder": _close_conversion,

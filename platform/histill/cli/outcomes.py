@@ -11,6 +11,7 @@ from histill.config.common import Split
 if TYPE_CHECKING:
     from histill.config.convert_encoder import ConvertConfig
     from histill.config.ingest_tiles import IngestConfig
+    from histill.evaluate.export_model import Exported
     from histill.preflight.results import Row
     from histill.registry.decision import Promotion
     from histill.search.results import Sweep
@@ -139,13 +140,25 @@ def _show_sweep(sweep: "Sweep", config: Any) -> Outcome:
 
 
 def _show_promotion(promotion: "Promotion", _: Any) -> Outcome:
+    from histill.registry.decision import format_files, format_quantized
     from histill.registry.gates import format_gates
 
     if promotion.gates:
         print(format_gates(promotion.gates), file=sys.stderr)
+    if promotion.formats:
+        print(f"\n{format_files(promotion.formats)}\n", file=sys.stderr)
+    if quantized := format_quantized(promotion.formats):
+        print(f"{quantized}\n", file=sys.stderr)
     version = "the candidate" if promotion.version is None else f"version {promotion.version}"
     print(f"{version} of {promotion.registered_name}: {promotion.decision}", file=sys.stderr)
     return Outcome(promotion.values(), ok=promotion.ok)
+
+
+def _show_export(exported: "Exported", _: Any) -> Outcome:
+    from histill.registry.decision import format_files
+
+    print(format_files(exported.formats), file=sys.stderr)
+    return Outcome(dataclasses.asdict(exported))
 
 
 def _show_checks(rows: "list[Row]", _: Any) -> Outcome:
@@ -162,5 +175,6 @@ _SHOWN: Mapping[str, Callable[[Any, Any], Outcome]] = {
     "convert_encoder": _show_conversion,
     "search_students": _show_sweep,
     "promote_model": _show_promotion,
+    "export_model": _show_export,
     "check_cluster": _show_checks,
 }

@@ -87,6 +87,13 @@ VERBS = (
         ("-c distill_student.yaml name=quarter teacher.model=s3://bucket/runs/high student.size_px=56",),
     ),
     Verb(
+        "prune",
+        "histill.api.runs:prune_student",
+        "histill.config.prune_student:PruneConfig",
+        "prune a student, which then recovers from a teacher",
+        ("name=half runs=runs data.tiles=tiles continue_from=runs/first teacher.model=runs/first macs=0.5",),
+    ),
+    Verb(
         "search",
         "histill.api.runs:search_students",
         "histill.search.configs:SEARCHES",
@@ -117,6 +124,16 @@ VERBS = (
             "-c promote_model.yaml model=s3://bucket/runs/first --dry-run",
             "registered_name=nuclei-student --rollback",
             "-c promote_model.yaml model=s3://bucket/runs/first --copy-to http://mlflow.production:5000",
+        ),
+    ),
+    Verb(
+        "export",
+        "histill.api.models:export_model",
+        "histill.config.export_model:ExportConfig",
+        "export a model for ONNX runtimes, timm, smp and QuPath",
+        (
+            "model=runs/first tiles=tiles 'formats=[onnx, timm, wsinfer]' output=exports",
+            "model=models:/nuclei-student@champion tiles=s3://bucket/tiles output=s3://bucket/exports",
         ),
     ),
     Verb(

@@ -96,7 +96,8 @@ def name_job(job: Job | None) -> Iterator[None]:
 class Publisher:
     """Publishes gauges, and the events counted in this process, for the current job until it is closed.
 
-    Does nothing in a process without Ray, or without a named job.
+    Does nothing in a process without Ray, or without a named job. Its thread ends with `close`: one that asks Ray for
+    something while Ray is shut down may end the process.
     """
 
     def __init__(self, rank: str = "") -> None:
@@ -104,26 +105,37 @@ class Publisher:
         self._tags = {"rank": rank} | ({} if job is None else asdict(job))
         self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._closed = threading.Event()
-        self._publishes = job is not None and _has_ray()
-        if self._publishes:
-            threading.Thread(target=self._keep_publishing, name="metrics", daemon=True).start()
+        self._lock = threading.Lock()  # else the thread could publish a value that has just been replaced
+        self._thread: threading.Thread | None = None
+        if job is not None and _has_ray():
+            self._thread = threading.Thread(target=self._keep_publishing, name="metrics", daemon=True)
+            self._thread.start()
 
     def set(self, name: str, value: float, **tags: str) -> None:
         """Set the gauge `name`, whose own tags are `tags`."""
         if self._publishes and not self._closed.is_set():
-            self._gauges[name, tuple(tags.items())] = value
-            _metric(name).set(value, self._tags_of(name) | tags)
+            with self._lock:
+                self._gauges[name, tuple(tags.items())] = value
+                _metric(name).set(value, self._tags_of(name) | tags)
+
+    @property
+    def _publishes(self) -> bool:
+        """Whether there is a job to publish for, and still a Ray to publish by."""
+        return self._thread is not None and _has_ray()
 
     def close(self) -> None:
         """Publish the last events, and no longer the gauges, which disappear within half a minute."""
         if not self._closed.is_set():
             self._closed.set()
+            if self._thread is not None:
+                self._thread.join()
             self.publish_events()
 
     def _keep_publishing(self) -> None:
-        while not self._closed.wait(_SET_AGAIN_S):
-            for (name, tags), value in self._gauges.copy().items():
-                _metric(name).set(value, self._tags_of(name) | dict(tags))
+        while not self._closed.wait(_SET_AGAIN_S) and self._publishes:
+            with self._lock:
+                for (name, tags), value in self._gauges.items():
+                    _metric(name).set(value, self._tags_of(name) | dict(tags))
             self.publish_events()
 
     def publish_events(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from histill.cluster.metrics import Job, Publisher, current_job, name_job
+from histill.cluster.ray_blocks import iterate_blocks
 from histill.cluster.ray_logging import import_ray_data
 from histill.cluster.signals import is_interrupted
 from histill.cluster.threads import count_cpus, map_threads
@@ -40,8 +41,9 @@ def map_tasks(
 ) -> Iterator[R]:
     """Run `function(item)` for every item in Ray tasks of `cpus` CPUs and `gpus` GPUs; yields results as completed.
 
-    Ray replaces lost workers and retries their items. Leaving the loop early cancels running tasks. At most `at_once`
-    tasks run, None: as many as the cluster has CPUs for. With `threads` that many of this process do the work, without
+    Ray replaces lost workers and retries their items. Leaving the loop early cancels running tasks. Large arrays in the
+    results lie in memory of Ray's: they are gone when it is shut down. At most `at_once` tasks run, None: as many as
+    the cluster has CPUs for. With `threads` that many of this process do the work, without
     Ray; 1 is the caller's own.
 
     A HistillError from `function` is raised unwrapped.
@@ -137,9 +139,10 @@ def map_actors(
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
     )
-    for row in results.iter_rows():
-        count_event("items_done")
-        yield json.loads(row["result"])
+    for block in iterate_blocks(results):
+        for row in block.to_pylist():
+            count_event("items_done")
+            yield json.loads(row["result"])
 
 
 class _Actor:

@@ -68,6 +68,11 @@ class Tracking(Strict):
         None, description="MLflow tracking server; null: $MLFLOW_TRACKING_URI, else no tracking"
     )
     experiment: str = Field("histill", description="MLflow experiment")
+    public_key: Uri | None = Field(
+        None,
+        description="local PEM file with the public key that registered models must be signed with to be read; null: "
+        "signatures are not asked for",
+    )
 
 
 class Worker(Strict):
@@ -182,6 +187,11 @@ class Teacher(Strict):
     onnx: Annotated[Uri | None, TeacherKind("onnx", "<file>")] = Field(
         None,
         description="an .onnx file, with its card (a .json of the same name) and any external weights beside it",
+    )
+    onnx_nuclei: Annotated[Uri | None, TeacherKind("onnx_nuclei", "<file>")] = Field(
+        None,
+        description="a network for nuclei with answers of its own form, such as HoVer-Net, StarDist or Cellpose, as an "
+        ".onnx file with its card beside it",
     )
     encoder: Annotated[EncoderTeacher | None, TeacherKind("timm_encoder", "{folder: <folder>}")] = Field(
         None, description="an encoder that answers with embeddings: a timm model as the Hugging Face hub has them"

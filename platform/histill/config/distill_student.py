@@ -36,6 +36,10 @@ class DistillConfig(RunConfig):
     fraction: float = Field(1.0, gt=0, le=1, description="fraction of the training cases to use")
     fraction_seed: int = Field(0, ge=0, description="seed of their choice; a smaller fraction is a subset of a larger")
     labeled: float = Field(1.0, gt=0, le=1, description="fraction of the training cases whose labels the loss may use")
+    quantization_aware: bool = Field(
+        False,
+        description="train with the roundings of int8 formats, so that the student loses less when it is promoted so",
+    )
     allow_fractional_ratio: bool = Field(
         False, description="allow a student's resolution that does not divide the teacher's evenly"
     )
@@ -50,4 +54,8 @@ class DistillConfig(RunConfig):
             raise ValueError("encoder and student.weights both bring pretrained weights; name one of them")
         if self.labeled < 1 and "labels" not in self.loss.needs:
             raise ValueError("labeled says whose labels are used, and no term of loss uses labels; leave it out")
+        if self.quantization_aware and self.compile:
+            raise ValueError(
+                "quantization_aware rounds weights in each step, which compile cannot trace; leave one of them out"
+            )
         return self

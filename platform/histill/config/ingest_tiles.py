@@ -36,6 +36,7 @@ class SlideSource(Strict):
         "note tells of slides that record another",
     )
     min_tissue: float = Field(0.25, ge=0, le=1, description="smallest tissue fraction of a tile that is kept")
+    overlap_px: int = Field(0, ge=0, description="pixels that neighboring tiles share; fewer than half of tile_px")
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of the tiles")
     keep_jpeg: bool = Field(
         False,
@@ -44,6 +45,7 @@ class SlideSource(Strict):
     )
 
     _is_of_prediction: bool = PrivateAttr(default=False)
+    _is_cut: bool = PrivateAttr(default=True)
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "SlideSource":
@@ -57,16 +59,24 @@ class SlideSource(Strict):
             raise ValueError("set exactly one of slides.mpp and slides.magnification")
         return self
 
-    def for_prediction(self) -> "SlideSource":
-        """The same for a job that predicts slides, whose keys messages name instead of `slides.*`."""
+    def for_prediction(self, *, cut: bool) -> "SlideSource":
+        """The same for a job that predicts slides, whose keys messages name instead of `slides.*`.
+
+        Unless they are `cut`, the tile set holds the places of the tiles alone.
+        """
         source = self.model_copy()
-        source._is_of_prediction = True
+        source._is_of_prediction, source._is_cut = True, cut
         return source
 
     @property
     def is_of_prediction(self) -> bool:
         """Whether the slides are cut to be predicted."""
         return self._is_of_prediction
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the tiles are written, rather than cut whenever they are read."""
+        return self._is_cut
 
     @property
     def tile_mpp(self) -> float:
@@ -157,6 +167,10 @@ class IngestConfig(Strict):
     def _one_source(self) -> "IngestConfig":
         if (self.slides is None) == (self.images is None):
             raise ValueError("set exactly one source: slides or images")
+        if self.slides is not None and 2 * self.slides.overlap_px >= self.tile_px:
+            raise ValueError(
+                f"slides.overlap_px {self.slides.overlap_px} is not below half of tile_px {self.tile_px}; lower it"
+            )
         if self.rows_per_group > self.rows_per_shard:
             raise ValueError(
                 f"rows_per_group {self.rows_per_group} is above rows_per_shard {self.rows_per_shard}; lower the one or "

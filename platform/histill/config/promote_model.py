@@ -1,14 +1,17 @@
 """Configuration of `histill promote`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from histill.config.base import ModelUri, ServerUri, Strict
+from histill.config.base import ModelUri, ServerUri, Strict, Uri
 from histill.config.common import Name, Storage, Tracking, Workers
 from histill.config.score_model import HeldOut
 from histill.licenses import License
+
+FormatName = Literal["onnx", "pt2", "onnx_int8", "openvino_int8", "timm", "smp", "wsinfer"]
+"""The formats that a model can be exported to, each a module of `histill.artifacts.formats`."""
 
 
 class LicenseGate(Strict):
@@ -58,6 +61,14 @@ class Gates(Strict):
     max_difference: float = Field(
         0.01, ge=0, description="largest difference between the exported formats' logits and the model's on real tiles"
     )
+    max_quantization_loss: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="margin by which the main figure of a quantized format may lie below the float model's, judged by "
+        "the lower end of the paired 95 % interval over cases; one that loses more is refused, and the others are "
+        "promoted without it; 1: any loss",
+    )
     beat_constant: bool = Field(
         True, description="whether the main figure must exceed that of the best constant prediction"
     )
@@ -76,6 +87,17 @@ class PromoteConfig(Strict):
     model: ModelUri | None = Field(None, description="the candidate's model folder, run folder, or models:/name/3")
     registered_name: Name = Field(description="name in the model registry")
     held_out: HeldOut | None = None
+    formats: tuple[FormatName, ...] = Field(
+        ("onnx",),
+        min_length=1,
+        description="what a version holds for other programs, beside model.safetensors, e.g. [onnx, onnx_int8]: "
+        "int8 is quantized, and scored against the float model as a candidate is; timm (classifiers, encoders) and smp "
+        "(segmenters) are folders for these libraries, wsinfer (classifiers) one for WSInfer and QuPath; wsinfer and "
+        "pt2 (for torch.export.load) have room for pickled objects",
+    )
+    calibration_tiles: int = Field(
+        128, ge=8, description="training tiles, spread over the tile set, that quantized formats are calibrated on"
+    )
     gates: Gates = Gates()
     dry_run: bool = Field(False, description="score and judge, but change nothing")
     rollback: bool = Field(False, description="make the former champion the champion again; needs no model")
@@ -86,12 +108,22 @@ class PromoteConfig(Strict):
         None, description="tracking server to whose registry the champion is copied, such as production; null: none"
     )
     license: str | None = Field(None, description="license of the weights, for the model card, e.g. CC-BY-NC-4.0")
+    signing_key: Uri | None = Field(
+        None,
+        description="local PEM file with the elliptic-curve private key (P-256, P-384, P-521) that signs the version; "
+        "null: it is not signed",
+    )
     picture_rows: int = Field(6, ge=1, le=32, description="number of tiles in the picture")
     workers: Workers | None = Field(
         None, description="score the candidate on the cluster, in tasks of this size; null: in the job's own process"
     )
     storage: Storage = Storage()
     tracking: Tracking = Tracking()
+
+    @field_validator("formats")
+    @classmethod
+    def _each_once(cls, formats: tuple[FormatName, ...]) -> tuple[FormatName, ...]:
+        return tuple(dict.fromkeys(formats))
 
     @field_validator("license", mode="before")
     @classmethod

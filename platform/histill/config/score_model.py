@@ -5,6 +5,8 @@ from pydantic import Field
 from histill.config.base import HtmlUri, ModelUri, PngUri, Strict, Uri
 from histill.config.common import Split, Storage, Teacher, Tracking, Workers
 from histill.config.encoder import EncoderFacts
+from histill.config.engine import EngineOption
+from histill.config.objects import Objects
 from histill.config.probe import Probe
 
 
@@ -18,6 +20,11 @@ class HeldOut(Strict):
         None,
         description="score the embeddings of the model's encoder instead of its outputs; null: only for encoders, "
         "which have no other outputs",
+    )
+    objects: Objects | None = Field(
+        None,
+        description="score a segmenter's objects too, such as nuclei: panoptic quality, aggregated Jaccard index and "
+        "F1; {}: with the defaults, null: only its pixels",
     )
     batch_size: int = Field(16, ge=1, description="tiles per batch")
     max_corrupt: int = Field(0, ge=0, description="number of undecodable tiles to leave out before the job fails")
@@ -40,6 +47,7 @@ class ScoreConfig(Strict):
     report: HtmlUri | None = Field(None, description="self-contained .html file with the whole score; null: none")
     picture: PngUri | None = Field(None, description=".png file of tiles with the model's predictions; null: none")
     picture_rows: int = Field(6, ge=1, le=32, description="number of tiles in the picture")
+    engine: EngineOption = "auto"
     workers: Workers | None = Field(
         None, description="score on the cluster, in tasks of this size; null: in the job's own process"
     )

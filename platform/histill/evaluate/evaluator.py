@@ -1,7 +1,8 @@
 """Evaluate a model on held-out tiles against labels, masks or a teacher."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -14,8 +15,12 @@ from histill.cluster.metrics import Job, name_job
 from histill.cluster.parallel import map_tasks
 from histill.cluster.sharded import run_sharded
 from histill.config.common import Storage, Workers
+from histill.config.engine import EngineOption
 from histill.config.score_model import HeldOut
+from histill.engines.loaded_model import LoadedModel
+from histill.engines.start import Work, start_engine
 from histill.errors import InputError
+from histill.evaluate.object_counts import count_tiles, find_mask_objects, find_objects
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.representation.judge import Judgement
 from histill.evaluate.representation.linear_probe import LinearProbe
@@ -26,6 +31,7 @@ from histill.models.transfer import Model
 from histill.outputs import OutputSpec
 from histill.stream.color import stain_densities
 from histill.stream.index import SampleIndex
+from histill.stream.prefetch import Prefetched
 from histill.stream.read import TileSource
 from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
@@ -52,6 +58,7 @@ class Evaluator:
     teacher: Teacher | None  # None: labels or masks
     device: torch.device
     probe: LinearProbe | None = None  # of the model's embeddings; its logits then replace the model's
+    answer: Callable[[Tensor], Tensor] | None = None  # an export of the model, on the CPU, that answers in its place
 
     @classmethod
     def load(cls, model: str, held_out: HeldOut, storage: Storage, *, gpu: bool | None = None) -> "Evaluator":
@@ -66,16 +73,27 @@ class Evaluator:
         teacher = None
         if card.outputs.dense:
             teacher = _reference(card.outputs, manifest, held_out, storage)
-        elif held_out.reference is not None:
-            raise InputError(
-                "held_out.reference is for models that mark pixels, and a classifier is scored against labels; leave "
-                "it out.",
-                code="option-not-applicable",
-            )
+        else:
+            _check_for_classifier(held_out)
         device = torch.device("cuda" if (torch.cuda.is_available() if gpu is None else gpu) else "cpu")
         found = cls(network.to(device), card, digest, manifest, held_out, storage, teacher, device)
         found.labels  # noqa: B018 - raises for missing or unknown labels
         return found
+
+    def start(self, asked: EngineOption, model: str, tiles: int) -> "Evaluator":
+        """The same with the engine that was asked for, which is going to run so many tiles; `model` is the model's URI.
+
+        Says which one that is. Raises InputError as `start_engine` does.
+        """
+        if asked == "torch":
+            return self
+        with closing(self.batches(self.rows[: self.held_out.batch_size])) as batches:
+            first = next(batches)
+        loaded = LoadedModel(resolve(model, self.storage), self.network, self.card, self.digest, self.storage)
+        work = Work(tiles, self.held_out.batch_size, torch.get_num_threads(), self.device)
+        engine = start_engine(asked, loaded, first.student, work)
+        engine.choice.say()
+        return self if engine.choice.name == "torch" else replace(self, answer=engine)
 
     @property
     def outputs(self) -> OutputSpec:
@@ -92,7 +110,7 @@ class Evaluator:
         """A classifier's labels in the stream's format; None for a segmenter."""
         return None if self.outputs.dense else self.manifest.labels_of(self.outputs, self.rows)
 
-    def batches(self, rows: np.ndarray, *, whole: bool = False) -> Iterator[TileBatch]:
+    def batches(self, rows: np.ndarray, *, whole: bool = False) -> Prefetched[TileBatch]:
         """Stream the tiles at manifest `rows`, each once; with `whole` also at full size, as the teacher's view."""
         teacher_px = self.card.tile_px if self.teacher is not None or whole else None
         stream = TileStream(
@@ -117,26 +135,48 @@ class Evaluator:
     @torch.inference_mode()
     def logits(self, seen: Tensor) -> Tensor:
         """float32 [B, K], or [B, K, H, W] at the tiles' own size, for uint8 [B, 3, s, s] at the model's input size."""
-        tiles = seen.to(self.device).float()
+        if self.answer is not None:
+            said = self.answer(seen.float())
+        else:
+            tiles = seen.to(self.device).float()
+            said = (self.network(tiles) if self.probe is None else embed(self.network, tiles)).float().cpu()
         if self.probe is not None:
-            return torch.from_numpy(self.probe.logits(embed(self.network, tiles).cpu().numpy()))
-        said = self.network(tiles).float().cpu()
+            return torch.from_numpy(self.probe.logits(said.numpy()))
         return resize_logits(said, self.card.tile_px) if self.outputs.dense else said
 
     def reference(self, batch: TileBatch) -> Tensor:
         """A segmenter's reference, int64 [B, H, W] among the scored classes."""
+        return self._refer(batch)[0]
+
+    def _refer(self, batch: TileBatch) -> tuple[Tensor, Tensor | None]:
+        """`reference`, and the teacher's logits [B, K, H, W], None for masks."""
         if self.teacher is None:
-            return read_masks(batch, self.outputs.scored, partial(tile_name, self.manifest))
+            return read_masks(batch, self.outputs.scored, partial(tile_name, self.manifest)), None
         assert batch.teacher is not None
-        return self.teacher.outputs.decide(self.teacher.respond(batch.teacher).cpu())
+        logits = self.teacher.respond(batch.teacher).cpu()
+        return self.teacher.outputs.decide(logits), logits
+
+    def _count_objects(self, logits: Tensor, reference: Tensor, told: Tensor | None) -> np.ndarray | None:
+        """The counts of a batch's objects, [B, K - 1, 6], where they are scored; `told` are the teacher's logits."""
+        objects, mpp = self.held_out.objects, self.manifest.header.mpp
+        if objects is None:
+            return None
+        if told is None or self.teacher is None:
+            true = find_mask_objects(reference, mpp, objects)
+        else:
+            true = find_objects(told, self.teacher.outputs, mpp, objects)
+        return count_tiles(find_objects(logits, self.outputs, mpp, objects), true, reference, len(self.outputs.scored))
 
     def answers(self, batch: TileBatch, seen: Tensor | None = None) -> Predictions:
-        """Predict the tiles of a batch, or `seen` in their place."""
+        """Predict the tiles of a batch, or `seen` in their place, whose objects are not counted."""
         valid = batch.valid
-        logits = self.logits(batch.student if seen is None else seen)[valid]
+        logits, counts = self.logits(batch.student if seen is None else seen)[valid], None
         if self.outputs.dense:
             decisions = self.outputs.decide(logits)
-            said = count_confusion(decisions, self.reference(batch)[valid], len(self.outputs.scored)).numpy()
+            reference, told = (None if each is None else each[valid] for each in self._refer(batch))
+            assert reference is not None
+            said = count_confusion(decisions, reference, len(self.outputs.scored)).numpy()
+            counts = self._count_objects(logits, reference, told) if seen is None else None
             truth = np.zeros(len(said), np.int64)
         else:
             assert batch.label is not None
@@ -149,6 +189,7 @@ class Evaluator:
             truth=truth,
             stains=stain_densities(batch.student[valid].numpy()),
             corrupt=int((present & ~valid).sum()),
+            objects=counts,
         )
 
 
@@ -162,23 +203,26 @@ class Examined:
     probe: dict[str, float | str] = field(default_factory=dict)  # of an encoder: facts about the probe
 
 
-def predict_split(examiner: Evaluator, model: str, workers: Workers | None) -> Predictions:
+def predict_split(
+    examiner: Evaluator, model: str, workers: Workers | None, engine: EngineOption = "torch"
+) -> Predictions:
     """Predict the whole split with `examiner`'s model, counting every tile once; `model` is the model's URI.
 
-    Runs in this process or, with `workers`, as tasks on the connected cluster, which read `model` themselves.
+    Runs in this process or, with `workers`, as tasks on the connected cluster, which read `model` and start the
+    `engine` themselves.
     """
     rows, title = examiner.rows, f"scoring {examiner.held_out.split}"
     collect = partial(
         run_sharded, expected=len(rows), title=title, unit="tiles", count=lambda part: len(part.rows) + part.corrupt
     )
     if workers is None or workers.in_process:
-        parts = collect(map(examiner.answers, examiner.batches(rows)))
+        answers = Predictions.joined(collect(map(examiner.answers, examiner.batches(rows))))
     else:
-        work = partial(_part, model, examiner.held_out, examiner.storage, workers.gpus > 0)
+        work = partial(_part, model, examiner.held_out, examiner.storage, workers.gpus > 0, engine)
         pieces = split_by_row_group(examiner.manifest, rows, PARTS_PER_WORKER * workers.count)
         with connect_cluster(), name_job(Job("score_model", model)):
-            parts = collect(map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus))
-    answers = Predictions.joined(parts)
+            # joined in here: arrays of tasks may lie in memory that goes with Ray
+            answers = Predictions.joined(collect(map_tasks(work, pieces, cpus=workers.cpus, gpus=workers.gpus)))
     if len(np.unique(answers.rows)) != len(answers.rows):
         raise RuntimeError(f"scoring saw some of {len(rows)} tiles twice")
     check_corrupt(answers.corrupt, examiner.held_out)
@@ -202,9 +246,21 @@ def split_by_row_group(manifest: Manifest, rows: np.ndarray, parts: int) -> list
     return [part for part in np.split(rows, cuts) if len(part)]
 
 
-def _part(model: str, held_out: HeldOut, storage: Storage, gpu: bool, rows: np.ndarray) -> Predictions:
-    examiner = Evaluator.load(model, held_out, storage, gpu=gpu)
+def _part(
+    model: str, held_out: HeldOut, storage: Storage, gpu: bool, engine: EngineOption, rows: np.ndarray
+) -> Predictions:
+    examiner = Evaluator.load(model, held_out, storage, gpu=gpu).start(engine, model, len(rows))
     return Predictions.joined([examiner.answers(batch) for batch in examiner.batches(rows)])
+
+
+def _check_for_classifier(held_out: HeldOut) -> None:
+    for key in ("reference", "objects"):
+        if getattr(held_out, key) is not None:
+            raise InputError(
+                f"held_out.{key} is for models that mark pixels, and a classifier is scored against labels; leave it "
+                "out.",
+                code="option-not-applicable",
+            )
 
 
 def _reference(outputs: OutputSpec, manifest: Manifest, held_out: HeldOut, storage: Storage) -> Teacher | None:

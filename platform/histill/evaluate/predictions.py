@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from histill.metrics.objects import object_metrics
 from histill.metrics.weighted import Figures, compute_figures
 from histill.outputs import OutputSpec
 
@@ -19,6 +20,7 @@ class Predictions:
     truth: np.ndarray  # int64 [N] classes; [N, K] of 0 and 1 for multiple labels; [N] of 0 for a segmenter (unused)
     stains: np.ndarray  # float32 [N, 2], mean density of hematoxylin and eosin
     corrupt: int  # tiles that could not be decoded
+    objects: np.ndarray | None = None  # float64 [N, K - 1, 6], `metrics.objects.COUNTS` of a segmenter, where asked for
 
     @classmethod
     def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
@@ -29,14 +31,16 @@ class Predictions:
             whole: np.ndarray = np.concatenate([getattr(part, name) for part in parts])[order]
             return whole
 
-        columns = {name: column(name) for name in ("rows", "said", "truth", "stains")}
+        names = ("rows", "said", "truth", "stains", *(["objects"] if parts[0].objects is not None else []))
+        columns = {name: column(name) for name in names}
         return cls(spec=parts[0].spec, corrupt=sum(part.corrupt for part in parts), **columns)
 
     def figures(self, weights: np.ndarray | None = None) -> Figures:
         """Each figure, [D], under tile weights, float64 [D, N]; None weights all tiles equally and gives [1]."""
         if weights is None:
             weights = np.ones((1, len(self.rows)))
-        return compute_figures(self.spec, self.said, self.truth, weights)
+        figures = compute_figures(self.spec, self.said, self.truth, weights)
+        return figures if self.objects is None else figures | object_metrics(self.objects, weights)
 
     def decide(self) -> np.ndarray:
         """A classifier's decisions, int64 [N], or [N, K] of 0 and 1 for multiple labels."""

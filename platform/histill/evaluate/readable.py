@@ -13,10 +13,14 @@ _TITLES = {
     "dice": "Dice",
     "iou": "IoU",
     "miou": "mean IoU",
+    "pq": "panoptic quality",
+    "aji": "aggregated Jaccard index",
+    "object_f1": "F1 of objects",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
     "auroc": "AUROC",
     "calibration_error": "calibration error",
+    "engine": "run by",
     "ms_at_batch_1": "ms for one tile",
     "ms_at_batch_32": "ms for 32 tiles",
     "tiles_per_s": "tiles/s, 32 at once",
@@ -31,6 +35,11 @@ _MEANINGS = {
     "dice": "overlap with the reference, mean over the classes without the background",
     "miou": "intersection over union, mean over all classes: the background counts as well, and is easy, so that this "
     "figure can be above the Dice",
+    "pq": "overlap of matching objects times their F1, mean over the classes; touching objects that are taken for one "
+    "cost most here",
+    "aji": "intersection over union of objects, each with its best partner; large objects count for more",
+    "object_f1": "harmonic mean of precision and recall of objects that overlap by more than half (IoU), mean over the "
+    "classes",
     "balanced_accuracy": "mean over the classes of the share of their tiles that is found; with several labels a tile, "
     "of the mean of recall and specificity",
     "macro_f1": "mean over the classes of the harmonic mean of precision and recall",

@@ -11,6 +11,7 @@ from histill.evaluate.evaluator import Evaluator, Examined
 from histill.evaluate.examine import examine
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.subgroups import Subgroup, score_slides, score_stain_groups
+from histill.metrics.objects import quality_of_classes
 from histill.metrics.overlap import dice_and_iou
 from histill.metrics.weighted import Figures
 from histill.models.cost import measure_cost
@@ -138,7 +139,8 @@ def _classes(answers: Predictions) -> dict[str, dict[str, float]]:
     classes = answers.spec.scored
     if answers.spec.dense:
         dice, iou = dice_and_iou(answers.said.sum(0))
-        return {name: {"dice": float(dice[k]), "iou": float(iou[k])} for k, name in enumerate(classes)}
+        pixels = {name: {"dice": float(dice[k]), "iou": float(iou[k])} for k, name in enumerate(classes)}
+        return pixels if answers.objects is None else _add_objects(pixels, answers.objects.sum(0))
     if answers.spec.multi_label:
         said, there = answers.decide() > 0, answers.truth > 0
         return {
@@ -153,6 +155,15 @@ def _classes(answers: Predictions) -> dict[str, dict[str, float]]:
     return {
         name: {"tiles": int((answers.truth == k).sum()), "recall": _share(right, answers.truth == k)}
         for k, name in enumerate(classes)
+    }
+
+
+def _add_objects(classes: dict[str, dict[str, float]], sums: np.ndarray) -> dict[str, dict[str, float]]:
+    """Add the quality of each class's objects, whose counts are `sums`, [K - 1, 6]; the background has none."""
+    quality = quality_of_classes(sums)
+    return {
+        name: {**values, **{figure: float(each[k - 1]) if k else float("nan") for figure, each in quality.items()}}
+        for k, (name, values) in enumerate(classes.items())
     }
 
 

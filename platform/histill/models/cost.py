@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,9 @@ def measure_latency_ms(model: nn.Module, input_px: int, *, tiles: int = 20) -> f
     return 1000 * min(times)
 
 
-def measure_speed(model: nn.Module, input_px: int, device: torch.device) -> dict[str, float | str]:
+def measure_speed(
+    model: Callable[[torch.Tensor], torch.Tensor], input_px: int, device: torch.device
+) -> dict[str, float | str]:
     """Measure latency, throughput and memory of `model` on `device` for tiles of `input_px` pixels, at batch 1 and 32.
 
     Names carry the units; times are minima after a warm-up, since other load can only add to them. Memory is the peak
@@ -99,7 +102,7 @@ def measure_speed(model: nn.Module, input_px: int, device: torch.device) -> dict
     return found
 
 
-def _time_least(model: nn.Module, batch: torch.Tensor) -> float:
+def _time_least(model: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> float:
     """The least seconds that `model` takes for `batch`: of 5 calls, and of 20 where these fit in 10 seconds."""
     least, spent, calls = math.inf, 0.0, 0
     while calls < 5 or spent < 1.0 or (calls < 20 and spent < 10.0):

@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 LEAST = 1e-6
 """Lower bound of averaged probabilities, which keeps their logarithm finite."""
@@ -31,8 +30,3 @@ def resize_logits(logits: torch.Tensor, size_px: int) -> torch.Tensor:
     if logits.shape[-1] < size_px:
         return F.interpolate(logits, size=size_px, mode="bilinear", align_corners=False)
     return F.adaptive_avg_pool2d(logits.softmax(1), size_px).clamp_min(LEAST).log()
-
-
-def predict_at_tile_size(model: nn.Module, tiles: torch.Tensor, size_px: int) -> torch.Tensor:
-    """Logits [B, K, H, W] at the tiles' own size, of a model whose input size is `size_px`."""
-    return resize_logits(model(resize_tiles(tiles, size_px)), tiles.shape[-1])

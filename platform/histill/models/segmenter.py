@@ -1,7 +1,6 @@
 """Segmenters: a U-Net on any timm encoder, from raw pixel values to class logits."""
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 import histill.models.csat
 import histill.models.gn_resnet  # noqa: F401  (both register their models with timm)
 from histill.errors import InputError
+from histill.models.group_norm_unet import GroupNormUnet
 
 STRIDE = 32
 DECODER_BLOCKS = 5
-CHANNELS_PER_GROUP = 8
 
 
 class Segmenter(nn.Module):
@@ -53,8 +52,12 @@ class Segmenter(nn.Module):
     def features(self, tiles: Tensor) -> list[Tensor]:
         """The encoder's feature maps of `tiles`, from stride 1 (the normalized tiles) to stride 32."""
         check_tile_size(*tiles.shape[-2:])
-        maps: list[Tensor] = self.network.encoder((tiles.to(self.mean.dtype) / 255 - self.mean) / self.std)
+        maps: list[Tensor] = self.network.encoder(self.normalized(tiles))
         return maps
+
+    def normalized(self, tiles: Tensor) -> Tensor:
+        """The normalized input of the network."""
+        return (tiles.to(self.mean.dtype) / 255 - self.mean) / self.std
 
     def logits(self, features: list[Tensor]) -> Tensor:
         """The decoder's logits from the encoder's feature maps."""
@@ -108,8 +111,8 @@ def build_segmenter(
             code="encoder-unusable",
         )
     try:
-        network = smp.Unet(
-            f"tu-{encoder}",
+        network = GroupNormUnet(
+            encoder_name=f"tu-{encoder}",
             encoder_weights=None,
             decoder_channels=decoder_channels,
             classes=classes,
@@ -121,7 +124,6 @@ def build_segmenter(
             f"U-Net ({error}); choose a convolutional or hierarchical timm model and options that it takes.",
             code="encoder-unusable",
         ) from error
-    _normalize_by_groups(network.decoder)
     return Segmenter(network, encoder, options, mean, std)
 
 
@@ -131,13 +133,3 @@ def check_encoder(encoder: str) -> None:
     near = difflib.get_close_matches(encoder, timm.list_models(), n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models() for the names."
     raise InputError(f"Encoder '{encoder}' is not a timm model; {hint}", code="encoder-unknown")
-
-
-def _normalize_by_groups(decoder: nn.Module) -> None:
-    """Replace each BatchNorm with a GroupNorm, which smp's `decoder_use_norm` does not offer."""
-    for module in list(decoder.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                channels = child.num_features
-                groups = math.gcd(channels, max(1, channels // CHANNELS_PER_GROUP))
-                setattr(module, name, nn.GroupNorm(groups, channels))

@@ -2,6 +2,7 @@
 
 from histill.artifacts.model_folder import ModelCard, check_like, read_card, resolve
 from histill.cluster.connect import works_here
+from histill.config.engine import ON_CPUS, check_installed
 from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
 from histill.storage.control import probe
@@ -23,12 +24,15 @@ def check_model(config: PredictConfig) -> None:
     if config.tiles is not None:
         check_like(card, read_header(config.tiles, config.storage), config.tiles)
     _check_outputs(config, card)
+    check_installed(config.engine)
 
 
 def _check_outputs(config: PredictConfig, card: ModelCard) -> None:
     is_encoder = card.kind == "encoder"
     for key, made, by in (
         ("masks", card.outputs.dense, "a segmenter"),
+        ("objects", card.outputs.dense, "a segmenter"),
+        ("overlay_mpp", card.outputs.dense, "a segmenter"),
         ("heatmaps", not is_encoder, "a model with classes"),
     ):
         asked = getattr(config, key) and not type(config).model_fields[key].default
@@ -38,3 +42,9 @@ def _check_outputs(config: PredictConfig, card: ModelCard) -> None:
                 f"leave {key} out.",
                 code="option-not-applicable",
             )
+    if config.engine in ON_CPUS and config.embeddings and not is_encoder:
+        raise InputError(
+            f"engine={config.engine} gives the classes of {config.model}, and its embeddings are torch's; leave engine "
+            "out.",
+            code="option-not-applicable",
+        )

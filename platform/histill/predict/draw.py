@@ -40,7 +40,7 @@ def read_slide_map(slide: PredictedSlide) -> SlideMap | None:
         probabilities=np.stack(table["probabilities"].to_numpy(zero_copy_only=False).tolist()),
         names=tuple(table["class"].to_pylist()),
         side=slide.tile_side,
-        origin=(0, 0) if record is None else record.origin,
+        origin=slide.origin,
         segmenter=slide.segmenter,
         mpp=None if record is None else record.mpp,
     )

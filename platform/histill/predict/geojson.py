@@ -35,15 +35,21 @@ def heatmap_geojson(found: SlideMap) -> bytes:
         properties["measurements"] = dict(zip(found.classes, values, strict=True))
         geometry = {"type": "Polygon", "coordinates": [_ring(*square)]}
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
-    about = {
-        "name": found.slide,
-        "coordinates": "pixels of level 0, counted from the corner of OpenSlide's bounds, as QuPath does",
-        "bounds": {"x": found.origin[0], "y": found.origin[1]},
+    about = describe_place(found.slide, found.origin, found.mpp) | {
         "tile_side": found.side,
-        "microns_per_pixel": found.mpp,
         "measurements": "shares of the tile" if found.segmenter else "probabilities",
     }
     return json.dumps({"type": "FeatureCollection", "slide": about, "features": features}).encode()
+
+
+def describe_place(slide: str, origin: tuple[int, int], mpp: float | None) -> dict[str, Any]:
+    """The member `slide` of a file: what its coordinates count, from where (`origin`), and um/px of level 0."""
+    return {
+        "name": slide,
+        "coordinates": "pixels of level 0, counted from the corner of OpenSlide's bounds, as QuPath does",
+        "bounds": {"x": origin[0], "y": origin[1]},
+        "microns_per_pixel": mpp,
+    }
 
 
 def class_colors(classes: Sequence[str]) -> dict[str, Color]:

@@ -23,6 +23,9 @@ class Predicted:
     seconds: float  # spent on the tiles
     reused: bool
     features: int = 0  # slides that have a file of embeddings
+    detections: int = 0  # slides that have a file of objects
+    overlays: int = 0  # slides that have an overlay of probabilities
+    engine: str = ""  # what ran the model; empty: every file was there already, or an earlier histill made them
 
 
 class PredictionsHeader(Record):

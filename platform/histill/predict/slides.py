@@ -3,17 +3,21 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from histill.artifacts.model_folder import ModelCard
 from histill.config.common import Storage
+from histill.config.objects import Objects
 from histill.errors import InputError
+from histill.outputs import OutputSpec
 from histill.predict.file_names import name_files
 from histill.predict.record import HEADER_NAME
 from histill.predict.shard import PredictionJob
+from histill.predict.slide_pixels import SlidePixels, TilePlaces, place_tiles
 from histill.storage.control import measure_files
 from histill.storage.tables import read_columns
 from histill.storage.uris import folder_name, join
@@ -30,11 +34,28 @@ class PredictedSlide:
     shards: tuple[str, ...]  # shards with tiles of it
     record: SlideRecord | None  # None: the set has no slide records
     uri: str  # folder of the predictions
-    classes: tuple[str, ...]
-    segmenter: bool
+    outputs: OutputSpec
+    answer_px: int  # side of a segmenter's answer to a tile
     tile_px: int
     tile_mpp: float
     storage: Storage
+    objects: Objects | None = None  # how its objects are found; None: they are not asked for
+    overlay_mpp: float | None = None  # um/px of its overlay; None: not asked for
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that decisions choose from."""
+        return self.outputs.scored
+
+    @property
+    def segmenter(self) -> bool:
+        """Whether the predictions are of pixels."""
+        return self.outputs.dense
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """The corner of OpenSlide's bounds, from which QuPath counts."""
+        return (0, 0) if self.record is None else self.record.origin
 
     @property
     def tile_side(self) -> float:
@@ -46,7 +67,46 @@ class PredictedSlide:
 
         Raises InputError when some predictions are missing.
         """
-        table = pa.concat_tables([self._read(shard, ["slide", "class", *columns]) for shard in self.shards])
+        return pa.concat_tables([self._read_tiles(shard, columns) for shard in self.shards])
+
+    def find_places(self) -> TilePlaces | None:
+        """Where the slide's decodable tiles are; None if there are none. Raises InputError as `read_tiles` does."""
+        tables = [self._read_tiles(shard, ["x", "y"]) for shard in self.shards]
+        counts, table = [each.num_rows for each in tables], pa.concat_tables(tables)
+        if not table.num_rows:
+            return None
+        columns, rows = (place_tiles(table[axis].to_numpy(), self._scale, self.tile_px) for axis in "xy")
+        numbers = np.concatenate([np.arange(count) for count in counts])
+        return TilePlaces(np.repeat(np.arange(len(counts)), counts), numbers, columns, rows)
+
+    def lay_out(self, places: TilePlaces) -> SlidePixels:
+        """The picture of tiles at `places` without any answers, so that it has no windows yet."""
+        mpp = self.tile_mpp if self.record is None else self.record.mpp * self._scale
+        none = pa.chunked_array([], pa.binary())
+        return SlidePixels(
+            self.outputs, none, places.columns, places.rows, self.answer_px, self.tile_px, self._scale, mpp
+        )
+
+    def read_pixels(self, places: TilePlaces) -> SlidePixels:
+        """The answers to the tiles at `places` as one picture; shards without any of them are not read.
+
+        Raises InputError as `read_tiles` does.
+        """
+        answers = [
+            self._read_tiles(self.shards[shard], ["logits"])["logits"].take(places.numbers[places.shards == shard])
+            for shard in np.unique(places.shards)
+        ]
+        chunks = [chunk for each in answers for chunk in each.chunks]
+        return replace(self.lay_out(places), answers=pa.chunked_array(chunks, pa.binary()))
+
+    @property
+    def _scale(self) -> float:
+        """Level-0 pixels per pixel of a tile."""
+        return self.tile_side / self.tile_px
+
+    def _read_tiles(self, shard: str, columns: Sequence[str]) -> pa.Table:
+        """`columns` for the slide's decodable tiles in a shard."""
+        table = self._read(shard, ["slide", "class", *columns])
         return table.filter(pc.and_(pc.equal(table["slide"], self.slide), pc.is_valid(table["class"])))
 
     def _read(self, shard: str, columns: list[str]) -> pa.Table:
@@ -70,7 +130,7 @@ def plan_slides(job: PredictionJob, manifest: Manifest, card: ModelCard) -> list
     storage, split = job.config.storage, job.config.split
     records = read_slides(manifest, storage) if manifest.header.slides is not None else {}
     shards = _find_shards(manifest, split, alone=bool(records))
-    files, segmenter = name_files(shards), card.outputs.dense
+    files = name_files(shards)
     return [
         PredictedSlide(
             slide=slide,
@@ -78,11 +138,13 @@ def plan_slides(job: PredictionJob, manifest: Manifest, card: ModelCard) -> list
             shards=shards[slide],
             record=records.get(slide),
             uri=job.uri,
-            classes=card.outputs.scored,
-            segmenter=segmenter,
+            outputs=card.outputs,
+            answer_px=card.size_px,
             tile_px=manifest.header.tile_px,
             tile_mpp=manifest.header.mpp,
             storage=storage,
+            objects=job.config.objects,
+            overlay_mpp=job.config.overlay_mpp,
         )
         for slide in shards
     ]

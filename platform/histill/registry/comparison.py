@@ -10,9 +10,9 @@ from histill.errors import InputError
 from histill.evaluate.bootstrap import paired_difference
 from histill.evaluate.examine import examine
 from histill.evaluate.score import Score, compute_score, read_column
-from histill.registry import versions
 from histill.registry.candidate import Candidate
 from histill.registry.champions import ChampionHistory
+from histill.registry.fetch import download_version
 from histill.registry.gates import ROUNDING, ChampionComparison
 from histill.storage.scratch import scratch_folder
 
@@ -27,7 +27,7 @@ def compare_with(version: str, candidate: Candidate, held_out: HeldOut, config: 
     classes.
     """
     with scratch_folder() as folder:
-        model = versions.download_version(config.registered_name, version, Path(folder), config.tracking)
+        model = download_version(config.registered_name, version, Path(folder), config.tracking)
         own, wanted = read_card(model, config.storage).outputs, candidate.examiner.card.outputs
         if own.kind != wanted.kind:
             raise InputError(

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from tabulate import tabulate
 
@@ -21,6 +22,7 @@ from histill.licenses import plain_name
 ROUNDING = 1e-9  # a Dice that equals its limit must pass: 0.8 - 0.1 is more than 0.7 in binary
 COSTS = ("gmacs", "parameters")
 ONE_SIDED = 0.025  # the level of "surely better"
+TableStyle = Literal["simple", "github"]  # of tabulate: text, and Markdown
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,11 @@ def evaluate_gates(
     return tuple(result for gate in GATES for result in gate(evidence, gates))
 
 
-def format_gates(results: tuple[GateResult, ...]) -> str:
-    """Format the decisions as text, one row per gate: condition, value, and by how much it failed."""
+def format_gates(results: tuple[GateResult, ...], style: TableStyle = "simple") -> str:
+    """Format the decisions as text or as Markdown, one row per gate: condition, value, and by how much it failed."""
     rows = [(each.name, each.required, _number(each.value), _result_of(each), each.note) for each in results]
-    return tabulate(rows, headers=("gate", "required", "candidate", "result", "note"), disable_numparse=True)
+    headers = ("gate", "required", "candidate", "result", "note")
+    return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
 
 
 def check_floors(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
@@ -291,6 +294,8 @@ def _result(name: str, required: str, value: float, missing: float, note: str = 
 
 
 def _failure(result: GateResult) -> str:
+    if result.shortfall == 0:  # of a value that must be more than another
+        return "FAILED, equal"
     return f"FAILED by {result.shortfall:.3g}" if math.isfinite(result.shortfall) else "FAILED"
 
 

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from histill.artifacts import model_folder
+from histill.artifacts.model_folder import ONNX_NAME
 from histill.config.common import Storage, Teacher, Tracking, Workers
 from histill.config.score_model import HeldOut
 from histill.errors import InputError
+from histill.registry.fetch import fetch_model
 from histill.registry.mlflow_client import require_server_uri
-from histill.registry.versions import fetch_model
-from histill.storage.control import exists, probe
+from histill.storage.control import exists, probe, write_bytes
 from histill.storage.scratch import scratch_folder
 from histill.storage.uris import join
 
@@ -26,11 +27,13 @@ def materialize_model(uri: str, tracking: Tracking, folder_uri: str, storage: St
         return uri
     probe(folder_uri, storage)
     with scratch_folder() as temporary:
-        fetched = fetch_model(uri, tracking, Path(temporary))
+        fetched = fetch_model(uri, tracking, Path(temporary), with_onnx=True)
         card = model_folder.read_card(fetched, Storage())
         digest = model_folder.digest_of(card, Path(fetched, model_folder.WEIGHTS_NAME).read_bytes())
         target = join(folder_uri, f"{name}-{digest[:12]}")
         if not exists(join(target, model_folder.CARD_NAME), storage):  # the card is written last
+            if (onnx := Path(fetched, ONNX_NAME)).exists():  # for what runs the model
+                write_bytes(join(target, ONNX_NAME), onnx.read_bytes(), storage)
             model_folder.copy(fetched, target, storage)
     return target
 

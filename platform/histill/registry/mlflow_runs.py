@@ -81,7 +81,7 @@ def open_run(
     params = flatten_params(config)
     kept = None if unsent is None else MetricSpool(unsent, storage)
     with server_errors(uri):
-        run = None if run_id is None else _find_run(client, run_id)
+        run = None if run_id is None else find_run(client, run_id)
         if run is not None:
             _resume_run(client, run, params, all_tags | {OWNER_TAG: owner()})
             tracker = MlflowTracker(uri, run.info.run_id, kept)
@@ -139,7 +139,7 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
     yield key, text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
 
 
-def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
+def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
     """The run, or None if it is unknown to the server or was deleted."""
     from mlflow.exceptions import MlflowException
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import posixpath
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from histill.errors import HistillError
+from histill.registry.datasets import describe_input, log_figures
 from histill.registry.metric_spool import AT_ONCE, KnownSteps, MetricSpool, Status, Value, send_missing_values
 from histill.registry.mlflow_client import connect, explain_error, log_file
 from histill.storage.control import json_value
@@ -24,7 +24,6 @@ CLOSE_S = 30.0
 MOST_HELD = 100_000  # values held while the server is unreachable
 _TABLES_TAG = "mlflow.loggedArtifacts"  # lists the artifacts that MLflow's UI shows as tables
 _PARAMS_AT_ONCE = 100  # MLflow's limit
-_DIGEST = 36  # MLflow's limit on the digits of a dataset's digest
 _LOG = logging.getLogger(__name__)
 
 
@@ -91,24 +90,14 @@ class MlflowTracker:
         """Record the tile sets that the run reads as MLflow's datasets."""
 
         def send(client: "MlflowClient") -> None:
-            from mlflow.entities import Dataset, DatasetInput, InputTag
-
-            inputs = [
-                DatasetInput(
-                    Dataset(
-                        name=posixpath.basename(use.uri.rstrip("/")),
-                        digest=use.digest[:_DIGEST],
-                        source_type="s3" if use.uri.startswith("s3:") else "local",
-                        source=json.dumps({"uri": use.uri}),
-                    ),
-                    [InputTag("mlflow.data.context", use.context)],
-                )
-                for use in uses
-            ]
-            client.log_inputs(self.run_id, datasets=inputs)
+            client.log_inputs(self.run_id, datasets=[describe_input(use) for use in uses])
 
         if uses:
             self._attempt("the tile set", send)
+
+    def figures(self, values: Mapping[str, float], scored_on: DataUse, model_id: str) -> None:
+        """Record figures of the logged model `model_id`, and the tile set that they are of."""
+        self._attempt("figures", lambda client: log_figures(client, self.run_id, model_id, values, scored_on))
 
     def params(self, values: Mapping[str, str]) -> None:
         """Record parameters; MLflow refuses to change an existing one."""

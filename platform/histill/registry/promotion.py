@@ -15,11 +15,13 @@ from histill.registry.candidate import Candidate, collect_evidence, examine_cand
 from histill.registry.champions import PROMOTED, ROLLED_BACK, ChampionHistory, append_champion, read_history
 from histill.registry.comparison import best_earlier, compare_with, count_tries
 from histill.registry.decision import ALREADY, LATE, PASSED, REFUSED, WOULD, Promotion, record_decision
+from histill.registry.fetch import fetch_model
 from histill.registry.gates import evaluate_gates
 from histill.registry.materialize import check_workers, materialize_reference
 from histill.registry.mlflow_client import connect, require_server_uri, server_errors
 from histill.registry.production import copy_champion
 from histill.storage.scratch import scratch_folder
+from histill.train.tracker import DataUse
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,7 +56,7 @@ def promote(config: PromoteConfig) -> Promotion:
     with scratch_folder() as folder:
         fetched = Path(folder, "candidate")
         fetched.mkdir()
-        model = model_folder.resolve(versions.fetch_model(config.model, config.tracking, fetched), config.storage)
+        model = model_folder.resolve(fetch_model(config.model, config.tracking, fetched), config.storage)
         held_out = materialize_reference(config.held_out, config.tracking, folder, config.storage)
         candidate = examine_candidate(model, held_out, config)
         if config.dry_run:
@@ -66,6 +68,7 @@ def promote(config: PromoteConfig) -> Promotion:
         version = versions.register(
             model, name, collect_evidence(candidate, config), config.tracking, config.storage,
             candidate.score.model_digest, origin=config.model,
+            scored_on=DataUse(held_out.tiles, candidate.score.tiles_digest, "evaluation"),
         )  # fmt: skip
         with server_errors(uri):
             ledger = read_history(client, name)
@@ -97,12 +100,10 @@ def _judge(
         rivalry = dataclasses.replace(rivalry, tries=tries, note=missing)
         earlier = best_earlier(client, name, ledger, score, rivalry.figure)
         best = None if earlier is None else compare_with(earlier, candidate, held_out, config)
-    provenance = trace_provenance(
-        candidate.examiner, candidate.differences, candidate.answers, config.gates.license.stated
-    )
+    provenance = trace_provenance(candidate.examiner, candidate.formats, candidate.answers, config.gates.license.stated)
     gates = evaluate_gates(score, rivalry, provenance, config.gates, best, missing)
     decision = PASSED if all(gate.passed for gate in gates) else REFUSED
-    return Promotion(name, version, decision, champion, score, rivalry, gates, candidate.differences)
+    return Promotion(name, version, decision, champion, score, rivalry, gates, candidate.formats)
 
 
 def _missing(ledger: ChampionHistory) -> str:

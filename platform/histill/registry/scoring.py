@@ -6,9 +6,12 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
+import torch
+
 from histill.artifacts.overlap import find_seen
 from histill.config.command import format_command, list_changed_keys
 from histill.config.score_model import ScoreConfig
+from histill.engines.engine import Engine
 from histill.evaluate.evaluator import Evaluator
 from histill.evaluate.examine import examine
 from histill.evaluate.panels import make_panels
@@ -20,10 +23,11 @@ from histill.evaluate.robustness import measure_robustness
 from histill.evaluate.score import Score, compute_score
 from histill.evaluate.shown_tiles import find_worst_tiles, spread_tiles
 from histill.models.cost import measure_speed
+from histill.registry.evidence import SCORE_PATH
+from histill.registry.fetch import fetch_model, find_logged_model
 from histill.registry.materialize import check_workers, materialize_reference
 from histill.registry.mlflow_client import check_tracking, server_uri
 from histill.registry.mlflow_runs import open_run
-from histill.registry.versions import SCORE_PATH, fetch_model
 from histill.storage.control import json_bytes, probe, write_bytes
 from histill.storage.scratch import scratch_folder
 from histill.storage.uris import folder_of
@@ -44,9 +48,10 @@ def run_scoring(config: ScoreConfig) -> Score:
     for written in filter(None, (config.report, config.picture)):
         probe(folder_of(written), config.storage)
     with scratch_folder() as folder:
-        model = fetch_model(config.model, config.tracking, Path(folder))
+        model = fetch_model(config.model, config.tracking, Path(folder), with_onnx=config.engine != "torch")
+        logged = find_logged_model(config.model, config.tracking)
         held_out = materialize_reference(config.held_out, config.tracking, folder, config.storage)
-        examined = examine(model, held_out, config.storage, config.workers, config.encoder)
+        examined = examine(model, held_out, config.storage, config.workers, config.encoder, config.engine)
         examiner = examined.examiner
         score = compute_score(examined, bootstrap_samples=config.bootstrap_samples)
         seen = find_seen(examiner.card, examiner.manifest, score.split, config.storage)
@@ -54,25 +59,33 @@ def run_scoring(config: ScoreConfig) -> Score:
         if config.robustness_tiles:
             score = dataclasses.replace(score, robustness=measure_robustness(examiner, config.robustness_tiles))
         if config.speed:
-            speed = measure_speed(examiner.network, examiner.card.size_px, examiner.device)
-            score = dataclasses.replace(score, speed=speed)
+            score = dataclasses.replace(score, speed=_measure_speed(examiner))
         if config.picture:
             picture = draw_tiles(examiner, spread_tiles(examiner, config.picture_rows))
             write_bytes(config.picture, picture, config.storage)
             print(f"picture: {config.picture}", file=sys.stderr)
-        _report(config, examiner, examined.answers, score)
+        _report(config, examiner, examined.answers, score, logged)
     print(render_table(score), file=sys.stderr)
     return score
 
 
-def _report(config: ScoreConfig, examiner: Evaluator, answers: Predictions, score: Score) -> None:
-    """Write the HTML report and track the score, if either is configured."""
+def _measure_speed(examiner: Evaluator) -> dict[str, float | str]:
+    """The speed of what ran the model in this process, and what it was; where workers ran it, the speed of torch."""
+    engine, side = examiner.answer, examiner.card.size_px
+    if isinstance(engine, Engine):
+        return {"engine": engine.choice.name} | measure_speed(engine, side, torch.device("cpu"))
+    return {"engine": "torch"} | measure_speed(examiner.network, side, examiner.device)
+
+
+def _report(config: ScoreConfig, examiner: Evaluator, answers: Predictions, score: Score, logged: str | None) -> None:
+    """Write the HTML report and track the score, if either is configured; `logged` is the version's LoggedModel."""
     if config.report is None and server_uri(config.tracking) is None:
         return
     page = render_report(score, _describe_report(config, examiner, answers)).encode()
     if config.report is not None:
         write_bytes(config.report, page, config.storage)
         print(f"report: {config.report}", file=sys.stderr)
+    scored_on = DataUse(config.held_out.tiles, score.tiles_digest, "evaluation")
     tracker = open_run(
         config.tracking,
         name=f"score {PurePosixPath(config.model).name} on {score.split}".replace("'", ""),
@@ -81,10 +94,13 @@ def _report(config: ScoreConfig, examiner: Evaluator, answers: Predictions, scor
         run_id=None,
         tags={"model_digest": score.model_digest, "tiles_digest": score.tiles_digest},
         note=_describe(config, score),
-        data=[DataUse(config.held_out.tiles, score.tiles_digest, "evaluation")],
+        data=[scored_on],
     )
     if tracker is not None:
-        tracker.metrics(_metrics(score), 0)
+        if logged is None:
+            tracker.metrics(_metrics(score), 0)
+        else:
+            tracker.figures(_metrics(score), scored_on, logged)
         tracker.file(SCORE_PATH, json_bytes(dataclasses.asdict(score)))
         tracker.file(REPORT_PATH, page)
         tracker.finish("FINISHED")

@@ -1,20 +1,25 @@
-"""Versions of registered models: the model folder, its score and its lineage."""
+"""Register a model as a version, with its score and its lineage; which versions there are."""
 
-import re
+import logging
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from histill.artifacts import model_folder
+from histill.artifacts.checksums import CHECKSUMS_NAME
 from histill.artifacts.lineage import list_teachers
 from histill.artifacts.model_folder import TaughtBy
 from histill.config.common import Storage, Tracking
 from histill.errors import InputError
+from histill.registry.datasets import log_figures
+from histill.registry.evidence import EXPORTS_FOLDER, read_figures
+from histill.registry.fetch import LOGGED_MODEL_TAG, find_version
 from histill.registry.mlflow_client import connect, error_code, log_file, require_server_uri, server_errors
 from histill.registry.mlflow_runs import begin_run, end_dead_runs
 from histill.registry.mlflow_tracker import MlflowTracker
 from histill.registry.origin import NOTE_TAG, add_command, describe_process
 from histill.storage.scratch import scratch_folder
+from histill.train.tracker import DataUse
 from histill.version import __version__
 
 if TYPE_CHECKING:
@@ -23,12 +28,9 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
-KIND = "register"  # kind of the run that holds a version's files
-MODEL_FOLDER = "model"
+KIND = "register"  # kind of the run that holds a version's evidence
 _LONGEST_TAG = 1000
-SCORE_PATH = "score.json"
-PICTURE_PATH = "pictures/comparison.png"
-_MODELS_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))$")
+_LOG = logging.getLogger(__name__)
 
 
 def register(
@@ -39,12 +41,15 @@ def register(
     storage: Storage,
     expected_digest: str | None = None,
     origin: str | None = None,
+    scored_on: DataUse | None = None,
 ) -> str:
     """Register a model folder; a model that is already registered (same digest) keeps its version.
 
-    The version's MLflow run holds `model/` (the folder's two files) and the files of `evidence` (path -> content): the
-    model's score, or the search that found it. The description says where the model is from: its `origin`, which is
-    `model_uri` unless that is a temporary copy.
+    The version is an MLflow model (`mlflow_model.py`), a LoggedModel of the run that trained it. Its own MLflow run
+    holds the files of `evidence` (path -> content): the model's score, of which `scored_on` are the tiles, or the
+    search that found it. A version keeps the exported files that it was registered with: others know them by their
+    checksums. The description says where the model is from: its `origin`, which is `model_uri` unless that is a
+    temporary copy.
 
     Returns:
         The version's number.
@@ -54,6 +59,8 @@ def register(
     """
     uri = require_server_uri(tracking)
     client = connect(uri)
+    from histill.registry.logged_model import find_training_run, log_model  # loads torch
+
     with scratch_folder() as folder:
         try:
             model_folder.copy(model_uri, folder, storage)
@@ -72,8 +79,10 @@ def register(
             run_name = f"register-{registered_name}"
             known = min(_of_model(client, registered_name, digest), key=int, default=None)
             if known is not None:
-                run = client.get_run(client.get_model_version(registered_name, known).run_id)
-                _log(client, run.info.run_id, evidence)
+                version = client.get_model_version(registered_name, known)
+                run = client.get_run(version.run_id)
+                new = _without_other_exports(client, version, evidence)
+                _log_evidence(client, run.info.run_id, version.tags.get(LOGGED_MODEL_TAG), new, scored_on)
                 if run.info.status == "RUNNING":  # a job was killed after it created the version
                     client.set_terminated(run.info.run_id)
                 end_dead_runs(client, tracking.experiment, run_name, KIND)
@@ -86,9 +95,11 @@ def register(
             tags = {"kind": KIND, NOTE_TAG: note}
             run_id = begin_run(client, tracking.experiment, run_name, tags | describe_process())
             try:
-                source = _upload(client, run_id, folder)
-                _log(client, run_id, evidence)
+                trained_by = find_training_run(model_uri, storage)
+                model = log_model(client, run_id, registered_name, Path(folder), card, digest, evidence, trained_by)
+                _log_evidence(client, run_id, model.model_id, evidence, scored_on)
                 tags = {
+                    LOGGED_MODEL_TAG: model.model_id,
                     "model_digest": digest,
                     "tiles_digest": card.tiles_digest,
                     "teacher_digest": card.teacher_digest or "none",
@@ -96,26 +107,27 @@ def register(
                     **_license_tags(list_teachers(card)),
                 }
                 version = client.create_model_version(
-                    registered_name, source=source, run_id=run_id, tags=tags, description=about
+                    registered_name, model.artifact_location, run_id, tags, description=about, model_id=model.model_id
                 )
             except BaseException as error:
                 MlflowTracker(uri, run_id).finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
                 raise
             client.set_terminated(run_id)
-            return _the_only_one(client, registered_name, digest, str(version.version), run_id)
+            return _the_only_one(client, registered_name, digest, version)
 
 
-def _the_only_one(client: "MlflowClient", name: str, digest: str, version: str, run_id: str) -> str:
+def _the_only_one(client: "MlflowClient", name: str, digest: str, version: "ModelVersion") -> str:
     """The version that another job has meanwhile created for the same model, if any; ours is then deleted.
 
     The server numbers versions consecutively: the lowest one stays, and every job that created a later one sees it.
     """
-    lowest = min(_of_model(client, name, digest), key=int, default=version)
-    if int(lowest) < int(version):
-        client.delete_model_version(name, version)
-        client.delete_run(run_id)
-        return lowest
-    return version
+    own = str(version.version)
+    lowest = min(_of_model(client, name, digest), key=int, default=own)
+    if int(lowest) < int(own):
+        client.delete_model_version(name, own)
+        client.delete_logged_model(version.tags[LOGGED_MODEL_TAG])
+        client.delete_run(version.run_id)
+    return lowest
 
 
 def _of_model(client: "MlflowClient", name: str, digest: str) -> list[str]:
@@ -133,16 +145,38 @@ def _license_tags(teachers: tuple[TaughtBy, ...]) -> dict[str, str]:
     return {"taught_by.licenses": ", ".join(names)[:_LONGEST_TAG] or "none", "taught_by.commercial_use": use}
 
 
-def _upload(client: "MlflowClient", run_id: str, folder: str) -> str:
-    """Store a version's model folder; returns its URI."""
-    for name in (model_folder.WEIGHTS_NAME, model_folder.CARD_NAME):
-        client.log_artifact(run_id, str(Path(folder, name)), MODEL_FOLDER)
-    return f"{client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}"
+def _without_other_exports(
+    client: "MlflowClient", version: "ModelVersion", evidence: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """`evidence` without its exported files if the version has others; the same ones may come with a new signature."""
+    there = {each.path for each in client.list_artifacts(version.run_id, EXPORTS_FOLDER)}
+    brought = {path for path in evidence if path.startswith(f"{EXPORTS_FOLDER}/")}
+    if not there or not brought:
+        return dict(evidence)
+    sums = f"{EXPORTS_FOLDER}/{CHECKSUMS_NAME}"
+    if sums in there and sums in brought:
+        with scratch_folder() as folder:
+            listed = Path(client.download_artifacts(version.run_id, sums, folder)).read_bytes()
+        if listed == evidence[sums]:
+            return dict(evidence)
+    _LOG.warning(
+        "version %s of %r keeps the files that it was registered with, which are others than those made now (by their "
+        "formats, license, tiles or libraries); `histill export` makes files without a registry.",
+        version.version,
+        version.name,
+    )
+    return {path: data for path, data in evidence.items() if path not in brought}
 
 
-def _log(client: "MlflowClient", run_id: str, evidence: Mapping[str, bytes]) -> None:
-    for path, content in evidence.items():
-        log_file(client, run_id, path, content)
+def _log_evidence(
+    client: "MlflowClient", run_id: str, logged: str | None, evidence: Mapping[str, bytes], scored_on: DataUse | None
+) -> None:
+    """Log the files of `evidence` to the run, and the figures among them as those of the LoggedModel `logged`."""
+    # the checksums first: a job that is killed before the rest is there can be told by them, and repeated
+    for path in sorted(evidence, key=lambda path: PurePosixPath(path).name != CHECKSUMS_NAME):
+        log_file(client, run_id, path, evidence[path])
+    if scored_on is not None and logged is not None:
+        log_figures(client, run_id, logged, read_figures(evidence), scored_on)
 
 
 def find_champion(registered_name: str, tracking: Tracking) -> str | None:
@@ -155,54 +189,8 @@ def find_champion(registered_name: str, tracking: Tracking) -> str | None:
 
 def champion_version(client: "MlflowClient", registered_name: str) -> str | None:
     """As `find_champion`, with an existing client; raises MLflow's own errors."""
-    version = _find(client, registered_name, CHAMPION)
+    version = find_version(client, registered_name, CHAMPION)
     return None if version is None else str(version.version)
-
-
-def download_version(registered_name: str, alias_or_version: str, folder: Path, tracking: Tracking) -> str:
-    """Download a version's model folder into the existing local `folder`; returns the model folder's path.
-
-    Raises InputError when there is no such version, or its files are not the registered ones.
-    """
-    uri = require_server_uri(tracking)
-    client = connect(uri)
-    import mlflow.artifacts  # after `connect`, which sets environment variables that MLflow reads on import
-
-    with server_errors(uri):
-        version = _find(client, registered_name, alias_or_version)
-        if version is None:
-            raise InputError(
-                f"the registry at {uri} has no version or alias {alias_or_version!r} of {registered_name!r}; "
-                "see the model's page there for those it has.",
-                code="version-missing",
-            )
-        for name in (model_folder.WEIGHTS_NAME, model_folder.CARD_NAME):
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{version.source}/{name}", dst_path=str(folder), tracking_uri=uri
-            )
-    card = model_folder.read_card(str(folder), Storage())
-    digest = model_folder.digest_of(card, (folder / model_folder.WEIGHTS_NAME).read_bytes())
-    if digest != version.tags.get("model_digest"):
-        raise InputError(
-            f"the files of version {version.version} of {registered_name!r} are not those that were "
-            "registered; register the model again and investigate who changed them.",
-            code="version-changed",
-        )
-    return str(folder)
-
-
-def read_evidence(registered_name: str, version: str, folder: Path, tracking: Tracking) -> dict[str, bytes]:
-    """The evidence files of a version, path -> content; `folder` is an existing local folder to download into."""
-    uri = require_server_uri(tracking)
-    client = connect(uri)
-    import mlflow.artifacts
-
-    with server_errors(uri):
-        run_id = client.get_model_version(registered_name, version).run_id
-        mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=str(folder), tracking_uri=uri)
-    files = (path for path in folder.rglob("*") if path.is_file())
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-    return {path: data for path, data in found.items() if not path.startswith(f"{MODEL_FOLDER}/")}
 
 
 def list_living_versions(client: "MlflowClient", registered_name: str) -> dict[str, str]:
@@ -214,40 +202,6 @@ def list_living_versions(client: "MlflowClient", registered_name: str) -> dict[s
 def has_versions(client: "MlflowClient", registered_name: str) -> bool:
     """Whether the registered model has a version."""
     return bool(client.search_model_versions(f"name = '{registered_name}'", max_results=1))
-
-
-def fetch_model(uri: str, tracking: Tracking, into: Path) -> str:
-    """Resolve `uri` to a model folder that can be read without the registry.
-
-    `models:/name@alias` and `models:/name/3` are downloaded into the existing local folder `into`; any other
-    URI is returned unchanged. Raises InputError when there is no such version.
-    """
-    if not uri.startswith("models:"):
-        return uri
-    match = _MODELS_URI.match(uri)
-    if match is None:
-        raise InputError(
-            f"{uri} names no version of a registered model; write models:/name@alias or models:/name/3.",
-            code="version-missing",
-        )
-    return download_version(match["name"], match["alias"] or match["version"], into, tracking)
-
-
-def _find(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":
-    from mlflow.exceptions import MlflowException
-
-    try:
-        if alias_or_version.isdecimal():
-            return client.get_model_version(name, alias_or_version)
-        return client.get_model_version_by_alias(name, alias_or_version)
-    except MlflowException as error:
-        if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        if error_code(error) == "INVALID_PARAMETER_VALUE" and "not found" in str(
-            error
-        ):  # MLflow's answer for an unknown alias
-            return None
-        raise
 
 
 def _ensure_registered_model(client: "MlflowClient", name: str) -> None:

@@ -39,6 +39,24 @@ def open_node_copy(name: str, storage: Storage, make: Callable[[Path], None]) ->
         return None
 
 
+def find_node_copy(name: str, storage: Storage) -> Path | None:
+    """The folder `name` of this node; None, at once, if there is none or another process is making it."""
+    root = _root(storage)
+    if not (root / name).is_dir():
+        return None
+    try:
+        _check_private(root)
+        lock = _lock(root / f"{name}{_LOCK}")
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.utime(lock)
+    except OSError:
+        return None
+    if _is_whole(root / name):
+        return root / name
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    return None
+
+
 def _root(storage: Storage) -> Path:
     if storage.cache is not None:
         return Path(storage.cache.folder) / "shared"
@@ -47,19 +65,27 @@ def _root(storage: Storage) -> Path:
 
 def _open(root: Path, name: str, make: Callable[[Path], None]) -> Path:
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = root.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{root} is not a folder that only this user can read")
+    _check_private(root)
     folder, lock = root / name, _lock(root / f"{name}{_LOCK}")
     os.utime(lock)
     fcntl.flock(lock, fcntl.LOCK_SH)
-    while not _is_whole(folder):
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _is_whole(folder):
-            _remove_unused(root, name)
-            _make(folder, make)
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    try:
+        while not _is_whole(folder):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_whole(folder):
+                _remove_unused(root, name)
+                _make(folder, make)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+    except BaseException:
+        fcntl.flock(lock, fcntl.LOCK_UN)  # the process lives on, and others may make it
+        raise
     return folder
+
+
+def _check_private(root: Path) -> None:
+    found = root.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{root} is not a folder that only this user can read")
 
 
 @functools.cache

@@ -15,18 +15,14 @@ from histill.errors import InputError
 from histill.stream import responses
 from histill.stream.buffers import Buffers
 from histill.stream.cached_views import CachedViews
-from histill.stream.decode import CorruptTile, decode_mask
-from histill.stream.decode_spec import DecodeSpec, place_tiles, show_tile
+from histill.stream.decode import CorruptTile
+from histill.stream.decode_spec import DecodeSpec, place_tiles, show_mask, show_tile
 from histill.stream.encoded import EncodedRow, list_encoded_rows
 from histill.stream.geometry import apply_symmetry_to_planes
 from histill.stream.index import SampleIndex
 from histill.stream.plan import Step
 from histill.stream.tile_batch import TileBatch
-from histill.stream.views import (
-    Placement,
-    crop_and_orient,
-    draw_numbers,
-)
+from histill.stream.views import Placement, draw_numbers
 from histill.tiles.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -146,7 +142,7 @@ def decode_batches(
         while decoding:
             yield finished()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _one_thread_each() -> None:
@@ -189,9 +185,7 @@ def _decode_one(job: _Job, arrays: _Arrays, how: DecodeSpec) -> None:
     if not job.counts:
         return
     if arrays.mask is not None:
-        if row.mask is None:
-            raise CorruptTile("it has no mask")
-        arrays.mask[job.slot] = crop_and_orient(decode_mask(row.mask, how.tile_px), place)
+        arrays.mask[job.slot] = show_mask(row, place, how)
     if arrays.response is not None and how.responses is not None:
         if not row.response:
             raise CorruptTile("the teacher had no response to it; cache_responses tries it again")

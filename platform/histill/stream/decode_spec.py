@@ -7,11 +7,11 @@ import numpy as np
 
 from histill.config.augment import Augment
 from histill.stream.cached_views import CachedViews
-from histill.stream.decode import CorruptTile
+from histill.stream.decode import CorruptTile, decode_mask, decompress_mask
 from histill.stream.encoded import EncodedRow
 from histill.stream.geometry import compose_symmetries
 from histill.stream.read import TileSource
-from histill.stream.views import Placement, Views, draw_placements, view_input_px, view_into
+from histill.stream.views import Placement, Views, crop_and_orient, draw_placements, view_input_px, view_into
 from histill.tiles.labels import TileLabels
 
 
@@ -104,3 +104,12 @@ def show_tile(out: Sequence[np.ndarray], row: EncodedRow, place: Placement, draw
     if not data:
         raise CorruptTile("its bytes are not those that the manifest names")
     view_into(out, data, how.tile_px, how.views, place, colors, decoded_px=decoded_px)
+
+
+def show_mask(row: EncodedRow, place: Placement, how: DecodeSpec) -> np.ndarray:
+    """What the window shows of a tile's mask, uint8 [window_px, window_px]. Raises CorruptTile."""
+    if row.window_mask is not None:
+        return decompress_mask(row.window_mask, how.window_px)
+    if row.mask is None:
+        raise CorruptTile("it has no mask")
+    return crop_and_orient(decode_mask(row.mask, how.tile_px), place)

@@ -7,7 +7,7 @@ from itertools import repeat
 
 import pyarrow as pa
 
-from histill.tiles.contents import bytes_of
+from histill.tiles.contents import bytes_of, join_chunks
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class EncodedRow:
     tokens: Mapping[str, memoryview | None] = field(default_factory=dict)
     views: tuple[memoryview, ...] = ()  # as the network sees them, if another process has decoded them
     fault: str | None = None  # why that process could not
+    window_mask: memoryview | None = None  # of `compress_mask`, as the window shows it, if that process has decoded it
 
 
 def embedding_column(teacher: str) -> str:
@@ -46,7 +47,8 @@ def list_encoded_rows(table: pa.Table) -> Iterator[tuple[int, EncodedRow]]:
     embeddings, tokens = (_by_teacher(table, name("")) for name in (embedding_column, token_column))
     views = _views(table)
     faults = table["fault"].to_pylist() if "fault" in table.column_names else repeat(None, table.num_rows)
-    rows = map(EncodedRow, *columns, embeddings, tokens, views, faults)
+    masks = bytes_of(table, "window_mask")
+    rows = map(EncodedRow, *columns, embeddings, tokens, views, faults, masks)
     return zip(table["entry"].to_pylist(), rows, strict=True)
 
 
@@ -57,8 +59,7 @@ def _views(table: pa.Table) -> Iterable[tuple[memoryview, ...]]:
 
 def _pixels(table: pa.Table, name: str) -> list[memoryview]:
     """The rows of a column of fixed size, as slices of its memory."""
-    column = table[name].combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    column = join_chunks(table[name])
     size = column.type.byte_width
     content = memoryview(column.buffers()[1]).cast("B")[column.offset * size :]
     return [content[start : start + size] for start in range(0, size * len(column), size)]

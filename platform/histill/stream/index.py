@@ -36,12 +36,13 @@ class SampleIndex:
         first = np.searchsorted(borders, runs.firsts, side="right") - 1
         last = np.searchsorted(borders, runs.stops - 1, side="right") - 1
         pieces = last - first + 1
-        run = np.repeat(np.arange(len(pieces)), pieces)
-        group = np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces) + first[run]
+        run = np.repeat(np.arange(len(pieces), dtype=np.int32), pieces)
+        group = np.arange(len(run), dtype=np.int32)
+        group += np.repeat((first - np.cumsum(pieces) + pieces).astype(np.int32), pieces)
         length = np.minimum(runs.stops[run], borders[group + 1]) - np.maximum(runs.firsts[run], borders[group])
         new = np.flatnonzero(np.diff(group, prepend=-1))
         starts = np.append(np.cumsum(length) - length, len(runs))[np.append(new, len(group))]
-        return cls(runs, starts, group[new].astype(np.int32), manifest.rows)
+        return cls(runs, starts, group[new], manifest.rows)
 
     def balanced(self, groups: np.ndarray, *, seed: int, epoch: int) -> "SampleIndex":
         """The entries of an epoch in which each of `groups` (int64 [entries]) has an equal share."""

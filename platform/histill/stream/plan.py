@@ -65,12 +65,15 @@ class EpochPlan:
 
     @cached_property
     def _order(self) -> np.ndarray:
-        return np.random.default_rng([self.seed, self.epoch, _OF_GROUPS]).permutation(len(self.starts) - 1)
+        numbers = np.arange(len(self.starts) - 1, dtype=np.int32)  # half the memory, and the same draws
+        np.random.default_rng([self.seed, self.epoch, _OF_GROUPS]).shuffle(numbers)
+        return numbers
 
     @cached_property
     def _ends(self) -> np.ndarray:
         """Where each row group of the permuted sequence ends."""
-        return np.cumsum(np.diff(self.starts)[self._order])
+        ends = np.diff(self.starts)[self._order]
+        return np.cumsum(ends, out=ends)
 
     @cached_property
     def _lane_starts(self) -> np.ndarray:

@@ -97,7 +97,7 @@ class ShardReader:
             while waiting:
                 yield from waiting.popleft().result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
     def _runs(self, source: TileSource, reads: Iterable[ReadRequest]) -> Iterator[list[ReadRequest]]:
         """The requests, those together that follow each other and whose row groups are neighbors in the storage."""

@@ -1,6 +1,6 @@
 """The stream of one worker: an epoch of training from any step, or one exact pass for evaluation."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -17,7 +17,7 @@ from histill.stream.buffers import Buffers
 from histill.stream.decode_spec import DecodeSpec, PassSpec
 from histill.stream.index import SampleIndex
 from histill.stream.passes import Pass, Planner, Series
-from histill.stream.prefetch import prefetch
+from histill.stream.prefetch import Prefetched
 from histill.stream.read import ReadRequest, ShardReader, TileSource
 from histill.stream.tile_batch import TileBatch
 from histill.stream.views import UPRIGHT, Views
@@ -97,11 +97,11 @@ class TileStream:
 
     def training_epoch(
         self, epoch: int, *, seed: int, augment: Augment = UPRIGHT, from_step: int = 0
-    ) -> Iterator[TileBatch]:
+    ) -> Prefetched[TileBatch]:
         """This worker's part of the global batches of `epoch` from `from_step` on; any world size sees the same."""
         return self._stream(Pass(Series(True, seed, augment), epoch, from_step))
 
-    def exact_pass(self, *, padded: bool = True) -> Iterator[TileBatch]:
+    def exact_pass(self, *, padded: bool = True) -> Prefetched[TileBatch]:
         """Every tile of the split once over all workers; the last batch is `padded` or shorter, never dropped.
 
         Tiles are not augmented; if responses are cached for several views, each tile is shown in the first of these.
@@ -126,18 +126,18 @@ class TileStream:
         )
         return PassSpec(self.source, how).of_epoch(of.epoch)
 
-    def _stream(self, of: Pass) -> Iterator[TileBatch]:
+    def _stream(self, of: Pass) -> Prefetched[TileBatch]:
         steps, places = self.planner.plan(of)
         spec = self.spec(of)
 
-        def batches() -> Iterator[TileBatch]:
+        def batches() -> Generator[TileBatch, None, None]:
             decoded, read = tee(steps)
             reads = (group for step in read for group in places.reads(step.opened))
             tables = self.read(spec.source, reads) if self.passes is None else self.passes(of)
             with closing(tables):  # stops its threads, even if the consumer leaves early
                 yield from decode_batches(decoded, tables, places, self.manifest, self._buffers, spec.how)
 
-        return prefetch(batches())
+        return Prefetched(batches())
 
 
 def stream_shard(
@@ -149,7 +149,7 @@ def stream_shard(
     side_px: int,
     batch_size: int,
     read: Read | None = None,
-) -> Iterator[TileBatch]:
+) -> Prefetched[TileBatch]:
     """Stream whole tiles of one shard for inference, each once, in manifest order; the last batch may be shorter.
 
     A tile that cannot be decoded is named in the log and marked invalid. Only the shard's part of the manifest is used.
@@ -174,4 +174,4 @@ def stream_shard(
         max_corrupt=len(rows),  # the caller counts over all shards
         read=read or ShardReader(),
     )
-    yield from stream.exact_pass(padded=False)
+    return stream.exact_pass(padded=False)

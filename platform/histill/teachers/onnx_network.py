@@ -26,8 +26,14 @@ _LOG = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
 
 
-class InputCard(Protocol):
-    """What every card says of the tiles that the network is fed with."""
+class Card(Protocol):
+    """What a digest needs of any card."""
+
+    def model_dump_json(self, *, exclude: set[str]) -> str: ...
+
+
+class InputCard(Card, Protocol):
+    """What a card says of the tiles that a network with one answer is fed with."""
 
     @property
     def tile_px(self) -> int: ...
@@ -37,7 +43,6 @@ class InputCard(Protocol):
     def mean(self) -> tuple[float, float, float]: ...
     @property
     def std(self) -> tuple[float, float, float]: ...
-    def model_dump_json(self, *, exclude: set[str]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -58,17 +63,9 @@ class OnnxNetwork:
         Raises InputError when a file is missing, when weights are stored anywhere else, or when the network does not
         take what the card says.
         """
-        try:
-            graph = read_graph(uri, storage)
-        except FileNotFoundError:
-            raise InputError(f"{uri} is missing; set {key} to an {SUFFIX} file.", code="weights-missing") from None
-        with _runtime_errors(f"{uri} cannot be loaded; export it again"):
-            session = onnxruntime.InferenceSession(graph.data, _options(graph.weights), providers=_providers(uri, gpu))
+        session, digest = open_session(uri, card, storage, key, gpu=gpu)
         _check_input(uri, session, card)
-        digest = hashlib.sha256(card.model_dump_json(exclude={"license"}).encode() + graph.data)
-        for weights in graph.weights.values():
-            digest.update(hashlib.sha256(weights).digest())
-        return cls(uri, session, card, digest.hexdigest())
+        return cls(uri, session, card, digest)
 
     def sees(self, side_px: int) -> int:
         """The network's input size for a tile or window of `side_px`.
@@ -89,7 +86,7 @@ class OnnxNetwork:
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.card.mean, self.card.std))
         pixels = ((resize_tiles(tiles, side_px).cpu() / 255 - mean) / std).numpy()
         parts = np.split(pixels, len(pixels)) if self._input.shape[0] == 1 else [pixels]
-        with _runtime_errors(f"teacher {self.uri} cannot answer {len(parts[0])} tiles of {side_px} px"):
+        with runtime_errors(f"teacher {self.uri} cannot answer {len(parts[0])} tiles of {side_px} px"):
             answers = [self.session.run(None, {self._input.name: part})[0] for part in parts]
         return np.concatenate(answers).astype(np.float32, copy=False)
 
@@ -110,6 +107,25 @@ class OnnxNetwork:
     @property
     def _input(self) -> Any:
         return self.session.get_inputs()[0]
+
+
+def open_session(
+    uri: str, card: Card, storage: Storage, key: str, *, gpu: bool = False
+) -> tuple[onnxruntime.InferenceSession, str]:
+    """Open the `.onnx` file at `uri`; with the SHA-256 over its card (without its license), graph and weights.
+
+    Raises InputError when a file is missing, or when weights are stored neither inside nor in one file beside it.
+    """
+    try:
+        graph = read_graph(uri, storage)
+    except FileNotFoundError:
+        raise InputError(f"{uri} is missing; set {key} to an {SUFFIX} file.", code="weights-missing") from None
+    with runtime_errors(f"{uri} cannot be loaded; export it again"):
+        session = onnxruntime.InferenceSession(graph.data, _options(graph.weights), providers=_providers(uri, gpu))
+    digest = hashlib.sha256(card.model_dump_json(exclude={"license"}).encode() + graph.data)
+    for weights in graph.weights.values():
+        digest.update(hashlib.sha256(weights).digest())
+    return session, digest.hexdigest()
 
 
 def card_uri(uri: str) -> str:
@@ -176,7 +192,7 @@ def _providers(uri: str, gpu: bool) -> list[str]:
 
 
 @contextlib.contextmanager
-def _runtime_errors(sentence: str) -> Iterator[None]:
+def runtime_errors(sentence: str) -> Iterator[None]:
     """Convert ONNX Runtime's errors, which share only a module but no base class, to InputError."""
     try:
         yield

@@ -96,7 +96,7 @@ def bytes_of(table: pa.Table, name: str) -> Iterable[memoryview | None]:
     """
     if name not in table.column_names:
         return repeat(None, table.num_rows)
-    column = table[name].chunk(0) if table[name].num_chunks == 1 else table[name].combine_chunks()
+    column = join_chunks(table[name])
     _, offsets, data = column.buffers()
     ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].tolist()
     content = memoryview(data or b"").cast("B")
@@ -105,6 +105,11 @@ def bytes_of(table: pa.Table, name: str) -> Iterable[memoryview | None]:
         for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)):
             rows[row] = None
     return rows
+
+
+def join_chunks(column: pa.ChunkedArray) -> pa.Array:
+    """The values of `column`, without a copy if they are in one piece, of which `combine_chunks` makes one."""
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def _differing(table: pa.Table, contents: list[str]) -> list[int]:

@@ -19,7 +19,7 @@ _ASKED_AT_ONCE = 8  # slides checked concurrently
 
 
 def find_finished(claim: Claim, *, begun: bool) -> Manifest | None:
-    """The tile set at the output if it is finished and has all its shards; None when there is work to do.
+    """The tile set at the output if it is finished and has all its shards, if any; None when there is work to do.
 
     If this configuration has `begun` the set, unreadable files of it are made again.
     Raises InputError when the output belongs to another configuration, or a slide has been replaced.
@@ -44,15 +44,14 @@ def find_finished(claim: Claim, *, begun: bool) -> Manifest | None:
                     "output, or put the old slide back.",
                     code="input-changed",
                 )
-    return (
-        manifest
-        if folder.is_whole(manifest.shards(), manifest.header.shard_bytes, index_as=manifest.header.digest)
-        else None
-    )
+    header = manifest.header
+    if not header.cut or folder.is_whole(manifest.shards(), header.shard_bytes, index_as=header.digest):
+        return manifest
+    return None
 
 
 def _read(claim: Claim) -> tuple[Manifest, list[SlideRecord]]:
-    manifest = read_manifest(claim.output, claim.storage)
+    manifest = read_manifest(claim.output, claim.storage, cut=False)
     if manifest.header.slides is None:
         return manifest, []
     return manifest, list(read_slides(manifest, claim.storage).values())

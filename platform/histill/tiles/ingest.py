@@ -99,12 +99,12 @@ def _make(claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[st
 def _make_within(
     rows: RowStore, claim: Claim, config: IngestConfig, units: list[Unit], notes: tuple[str, ...]
 ) -> IngestReport:
-    here = _is_local(config)
+    here, cut = _is_local(config), config.slides is None or config.slides.is_cut
     with connect_cluster(in_process=here), name_job(Job("ingest_tiles", config.output)):
         share = share_cpus(len(units), config.workers.count, here=here)
         meaning = find_set_meaning(units, share.threads)
         units = [replace(unit, meaning=meaning) for unit in add_shard_sizes(units, claim)]
-        title, unit = ("cutting tiles", "slides") if config.slides else ("ingesting images", "parts")
+        title, unit = _name_work(config.slides)
         laid_aside = map(rows.put, _checked_parts(units, config, share))
         found = run_sharded(laid_aside, len(units), title=title, unit=unit)
     parts = {part.name: part for part in found}
@@ -124,13 +124,21 @@ def _make_within(
         storage=config.storage,
         skipped=skipped,
         notes=notes,
-        describe=find_equal_tiles,
+        describe=find_equal_tiles if cut else lambda _: (),
         slides=join_regions(part.slide for part in ordered if part.slide),
+        cut=cut,
     )
     folder = ShardedFolder(config.output, HEADER_NAME, config.storage)
-    header = folder.finish(manifest.header, manifest.shards(), index_as=manifest.header.digest)
+    header = folder.finish(manifest.header, manifest.shards() if cut else (), index_as=manifest.header.digest)
     reused = sum(part.reused for part in ordered)
     return IngestReport(replace(manifest, header=header), skipped, header.notes, False, len(units) - reused, reused)
+
+
+def _name_work(slides: SlideSource | None) -> tuple[str, str]:
+    """What progress is shown of, and in which unit."""
+    if slides is None:
+        return "ingesting images", "parts"
+    return ("cutting tiles" if slides.is_cut else "finding tissue"), "slides"
 
 
 def _is_local(config: IngestConfig) -> bool:

@@ -45,6 +45,7 @@ class Header(Record):
     notes: tuple[str, ...] = Field((), description="sentences on what else a user should know about the sources")
     shard_bytes: int | None = Field(None, description="total size of the shards, to detect lost ones")
     slides: str | None = Field(None, description="SHA-256 of the record of the slides; null for images")
+    cut: bool = Field(True, description="false: places of tiles alone, which are cut from their slides when predicted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,10 +190,10 @@ def digest_case(name: str) -> str:
     return hashlib.sha256(normalize("NFC", name).encode()).hexdigest()[:12]
 
 
-def read_header(uri: str, storage: Storage) -> Header:
-    """The header of the tile set at `uri`. Raises InputError when there is none."""
+def read_header(uri: str, storage: Storage, *, cut: bool = True) -> Header:
+    """The header of the tile set at `uri`. Raises InputError when there is none, or if it is to be `cut` and is not."""
     try:
-        return read_record(Header, join(uri, HEADER_NAME), storage)
+        header = read_record(Header, join(uri, HEADER_NAME), storage)
     except FileNotFoundError:
         index = join(uri, "index.csv")
         call = "histill ingest"
@@ -201,3 +202,10 @@ def read_header(uri: str, storage: Storage) -> Header:
         raise InputError(
             f"{uri} holds no tile set ({HEADER_NAME} is missing); make one with {call}.", code="tiles-missing"
         ) from None
+    if cut and not header.cut:
+        raise InputError(
+            f"{uri} holds the places of tiles that were predicted right from their slides, and not the tiles; predict "
+            "the slides with keep_tiles=true, or ingest them.",
+            code="tiles-missing",
+        )
+    return header

@@ -47,6 +47,7 @@ def write_rows(
     notes: tuple[str, ...] = (),
     describe: Callable[[TileRows], Sequence[str]] = lambda rows: (),
     slides: Sequence[SlideRecord] = (),
+    cut: bool = True,
 ) -> Manifest:
     """Write the rows and the record of the slides; the set is finished once its header is written, too.
 
@@ -59,6 +60,7 @@ def write_rows(
         header = _describe_rows(
             rows, digest=digest, table=file_digest, tile_px=tile_px, mpp=mpp, ingest=ingest, skipped=skipped,
             notes=(*notes, *describe(rows)), slides=write_slides(uri, slides, storage) if slides else None,
+            cut=cut,
         )  # fmt: skip
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             write_bytes(join(uri, TABLE_NAME), content, storage)
@@ -76,12 +78,12 @@ def write_manifest(uri: str, table: pa.Table, *, storage: Storage, **values: Any
     return manifest
 
 
-def read_manifest(uri: str, storage: Storage) -> Manifest:
+def read_manifest(uri: str, storage: Storage, *, cut: bool = True) -> Manifest:
     """Read the header and open the rows, verified against their digest: those of a large set are mapped, not read.
 
-    Raises InputError when one is missing or they do not belong together.
+    Raises InputError when one is missing, they do not belong together, or the set is to be `cut` and is not.
     """
-    header = read_header(uri, storage)
+    header = read_header(uri, storage, cut=cut)
     rows = map_manifest(uri, header, storage) if header.tiles >= MAPPED_TILES else None
     return Manifest(uri, header, rows or _read_rows(uri, header, storage))
 

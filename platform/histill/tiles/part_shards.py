@@ -11,7 +11,9 @@ from histill.config.ingest_tiles import IngestConfig
 from histill.storage.uris import join
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile, content_hash, write_shard
+from histill.tiles.slide_index import SlideRow
 from histill.tiles.splits import assign_split
+from histill.tiles.tiling import Squares, name_tile
 
 SHARDS = "shards"
 
@@ -47,10 +49,26 @@ def write_shards(tiles: Iterable[Tile], config: IngestConfig, name: str, first: 
             yield tile
 
     for tile in waiting:
-        shard = f"{SHARDS}/{name}-{first + len(sizes):04d}.parquet"
+        shard = _name_shard(name, first + len(sizes))
         full = noted(chain([tile], islice(waiting, config.rows_per_shard - 1)), shard)
         sizes[shard] = write_shard(join(config.output, shard), full, config.rows_per_group, config.storage)
     return PartShards(pa.Table.from_pylist(rows, schema=MANIFEST), sizes)
+
+
+def place_squares(row: SlideRow, squares: Squares, config: IngestConfig, name: str) -> PartShards:
+    """The rows that `write_shards` would give the tiles of some squares, without a file; their content is empty."""
+    split = assign_split(row.case, config.split)
+    runs = enumerate(squares.divide(config.rows_per_shard))
+    rows = [
+        _manifest_row(name_tile(row, corner, squares, b""), _name_shard(name, number), position, split, config)
+        for number, run in runs
+        for position, corner in enumerate(run.corners)
+    ]
+    return PartShards(pa.Table.from_pylist(rows, schema=MANIFEST), {})
+
+
+def _name_shard(name: str, number: int) -> str:
+    return f"{SHARDS}/{name}-{number:04d}.parquet"
 
 
 def _manifest_row(tile: Tile, shard: str, position: int, split: str, config: IngestConfig) -> dict[str, object]:

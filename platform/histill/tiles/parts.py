@@ -21,7 +21,7 @@ from histill.tiles.bands import cut_bands, divide_slide
 from histill.tiles.empty_slides import explain_empty
 from histill.tiles.image_index import ImageRow
 from histill.tiles.images import read_images
-from histill.tiles.part_shards import PartShards, write_shards
+from histill.tiles.part_shards import PartShards, place_squares, write_shards
 from histill.tiles.schema import MANIFEST
 from histill.tiles.shards import Tile
 from histill.tiles.slide_records import SlideRecord, find_replaced, record_slide
@@ -183,13 +183,15 @@ def _cut_slide(unit: Unit, found: _Found, threads: int, spread: bool) -> PartSha
             layout = lay_out(slide, row, config.slides, config.tile_px, threads)
             squares = layout.kept(config.slides.min_tissue)
             bands = divide_slide(unit.name, row, squares, config, threads)
-            if spread and len(bands) > 1:
+            if not config.slides.is_cut:
+                shards = place_squares(row, squares, config, unit.name)
+            elif spread and len(bands) > 1:
                 shards = cut_bands(bands)
             else:
                 with closing(cut_squares(slide, row, squares, config.slides, config.tile_px, threads)) as tiles:
                     shards = write_shards(tiles, config, unit.name)
             found.slide = record_slide(slide, row, layout, shards.rows.num_rows, config.storage)
-            if not shards.sizes:
+            if not shards.rows.num_rows:
                 found.empty.append(explain_empty(row, slide.dimensions, layout, config.slides, config.tile_px))
     except Unreadable as reason:  # a partly readable slide is not used
         found.unreadable.append(str(reason))

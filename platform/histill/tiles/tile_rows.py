@@ -97,7 +97,8 @@ def copy_rows(path: Path, folder: Path) -> None:
     """
 
     def read(name: str) -> Iterable[pa.RecordBatch]:
-        return pq.ParquetFile(path).iter_batches(batch_size=_PIECE, columns=[name])
+        # with `pre_buffer`, the default, the bytes of a whole column would be held until its end
+        return pq.ParquetFile(path, pre_buffer=False).iter_batches(batch_size=_PIECE, columns=[name])
 
     def copy(name: str) -> None:
         batches = iter(code_column(read(name)).to_batches() if name in CODED else _pack(name, read))

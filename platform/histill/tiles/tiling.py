@@ -24,8 +24,10 @@ TILES_AT_ONCE = 8  # that a thread cuts in one go
 COARSEST_UM = 16.0  # microns per pixel of the overview at which small pieces of tissue are still found
 
 
-def tile_grid(extent: tuple[int, int], region: tuple[float, float, float, float], side: float) -> list[tuple[int, int]]:
-    """Top left corners (x, y) of the squares of `side` pixels that tile a region without overlap, row by row.
+def tile_grid(
+    extent: tuple[int, int], region: tuple[float, float, float, float], side: float, overlap: float = 0.0
+) -> list[tuple[int, int]]:
+    """Top left corners (x, y) of the squares of `side` pixels that tile a region, row by row.
 
     The rounding of decimal fractions, or of a resolution in a TIFF's 32-bit floats, never costs a row or a column: a
     tile may extend beyond the region's edge by that much.
@@ -34,17 +36,19 @@ def tile_grid(extent: tuple[int, int], region: tuple[float, float, float, float]
         extent: width and height in pixels.
         region: left, top, right, bottom as fractions of the extent.
         side: may be fractional; corners are rounded down to whole pixels.
+        overlap: pixels that neighbors share.
     """
-    columns, rows = (_starts(extent[axis], region[axis], region[axis + 2], side) for axis in (0, 1))
+    columns, rows = (_starts(extent[axis], region[axis], region[axis + 2], side, side - overlap) for axis in (0, 1))
     return [(x, y) for y in rows for x in columns]
 
 
-def _starts(extent: int, begin: float, end: float, side: float) -> list[int]:
-    """Where squares begin along one axis."""
+def _starts(extent: int, begin: float, end: float, side: float, step: float) -> list[int]:
+    """Where squares begin along one axis, one at each `step`."""
     first = math.ceil(begin * extent * (1 - ROUNDING))
     last = math.floor(end * extent * (1 + ROUNDING))
-    count = max(0, math.floor((last - first) / side * (1 + SINGLE)))
-    return [first + math.floor(number * side * (1 + SINGLE)) for number in range(count)]
+    further = (last - first) / side * (1 + SINGLE) - 1  # squares beside each other, after the first one
+    count = 0 if further < 0 else 1 + math.floor(further * (side / step))
+    return [first + math.floor(number * step * (1 + SINGLE)) for number in range(count)]
 
 
 def tissue_fractions(mask: np.ndarray, step: float, corners: list[tuple[int, int]], side: float) -> np.ndarray:
@@ -114,7 +118,7 @@ def lay_out(slide: "TiledSlide", row: SlideRow, source: SlideSource, tile_px: in
     """
     level0_mpp, scale = resolve_scale(slide, row, source)
     side = tile_px * scale
-    corners = tile_grid(slide.dimensions, row.region, side)
+    corners = tile_grid(slide.dimensions, row.region, side, source.overlap_px * scale)
     step = max(1.0, min(side / OVERVIEW_PER_TILE, COARSEST_UM / level0_mpp))
     picture = read_overview(slide, step, threads)
     tissue = find_tissue(picture)
@@ -128,6 +132,12 @@ def iter_tiles(slide: "TiledSlide", row: SlideRow, source: SlideSource, tile_px:
     yield from cut_squares(slide, row, squares, source, tile_px)
 
 
+def name_tile(row: SlideRow, corner: tuple[int, int], squares: Squares, image: bytes) -> Tile:
+    """The tile at a corner of one of the squares, with its encoded pixels."""
+    x, y = corner
+    return Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, squares.mpp, None, image, None)
+
+
 def cut_squares(
     slide: "TiledSlide", row: SlideRow, squares: Squares, source: SlideSource, tile_px: int, threads: int = 1
 ) -> Generator[Tile, None, None]:
@@ -138,15 +148,13 @@ def cut_squares(
     """
     import simplejpeg
 
-    name = row.name
-
     def cut(corner: tuple[int, int]) -> Tile:
         x, y = corner
         image = find_jpeg(slide, x, y, squares.side, tile_px) if source.keep_jpeg else None
         if image is None:
             pixels = np.ascontiguousarray(read_square(slide, x, y, squares.side, tile_px))
             image = simplejpeg.encode_jpeg(pixels, source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
-        return Tile(f"{name}_{x}_{y}", name, row.case, x, y, squares.mpp, None, image, None)
+        return name_tile(row, corner, squares, image)
 
     runs = squares.divide(TILES_AT_ONCE)
     with closing(map_threads(lambda run: [cut(corner) for corner in run.corners], runs, threads)) as cut_runs:

@@ -36,12 +36,14 @@ pytestmark = pytest.mark.unit
 
 STORAGE = Storage()
 NEW = (
+    "weights_sha256",
     "val_cases",
     "taught_on",
     "unknown_teachers",
     "width",
     "teacher",
     "taught_by",
+    "shapes",
     "prefixes",
 )  # fields that older cards lack
 CARD = ModelCard(

@@ -1,5 +1,6 @@
 """Model folders: save and load round-trip, and only safetensors files are ever loaded."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from histill.artifacts.model_folder import (
     ModelCard,
     build,
     copy,
+    digest_of,
     load,
     read_card,
     resolve,
@@ -65,7 +67,8 @@ def test_a_saved_model_comes_back(folder: Path) -> None:
     torch.manual_seed(0)
     model = build(CARD).eval()
     loaded, card, digest = load(str(folder), STORAGE)
-    assert card == CARD
+    data = (folder / WEIGHTS_NAME).read_bytes()
+    assert card == CARD.model_copy(update={"weights_sha256": hashlib.sha256(data).hexdigest()})
     assert card.mpp == 1.0
     assert not loaded.training
     tiles = torch.rand(2, 3, 64, 64) * 255
@@ -116,7 +119,31 @@ def test_weights_that_do_not_fit_the_card_are_refused(folder: Path, change: dict
     assert "\n" not in str(caught.value)
 
 
+def test_a_changed_byte_of_the_weights_fails_verification(folder: Path) -> None:
+    """Of the last tensor, of the first, and of a tensor's name; a card of an older version has no digest to compare."""
+    whole = (folder / WEIGHTS_NAME).read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    for position in (len(whole) - 1, 8 + header, whole.index(b"decoder.blocks")):
+        changed = bytearray(whole)
+        changed[position] ^= 1
+        (folder / WEIGHTS_NAME).write_bytes(changed)
+        with pytest.raises(InputError, match=r"^model\.safetensors of .* is not the file that was written") as caught:
+            load(str(folder), STORAGE)
+        assert caught.value.code == "file-changed"
+        assert "\n" not in str(caught.value)
+    (folder / CARD_NAME).write_text(CARD.model_dump_json(exclude={"weights_sha256"}))
+    (folder / WEIGHTS_NAME).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert load(str(folder), STORAGE)[1].weights_sha256 is None
+
+
+def test_the_digest_of_a_model_is_that_of_older_versions(folder: Path) -> None:
+    """The SHA-256 of the weights in the card does not count twice: a run's model keeps the digest of its version."""
+    data = (folder / WEIGHTS_NAME).read_bytes()
+    assert load(str(folder), STORAGE)[2] == digest_of(CARD, data)
+
+
 def test_other_tensors_are_refused(folder: Path) -> None:
+    (folder / CARD_NAME).write_text(CARD.model_dump_json())
     save_file({"weight": torch.zeros(3)}, folder / WEIGHTS_NAME)
     with pytest.raises(InputError, match="do not fit") as caught:
         load(str(folder), STORAGE)

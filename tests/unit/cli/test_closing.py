@@ -58,6 +58,10 @@ def verb_of(job: str) -> Verb:
         ("finetune_student", [*RUN, "target=segmentation"], MADE, "'r s/a', a student", "score"),
         ("distill_student", [*RUN, "teacher.model=r/high"], MADE, "'r s/a', a student", "score 'model=r s/a'"),
         (
+            "prune_student", [*RUN, "teacher.model=r/a", "continue_from=r/a"], MADE, "'r s/a', a student",
+            "score 'model=r s/a'",
+        ),
+        (
             "search_students", [*RUN, "job=train_teacher", "space.optimizer.lr.loguniform=[0.1, 1]"], MADE,
             "'r s/a', the best student of 3 trials", "score 'model=r s/a' held_out.tiles=t report=report.html",
         ),
@@ -101,6 +105,13 @@ def test_a_score_without_a_report_says_how_to_get_one() -> None:
     line = close_job("score_model", config, {"probe": {}})
     assert line is not None
     assert line.startswith("scored r/a; report=report.html writes the same as a page; next: histill promote model=r/a ")
+
+
+def test_exports_are_counted_without_those_that_were_skipped() -> None:
+    keys = ["model=m", "tiles=t", "output=my exports", "formats=[onnx, smp]"]
+    config = load_config(load_object(verb_of("export_model").config), None, keys)
+    line = close_job("export_model", config, {"formats": [{"files": {"model.onnx": 3}}, {"files": {}}]})
+    assert line == "made 'my exports', 1 format; next: README.md there says what each file is"
 
 
 def test_embeddings_are_called_so() -> None:

@@ -114,6 +114,45 @@ def test_events_are_published_once_whether_while_it_goes_on_or_at_its_end(
     assert {(name, tags["rank"], tags["run"]) for name, _, tags in published} == {("storage_retries", "0", "first")}
 
 
+def test_once_closed_no_thread_publishes_anything(published: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray may be shut down next, and a thread that is still at it would end the process."""
+    monkeypatch.setattr(metrics, "_SET_AGAIN_S", 0.001)
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def set(self, value: float, _: dict[str, str]) -> None:
+            if threading.current_thread().name == "metrics":
+                inside.set()
+                go_on.wait(30)
+            published.append((self.name, value, {}))
+
+    monkeypatch.setattr(metrics, "_metric", Slow)
+    with name_job(FIRST):
+        publisher = Publisher()
+    publisher.set("step", 1)
+    assert inside.wait(30)
+    threading.Timer(0.2, go_on.set).start()
+    publisher.close()
+    assert "metrics" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_nothing_is_published_by_a_ray_that_was_shut_down(
+    published: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with name_job(FIRST):
+        publisher = Publisher()
+    publisher.set("step", 1)
+    monkeypatch.setattr(metrics, "_has_ray", lambda: False)
+    counts.count_event("storage_retries")
+    publisher.set("step", 2)
+    publisher.close()
+    assert [value for _, value, _ in published] == [1]
+    assert counts.take_counts() == {"storage_retries": 1}  # kept for another Ray
+
+
 def test_an_actor_publishes_the_events_of_each_item(published: list[Any]) -> None:
     """Ray ends it without notice when there are no more."""
 
@@ -150,3 +189,24 @@ def test_ray_accepts_every_metric(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not name.endswith("_total")
     assert METRICS["cache_hits"].exported == "ray_histill_cache_hits_total"
     assert METRICS["step"].exported == "ray_histill_step"
+
+
+def test_a_value_is_not_overwritten_by_the_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[float] = []
+    again = threading.Event()
+
+    class Slow:
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            if threading.current_thread().name == "metrics":
+                again.set()
+                time.sleep(0.1)
+            found.append(value)
+
+    monkeypatch.setattr(metrics, "_has_ray", lambda: True)
+    monkeypatch.setattr(metrics, "_metric", lambda _: Slow())
+    monkeypatch.setattr(metrics, "_SET_AGAIN_S", 0.01)
+    with name_job(FIRST), closing(Publisher()) as publisher:
+        publisher.set("step", 1)
+        assert again.wait(30)
+        publisher.set("step", 2)
+    assert found[-1] == 2

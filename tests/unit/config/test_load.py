@@ -14,12 +14,14 @@ from histill.config.check_cluster import CheckConfig
 from histill.config.common import WorkerGroup, Workers
 from histill.config.convert_encoder import ConvertConfig
 from histill.config.distill_student import DistillConfig
+from histill.config.export_model import ExportConfig
 from histill.config.finetune_student import FinetuneConfig
 from histill.config.ingest_tiles import IngestConfig
 from histill.config.load import apply_overrides, dotted_keys, load_config, nested_models, parse_yaml
 from histill.config.predict_tiles import PredictConfig
 from histill.config.pretrain_student import PretrainConfig
 from histill.config.promote_model import PromoteConfig
+from histill.config.prune_student import PruneConfig
 from histill.config.score_model import ScoreConfig
 from histill.config.search_students import SearchConfig
 from histill.config.sync_metrics import SyncConfig
@@ -324,12 +326,14 @@ CONFIGS: dict[str, Any] = {
     "check_cluster": CheckConfig,
     "convert_encoder": ConvertConfig,
     "distill_student": DistillConfig,
+    "export_model": ExportConfig,
     "finetune_student": FinetuneConfig,
     "ingest_images": IngestConfig,
     "ingest_slides": IngestConfig,
     "pretrain_embeddings": PretrainConfig,
     "pretrain_student": PretrainConfig,
     "promote_model": PromoteConfig,
+    "prune_student": PruneConfig,
     "score_model": ScoreConfig,
     "predict_tiles": PredictConfig,
     "sync_metrics": SyncConfig,

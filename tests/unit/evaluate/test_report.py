@@ -15,7 +15,10 @@ import torch
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.common import Storage
 from histill.config.score_model import HeldOut, ScoreConfig
+from histill.engines.engine import Choice, Engine
+from histill.engines.loaded_model import LoadedModel
 from histill.errors import InputError
+from histill.evaluate import evaluator
 from histill.evaluate.evaluator import Evaluator, split_by_row_group
 from histill.evaluate.pictures import shorten
 from histill.evaluate.predictions import Predictions
@@ -222,6 +225,27 @@ def test_speed_is_measured_at_one_tile_and_at_many() -> None:
     found = measure_speed(torch.nn.Conv2d(3, 8, 3).eval(), 32, torch.device("cpu"))
     assert found.keys() == {"device", "ms_at_batch_1", "ms_at_batch_32", "tiles_per_s", "peak_memory_mb"}
     assert float(found["tiles_per_s"]) == pytest.approx(32_000 / float(found["ms_at_batch_32"]), rel=0.05)
+
+
+def test_speed_is_of_what_ran_the_model(
+    manifest: Manifest, model: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def start(asked: str, loaded: LoadedModel, *_: object) -> Engine:
+        def answer(tiles: torch.Tensor) -> torch.Tensor:
+            seen.append(len(tiles))
+            found: torch.Tensor = loaded.network(tiles.float())
+            return found
+
+        return Engine(Choice("openvino", "openvino"), answer, 8)
+
+    monkeypatch.setattr(evaluator, "start_engine", start)
+    how: dict[str, Any] = {"held_out": HeldOut(tiles=manifest.uri), "bootstrap_samples": 0, "robustness_tiles": 0}
+    score = run_scoring(ScoreConfig(model=model(), engine="openvino", **how))
+    assert score.speed["engine"] == "openvino"
+    assert seen[-1] == 8  # of the 32 that are measured last
+    assert run_scoring(ScoreConfig(model=model(), engine="torch", **how)).speed["engine"] == "torch"
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5, 100])

@@ -1,7 +1,8 @@
 """Scores and pictures of a model on held-out tiles."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from PIL import Image
 
 from histill.artifacts.model_folder import ModelCard, build, save
-from histill.config.common import Storage, Teacher
+from histill.config.common import Storage, Teacher, Workers
 from histill.config.score_model import HeldOut
 from histill.errors import InputError
+from histill.evaluate import evaluator
 from histill.evaluate.evaluator import Evaluator
 from histill.evaluate.pictures import draw_tiles
+from histill.evaluate.predictions import Predictions
 from histill.evaluate.score import score_model
 from histill.evaluate.shown_tiles import spread_tiles
 from histill.tiles.manifest import Manifest
@@ -75,6 +78,29 @@ def test_a_model_agrees_with_itself(manifest: Manifest, model: Callable[..., str
     assert score.gmacs_with_attention >= score.gmacs > 0
 
 
+def test_an_engine_gives_the_same_score(
+    manifest: Manifest, write_small_model: Callable[[str, Path], str], node: Storage, tmp_path: Path
+) -> None:
+    from histill.evaluate.examine import examine
+
+    folder = write_small_model("segmentation", tmp_path)
+    held_out = HeldOut(tiles=manifest.uri, split="train", reference=Teacher(classical=True), batch_size=6)
+    plain, other = (examine(folder, held_out, node, engine=engine) for engine in ("torch", "onnxruntime"))
+    assert (plain.examiner.answer, other.examiner.answer is None) == (None, False)
+    assert plain.answers.said.sum() == other.answers.said.sum()
+    assert abs(plain.answers.said - other.answers.said).sum() <= 2e-5 * plain.answers.said.sum()
+
+
+def test_embeddings_are_scored_by_torch(manifest: Manifest, model: Callable[..., str]) -> None:
+    from histill.evaluate.examine import examine
+
+    folder = model(kind="encoder", decoder_channels=(), classes=())
+    with pytest.raises(
+        InputError, match="engine=openvino runs models with classes, and embeddings are scored by torch"
+    ):
+        examine(folder, HeldOut(tiles=manifest.uri), STORAGE, engine="openvino")
+
+
 @pytest.mark.parametrize("size_px", [32, 64])
 def test_the_score_is_that_of_every_tile_once_whatever_the_batches(
     manifest: Manifest, model: Callable[..., str], size_px: int
@@ -87,6 +113,33 @@ def test_the_score_is_that_of_every_tile_once_whatever_the_batches(
     assert scores[0].reference == "masks"
     assert scores[0].classes.keys() == {"background", "nucleus"}
     assert 0 <= scores[0].figures["dice"] < 0.9  # an untrained model
+
+
+def test_answers_of_tasks_outlive_their_ray(
+    manifest: Manifest, model: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large arrays lie in its memory, which goes when it is shut down."""
+    parts: list[Predictions] = []
+
+    @contextmanager
+    def connect() -> Iterator[None]:
+        yield
+        for part in parts:
+            for array in (part.rows, part.said, part.truth, part.stains):
+                array.fill(0)
+
+    def map_tasks(function: Callable[[Any], Predictions], items: list[Any], **_: Any) -> Iterator[Predictions]:
+        for item in items:
+            parts.append(function(item))
+            yield parts[-1]
+
+    monkeypatch.setattr(evaluator, "connect_cluster", connect)
+    monkeypatch.setattr(evaluator, "map_tasks", map_tasks)
+    folder, held_out = model(), HeldOut(tiles=manifest.uri, split="train", reference=Teacher(classical=True))
+    here = score_model(folder, held_out, STORAGE)
+    there = score_model(folder, held_out, STORAGE, workers=Workers(count=2))
+    assert parts
+    assert there.figures == here.figures
 
 
 def test_a_small_student_and_its_teacher_see_the_same_tiles(manifest: Manifest, model: Callable[..., str]) -> None:

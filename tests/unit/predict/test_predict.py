@@ -20,6 +20,7 @@ import torch
 import histill.predict.predict
 import histill.tiles.ingest
 from histill.artifacts.model_folder import ModelCard, build, save
+from histill.config.common import Storage
 from histill.config.load import validate
 from histill.config.predict_tiles import PredictConfig
 from histill.errors import InputError
@@ -80,35 +81,6 @@ def write_slide(path: Path, pixels: np.ndarray, mpp: float = MPP) -> str:
     tifffile.imwrite(
         path, pixels, tile=(256, 256), photometric="rgb", resolution=resolution, resolutionunit="CENTIMETER"
     )
-    return str(path)
-
-
-def write_leica(path: Path, pixels: np.ndarray, left: int, top: int) -> str:
-    """A Leica SCN slide of 4096 x 2048 px at 0.5 um/px of which the scanner took in `pixels` at (left, top)."""
-    height, width = pixels.shape[:2]
-
-    def image(name: str, page: int, size: tuple[int, int], extent: tuple[int, ...], power: str) -> str:
-        x, y, across, down = (500 * each for each in extent)
-        return (
-            f'<image name="{name}" uuid="urn:uuid:{name}"><creationDate>2020-01-01T00:00:00.0Z</creationDate>'
-            f'<device model="T" version="1"/><pixels sizeX="{size[0]}" sizeY="{size[1]}">'
-            f'<dimension sizeX="{size[0]}" sizeY="{size[1]}" r="0" ifd="{page}"/></pixels>'
-            f'<view sizeX="{across}" sizeY="{down}" offsetX="{x}" offsetY="{y}" spacingZ="0"/><scanSettings>'
-            f"<objectiveSettings><objective>{power}</objective></objectiveSettings><illuminationSettings>"
-            "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
-            "</illuminationSettings></scanSettings></image>"
-        )
-
-    description = (
-        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection name="c" '
-        f'uuid="urn:uuid:1" sizeX="{4096 * 500}" sizeY="{2048 * 500}" barcode="">'
-        f"{image('macro', 0, (256, 128), (0, 0, 4096, 2048), '0.6')}"
-        f"{image('main', 1, (width, height), (left, top, width, height), '20')}</collection></scn>"
-    )
-    how: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "compression": "deflate", "metadata": None}
-    with tifffile.TiffWriter(path, bigtiff=True) as file:
-        file.write(np.full((128, 256, 3), 230, np.uint8), description=description, **how)
-        file.write(pixels, **how)
     return str(path)
 
 
@@ -175,7 +147,9 @@ def test_regions_of_a_slide_keep_their_squares(
     assert {(row["x"], row["y"]) for row in rows_of(found)} == {tuple(each) for each in squares(found, "s")[:, :2]}
 
 
-def test_squares_count_from_the_bounds_of_a_leica_slide(model: Callable[..., str], tmp_path: Path) -> None:
+def test_squares_count_from_the_bounds_of_a_leica_slide(
+    model: Callable[..., str], write_leica: Callable[..., str], tmp_path: Path
+) -> None:
     slide = write_leica(tmp_path / "s.scn", tissue(256, 512), left=1000, top=640)
     properties = openslide.OpenSlide(slide).properties
     corner = [int(properties[f"openslide.bounds-{axis}"]) for axis in "xy"]
@@ -186,6 +160,172 @@ def test_squares_count_from_the_bounds_of_a_leica_slide(model: Callable[..., str
     assert drawn.min() > -64
     assert (drawn[:, 2].max() <= 512 + 64, drawn[:, 3].max() <= 256 + 64) == (True, True)
     assert features(found, "s")["slide"]["bounds"] == {"x": corner[0], "y": corner[1]}
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_a_slide_is_predicted_as_its_tile_set_is(
+    model: Callable[..., str], write_leica: Callable[..., str], tmp_path: Path, kind: str
+) -> None:
+    """Cut while it is predicted, cut into a tile set that is kept, and ingested before: the same files to the last bit.
+
+    One slide is of deflated tiles, and one of a scanner that states an origin of its own; one is at a whole scale.
+    """
+    from histill.config.ingest_tiles import IngestConfig
+    from histill.tiles.ingest import ingest
+
+    glass = np.full((160, 300, 3), 243, np.uint8)
+    slides = [
+        write_slide(tmp_path / "a.tif", np.concatenate([tissue(160, 600), glass], axis=1)),
+        write_slide(tmp_path / "b.tif", tissue(300, 700, 1), mpp=0.25),
+        write_leica(tmp_path / "c.scn", tissue(256, 512, 2), left=1000, top=640),
+    ]  # fmt: skip
+    keys: dict[str, Any] = {"masks": kind == "segmentation", "slide_mpp": 0.5}
+    direct = predicted(model(kind), slides, tmp_path / "direct", **keys)
+    kept = predicted(model(kind), slides, tmp_path / "kept", keep_tiles=True, **keys)
+    ingest(validate(IngestConfig, {
+        "output": str(tmp_path / "tiles"), "tile_px": 64, "slides": {"paths": slides, "mpp": 0.5, "slide_mpp": 0.5},
+        "split": {"train": 0.0, "val": 0.0, "test": 1.0},
+    }, "test"))  # fmt: skip
+    data = {"model": model(kind), "tiles": str(tmp_path / "tiles"), "output": str(tmp_path / "out")}
+    ingested = predict(validate(PredictConfig, data | {"masks": keys["masks"], "workers": {"count": 1}}, "test"))
+    assert direct.tiles > 20
+    for found in (kept, ingested):
+        assert rows_of(found) == rows_of(direct)
+        assert table_of(found) == table_of(direct)
+        for name in ("a", "b", "c"):
+            assert features(found, name) == features(direct, name)
+            pictures = [Path(each.predictions, "heatmaps", f"{name}.png").read_bytes() for each in (found, direct)]
+            assert pictures[0] == pictures[1]
+    written = {name: list((tmp_path / name).glob("*/shards/**/*.parquet")) for name in ("direct", "kept")}
+    assert {name: sum("image" in pq.read_schema(path).names for path in paths) for name, paths in written.items()} == {
+        "direct": 0, "kept": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["classification", "encoder"])
+def test_another_engine_gives_the_same_predictions_and_is_named(
+    write_small_model: Callable[[str, Path], str],
+    node: Storage,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    slide, folder = write_slide(tmp_path / "a.tif", tissue(160, 300)), tmp_path / "model"
+    folder.mkdir()
+    small = write_small_model(kind, folder)
+    plain = predicted(small, [slide], tmp_path / "torch", engine="torch")
+    assert "engine: torch, as asked for" in capfd.readouterr().err
+    other = predicted(small, [slide], tmp_path / "other", engine="onnxruntime", storage=node.model_dump())
+    assert capfd.readouterr().err.count("engine: onnxruntime ") == 1
+    assert (plain.engine, other.engine, other.tiles) == ("torch", "onnxruntime", 8)
+    for one, two in zip(rows_of(plain), rows_of(other), strict=True):
+        assert (one["tile_id"], one["class"]) == (two["tile_id"], two["class"])
+        assert one["probabilities"] == pytest.approx(two["probabilities"], abs=1e-4)
+        if kind == "encoder":
+            assert one["embedding"] == pytest.approx(two["embedding"], abs=2e-3)
+    assert predicted(small, [slide], tmp_path / "other").engine == "onnxruntime"  # which made them
+
+
+def test_a_classifiers_embeddings_are_of_torch_which_is_said(
+    model: Callable[..., str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    slide = write_slide(tmp_path / "a.tif", tissue(160, 300))
+    found = predicted(model(), [slide], tmp_path / "out", embeddings=True)
+    assert found.engine == "torch"
+    assert capfd.readouterr().err.count("engine: torch, which gives embeddings beside the classes") == 1
+
+
+def test_an_engine_is_chosen_for_the_tiles_that_are_left(
+    model: Callable[..., str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of two slides with 8 each."""
+    slides = [write_slide(tmp_path / f"{name}.tif", tissue(160, 300)) for name in "ab"]
+    keys = {"engine": "auto", "workers": {"count": 0}}
+    first = predicted(model(), slides, tmp_path / "out", **keys)
+    assert "as starting another for 16 tiles would not pay" in capfd.readouterr().err
+    Path(first.predictions, "predictions.json").unlink()
+    shards = sorted(Path(first.predictions).rglob("*.parquet"))
+    shards[0].unlink()
+    assert predicted(model(), slides, tmp_path / "out", **keys).tiles == 16
+    assert "as starting another for 8 tiles would not pay" in capfd.readouterr().err
+
+
+def test_a_slide_in_object_storage_is_one_piece_of_work_where_all_workers_get_one(
+    model: Callable[..., str], tmp_path: Path
+) -> None:
+    """Each worker that has a part of a slide fetches all of it."""
+    from histill.config.common import Storage
+    from histill.config.ingest_tiles import IngestConfig, SlideSource, SplitRule
+    from histill.predict.predict import bundle_shards
+    from histill.predict.shard import PredictionJob, PredictionWorker
+    from histill.tiles.ingest import ingest
+
+    slides = [write_slide(tmp_path / f"{name}.tif", tissue(160, 600)) for name in "ab"]
+    source = SlideSource(paths=tuple(slides), mpp=0.5).for_prediction(cut=False)
+    places = IngestConfig(
+        output=str(tmp_path / "places"), tile_px=64, slides=source, rows_per_shard=5, rows_per_group=5
+    )
+    manifest = ingest(places.model_copy(update={"split": SplitRule(train=0, val=0, test=1)})).manifest
+    shards = manifest.shards()
+    assert len(shards) == 8
+    data = {"model": model(), "output": str(tmp_path / "out"), "workers": {"count": 2}}
+    local = validate(PredictConfig, data | {"slides": slides}, "test")
+    remote = validate(PredictConfig, data | {"slides": ["s3://bucket/a.tif", "s3://bucket/b.tif"]}, "test")
+    assert bundle_shards(manifest, local) == shards
+    bundles = bundle_shards(manifest, remote)
+    assert bundles == ["\n".join(shards[:4]), "\n".join(shards[4:])]
+    more = remote.model_copy(update={"workers": remote.workers.model_copy(update={"count": 3})})
+    assert bundle_shards(manifest, more) == shards
+    digest = histill.predict.predict.load(model(), Storage())[2]
+    job = PredictionJob(local, model(), manifest.uri, str(tmp_path / "out"), digest, manifest.header.digest, 16)
+    (tally,) = PredictionWorker(job)(bundles[0])["slides"][:1]
+    assert sum(each["tiles"] for each in PredictionWorker(job)(bundles[0])["slides"]) == manifest.header.tiles // 2
+    assert tally["slide"] == "a"
+
+
+def test_an_engine_that_cannot_do_it_is_refused(model: Callable[..., str], tmp_path: Path) -> None:
+    from histill.predict.check_places import check_model
+
+    data = {"model": model(), "tiles": "tiles", "output": str(tmp_path), "engine": "openvino"}
+    with pytest.raises(InputError, match=r"engine openvino runs on CPUs; leave it out, or set workers\.gpus=0"):
+        validate(PredictConfig, data | {"workers": {"gpus": 1}}, "test")
+    config = validate(PredictConfig, data | {"tiles": None, "slides": ["a.svs"], "embeddings": True}, "test")
+    with pytest.raises(InputError, match=r"engine=openvino gives the classes of .*; leave engine out"):
+        check_model(config)
+
+
+def test_places_of_tiles_are_no_tile_set(model: Callable[..., str], tmp_path: Path) -> None:
+    from histill.config.common import Storage
+    from histill.tiles.manifest_file import read_manifest
+
+    predicted(model(), [write_slide(tmp_path / "a.tif", tissue(160, 300))], tmp_path / "out")
+    (places,) = (tmp_path / "out").glob("places-*")
+    assert read_manifest(str(places), Storage(), cut=False).header.tiles == 8
+    with pytest.raises(
+        InputError, match=r"holds the places of tiles .*; predict the slides with keep_tiles=true"
+    ) as raised:
+        read_manifest(str(places), Storage())
+    assert raised.value.code == "tiles-missing"
+
+
+def test_a_slide_that_is_replaced_while_it_is_predicted_is_named(
+    model: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import histill.predict.shard
+
+    slide = write_slide(tmp_path / "a.tif", tissue(160, 300))
+    read = histill.predict.shard.TileCutter
+
+    def replaced(*arguments: Any) -> Any:
+        write_slide(tmp_path / "a.tif", tissue(160, 600))
+        return read(*arguments)
+
+    monkeypatch.setattr(histill.predict.shard, "TileCutter", replaced)
+    with pytest.raises(
+        InputError, match=r"a\.tif was replaced while this job was reading it; run the same command again"
+    ):
+        predicted(model(), [slide], tmp_path / "out")
+    monkeypatch.undo()
 
 
 def test_a_slide_that_is_replaced_gets_predictions_of_its_own(model: Callable[..., str], tmp_path: Path) -> None:
@@ -203,7 +343,7 @@ def test_a_slide_that_is_replaced_gets_predictions_of_its_own(model: Callable[..
 
 
 def test_a_slide_that_lies_elsewhere_on_its_stage_gets_squares_of_its_own(
-    model: Callable[..., str], tmp_path: Path
+    model: Callable[..., str], write_leica: Callable[..., str], tmp_path: Path
 ) -> None:
     """The same pixels, and so the same tiles: but not the same place."""
     folder, found = model(), []

@@ -61,13 +61,14 @@ def predicting(model: str, tiles: str, out: Path, **keys: Any) -> PredictionJob:
     config = validate(
         PredictConfig, {"model": model, "tiles": tiles, "output": str(out), "batch_size": 3} | keys, "test"
     )
-    return PredictionJob(config, model, tiles, str(out), load(model, STORAGE)[2], read_header(tiles, STORAGE).digest)
+    header = read_header(tiles, STORAGE)
+    return PredictionJob(config, model, tiles, str(out), load(model, STORAGE)[2], header.digest, header.tiles)
 
 
 def predicted(job: PredictionJob, manifest: Manifest) -> tuple[list[tuple[int, int]], pa.Table]:
     """Tiles and undecodable ones of each shard, and what is written."""
     worker = PredictionWorker(job)
-    done = [worker(name) for name in manifest.shards(job.config.split)]
+    done = [worker(name)["slides"] for name in manifest.shards(job.config.split)]
     counts = [(sum(each["tiles"] for each in said), sum(each["undecodable"] for each in said)) for said in done]
     return counts, pa.concat_tables(pq.read_table(path) for path in sorted(Path(job.uri).rglob("*.parquet")))
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from histill.artifacts import exports
 from histill.artifacts.model_folder import ModelCard, build, save
 from histill.config.load import validate
 from histill.config.probe import Probe
 from histill.config.promote_model import PromoteConfig
 from histill.config.score_model import HeldOut
 from histill.errors import InputError
-from histill.registry import versions
+from histill.registry import candidate as candidate_module
+from histill.registry import comparison
 from histill.registry.candidate import examine_candidate, trace_provenance
 from histill.registry.comparison import compare_with
 from histill.tiles.manifest import Manifest
@@ -42,17 +42,16 @@ def test_encoders_are_compared_by_their_probes(
     held_out = HeldOut(tiles=tiles.uri, split="train", probe=Probe(train="test", shots=(1,)))
     keys = {"model": "/m", "registered_name": "encoder", "held_out": {"tiles": tiles.uri}}
     config = validate(PromoteConfig, keys, "test")
-    monkeypatch.setattr(exports, "export_model", lambda *_: {})  # the slowest part, tested in test_prepare_tile.py
-    monkeypatch.setattr(exports, "measure_differences", lambda *_: {"model.onnx": 0.0})
+    monkeypatch.setattr(candidate_module, "export_formats", lambda *_: ())  # the slowest part, tested by itself
     candidate = examine_candidate(make_model(tmp_path / "candidate", 0), held_out, config)
     assert (candidate.score.main, candidate.score.cases) == ("balanced_accuracy", 6)
-    assert trace_provenance(candidate.examiner, candidate.differences, candidate.answers).constant == 0.5
+    assert trace_provenance(candidate.examiner, candidate.formats, candidate.answers).constant == 0.5
     champions = {
         "1": make_model(tmp_path / "other", 1),
         "2": make_model(tmp_path / "same", 0),
         "3": make_model(tmp_path / "classifier", 0, kind="classification", classes=("stroma", "tumour"), width=None),
     }
-    monkeypatch.setattr(versions, "download_version", lambda name, version, *_: champions[version])
+    monkeypatch.setattr(comparison, "download_version", lambda name, version, *_: champions[version])
     found = compare_with("1", candidate, held_out, config)
     assert found.figure + found.difference == pytest.approx(candidate.score.figures["balanced_accuracy"])
     assert found.low <= found.difference <= found.high

@@ -253,6 +253,8 @@ def test_the_table_says_which_gate_failed_by_how_much() -> None:
     assert lines[0].split() == ["dice", "at", "least", "0.7500", "0.7000", "FAILED", "by", "0.05"]
     assert lines[1].split() == ["parameters", "at", "most", "6,000,000", "5,000,000", "passed"]
     assert "FAILED by 0.01" in lines[2]
+    equal = evaluate_gates(SCORE, None, replace(SOUND, constant=0.7), Gates())
+    assert [line for line in format_gates(equal).splitlines() if "FAILED, equal" in line]
     assert "dice +0.1000 (-0.0300 to +0.1500) against 0.6000 of version 3" in lines[2]
 
 

@@ -40,7 +40,7 @@ def test_workers_cannot_read_what_only_this_job_fetches() -> None:
 
 
 def test_without_workers_a_registered_model_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(uri: str, *_: object) -> str:
+    def fetch(uri: str, *_: object, **__: object) -> str:
         raise LookupError(uri)
 
     monkeypatch.setattr("histill.registry.scoring.fetch_model", fetch)

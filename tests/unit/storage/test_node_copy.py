@@ -1,6 +1,8 @@
 """Copies that a node's processes share: one makes it, the others wait, and nothing half made is ever seen."""
 
+import fcntl
 import os
+import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -10,7 +12,7 @@ import pytest
 
 from histill.config.common import ShardCache, Storage
 from histill.storage import node_copy
-from histill.storage.node_copy import open_node_copy
+from histill.storage.node_copy import find_node_copy, open_node_copy
 
 pytestmark = pytest.mark.unit
 
@@ -44,6 +46,10 @@ def test_what_fails_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="broken"):
         open_node_copy("copy", storage_in(tmp_path), fail)
+    with (
+        tmp_path / "shared" / "copy.lock"
+    ).open() as lock:  # as another process would, which must not wait for this one
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     (tmp_path / "shared" / "copy.part").mkdir()  # as a killed process leaves it
     (tmp_path / "shared" / "copy.part" / "surplus").touch()
     for harmed in ("by", "one", "sizes.json"):  # as a cleaner of old files leaves it
@@ -53,10 +59,34 @@ def test_what_fails_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
         (found / harmed).unlink()
 
 
+def test_a_look_neither_makes_nor_waits(tmp_path: Path) -> None:
+    storage = storage_in(tmp_path)
+    assert find_node_copy("copy", storage) is None
+    assert not (tmp_path / "shared").exists()
+    (tmp_path / "shared" / "copy").mkdir(mode=0o700, parents=True)
+    (tmp_path / "shared").chmod(0o700)
+    assert find_node_copy("copy", storage) is None  # it is not whole
+    with (tmp_path / "shared" / "copy.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nor does the look hold it
+    made = open_node_copy("copy", storage, make)
+    assert find_node_copy("copy", storage) == made
+    other = tmp_path / "shared" / "other"
+    shutil.copytree(tmp_path / "shared" / "copy", other)
+    (tmp_path / "shared" / "other.lock").touch()
+    with (tmp_path / "shared" / "other.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a process that makes it
+        assert find_node_copy("other", storage) is None
+    assert find_node_copy("other", storage) == other
+    with (tmp_path / "shared" / "other.lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as one that would remove it
+
+
 def test_a_folder_that_others_may_read_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "shared").mkdir(mode=0o755)
     assert open_node_copy("copy", storage_in(tmp_path), make) is None
     assert "only this user can read" in caplog.text
+    (tmp_path / "shared" / "copy").mkdir()
+    assert find_node_copy("copy", storage_in(tmp_path)) is None
 
 
 def test_copies_that_nobody_has_used_for_a_week_are_removed(tmp_path: Path) -> None:

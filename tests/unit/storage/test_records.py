@@ -51,7 +51,7 @@ KINDS: dict[str, type[Record]] = {
     "claim": ClaimRecord,
 }
 RELAID = {"model", "model-first", "position", "teacher", "finished-first", "part", "claim"}  # had a different layout
-RELAID |= {"responses", "predictions"}  # had fewer fields
+RELAID |= {"responses", "predictions", "manifest"}  # had fewer fields
 every_kind = pytest.mark.parametrize("name", KINDS)
 
 

@@ -175,10 +175,10 @@ def test_tiles_are_ingested_streamed_and_predicted_as_on_a_disk(both: list[Manif
         digest = load(f"{root}/model", STORAGE)[2]
         job = PredictionJob(
             validate(PredictConfig, config, "test"), f"{root}/model", manifest.uri, f"{root}/out", digest,
-            manifest.header.digest,
+            manifest.header.digest, manifest.header.tiles,
         )  # fmt: skip
         worker = PredictionWorker(job)
-        assert [sum(each["tiles"] for each in worker(name)) for name in manifest.shards()] == [6, 6]
+        assert [sum(each["tiles"] for each in worker(name)["slides"]) for name in manifest.shards()] == [6, 6]
         written.append([control.read_bytes(f"{root}/out/{shard.shard}", STORAGE) for shard in shards_of(manifest)])
     assert written[0] == written[1]
 

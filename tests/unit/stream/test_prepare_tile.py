@@ -17,12 +17,17 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from histill.artifacts import exports
+from histill.artifacts.formats.export import export_formats
+from histill.artifacts.formats.made import Export, ListedFormat
+from histill.artifacts.formats.subject import Subject
+from histill.artifacts.interface import describe_interface, read_preparation
 from histill.artifacts.model_folder import ModelCard, build, save
+from histill.artifacts.readme import write_readme
 from histill.config.common import Storage
 from histill.config.score_model import HeldOut
 from histill.evaluate.evaluator import Evaluator
 from histill.evaluate.raw_tiles import read_cut_tiles
+from histill.stream import prepare_tile as shipped
 from histill.stream.decode import decode_image, downscale_area
 from histill.stream.views import Placement, Views, view_into
 from histill.tiles.manifest import Manifest
@@ -30,13 +35,14 @@ from histill.tiles.whole_table import read_table
 
 pytestmark = pytest.mark.unit
 
+LISTED = [ListedFormat("onnx", {"model.onnx": 1000}, 1e-6), ListedFormat("timm", skipped="no such network")]
 SIZES = [(512, 224), (512, 256), (256, 224), (64, 64), (500, 112), (512, 64), (300, 75), (250, 60), (97, 41), (32, 3)]
 
 
 @pytest.fixture(scope="module")
 def prepare(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarray]:
     """The shipped file's function, loaded from the file alone, as an outside program would."""
-    (name, source), *others = exports.read_preparation().items()
+    (name, source), *others = read_preparation().items()
     assert (name, others) == ("prepare_tile.py", [])
     path = tmp_path_factory.mktemp("exports") / name
     path.write_bytes(source)
@@ -78,7 +84,7 @@ def test_the_pixels_are_the_streams(prepare: Callable[..., np.ndarray], tile_px:
 def test_the_steps_are_those_that_are_told(prepare: Callable[..., np.ndarray]) -> None:
     """Each step in numpy: halves are means of 2 x 2 rounded half up, the rest is an exact area average."""
     pixels = drawn(500)
-    told = exports.prepare_tile.list_steps(500, 112)
+    told = shipped.list_steps(500, 112)
     assert told[1] == (
         "PNG: decode whole; mean of 2 x 2 pixels, rounded half up, to 250 px; mean of 2 x 2 pixels, rounded half up, "
         "to 125 px; mean over areas (cv2.INTER_AREA) to 112 px"
@@ -148,7 +154,7 @@ def test_a_tile_is_not_enlarged(prepare: Callable[..., np.ndarray]) -> None:
 def test_the_shipped_file_needs_neither_histill_nor_pillow() -> None:
     program = (
         "import sys\nsys.modules['PIL'] = sys.modules['histill'] = sys.modules['torch'] = None\n"
-        f"exec({exports.read_preparation()['prepare_tile.py'].decode()!r})\n"
+        f"exec({read_preparation()['prepare_tile.py'].decode()!r})\n"
         f"print(prepare_tile({png(drawn(32))!r}, 32, 8).shape)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -183,6 +189,10 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
         yield moved
 
 
+def differences(made: tuple[Export, ...]) -> list[float]:
+    return [each.listed.difference for each in made if each.listed.difference is not None]
+
+
 def test_parity_begins_at_the_cut_tiles_bytes(
     examiner: Evaluator, prepare: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,46 +204,47 @@ def test_parity_begins_at_the_cut_tiles_bytes(
         np.testing.assert_array_equal(prepare(data, 64, 32), seen)
     network = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(48, 2)).train()
     with moves(monkeypatch) as moved:
-        formats = exports.export_model(network, examiner.card)
+        made = export_formats(network, examiner.card, ("onnx", "pt2"), tiles, cut)
+        formats = {path: data for each in made for path, data in each.contents.items()}
         session = onnxruntime.InferenceSession(formats["model.onnx"])
         assert {end.shape[0] for end in (*session.get_inputs(), *session.get_outputs())} == {"batch"}
-        found = exports.measure_differences(network, formats, tiles, examiner.card, cut)
         assert moved
         assert not moved & set(map(id, network.modules()))  # one on a GPU stays there
         assert network.training
     network.eval()
-    assert max(found.values()) < 1e-4
+    assert [each.listed.format for each in made] == ["onnx", "pt2"]
+    assert max(differences(made)) < 1e-4
     with torch.inference_mode():
         expected = network(tiles.float()).numpy()
     pixels = np.stack([prepare(data, 64, 32) for data in cut]).transpose(0, 3, 1, 2).astype(np.float32)
     (said,) = onnxruntime.InferenceSession(formats["model.onnx"]).run(None, {"pixels": pixels})
     np.testing.assert_allclose(said, expected, atol=1e-4)
     monkeypatch.setattr(  # a different preparation shows in the figure
-        exports.prepare_tile, "prepare_tile", lambda data, *_: np.array(Image.open(io.BytesIO(data)).resize((32, 32)))
+        shipped, "prepare_tile", lambda data, *_: np.array(Image.open(io.BytesIO(data)).resize((32, 32)))
     )
-    assert min(exports.measure_differences(network, formats, tiles, examiner.card, cut).values()) > 1e-2
+    assert min(differences(export_formats(network, examiner.card, ("onnx",), tiles, cut))) > 1e-2
 
 
 def test_an_interface_says_how_a_tile_is_prepared(examiner: Evaluator) -> None:
-    told = exports.describe_interface(examiner.card, "ab" * 32, {"model.onnx": 1e-6}, None)
+    told = describe_interface(examiner.card, "ab" * 32, LISTED, None)
     assert told["input"]["prepared_by"]["call"] == "prepare_tile(tile, tile_px=64, size_px=32)"
     assert "area" not in str(told["input"]["cut_at"])
     assert "1/2 in the DCT domain, to 32 px" in told["input"]["prepared_by"]["steps"][0]
-    text = exports.write_readme(examiner.card, told, {}, "tiles")
+    text = write_readme(examiner.card, told, {}, "tiles")
     assert "prepare_tile.py" in text
     assert "area averag" not in text
 
 
 def test_an_exported_encoder_answers_with_embeddings(examiner: Evaluator) -> None:
     card = examiner.card.model_copy(update={"kind": "encoder", "classes": (), "width": 48})
-    formats = exports.export_model(torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten()), card)
-    (said,) = onnxruntime.InferenceSession(formats["model.onnx"]).get_outputs()
+    network = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten())
+    (said,) = onnxruntime.InferenceSession(Subject.copy_of(network, card).onnx).get_outputs()
     assert (said.name, said.shape) == ("embeddings", ["batch", 48])
-    told = exports.describe_interface(card, "ab" * 32, {"model.onnx": 1e-6}, None)
+    told = describe_interface(card, "ab" * 32, LISTED, None)
     assert told["output"] == {
         "name": "embeddings", "dtype": "float32", "shape": ["batch", 48], "classes": [], "activation": None,
     }  # fmt: skip
-    text = exports.write_readme(card, told, {"balanced_accuracy": 0.5}, "tiles")
+    text = write_readme(card, told, {"balanced_accuracy": 0.5}, "tiles")
     assert text.startswith("# An encoder of tiles")
     assert '`embeddings`, float32 ["batch", 48]\n' in text
 

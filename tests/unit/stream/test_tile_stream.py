@@ -19,7 +19,6 @@ from histill.config.augment import Augment
 from histill.config.common import ShardCache, Storage
 from histill.errors import InputError
 from histill.stream.counter_rng import multiset_hash
-from histill.stream.ray_data import read_passes
 from histill.stream.read import DecodedCacheSpec, ShardReader, TileSource
 from histill.stream.tile_batch import TileBatch
 from histill.stream.tile_stream import TileStream
@@ -27,6 +26,7 @@ from histill.stream.views import UPRIGHT, Views
 from histill.tiles.manifest import Manifest
 from histill.tiles.tile_rows import hold_rows
 from histill.tiles.whole_table import read_table
+from testbed.streams import MODES, Mode, read_in, small_tasks
 
 pytestmark = pytest.mark.unit
 
@@ -41,25 +41,15 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, tile_set: Callable[..., M
     return tile_set(tmp_path_factory.mktemp("tiles"), tiles=27, tile_px=64)  # 18 to train: the last batch is padded
 
 
-@pytest.fixture(scope="module", params=["by the worker", "read by tasks", "decoded by tasks"], autouse=True)
-def mode(request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(scope="module", params=MODES, autouse=True)
+def mode(request: pytest.FixtureRequest) -> Iterator[Mode]:
     """Who reads and decodes: each test holds for all of them. Here the work of the tasks is done without Ray."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SHARED, "made", in_tasks if "tasks" in request.param else lambda tiles: tiles)
-        patch.setattr(read_passes, "is_smaller_decoded", lambda *_: request.param == "decoded by tasks")
-        patch.setattr(read_passes, "CHUNK_TILES", 8)
+    with small_tasks(request.param):
+        SHARED["mode"] = request.param
         yield request.param
 
 
-SHARED: dict[str, Any] = {}
-
-
-def in_tasks(tiles: TileStream) -> TileStream:
-    """`tiles`, of which tasks read and perhaps decode."""
-    reader = read_passes.PassReader(lambda plan, work, ahead: (work(block) for block in plan()))
-    of_tasks = replace(tiles, passes=read_passes.StreamPasses(reader, "tiles"))
-    reader.streams = {"tiles": of_tasks}
-    return of_tasks
+SHARED: dict[str, Mode] = {}
 
 
 def stream(manifest: Manifest, worker: int = 0, workers: int = 1, **changes: Any) -> TileStream:
@@ -72,7 +62,7 @@ def stream(manifest: Manifest, worker: int = 0, workers: int = 1, **changes: Any
         "worker": worker,
         "workers": workers,
     }
-    return SHARED["made"](TileStream(**values | changes))
+    return read_in(SHARED["mode"], TileStream(**values | changes))
 
 
 def parts(batch: TileBatch) -> dict[str, torch.Tensor]:
@@ -353,13 +343,8 @@ def test_a_consumer_that_leaves_ends_decoders_and_readers(manifest: Manifest) ->
     before = set(threading.enumerate())
     running = stream(manifest, read=ShardReader(2)).training_epoch(0, seed=0)
     next(running)
-    running.close()  # type: ignore[attr-defined]
-    del running
-    gc.collect()
-    started = {thread for thread in threading.enumerate() if thread.name.startswith(("batches", "decode", "read"))}
-    for thread in started - before:
-        thread.join(timeout=10)
-        assert not thread.is_alive(), thread.name
+    running.close()
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_spoilt_tile_is_masked_out_in_every_view(

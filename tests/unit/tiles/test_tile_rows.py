@@ -4,6 +4,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -165,3 +166,32 @@ def test_rows_in_pieces_make_the_same_file(tmp_path: Path, monkeypatch: pytest.M
     assert pieces.header == whole.header
     assert (tmp_path / "a" / TABLE_NAME).read_bytes() == (tmp_path / "b" / TABLE_NAME).read_bytes()
     assert read_table(pieces).equals(table)
+
+
+def test_copying_rows_holds_no_column_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, groups = 80_000, 16
+    hashes = np.random.default_rng(0).bytes(16 * rows).hex()
+    constant = dict.fromkeys(MANIFEST.names, 0) | dict.fromkeys(
+        ("tile_id", "slide", "case", "label", "split", "shard"), "a"
+    )
+    columns = {name: pa.repeat(value, rows) for name, value in constant.items()}
+    columns |= {"content": pa.array([hashes[at : at + 32] for at in range(0, len(hashes), 32)])}
+    columns |= {"has_mask": pa.repeat(False, rows)}
+    table = pa.table(columns).select(MANIFEST.names).cast(MANIFEST)
+    path = tmp_path / TABLE_NAME
+    pq.write_table(table, path, row_group_size=rows // groups, compression="none", use_dictionary=False)
+    column = pq.read_metadata(path).row_group(0).column(MANIFEST.names.index("content")).total_compressed_size * groups
+    monkeypatch.setattr(tile_rows, "_PIECE", rows // groups)
+    monkeypatch.setattr(tile_rows, "_AT_ONCE", 1)
+    held: list[int] = []
+    packed = tile_rows.hex_to_bytes
+
+    def watched(*arguments: Any, **how: Any) -> pa.Array:
+        held.append(pa.total_allocated_bytes())
+        return packed(*arguments, **how)
+
+    monkeypatch.setattr(tile_rows, "hex_to_bytes", watched)
+    before = pa.total_allocated_bytes()
+    copy_rows(path, tmp_path)
+    assert len(held) == groups
+    assert max(held) - before < column / 2

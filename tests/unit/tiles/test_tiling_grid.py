@@ -103,3 +103,10 @@ def test_a_sum_of_tenths_is_three_tenths() -> None:
     assert tile_grid((100, 100), (0.07, 0.0, 1.0, 1.0), 93.0) == [(7, 0)]
     assert tile_grid((3072, 100), (1 / 3, 0.0, 2 / 3, 1.0), 100.0)[0] == (1024, 0)
     assert tile_grid((100, 100), (0.0, 0.0, 1.0, 1.0), 101.0) == []
+
+
+@pytest.mark.parametrize(("extent", "side", "overlap"), [(1000, 100.0, 20.0), (1001, 70.5, 16.25), (300, 100.0, 50.0)])
+def test_squares_that_overlap_share_that_much_and_stay_inside(extent: int, side: float, overlap: float) -> None:
+    columns = [x for x, y in tile_grid((extent, 128), (0.0, 0.0, 1.0, 1.0), side, overlap) if y == 0]
+    step = Fraction(side) - Fraction(overlap)
+    assert columns == [math.floor(number * step) for number in range(math.floor((extent - side) / step) + 1)]

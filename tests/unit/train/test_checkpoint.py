@@ -138,7 +138,7 @@ def test_what_is_kept_has_no_heads_for_training(tmp_path: Path) -> None:
     trained = learner(0, deep=True)
     save_checkpoint(str(tmp_path), trained, CARD)
     kept, card, _ = load(str(tmp_path), Storage())
-    assert card == CARD
+    assert card.model_copy(update={"weights_sha256": None}) == CARD
     assert kept.state_dict().keys() == build(CARD).state_dict().keys()
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -217,6 +218,8 @@ def test_a_job_without_ray_ends_on_a_signal_and_imports_none_of_it(configured: M
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         begun = next(process.stderr)
+        while not names(tmp_path / "run") and process.poll() is None:
+            time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         out, said = process.communicate(timeout=60)
     assert begun.startswith("run   0% ")

@@ -231,8 +231,9 @@ def test_a_fixed_tiny_run_has_the_losses_that_it_had(
     kind, keys = RUNS[name]
     torch.set_num_threads(1)
     found = losses_of(kind, with_models(keys, models), manifest, tmp_path)
-    # other CPU instructions round differently, and four steps amplify it
+    # Other CPU instructions round differently, and Adam's first steps turn a gradient's sign about 0 into a step of lr:
+    # with AVX2 the losses of the second epoch are off by up to 0.0013, and those below 0.01 by 0.0003.
     exact = torch.backends.cpu.get_cpu_capability() == CAPABILITY
     assert [set(each) for each in found] == [set(each) for each in EXPECTED[name]]
     for epoch, expected in zip(found, EXPECTED[name], strict=True):
-        assert epoch == pytest.approx(expected, rel=1e-6 if exact else 1e-3, abs=1e-6 if exact else 1e-4)
+        assert epoch == pytest.approx(expected, rel=1e-6 if exact else 2e-3, abs=1e-6 if exact else 3e-4)

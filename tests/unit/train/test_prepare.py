@@ -332,7 +332,8 @@ def test_a_run_goes_on_from_the_inputs_it_was_begun_with_alone(manifest: Manifes
     config = configured(PretrainConfig, manifest, tmp_path / "runs", **changes)
     prepared = prepare_run(config)
     weights = (folder / "model.safetensors").read_bytes()
-    later = {"val_cases", "taught_on", "unknown_teachers", "width", "teacher", "taught_by", "prefixes"}  # new ones
+    later = {"val_cases", "taught_on", "unknown_teachers", "width", "teacher", "taught_by", "prefixes", "shapes"}
+    later |= {"weights_sha256"}
     card = read_card(str(folder), Storage()).model_dump_json(exclude=later)
     expected = sha256(card.encode() + weights).hexdigest()
     assert prepared.inputs == {"data.tiles": manifest.header.digest, "teacher.model": expected}
@@ -340,6 +341,7 @@ def test_a_run_goes_on_from_the_inputs_it_was_begun_with_alone(manifest: Manifes
     assert prepare_run(config).inputs == prepared.inputs
     prepared.build_task()
 
+    written = (folder / "model.json").read_bytes()
     retrained(folder, 2, manifest)
     with pytest.raises(InputError) as caught:
         prepare_run(config)
@@ -348,6 +350,7 @@ def test_a_run_goes_on_from_the_inputs_it_was_begun_with_alone(manifest: Manifes
     with pytest.raises(InputError, match=f"teacher.model held {expected[:12]} when the run was started"):
         prepared.build_task()  # as a worker that replaces a lost one
     (folder / "model.safetensors").write_bytes(weights)
+    (folder / "model.json").write_bytes(written)
     prepare_run(config)
 
 

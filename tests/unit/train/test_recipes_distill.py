@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from histill.artifacts.model_folder import ModelCard, build, save
+import histill
+from histill.artifacts.model_folder import ModelCard, build, load, save
 from histill.config.augment import Augment
 from histill.config.cache_responses import CacheConfig
 from histill.config.common import Storage
@@ -22,6 +23,7 @@ from histill.config.pretrain_student import PretrainConfig
 from histill.errors import InputError
 from histill.losses.loss import Loss
 from histill.models.classifiers import Classifier
+from histill.models.fake_quantization import list_layers, quantize_layers
 from histill.models.projection import ProjectedStudent
 from histill.search.configs import DistillSearch
 from histill.search.sweep import prepare_sweep
@@ -592,3 +594,27 @@ def test_a_sweep_reads_its_tiles_and_loads_its_teacher_once(
     space = {"student.size_px": {"choice": (32, 64, 128)}, "loss.divergence.temperature": {"loguniform": (1.0, 8.0)}}
     prepare_sweep(validate(DistillSearch, data | {"space": space}, "the test"))
     assert list(counts.values()) == [1, 1]
+
+
+def test_a_student_can_be_trained_with_the_roundings_of_int8(manifest: Manifest, teacher: str, tmp_path: Path) -> None:
+    changes = {"loss__features": None, "quantization_aware": True, "optimizer__epochs": 1}
+    config = configured(manifest, teacher, tmp_path, **changes)
+    prepared = prepare_run(config)
+    torch.manual_seed(0)
+    model = prepared.build_model().eval()
+    assert isinstance(model, ProjectedStudent)
+    torch.manual_seed(0)
+    plain = prepared.build_network().eval()
+    names = list_layers(plain)
+    assert names
+    tiles = 255 * torch.rand(4, 3, 32, 32)
+    exact = plain(tiles)
+    quantize_layers(plain, names)
+    torch.testing.assert_close(model(tiles), plain(tiles))
+    assert not torch.allclose(model(tiles), exact, atol=1e-6)
+
+    trained = histill.distill_student(config, local=True)
+    shipped, card, _ = load(trained.model, STORAGE)
+    assert set(shipped.state_dict()) == set(build(card).state_dict())
+    with pytest.raises(InputError, match="which compile cannot trace"):
+        configured(manifest, teacher, tmp_path, quantization_aware=True, compile=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from histill.stream.read import ReadRequest
-from histill.tiles.contents import Expected
+from histill.tiles.contents import Expected, join_chunks
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Chunk:
 
 def pack_rows(table: pa.Table, *, last: bool) -> pa.Table:
     """Put all rows of `table` into one, with the mark of the `last` of a pass."""
-    lists = {name: _in_one_row(table[name].combine_chunks()) for name in table.column_names}
+    lists = {name: _in_one_row(join_chunks(table[name])) for name in table.column_names}
     return pa.table({"last": [last], **lists})
 
 
@@ -81,8 +81,6 @@ def unpack_rows(block: pa.Table) -> tuple[pa.Table, bool]:
 
 
 def _in_one_row(values: pa.Array) -> pa.ListArray:
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks)
     return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from histill.cluster.ray_blocks import iterate_blocks
 from histill.cluster.ray_logging import import_ray_data
 from histill.stream.ray_data.decode import DecodeTiles, ReadTiles
 from histill.stream.ray_data.read_passes import Plan
@@ -60,17 +61,13 @@ class RayDataGraph:
         return self._blocks(worked)
 
     def _blocks(self, dataset: Any) -> Generator[pa.Table]:
-        """Yield the blocks. Threads of `iter_batches` may ask Ray for some after its shutdown, and end the process."""
-        import ray
-
         told = threading.Timer(_PATIENCE_S, self._tell_to_wait)
         told.daemon = True
         told.start()
         try:
-            for bundle in dataset.iter_internal_ref_bundles():  # the execution ends with this iterator
+            for block in iterate_blocks(dataset):
                 told.cancel()
-                for reference in bundle.block_refs:
-                    yield ray.get(reference)
+                yield block
         finally:
             told.cancel()
         logger.debug("%s", dataset.stats())

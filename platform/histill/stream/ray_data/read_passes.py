@@ -17,7 +17,7 @@ from histill.stream.read import TileSource
 from histill.stream.tile_stream import TileStream
 from histill.tiles.manifest import Header
 
-CHUNK_TILES = 256
+CHUNK_TILES = 512
 """Tiles that a task reads, or a few more: it takes whole row groups."""
 _JPEG_RATIO = 9  # of pixels to bytes, where the size of the shards is not on record
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from histill.config.distill_student import DistillConfig
 from histill.config.finetune_student import FinetuneConfig
 from histill.config.pretrain_student import PretrainConfig
+from histill.config.prune_student import PruneConfig
 from histill.config.runs import RunConfig
 from histill.config.train_teacher import TeacherConfig
 
@@ -25,5 +26,6 @@ RECIPES: Mapping[str, Recipe] = {
     "pretrain_student": Recipe(PretrainConfig, "histill.train.recipes.pretrain"),
     "distill_student": Recipe(DistillConfig, "histill.train.recipes.distill"),
     "finetune_student": Recipe(FinetuneConfig, "histill.train.recipes.finetune"),
+    "prune_student": Recipe(PruneConfig, "histill.train.recipes.prune"),
     "train_teacher": Recipe(TeacherConfig, "histill.train.recipes.teacher"),
 }

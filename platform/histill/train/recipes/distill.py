@@ -10,6 +10,7 @@ from histill.config.distill_student import DistillConfig
 from histill.errors import InputError
 from histill.losses.layers import Layers, select_layers
 from histill.losses.loss import check_terms
+from histill.models.fake_quantization import list_layers, quantize_layers
 from histill.models.feature_maps import layer_channels
 from histill.models.projection import ProjectedStudent
 from histill.models.segmenter import STRIDE
@@ -39,8 +40,10 @@ class DistillRun(RunSpec):
     scored_by_teacher: bool = False  # when the validation split lacks labels or masks
 
     def build_model(self) -> nn.Module:
-        deep = self.config.loss.deep_weight > 0
-        return ProjectedStudent(self.build_network(), self.layers, deep_classes=len(self.card.classes) * deep)
+        deep, network = self.config.loss.deep_weight > 0, self.build_network()
+        if self.config.quantization_aware:
+            quantize_layers(network, list_layers(network))
+        return ProjectedStudent(network, self.layers, deep_classes=len(self.card.classes) * deep)
 
     def build_task(self) -> TrainingTask:
         return TrainingTask(

@@ -1,0 +1,1 @@
+"""What runs a model: PyTorch, ONNX Runtime or OpenVINO, each compared with the model itself before it is used."""
