@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -150,9 +150,6 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def patch(*modules: ModuleType, backwards: bool = False) -> None:
         order = reversed if backwards else iter
 
-        def connect(**_: Any) -> AbstractContextManager[None]:
-            return nullcontext()
-
         def tasks(function: Callable[[Any], Any], items: Sequence[Any], **_: Any) -> Iterator[Any]:
             return (function(item) for item in order(items))
 
@@ -163,6 +160,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         for module in modules:
             for name, here in (
                 ("connect_cluster", lambda **_: nullcontext()),
+                ("has_cluster", lambda: False),  # the process may be the driver of other tests' Ray
                 ("map_tasks", tasks),
                 ("map_actors", actors),
             ):

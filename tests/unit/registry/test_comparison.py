@@ -42,7 +42,7 @@ def test_encoders_are_compared_by_their_probes(
     held_out = HeldOut(tiles=tiles.uri, split="train", probe=Probe(train="test", shots=(1,)))
     keys = {"model": "/m", "registered_name": "encoder", "held_out": {"tiles": tiles.uri}}
     config = validate(PromoteConfig, keys, "test")
-    monkeypatch.setattr(candidate_module, "export_formats", lambda *_: ())  # the slowest part, tested by itself
+    monkeypatch.setattr(candidate_module, "export_compared", lambda *_: ())  # the slowest part, tested by itself
     candidate = examine_candidate(make_model(tmp_path / "candidate", 0), held_out, config)
     assert (candidate.score.main, candidate.score.cases) == ("balanced_accuracy", 6)
     assert trace_provenance(candidate.examiner, candidate.formats, candidate.answers).constant == 0.5
