@@ -6,7 +6,9 @@
 biopsies is trained on the labels. It is then pruned to a share of its multiply-accumulates, and recovers for the same
 number of epochs on what it said itself before ("teacher", without labels), on the labels alone ("labels"), or on both.
 Every model is scored on cases that no run has seen, as float and as ONNX Runtime's and OpenVINO's int8 against its own
-float model, as `histill promote` does it; milliseconds a tile are those of one thread of this machine.
+float model, as `histill promote` does it; milliseconds a tile are those of one thread of this machine. A model of
+which an int8 file is refused is trained for --recovery epochs more on what it said itself, without labels, once with
+the roundings of int8 in every step and once without, and judged again.
 
 The runs use the product's own code in this process; finished ones in --out are kept, and interrupted ones resumed.
 Prints a line per model, a table, and as its last line one JSON object.
@@ -77,6 +79,13 @@ def compare(budget: Budget) -> Iterator[dict[str, Any]]:
         row = {"model": name, "seed": budget.seed, **score(budget, tiles, model)}
         print(json.dumps(row), flush=True)
         yield row
+        if all(row[f"{each} kept"] for each in FORMATS[1:]):
+            continue
+        for added, aware in (("rounded", True), ("longer", False)):
+            longer = train_longer(budget, tiles, model, added, aware=aware)
+            row = {"model": f"{name}, then {added}", "seed": budget.seed, **score(budget, tiles, longer)}
+            print(json.dumps(row), flush=True)
+            yield row
 
 
 def train(budget: Budget, tiles: str) -> str:
@@ -103,6 +112,19 @@ def prune(budget: Budget, tiles: str, student: str, share: float, arm: str) -> s
         histill.prune_student(
             **shared(budget, name, tiles, budget.recovery), continue_from=student, teacher={"model": student},
             macs=share, loss=ARMS[arm], local=True,
+        )  # fmt: skip
+    return str(budget.out / name)
+
+
+def train_longer(budget: Budget, tiles: str, model: str, added: str, *, aware: bool) -> str:
+    """The model trained on its own answers, `aware` of the roundings of int8 or not; its run."""
+    import histill
+
+    name = f"{Path(model).name}-{added}"
+    if not (budget.out / name / "finished.json").exists():
+        histill.distill_student(
+            **shared(budget, name, tiles, budget.recovery), continue_from=model, teacher={"model": model},
+            loss={"divergence": {"temperature": 2.0}}, quantization_aware=aware, local=True,
         )  # fmt: skip
     return str(budget.out / name)
 

@@ -10,7 +10,7 @@ from histill.config.base import Strict
 from histill.config.command import format_command, list_changed_keys
 
 _Values = Mapping[str, Any]
-_NAME, _TILES = "NAME", "TILES"  # what only the user knows
+_NAME, _TILES, _MODEL = "NAME", "TILES", "MODEL"  # what only the user knows
 
 
 def close_job(job: str, config: Strict, values: _Values) -> str | None:
@@ -22,6 +22,13 @@ def _close_ingest(config: Any, values: _Values) -> str:
     made = f"a tile set of {count_of(values['tiles'], 'tile')}"
     keys: dict[str, Any] = {"data.tiles": config.output}
     if values["classes"] or values["masks"]:
+        empty = [split for split in ("train", "val") if not values["splits"].get(split)]
+        if [split for split in empty if getattr(config.split, split) > 0]:
+            made += f" without any for {' or '.join(empty)}"
+            again = f"the same command with another output and split.pinned.{empty[0]}=[CASE]"
+            return f"made {shlex.quote(config.output)}, {made}; next: {again}"
+        if empty:
+            return _made(config, config.output, made, "score_model", _to_score(_MODEL, config.output))
         keys |= {"target": "classification"} if values["classes"] else {}
         keys = {"name": "teacher", "runs": _beside(config.output, "runs"), **keys}
         return _made(config, config.output, made, "train_teacher", keys)

@@ -22,7 +22,7 @@ _EXPECTED = {
     "dict_type": "keys and values such as {a: b} were expected",
     "bool_type": "true or false was expected",
     "finite_number": "a finite number was expected",
-    "string_pattern_mismatch": "1 to 100 letters, digits, dots, lines - and _ were expected, a letter or digit first",
+    "string_pattern_mismatch": "1 to 100 letters, digits, '.', '-' and '_' were expected, a letter or digit first",
 }
 
 
@@ -124,6 +124,8 @@ def _sentence(model: type[BaseModel], fault: Any, in_python: bool) -> str:
     if kind == "model_type":
         below = _below(model, fault["loc"])
         message = f"it has keys of its own; {f'set {below}' if below else 'write {key: value}'}"
+    if kind == "too_short":
+        message = f"a list of {fault['ctx']['min_length']} or more was expected"
     message = _EXPECTED.get(kind, message)
     return f"{key!r} is {shown}: {message[0].lower() + message[1:]}."
 

@@ -17,7 +17,7 @@ RUN = ["name=a", "runs=r s", "data.tiles=t", "tracking.uri=http://127.0.0.1:5000
 MADE = {"run": "r s/a", "trials": 3}
 INGEST = ["output=t", "images.index=i.csv", "images.mpp=0.5", "tile_px=224"]
 SET, RESPONSES = "t, a tile set of 1,200 tiles", "o/1234, a teacher's cached responses"
-COUNTS: dict[str, Any] = {"tiles": 1200, "masks": 0, "classes": {}}
+COUNTS: dict[str, Any] = {"tiles": 1200, "masks": 0, "classes": {}, "splits": {"train": 1000, "val": 200}}
 CACHE = ["tiles=t", "output=o", "storage.endpoint=http://127.0.0.1:8333"]
 CACHED: dict[str, Any] = {"responses": "o/1234", "width": None, "dense": True}
 SCORE = ["model=r/a", "held_out.tiles=t"]
@@ -40,6 +40,10 @@ def verb_of(job: str) -> Verb:
         ),
         ("ingest_tiles", INGEST, COUNTS | {"masks": 3}, SET, "train name=teacher runs=runs data.tiles=t"),
         ("ingest_tiles", INGEST, COUNTS | {"classes": {"a": {}}}, SET, "train"),
+        (
+            "ingest_tiles", [*INGEST, "split={train: 0, val: 0, test: 1}"],
+            COUNTS | {"classes": {"a": {}}, "splits": {"test": 1200}}, SET, "score model=MODEL held_out.tiles=t",
+        ),
         ("cache_responses", [*CACHE, "teacher.classical=true"], CACHED, RESPONSES, "pretrain"),
         (
             "cache_responses", [*CACHE, "teacher.model=r/high"], CACHED | {"dense": False},
@@ -98,6 +102,15 @@ def test_the_next_command_takes_the_keys_that_it_is_named_with(
     for section in ("storage", "tracking"):
         if section in type(config).model_fields and section in type(read).model_fields:
             assert getattr(read, section) == getattr(config, section)
+
+
+def test_a_set_that_nothing_can_be_trained_on_is_made_again() -> None:
+    config = load_config(load_object(verb_of("ingest_tiles").config), None, INGEST)
+    line = close_job("ingest_tiles", config, COUNTS | {"masks": 3, "splits": {"train": 1200, "val": 0}})
+    assert line == (
+        "made t, a tile set of 1,200 tiles without any for val; "
+        "next: the same command with another output and split.pinned.val=[CASE]"
+    )
 
 
 def test_a_score_without_a_report_says_how_to_get_one() -> None:

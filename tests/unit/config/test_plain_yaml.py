@@ -162,7 +162,7 @@ def test_each_kind_of_value_has_its_sentence(override: str, said: str) -> None:
 @pytest.mark.parametrize("name", ["a b", "../x", "a/b", "ä", "_a", "a" * 101, "a\\n", ""])
 def test_a_name_that_cannot_be_a_folders_is_told_what_can(name: str) -> None:
     said = refused(TeacherConfig, f'name="{name}"', *RUN[1:])
-    assert "1 to 100 letters, digits, dots, lines - and _ were expected, a letter or digit first." in said
+    assert "1 to 100 letters, digits, '.', '-' and '_' were expected, a letter or digit first." in said
 
 
 def test_gates_take_no_nan() -> None:

@@ -123,7 +123,7 @@ def test_what_the_trials_share_cannot_be_drawn(key: str) -> None:
         ({"uniform": [2, 1]}, "empty"),
         ({"uniform": [1, 1]}, "empty"),
         ({"loguniform": [0, 1]}, "above 0"),
-        ({"choice": []}, "at least 1 item"),
+        ({"choice": []}, "a list of 1 or more"),
         ({}, "exactly one"),
         ({"uniform": [0, 1], "choice": [1]}, "exactly one"),
         ({"unifrom": [0, 1]}, f"did you mean 'space.{TEMPERATURE}.uniform'"),
