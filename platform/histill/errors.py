@@ -51,6 +51,7 @@ ErrorCode = Literal[
     "label-missing",
     "label-unknown",
     "mask-missing",
+    "column-missing",
     "centers-unusable",
     "predictions-damaged",
     # models and their weights

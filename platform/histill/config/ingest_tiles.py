@@ -1,5 +1,6 @@
 """Configuration of `histill ingest`."""
 
+import re
 import unicodedata
 from collections import Counter
 from typing import Annotated
@@ -8,6 +9,26 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from histill.config.base import Strict, Uri
 from histill.config.common import Parts, Split, Storage
+
+_COLUMN = re.compile(r"[^\W\d_][\w -]{0,63}")
+_TAKEN = frozenset({
+    "tile_id", "slide", "case", "x", "y", "mpp", "size_px", "label", "has_mask", "split", "shard", "row_group", "row",
+    "content", "image", "mask",
+})  # fmt: skip
+"""Columns of manifests and shards."""
+
+
+def _check_column(name: str) -> str:
+    name = unicodedata.normalize("NFC", name)
+    if _COLUMN.fullmatch(name) is None:
+        raise ValueError("up to 64 letters, digits, spaces, '-' and '_' were expected, a letter first")
+    if name in _TAKEN:
+        raise ValueError("the tile set has a column of this name; rename that of the index")
+    return name
+
+
+ColumnName = Annotated[str, AfterValidator(_check_column)]
+"""A column of an index that a tile set keeps beside its own."""
 
 CaseName = Annotated[str, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]
 """A case in Unicode's composed form (NFC), like the cases of an index."""
@@ -154,6 +175,11 @@ class IngestConfig(Strict):
     tile_px: int = Field(256, ge=32, description="side of the square tiles in pixels")
     slides: SlideSource | None = None
     images: ImageSource | None = None
+    keep_columns: tuple[ColumnName, ...] = Field(
+        (),
+        description="further columns of the index that the tile set keeps, such as [center, scanner], to score models "
+        "by (held_out.by)",
+    )
     split: SplitRule = SplitRule()
     max_unreadable: int = Field(
         0, ge=0, description="number of unreadable slides or images to skip before the job fails"
@@ -171,6 +197,10 @@ class IngestConfig(Strict):
             raise ValueError(
                 f"slides.overlap_px {self.slides.overlap_px} is not below half of tile_px {self.tile_px}; lower it"
             )
+        if self.keep_columns and self.slides is not None and self.slides.index is None:
+            raise ValueError("keep_columns are of an index; name one as slides.index, or leave them out")
+        if len(set(self.keep_columns)) < len(self.keep_columns):
+            raise ValueError("keep_columns names a column twice; name each once")
         if self.rows_per_group > self.rows_per_shard:
             raise ValueError(
                 f"rows_per_group {self.rows_per_group} is above rows_per_shard {self.rows_per_shard}; lower the one or "

@@ -69,6 +69,14 @@ class Gates(Strict):
         "the lower end of the paired 95 % interval over cases; one that loses more is refused, and the others are "
         "promoted without it; 1: any loss",
     )
+    max_group_loss: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="margin by which the main figure of a group of held_out.by, such as the tiles of one scanner, may "
+        "lie below that of all others; refused is what is surely below it by resampled cases, a wrong refusal in 1 of "
+        "20 columns without any difference; null: groups are only shown",
+    )
     beat_constant: bool = Field(
         True, description="whether the main figure must exceed that of the best constant prediction"
     )
@@ -143,4 +151,8 @@ class PromoteConfig(Strict):
             raise ValueError("rollback_from is of a rollback; set rollback=true, or leave it out")
         if not self.rollback and (self.model is None or self.held_out is None):
             raise ValueError("a candidate needs model=<folder> and held_out.tiles=<folder>; or set rollback=true")
+        if self.gates.max_group_loss is not None and self.held_out is not None and not self.held_out.by:
+            raise ValueError(
+                "gates.max_group_loss is of groups of tiles; name their columns as held_out.by, or leave it out"
+            )
         return self

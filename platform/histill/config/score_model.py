@@ -26,6 +26,11 @@ class HeldOut(Strict):
         description="score a segmenter's objects too, such as nuclei: panoptic quality, aggregated Jaccard index and "
         "F1; {}: with the defaults, null: only its pixels",
     )
+    by: tuple[str, ...] = Field(
+        (),
+        description="columns that the tile set keeps of its index (keep_columns), such as [center, scanner]: score "
+        "the tiles of each value beside the others, too",
+    )
     batch_size: int = Field(16, ge=1, description="tiles per batch")
     max_corrupt: int = Field(0, ge=0, description="number of undecodable tiles to leave out before the job fails")
 

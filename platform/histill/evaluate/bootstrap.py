@@ -39,6 +39,19 @@ def bootstrap_metrics(answers: Answers, cases: np.ndarray, samples: int, seed: i
     return _figures_under(answers, counts, case)
 
 
+def bootstrap_groups(
+    answers: Answers, cases: np.ndarray, inside: np.ndarray, figure: str, samples: int, seed: int
+) -> np.ndarray:
+    """The figure of a group of tiles less that of all others, for `samples` resamples of the cases, [samples].
+
+    `cases` names the case of each predicted tile, and `inside` is 1 for those of the group and 0 for others.
+    """
+    names, case = np.unique(cases, return_inverse=True)
+    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
+    group, others = (_figures_under(answers, counts, case, part)[figure] for part in (inside, 1 - inside))
+    return group - others
+
+
 def paired_difference(
     one: Predictions, other: Predictions, cases: np.ndarray, figure: str, samples: int
 ) -> tuple[float, Interval]:
@@ -65,8 +78,8 @@ def paired_difference(
     return difference, (float(values[beyond]), float(values[-1 - beyond]))
 
 
-def percentile_interval(values: np.ndarray, cases: int) -> Interval:
-    """The expanded percentile interval (95 %) of bootstrapped figures of `cases` cases; NaN if none is known.
+def percentile_interval(values: np.ndarray, cases: int, level: float = _LEVEL) -> Interval:
+    """The expanded percentile interval of bootstrapped figures of `cases` cases; NaN if none is known.
 
     Bootstrap resamples of n cases vary too little, by sqrt((n - 1) / n), and have normal quantiles although the spread
     is estimated from n cases. The lower end is therefore the quantile Phi(sqrt(n / (n - 1)) t), where t is the 2.5 %
@@ -76,16 +89,19 @@ def percentile_interval(values: np.ndarray, cases: int) -> Interval:
     known = values[~np.isnan(values)]
     if not len(known) or cases < 2:
         return _NONE
-    tail = special.ndtr(math.sqrt(cases / (cases - 1)) * special.stdtrit(cases - 1, (100 - _LEVEL) / 200))
+    tail = special.ndtr(math.sqrt(cases / (cases - 1)) * special.stdtrit(cases - 1, (100 - level) / 200))
     low, high = np.quantile(known, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _figures_under(answers: Answers, weights: np.ndarray, case: np.ndarray) -> Figures:
-    """Each figure, [samples], under case weights [samples, cases]; `case` is the case index of each tile."""
+def _figures_under(answers: Answers, weights: np.ndarray, case: np.ndarray, tiles: np.ndarray | None = None) -> Figures:
+    """Each figure, [samples], under case weights [samples, cases]; `case` is the case index of each tile.
+
+    `tiles`, float64 [N], multiplies the weights of tiles.
+    """
     at_once = max(1, _WEIGHTS_AT_ONCE // max(1, len(case)))
     parts = [
-        answers.figures(weights[start : start + at_once, case].astype(np.float64))
+        answers.figures(weights[start : start + at_once, case].astype(np.float64) * (1.0 if tiles is None else tiles))
         for start in range(0, len(weights), at_once)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -70,6 +70,7 @@ class Evaluator:
         network, card, digest = load(resolve(model, storage), storage)
         manifest = read_manifest(held_out.tiles, storage)
         check_like(card, manifest.header, held_out.tiles)
+        _check_columns(manifest, held_out)
         teacher = None
         if card.outputs.dense:
             teacher = _reference(card.outputs, manifest, held_out, storage)
@@ -251,6 +252,17 @@ def _part(
 ) -> Predictions:
     examiner = Evaluator.load(model, held_out, storage, gpu=gpu).start(engine, model, len(rows))
     return Predictions.joined([examiner.answers(batch) for batch in examiner.batches(rows)])
+
+
+def _check_columns(manifest: Manifest, held_out: HeldOut) -> None:
+    lacking = [name for name in held_out.by if name not in manifest.header.columns]
+    if lacking:
+        kept = ", ".join(manifest.header.columns) or "none"
+        raise InputError(
+            f"{held_out.tiles} keeps no column {lacking[0]!r} of its index (it keeps {kept}); correct held_out.by, or "
+            f"ingest with keep_columns=[{lacking[0]}].",
+            code="column-missing",
+        )
 
 
 def _check_for_classifier(held_out: HeldOut) -> None:

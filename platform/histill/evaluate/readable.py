@@ -2,12 +2,16 @@
 
 import math
 import re
+from collections.abc import Mapping
 
 from histill.cluster.progress import count_of
+from histill.evaluate.groups import Group, find_gap
 from histill.evaluate.score import Score
 
 SD = "_sd"  # at the end of the name of a standard deviation over draws
 INTERVAL = "95 % over cases"
+GROUP_INTERVAL = "90 % of all groups"
+_GROUP_ALIGN = ("left", *["right"] * 5)
 _FEW_SHOT = re.compile(r"few_shot_(\d+)_balanced_accuracy")
 _TITLES = {
     "dice": "Dice",
@@ -78,9 +82,28 @@ def render_table(score: Score) -> str:
     lines = [f"split {score.split}, {name_tiles(score)}:", table]
     if {"dice", "miou"} <= score.figures.keys():
         lines += ["The mean IoU counts the background as a class, the Dice does not."]
+    for column, groups in score.by_column.items():
+        lines += ["", f"{name_figure(score.main)} by {column}, a gap of {format_figure(find_gap(groups))}:"]
+        titles = (column, "tiles", "cases", "value", "less the others'", GROUP_INTERVAL)
+        lines += [tabulate(list_groups(groups), headers=titles, disable_numparse=True, colalign=_GROUP_ALIGN)]
     if doubt := doubt_score(score):
         lines += [f"warning: {doubt}"]
     return "\n".join(lines)
+
+
+def list_groups(groups: Mapping[str, Group]) -> list[tuple[str, str, str, str, str, str]]:
+    """Value, tiles, cases, figure, difference from the others and its interval of each group of a column."""
+    return [
+        (
+            name,
+            format_figure(each.tiles),
+            format_figure(each.cases),
+            format_figure(each.figure),
+            f"{each.difference:+.3f}",
+            "-" if math.isnan(each.low) else f"{each.low:+.3f} to {each.high:+.3f}",
+        )
+        for name, each in groups.items()
+    ]
 
 
 def doubt_score(score: Score) -> str:

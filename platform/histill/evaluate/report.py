@@ -9,12 +9,14 @@ from importlib import resources
 
 from histill.artifacts.model_folder import ModelCard
 from histill.cluster.progress import count_of
+from histill.evaluate.groups import find_gap
 from histill.evaluate.panels import Panel
 from histill.evaluate.readable import (
     describe_figure,
     doubt_score,
     format_figure,
     list_figures,
+    list_groups,
     name_figure,
     name_tiles,
 )
@@ -46,7 +48,7 @@ def render_report(score: Score, report: Report) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "count": count_of, "figure": format_figure, "title": name_figure, "share": _share, "base64": _encode,
-        "meaning": describe_figure,
+        "meaning": describe_figure, "groups": list_groups, "gap": find_gap,
     }  # fmt: skip
     template = environment.from_string(resources.files(__package__).joinpath(TEMPLATE_NAME).read_text("utf-8"))
     manifest, by_part = report.manifest, score.by_case or score.by_slide

@@ -9,6 +9,7 @@ from histill.config.score_model import HeldOut
 from histill.evaluate.bootstrap import Answers, Interval, bootstrap_metrics, percentile_interval
 from histill.evaluate.evaluator import Evaluator, Examined
 from histill.evaluate.examine import examine
+from histill.evaluate.groups import Group, score_groups
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.subgroups import Subgroup, score_slides, score_stain_groups
 from histill.metrics.objects import quality_of_classes
@@ -44,6 +45,7 @@ class Score:
     robustness: dict[str, float] = field(default_factory=dict)  # main figure by kind of degradation, if measured
     speed: dict[str, float | str] = field(default_factory=dict)  # on the scoring machine, if measured
     probe: dict[str, float | str] = field(default_factory=dict)  # facts about the probe of an encoder
+    by_column: dict[str, dict[str, Group]] = field(default_factory=dict)  # column: value: its tiles; worst first
     by_case: dict[str, Subgroup] = field(default_factory=dict)  # of images, each of which is a slide; worst first
     reference_name: str = ""  # the reference in words
     seen_cases: int = 0  # scored cases that the model, its encoder or its teacher is known to have learned from
@@ -105,6 +107,10 @@ def compute_score(examined: Examined, *, bootstrap_samples: int) -> Score:
         gmacs_with_attention=cost.macs_with_attention / 1e9,
         size_px=examiner.card.size_px,
         probe=examined.probe,
+        by_column={
+            name: score_groups(answers, cases, read_column(examiner, answers, name), bootstrap_samples)
+            for name in examiner.held_out.by
+        },
         by_case=score_slides(answers, cases) if _are_images(examiner, slides) else {},
         reference_name=_describe_reference(examiner),
     )

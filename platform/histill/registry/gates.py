@@ -16,6 +16,7 @@ from histill.cluster.progress import count_of
 from histill.config.promote_model import Gates
 from histill.errors import InputError
 from histill.evaluate.bootstrap import LEAST_CASES
+from histill.evaluate.groups import find_surely_worse
 from histill.evaluate.score import Score
 from histill.licenses import plain_name
 
@@ -175,6 +176,22 @@ def check_best_earlier(evidence: Evidence, gates: Gates) -> Iterable[GateResult]
         yield _not_worse("not worse than the best", evidence.best, evidence.score, gates)
 
 
+def check_groups(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
+    """Require that no group, such as the tiles of one scanner, is surely worse than the others by more than allowed."""
+    if gates.max_group_loss is None:
+        return
+    for column, groups in evidence.score.by_column.items():
+        worse = find_surely_worse(groups, gates.max_group_loss)
+        small = [name for name, each in groups.items() if math.isnan(each.high)]
+        name, worst = next(iter((worse or groups).items()))
+        notes = [f"{name}: {worst.figure:.4f} on {count_of(worst.cases, 'case')}"]
+        notes += [f"too few cases to judge {', '.join(small)}"] if small else []
+        value = min((each.high for each in groups.values() if not math.isnan(each.high)), default=math.nan)
+        required = f"no group surely below the others by {_number(gates.max_group_loss)}"
+        shortfall = max(0.0, -gates.max_group_loss - value) if worse else 0.0
+        yield GateResult(f"by {column}", not worse, required, value, shortfall, "; ".join(notes), warning=bool(small))
+
+
 def check_exports(evidence: Evidence, gates: Gates) -> Iterable[GateResult]:
     """Require the exported formats to reproduce the model's logits."""
     difference = evidence.provenance.difference
@@ -229,6 +246,7 @@ GATES: tuple[Gate, ...] = (  # in table order
     check_constant,
     check_champion,
     check_best_earlier,
+    check_groups,
     check_exports,
     check_lineage,
     check_digests,

@@ -16,7 +16,7 @@ from histill.storage.filesystems import arrow_filesystem
 from histill.storage.uris import join
 from histill.tiles.manifest import Manifest
 from histill.tiles.manifest_file import write_manifest
-from histill.tiles.schema import MANIFEST
+from histill.tiles.schema import manifest_schema
 from histill.tiles.shards import Tile, content_hash, write_shard
 from histill.tiles.whole_table import read_table
 
@@ -86,8 +86,9 @@ def write_tile_set(
     per_shard: int,
     per_group: int,
     storage: Storage = _LOCAL,
+    keep: Sequence[str] = (),
 ) -> Manifest:
-    """Write `tiles`, with their `splits`, as shards and a manifest at `uri`."""
+    """Write `tiles`, with their `splits` and the columns that they `keep`, as shards and a manifest at `uri`."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(tiles), per_shard):
         shard, part = f"shards/{start // per_shard:04d}.parquet", tiles[start : start + per_shard]
@@ -97,9 +98,10 @@ def write_tile_set(
             | {"size_px": tile_px, "label": tile.label, "has_mask": tile.mask is not None}
             | {"split": splits[start + place], "shard": shard, "row_group": place // per_group}
             | {"row": place % per_group, "content": content_hash(tile.image, tile.mask)}
+            | dict(zip(keep, tile.kept, strict=True))
             for place, tile in enumerate(part)
         ]
-    table = pa.Table.from_pylist(rows, schema=MANIFEST)
+    table = pa.Table.from_pylist(rows, schema=manifest_schema(keep))
     return write_manifest(uri, table, tile_px=tile_px, mpp=tiles[0].mpp, ingest="synthetic", storage=storage)
 
 
@@ -123,7 +125,7 @@ def mark_mask(manifest: Manifest, row: int, value: int, storage: Storage = _LOCA
     )
     (changed,) = [each for each in shard.to_pylist() if each["tile_id"] == tile]
     rows[row]["content"] = content_hash(changed["image"], changed["mask"])
-    header, table = manifest.header, pa.Table.from_pylist(rows, schema=MANIFEST)
+    header, table = manifest.header, pa.Table.from_pylist(rows, schema=manifest_schema(manifest.rows.kept))
     write_manifest(manifest.uri, table, tile_px=header.tile_px, mpp=header.mpp, ingest=header.ingest, storage=storage)
     return tile
 

@@ -35,7 +35,7 @@ def cut_bands(bands: Sequence[Band]) -> PartShards:
     Raises Unreadable when one of them cannot be read, and InputError when the storage refuses.
     """
     found = dict(map_tasks(_cut_band, bands, cpus=bands[0].threads))
-    return PartShards.join([found[band.number] for band in bands])
+    return PartShards.join([found[band.number] for band in bands], bands[0].config.keep_columns)
 
 
 def _cut_band(band: Band) -> tuple[int, PartShards]:

@@ -118,6 +118,8 @@ def claim_of(config: IngestConfig) -> Claim:
     for key in ("keep_jpeg", "overlap_px"):
         if config.slides and not record["slides"][key]:
             del record["slides"][key]  # sets that were begun before the key existed go on
+    if not config.keep_columns:
+        del record["keep_columns"]
     return Claim(config.output, record, config.storage)
 
 

@@ -10,7 +10,7 @@ from histill.config.common import Storage
 from histill.config.ingest_tiles import Columns, ImageSource
 from histill.errors import InputError
 from histill.storage.uris import beside, is_remote, without_dots
-from histill.tiles.index import Index, lines_named, plain, read_index
+from histill.tiles.index import Index, keep_values, lines_named, plain, read_index
 
 # Other common names of the columns with labels and masks.
 LIKE_LABEL = ("label", "labels", "class", "classes", "category", "target", "diagnosis", "subtype", "y")
@@ -27,6 +27,7 @@ class ImageRow:
     label: str | None
     mask: str | None
     line: int
+    kept: tuple[str | None, ...] = ()  # its values in the columns that the tile set keeps
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def image_rows(source: ImageSource, storage: Storage) -> list[ImageRow]:
     return read_image_index(source, storage).rows
 
 
-def read_image_index(source: ImageSource, storage: Storage) -> ImageIndex:
-    """Read the index that `source` names. Cases and labels are normalized to Unicode NFC.
+def read_image_index(source: ImageSource, storage: Storage, keep: Sequence[str] = ()) -> ImageIndex:
+    """Read the index that `source` names, with the further columns to `keep`. Values are normalized to Unicode NFC.
 
     Raises InputError, with the lines, for a missing column, a file that is named twice (also by another path, such as
     `a.png` and `./a.png`, or a link), an image that is its own mask, and labels that differ only in case or spaces.
@@ -58,7 +59,8 @@ def read_image_index(source: ImageSource, storage: Storage) -> ImageIndex:
                 f"name one of these (images.columns.{key}), or leave the key out.",
                 code="index-column-missing",
             )
-    rows = [_row(source, values, line) for values, line in zip(index.rows, index.lines, strict=True)]
+    kept = keep_values(index, keep, (columns.image, columns.case, columns.label, columns.mask))
+    rows = [_row(source, *each) for each in zip(index.rows, index.lines, kept, strict=True)]
     if source.mask_values is not None and not any(row.mask for row in rows):
         raise InputError(
             f"images.mask_values gives the values of masks their classes, and the index {source.index} names no mask; "
@@ -68,10 +70,10 @@ def read_image_index(source: ImageSource, storage: Storage) -> ImageIndex:
     files = _Files()
     _check_doubled(source.index, rows, files)
     _check_labels(source.index, rows)
-    return ImageIndex(rows, (*index.notes, *_notes(columns, index, rows, files)))
+    return ImageIndex(rows, (*index.notes, *_notes(columns, index, rows, files, keep)))
 
 
-def _row(source: ImageSource, values: dict[str, str], line: int) -> ImageRow:
+def _row(source: ImageSource, values: dict[str, str], line: int, kept: tuple[str | None, ...]) -> ImageRow:
     columns = source.columns
     name = values[columns.image]
     mask = values.get(columns.mask, "") if columns.mask else ""
@@ -83,6 +85,7 @@ def _row(source: ImageSource, values: dict[str, str], line: int) -> ImageRow:
         label="|".join(filter(None, map(plain, label.split("|")))) or None,
         mask=without_dots(beside(source.index, mask)) if mask else None,
         line=line,
+        kept=kept,
     )
 
 
@@ -143,8 +146,8 @@ def _alike(name: str) -> str:
     return " ".join(seen.casefold().split())
 
 
-def _notes(columns: Columns, index: Index, rows: Sequence[ImageRow], files: _Files) -> list[str]:
-    notes = _unused_notes(columns, index)
+def _notes(columns: Columns, index: Index, rows: Sequence[ImageRow], files: _Files, keep: Sequence[str]) -> list[str]:
+    notes = _unused_notes(columns, index, keep)
     for what, column, values in (
         ("label", columns.label, [row.label for row in rows]),
         ("mask", columns.mask, [row.mask for row in rows]),
@@ -169,8 +172,8 @@ def _notes(columns: Columns, index: Index, rows: Sequence[ImageRow], files: _Fil
     return notes
 
 
-def _unused_notes(columns: Columns, index: Index) -> list[str]:
-    unused = index.unused((columns.image, columns.case, columns.label, columns.mask))
+def _unused_notes(columns: Columns, index: Index, keep: Sequence[str]) -> list[str]:
+    unused = index.unused((columns.image, columns.case, columns.label, columns.mask, *keep))
     notes, named = [], set()
     for key, column, names in (("label", columns.label, LIKE_LABEL), ("mask", columns.mask, LIKE_MASK)):
         likely = _first_like(unused, names)

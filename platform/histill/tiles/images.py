@@ -45,7 +45,7 @@ def read_tile(
     if row.mask is not None:
         mask = normalize_mask(read_file(row.mask, storage), row.mask, row.uri, tile_px, meaning)
         counts = class_pixels(mask)
-    return Tile(row.name, row.name, row.case, 0, 0, mpp, row.label, image, mask, notes, counts)
+    return Tile(row.name, row.name, row.case, 0, 0, mpp, row.label, image, mask, notes, counts, row.kept)
 
 
 def check_image(data: bytes, name: str, tile_px: int) -> bytes:

@@ -127,6 +127,7 @@ def _make_within(
         describe=find_equal_tiles if cut else lambda _: (),
         slides=join_regions(part.slide for part in ordered if part.slide),
         cut=cut,
+        kept=config.keep_columns,
     )
     folder = ShardedFolder(config.output, HEADER_NAME, config.storage)
     header = folder.finish(manifest.header, manifest.shards() if cut else (), index_as=manifest.header.digest)
@@ -159,7 +160,7 @@ def _units(config: IngestConfig, claim: Claim) -> tuple[list[Unit], tuple[str, .
     Raises InputError for a wrong index or pinned case.
     """
     if config.slides:
-        listed = read_slide_index(config.slides, config.storage)
+        listed = read_slide_index(config.slides, config.storage, config.keep_columns)
         slides = listed.rows
         check_pinned(config.split, (row.case for row in slides))
         # Slide names may hold any character; the number makes them unique and the rest is for readers.
@@ -171,7 +172,7 @@ def _units(config: IngestConfig, claim: Claim) -> tuple[list[Unit], tuple[str, .
             Unit(name, config, claim.digest, slide=row) for name, row in zip(names, slides, strict=True)
         ], listed.notes
     assert config.images is not None
-    index = read_image_index(config.images, config.storage)
+    index = read_image_index(config.images, config.storage, config.keep_columns)
     images = index.rows
     check_pinned(config.split, (row.case for row in images))
     starts = range(0, len(images), config.rows_per_shard)

@@ -45,6 +45,7 @@ class Header(Record):
     notes: tuple[str, ...] = Field((), description="sentences on what else a user should know about the sources")
     shard_bytes: int | None = Field(None, description="total size of the shards, to detect lost ones")
     slides: str | None = Field(None, description="SHA-256 of the record of the slides; null for images")
+    columns: tuple[str, ...] = Field((), description="columns of the index that the rows keep, such as center")
     cut: bool = Field(True, description="false: places of tiles alone, which are cut from their slides when predicted")
 
 
@@ -67,13 +68,14 @@ class Manifest:
 
     def tile(self, row: int) -> dict[str, Any]:
         """All that the manifest says of one tile."""
-        found: dict[str, Any] = self.rows.read(MANIFEST.names, np.array([row])).to_pylist()[0]
+        names = [*MANIFEST.names, *self.rows.kept]
+        found: dict[str, Any] = self.rows.read(names, np.array([row])).to_pylist()[0]
         return found
 
     def count(self, *names: str) -> list[tuple[tuple[Any, ...], int]]:
         """Each combination of the values of these columns, in the order of first appearance, and its number of tiles.
 
-        For slide, case, mpp, size_px, label, has_mask, split, shard and row_group.
+        For slide, case, mpp, size_px, label, has_mask, split, shard and row_group, and what is kept of the index.
         """
         return count_values(self.rows.coded[name] for name in names)
 

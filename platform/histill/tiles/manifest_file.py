@@ -23,7 +23,7 @@ from histill.storage.scratch import scratch_folder
 from histill.storage.uris import is_remote, join
 from histill.tiles.coded_column import count_values
 from histill.tiles.manifest import HEADER_NAME, Header, Manifest, read_header
-from histill.tiles.schema import MANIFEST
+from histill.tiles.schema import MANIFEST, kept_columns, manifest_schema
 from histill.tiles.slide_records import SlideRecord, write_slides
 from histill.tiles.tile_rows import TileRows, copy_rows, hold_rows, map_rows
 
@@ -48,19 +48,20 @@ def write_rows(
     describe: Callable[[TileRows], Sequence[str]] = lambda rows: (),
     slides: Sequence[SlideRecord] = (),
     cut: bool = True,
+    kept: Sequence[str] = (),
 ) -> Manifest:
     """Write the rows and the record of the slides; the set is finished once its header is written, too.
 
-    `describe` adds notes on the rows.
+    `describe` adds notes on the rows; `kept` are the columns of the index that the tables have at their end.
     """
     with scratch_folder() as folder:
         path = Path(folder, TABLE_NAME)
-        digest = _write_table(path, tables)
+        digest = _write_table(path, tables, manifest_schema(kept))
         file_digest, rows = _digest_file(path), _hold_or_map(path, Path(folder))
         header = _describe_rows(
             rows, digest=digest, table=file_digest, tile_px=tile_px, mpp=mpp, ingest=ingest, skipped=skipped,
             notes=(*notes, *describe(rows)), slides=write_slides(uri, slides, storage) if slides else None,
-            cut=cut,
+            cut=cut, columns=tuple(kept),
         )  # fmt: skip
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             write_bytes(join(uri, TABLE_NAME), content, storage)
@@ -71,7 +72,7 @@ def write_rows(
 
 def write_manifest(uri: str, table: pa.Table, *, storage: Storage, **values: Any) -> Manifest:
     """Write the rows and then the header, for shards that exist already; `values` are passed to `write_rows`."""
-    manifest = write_rows(uri, [table], storage=storage, **values)
+    manifest = write_rows(uri, [table], storage=storage, kept=kept_columns(table.schema), **values)
     if is_remote(uri):
         write_index(uri, measure_files(uri, manifest.shards(), storage), manifest.header.digest, storage)
     write_record(manifest.header, join(uri, HEADER_NAME), storage)
@@ -97,10 +98,10 @@ def map_manifest(uri: str, header: Header, storage: Storage) -> TileRows | None:
     return None if folder is None else map_rows(folder)
 
 
-def digest_tables(tables: Iterable[pa.Table]) -> str:
+def digest_tables(tables: Iterable[pa.Table], schema: pa.Schema = MANIFEST) -> str:
     """SHA-256 of the rows as CSV, which does not depend on the chunks and buffers of the tables."""
     text = _Sha256()
-    with pyarrow.csv.CSVWriter(pa.PythonFile(text, mode="w"), MANIFEST) as writer:
+    with pyarrow.csv.CSVWriter(pa.PythonFile(text, mode="w"), schema) as writer:
         for table in tables:
             writer.write_table(table)
     return text.sha256.hexdigest()
@@ -125,23 +126,23 @@ class _Sha256:
         """Do nothing."""
 
 
-def _write_table(path: Path, tables: Iterable[pa.Table]) -> str:
+def _write_table(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> str:
     """Write the rows to a file and return their digest."""
 
     def written(writer: pq.ParquetWriter) -> Iterator[pa.Table]:
-        for group in _regroup(tables):
+        for group in _regroup(tables, schema):
             writer.write_table(group)
             yield group
 
-    with pq.ParquetWriter(path, MANIFEST, compression="zstd") as writer:
-        return digest_tables(written(writer))
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        return digest_tables(written(writer), schema)
 
 
-def _regroup(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _regroup(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
     """The rows of `tables` in tables of one chunk and `_GROUP_ROWS` rows, the last with fewer."""
-    waiting = MANIFEST.empty_table()
+    waiting = schema.empty_table()
     for table in tables:
-        waiting = pa.concat_tables([waiting, table.select(MANIFEST.names).cast(MANIFEST)])
+        waiting = pa.concat_tables([waiting, table.select(schema.names).cast(schema)])
         while waiting.num_rows >= _GROUP_ROWS:
             yield waiting.slice(0, _GROUP_ROWS).combine_chunks()
             waiting = waiting.slice(_GROUP_ROWS)

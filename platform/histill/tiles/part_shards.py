@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from histill.config.ingest_tiles import IngestConfig
 from histill.storage.uris import join
-from histill.tiles.schema import MANIFEST
+from histill.tiles.schema import manifest_schema
 from histill.tiles.shards import Tile, content_hash, write_shard
 from histill.tiles.slide_index import SlideRow
 from histill.tiles.splits import assign_split
@@ -26,9 +26,9 @@ class PartShards:
     sizes: dict[str, int]
 
     @classmethod
-    def join(cls, shards: Sequence["PartShards"]) -> "PartShards":
-        """Several, in their order; none have no rows."""
-        rows = pa.concat_tables([MANIFEST.empty_table(), *(each.rows for each in shards)])
+    def join(cls, shards: Sequence["PartShards"], kept: Sequence[str] = ()) -> "PartShards":
+        """Several, in their order, whose rows keep these columns of the index; none have no rows."""
+        rows = pa.concat_tables([manifest_schema(kept).empty_table(), *(each.rows for each in shards)])
         return cls(rows, {name: size for each in shards for name, size in each.sizes.items()})
 
 
@@ -52,7 +52,7 @@ def write_shards(tiles: Iterable[Tile], config: IngestConfig, name: str, first: 
         shard = _name_shard(name, first + len(sizes))
         full = noted(chain([tile], islice(waiting, config.rows_per_shard - 1)), shard)
         sizes[shard] = write_shard(join(config.output, shard), full, config.rows_per_group, config.storage)
-    return PartShards(pa.Table.from_pylist(rows, schema=MANIFEST), sizes)
+    return PartShards(pa.Table.from_pylist(rows, schema=manifest_schema(config.keep_columns)), sizes)
 
 
 def place_squares(row: SlideRow, squares: Squares, config: IngestConfig, name: str) -> PartShards:
@@ -64,7 +64,7 @@ def place_squares(row: SlideRow, squares: Squares, config: IngestConfig, name: s
         for number, run in runs
         for position, corner in enumerate(run.corners)
     ]
-    return PartShards(pa.Table.from_pylist(rows, schema=MANIFEST), {})
+    return PartShards(pa.Table.from_pylist(rows, schema=manifest_schema(config.keep_columns)), {})
 
 
 def _name_shard(name: str, number: int) -> str:
@@ -87,4 +87,5 @@ def _manifest_row(tile: Tile, shard: str, position: int, split: str, config: Ing
         "row_group": position // config.rows_per_group,
         "row": position % config.rows_per_group,
         "content": content_hash(tile.image, tile.mask),
+        **dict(zip(config.keep_columns, tile.kept, strict=True)),
     }

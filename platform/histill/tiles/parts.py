@@ -22,7 +22,7 @@ from histill.tiles.empty_slides import explain_empty
 from histill.tiles.image_index import ImageRow
 from histill.tiles.images import read_images
 from histill.tiles.part_shards import PartShards, place_squares, write_shards
-from histill.tiles.schema import MANIFEST
+from histill.tiles.schema import manifest_schema
 from histill.tiles.shards import Tile
 from histill.tiles.slide_records import SlideRecord, find_replaced, record_slide
 from histill.tiles.slides import SlideRow, open_slide
@@ -151,7 +151,7 @@ def _recorded(unit: Unit) -> Part | None:
         return None
     return Part(
         unit.name,
-        table.replace_schema_metadata(None).cast(MANIFEST),
+        table.replace_schema_metadata(None).cast(manifest_schema(unit.config.keep_columns)),
         note.unreadable,
         note.empty,
         note.shards,
@@ -195,7 +195,7 @@ def _cut_slide(unit: Unit, found: _Found, threads: int, spread: bool) -> PartSha
                 found.empty.append(explain_empty(row, slide.dimensions, layout, config.slides, config.tile_px))
     except Unreadable as reason:  # a partly readable slide is not used
         found.unreadable.append(str(reason))
-        return PartShards.join([])
+        return PartShards.join([], config.keep_columns)
     picture = draw_thumbnail(row, layout, config.slides.min_tissue)
     write_bytes(join(config.output, THUMBNAILS, f"{unit.name.rpartition('/')[2]}.png"), picture, config.storage)
     return shards

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from histill.tiles.parts import Part
-from histill.tiles.schema import MANIFEST
 
 
 class RowStore:
@@ -23,7 +22,7 @@ class RowStore:
         """Store the rows of `part`; returns it without them."""
         pq.write_table(part.rows, self._path(part), compression="zstd")
         self.tiles += part.rows.num_rows
-        return replace(part, rows=MANIFEST.empty_table())
+        return replace(part, rows=part.rows.schema.empty_table())
 
     def read(self, part: Part) -> pa.Table:
         """The rows of a `part` that was put here."""

@@ -1,5 +1,7 @@
 """The columns of a shard and of a manifest."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 SHARD = pa.schema(
@@ -28,3 +30,13 @@ MANIFEST = pa.schema(
         pa.field("content", pa.string(), nullable=False),  # hex XXH3-128 of the image's bytes, then of the mask's
     ]
 )
+
+
+def manifest_schema(kept: Iterable[str] = ()) -> pa.Schema:
+    """The columns of a manifest that keeps further columns of its index, as text; null where the index has nothing."""
+    return pa.schema([*MANIFEST, *(pa.field(name, pa.string()) for name in kept)])
+
+
+def kept_columns(schema: pa.Schema) -> tuple[str, ...]:
+    """The columns of a manifest that are kept of its index."""
+    return tuple(name for name in schema.names if name not in MANIFEST.names)

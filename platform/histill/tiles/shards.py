@@ -31,6 +31,7 @@ class Tile:
     mask: bytes | None
     notes: tuple[str, ...] = ()  # conversions applied to the image
     class_pixels: Mapping[int, int] = field(default_factory=dict)  # of each class in the mask
+    kept: tuple[str | None, ...] = ()  # its values in the columns of the index that the set keeps
 
 
 def write_shard(uri: str, tiles: Iterable[Tile], rows_per_group: int, storage: Storage) -> int:

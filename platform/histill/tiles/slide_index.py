@@ -9,7 +9,7 @@ from histill.config.common import Storage
 from histill.config.ingest_tiles import SlideSource
 from histill.errors import InputError
 from histill.storage.uris import beside, is_remote, stem, without_dots
-from histill.tiles.index import plain, read_index
+from histill.tiles.index import keep_values, plain, read_index
 from histill.tiles.resolution import PLAUSIBLE_MPP
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -27,6 +27,7 @@ class SlideRow:
     case: str
     mpp: float | None = None
     region: tuple[float, float, float, float] = WHOLE
+    kept: tuple[str | None, ...] = ()  # its values in the columns that the tile set keeps
 
     @property
     def name(self) -> str:
@@ -57,8 +58,8 @@ def slide_rows(source: SlideSource, storage: Storage) -> list[SlideRow]:
     return read_slide_index(source, storage).rows
 
 
-def read_slide_index(source: SlideSource, storage: Storage) -> SlideIndex:
-    """Read the slides that `source` names.
+def read_slide_index(source: SlideSource, storage: Storage, keep: Sequence[str] = ()) -> SlideIndex:
+    """Read the slides that `source` names, with the further columns of the index to `keep`.
 
     Raises InputError for a row that cannot be parsed, and for slides of the same name or regions that overlap, whose
     tiles could not be told apart.
@@ -68,8 +69,9 @@ def read_slide_index(source: SlideSource, storage: Storage) -> SlideIndex:
         rows = [SlideRow(_tidy(path), case=plain(stem(path))) for path in source.paths]
     else:
         index = read_index(source.index, storage, needed=("slide",))
-        rows = [_row(source.index, values) for values in index.rows]
-        unused = index.unused(COLUMNS)
+        kept = keep_values(index, keep, COLUMNS)
+        rows = [_row(source.index, *each) for each in zip(index.rows, kept, strict=True)]
+        unused = index.unused((*COLUMNS, *keep))
         notes = index.notes
         if unused:
             likely, said = _case_notes(source.index, index.columns, unused)
@@ -124,7 +126,7 @@ def _check_pair(earlier: SlideRow, row: SlideRow) -> None:
         )
 
 
-def _row(index: str, values: dict[str, str]) -> SlideRow:
+def _row(index: str, values: dict[str, str], kept: tuple[str | None, ...]) -> SlideRow:
     uri = _tidy(beside(index, values["slide"]))
     numbers: dict[str, float | None] = {}
     for column in ("mpp", *SIDES):
@@ -152,7 +154,7 @@ def _row(index: str, values: dict[str, str]) -> SlideRow:
             "microns per pixel were expected.",
             code="index-wrong-value",
         )
-    return SlideRow(uri, plain(values.get("case", "") or stem(uri)), mpp, region)
+    return SlideRow(uri, plain(values.get("case", "") or stem(uri)), mpp, region, kept)
 
 
 def _tidy(uri: str) -> str:

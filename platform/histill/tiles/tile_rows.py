@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from histill.tiles.coded_column import CodedColumn, code_column, join_ends
 from histill.tiles.contents import Expected, bytes_to_hex, hex_to_bytes
 from histill.tiles.row_runs import RowRuns
-from histill.tiles.schema import MANIFEST
+from histill.tiles.schema import MANIFEST, kept_columns, manifest_schema
 
 CODED = ("slide", "case", "mpp", "size_px", "label", "has_mask", "split", "shard", "row_group")
 _PLAIN = ("tile_id", "x", "y", "content")
@@ -49,8 +49,15 @@ class TileRows:
     def read(self, names: Sequence[str], rows: np.ndarray) -> pa.Table:
         """Some columns of some rows (int64), in the types of the manifest."""
         rows = np.asarray(rows, np.int64)
-        columns = [self._read(name, rows).cast(MANIFEST.field(name).type) for name in names]
-        return pa.table(columns, schema=pa.schema([MANIFEST.field(name) for name in names]))
+        schema = manifest_schema(self.kept)
+        fields = [schema.field(name) for name in names]
+        columns = [self._read(field.name, rows).cast(field.type) for field in fields]
+        return pa.table(columns, schema=pa.schema(fields))
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns that are kept of the index."""
+        return tuple(name for name in self.coded if name not in CODED)
 
     def _read(self, name: str, rows: np.ndarray) -> pa.Array:
         if name in self.coded:
@@ -84,7 +91,7 @@ def hold_rows(table: pa.Table) -> TileRows:
     def read(name: str) -> Iterable[pa.RecordBatch]:
         return table.select([name]).to_batches(max_chunksize=_PIECE)
 
-    coded = {name: CodedColumn.of(code_column(read(name))) for name in CODED}
+    coded = {name: CodedColumn.of(code_column(read(name))) for name in (*CODED, *kept_columns(table.schema))}
     names = list(_PLAIN) if _follows(read, coded) else [*_PLAIN, _ROW]
     return TileRows(coded, pa.table({name: pa.Table.from_batches(_pack(name, read))[name] for name in names}))
 
@@ -100,13 +107,15 @@ def copy_rows(path: Path, folder: Path) -> None:
         # with `pre_buffer`, the default, the bytes of a whole column would be held until its end
         return pq.ParquetFile(path, pre_buffer=False).iter_batches(batch_size=_PIECE, columns=[name])
 
+    kept = kept_columns(pq.read_schema(path))
+
     def copy(name: str) -> None:
-        batches = iter(code_column(read(name)).to_batches() if name in CODED else _pack(name, read))
+        batches = iter(code_column(read(name)).to_batches() if name in (*CODED, *kept) else _pack(name, read))
         first = next(batches)
         _write(folder / f"{name}.arrow", first.schema, chain([first], batches))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for _ in pool.map(copy, (*reversed(_PLAIN), *CODED)):  # the longest first
+        for _ in pool.map(copy, (*reversed(_PLAIN), *CODED, *kept)):  # the longest first
             pass
     if not _follows(read, map_rows(folder).coded):
         copy(_ROW)
@@ -114,7 +123,8 @@ def copy_rows(path: Path, folder: Path) -> None:
 
 def map_rows(folder: Path) -> TileRows:
     """The rows that `copy_rows` wrote, mapped. Raises OSError or ArrowException when they are not whole."""
-    coded = {name: CodedColumn.of(_map(folder / f"{name}.arrow")) for name in CODED}
+    kept = sorted({path.stem for path in folder.glob("*.arrow")} - set(MANIFEST.names))
+    coded = {name: CodedColumn.of(_map(folder / f"{name}.arrow")) for name in (*CODED, *kept)}
     names = [*_PLAIN, *([_ROW] if (folder / f"{_ROW}.arrow").exists() else [])]
     return TileRows(coded, pa.table({name: _map(folder / f"{name}.arrow")[name] for name in names}))
 

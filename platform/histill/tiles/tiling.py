@@ -135,7 +135,7 @@ def iter_tiles(slide: "TiledSlide", row: SlideRow, source: SlideSource, tile_px:
 def name_tile(row: SlideRow, corner: tuple[int, int], squares: Squares, image: bytes) -> Tile:
     """The tile at a corner of one of the squares, with its encoded pixels."""
     x, y = corner
-    return Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, squares.mpp, None, image, None)
+    return Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, squares.mpp, None, image, None, kept=row.kept)
 
 
 def cut_squares(

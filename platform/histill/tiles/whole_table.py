@@ -9,4 +9,4 @@ from histill.tiles.schema import MANIFEST
 
 def read_table(manifest: Manifest) -> pa.Table:
     """All rows and columns."""
-    return manifest.read(MANIFEST.names, np.arange(len(manifest.rows)))
+    return manifest.read([*MANIFEST.names, *manifest.rows.kept], np.arange(len(manifest.rows)))

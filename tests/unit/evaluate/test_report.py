@@ -77,6 +77,34 @@ class Page(html.parser.HTMLParser):
         self.said += data
 
 
+def test_groups_of_a_column_are_in_table_and_page(model: Callable[..., str], tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (24, 64, 64, 3), np.uint8)
+    tiles = [
+        Tile(
+            f"t{number}", "s", f"case {number // 2}", 0, 0, 0.5, ("stroma", "tumour")[number % 2],
+            simplejpeg.encode_jpeg(pixels), None, kept=("<north>" if number % 3 else None,),
+        )
+        for number, pixels in enumerate(noise)
+    ]  # fmt: skip
+    kept = write_tile_set(
+        str(tmp_path / "kept"), tiles, ["test"] * len(tiles), tile_px=64, per_shard=8, per_group=4, keep=["center"]
+    )
+    report = tmp_path / "one.html"
+    config = ScoreConfig(
+        model=model(), held_out=HeldOut(tiles=kept.uri, by=("center",)), report=str(report), bootstrap_samples=50,
+        robustness_tiles=0, speed=False,
+    )  # fmt: skip
+    score = run_scoring(config)
+    assert set(score.by_column["center"]) == {"<north>", "(no value)"}
+    assert sum(each.tiles for each in score.by_column["center"].values()) == len(tiles)
+    assert "balanced accuracy by center, a gap of" in render_table(score)
+    page = Page(report.read_text())
+    assert "By center" in page.said
+    assert "<north>" in page.said
+    with pytest.raises(InputError, match=r"keeps no column 'scanner' of its index \(it keeps center\)"):
+        run_scoring(config.model_copy(update={"held_out": HeldOut(tiles=kept.uri, by=("scanner",))}))
+
+
 @pytest.mark.parametrize("changes", [{}, SEGMENTER], ids=["classifier", "segmenter"])
 def test_the_page_holds_everything(
     manifest: Manifest, model: Callable[..., str], tmp_path: Path, changes: dict[str, Any],

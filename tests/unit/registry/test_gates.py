@@ -14,6 +14,7 @@ from histill.artifacts.model_folder import TaughtBy
 from histill.config.promote_model import Gates, LicenseGate
 from histill.errors import InputError
 from histill.evaluate.bootstrap import paired_difference
+from histill.evaluate.groups import Group
 from histill.evaluate.predictions import Predictions
 from histill.evaluate.score import Score
 from histill.evaluate.subgroups import Subgroup
@@ -63,6 +64,25 @@ def test_a_limit_is_met_by_its_equal(name: str, gates: Gates, shortfall: float) 
     result = judged(gates)[name]
     assert result.passed == (shortfall == 0.0)
     assert result.shortfall == pytest.approx(shortfall)
+
+
+@pytest.mark.parametrize(
+    ("margin", "high", "passed", "shortfall"),
+    [(0.0, -0.01, False, 0.01), (0.02, -0.01, True, 0.0), (0.02, -0.05, False, 0.03), (0.0, 0.0, True, 0.0)],
+)
+def test_a_group_that_is_surely_worse_is_refused(margin: float, high: float, passed: bool, shortfall: float) -> None:
+    groups = {
+        "B": Group(tiles=10, cases=7, figure=0.5, difference=-0.1, low=-0.2, high=high),
+        "C": Group(tiles=10, cases=2, figure=0.6, difference=math.nan, low=math.nan, high=math.nan),
+        "A": Group(tiles=20, cases=9, figure=0.7, difference=0.1, low=-0.1, high=0.2),
+    }
+    score = replace(SCORE, by_column={"scanner": groups})
+    assert "by scanner" not in judged(Gates(), score)
+    result = judged(Gates(max_group_loss=margin), score)["by scanner"]
+    assert (result.passed, result.value) == (passed, high)
+    assert result.shortfall == pytest.approx(shortfall)
+    assert result.note == "B: 0.5000 on 7 cases; too few cases to judge C"
+    assert result.warning
 
 
 @pytest.mark.parametrize("gates", [Gates(floors={"auroc": 0.5}), Gates(ceilings={"speed": 1.0})])
