@@ -21,7 +21,7 @@ _TAKEN = frozenset({
 def _check_column(name: str) -> str:
     name = unicodedata.normalize("NFC", name)
     if _COLUMN.fullmatch(name) is None:
-        raise ValueError("up to 64 letters, digits, spaces, '-' and '_' were expected, a letter first")
+        raise ValueError("up to 64 letters, digits, spaces, - and _ were expected, a letter first; rename it")
     if name in _TAKEN:
         raise ValueError("the tile set has a column of this name; rename that of the index")
     return name

@@ -71,8 +71,9 @@ class PredictConfig(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> "PredictConfig":
         if (self.tiles is None) == (not self.slides):
-            empty = "slides is empty: " if "slides" in self.model_fields_set and self.tiles is None else ""
-            raise ValueError(f"{empty}set exactly one of tiles=<folder> and slides=[<file>, ...]")
+            if "slides" in self.model_fields_set and self.tiles is None:
+                raise ValueError("slides names no file; set exactly one of tiles=<folder> and slides=[<file>, ...]")
+            raise ValueError("set exactly one of tiles=<folder> and slides=[<file>, ...]")
         if self.slides and self.split is not None:
             raise ValueError("split is of a tile set; leave it out for slides")
         for key in ("slide_mpp", "min_tissue", "overlap_px", "keep_tiles"):

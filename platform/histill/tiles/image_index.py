@@ -10,7 +10,8 @@ from histill.config.common import Storage
 from histill.config.ingest_tiles import Columns, ImageSource
 from histill.errors import InputError
 from histill.storage.uris import beside, is_remote, without_dots
-from histill.tiles.index import Index, keep_values, lines_named, plain, read_index
+from histill.tiles.index import Index, lines_named, plain, read_index
+from histill.tiles.kept_columns import keep_values
 
 # Other common names of the columns with labels and masks.
 LIKE_LABEL = ("label", "labels", "class", "classes", "category", "target", "diagnosis", "subtype", "y")

@@ -9,7 +9,8 @@ from histill.config.common import Storage
 from histill.config.ingest_tiles import SlideSource
 from histill.errors import InputError
 from histill.storage.uris import beside, is_remote, stem, without_dots
-from histill.tiles.index import keep_values, plain, read_index
+from histill.tiles.index import plain, read_index
+from histill.tiles.kept_columns import keep_values
 from histill.tiles.resolution import PLAUSIBLE_MPP
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)

@@ -142,6 +142,8 @@ def test_what_is_no_servers_address_is_refused_wherever_it_enters(text: str, mon
 NO_PLACES = {  # texts of other kinds, by the last part of their keys
     *(
         "name",
+        "keep_columns",
+        "by",
         "encoder",
         "region",
         "decode_nodes",

@@ -173,7 +173,7 @@ def test_an_undecodable_tile_has_a_place_and_no_class(
     [
         ({}, "exactly one of tiles"),
         ({"tiles": "/t", "slides": ["/a.svs"]}, "exactly one of tiles"),
-        ({"slides": []}, "slides is empty: set exactly one of tiles"),
+        ({"slides": []}, "slides names no file; set exactly one of tiles"),
         ({"slides": ["/a.svs"], "split": "test"}, "split is of a tile set"),
     ],
 )
