@@ -31,6 +31,8 @@ ErrorCode = Literal[
     "source-missing",
     "slide-unreadable",
     "slide-duplicated",
+    "annotations-unreadable",
+    "annotations-class",
     "image-unreadable",
     "mask-values",
     "too-many-unreadable",

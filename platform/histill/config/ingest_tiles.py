@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
+from histill.config.annotations import Annotations
 from histill.config.base import Strict, Uri
 from histill.config.common import Parts, Split, Storage
 
@@ -40,8 +41,8 @@ class SlideSource(Strict):
     paths: tuple[Uri, ...] = Field((), description="slide files; each is its own case")
     index: Uri | None = Field(
         None,
-        description="CSV with a column `slide` and optionally `case`, `mpp`, and `left`, `top`, `right`, `bottom` "
-        "(a region, as fractions of the slide such as 0.25 or 1/3)",
+        description="CSV with a column `slide` and optionally `case`, `mpp`, `left`, `top`, `right`, `bottom` "
+        "(a region, as fractions of the slide such as 0.25 or 1/3), and `annotations`",
     )
     split_within_slide: bool = Field(
         False,
@@ -64,6 +65,11 @@ class SlideSource(Strict):
         description="whether a tile that is exactly one JPEG tile of its slide is kept as it is, without a second "
         "loss; all others are encoded at jpeg_quality",
     )
+    annotations: Annotations | None = Field(
+        None,
+        description="labels and masks of tiles from polygons: a GeoJSON of QuPath or an XML of ASAP for each slide, "
+        "named in the index's column `annotations`; {}: labels by the largest share, null: none",
+    )
 
     _is_of_prediction: bool = PrivateAttr(default=False)
     _is_cut: bool = PrivateAttr(default=True)
@@ -76,6 +82,8 @@ class SlideSource(Strict):
             raise ValueError(
                 "split_within_slide is for regions, which slides.index names; leave it out for slides.paths"
             )
+        if self.paths and self.annotations is not None:
+            raise ValueError("annotations are named by the index; set slides.index instead of slides.paths")
         if (self.mpp is None) == (self.magnification is None):
             raise ValueError("set exactly one of slides.mpp and slides.magnification")
         return self

@@ -230,7 +230,7 @@ def _ingest_slides(config: PredictConfig, card: ModelCard) -> str:
     """
     source = slide_source(config, card)
     files = [_fingerprint(slide, config.storage) for slide in config.slides]
-    parts = json.dumps([source.model_dump(mode="json"), files, card.tile_px])
+    parts = json.dumps([source.model_dump(mode="json", exclude={"annotations"}), files, card.tile_px])
     digest = hashlib.sha256(parts.encode()).hexdigest()[:12]
     kind = "tiles" if config.keep_tiles else "places"
     output = join(config.output, f"{kind}-{digest}-{card.tile_px}px-{card.tile_mpp:g}mpp")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from histill.cluster.parallel import map_tasks
 from histill.config.ingest_tiles import IngestConfig
+from histill.tiles.annotations import SlideAnnotations
 from histill.tiles.part_shards import PartShards, write_shards
 from histill.tiles.slides import SlideRow, open_slide
 from histill.tiles.tiling import Squares, cut_squares
@@ -21,12 +22,24 @@ class Band:
     squares: Squares
     config: IngestConfig
     threads: int
+    annotations: SlideAnnotations | None = None
 
 
-def divide_slide(part: str, row: SlideRow, squares: Squares, config: IngestConfig, threads: int) -> Sequence[Band]:
+def divide_slide(
+    part: str,
+    row: SlideRow,
+    squares: Squares,
+    config: IngestConfig,
+    threads: int,
+    annotations: SlideAnnotations | None = None,
+) -> Sequence[Band]:
     """A band for each shard that the slide has."""
     runs = squares.divide(config.rows_per_shard)
-    return [Band(part, number, row, run, config, threads) for number, run in enumerate(runs)]
+    near = [None if annotations is None else run.near(annotations) for run in runs]
+    return [
+        Band(part, number, row, run, config, threads, found)
+        for number, (run, found) in enumerate(zip(runs, near, strict=True))
+    ]
 
 
 def cut_bands(bands: Sequence[Band]) -> PartShards:
@@ -43,6 +56,8 @@ def _cut_band(band: Band) -> tuple[int, PartShards]:
     assert config.slides is not None
     with (
         open_slide(band.row.uri, config.storage) as slide,
-        closing(cut_squares(slide, band.row, band.squares, config.slides, config.tile_px, band.threads)) as tiles,
+        closing(
+            cut_squares(slide, band.row, band.squares, config.slides, config.tile_px, band.threads, band.annotations)
+        ) as tiles,
     ):
         return band.number, write_shards(tiles, config, band.part, band.number)

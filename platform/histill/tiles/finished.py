@@ -13,7 +13,7 @@ from histill.tiles.manifest import HEADER_NAME, Manifest
 from histill.tiles.manifest_file import read_manifest
 from histill.tiles.part_shards import SHARDS
 from histill.tiles.parts import Unit
-from histill.tiles.slide_records import SlideRecord, find_replaced, read_slides
+from histill.tiles.slide_records import SlideRecord, find_replaced, find_replaced_annotations, read_slides
 
 _ASKED_AT_ONCE = 8  # slides checked concurrently
 
@@ -22,7 +22,7 @@ def find_finished(claim: Claim, *, begun: bool) -> Manifest | None:
     """The tile set at the output if it is finished and has all its shards, if any; None when there is work to do.
 
     If this configuration has `begun` the set, unreadable files of it are made again.
-    Raises InputError when the output belongs to another configuration, or a slide has been replaced.
+    Raises InputError when the output belongs to another configuration, or a slide or annotations have been replaced.
     """
     folder = ShardedFolder(claim.output, HEADER_NAME, claim.storage)
     found = folder.read_header(lambda: _read(claim), repair=begun)
@@ -34,8 +34,15 @@ def find_finished(claim: Claim, *, begun: bool) -> Manifest | None:
             f"{claim.output} holds tiles of another configuration; name another output or empty this one.",
             code="output-taken",
         )
-    # The tiles of a replaced slide would be those of the old one.
+    # The tiles of a replaced slide, and labels of replaced annotations, would be those of the old one.
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        for uri in pool.map(lambda record: find_replaced_annotations(record, claim.storage), records):
+            if uri is not None:
+                raise InputError(
+                    f"the annotations {uri} have been replaced since {claim.output} was cut with them; name another "
+                    "output, or put the old ones back.",
+                    code="input-changed",
+                )
         replaced = pool.map(lambda record: find_replaced(record, claim.storage), records)
         for record, other in zip(records, replaced, strict=True):
             if other:

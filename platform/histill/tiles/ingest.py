@@ -16,6 +16,7 @@ from histill.errors import InputError
 from histill.storage.control import exists
 from histill.storage.scratch import scratch_folder
 from histill.storage.uris import is_remote, join
+from histill.tiles.annotation_survey import survey_annotations
 from histill.tiles.claim import Claim, claim_of
 from histill.tiles.duplicate_slides import Sightings, add_sighting, note_doubles
 from histill.tiles.finished import add_shard_sizes, find_finished
@@ -103,6 +104,8 @@ def _make_within(
     with connect_cluster(in_process=here), name_job(Job("ingest_tiles", config.output)):
         share = share_cpus(len(units), config.workers.count, here=here)
         meaning = find_set_meaning(units, share.threads)
+        surveyed = survey_annotations(units, share.threads)
+        _check_unreadable(surveyed.unreadable, config)
         units = [replace(unit, meaning=meaning) for unit in add_shard_sizes(units, claim)]
         title, unit = _name_work(config.slides)
         laid_aside = map(rows.put, _checked_parts(units, config, share))
@@ -113,7 +116,7 @@ def _make_within(
     if not rows.tiles:
         raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}", code="no-tiles")
     described = *describe_images(ordered, meaning), *describe_mpp(ordered, config.slides)
-    notes = (*notes, *note_doubles(_sightings(units, ordered, config)), *described)
+    notes = (*notes, *surveyed.notes, *note_doubles(_sightings(units, ordered, config)), *described)
     claim.take()  # still ours, unless another ingest of the same configuration has failed
     manifest = write_rows(
         config.output,
@@ -211,15 +214,20 @@ def _checked_parts(units: list[Unit], config: IngestConfig, share: Share) -> Ite
         unreadable += part.unreadable
         if part.unreadable and unit.meaning is not None:  # its files are going to be replaced
             forget_survey(unit)
-        if len(unreadable) > config.max_unreadable:
-            raise InputError(
-                f"{_count_unreadable(unreadable, config)}; {list_remedies(config.slides).unreadable}: "
-                f"{_first_of(unreadable)}",
-                code="too-many-unreadable",
-            )
+        _check_unreadable(unreadable, config)
         if unit.slide and part.slide and part.slide.tiles:
             add_sighting(seen, part.slide.identity, unit.slide, config)
         yield part
+
+
+def _check_unreadable(unreadable: Sequence[str], config: IngestConfig) -> None:
+    """Raise InputError when more sources are unreadable than the limit allows."""
+    if len(unreadable) > config.max_unreadable:
+        raise InputError(
+            f"{_count_unreadable(unreadable, config)}; {list_remedies(config.slides).unreadable}: "
+            f"{_first_of(unreadable)}",
+            code="too-many-unreadable",
+        )
 
 
 def _count_unreadable(unreadable: Sequence[str], config: IngestConfig) -> str:

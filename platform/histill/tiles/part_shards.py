@@ -1,7 +1,8 @@
 """Write the tiles of a part of an ingest to its shards, with their rows of the manifest."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain, islice
 
@@ -20,16 +21,18 @@ SHARDS = "shards"
 
 @dataclass(frozen=True)
 class PartShards:
-    """Shards of a part: the rows of their tiles, and their sizes in bytes by name."""
+    """Of some shards: the rows of their tiles, their sizes in bytes by name, and the pixels of each class in masks."""
 
     rows: pa.Table
     sizes: dict[str, int]
+    class_pixels: Counter[int] = field(default_factory=Counter)
 
     @classmethod
     def join(cls, shards: Sequence["PartShards"], kept: Sequence[str] = ()) -> "PartShards":
         """Several, in their order, whose rows keep these columns of the index; none have no rows."""
         rows = pa.concat_tables([manifest_schema(kept).empty_table(), *(each.rows for each in shards)])
-        return cls(rows, {name: size for each in shards for name, size in each.sizes.items()})
+        sizes = {name: size for each in shards for name, size in each.sizes.items()}
+        return cls(rows, sizes, sum((each.class_pixels for each in shards), Counter[int]()))
 
 
 def write_shards(tiles: Iterable[Tile], config: IngestConfig, name: str, first: int = 0) -> PartShards:
@@ -41,18 +44,20 @@ def write_shards(tiles: Iterable[Tile], config: IngestConfig, name: str, first: 
     waiting = iter(tiles)
     rows: list[dict[str, object]] = []
     sizes: dict[str, int] = {}
+    pixels = Counter[int]()
     split = cache(partial(assign_split, rule=config.split))  # thousands of cases may be pinned
 
     def noted(shard: Iterable[Tile], name: str) -> Iterator[Tile]:
         for position, tile in enumerate(shard):
             rows.append(_manifest_row(tile, name, position, split(tile.case), config))
+            pixels.update(tile.class_pixels)
             yield tile
 
     for tile in waiting:
         shard = _name_shard(name, first + len(sizes))
         full = noted(chain([tile], islice(waiting, config.rows_per_shard - 1)), shard)
         sizes[shard] = write_shard(join(config.output, shard), full, config.rows_per_group, config.storage)
-    return PartShards(pa.Table.from_pylist(rows, schema=manifest_schema(config.keep_columns)), sizes)
+    return PartShards(pa.Table.from_pylist(rows, schema=manifest_schema(config.keep_columns)), sizes, pixels)
 
 
 def place_squares(row: SlideRow, squares: Squares, config: IngestConfig, name: str) -> PartShards:

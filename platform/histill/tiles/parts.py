@@ -1,7 +1,6 @@
 """The parts of an ingest: each is one task, finished once the record of its rows exists."""
 
 import io
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from histill.storage.control import read_bytes, write_bytes
 from histill.storage.records import Record, parse_record, record_bytes
 from histill.storage.tables import write_table
 from histill.storage.uris import join
+from histill.tiles.annotations import explain_outside, read_annotations, use_annotations
 from histill.tiles.bands import cut_bands, divide_slide
 from histill.tiles.empty_slides import explain_empty
 from histill.tiles.image_index import ImageRow
@@ -24,7 +24,13 @@ from histill.tiles.images import read_images
 from histill.tiles.part_shards import PartShards, place_squares, write_shards
 from histill.tiles.schema import manifest_schema
 from histill.tiles.shards import Tile
-from histill.tiles.slide_records import SlideRecord, find_replaced, record_slide
+from histill.tiles.slide_records import (
+    SlideRecord,
+    find_origin,
+    find_replaced,
+    find_replaced_annotations,
+    record_slide,
+)
 from histill.tiles.slides import SlideRow, open_slide
 from histill.tiles.sources import Unreadable
 from histill.tiles.thumbnail import draw_thumbnail
@@ -85,7 +91,6 @@ class _Found:
     empty: list[str] = field(default_factory=list)
     slide: SlideRecord | None = None
     done: dict[str, tuple[int, str]] = field(default_factory=dict)
-    class_pixels: Counter[int] = field(default_factory=Counter)
 
 
 def make_part(unit: Unit, threads: int = 1, spread: bool = False) -> Part:
@@ -93,10 +98,10 @@ def make_part(unit: Unit, threads: int = 1, spread: bool = False) -> Part:
 
     A slide is cut by a number of threads, or with `spread` by tasks of as many CPUs, which does not change the result.
 
-    A part is made again if it has unreadable sources, since they may have been replaced, if its slide has been
-    replaced, if its masks were read with another meaning, or if shards are missing.
+    A part is made again if it has unreadable sources, since they may have been replaced, if its slide or its
+    annotations have been replaced, if its masks were read with another meaning, or if shards are missing.
 
-    Raises InputError when the storage refuses or a slide's resolution cannot be used.
+    Raises InputError when the storage refuses or a slide's resolution or annotated classes cannot be used.
     """
     earlier = _recorded(unit)
     if earlier is not None and not earlier.unreadable and not _is_outdated(earlier, unit):
@@ -114,7 +119,7 @@ def make_part(unit: Unit, threads: int = 1, spread: bool = False) -> Part:
         written.sizes,
         found.slide,
         found.done,
-        found.class_pixels,
+        written.class_pixels,
     )
     note = PartNote(
         ingest=unit.ingest,
@@ -168,35 +173,48 @@ def _pairs(meaning: Mapping[int, int] | None) -> tuple[tuple[int, int], ...] | N
 
 
 def _is_outdated(part: Part, unit: Unit) -> bool:
-    """Whether a shard of the part is missing, or its slide has been replaced since."""
+    """Whether a shard of the part is missing, or its slide or annotations have been replaced since."""
     if not part.shards.items() <= unit.there.items():
         return True
-    return part.slide is not None and find_replaced(part.slide, unit.config.storage)
+    storage = unit.config.storage
+    return part.slide is not None and (
+        find_replaced(part.slide, storage) or find_replaced_annotations(part.slide, storage) is not None
+    )
 
 
 def _cut_slide(unit: Unit, found: _Found, threads: int, spread: bool) -> PartShards:
     config, row = unit.config, unit.slide
     assert row is not None
     assert config.slides is not None
+    rules, annotations = config.slides.annotations, None
     try:
+        file = None if row.annotations is None else read_annotations(row.annotations, config.storage)
         with open_slide(row.uri, config.storage) as slide:
             layout = lay_out(slide, row, config.slides, config.tile_px, threads)
             squares = layout.kept(config.slides.min_tissue)
-            bands = divide_slide(unit.name, row, squares, config, threads)
+            if file is not None and rules is not None:
+                annotations = use_annotations(file, rules, find_origin(slide))
+                tissue, squares = squares, squares.inside(annotations)
             if not config.slides.is_cut:
                 shards = place_squares(row, squares, config, unit.name)
-            elif spread and len(bands) > 1:
-                shards = cut_bands(bands)
+            elif spread and len(squares.corners) > config.rows_per_shard:
+                shards = cut_bands(divide_slide(unit.name, row, squares, config, threads, annotations))
             else:
-                with closing(cut_squares(slide, row, squares, config.slides, config.tile_px, threads)) as tiles:
+                cut = cut_squares(slide, row, squares, config.slides, config.tile_px, threads, annotations)
+                with closing(cut) as tiles:
                     shards = write_shards(tiles, config, unit.name)
-            found.slide = record_slide(slide, row, layout, shards.rows.num_rows, config.storage)
+            read = {} if file is None else {file.uri: file.sha256}
+            found.slide = record_slide(slide, row, layout, shards.rows.num_rows, config.storage, annotations=read)
             if not shards.rows.num_rows:
-                found.empty.append(explain_empty(row, slide.dimensions, layout, config.slides, config.tile_px))
+                found.empty.append(
+                    explain_outside(row.uri, file, rules)
+                    if file is not None and rules is not None and tissue.corners
+                    else explain_empty(row, slide.dimensions, layout, config.slides, config.tile_px)
+                )
     except Unreadable as reason:  # a partly readable slide is not used
         found.unreadable.append(str(reason))
         return PartShards.join([], config.keep_columns)
-    picture = draw_thumbnail(row, layout, config.slides.min_tissue)
+    picture = draw_thumbnail(row, layout, squares)
     write_bytes(join(config.output, THUMBNAILS, f"{unit.name.rpartition('/')[2]}.png"), picture, config.storage)
     return shards
 
@@ -211,5 +229,4 @@ def _image_tiles(unit: Unit, found: _Found) -> Iterator[Tile]:
         for what in result.notes:
             count, first = found.done.get(what, (0, result.tile_id))
             found.done[what] = count + 1, first
-        found.class_pixels.update(result.class_pixels)
         yield result

@@ -9,13 +9,14 @@ from histill.config.common import Storage
 from histill.config.ingest_tiles import SlideSource
 from histill.errors import InputError
 from histill.storage.uris import beside, is_remote, stem, without_dots
-from histill.tiles.index import plain, read_index
+from histill.tiles.index import Index, lines_named, plain, read_index
 from histill.tiles.kept_columns import keep_values
 from histill.tiles.resolution import PLAUSIBLE_MPP
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 SIDES = ("left", "top", "right", "bottom")
 COLUMNS = ("slide", "case", "mpp", *SIDES)
+ANNOTATIONS = "annotations"
 # Other common names of the column with cases, without `_`, `-` and spaces.
 LIKE_CASE = ("patient", "patientid", "caseid", "subject", "subjectid", "participant", "participantid", "donor")
 
@@ -29,6 +30,7 @@ class SlideRow:
     mpp: float | None = None
     region: tuple[float, float, float, float] = WHOLE
     kept: tuple[str | None, ...] = ()  # its values in the columns that the tile set keeps
+    annotations: str | None = None
 
     @property
     def name(self) -> str:
@@ -70,15 +72,19 @@ def read_slide_index(source: SlideSource, storage: Storage, keep: Sequence[str] 
         rows = [SlideRow(_tidy(path), case=plain(stem(path))) for path in source.paths]
     else:
         index = read_index(source.index, storage, needed=("slide",))
+        used = COLUMNS if source.annotations is None else (*COLUMNS, ANNOTATIONS)
         kept = keep_values(index, keep, COLUMNS)
-        rows = [_row(source.index, *each) for each in zip(index.rows, kept, strict=True)]
-        unused = index.unused((*COLUMNS, *keep))
+        rows = [
+            _row(source.index, *each, annotated=ANNOTATIONS in used) for each in zip(index.rows, kept, strict=True)
+        ]
+        unused = index.unused((*used, *keep))
         notes = index.notes
         if unused:
-            likely, said = _case_notes(source.index, index.columns, unused)
-            others = [name for name in unused if name != likely]
+            likely, said = _case_notes(source.index, index.columns, unused, used)
+            others = [name for name in unused if name not in (likely, ANNOTATIONS)]
             notes += (f"columns of the index that are not used: {', '.join(others)}.",) if others else ()
             notes += said
+        notes += _annotation_notes(source, index)
     named: dict[str, list[SlideRow]] = {}
     for row in rows:
         for earlier in named.setdefault(row.name, []):
@@ -87,13 +93,33 @@ def read_slide_index(source: SlideSource, storage: Storage, keep: Sequence[str] 
     return SlideIndex(rows, notes)
 
 
-def _case_notes(uri: str, columns: Sequence[str], unused: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+def _annotation_notes(source: SlideSource, index: Index) -> tuple[str, ...]:
+    """Notes on the column with annotations. Raises InputError when there is none and it is asked for."""
+    there = ANNOTATIONS in index.columns
+    if source.annotations is None:
+        said = f"no tile is labeled: slides.annotations={{}} takes the labels from the column {ANNOTATIONS!r}."
+        return (said,) if there else ()
+    if not there:
+        raise InputError(
+            f"the index {source.index} has no column {ANNOTATIONS!r}; add it, with a file of QuPath (GeoJSON) or ASAP "
+            "(XML) for each slide that has one, or leave out slides.annotations.",
+            code="index-column-missing",
+        )
+    without = [line for line, values in zip(index.lines, index.rows, strict=True) if not values[ANNOTATIONS]]
+    if not without:
+        return ()
+    return (f"{len(without)} of {len(index.rows)} slides have no annotations ({lines_named(without)}).",)
+
+
+def _case_notes(
+    uri: str, columns: Sequence[str], unused: Sequence[str], used: Sequence[str]
+) -> tuple[str | None, tuple[str, ...]]:
     """A column that looks like cases, if there is no column `case`, and a note on it.
 
     Raises InputError for an unused column whose name differs from a known one only in upper case.
     """
     for name in unused:
-        if name.casefold() in COLUMNS and name.casefold() not in columns:
+        if name.casefold() in used and name.casefold() not in columns:
             raise InputError(
                 f"the index {uri} has no column {name.casefold()!r} but one {name!r}, which nothing reads; rename it.",
                 code="index-column-missing",
@@ -127,7 +153,7 @@ def _check_pair(earlier: SlideRow, row: SlideRow) -> None:
         )
 
 
-def _row(index: str, values: dict[str, str], kept: tuple[str | None, ...]) -> SlideRow:
+def _row(index: str, values: dict[str, str], kept: tuple[str | None, ...], *, annotated: bool) -> SlideRow:
     uri = _tidy(beside(index, values["slide"]))
     numbers: dict[str, float | None] = {}
     for column in ("mpp", *SIDES):
@@ -155,7 +181,9 @@ def _row(index: str, values: dict[str, str], kept: tuple[str | None, ...]) -> Sl
             "microns per pixel were expected.",
             code="index-wrong-value",
         )
-    return SlideRow(uri, plain(values.get("case", "") or stem(uri)), mpp, region, kept)
+    file = values.get(ANNOTATIONS, "") if annotated else ""
+    annotations = _tidy(beside(index, file)) if file else None
+    return SlideRow(uri, plain(values.get("case", "") or stem(uri)), mpp, region, kept, annotations)
 
 
 def _tidy(uri: str) -> str:

@@ -1,5 +1,6 @@
 """The record of each slide of a tile set: its identity, and where its tiles lie on it."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from histill.storage.uris import is_remote, join
 from histill.tiles.resolution import resolve_mpp
 from histill.tiles.slide_files import consists_of_several, fingerprint_source, identify_slide, open_slide
 from histill.tiles.slide_index import SlideRow
+from histill.tiles.sources import Unreadable, read_file
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
@@ -43,12 +45,26 @@ class SlideRecord(Record):
     tile_side: float = Field(description="side of a tile in pixels of level 0; may be fractional")
     tiles: int = Field(description="number of its tiles; may be 0")
     tissue: float = Field(description="share of the slide that is tissue, 0 to 1")
+    annotations: dict[str, str] = Field({}, description="SHA-256 of the files of annotations by path or URI")
 
 
-def record_slide(slide: "OpenSlide", row: SlideRow, layout: "Layout", tiles: int, storage: Storage) -> SlideRecord:
+def find_origin(slide: "OpenSlide") -> tuple[int, int]:
+    """x, y of the corner of the scanned area (OpenSlide's bounds) in level-0 pixels, else 0, 0."""
+    left, top = (int(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+    return left, top
+
+
+def record_slide(
+    slide: "OpenSlide",
+    row: SlideRow,
+    layout: "Layout",
+    tiles: int,
+    storage: Storage,
+    *,
+    annotations: Mapping[str, str] | None = None,
+) -> SlideRecord:
     """The record of an open slide, or of a region, from which `tiles` tiles were cut."""
     width, height = slide.dimensions
-    left, top = (int(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
     return SlideRecord(
         name=row.name,
         cases=(row.case,),
@@ -58,10 +74,11 @@ def record_slide(slide: "OpenSlide", row: SlideRow, layout: "Layout", tiles: int
         mpp=layout.level0_mpp,
         width=width,
         height=height,
-        origin=(left, top),
+        origin=find_origin(slide),
         tile_side=layout.side,
         tiles=tiles,
         tissue=float(layout.tissue.mean()),
+        annotations=dict(annotations or {}),
     )
 
 
@@ -72,7 +89,13 @@ def join_regions(records: Iterable[SlideRecord]) -> tuple[SlideRecord, ...]:
         earlier = slides.get(record.name)
         if earlier is not None:
             cases = tuple(dict.fromkeys((*earlier.cases, *record.cases)))
-            record = earlier.model_copy(update={"cases": cases, "tiles": earlier.tiles + record.tiles})
+            record = earlier.model_copy(
+                update={
+                    "cases": cases,
+                    "tiles": earlier.tiles + record.tiles,
+                    "annotations": earlier.annotations | record.annotations,
+                }
+            )
         slides[record.name] = record
     return tuple(slides.values())
 
@@ -104,9 +127,18 @@ def find_replaced(record: SlideRecord, storage: Storage) -> bool:
     return found != (record.identity, record.mpp, record.width, record.height)
 
 
+def find_replaced_annotations(record: SlideRecord, storage: Storage) -> str | None:
+    """A file of annotations whose content has changed since the slide was cut; a missing one has not."""
+    for uri, digest in record.annotations.items():
+        with contextlib.suppress(Unreadable):
+            if hashlib.sha256(read_file(uri, storage)).hexdigest() != digest:
+                return uri
+    return None
+
+
 def write_slides(uri: str, records: Iterable[SlideRecord], storage: Storage) -> str:
     """Write the records next to the manifest of the tile set `uri`; return the SHA-256 of the file, for the header."""
-    values = [json_value(record.model_dump(mode="json")) for record in records]
+    values = [json_value(record.model_dump(mode="json", exclude_defaults=True)) for record in records]
     data = f"{json.dumps(values, indent=1, sort_keys=True)}\n".encode()
     write_bytes(join(uri, RECORDS_NAME), data, storage)
     return hashlib.sha256(data).hexdigest()

@@ -83,12 +83,12 @@ def describe_images(parts: Sequence[Part], meaning: Mapping[int, int] | None) ->
             before, name = done.get(what, (0, first))
             done[what] = before + count, name
     sentences = [f"images {what}: {count} (first: {first})." for what, (count, first) in done.items()]
-    if meaning is not None and pixels:
+    if pixels:
         ignored = pixels.pop(IGNORED, 0)
         whole = pixels.total() + ignored
         shares = ", ".join(f"class {place} {count / whole:.2%}" for place, count in sorted(pixels.items())[:NAMED])
         more = f", {len(pixels) - NAMED} more" if len(pixels) > NAMED else ""
-        read = "255 read as class 1" if meaning.get(255) == 1 else f"{ignored / whole:.2%} ignored"
+        read = "255 read as class 1" if (meaning or {}).get(255) == 1 else f"{ignored / whole:.2%} ignored"
         sentences.append(f"pixels of the masks: {shares}{more}; {read}.")
     return sentences
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from histill.tiles.slide_index import WHOLE, SlideRow
-from histill.tiles.tiling import Layout
+from histill.tiles.tiling import Layout, Squares
 
 LONGEST_PX = 800
 LARGEST_ZOOM = 3.0  # of the overview, for small slides
@@ -17,7 +17,7 @@ REGION = (0, 0, 0)
 COLORS = 128  # of the palette, which makes the file a quarter as large
 
 
-def draw_thumbnail(row: SlideRow, layout: Layout, min_tissue: float) -> bytes:
+def draw_thumbnail(row: SlideRow, layout: Layout, kept: Squares) -> bytes:
     """A PNG of the whole slide: tissue has a green edge, kept tiles have a blue one and a region a black one."""
     height, width = layout.tissue.shape
     zoom = min(LARGEST_ZOOM, LONGEST_PX / max(height, width))
@@ -29,7 +29,7 @@ def draw_thumbnail(row: SlideRow, layout: Layout, min_tissue: float) -> bytes:
     scale = np.array(size) / (width * layout.step, height * layout.step)
     with Image.fromarray(picture) as plain, plain.copy() as drawn:
         pen = ImageDraw.Draw(drawn)
-        for corner in layout.kept(min_tissue).corners:
+        for corner in kept.corners:
             near = np.array(corner) * scale
             pen.rectangle([*near, *(near + layout.side * scale - 1).clip(near)], outline=GRID)
         drawn.paste(TISSUE, mask=Image.fromarray(_edge_of(tissue)))

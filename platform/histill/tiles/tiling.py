@@ -15,6 +15,7 @@ from histill.tiles.slides import SlideRow, find_jpeg, read_overview, read_square
 from histill.tiles.tissue import find_tissue
 
 if TYPE_CHECKING:
+    from histill.tiles.annotations import SlideAnnotations
     from histill.tiles.tiled_slide import TiledSlide
 
 OVERVIEW_PER_TILE = 16  # pixels of the overview along a tile's side
@@ -83,6 +84,25 @@ class Squares:
         starts = range(0, len(self.corners), count)
         return [replace(self, corners=self.corners[start : start + count]) for start in starts]
 
+    def near(self, annotations: "SlideAnnotations") -> "SlideAnnotations":
+        """The annotations of these squares, of which there must be one."""
+        left, top = np.min(self.corners, axis=0).tolist()
+        right, bottom = (np.max(self.corners, axis=0) + self.side).tolist()
+        return annotations.within(left, top, right, bottom)
+
+    def inside(self, annotations: "SlideAnnotations") -> "Squares":
+        """Those whose center lies in a region of interest, if there are any."""
+        if annotations.regions is None:
+            return self
+        kept = [
+            corner
+            for run in self.divide(TILES_AT_ONCE)
+            for near in [run.near(annotations)]
+            for corner in run.corners
+            if near.includes(*corner, self.side)
+        ]
+        return replace(self, corners=tuple(kept))
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -133,30 +153,43 @@ def iter_tiles(slide: "TiledSlide", row: SlideRow, source: SlideSource, tile_px:
 
 
 def name_tile(row: SlideRow, corner: tuple[int, int], squares: Squares, image: bytes) -> Tile:
-    """The tile at a corner of one of the squares, with its encoded pixels."""
+    """The tile at a corner of one of the squares, with its encoded pixels, not labeled."""
     x, y = corner
     return Tile(f"{row.name}_{x}_{y}", row.name, row.case, x, y, squares.mpp, None, image, None, kept=row.kept)
 
 
 def cut_squares(
-    slide: "TiledSlide", row: SlideRow, squares: Squares, source: SlideSource, tile_px: int, threads: int = 1
+    slide: "TiledSlide",
+    row: SlideRow,
+    squares: Squares,
+    source: SlideSource,
+    tile_px: int,
+    threads: int = 1,
+    annotations: "SlideAnnotations | None" = None,
 ) -> Generator[Tile, None, None]:
-    """The tiles of some squares, in their order, cut by a number of threads.
+    """The tiles of some squares, in their order, cut by a number of threads; with labels and masks if annotated.
 
     JPEGs keep full chroma resolution (4:4:4): subsampling smears the hematoxylin of small nuclei. With
     `source.keep_jpeg` those of the slide are kept as they are.
     """
     import simplejpeg
 
-    def cut(corner: tuple[int, int]) -> Tile:
+    def cut(corner: tuple[int, int], near: "SlideAnnotations | None") -> Tile:
         x, y = corner
         image = find_jpeg(slide, x, y, squares.side, tile_px) if source.keep_jpeg else None
         if image is None:
             pixels = np.ascontiguousarray(read_square(slide, x, y, squares.side, tile_px))
             image = simplejpeg.encode_jpeg(pixels, source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
-        return name_tile(row, corner, squares, image)
+        tile = name_tile(row, corner, squares, image)
+        if near is None:
+            return tile
+        said = near.annotate(x, y, squares.side, tile_px)
+        return replace(tile, label=said.label, mask=said.mask, class_pixels=said.class_pixels)
 
-    runs = squares.divide(TILES_AT_ONCE)
-    with closing(map_threads(lambda run: [cut(corner) for corner in run.corners], runs, threads)) as cut_runs:
+    def cut_run(run: Squares) -> list[Tile]:
+        near = None if annotations is None else run.near(annotations)
+        return [cut(corner, near) for corner in run.corners]
+
+    with closing(map_threads(cut_run, squares.divide(TILES_AT_ONCE), threads)) as cut_runs:
         for tiles in cut_runs:
             yield from tiles
