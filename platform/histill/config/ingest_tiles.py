@@ -73,6 +73,7 @@ class SlideSource(Strict):
 
     _is_of_prediction: bool = PrivateAttr(default=False)
     _is_cut: bool = PrivateAttr(default=True)
+    _regions: tuple[str, ...] = PrivateAttr(default=())
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "SlideSource":
@@ -88,13 +89,14 @@ class SlideSource(Strict):
             raise ValueError("set exactly one of slides.mpp and slides.magnification")
         return self
 
-    def for_prediction(self, *, cut: bool) -> "SlideSource":
+    def for_prediction(self, *, cut: bool, regions: tuple[str, ...] = ()) -> "SlideSource":
         """The same for a job that predicts slides, whose keys messages name instead of `slides.*`.
 
-        Unless they are `cut`, the tile set holds the places of the tiles alone.
+        Unless they are `cut`, the tile set holds the places of the tiles alone. `regions` are files, one for each of
+        the paths, whose polygons bound what is cut.
         """
         source = self.model_copy()
-        source._is_of_prediction, source._is_cut = True, cut
+        source._is_of_prediction, source._is_cut, source._regions = True, cut, regions
         return source
 
     @property
@@ -106,6 +108,11 @@ class SlideSource(Strict):
     def is_cut(self) -> bool:
         """Whether the tiles are written, rather than cut whenever they are read."""
         return self._is_cut
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Files of polygons that bound what is predicted, one for each of the paths; empty: the whole slides."""
+        return self._regions
 
     @property
     def tile_mpp(self) -> float:

@@ -30,6 +30,11 @@ class PredictConfig(Strict):
         description="pixels that neighboring tiles of slides share, where each is answered by the tile that sees most "
         "around it; null: an eighth of a tile for objects and overlays, which would show the tiles' edges, else 0",
     )
+    regions: tuple[Uri, ...] = Field(
+        (),
+        description="files with polygons (GeoJSON of QuPath, XML of ASAP), one for each of `slides`, in their order: "
+        "only tiles whose center lies in one are predicted; []: all tiles",
+    )
     split: Split | None = Field(None, description="split of the tile set to predict; null: every tile")
     output: Uri = Field(description="folder of predictions; each model and tile set gets a sub-folder")
     masks: bool = Field(False, description="save a segmenter's pixel decisions, one PNG per tile")
@@ -76,7 +81,12 @@ class PredictConfig(Strict):
             raise ValueError("set exactly one of tiles=<folder> and slides=[<file>, ...]")
         if self.slides and self.split is not None:
             raise ValueError("split is of a tile set; leave it out for slides")
-        for key in ("slide_mpp", "min_tissue", "overlap_px", "keep_tiles"):
+        if self.slides and self.regions and len(self.regions) != len(self.slides):
+            raise ValueError(
+                f"regions are {len(self.regions)} files and slides are {len(self.slides)}; name one for each slide, in "
+                "their order"
+            )
+        for key in ("slide_mpp", "min_tissue", "overlap_px", "keep_tiles", "regions"):
             if self.tiles is not None and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} is for cutting slides; leave it out for a tile set")
         if self.engine in ON_CPUS and self.workers.gpus:

@@ -229,7 +229,7 @@ def _ingest_slides(config: PredictConfig, card: ModelCard) -> str:
     Returns the tile set's URI, which changes if a file is replaced.
     """
     source = slide_source(config, card)
-    files = [_fingerprint(slide, config.storage) for slide in config.slides]
+    files = [_fingerprint(file, config.storage) for file in (*config.slides, *config.regions)]
     parts = json.dumps([source.model_dump(mode="json", exclude={"annotations"}), files, card.tile_px])
     digest = hashlib.sha256(parts.encode()).hexdigest()[:12]
     kind = "tiles" if config.keep_tiles else "places"
@@ -242,10 +242,10 @@ def _ingest_slides(config: PredictConfig, card: ModelCard) -> str:
     return output
 
 
-def _fingerprint(slide: str, storage: Storage) -> str | None:
-    """The slide's fingerprint; None for a missing slide, which ingest reports."""
+def _fingerprint(file: str, storage: Storage) -> str | None:
+    """The fingerprint of a slide or its regions; None for a missing file, which ingest reports."""
     try:
-        return fingerprint_source(slide, storage)
+        return fingerprint_source(file, storage)
     except FileNotFoundError:
         return None
 

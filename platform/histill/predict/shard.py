@@ -94,7 +94,7 @@ def slide_source(config: PredictConfig, card: ModelCard) -> SlideSource:
         min_tissue=config.min_tissue,
         overlap_px=config.choose_overlap(card.tile_px),
     )
-    return source.for_prediction(cut=config.keep_tiles)
+    return source.for_prediction(cut=config.keep_tiles, regions=config.regions)
 
 
 class PredictionWorker:

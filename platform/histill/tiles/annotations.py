@@ -110,7 +110,10 @@ class SlideAnnotations:
         """The label and the mask of a tile of `px` pixels that covers `side` level-0 pixels from (x, y) on."""
         rules = self.rules
         blank = UNKNOWN if rules.unannotated is None else self.labels.index(rules.unannotated)
-        kinds = rasterize(self.drawn.within(x, y, x + side, y + side), x, y, side, px, blank).ravel()
+        near = self.drawn.within(x, y, x + side, y + side)
+        if blank == UNKNOWN and not len(near):
+            return TileAnnotation(None, None, {})
+        kinds = rasterize(near, x, y, side, px, blank).ravel()
         counts = np.bincount(kinds[kinds != UNKNOWN], minlength=len(self.labels))
         if not counts.any():
             return TileAnnotation(None, None, {})
@@ -131,7 +134,7 @@ def _encode_mask(kinds: np.ndarray) -> bytes:
 
     encoded = io.BytesIO()
     with Image.fromarray(np.where(kinds == UNKNOWN, IGNORED, kinds).astype(np.uint8)) as picture:
-        picture.save(encoded, "PNG")
+        picture.save(encoded, "PNG", compress_level=1)  # in half of the time, and small anyway
     return encoded.getvalue()
 
 
@@ -150,25 +153,34 @@ def label_of(name: str | None, rules: Annotations) -> str | None:
     return None
 
 
-def use_annotations(file: AnnotationFile, rules: Annotations, origin: tuple[int, int]) -> SlideAnnotations:
-    """Apply `rules` to a file of a slide whose OpenSlide bounds begin at `origin`.
+def use_annotations(file: AnnotationFile, rules: Annotations | None, origin: tuple[int, int]) -> SlideAnnotations:
+    """Apply `rules` to a file of a slide whose OpenSlide bounds begin at `origin`; None: each polygon is a region.
 
     Raises InputError for a label without a place in masks.
     """
     polygons = file.locate(origin)
+    if rules is None:
+        nothing = polygons.take(np.empty(0, np.int64))
+        return SlideAnnotations(Annotations(), (), nothing, _as_regions(polygons))
     said = [label_of(name, rules) for name in file.classes]
-    labels = rules.masks or tuple(sorted(set(filter(None, (*said, rules.unannotated)))))
     check_labels(said, rules, file.uri)
-    places = {label: number for number, label in enumerate(labels)} | {"": UNKNOWN}
-    kinds = np.array([places.get(label or "", UNKNOWN) for label in said] or [UNKNOWN])
-    drawn = np.array([label is not None and rules.draws for label in said] or [False])
-    chosen = polygons.take(np.flatnonzero(drawn[polygons.kinds]))
-    regions = None
-    if rules.regions:
-        inside = np.array([name in rules.regions for name in file.classes] or [False])
-        found = polygons.take(np.flatnonzero(inside[polygons.kinds]))
-        regions = replace(found, kinds=np.zeros(len(found), np.int64))
-    return SlideAnnotations(rules, labels, replace(chosen, kinds=kinds[chosen.kinds]), regions)
+    labels = rules.masks or tuple(sorted(set(filter(None, (*said, rules.unannotated)))))
+    places = {label: number for number, label in enumerate(labels)}
+    drawn = _of_classes(polygons, [label is not None and rules.draws for label in said])
+    kinds = np.array([places.get(label or "", UNKNOWN) for label in said], np.int64)
+    inside = _of_classes(polygons, [name in rules.regions for name in file.classes])
+    regions = _as_regions(inside) if rules.regions else None
+    return SlideAnnotations(rules, labels, replace(drawn, kinds=kinds[drawn.kinds]), regions)
+
+
+def _of_classes(polygons: Polygons, chosen: Sequence[bool]) -> Polygons:
+    """The polygons whose kind is the number of a chosen class."""
+    return polygons.take(np.flatnonzero(np.array(chosen, bool)[polygons.kinds]))
+
+
+def _as_regions(polygons: Polygons) -> Polygons:
+    """The polygons, with a kind that is not UNKNOWN."""
+    return replace(polygons, kinds=np.zeros(len(polygons), np.int64))
 
 
 def check_labels(labels: Sequence[str | None], rules: Annotations, uri: str) -> None:
@@ -182,12 +194,10 @@ def check_labels(labels: Sequence[str | None], rules: Annotations, uri: str) -> 
         )
 
 
-def explain_outside(slide: str, file: AnnotationFile, rules: Annotations) -> str:
+def explain_outside(slide: str, file: AnnotationFile, rules: Annotations | None) -> str:
     """One sentence on a slide with tissue of which no tile lies in a region of interest."""
-    inside = sum(count for name, count in file.count_classes().items() if name in rules.regions)
-    said = f"the {inside} polygons" if inside else "no polygon"
-    where = f"no tile with tissue has its center in {said}" if inside else f"{file.uri} has {said}"
-    return (
-        f"slide {slide}: {where} of the regions ({', '.join(rules.regions)}); draw one there, name other "
-        "slides.annotations.regions, or leave the slide out."
-    )
+    named = "" if rules is None else f" of the classes {', '.join(rules.regions)}"
+    counts = file.count_classes().items()
+    inside = sum(count for name, count in counts if rules is None or name in rules.regions)
+    where = f"no tile with tissue has its center in one of the {inside} polygons" if inside else "there is no polygon"
+    return f"slide {slide}: {where}{named} in {file.uri}; draw one around tissue, or leave the slide out."

@@ -192,9 +192,10 @@ def _cut_slide(unit: Unit, found: _Found, threads: int, spread: bool) -> PartSha
         with open_slide(row.uri, config.storage) as slide:
             layout = lay_out(slide, row, config.slides, config.tile_px, threads)
             squares = layout.kept(config.slides.min_tissue)
-            if file is not None and rules is not None:
+            tissue = squares
+            if file is not None:
                 annotations = use_annotations(file, rules, find_origin(slide))
-                tissue, squares = squares, squares.inside(annotations)
+                squares = tissue.inside(annotations)
             if not config.slides.is_cut:
                 shards = place_squares(row, squares, config, unit.name)
             elif spread and len(squares.corners) > config.rows_per_shard:
@@ -208,7 +209,7 @@ def _cut_slide(unit: Unit, found: _Found, threads: int, spread: bool) -> PartSha
             if not shards.rows.num_rows:
                 found.empty.append(
                     explain_outside(row.uri, file, rules)
-                    if file is not None and rules is not None and tissue.corners
+                    if file is not None and tissue.corners
                     else explain_empty(row, slide.dimensions, layout, config.slides, config.tile_px)
                 )
     except Unreadable as reason:  # a partly readable slide is not used

@@ -104,9 +104,9 @@ def rasterize(polygons: Polygons, x: float, y: float, side: float, px: int, blan
     and of two polygons with a common edge exactly one has it.
 
     Returns:
-        int64 [px, px]; `blank` where there is no polygon.
+        int32 [px, px]; `blank` where there is no polygon.
     """
-    drawn = np.full(px * px, blank, np.int64)
+    drawn = np.full(px * px, blank, np.int32)
     points = (polygons.corners - (x, y)) * (px / side) - 0.5  # centers of pixels are at whole numbers
     owners = np.repeat(np.arange(len(polygons)), np.diff(polygons.starts))
     # Edges go down, so that two polygons compute the same crossings of a common one. An edge crosses the rows from the

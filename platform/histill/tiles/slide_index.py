@@ -30,7 +30,7 @@ class SlideRow:
     mpp: float | None = None
     region: tuple[float, float, float, float] = WHOLE
     kept: tuple[str | None, ...] = ()  # its values in the columns that the tile set keeps
-    annotations: str | None = None
+    annotations: str | None = None  # path or URI of a file
 
     @property
     def name(self) -> str:
@@ -69,7 +69,11 @@ def read_slide_index(source: SlideSource, storage: Storage, keep: Sequence[str] 
     """
     notes: tuple[str, ...] = ()
     if source.index is None:
-        rows = [SlideRow(_tidy(path), case=plain(stem(path))) for path in source.paths]
+        regions = [_tidy(path) for path in source.regions] or [None] * len(source.paths)
+        rows = [
+            SlideRow(_tidy(path), case=plain(stem(path)), annotations=region)
+            for path, region in zip(source.paths, regions, strict=True)
+        ]
     else:
         index = read_index(source.index, storage, needed=("slide",))
         used = COLUMNS if source.annotations is None else (*COLUMNS, ANNOTATIONS)

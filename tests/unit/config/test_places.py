@@ -160,6 +160,7 @@ NO_PLACES = {  # texts of other kinds, by the last part of their keys
         "column",
         "mask",
         "classes",
+        *("masks", "regions", "unannotated"),  # labels and classes; regions of predict are places, and checked
         "license",
         "allow",
         "stated",

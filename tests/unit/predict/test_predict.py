@@ -467,6 +467,45 @@ def test_slides_without_tiles_are_named(model: Callable[..., str], tmp_path: Pat
     }
 
 
+def test_regions_bound_what_is_predicted(
+    model: Callable[..., str], write_leica: Callable[..., str], tmp_path: Path
+) -> None:
+    """Polygons of any class, counted from the bounds; a region that is drawn anew gives predictions of its own."""
+    slides = [
+        write_leica(tmp_path / "a.scn", tissue(256, 512), left=1000, top=640),
+        write_slide(tmp_path / "b.tif", tissue(160, 300, 1)),
+    ]
+    regions = [str(tmp_path / f"{name}.geojson") for name in "ab"]
+
+    def draw(path: str, left: float, top: float, right: float, bottom: float) -> None:
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        shape = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+        Path(path).write_text(json.dumps(shape))
+
+    whole = predicted(model(), slides, tmp_path / "out", slide_mpp=0.5)
+    draw(regions[0], 100, 0, 300, 100)
+    draw(regions[1], 1000, 0, 1010, 10)
+    keys: dict[str, Any] = {"slide_mpp": 0.5, "regions": regions}
+    found = predicted(model(), slides, tmp_path / "out", **keys)
+    middles = (squares(whole, "a")[:, :2] + squares(whole, "a")[:, 2:]) / 2
+    inside = (middles > (100, 0)).all(1) & (middles < (300, 100)).all(1)
+    np.testing.assert_array_equal(squares(found, "a"), squares(whole, "a")[inside])
+    assert found.tiles == inside.sum() > 2
+    assert "no tile with tissue has its center in one of the 1 polygons" in found.skipped[0]
+    places = [(row["x"], row["y"], row["probabilities"]) for row in rows_of(whole) if row["slide"] == "a"]
+    assert all((row["x"], row["y"], row["probabilities"]) in places for row in rows_of(found))
+    assert predicted(model(), slides, tmp_path / "out", **keys).reused
+    draw(regions[1], 0, 0, 300, 160)
+    again = predicted(model(), slides, tmp_path / "out", **keys)
+    assert again.predictions != found.predictions
+    assert again.tiles == found.tiles + 8
+    with pytest.raises(InputError, match="regions are 1 files and slides are 2"):
+        predicted(model(), slides, tmp_path / "out", regions=regions[:1])
+    (tmp_path / "b.geojson").unlink()
+    with pytest.raises(InputError, match=r"b\.geojson does not exist"):
+        predicted(model(), slides, tmp_path / "out", **keys)
+
+
 def test_undecodable_tiles_have_no_share() -> None:
     import pyarrow as pa
 
