@@ -18,6 +18,7 @@ from histill.tiles.polygons import UNKNOWN, PolygonError, PolygonList, Polygons,
 from histill.tiles.sources import Unreadable, read_file
 
 NAMED = 8  # classes that a sentence lists
+_HEAD = 1024  # bytes in which a file begins
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +51,14 @@ def read_annotations(uri: str, storage: Storage) -> AnnotationFile:
     when the storage refuses.
     """
     data, found = read_file(uri, storage), PolygonList()
-    digest, is_xml = hashlib.sha256(data).hexdigest(), data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<"
+    digest, is_xml = hashlib.sha256(data).hexdigest(), data[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<"
     try:
-        left_out = read_asap(data, found) if is_xml else read_geojson(data.decode("utf-8-sig"), found)
+        if is_xml:
+            left_out = read_asap(data, found)
+        else:
+            text = data.decode("utf-8-sig")
+            del data  # which may be hundreds of megabytes
+            left_out = read_geojson(text, found)
         polygons = found.finish()
     except UnicodeDecodeError:
         raise _refuse(uri, "is neither GeoJSON nor XML: it is no text in UTF-8") from None
