@@ -11,6 +11,7 @@ import numpy as np
 UNKNOWN = -1
 """Kind of the pixels of which nothing is known."""
 _FARTHEST = 2.0**31  # pixels; coordinates beyond are no places on a slide
+_PIXELS_AT_ONCE = 2**21  # that are drawn at once, several times where polygons overlap
 _NO_CORNER = (float("nan"), float("nan"))
 
 
@@ -125,8 +126,10 @@ def rasterize(polygons: Polygons, x: float, y: float, side: float, px: int, blan
     keys = np.sort((np.repeat(owners[edges], counts) * px + rows) * (px + 1) + columns)
     lines, begins = np.divmod(keys[::2], px + 1)
     numbers, rows = np.divmod(lines, px)
-    ends = rows * px + keys[1::2] % (px + 1)
-    begins += rows * px
-    for begin, end, kind in zip(begins.tolist(), ends.tolist(), polygons.kinds[numbers].tolist(), strict=True):
-        drawn[begin:end] = kind
+    widths, begins = keys[1::2] % (px + 1) - begins, rows * px + begins
+    at_once = max(1, _PIXELS_AT_ONCE // px)
+    for first_span in range(0, len(begins), at_once):
+        spans = slice(first_span, first_span + at_once)
+        kinds = np.repeat(polygons.kinds[numbers[spans]], widths[spans])
+        drawn[spread_runs(begins[spans], widths[spans])] = kinds  # of a pixel's several, the last one stays
     return drawn.reshape(px, px)

@@ -119,6 +119,19 @@ def test_polygons_near_a_rectangle_draw_it_as_all_do() -> None:
     assert (rasterize(polygons(), 0, 0, 8, 8) == UNKNOWN).all()
 
 
+def test_many_polygons_are_drawn_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    shapes = polygons(*((str(number), [disc(*rng.uniform(0, 64, 2), 20, 12)]) for number in range(50)))
+    whole = rasterize(shapes, 0, 0, 64, 64)
+    monkeypatch.setattr("histill.tiles.polygons._PIXELS_AT_ONCE", 200)
+    np.testing.assert_array_equal(rasterize(shapes, 0, 0, 64, 64), whole)
+    one_by_one = np.full((64, 64), UNKNOWN)
+    for number in range(50):
+        alone = rasterize(shapes.take(np.array([number])), 0, 0, 64, 64)
+        one_by_one[alone != UNKNOWN] = number
+    np.testing.assert_array_equal(whole, one_by_one)
+
+
 @pytest.mark.parametrize(
     "rings", [[[(0, 0), (1, "a"), (2, 2)]], [[(0, 0), (1,), (2, 2)]], [[1, 2, 3]], [3], [[(0, 0), (1, None), (1, 1)]]]
 )
