@@ -69,10 +69,9 @@ def read_slide_index(source: SlideSource, storage: Storage, keep: Sequence[str] 
     """
     notes: tuple[str, ...] = ()
     if source.index is None:
-        regions = [_tidy(path) for path in source.regions] or [None] * len(source.paths)
         rows = [
-            SlideRow(_tidy(path), case=plain(stem(path)), annotations=region)
-            for path, region in zip(source.paths, regions, strict=True)
+            SlideRow(_tidy(path), case=plain(stem(path)), annotations=_tidy(region) if region else None)
+            for path, region in zip(source.paths, source.regions or ("",) * len(source.paths), strict=True)
         ]
     else:
         index = read_index(source.index, storage, needed=("slide",))
