@@ -77,9 +77,7 @@ def read_slide_index(source: SlideSource, storage: Storage, keep: Sequence[str] 
         index = read_index(source.index, storage, needed=("slide",))
         used = COLUMNS if source.annotations is None else (*COLUMNS, ANNOTATIONS)
         kept = keep_values(index, keep, COLUMNS)
-        rows = [
-            _row(source.index, *each, annotated=ANNOTATIONS in used) for each in zip(index.rows, kept, strict=True)
-        ]
+        rows = [_row(source.index, *each, annotated=ANNOTATIONS in used) for each in zip(index.rows, kept, strict=True)]
         unused = index.unused((*used, *keep))
         notes = index.notes
         if unused:
