@@ -37,7 +37,7 @@ from histill.storage.uris import is_remote, join
 from histill.tiles.ingest import ingest
 from histill.tiles.manifest import Manifest
 from histill.tiles.manifest_file import read_manifest
-from histill.tiles.slide_files import fingerprint_source
+from histill.tiles.slide_identity import fingerprint_source
 from histill.tiles.slide_records import read_slides
 from histill.tiles.tally import SlideTally, count_classes, join_tallies, tally_shards
 

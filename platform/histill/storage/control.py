@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from histill.config.common import Storage
@@ -12,12 +13,30 @@ from histill.storage.folders import probe_folder
 from histill.storage.scheme import Content, scheme_of
 from histill.storage.uris import is_remote, join, local_path
 
+_TAGS = ("ETag", "etag", "created")  # where fsspec's file systems report an object's version, the most reliable first
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """An object's size in bytes, and a tag that changes when it is replaced; empty if the storage reports none."""
+
+    size: int
+    tag: str
+
 
 def read_bytes(uri: str, storage: Storage) -> bytes:
     """Read a file. Raises FileNotFoundError, and InputError when the storage refuses."""
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
         data: bytes = filesystem.cat_file(path)
+    return data
+
+
+def read_head(uri: str, count: int, storage: Storage) -> bytes:
+    """Read the first `count` bytes of a file, or all of a smaller one. Raises errors as `read_bytes` does."""
+    filesystem, path = control_filesystem(uri, storage)
+    with storage_errors(uri, storage):
+        data: bytes = filesystem.cat_file(path, start=0, end=count)
     return data
 
 
@@ -65,6 +84,24 @@ def exists(uri: str, storage: Storage) -> bool:
                 raise
             return False
     return True
+
+
+def describe(uri: str, storage: Storage) -> ObjectState:
+    """The state of an object. Raises FileNotFoundError, and InputError when the storage refuses."""
+    filesystem, path = control_filesystem(uri, storage)
+    with storage_errors(uri, storage):
+        return _state_of(filesystem.info(path))
+
+
+def _state_of(about: Mapping[str, Any]) -> ObjectState:
+    tag = next((str(about[key]) for key in _TAGS if key in about), "")
+    return ObjectState(int(about["size"]), tag.strip(chr(34)))
+
+
+def describe_files(uri: str, storage: Storage) -> dict[str, ObjectState]:
+    """The states of the files directly below the folder `uri`, by name, ascending; empty if there is no such folder."""
+    found = {each["name"].rpartition("/")[2]: each for each in _below(uri, storage) if each["type"] == "file"}
+    return {name: _state_of(found[name]) for name in sorted(found)}
 
 
 def list_files(uri: str, storage: Storage) -> list[str]:

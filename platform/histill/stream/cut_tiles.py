@@ -13,7 +13,7 @@ from histill.config.common import Storage
 from histill.config.ingest_tiles import SlideSource
 from histill.stream.read import ReadRequest, TileSource
 from histill.tiles.manifest import Manifest
-from histill.tiles.slide_files import fingerprint_source
+from histill.tiles.slide_identity import fingerprint_source
 from histill.tiles.slide_records import SlideRecord, read_slides
 from histill.tiles.slides import SlideRow, open_slide
 from histill.tiles.tiling import Squares, cut_squares

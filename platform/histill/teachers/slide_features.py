@@ -23,7 +23,7 @@ from histill.storage.control import list_sizes, read_bytes
 from histill.storage.uris import join
 from histill.teachers.encoder_presets import find_preset
 from histill.tiles.manifest import Manifest
-from histill.tiles.slide_files import fingerprint_source
+from histill.tiles.slide_identity import fingerprint_source
 from histill.tiles.slide_records import SlideRecord, read_slides
 
 if TYPE_CHECKING:

@@ -14,8 +14,10 @@ from histill.storage.control import json_value, read_bytes, write_bytes
 from histill.storage.records import Record, parse_records
 from histill.storage.uris import is_remote, join
 from histill.tiles.resolution import resolve_mpp
-from histill.tiles.slide_files import consists_of_several, fingerprint_source, identify_slide, open_slide
+from histill.tiles.slide_files import open_slide
+from histill.tiles.slide_identity import fingerprint_source, identify_slide
 from histill.tiles.slide_index import SlideRow
+from histill.tiles.slide_parts import consists_of_several
 from histill.tiles.sources import Unreadable, read_file
 
 if TYPE_CHECKING:
@@ -103,8 +105,9 @@ def join_regions(records: Iterable[SlideRecord]) -> tuple[SlideRecord, ...]:
 def find_replaced(record: SlideRecord, storage: Storage) -> bool:
     """Whether the slide has been replaced by another one, or by itself with other metadata; a missing one has not been.
 
-    An object with another ETag is another slide, and so is a file of another size. Otherwise identity, resolution and
-    extent are compared, since copying a file changes its time, and files of more slides may be added to a DICOM folder.
+    An object with another ETag is another slide, and so is a file of another size. Otherwise, and for slides of several
+    files, identity, resolution and extent are compared, since copying a file changes its time, and files of more slides
+    may be added to a DICOM folder.
     """
     try:
         now = fingerprint_source(record.source, storage)
@@ -115,7 +118,7 @@ def find_replaced(record: SlideRecord, storage: Storage) -> bool:
     if now == record.fingerprint:
         return False
     sizes = {fingerprint.partition("-")[0] for fingerprint in (now, record.fingerprint)}
-    if is_remote(record.source) or (len(sizes) > 1 and not consists_of_several(record.source)):
+    if not consists_of_several(record.source) and (is_remote(record.source) or len(sizes) > 1):
         return True
     try:
         with open_slide(record.source, storage) as slide:

@@ -1,25 +1,23 @@
 """The reasons given for slides that cannot be used; fetched slides leave no file behind."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.fs as fs
 import pytest
 import tifffile
 from openslide import OpenSlide
 
-import histill.tiles.slide_files
 from histill.config.common import Storage
 from histill.tiles.slide_files import open_slide
 from histill.tiles.sources import Unreadable
+from testbed.folder_bucket import folder_bucket
 
 pytestmark = pytest.mark.unit
 
@@ -131,27 +129,13 @@ def test_damage_is_damage(tmp_path: Path, write_slide: Callable[..., str]) -> No
 
 
 @pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands in for a bucket, next to a temporary folder of the test."""
-
-    def in_folder(uri: str, storage: Storage) -> tuple[fs.FileSystem, str]:
-        return fs.LocalFileSystem(), str(tmp_path / "bucket" / uri.removeprefix("s3://b/"))
-
-    monkeypatch.setattr(histill.tiles.slide_files, "arrow_filesystem", in_folder)
-    for name in ("bucket", "tmp"):
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that stands in for the bucket `b`, next to a temporary folder of the test."""
+    for name in ("b", "tmp"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    return tmp_path / "bucket"
-
-
-@pytest.mark.parametrize("name", ["a.mrxs", "a.dcm", "A.DCM", "a.vms", "instance"])
-def test_slides_of_several_files_are_not_fetched_in_part(
-    bucket: Path, name: str, write_dicom: Callable[[Path], list[str]]
-) -> None:
-    shutil.copy(write_dicom(bucket.parent / "d")[2], bucket / name)
-    said = reason(f"s3://b/{name}")
-    assert "is one file of several" in said
-    assert "on a disk that every node mounts" in said
+    with folder_bucket(tmp_path):
+        yield tmp_path / "b"
 
 
 def test_a_fetched_slide_has_no_name_that_a_kill_could_leave(bucket: Path, write_slide: Callable[..., str]) -> None:
@@ -174,7 +158,7 @@ def test_a_temporary_folder_that_is_full(bucket: Path, write_slide: Callable[...
     write_slide(bucket / "a.tiff")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); import signal; "
     limit += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-    arguments = [str(bucket / "a.tiff"), str(bucket.parent / "tmp")]
+    arguments = [str(bucket), str(bucket.parent / "tmp"), "a.tiff"]
     done = subprocess.run(
         [sys.executable, "-c", limit + KILLED, *arguments],
         env=dict(os.environ),
@@ -187,22 +171,25 @@ def test_a_temporary_folder_that_is_full(bucket: Path, write_slide: Callable[...
 
 KILLED = """
 import os, signal, sys, tempfile
-import pyarrow.fs as fs
-import histill.tiles.slide_files as files
+from pathlib import Path
 from histill.config.common import Storage
+from histill.tiles.slide_files import open_slide
+from testbed.folder_bucket import folder_bucket
 tempfile.tempdir = sys.argv[2]
-files.arrow_filesystem = lambda uri, storage: (fs.LocalFileSystem(), sys.argv[1])
-with files.open_slide("s3://b/a.tiff", Storage()) as slide:
+with folder_bucket(Path(sys.argv[1]).parent), open_slide(f"s3://b/{sys.argv[3]}", Storage()) as slide:
     slide.read_region((0, 0), 0, (10, 10))
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_a_kill_leaves_no_slide(tmp_path: Path, write_slide: Callable[..., Any]) -> None:
-    path = write_slide(tmp_path / "a.tiff")
-    (tmp_path / "tmp").mkdir()
+    for name in ("b", "tmp"):
+        (tmp_path / name).mkdir()
+    write_slide(tmp_path / "b" / "a.tiff")
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, path, str(tmp_path / "tmp")], env=dict(os.environ), check=False
+        [sys.executable, "-c", KILLED, str(tmp_path / "b"), str(tmp_path / "tmp"), "a.tiff"],
+        env=dict(os.environ),
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL
     assert os.listdir(tmp_path / "tmp") == []

@@ -11,7 +11,7 @@ import pytest
 from histill.config.common import Storage
 from histill.errors import InputError
 from histill.tiles.manifest_file import write_manifest
-from histill.tiles.slide_files import fingerprint_source
+from histill.tiles.slide_identity import fingerprint_source
 from histill.tiles.slide_records import RECORDS_NAME, read_slides
 from histill.tiles.whole_table import read_table
 
