@@ -27,10 +27,10 @@ from histill.tiles.mask_survey import find_set_meaning, forget_survey
 from histill.tiles.parts import Part, Unit, make_part
 from histill.tiles.remedies import list_remedies
 from histill.tiles.row_store import RowStore
-from histill.tiles.slide_files import OPENERS, check_existence
+from histill.tiles.slide_files import OPENERS, check_existence, peek_slide
 from histill.tiles.slide_index import read_slide_index
 from histill.tiles.slide_records import join_regions
-from histill.tiles.slides import SlideRow, open_slide, resolve_scale
+from histill.tiles.slides import SlideRow, resolve_scale
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import check_pinned
 from histill.tiles.summary import describe_images, describe_mpp, find_equal_tiles
@@ -80,7 +80,7 @@ def ingest(config: IngestConfig) -> IngestReport:
             found = [unit.slide.uri for unit in units if unit.slide]
             here = works_here(in_process=_is_local(config))
             check_existence(found, config.storage, here=here, allowed=config.max_unreadable)
-        _check_resolutions([unit.slide for unit in units if unit.slide], config)
+        _check_resolutions([unit.slide for unit in units if unit.slide], config, remote=not begun)
     claim.take()
     try:
         return _make(claim, config, units, notes)
@@ -241,17 +241,20 @@ def _first_of(reasons: Sequence[str]) -> str:
     return " ".join(reasons[:NAMED]) + more
 
 
-def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
+def _check_resolutions(rows: list[SlideRow], config: IngestConfig, *, remote: bool) -> None:
     """Check the resolution of every slide, and find duplicates, before one of them ends the job hours later.
 
-    Slides in object storage are checked when they are fetched. Unreadable ones are reported by their part.
+    Those in object storage are looked at if `remote`, as far as some of their bytes tell (`peek_slide`); others are
+    checked when they are fetched. Unreadable ones are reported by their part.
     """
     source = config.slides
     assert source is not None
 
     def check(row: SlideRow, source: SlideSource = source) -> str | None:
         try:
-            with open_slide(row.uri, config.storage) as slide:
+            with peek_slide(row.uri, config.storage) as slide:
+                if slide is None:
+                    return None
                 resolve_scale(slide, row, source)
                 return slide.properties.get("openslide.quickhash-1")
         except Unreadable:
@@ -260,9 +263,10 @@ def _check_resolutions(rows: list[SlideRow], config: IngestConfig) -> None:
     seen: Sightings = {}
     for row in rows:
         add_sighting(seen, row.uri, row, config)
-    local = [row for row in rows if not is_remote(row.uri)]
+    slides = {row.uri: row for row in reversed(rows) if remote or not is_remote(row.uri)}
     with ThreadPoolExecutor(OPENERS) as pool:
-        found: Sightings = {}
-        for row, identity in zip(local, pool.map(check, local), strict=True):
-            if identity is not None:
-                add_sighting(found, identity, row, config)
+        identities = dict(zip(slides, pool.map(check, slides.values()), strict=True))
+    found: Sightings = {}
+    for row in rows:
+        if (identity := identities.get(row.uri)) is not None:
+            add_sighting(found, identity, row, config)

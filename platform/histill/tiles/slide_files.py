@@ -11,7 +11,7 @@ from histill.errors import InputError
 from histill.storage.control import exists
 from histill.storage.uris import is_remote
 from histill.tiles.openslide_errors import explain_error
-from histill.tiles.slide_copies import copy_slide
+from histill.tiles.slide_copies import SlideCopy, copy_frame, copy_slide
 from histill.tiles.sources import Unreadable
 from histill.tiles.tiff_traits import find_misread
 
@@ -25,29 +25,50 @@ GENERIC = "generic-tiff"  # OpenSlide's name for a TIFF that is not in a scanner
 
 @contextlib.contextmanager
 def open_slide(uri: str, storage: Storage) -> Iterator["TiledSlide"]:
-    """Open a slide; one in object storage is fetched with all its files, see `copy_slide`.
+    """Open a slide; one in object storage is a local copy, which may fetch what is read of it, see `copy_slide`.
 
     Raises Unreadable when OpenSlide cannot use it, on opening or inside the block.
     """
+    with copy_slide(uri, storage) if is_remote(uri) else _no_copy(uri) as copy, _opened(copy, uri) as slide:
+        yield slide
+
+
+@contextlib.contextmanager
+def peek_slide(uri: str, storage: Storage) -> Iterator["TiledSlide | None"]:
+    """`open_slide` for a slide's properties; None for one in object storage that would have to be fetched whole."""
+    with copy_frame(uri, storage) if is_remote(uri) else _no_copy(uri) as copy:
+        if copy is None:
+            yield None
+            return
+        with _opened(copy, uri) as slide:
+            yield slide
+
+
+def _no_copy(uri: str) -> contextlib.AbstractContextManager[SlideCopy]:
+    """A slide on a disk as it is."""
+    return contextlib.nullcontext(SlideCopy(os.path.abspath(uri)))
+
+
+@contextlib.contextmanager
+def _opened(copy: SlideCopy, uri: str) -> Iterator["TiledSlide"]:
+    """Open the copy of the slide `uri`, and explain what is wrong with it."""
     import openslide
 
     from histill.tiles.tiled_slide import TiledSlide
 
-    with contextlib.ExitStack() as stack:
-        path = stack.enter_context(copy_slide(uri, storage)) if is_remote(uri) else os.path.abspath(uri)
-        _check_file(path, uri)
-        try:
-            slide = stack.enter_context(TiledSlide(path))
-            if slide.properties["openslide.vendor"] == GENERIC and (misread := find_misread(path)):
+    _check_file(copy.path, uri)
+    try:
+        with TiledSlide(copy.path, copy.tiles) as slide:
+            if slide.properties["openslide.vendor"] == GENERIC and (misread := find_misread(copy.path)):
                 raise Unreadable(f"slide {uri} {misread}", code="slide-unreadable")
             yield slide
-        except openslide.OpenSlideUnsupportedFormatError:
-            raise Unreadable(
-                f"slide {uri} is not in a format that OpenSlide reads; convert it to a pyramidal TIFF.",
-                code="slide-unreadable",
-            ) from None
-        except openslide.OpenSlideError as error:
-            raise Unreadable(f"slide {uri} {explain_error(str(error))}", code="slide-unreadable") from None
+    except openslide.OpenSlideUnsupportedFormatError:
+        raise Unreadable(
+            f"slide {uri} is not in a format that OpenSlide reads; convert it to a pyramidal TIFF.",
+            code="slide-unreadable",
+        ) from None
+    except openslide.OpenSlideError as error:
+        raise Unreadable(f"slide {uri} {explain_error(str(error))}", code="slide-unreadable") from None
 
 
 def _check_file(path: str, uri: str) -> None:

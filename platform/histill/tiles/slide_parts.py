@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from histill.config.common import Storage
@@ -54,12 +55,12 @@ def list_alike(uri: str, storage: Storage) -> dict[str, ObjectState]:
     }
 
 
-def of_same_series(uri: str, names: list[str], storage: Storage) -> list[str]:
-    """Those of the files `names`, in the folder of the DICOM file `uri`, that may belong to the same series.
+def of_same_series(uri: str, files: Mapping[str, ObjectState], storage: Storage) -> list[str]:
+    """Those of some files in the folder of the DICOM file `uri` that may belong to the same series.
 
     A folder may hold many slides. Files whose series is not found in their first bytes are not left out.
     """
-    folder = folder_of(uri)
+    folder, names = folder_of(uri), [name for name, state in files.items() if state.size]
 
     def find(name: str) -> set[bytes]:
         return _find_series(read_head(f"{folder}/{name}", _HEAD, storage))

@@ -69,6 +69,7 @@ def read_overview(slide: "TiledSlide", step: float, threads: int = 1) -> np.ndar
             box = (0.0, 0.0, wide * inner, high * inner)
             return np.asarray(part.resize((wide, high), Image.Resampling.BOX, box=box))
 
+    slide.fetch(level, [(0, 0, *slide.level_dimensions[level])])
     picture = np.empty((*shape, 3), dtype=np.uint8)
     corners = [(top, left) for top in range(0, shape[0], block) for left in range(0, shape[1], block)]
     for (top, left), reduced in zip(corners, map_threads(reduce, corners, threads), strict=True):

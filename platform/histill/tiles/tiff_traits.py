@@ -1,7 +1,24 @@
-"""Traits of plain TIFF files that OpenSlide misreads silently."""
+"""What kinds of TIFF files have levels that are plain pages, and the traits that OpenSlide misreads silently."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
+
+VENDORS = ("aperio", "generic-tiff")  # whose levels are the pages of a TIFF, without overlaps or offsets
 UPRIGHT = 1  # of the tag Orientation
 UNSPECIFIED = 0  # of the tag ExtraSamples
+
+
+@contextlib.contextmanager
+def open_tiff(path: str) -> Iterator["TiffFile"]:
+    """The TIFF at `path`, which may be that of an open file without a name: tifffile itself resolves links."""
+    import tifffile
+
+    with open(path, "rb") as file, tifffile.TiffFile(file) as tiff:
+        yield tiff
 
 
 def find_misread(path: str) -> str | None:
@@ -10,10 +27,8 @@ def find_misread(path: str) -> str | None:
     OpenSlide keeps only the upper 8 of 16 bits per channel, applies an orientation to each tile separately, treats an
     unspecified channel beyond RGB as transparency, and reads the first page even if a later one is larger.
     """
-    import tifffile
-
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with open_tiff(path) as tiff:
             page = tiff.pages.first
             bits, extra = page.bitspersample, tuple(map(int, page.extrasamples))
             tag = page.tags.get("Orientation")

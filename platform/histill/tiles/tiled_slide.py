@@ -6,15 +6,22 @@ import sys
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
 import tifffile
 from openslide import OpenSlide
 
-VENDORS = ("aperio", "generic-tiff")  # whose levels are the pages of a TIFF, without overlaps or offsets
+from histill.tiles.tiff_traits import VENDORS, open_tiff
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from histill.tiles.tiles_on_demand import TilesOnDemand
+
 RGB, YCBCR = 2, 6  # TIFF's photometric interpretations
 PLAIN, JPEG, DEFLATE = (1,), (7,), (8, 32946)  # and its compressions
 KEPT_BYTES = 64 * 2**20  # of decoded tiles that the next squares may need, too
@@ -49,11 +56,14 @@ class TiledSlide(OpenSlide):
     Everything else is read by OpenSlide: other formats and compressions, positions between two pixels of a level, what
     the scanner left out, and what cannot be decoded. The first pixels of each level are read both ways and compared.
     Threads may read concurrently.
+
+    Of a file with holes, `on_demand` fetches what is read before it is read, here and by OpenSlide.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, on_demand: "TilesOnDemand | None" = None) -> None:
         super().__init__(path)
-        self._factors = super().level_downsamples
+        self._on_demand = on_demand
+        self._factors, self._extents = super().level_downsamples, self.level_dimensions
         self._levels: dict[int, TiledLevel] = {}
         if self.properties.get("openslide.vendor") in VENDORS:
             self._levels = _find_levels(path, self.level_dimensions)
@@ -74,8 +84,33 @@ class TiledSlide(OpenSlide):
             os.close(self._file)
         self._file, self._levels = None, {}
 
+    def fetch(self, level: int, regions: Iterable[tuple[int, int, int, int]]) -> None:
+        """Fetch the tiles of regions that are going to be read: x and y of level 0, width and height of the level.
+
+        Fetching many at once takes fewer requests. What is read is fetched in any case.
+        """
+        if self._on_demand is None or not 0 <= level < len(self._extents):  # which OpenSlide refuses
+            return
+        factor = self._factors[level]
+        places = ((x / factor, y / factor, width, height) for x, y, width, height in regions)
+        boxes = ((left, top, left + width, top + height) for left, top, width, height in places)
+        self._on_demand.fetch(self._extents[level], boxes)
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
+        """As OpenSlide's own."""
+        self.fetch(level, [(*location, *size)])
+        return super().read_region(location, level, size)
+
+    @property
+    def associated_images(self) -> "Mapping[str, Image]":
+        """As OpenSlide's own."""
+        if self._on_demand is not None:
+            self._on_demand.fetch_associated()
+        return super().associated_images
+
     def read_rgb(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
         """uint8 [height, width, 3] of a level from (x, y) on, in level-0 pixels; what was not scanned is white."""
+        self.fetch(level, [(x, y, width, height)])
         pixels = self._read_tiles(x, y, level, width, height)
         if pixels is not None and level not in self._checked:
             if self._agrees(pixels, x, y, level):
@@ -178,13 +213,16 @@ class TiledSlide(OpenSlide):
     def _read(self, level: TiledLevel, index: int) -> bytes:
         """A tile as it is stored; empty if the scanner left it out."""
         assert self._file is not None
-        return os.pread(self._file, int(level.sizes[index]), int(level.places[index]))
+        place, size = int(level.places[index]), int(level.sizes[index])
+        if self._on_demand is not None:
+            self._on_demand.file.fetch_range(place, size)
+        return os.pread(self._file, size, place)
 
 
 def _find_levels(path: str, extents: tuple[tuple[int, int], ...]) -> dict[int, TiledLevel]:
     """The levels that can be decoded here, by their number in OpenSlide: the pages with these widths and heights."""
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with open_tiff(path) as tiff:
             pages = [page.aspage() for page in tiff.pages]
             tiled = {(page.imagewidth, page.imagelength): page for page in reversed(pages) if page.is_tiled}
     except Exception:  # OpenSlide is the judge of what is damaged

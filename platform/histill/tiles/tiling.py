@@ -11,7 +11,7 @@ import numpy as np
 from histill.cluster.threads import map_threads
 from histill.config.ingest_tiles import SlideSource
 from histill.tiles.shards import Tile
-from histill.tiles.slides import SlideRow, find_jpeg, read_overview, read_square, resolve_scale
+from histill.tiles.slides import SlideRow, find_jpeg, find_level, read_overview, read_square, resolve_scale
 from histill.tiles.tissue import find_tissue
 
 if TYPE_CHECKING:
@@ -190,6 +190,9 @@ def cut_squares(
         near = None if annotations is None else run.near(annotations)
         return [cut(corner, near) for corner in run.corners]
 
+    level = find_level(slide, squares.side / tile_px)
+    inner = math.ceil(squares.side / slide.level_downsamples[level])
+    slide.fetch(level, ((x, y, inner, inner) for x, y in squares.corners))
     with closing(map_threads(cut_run, squares.divide(TILES_AT_ONCE), threads)) as cut_runs:
         for tiles in cut_runs:
             yield from tiles

@@ -148,6 +148,11 @@ def test_a_fetched_slide_has_no_name_that_a_kill_could_leave(bucket: Path, write
     assert "does not exist" in reason("s3://b/none.tiff")
 
 
+def test_what_openslide_misreads_is_refused_in_object_storage_too(bucket: Path) -> None:
+    tifffile.imwrite(bucket / "deep.tiff", np.full((256, 256, 3), 3000, np.uint16), tile=(256, 256), photometric="rgb")
+    assert "has 16 bits per channel" in reason("s3://b/deep.tiff")
+
+
 def test_a_file_of_sqlite_keeps_its_name_while_it_is_open(bucket: Path) -> None:
     (bucket / "a.svslide").write_bytes(b"SQLite format 3\0" + bytes(200))
     assert "not in a format" in reason("s3://b/a.svslide")

@@ -78,9 +78,10 @@ def test_of_a_folder_of_many_dicom_slides_one_is_fetched(
         (bucket.root / "b" / "d" / f"other-{Path(path).name}").write_bytes(data.replace(b"1.2.3", b"4.5.6"))
     (bucket.root / "b" / "d" / "unknown.dcm").write_bytes(bytes(300))
     uri = "s3://b/d/level-0.dcm"
-    names = list(list_alike(uri, STORAGE))
-    assert len(names) == 6
-    assert of_same_series(uri, names, STORAGE) == ["level-1.dcm", "level-2.dcm", "unknown.dcm"]
+    (bucket.root / "b" / "d" / "empty.dcm").touch()
+    files = list_alike(uri, STORAGE)
+    assert len(files) == 7
+    assert of_same_series(uri, files, STORAGE) == ["level-1.dcm", "level-2.dcm", "unknown.dcm"]
     with open_slide(uri, STORAGE) as slide:
         assert slide.level_count == 3
     assert {Path(path).name for path in bucket.whole} == {*(Path(path).name for path in own), "unknown.dcm"}
@@ -94,8 +95,8 @@ def test_a_series_that_a_file_refers_to_does_not_leave_it_out(
     data = paths[1].read_bytes()
     own = data.index(bytes.fromhex("20000e00") + b"UI")
     paths[1].write_bytes(data[:own] + bytes.fromhex("20000e00") + b"UI\x06\x007.8.9\0" + data[own:])
-    names = [path.name for path in paths[1:]]
-    assert of_same_series("s3://b/d/level-0.dcm", names, STORAGE) == names
+    uri = "s3://b/d/level-0.dcm"
+    assert of_same_series(uri, list_alike(uri, STORAGE), STORAGE) == [path.name for path in paths[1:]]
 
 
 def test_mirax_is_fetched_with_its_folder(bucket: FolderBucket, monkeypatch: pytest.MonkeyPatch) -> None:
