@@ -33,7 +33,7 @@ def read_bytes(uri: str, storage: Storage) -> bytes:
 
 
 def read_head(uri: str, count: int, storage: Storage) -> bytes:
-    """Read the first `count` bytes, or all of fewer, of a file that is not empty. Raises errors as `read_bytes` does."""
+    """Read the first `count` bytes, or all of fewer, of a file that is not empty. Raises as `read_bytes` does."""
     filesystem, path = control_filesystem(uri, storage)
     with storage_errors(uri, storage):
         data: bytes = filesystem.cat_file(path, start=0, end=count)
