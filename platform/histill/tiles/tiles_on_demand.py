@@ -72,9 +72,10 @@ class TilesOnDemand:
 def fetch_frame(file: SparseFile) -> TilesOnDemand | None:
     """Fetch what OpenSlide reads of a TIFF to open it: all but most of the tiles.
 
-    That are the directories with all they refer to, the first tile of each page, in which libtiff looks for the chroma
-    sampling, and the smallest level if quickhash-1 is computed from it. None for a slide whose levels are not the pages
-    of a TIFF, or that OpenSlide does not open; the copy then has holes anywhere.
+    These are the directories with all they refer to; the first tile of each page, in which libtiff looks for the chroma
+    sampling, and which some versions of OpenSlide decode; the smallest level, if quickhash-1 is computed from it. None
+    for a slide whose levels are not the pages of a TIFF, or that OpenSlide does not open; the copy then has holes
+    anywhere.
     """
     from openslide import OpenSlide, OpenSlideError
 

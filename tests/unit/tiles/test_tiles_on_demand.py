@@ -1,5 +1,6 @@
 """Slides in object storage that are read by ranges show what the whole file shows, wherever one looks."""
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from testbed.jpeg_tiff import JpegLevel, write_jpeg_tiff
 pytestmark = pytest.mark.unit
 
 STORAGE = Storage()
+WSI = Path(__file__).parents[4] / "shared" / "data" / "wsi"
 APERIO = "Aperio Image Library v11.2.1\n900x700|AppMag = 20|MPP = 0.4990"
 WIDTH, HEIGHT, TILE = 900, 700, 64
 BLOCK = 512  # less than a tile, and than what a buffered reader reads ahead
@@ -154,6 +156,22 @@ def test_what_describes_a_slide_is_that_of_the_whole_file(bucket: FolderBucket, 
             for name, image in whole.associated_images.items():
                 assert slide.associated_images[name].tobytes() == image.tobytes()
             assert ("label" in slide.associated_images) == (kind in ("aperio deflate", "aperio plain"))
+
+
+@pytest.mark.skipif(not WSI.exists(), reason="the slides are not here")
+@pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "tcga-cr-7395-01a-01-ts1.svs"])
+def test_real_slides(bucket: FolderBucket, name: str) -> None:
+    """JPEG, and JPEG 2000, which is left to OpenSlide."""
+    shutil.copy(WSI / name, bucket.root / "b" / name)
+    bucket.ranges.clear()
+    with OpenSlide(WSI / name) as whole, open_slide(f"s3://b/{name}", STORAGE) as slide:
+        assert slide._on_demand is not None
+        assert dict(slide.properties) == dict(whole.properties)
+        for level in range(whole.level_count):
+            expected = region(whole, 701, 509, level, 300, 200)
+            np.testing.assert_array_equal(region(slide, 701, 509, level, 300, 200), expected)
+        assert slide.associated_images["thumbnail"].tobytes() == whole.associated_images["thumbnail"].tobytes()
+    assert bucket.bytes_read <= (WSI / name).stat().st_size
 
 
 def test_threads_read_one_slide_and_nothing_is_read_twice(bucket: FolderBucket) -> None:
