@@ -114,6 +114,9 @@ class ModelCard(Record):
     shapes: dict[str, tuple[int, ...]] = Field(
         {}, description="shapes of the weights that pruning has made smaller than the encoder's own, by their names"
     )
+    icc: Literal["srgb"] | None = Field(
+        None, description="srgb: the training tiles were converted to it by the slides' color profiles"
+    )
 
     @property
     def outputs(self) -> OutputSpec:
@@ -250,7 +253,7 @@ def digest_of(card: ModelCard, weights: bytes) -> str:
     Fields that older cards lack are left out when empty, so that models keep their digests; so is the SHA-256 of the
     weights, which tells nothing new.
     """
-    later = ("val_cases", "taught_on", "unknown_teachers", "width", "prefixes", "teacher", "shapes")
+    later = ("val_cases", "taught_on", "unknown_teachers", "width", "prefixes", "teacher", "shapes", "icc")
     absent = {name for name in later if not getattr(card, name)}
     absent |= {"weights_sha256"} | ({"taught_by"} if card.taught_by is None else set())
     return hashlib.sha256(card.model_dump_json(exclude=absent).encode() + weights).hexdigest()

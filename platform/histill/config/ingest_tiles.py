@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
@@ -65,6 +65,11 @@ class SlideSource(Strict):
         description="whether a tile that is exactly one JPEG tile of its slide is kept as it is, without a second "
         "loss; all others are encoded at jpeg_quality",
     )
+    icc: Literal["srgb"] | None = Field(
+        None,
+        description="srgb: the tiles of slides with a color profile are converted to sRGB by it; null: pixels are used "
+        "as stored",
+    )
     annotations: Annotations | None = Field(
         None,
         description="labels and masks of tiles from polygons: a GeoJSON of QuPath or an XML of ASAP for each slide, "
@@ -87,6 +92,8 @@ class SlideSource(Strict):
             raise ValueError("annotations are named by the index; set slides.index instead of slides.paths")
         if (self.mpp is None) == (self.magnification is None):
             raise ValueError("set exactly one of slides.mpp and slides.magnification")
+        if self.keep_jpeg and self.icc is not None:
+            raise ValueError("keep_jpeg keeps tiles as they are and icc converts them; leave one of the two out")
         return self
 
     def for_prediction(self, *, cut: bool, regions: tuple[str, ...] = ()) -> "SlideSource":

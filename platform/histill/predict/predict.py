@@ -230,7 +230,8 @@ def _ingest_slides(config: PredictConfig, card: ModelCard) -> str:
     """
     source = slide_source(config, card)
     files = [_fingerprint(file, config.storage) for file in (*config.slides, *config.regions)]
-    parts = json.dumps([source.model_dump(mode="json", exclude={"annotations"}), files, card.tile_px])
+    later = {"annotations"} | ({"icc"} if source.icc is None else set())  # folders of before they existed go on
+    parts = json.dumps([source.model_dump(mode="json", exclude=later), files, card.tile_px])
     digest = hashlib.sha256(parts.encode()).hexdigest()[:12]
     kind = "tiles" if config.keep_tiles else "places"
     output = join(config.output, f"{kind}-{digest}-{card.tile_px}px-{card.tile_mpp:g}mpp")

@@ -93,6 +93,7 @@ def slide_source(config: PredictConfig, card: ModelCard) -> SlideSource:
         slide_mpp=config.slide_mpp,
         min_tissue=config.min_tissue,
         overlap_px=config.choose_overlap(card.tile_px),
+        icc=card.icc,
     )
     return source.for_prediction(cut=config.keep_tiles, regions=config.regions)
 

@@ -115,7 +115,7 @@ def claim_of(config: IngestConfig) -> Claim:
     index = source.index if source else None
     content = hashlib.sha256(read_index_bytes(index, config.storage)).hexdigest() if index else None
     record = {**config.model_dump(mode="json", exclude=_NOT_CONTENT), "sha256 of the index": content}
-    for key in ("keep_jpeg", "overlap_px", "annotations"):
+    for key in ("keep_jpeg", "overlap_px", "icc", "annotations"):
         if config.slides and not record["slides"][key]:
             del record["slides"][key]  # sets that were begun before the key existed go on
     if not config.keep_columns:

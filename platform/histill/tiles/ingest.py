@@ -33,7 +33,7 @@ from histill.tiles.slide_records import join_regions
 from histill.tiles.slides import SlideRow, resolve_scale
 from histill.tiles.sources import Unreadable
 from histill.tiles.splits import check_pinned
-from histill.tiles.summary import describe_images, describe_mpp, find_equal_tiles
+from histill.tiles.summary import describe_images, describe_mpp, describe_profiles, find_equal_tiles
 
 NAMED = 5  # unreadable files that an error lists
 
@@ -115,7 +115,7 @@ def _make_within(
     skipped = tuple(reason for part in ordered for reason in (*part.unreadable, *part.empty))
     if not rows.tiles:
         raise InputError(f"the sources gave no tile for {config.output}: {_first_of(skipped)}", code="no-tiles")
-    described = *describe_images(ordered, meaning), *describe_mpp(ordered, config.slides)
+    described = *describe_images(ordered, meaning), *describe_mpp(ordered, config.slides), *describe_profiles(ordered)
     notes = (*notes, *surveyed.notes, *note_doubles(_sightings(units, ordered, config)), *described)
     claim.take()  # still ours, unless another ingest of the same configuration has failed
     manifest = write_rows(
@@ -131,6 +131,7 @@ def _make_within(
         slides=join_regions(part.slide for part in ordered if part.slide),
         cut=cut,
         kept=config.keep_columns,
+        icc=config.slides.icc if config.slides else None,
     )
     folder = ShardedFolder(config.output, HEADER_NAME, config.storage)
     header = folder.finish(manifest.header, manifest.shards() if cut else (), index_as=manifest.header.digest)

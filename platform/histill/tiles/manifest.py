@@ -47,6 +47,7 @@ class Header(Record):
     slides: str | None = Field(None, description="SHA-256 of the record of the slides; null for images")
     columns: tuple[str, ...] = Field((), description="columns of the index that the rows keep, such as center")
     cut: bool = Field(True, description="false: places of tiles alone, which are cut from their slides when predicted")
+    icc: Literal["srgb"] | None = Field(None, description="srgb: converted to it by the slides' color profiles")
 
 
 @dataclass(frozen=True, eq=False)

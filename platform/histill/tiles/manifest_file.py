@@ -5,7 +5,7 @@ import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.csv
@@ -49,6 +49,7 @@ def write_rows(
     slides: Sequence[SlideRecord] = (),
     cut: bool = True,
     kept: Sequence[str] = (),
+    icc: Literal["srgb"] | None = None,
 ) -> Manifest:
     """Write the rows and the record of the slides; the set is finished once its header is written, too.
 
@@ -61,7 +62,7 @@ def write_rows(
         header = _describe_rows(
             rows, digest=digest, table=file_digest, tile_px=tile_px, mpp=mpp, ingest=ingest, skipped=skipped,
             notes=(*notes, *describe(rows)), slides=write_slides(uri, slides, storage) if slides else None,
-            cut=cut, columns=tuple(kept),
+            cut=cut, columns=tuple(kept), icc=icc,
         )  # fmt: skip
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             write_bytes(join(uri, TABLE_NAME), content, storage)

@@ -18,6 +18,7 @@ from histill.storage.tables import write_table
 from histill.storage.uris import join
 from histill.tiles.annotations import explain_outside, read_annotations, use_annotations
 from histill.tiles.bands import cut_bands, divide_slide
+from histill.tiles.color_profile import describe_profile
 from histill.tiles.empty_slides import explain_empty
 from histill.tiles.image_index import ImageRow
 from histill.tiles.images import read_images
@@ -190,6 +191,7 @@ def _cut_slide(unit: Unit, found: _Found, threads: int, spread: bool) -> PartSha
     try:
         file = None if row.annotations is None else read_annotations(row.annotations, config.storage)
         with open_slide(row.uri, config.storage) as slide:
+            icc = describe_profile(slide, row.uri, config.slides)
             layout = lay_out(slide, row, config.slides, config.tile_px, threads)
             squares = layout.kept(config.slides.min_tissue)
             tissue = squares
@@ -205,7 +207,8 @@ def _cut_slide(unit: Unit, found: _Found, threads: int, spread: bool) -> PartSha
                 with closing(cut) as tiles:
                     shards = write_shards(tiles, config, unit.name)
             read = {} if file is None else {file.uri: file.sha256}
-            found.slide = record_slide(slide, row, layout, shards.rows.num_rows, config.storage, annotations=read)
+            tiles_cut = shards.rows.num_rows
+            found.slide = record_slide(slide, row, layout, tiles_cut, config.storage, annotations=read, icc=icc)
             if not shards.rows.num_rows:
                 found.empty.append(
                     explain_outside(row.uri, file, rules)

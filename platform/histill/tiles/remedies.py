@@ -15,6 +15,7 @@ class Remedies:
     less_tissue: str
     no_tissue: str
     unreadable: str
+    profile: str  # of a color profile that cannot be used
     fallback: str  # the key of the resolution of slides that do not record theirs
 
 
@@ -26,6 +27,7 @@ _OF_INGEST = Remedies(
     no_tissue="set slides.min_tissue=0 to cut it anyway",
     unreadable="replace them in place or raise the limit, and run it again, which keeps finished parts (with a changed "
     "index it starts over)",
+    profile="leave out slides.icc to cut all slides as they are stored, or leave out the slide",
     fallback="slides.slide_mpp",
 )
 _OF_PREDICTION = Remedies(
@@ -35,6 +37,7 @@ _OF_PREDICTION = Remedies(
     less_tissue="set a smaller min_tissue",
     no_tissue="set min_tissue=0 to predict it anyway",
     unreadable="replace them or leave them out of slides, and run it again",
+    profile="the model learned from converted tiles: leave the slide out",
     fallback="slide_mpp",
 )
 _OF_INDEX = replace(_OF_INGEST, state_mpp=f"{_OF_INGEST.state_mpp}, or the column mpp of the slide's row in the index")

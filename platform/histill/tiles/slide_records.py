@@ -13,6 +13,7 @@ from histill.errors import InputError, UnavailableError
 from histill.storage.control import json_value, read_bytes, write_bytes
 from histill.storage.records import Record, parse_records
 from histill.storage.uris import is_remote, join
+from histill.tiles.color_profile import Profiled
 from histill.tiles.resolution import resolve_mpp
 from histill.tiles.slide_files import open_slide
 from histill.tiles.slide_identity import fingerprint_source, identify_slide
@@ -48,6 +49,9 @@ class SlideRecord(Record):
     tiles: int = Field(description="number of its tiles; may be 0")
     tissue: float = Field(description="share of the slide that is tissue, 0 to 1")
     annotations: dict[str, str] = Field({}, description="SHA-256 of the files of annotations by path or URI")
+    icc: Profiled | None = Field(
+        None, description="srgb: its tiles were converted by its color profile; none: it has none; null: not asked for"
+    )
 
 
 def find_origin(slide: "OpenSlide") -> tuple[int, int]:
@@ -64,6 +68,7 @@ def record_slide(
     storage: Storage,
     *,
     annotations: Mapping[str, str] | None = None,
+    icc: Profiled | None = None,
 ) -> SlideRecord:
     """The record of an open slide, or of a region, from which `tiles` tiles were cut."""
     width, height = slide.dimensions
@@ -81,6 +86,7 @@ def record_slide(
         tiles=tiles,
         tissue=float(layout.tissue.mean()),
         annotations=dict(annotations or {}),
+        icc=icc,
     )
 
 

@@ -73,6 +73,19 @@ def describe_mpp(parts: Iterable[Part], source: SlideSource | None) -> list[str]
     ]
 
 
+def describe_profiles(parts: Iterable[Part]) -> list[str]:
+    """A sentence on slides that were to be converted by their color profile and have none."""
+    slides = {part.slide.name: part.slide for part in parts if part.slide and part.slide.icc is not None}
+    without = [each.source for each in slides.values() if each.icc == "none"]
+    if not without:
+        return []
+    more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
+    return [
+        f"{len(without)} of {len(slides)} slides have no color profile, so their colors were left as they are: "
+        f"{', '.join(without[:NAMED])}{more}."
+    ]
+
+
 def describe_images(parts: Sequence[Part], meaning: Mapping[int, int] | None) -> list[str]:
     """A sentence for each conversion that was applied to images, and one for the classes of the masks."""
     done: dict[str, tuple[int, str]] = {}

@@ -10,6 +10,7 @@ import numpy as np
 
 from histill.cluster.threads import map_threads
 from histill.config.ingest_tiles import SlideSource
+from histill.tiles.color_profile import find_conversion
 from histill.tiles.shards import Tile
 from histill.tiles.slides import SlideRow, find_jpeg, find_level, read_overview, read_square, resolve_scale
 from histill.tiles.tissue import find_tissue
@@ -170,15 +171,20 @@ def cut_squares(
     """The tiles of some squares, in their order, cut by a number of threads; with labels and masks if annotated.
 
     JPEGs keep full chroma resolution (4:4:4): subsampling smears the hematoxylin of small nuclei. With
-    `source.keep_jpeg` those of the slide are kept as they are.
+    `source.keep_jpeg` those of the slide are kept as they are; with `source.icc` its color profile is applied.
+
+    Raises Unreadable when that profile cannot be used.
     """
     import simplejpeg
+
+    convert = find_conversion(slide, row.uri, source)
 
     def cut(corner: tuple[int, int], near: "SlideAnnotations | None") -> Tile:
         x, y = corner
         image = find_jpeg(slide, x, y, squares.side, tile_px) if source.keep_jpeg else None
         if image is None:
             pixels = np.ascontiguousarray(read_square(slide, x, y, squares.side, tile_px))
+            pixels = pixels if convert is None else convert(pixels)
             image = simplejpeg.encode_jpeg(pixels, source.jpeg_quality, colorspace="RGB", colorsubsampling="444")
         tile = name_tile(row, corner, squares, image)
         if near is None:

@@ -142,6 +142,7 @@ def make_card(
         taught_on=(TaughtOn(digest=manifest.header.digest, uri=absolute(config.data.tiles)),),
         taught_by=inputs.licensed,
         shapes=inputs.start.card.shapes if inputs.start else {},
+        icc=manifest.header.icc,
     )
     ancestors = [begun.card] if begun else []
     ancestors += [inputs.teacher_card] if inputs.teacher_card else []

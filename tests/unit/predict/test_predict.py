@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 import torch
+from PIL import ImageCms
 
 import histill.predict.predict
 import histill.tiles.ingest
@@ -76,11 +77,12 @@ def tissue(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(np.array((200.0, 110, 170)) + noise, 0, 255).astype(np.uint8)
 
 
-def write_slide(path: Path, pixels: np.ndarray, mpp: float = MPP) -> str:
+def write_slide(path: Path, pixels: np.ndarray, mpp: float = MPP, icc: bytes | None = None) -> str:
     resolution = (1e4 / mpp, 1e4 / mpp)
     tifffile.imwrite(
-        path, pixels, tile=(256, 256), photometric="rgb", resolution=resolution, resolutionunit="CENTIMETER"
-    )
+        path, pixels, tile=(256, 256), photometric="rgb", resolution=resolution, resolutionunit="CENTIMETER",
+        iccprofile=icc,
+    )  # fmt: skip
     return str(path)
 
 
@@ -200,6 +202,37 @@ def test_a_slide_is_predicted_as_its_tile_set_is(
     assert {name: sum("image" in pq.read_schema(path).names for path in paths) for name, paths in written.items()} == {
         "direct": 0, "kept": 3,
     }  # fmt: skip
+
+
+def test_slides_are_converted_by_their_icc_profile_as_the_training_tiles_were(
+    model: Callable[..., str], tmp_path: Path
+) -> None:
+    from histill.artifacts.model_folder import load
+    from histill.config.ingest_tiles import IngestConfig
+    from histill.tiles.ingest import ingest
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    red, green = profile.index(b"rXYZ"), profile.index(b"gXYZ")  # red and green change places
+    swapped = bytearray(profile)
+    swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"
+    slide = write_slide(tmp_path / "a.tif", tissue(256, 512), icc=bytes(swapped))
+    network, card, digest = load(model(), Storage())
+    assert card.icc is None
+    (tmp_path / "srgb").mkdir()
+    save(str(tmp_path / "srgb"), network, card.model_copy(update={"icc": "srgb"}))
+    assert load(str(tmp_path / "srgb"), Storage())[2] != digest
+    found = {
+        keep: predicted(str(tmp_path / "srgb"), [slide], tmp_path / "out", keep_tiles=keep) for keep in (False, True)
+    }
+    keys = {"paths": [slide], "mpp": 0.5, "icc": "srgb"}
+    ingest(validate(IngestConfig, {"output": str(tmp_path / "tiles"), "tile_px": 64, "slides": keys}, "test"))
+    data = {"model": str(tmp_path / "srgb"), "tiles": str(tmp_path / "tiles"), "output": str(tmp_path / "out")}
+    ingested = predict(validate(PredictConfig, data | {"workers": {"count": 1}}, "test"))
+    assert rows_of(found[False]) == rows_of(found[True]) == rows_of(ingested)
+    plain = predicted(model(), [slide], tmp_path / "out")
+    said = [[row["probabilities"] for row in rows_of(each)] for each in (plain, ingested)]
+    assert len(said[0]) == len(said[1]) > 10
+    assert all(ours != others for ours, others in zip(*said, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["classification", "encoder"])
