@@ -44,6 +44,7 @@ NEW = (
     "teacher",
     "taught_by",
     "shapes",
+    "icc",
     "prefixes",
 )  # fields that older cards lack
 CARD = ModelCard(

@@ -332,7 +332,7 @@ def test_a_run_goes_on_from_the_inputs_it_was_begun_with_alone(manifest: Manifes
     config = configured(PretrainConfig, manifest, tmp_path / "runs", **changes)
     prepared = prepare_run(config)
     weights = (folder / "model.safetensors").read_bytes()
-    later = {"val_cases", "taught_on", "unknown_teachers", "width", "teacher", "taught_by", "prefixes", "shapes"}
+    later = {"val_cases", "taught_on", "unknown_teachers", "width", "teacher", "taught_by", "prefixes", "shapes", "icc"}
     later |= {"weights_sha256"}
     card = read_card(str(folder), Storage()).model_dump_json(exclude=later)
     expected = sha256(card.encode() + weights).hexdigest()
