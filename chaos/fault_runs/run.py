@@ -224,7 +224,8 @@ class Run:
             if steps != whole:
                 faults.append(f"{metric} has the steps {steps}")
         steps = [value.step for value in self.client.get_metric_history(runs[0].info.run_id, "train/loss")]
-        if not steps or (np.diff(steps) <= 0).any():
+        # Reported every few seconds: a resumed run may add a step between those that were reported before it was lost.
+        if not steps or len(set(steps)) < len(steps):
             faults.append(f"train/loss has the steps {steps}")
         return faults
 
