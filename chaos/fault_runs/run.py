@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from mlflow import MlflowClient
 
 from chaos.fault_runs.checkpoint_observer import CheckpointObserver, against_plan
